@@ -1,0 +1,2 @@
+//! The krunner binary.
+fn main() {}
