@@ -1,2 +1,5 @@
-//! The krunner binary.
-fn main() {}
+//! The krunner binary; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    krunner::cli::main()
+}

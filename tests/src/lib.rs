@@ -1,1 +1,25 @@
-//! Harness of the integration suites.
+//! Harness of the integration suites: a runner in a folder of its own, the agent's unmodified client, a bare ZMTP
+//! peer, and the waiting that all of them share.
+//!
+//! The harness knows the wire contract and nothing else: it links no krunner crate, so what the suites see is what an
+//! agent would see. A harness call that cannot go on panics with the reason, because nobody but a test calls it, and a
+//! panic is what makes [`Runner`] print the captured output of the failed session.
+
+#![expect(clippy::missing_panics_doc, reason = "every harness call may panic: that is how a test fails")]
+#![expect(clippy::must_use_candidate, reason = "most calls here are waited for, and the value may be left")]
+
+mod agent;
+pub mod host;
+mod ports;
+pub mod proc;
+mod raw;
+mod runner;
+mod setup;
+pub mod wait;
+pub mod zmtp;
+
+pub use agent::{Agent, Pending, Run, Stage, Steps, child_lines};
+pub use ports::free_port;
+pub use raw::{Message, Raw, Transcript};
+pub use runner::Runner;
+pub use setup::{KERNEL_ID, Setup};

@@ -1,2 +1,14 @@
-//! Development tasks of the workspace.
-fn main() {}
+//! Development tasks of the workspace; `cargo xtask --help` lists them.
+
+mod bench;
+mod cli;
+mod host;
+mod tally;
+mod test;
+mod tidy;
+mod venv;
+mod workspace;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

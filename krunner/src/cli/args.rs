@@ -1,0 +1,159 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args as ClapArgs, CommandFactory as _, Parser, Subcommand};
+
+use crate::runtime::KINDS;
+
+const EXAMPLES: &str = "\
+Examples:
+  krunner c /usr/bin/gcc             serve the agent on ports 2000 and 2001 with the C runtime
+  krunner --debug python             the same with Python, logging more, and only to stderr
+  krunner send status                ask a running runner when it started
+  krunner send exec 'make test'      run a command line in it and show its output
+  krunner selftest                   see that everything works on this machine
+
+Exit codes:
+  0    done, or stopped by SIGINT or SIGTERM     4    send: no answer in time
+  1    failed; the last line on stderr says why  70   a bug: an internal task panicked
+  2    wrong usage                               130  a second signal cut the shutdown short
+  3    a port is taken";
+
+/// Backend.AI kernel runner: takes orders from the node's agent and supervises user code.
+#[derive(Debug, Parser)]
+#[command(name = "krunner", version, after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) task: Option<Task>,
+    #[command(flatten)]
+    pub(super) runner: RunnerArgs,
+}
+
+/// The drop-in form.
+#[derive(Debug, ClapArgs)]
+pub(super) struct RunnerArgs {
+    /// Log more, and only to stderr: the agent gets no log lines
+    #[arg(long)]
+    pub(super) debug: bool,
+
+    /// Look for /home/work, /home/config, /tmp/... below DIR (for tests)
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(super) root: PathBuf,
+
+    /// Tolerated, as the agent says it to Python
+    #[arg(short = 's', hide = true)]
+    _no_user_site: bool,
+
+    /// Tolerated, as the agent says it to Python
+    #[arg(short = 'm', hide = true, value_name = "MODULE")]
+    _module: Option<String>,
+
+    /// The language to serve
+    #[arg(value_name = "LANG", required = true, value_parser = languages())]
+    pub(super) lang: Option<String>,
+
+    /// The language's own program, e.g. /usr/bin/gcc [default: depends on LANG]
+    #[arg(value_name = "RUNTIME_PATH")]
+    pub(super) runtime_path: Option<PathBuf>,
+}
+
+/// Everything else.
+#[derive(Debug, Subcommand)]
+pub(super) enum Task {
+    /// Send one op to a running runner and print the replies
+    Send(SendArgs),
+    /// Start a runner in a temporary place and drive it through its main jobs
+    Selftest(SelftestArgs),
+}
+
+const SEND_EXAMPLES: &str = "\
+Examples:
+  krunner send status
+  krunner send exec 'echo hello; exit 3'; echo $?        the command's own exit code
+  krunner send --json code - < snippet.c
+  krunner send --in-port 12000 --out-port 12001 interrupt
+
+Replies go to the connection made last, so an agent that is connected misses those sent meanwhile.";
+
+/// `krunner send`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = SEND_EXAMPLES)]
+pub(super) struct SendArgs {
+    /// clean, build, exec, code, input, complete, interrupt, status, event, start-service,
+    /// start-model-service, shutdown-service or get-apps
+    pub(super) op: String,
+
+    /// The payload; - reads it from stdin
+    #[arg(default_value = "", allow_hyphen_values = true)]
+    pub(super) payload: String,
+
+    /// Print each reply as a JSON object on a line of its own
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Where the runner is
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(super) host: String,
+
+    /// Its port for ops
+    #[arg(long, default_value_t = 2000)]
+    pub(super) in_port: u16,
+
+    /// Its port for replies
+    #[arg(long, default_value_t = 2001)]
+    pub(super) out_port: u16,
+
+    /// Give up when nothing comes for this long
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(super) wait: u64,
+}
+
+/// `krunner selftest`.
+#[derive(Debug, ClapArgs)]
+pub(super) struct SelftestArgs {
+    /// Print the steps as one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+fn languages() -> PossibleValuesParser {
+    PossibleValuesParser::new(KINDS.iter().map(|kind| kind.name))
+}
+
+/// The command line as clap knows it, for completions and manual pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    Args::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_agents_own_command_line_is_understood() {
+        let args = parse("/opt/backend.ai/bin/python -s -m ai.backend.kernel --debug c /usr/bin/gcc").unwrap();
+        assert!(args.runner.debug);
+        assert_eq!(args.runner.lang.as_deref(), Some("c"));
+        assert_eq!(args.runner.runtime_path, Some("/usr/bin/gcc".into()));
+        assert_eq!(parse("krunner python").unwrap().runner.runtime_path, None);
+    }
+
+    #[test]
+    fn a_language_is_needed_and_known() {
+        assert!(parse("krunner").is_err());
+        assert!(parse("krunner cobol").unwrap_err().to_string().contains("possible values: app, c, python"));
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        command().debug_assert();
+    }
+}

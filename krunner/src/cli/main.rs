@@ -1,0 +1,32 @@
+//! From the arguments to the exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use super::args::{Args, Task};
+use super::{run, selftest, send};
+use crate::exit::Exit;
+
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let ended = match args.task {
+        Some(Task::Send(request)) => in_runtime(send::send(request)),
+        Some(Task::Selftest(options)) => in_runtime(selftest::selftest(options)),
+        None => run::run(args.runner),
+    };
+    match ended {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("krunner: {error:#}");
+            Exit::Failure.into()
+        }
+    }
+}
+
+/// One thread: the runner moves bytes, and user code needs the cores more.
+pub(super) fn in_runtime<T>(main: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(main)
+}

@@ -1,0 +1,12 @@
+//! The command line: the only place that builds a runtime, prints to stdout, and turns errors into
+//! exit codes.
+
+mod args;
+mod main;
+mod run;
+mod scratch;
+mod selftest;
+mod send;
+
+pub use args::command;
+pub use main::main;

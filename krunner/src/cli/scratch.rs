@@ -1,0 +1,95 @@
+//! A runner in a temporary place of its own, for the self-test.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use tempfile::TempDir;
+
+/// The contract's stop takes at most ten seconds.
+const STOP_DEADLINE: Duration = Duration::from_secs(11);
+
+/// A runner process and its root folder; both are gone when this is dropped.
+pub(super) struct Scratch {
+    root: TempDir,
+    runner: Child,
+    pub(super) in_port: u16,
+    pub(super) out_port: u16,
+}
+
+impl Scratch {
+    /// Starts this very program as a runner with free ports.
+    pub(super) fn start(lang: &str, runtime_path: Option<&str>) -> anyhow::Result<Self> {
+        let root = TempDir::with_prefix("krunner-selftest-").context("cannot make a temporary folder")?;
+        for folder in ["home/work", "home/config", "tmp"] {
+            fs::create_dir_all(root.path().join(folder))?;
+        }
+        let (in_port, out_port) = free_ports()?;
+        let ports = json!({ "replin": in_port, "replout": out_port });
+        fs::write(root.path().join("home/config/intrinsic-ports.json"), ports.to_string())?;
+        let own = std::env::current_exe().context("cannot find this program's own file")?;
+        let log = File::create(root.path().join("runner.log"))?;
+        let runner = Command::new(own)
+            .args(["--root".as_ref(), root.path().as_os_str(), lang.as_ref()])
+            .args(runtime_path)
+            .current_dir(root.path().join("home/work"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start the runner")?;
+        Ok(Self { root, runner, in_port, out_port })
+    }
+
+    /// The user's folder.
+    pub(super) fn work(&self) -> PathBuf {
+        self.root.path().join("home/work")
+    }
+
+    /// What the runner wrote.
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(self.root.path().join("runner.log")).unwrap_or_default()
+    }
+
+    pub(super) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill(self.pid(), signal)?)
+    }
+
+    /// Waits until the runner has ended.
+    pub(super) async fn wait(&mut self) -> anyhow::Result<ExitStatus> {
+        let start = Instant::now();
+        while start.elapsed() < STOP_DEADLINE {
+            if let Some(status) = self.runner.try_wait()? {
+                return Ok(status);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        bail!("the runner has not stopped within {STOP_DEADLINE:?}")
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.runner.id().cast_signed())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Both fail when it has ended, which is what they are for.
+        let _ = self.runner.kill();
+        let _ = self.runner.wait();
+    }
+}
+
+/// Two ports that were free a moment ago.
+fn free_ports() -> io::Result<(u16, u16)> {
+    let any = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let (one, other) = (any()?, any()?);
+    Ok((one.local_addr()?.port(), other.local_addr()?.port()))
+}

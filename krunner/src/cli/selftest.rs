@@ -1,0 +1,198 @@
+//! `krunner selftest`: the main jobs, on this machine, now.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::args::SelftestArgs;
+use super::scratch::Scratch;
+use crate::exit::Exit;
+use crate::transport::{Client, RawReply};
+
+/// No step of the self-test takes anywhere near as long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// More than one chunk, every byte value, and no line structure.
+const PATTERN_BYTES: usize = 300_000;
+
+const PROGRAM: &str = r#"#include <stdio.h>
+int main(void) { printf("hello from C\n"); return 3; }
+"#;
+
+pub(super) async fn selftest(args: SelftestArgs) -> anyhow::Result<ExitCode> {
+    let mut report = Report { json: args.json, steps: Vec::new(), failed: false };
+    let outcome = all_steps(&mut report).await;
+    if let Err(error) = &outcome {
+        report.fail(&format!("{error:#}"));
+    }
+    report.close();
+    Ok(if report.failed { Exit::Failure } else { Exit::Ok }.into())
+}
+
+async fn all_steps(report: &mut Report) -> anyhow::Result<()> {
+    let compiler = ["/usr/bin/gcc", "/usr/bin/cc"].into_iter().find(|path| Path::new(path).is_file());
+    let started = Instant::now();
+    let mut scratch = Scratch::start(compiler.map_or("app", |_| "c"), compiler)?;
+    let steps = drive(report, &mut scratch, compiler.is_some(), started).await;
+    steps.with_context(|| format!("the runner's own log:\n{}", scratch.log()))
+}
+
+async fn drive(report: &mut Report, scratch: &mut Scratch, compiler: bool, started: Instant) -> anyhow::Result<()> {
+    let mut client = Client::connect("127.0.0.1", scratch.in_port, scratch.out_port, PATIENCE).await?;
+    client.send("status", "").await?;
+    let status = client.receive(PATIENCE).await?;
+    ensure!(status.kind == "status", "the first reply is {}", status.kind);
+    report.pass("start and first status reply", started.elapsed());
+
+    if compiler {
+        fs::write(scratch.work().join("main.c"), PROGRAM)?;
+        let batch = report.time("C batch: build *, exec *", batch(&mut client, "*", "*")).await?;
+        batch.expect(3, "hello from C\n")?;
+    } else {
+        report.skip("C batch", "there is neither /usr/bin/gcc nor /usr/bin/cc");
+    }
+    let shell = batch(&mut client, "", "printf 'to stdout\\n'; printf 'to stderr\\n' >&2");
+    let shell = report.time("shell batch: both streams", shell).await?;
+    shell.expect(0, "to stdout\n")?;
+    ensure!(shell.stderr.ends_with(b"to stderr\n"), "stderr was {:?}", String::from_utf8_lossy(&shell.stderr));
+
+    let pattern: Vec<u8> = (0..PATTERN_BYTES).map(|at| u8::try_from(at * 7 % 256).unwrap_or(0)).collect();
+    fs::write(scratch.work().join("pattern"), &pattern)?;
+    let bytes = report.time("300,000 raw bytes arrive as written", batch(&mut client, "", "cat pattern")).await?;
+    ensure!(bytes.stdout == pattern, "{} bytes arrived, not the ones written", bytes.stdout.len());
+
+    let failed = report.time("failed build: exec is answered with 127", batch(&mut client, "exit 9", "true")).await?;
+    ensure!(failed.exit_code == 127, "exec ended with {}", failed.exit_code);
+
+    let interrupted = report.time("interrupt of a running program", interrupt(&mut client)).await?;
+    interrupted.expect(-2, "ready\n")?;
+
+    report.time("stop: a running program is ended, its end told", stop(&mut client, scratch)).await
+}
+
+async fn interrupt(client: &mut Client) -> anyhow::Result<Batch> {
+    client.send("exec", "echo ready; exec sleep 60").await?;
+    let mut batch = Batch::default();
+    while batch.stdout.is_empty() {
+        batch.take(client.receive(PATIENCE).await?)?;
+    }
+    client.send("interrupt", "").await?;
+    batch.until_finished(client).await
+}
+
+async fn stop(client: &mut Client, scratch: &mut Scratch) -> anyhow::Result<()> {
+    client.send("exec", "trap 'echo stopping; exit 0' TERM; echo ready; sleep 60 & wait").await?;
+    let mut batch = Batch::default();
+    while batch.stdout.is_empty() {
+        batch.take(client.receive(PATIENCE).await?)?;
+    }
+    scratch.signal(Signal::SIGTERM)?;
+    let batch = batch.until_finished(client).await?;
+    batch.expect(-15, "ready\nstopping\n")?;
+    let status = scratch.wait().await?;
+    ensure!(status.success(), "the runner has ended with {status}");
+    let left: Vec<_> = fs::read_dir(scratch.work())?.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket())).collect();
+    ensure!(left.is_empty(), "sockets were left behind: {left:?}");
+    Ok(())
+}
+
+/// The three ops of batch mode, as the agent sends them.
+async fn batch(client: &mut Client, build: &str, exec: &str) -> anyhow::Result<Batch> {
+    for (op, payload) in [("clean", ""), ("build", build), ("exec", exec)] {
+        client.send(op, payload.to_owned()).await?;
+    }
+    Batch::default().until_finished(client).await
+}
+
+/// What came back.
+#[derive(Default)]
+struct Batch {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    exit_code: i64,
+}
+
+impl Batch {
+    /// Takes a reply in; `true` when it is the last.
+    fn take(&mut self, reply: RawReply) -> anyhow::Result<bool> {
+        match reply.kind.as_str() {
+            "stdout" => self.stdout.extend_from_slice(&reply.payload),
+            "stderr" => self.stderr.extend_from_slice(&reply.payload),
+            "clean-finished" | "build-finished" => {}
+            "finished" => {
+                let payload: Value = serde_json::from_slice(&reply.payload)?;
+                self.exit_code = payload["exitCode"].as_i64().context("a `finished` without an exit code")?;
+                return Ok(true);
+            }
+            other => bail!("an unexpected reply: {other}"),
+        }
+        Ok(false)
+    }
+
+    async fn until_finished(mut self, client: &mut Client) -> anyhow::Result<Self> {
+        while !self.take(client.receive(PATIENCE).await?)? {}
+        Ok(self)
+    }
+
+    fn expect(&self, exit_code: i64, stdout: &str) -> anyhow::Result<()> {
+        let (out, err) = (String::from_utf8_lossy(&self.stdout), String::from_utf8_lossy(&self.stderr));
+        ensure!(
+            self.exit_code == exit_code && out == stdout,
+            "expected exit code {exit_code} and {stdout:?}; got {} and {out:?}, stderr {err:?}",
+            self.exit_code
+        );
+        Ok(())
+    }
+}
+
+/// The steps as they are told, at once or as JSON at the end.
+struct Report {
+    json: bool,
+    steps: Vec<Value>,
+    failed: bool,
+}
+
+impl Report {
+    async fn time<T>(&mut self, step: &str, run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let start = Instant::now();
+        let value = run.await.with_context(|| step.to_owned())?;
+        self.pass(step, start.elapsed());
+        Ok(value)
+    }
+
+    fn pass(&mut self, step: &str, took: Duration) {
+        self.say("ok", step, &format!("{:.1} ms", took.as_secs_f64() * 1000.0));
+        self.steps.push(json!({ "step": step, "result": "ok", "ms": took.as_secs_f64() * 1000.0 }));
+    }
+
+    fn skip(&mut self, step: &str, reason: &str) {
+        self.say("skipped", step, reason);
+        self.steps.push(json!({ "step": step, "result": "skipped", "reason": reason }));
+    }
+
+    fn fail(&mut self, problem: &str) {
+        self.failed = true;
+        self.say("FAILED", problem, "");
+        self.steps.push(json!({ "result": "failed", "problem": problem }));
+    }
+
+    fn say(&self, result: &str, step: &str, detail: &str) {
+        if !self.json {
+            println!("{}", format!("{result:<8} {step:<52} {detail}").trim_end());
+        }
+    }
+
+    fn close(&self) {
+        if self.json {
+            println!("{}", json!({ "ok": !self.failed, "steps": self.steps }));
+        } else if !self.failed {
+            println!("all well");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! `krunner send`: the agent's part, for people.
+
+use std::io::{self, Read as _, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use super::args::SendArgs;
+use crate::exit::Exit;
+use crate::transport::{Client, ClientError, RawReply};
+
+/// The reply that ends the wait for an op's answer.
+fn last_reply(op: &str) -> Option<&'static str> {
+    Some(match op {
+        "clean" => "clean-finished",
+        "build" => "build-finished",
+        "exec" | "code" => "finished",
+        "complete" => "completion",
+        "status" => "status",
+        "start-service" => "service-result",
+        "start-model-service" => "model-service-result",
+        "get-apps" => "apps-result",
+        "input" | "interrupt" | "event" | "shutdown-service" => return None,
+        _ => return None,
+    })
+}
+
+pub(super) async fn send(args: SendArgs) -> anyhow::Result<ExitCode> {
+    let patience = Duration::from_secs(args.wait);
+    let payload = match args.payload.as_str() {
+        "-" => {
+            let mut text = Vec::new();
+            io::stdin().read_to_end(&mut text).context("cannot read the payload from stdin")?;
+            text
+        }
+        text => text.as_bytes().to_vec(),
+    };
+    let mut client = Client::connect(&args.host, args.in_port, args.out_port, patience).await?;
+    client.send(&args.op, payload).await?;
+    let awaited = last_reply(&args.op).unwrap_or("status");
+    if last_reply(&args.op).is_none() {
+        // No reply of its own: the answer to what is sent behind it says that it has arrived.
+        client.send("status", "").await?;
+    }
+    loop {
+        let reply = match client.receive(patience).await {
+            Err(error @ ClientError::Silent(_)) => {
+                eprintln!("krunner: {error}");
+                return Ok(Exit::NoAnswer.into());
+            }
+            reply => reply?,
+        };
+        let last = reply.kind == awaited;
+        if !last || last_reply(&args.op).is_some() {
+            print(&reply, args.json)?;
+        }
+        if last {
+            return Ok(exit_code(&reply));
+        }
+    }
+}
+
+/// That of the step, as a shell would say it; 0 for all other replies.
+fn exit_code(reply: &RawReply) -> ExitCode {
+    if !reply.kind.ends_with("finished") {
+        return Exit::Ok.into();
+    }
+    let code = serde_json::from_slice::<Value>(&reply.payload).ok().and_then(|value| value["exitCode"].as_i64());
+    match code {
+        Some(signal @ -64..=-1) => u8::try_from(128 - signal).map_or(Exit::Failure.into(), ExitCode::from),
+        Some(code) => u8::try_from(code).map_or(Exit::Failure.into(), ExitCode::from),
+        None => Exit::Failure.into(),
+    }
+}
+
+fn print(reply: &RawReply, json: bool) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut stdout, &json!({ "type": reply.kind, "payload": readable(reply) }))?;
+        writeln!(stdout)?;
+    } else {
+        match reply.kind.as_str() {
+            "stdout" => stdout.write_all(&reply.payload)?,
+            "stderr" => io::stderr().write_all(&reply.payload)?,
+            kind => match readable(reply) {
+                Value::String(text) => writeln!(stdout, "[{kind}] {text}")?,
+                value => writeln!(stdout, "[{kind}] {value}")?,
+            },
+        }
+    }
+    Ok(stdout.flush()?)
+}
+
+/// The payload as what it encodes, else as text.
+fn readable(reply: &RawReply) -> Value {
+    let decoded = match reply.kind.as_str() {
+        "stdout" | "stderr" | "html" | "log" => None,
+        "status" => rmp_serde::from_slice(&reply.payload).ok(),
+        _ => serde_json::from_slice(&reply.payload).ok(),
+    };
+    decoded.unwrap_or_else(|| Value::String(String::from_utf8_lossy(&reply.payload).into_owned()))
+}

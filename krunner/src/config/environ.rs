@@ -1,0 +1,180 @@
+//! The environment of user code.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::Path;
+
+use super::{Paths, Warning};
+
+/// Variables of a child process; any bytes but NUL.
+pub type ChildEnv = BTreeMap<OsString, OsString>;
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The environment that children get, from the runner's `own` and the agent's `environ.txt`.
+#[must_use]
+pub fn child_env(own: impl IntoIterator<Item = (OsString, OsString)>, paths: &Paths) -> (ChildEnv, Vec<Warning>) {
+    let mut env: ChildEnv = own.into_iter().collect();
+    env.insert("LANG".into(), "C.UTF-8".into());
+    env.insert("HOME".into(), paths.work().into());
+    env.insert("TERM".into(), "xterm".into());
+    for name in ["LD_LIBRARY_PATH", "LD_PRELOAD", "SSH_AUTH_SOCK", "SSH_AGENT_PID"] {
+        env.entry(name.into()).or_default();
+    }
+    env.entry("PATH".into()).or_insert_with(|| DEFAULT_PATH.into());
+    env.entry("SHELL".into()).or_insert_with(default_shell);
+
+    let warnings = merge_file(&mut env, &paths.environ());
+
+    for folder in paths.promoted_if_present() {
+        if folder.is_dir() {
+            promote(&mut env, "PATH", &folder);
+        }
+    }
+    promote(&mut env, "PATH", &paths.user_bin());
+    remove_entry(&mut env, "LD_LIBRARY_PATH", paths.volume_libraries());
+    (env, warnings)
+}
+
+/// Puts `folder` first in a `:`-separated variable, once.
+pub fn promote(env: &mut ChildEnv, variable: &str, folder: &Path) {
+    let old = remove_entry(env, variable, folder);
+    let mut new = folder.as_os_str().to_owned();
+    if !old.is_empty() {
+        new.push(":");
+        new.push(old);
+    }
+    env.insert(variable.into(), new);
+}
+
+/// Takes `folder` out of a `:`-separated variable; what is left.
+fn remove_entry(env: &mut ChildEnv, variable: &str, folder: &Path) -> OsString {
+    let value = env.entry(variable.into()).or_default();
+    let kept: Vec<&[u8]> =
+        value.as_bytes().split(|byte| *byte == b':').filter(|entry| *entry != folder.as_os_str().as_bytes()).collect();
+    *value = OsString::from_vec(kept.join(&b':'));
+    value.clone()
+}
+
+fn default_shell() -> OsString {
+    if Path::new("/bin/ash").is_file() { "/bin/ash".into() } else { "/bin/bash".into() }
+}
+
+fn merge_file(env: &mut ChildEnv, file: &Path) -> Vec<Warning> {
+    match fs::read(file) {
+        Ok(text) => merge(env, file, &text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => vec![Warning::new(file, None, format!("{error}; its variables are not set"))],
+    }
+}
+
+/// `K=V` lines; a line with no `=` continues the value before it.
+fn merge(env: &mut ChildEnv, file: &Path, text: &[u8]) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut last: Option<OsString> = None;
+    let lines = text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n');
+    for (number, line) in (1..).zip(lines) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let mut reject = |problem: &str| warnings.push(Warning::new(file, Some(number), problem));
+        if line.contains(&0) {
+            reject("a NUL byte; the line is skipped");
+            continue;
+        }
+        match (line.iter().position(|byte| *byte == b'='), &last) {
+            (Some(0), _) => reject("a value without a name; the line is skipped"),
+            (Some(at), _) => {
+                let name = OsStr::from_bytes(&line[..at]).to_owned();
+                env.insert(name.clone(), OsStr::from_bytes(&line[at + 1..]).to_owned());
+                last = Some(name);
+            }
+            (None, Some(name)) => {
+                let value = env.entry(name.clone()).or_default();
+                value.push("\n");
+                value.push(OsStr::from_bytes(line));
+            }
+            (None, None) if line.is_empty() => {}
+            (None, None) => reject("neither NAME=VALUE nor the continuation of one; the line is skipped"),
+        }
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn merged(text: &[u8]) -> (ChildEnv, Vec<String>) {
+        let mut env = ChildEnv::new();
+        let warnings = merge(&mut env, Path::new("/e.txt"), text);
+        (env, warnings.iter().map(ToString::to_string).collect())
+    }
+
+    fn get(env: &ChildEnv, name: &str) -> String {
+        env[OsStr::new(name)].to_string_lossy().into_owned()
+    }
+
+    #[test]
+    fn lines_continue_values_and_crlf_is_no_part_of_them() {
+        let (env, warnings) = merged(b"A=1\r\nKEY=-----BEGIN\nline two\n\nend\nB=x=y\n");
+        assert_eq!(warnings, Vec::<String>::new());
+        assert_eq!(get(&env, "A"), "1");
+        assert_eq!(get(&env, "KEY"), "-----BEGIN\nline two\n\nend");
+        assert_eq!(get(&env, "B"), "x=y");
+    }
+
+    #[test]
+    fn malformed_lines_are_named() {
+        let (env, warnings) = merged(b"junk\n=x\nA=1\nB=\0\n");
+        assert_eq!(env.len(), 1);
+        assert_eq!(
+            warnings,
+            [
+                "/e.txt:1: neither NAME=VALUE nor the continuation of one; the line is skipped",
+                "/e.txt:2: a value without a name; the line is skipped",
+                "/e.txt:4: a NUL byte; the line is skipped",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_environment_is_the_contracts() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::below(root.path());
+        let cuda = root.path().join("usr/local/cuda/bin");
+        fs::create_dir_all(&cuda).unwrap();
+        fs::create_dir_all(root.path().join("home/config")).unwrap();
+        fs::write(paths.environ(), "PATH=/image/bin\n").unwrap();
+        let own = [("LANG", "ko_KR"), ("LD_LIBRARY_PATH", "/opt/backend.ai/lib:/usr/lib/x"), ("OTHER", "kept")];
+        let (env, warnings) = child_env(own.map(|(k, v)| (k.into(), v.into())), &paths);
+        assert!(warnings.is_empty());
+        assert_eq!(get(&env, "LANG"), "C.UTF-8");
+        assert_eq!(get(&env, "TERM"), "xterm");
+        assert_eq!(get(&env, "HOME"), paths.work().display().to_string());
+        assert_eq!(get(&env, "OTHER"), "kept");
+        assert_eq!(get(&env, "LD_PRELOAD"), "");
+        assert_eq!(get(&env, "LD_LIBRARY_PATH"), "/usr/lib/x");
+        assert_eq!(get(&env, "PATH"), format!("{}:{}:/image/bin", paths.user_bin().display(), cuda.display()));
+    }
+
+    #[test]
+    fn promoting_twice_keeps_one() {
+        let mut env = ChildEnv::from([("PATH".into(), "/a:/b".into())]);
+        promote(&mut env, "PATH", Path::new("/b"));
+        promote(&mut env, "PATH", Path::new("/b"));
+        assert_eq!(get(&env, "PATH"), "/b:/a");
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_is_read_without_a_panic_and_no_nul_gets_through(text in prop::collection::vec(any::<u8>(), 0..200)) {
+            let (env, _) = merged(&text);
+            for (name, value) in env {
+                prop_assert!(!name.is_empty() && !name.as_bytes().contains(&0) && !value.as_bytes().contains(&0));
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The ports that the agent may move: `intrinsic-ports.json`.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::Warning;
+
+/// TCP ports of the runner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// Ops come in here.
+    pub replin: u16,
+    /// Replies go out here.
+    pub replout: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { replin: 2000, replout: 2001 }
+    }
+}
+
+impl Ports {
+    /// Reads the file; what is missing or wrong in it keeps its default.
+    #[must_use]
+    pub fn load(file: &Path) -> (Self, Vec<Warning>) {
+        match fs::read(file) {
+            Ok(text) => Self::parse(file, &text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Self::default(), Vec::new()),
+            Err(error) => (Self::default(), vec![Warning::new(file, None, format!("{error}; default ports are used"))]),
+        }
+    }
+
+    fn parse(file: &Path, text: &[u8]) -> (Self, Vec<Warning>) {
+        let mut ports = Self::default();
+        let mut warnings = Vec::new();
+        match serde_json::from_slice::<Map<String, Value>>(text) {
+            Err(error) => {
+                let problem = format!("not a JSON object of ports ({error}); default ports are used");
+                warnings.push(Warning::new(file, Some(error.line()), problem));
+            }
+            Ok(object) => {
+                for (name, slot) in [("replin", &mut ports.replin), ("replout", &mut ports.replout)] {
+                    match object.get(name).map(port) {
+                        None => {}
+                        Some(Some(port)) => *slot = port,
+                        Some(None) => {
+                            let problem = format!("`{name}` is {}, not a port; {slot} is used", object[name]);
+                            warnings.push(Warning::new(file, line_of(text, name), problem));
+                        }
+                    }
+                }
+            }
+        }
+        (ports, warnings)
+    }
+}
+
+/// A number, or a number in a string, from 1 to 65535.
+fn port(value: &Value) -> Option<u16> {
+    let number = match value {
+        Value::Number(number) => u16::try_from(number.as_u64()?).ok()?,
+        Value::String(text) => text.parse().ok()?,
+        _ => return None,
+    };
+    (number != 0).then_some(number)
+}
+
+fn line_of(text: &[u8], key: &str) -> Option<usize> {
+    let quoted = format!("\"{key}\"");
+    let at = text.windows(quoted.len()).position(|window| window == quoted.as_bytes())?;
+    Some(1 + text[..at].iter().filter(|byte| **byte == b'\n').count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> (Ports, Vec<String>) {
+        let (ports, warnings) = Ports::parse(Path::new("/p.json"), text.as_bytes());
+        (ports, warnings.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn numbers_and_strings_are_ports() {
+        let (ports, warnings) = parse(r#"{"replin": 12000, "replout": "12001", "sshd": 2200}"#);
+        assert_eq!((ports, warnings), (Ports { replin: 12000, replout: 12001 }, vec![]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let (ports, warnings) = parse("{\"replin\": 12000,\n \"replout\": 70000}");
+        assert_eq!(ports, Ports { replin: 12000, replout: 2001 });
+        assert_eq!(warnings, ["/p.json:2: `replout` is 70000, not a port; 2001 is used"]);
+        let (ports, warnings) = parse("{\n\"replin\": }");
+        assert_eq!(ports, Ports::default());
+        assert!(warnings[0].starts_with("/p.json:2: not a JSON object of ports ("), "{warnings:?}");
+    }
+}

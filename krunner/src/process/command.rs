@@ -1,0 +1,95 @@
+//! What to run.
+
+use std::ffi::OsString;
+use std::fmt;
+
+use crate::config::ChildEnv;
+
+/// Set for children of a command line given to `exec`, and read by our `sitecustomize.py`.
+const BATCH_MODE: &str = "_BACKEND_BATCH_MODE";
+
+/// A command line for the shell, or an argument list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// Runs as `/bin/sh -c LINE`.
+    Shell(String),
+    /// Runs directly; the first is looked up in the child's `PATH` if it has no slash.
+    Argv(Vec<OsString>),
+}
+
+/// One program to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// What.
+    pub program: Program,
+    /// Whether this is the user's program in batch mode.
+    pub batch: bool,
+}
+
+impl Command {
+    /// A command line.
+    pub fn shell(line: impl Into<String>) -> Self {
+        Self { program: Program::Shell(line.into()), batch: false }
+    }
+
+    /// An argument list; the first is the program.
+    pub fn argv(argv: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        Self { program: Program::Argv(argv.into_iter().map(Into::into).collect()), batch: false }
+    }
+
+    /// The same, as the user's program in batch mode.
+    #[must_use]
+    pub fn in_batch_mode(mut self) -> Self {
+        self.batch = true;
+        self
+    }
+
+    /// Program, arguments and environment as the kernel gets them.
+    pub(super) fn to_std(&self, env: &ChildEnv) -> std::process::Command {
+        let mut command = match &self.program {
+            Program::Shell(line) => {
+                let mut shell = std::process::Command::new(SHELL);
+                shell.arg("-c").arg(line);
+                shell
+            }
+            Program::Argv(argv) => {
+                let mut direct = std::process::Command::new(argv.first().cloned().unwrap_or_default());
+                direct.args(argv.get(1..).unwrap_or_default());
+                direct
+            }
+        };
+        command.env_clear().envs(env);
+        if self.batch {
+            command.env(BATCH_MODE, "1");
+        } else {
+            command.env_remove(BATCH_MODE);
+        }
+        command
+    }
+
+    /// The file that has to be there for this to start.
+    pub(super) fn executable(&self) -> OsString {
+        match &self.program {
+            Program::Shell(_) => SHELL.into(),
+            Program::Argv(argv) => argv.first().cloned().unwrap_or_default(),
+        }
+    }
+}
+
+/// The shell of command lines.
+const SHELL: &str = "/bin/sh";
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.program {
+            Program::Shell(line) => f.write_str(line),
+            Program::Argv(argv) => {
+                for (index, word) in argv.iter().enumerate() {
+                    let gap = if index == 0 { "" } else { " " };
+                    write!(f, "{gap}{}", word.to_string_lossy())?;
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Reaching into a step that runs: interrupt it, end it, or wait for what it has written so far.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What is asked of a running step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Demand {
+    /// How often SIGINT was asked for.
+    pub(super) interrupts: u32,
+    /// TERM, then KILL.
+    pub(super) terminate: bool,
+}
+
+/// Asks a pump to deliver what its pipe holds now, and to say when that is done.
+pub(super) type Settle = oneshot::Sender<()>;
+
+/// The handle on one step, whichever program of it runs at the moment.
+///
+/// An interrupt sticks: a step of several programs starts none after it.
+#[derive(Clone, Default)]
+pub struct Control {
+    demand: Arc<watch::Sender<Demand>>,
+    pumps: Arc<Mutex<Vec<mpsc::Sender<Settle>>>>,
+}
+
+impl Control {
+    /// A handle on a step that has not begun.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sends SIGINT to the process group.
+    pub fn interrupt(&self) {
+        self.demand.send_modify(|demand| demand.interrupts += 1);
+    }
+
+    /// Ends the process group: SIGTERM, and SIGKILL when that has not helped.
+    pub fn terminate(&self) {
+        self.demand.send_modify(|demand| demand.terminate = true);
+    }
+
+    /// Waits until all that the program has written before this call is with the sink.
+    pub async fn settle(&self) {
+        let pumps = self.pumps.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for pump in pumps {
+            let (done, settled) = oneshot::channel();
+            // A pump that is gone has delivered everything.
+            if pump.send(done).await.is_ok() {
+                let _ = settled.await;
+            }
+        }
+    }
+
+    pub(super) fn demands(&self) -> watch::Receiver<Demand> {
+        self.demand.subscribe()
+    }
+
+    pub(super) fn set_pumps(&self, pumps: Vec<mpsc::Sender<Settle>>) {
+        *self.pumps.lock().unwrap_or_else(PoisonError::into_inner) = pumps;
+    }
+}

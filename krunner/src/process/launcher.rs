@@ -1,0 +1,221 @@
+//! Running a program from its start to its outcome.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::command::Command;
+use super::control::Control;
+use super::outcome::{Exit, Outcome};
+use super::pump::{Outlets, OutputSink, Pump, Stream};
+use super::reaper::Reaper;
+use super::spawn::{SpawnError, Spawned, spawn};
+use super::tasklog;
+use crate::config::ChildEnv;
+use crate::tasks::TaskGroup;
+use crate::writer::Writer;
+
+/// From SIGTERM to SIGKILL.
+const TERM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// From SIGKILL to giving up on a process that the kernel cannot end (uninterruptible sleep).
+const KILL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether a group has emptied.
+const GROUP_POLL: Duration = Duration::from_millis(10);
+
+/// What [`Launcher::capture`] keeps of a program's output.
+const CAPTURE_BYTES: usize = 64 * 1024;
+
+/// The runner's own output streams, which show everything that programs write.
+#[derive(Clone)]
+pub struct Console {
+    /// Standard output.
+    pub stdout: Writer,
+    /// Standard error.
+    pub stderr: Writer,
+}
+
+impl Console {
+    /// Our own descriptors 1 and 2.
+    ///
+    /// # Errors
+    /// When a descriptor cannot be duplicated or a thread not be started.
+    pub fn of_this_process() -> io::Result<Self> {
+        Ok(Self {
+            stdout: Writer::to_standard(io::stdout(), "stdout")?,
+            stderr: Writer::to_standard(io::stderr(), "stderr")?,
+        })
+    }
+}
+
+/// Starts programs and stays with them.
+#[derive(Clone)]
+pub struct Launcher {
+    /// Collects exit statuses.
+    pub reaper: Reaper,
+    /// Gets a copy of all output.
+    pub console: Console,
+    /// Gets all output.
+    pub sink: Arc<dyn OutputSink>,
+    /// Gets a copy of all output if it exists: `/home/work/.logs`.
+    pub logs: PathBuf,
+    /// Where pumps run.
+    pub tasks: TaskGroup,
+}
+
+impl Launcher {
+    /// Runs a program and passes its output on; returns when both have come to an end.
+    ///
+    /// # Errors
+    /// When it could not be started.
+    pub async fn run(&self, command: &Command, env: &ChildEnv, control: &Control) -> Result<Outcome, SpawnError> {
+        if *control.demands().borrow() != <_>::default() {
+            return Ok(Outcome::NotStarted);
+        }
+        tracing::debug!("running: {command}");
+        let Spawned { pid, stdout, stderr, exit } = spawn(&self.reaper, command, env)?;
+        let task_log = tasklog::open(&self.logs, env);
+        let outlets = |console: &Writer| Outlets {
+            console: console.clone(),
+            task_log: task_log.clone(),
+            sink: Arc::clone(&self.sink),
+        };
+        let (stdout, settle_stdout) = Pump::new(Stream::Stdout, stdout, outlets(&self.console.stdout));
+        let (stderr, settle_stderr) = Pump::new(Stream::Stderr, stderr, outlets(&self.console.stderr));
+        control.set_pumps(vec![settle_stdout, settle_stderr]);
+        let pumps = [self.start(stdout), self.start(stderr)];
+
+        let outcome = supervise(pid, exit, control).await;
+        for pump in pumps {
+            pump.finish().await;
+        }
+        Ok(outcome)
+    }
+
+    /// Runs a helper program of ours and returns what it wrote to stdout; its stderr is logged.
+    ///
+    /// # Errors
+    /// A sentence for the log when it does not start, fails, or has not ended at the deadline.
+    pub async fn capture(&self, command: &Command, env: &ChildEnv, deadline: Duration) -> Result<Vec<u8>, String> {
+        let captured = Arc::new(Captured::default());
+        let quiet = Self {
+            console: Console { stdout: Writer::discard(), stderr: Writer::discard() },
+            sink: Arc::clone(&captured) as Arc<dyn OutputSink>,
+            logs: PathBuf::new(),
+            ..self.clone()
+        };
+        let control = Control::new();
+        let run = quiet.run(command, env, &control);
+        tokio::pin!(run);
+        let outcome = match timeout(deadline, &mut run).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                control.terminate();
+                run.await.and(Ok(Outcome::NotStarted))
+            }
+        };
+        let text = |bytes: &Mutex<Vec<u8>>| bytes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (stdout, stderr) = (text(&captured.stdout), text(&captured.stderr));
+        match outcome {
+            Ok(Outcome::Ended(Exit::Code(0))) => Ok(stdout),
+            Ok(Outcome::Ended(exit)) => {
+                Err(format!("`{command}` failed with {}: {}", exit.code(), String::from_utf8_lossy(&stderr).trim_end()))
+            }
+            Ok(_) => Err(format!("`{command}` had not ended after {deadline:?}")),
+            Err(error) => Err(crate::error::chain(&error)),
+        }
+    }
+
+    fn start(&self, pump: Pump) -> RunningPump {
+        let (tell_exit, exited) = oneshot::channel();
+        let (tell_done, done) = oneshot::channel();
+        self.tasks.spawn("pump", pump.run(exited, tell_done));
+        RunningPump { tell_exit, done }
+    }
+}
+
+struct RunningPump {
+    tell_exit: oneshot::Sender<()>,
+    done: oneshot::Receiver<()>,
+}
+
+impl RunningPump {
+    /// Tells the pump that its program has exited, and waits for the last of its output. The pump
+    /// says that it is done by dropping its end.
+    async fn finish(self) {
+        let _ = self.tell_exit.send(());
+        let _ = self.done.await;
+    }
+}
+
+/// Waits for the exit, passing on signals meanwhile.
+async fn supervise(pid: Pid, mut exit: oneshot::Receiver<Exit>, control: &Control) -> Outcome {
+    let mut demands = control.demands();
+    let mut interrupts = 0;
+    loop {
+        let demand = *demands.borrow_and_update();
+        if demand.terminate {
+            return Outcome::CutShort(end_group(pid, exit).await);
+        }
+        if demand.interrupts > interrupts {
+            interrupts = demand.interrupts;
+            let _ = killpg(pid, Signal::SIGINT);
+        }
+        tokio::select! {
+            exit = &mut exit => return Outcome::Ended(exit.unwrap_or(Exit::Signal(nix::libc::SIGKILL))),
+            _ = demands.changed() => {}
+        }
+    }
+}
+
+/// TERM, patience, KILL: for the whole group, also when its leader goes first.
+async fn end_group(pid: Pid, exit: oneshot::Receiver<Exit>) -> Exit {
+    let _ = killpg(pid, Signal::SIGTERM);
+    let kill_at = Instant::now() + TERM_PATIENCE;
+    tokio::pin!(exit);
+    let leader = timeout_at(kill_at, &mut exit).await;
+    // The group keeps its number from being reused for as long as it has members.
+    while killpg(pid, None).is_ok() && Instant::now() < kill_at {
+        sleep(GROUP_POLL).await;
+    }
+    if killpg(pid, None).is_ok() {
+        let _ = killpg(pid, Signal::SIGKILL);
+    }
+    let exit = match leader {
+        Ok(exit) => exit,
+        Err(_) => timeout(KILL_PATIENCE, exit).await.unwrap_or_else(|_| {
+            tracing::warn!("process {pid} does not die of SIGKILL; it is left alone");
+            Ok(Exit::Signal(nix::libc::SIGKILL))
+        }),
+    };
+    exit.unwrap_or(Exit::Signal(nix::libc::SIGKILL))
+}
+
+/// Output kept in memory, up to [`CAPTURE_BYTES`] of each stream.
+#[derive(Default)]
+struct Captured {
+    stdout: Mutex<Vec<u8>>,
+    stderr: Mutex<Vec<u8>>,
+}
+
+#[async_trait]
+impl OutputSink for Captured {
+    async fn deliver(&self, stream: Stream, chunk: Bytes) {
+        let kept = match stream {
+            Stream::Stdout => &self.stdout,
+            Stream::Stderr => &self.stderr,
+        };
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = CAPTURE_BYTES.saturating_sub(kept.len());
+        kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+    }
+}

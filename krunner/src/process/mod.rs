@@ -1,0 +1,29 @@
+//! Child processes: started in a group of their own, their output pumped, ended, always reaped.
+//!
+//! ```text
+//!           spawn            exit status            pipes at EOF, or left to a grandchild
+//! Command ────────▶ running ────────────▶ draining ─────────────────────────▶ Outcome
+//!                     │  ▲                  (at most LEAK_TIMEOUT)
+//!      SIGINT to the group; or TERM ─ 2 s ─▶ KILL
+//! ```
+//!
+//! Knows nothing of the agent: output goes to an [`OutputSink`], statuses to whoever waits.
+
+mod command;
+mod control;
+mod launcher;
+mod outcome;
+mod pump;
+mod reaper;
+mod spawn;
+mod sweep;
+mod tasklog;
+
+pub use command::{Command, Program};
+pub use control::Control;
+pub use launcher::{Console, Launcher};
+pub use outcome::{Exit, Outcome};
+pub use pump::{OutputSink, Stream};
+pub use reaper::Reaper;
+pub use spawn::SpawnError;
+pub use sweep::{end_adopted_children, kill_children};

@@ -1,0 +1,68 @@
+//! The one place that waits for children, ours and the orphans we adopt as subreaper.
+
+use std::collections::HashMap;
+use std::io;
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::outcome::Exit;
+use crate::tasks::TaskGroup;
+
+type Waiters = HashMap<Pid, oneshot::Sender<Exit>>;
+
+/// Hands each exit status to whoever started the process; statuses of orphans end here.
+#[derive(Clone)]
+pub struct Reaper {
+    waiters: Arc<Mutex<Waiters>>,
+}
+
+impl Reaper {
+    /// Makes this process the subreaper of its descendants and starts reaping.
+    ///
+    /// # Errors
+    /// When SIGCHLD cannot be watched.
+    pub fn start(tasks: &TaskGroup) -> io::Result<Self> {
+        nix::sys::prctl::set_child_subreaper(true)?;
+        let mut child_signals = signal(SignalKind::child())?;
+        let reaper = Self { waiters: Arc::default() };
+        let task = reaper.clone();
+        tasks.spawn("reaper", async move {
+            while child_signals.recv().await.is_some() {
+                task.reap();
+            }
+        });
+        Ok(reaper)
+    }
+
+    /// Starts a process and registers for its exit status.
+    ///
+    /// Both happen under the lock that [`Self::reap`] takes, so that a child cannot be reaped
+    /// before it is known; nor can the one that std makes and waits for when `exec` fails.
+    pub(super) fn spawn(&self, command: &mut Command) -> io::Result<(Child, Pid, oneshot::Receiver<Exit>)> {
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        let child = command.spawn()?;
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let (tell, told) = oneshot::channel();
+        waiters.insert(pid, tell);
+        Ok((child, pid, told))
+    }
+
+    /// Collects every child that has ended.
+    fn reap(&self) {
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            let Some(pid) = status.pid() else { break };
+            let Some(exit) = Exit::from_status(status) else { continue };
+            match waiters.remove(&pid) {
+                // The waiter may have given up; its child is reaped all the same.
+                Some(waiter) => _ = waiter.send(exit),
+                None => tracing::debug!("reaped the orphan {pid}: {exit:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The task log: a copy of the output in the user's `.logs` folder, if there is one.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use crate::config::ChildEnv;
+use crate::writer::Writer;
+
+/// The variable with the session's kernel id.
+const KERNEL_ID: &str = "BACKENDAI_KERNEL_ID";
+
+/// Opens the task log for one step: a writer to nowhere when there is no folder for it.
+pub(super) fn open(logs: &Path, env: &ChildEnv) -> Writer {
+    if !logs.is_dir() {
+        return Writer::discard();
+    }
+    match file(logs, env.get(OsStr::new(KERNEL_ID)).map(AsRef::as_ref)) {
+        Ok((file, path)) => Writer::to_file(file, path.display().to_string()).unwrap_or_else(|error| {
+            tracing::warn!("cannot start the writer of the task log {}: {error}", path.display());
+            Writer::discard()
+        }),
+        Err(problem) => {
+            tracing::warn!("no task log is written: {problem}");
+            Writer::discard()
+        }
+    }
+}
+
+fn file(logs: &Path, kernel_id: Option<&OsStr>) -> Result<(File, PathBuf), String> {
+    let text = kernel_id.ok_or(format!("{KERNEL_ID} is not set"))?.to_string_lossy();
+    let id = Uuid::parse_str(&text).map_err(|error| format!("{KERNEL_ID} is {text:?}: {error}"))?;
+    let path = path(logs, id);
+    append(&path).map(|file| (file, path.clone())).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// `task/AB/CD/REST.log`, where `ABCDREST` is the id in hex.
+fn path(logs: &Path, id: Uuid) -> PathBuf {
+    let hex = id.simple().to_string();
+    logs.join("task").join(&hex[..2]).join(&hex[2..4]).join(format!("{}.log", &hex[4..]))
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    File::options().append(true).create(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_is_made_of_the_id() {
+        let id = Uuid::parse_str("0123abcd-4567-89ab-cdef-0123456789ab").unwrap();
+        let expected = "/l/task/01/23/abcd456789abcdef0123456789ab.log";
+        assert_eq!(path(Path::new("/l"), id), Path::new(expected));
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_id_is_said() {
+        let logs = Path::new("/l");
+        assert_eq!(file(logs, None).unwrap_err(), "BACKENDAI_KERNEL_ID is not set");
+        let error = file(logs, Some(OsStr::new("../../etc"))).unwrap_err();
+        assert!(error.starts_with("BACKENDAI_KERNEL_ID is \"../../etc\": "), "{error}");
+    }
+}

@@ -1,0 +1,289 @@
+//! The owner of the session's state, and its loop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc;
+
+use super::event::{Event, Response};
+use super::queue::{Pushed, TaskQueue, Work};
+use super::signals::Signals;
+use super::start::Preparation;
+use super::stop;
+use super::worker::Worker;
+use crate::config::{ChildEnv, Paths, Ports};
+use crate::error::{Critical, chain};
+use crate::exit::Exit;
+use crate::process::{Console, Control, Launcher, OutputSink, Reaper, Stream};
+use crate::runtime::{Kind, Runtime};
+use crate::tasks::TaskGroup;
+use crate::transport::{self, Inbound, Outbox, Queue};
+use crate::user_input::{self, InputWanted, UserInput};
+use crate::wire::{AgentEvent, Op, OutputStream, Reply, ServiceOutcome, ServiceRequest, Step};
+
+/// Tasks that report at the same time; they wait for their turn.
+const QUEUED_EVENTS: usize = 16;
+
+/// What a session is started with.
+pub struct Settings {
+    /// Where things are.
+    pub paths: Paths,
+    /// What to listen on.
+    pub ports: Ports,
+    /// The environment of children.
+    pub env: ChildEnv,
+    /// The language.
+    pub kind: &'static Kind,
+    /// Its program.
+    pub runtime_path: PathBuf,
+}
+
+/// A running session.
+pub struct Session {
+    pub(super) tasks: TaskGroup,
+    pub(super) outbox: Outbox,
+    pub(super) console: Console,
+    pub(super) queue: TaskQueue,
+    /// Reaches the step that runs, or the bootstrap script.
+    pub(super) current: Option<Control>,
+    pub(super) worker: Option<Arc<Worker>>,
+    pub(super) events: mpsc::Receiver<Event>,
+    inbound: Inbound,
+    report: mpsc::Sender<Event>,
+    launcher: Launcher,
+    runtime: Arc<dyn Runtime>,
+    input: Option<UserInput>,
+    inputs_wanted: mpsc::Receiver<InputWanted>,
+    /// Seconds of `CLOCK_MONOTONIC`.
+    started_at: f64,
+}
+
+impl Session {
+    /// Binds the sockets and begins to prepare for steps.
+    ///
+    /// # Errors
+    /// When a port is taken, or children cannot be watched.
+    pub async fn start(settings: Settings, console: Console, outbox: Outbox, queue: Queue) -> Result<Self, Critical> {
+        let started_at = monotonic_seconds();
+        let tasks = TaskGroup::new();
+        let inbound = transport::listen_pull(settings.ports.replin, &tasks).await?;
+        transport::listen_push(settings.ports.replout, queue, &tasks).await?;
+        let setup = |source| Critical::Setup { what: "the reaping of children", source };
+        let launcher = Launcher {
+            reaper: Reaper::start(&tasks).map_err(setup)?,
+            console: console.clone(),
+            sink: Arc::new(Output(outbox.clone())),
+            logs: settings.paths.logs(),
+            tasks: tasks.clone(),
+        };
+        let (tell_wanted, inputs_wanted) = mpsc::channel(1);
+        let socket = settings.paths.input_socket();
+        let input = user_input::serve(&socket, settings.kind.user_input, tell_wanted, &tasks)
+            .inspect_err(|error| tracing::warn!("programs cannot ask for input: {}: {error}", socket.display()))
+            .ok();
+        let (report, events) = mpsc::channel(QUEUED_EVENTS);
+        let runtime = (settings.kind.make)(settings.runtime_path);
+        let mut session = Self {
+            tasks,
+            outbox,
+            console,
+            queue: TaskQueue::default(),
+            current: None,
+            worker: None,
+            events,
+            inbound,
+            report,
+            launcher,
+            runtime,
+            input,
+            inputs_wanted,
+            started_at,
+        };
+        session.prepare(settings.paths, settings.env);
+        Ok(session)
+    }
+
+    fn prepare(&mut self, paths: Paths, env: ChildEnv) {
+        let control = Control::new();
+        self.current = Some(control.clone());
+        let preparation =
+            Preparation { runtime: Arc::clone(&self.runtime), launcher: self.launcher.clone(), paths, control };
+        let report = self.report.clone();
+        self.tasks.spawn("preparation", async move {
+            let env = preparation.run(env).await;
+            let _ = report.send(Event::Ready(Box::new(env))).await;
+        });
+    }
+
+    /// Serves the agent until a signal comes, then stops.
+    ///
+    /// # Errors
+    /// When a task of ours has panicked.
+    pub async fn run(mut self, signals: &mut Signals) -> Result<Exit, Critical> {
+        loop {
+            let event = self.next_event(signals).await;
+            match self.handle(event) {
+                Response::Continue => {}
+                Response::Stop => return Ok(stop::stop(self, signals).await),
+                Response::Fail(task) => {
+                    stop::stop(self, signals).await;
+                    return Err(Critical::TaskPanicked(task));
+                }
+            }
+        }
+    }
+
+    async fn next_event(&mut self, signals: &mut Signals) -> Event {
+        let message = async {
+            self.outbox.room_for_answers().await;
+            self.inbound.recv().await
+        };
+        tokio::select! {
+            biased;
+            () = signals.next() => Event::Signal,
+            task = self.tasks.failed() => Event::TaskPanicked(task),
+            Some(event) = self.events.recv() => event,
+            Some(wanted) = self.inputs_wanted.recv() => Event::InputWanted(wanted),
+            Some(frames) = message => Event::Message(frames),
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Response {
+        match event {
+            Event::Signal => return Response::Stop,
+            Event::TaskPanicked(task) => return Response::Fail(task),
+            Event::Message(frames) => match Op::decode(&frames) {
+                Ok(op) => self.handle_op(op),
+                Err(problem) => tracing::warn!("a message of the agent is skipped: {}", chain(&problem)),
+            },
+            Event::Ready(env) => {
+                tracing::debug!("ready for steps");
+                self.current = None;
+                let worker =
+                    Worker { runtime: Arc::clone(&self.runtime), launcher: self.launcher.clone(), env: *env };
+                self.worker = Some(Arc::new(worker));
+                self.advance();
+            }
+            Event::StepDone { exit_code } => {
+                self.step_done(exit_code);
+                self.advance();
+            }
+            Event::InputWanted(InputWanted) => self.ask_for_input(),
+        }
+        Response::Continue
+    }
+
+    fn handle_op(&mut self, op: Op) {
+        match op {
+            Op::Step(step) => self.enqueue(step),
+            Op::Input(text) => match &self.input {
+                Some(input) => input.answer(text),
+                None => tracing::warn!("input arrived, but programs cannot ask for it"),
+            },
+            Op::Interrupt => match &self.current {
+                Some(control) => control.interrupt(),
+                None => tracing::debug!("nothing runs that could be interrupted"),
+            },
+            Op::Status => self.outbox.answer(Reply::Status { started_at: self.started_at }),
+            Op::Complete(_) => self.outbox.answer(Reply::Completion(Vec::new())),
+            Op::Event(event) => log_event(&event),
+            Op::StartService(request) => self.outbox.answer(Reply::ServiceResult(start_service(&request))),
+            Op::StartModelService(request) => {
+                tracing::warn!("the model service {} is not started: there are no model services", request.name);
+                let outcome = ServiceOutcome::failed("model services are not supported");
+                self.outbox.answer(Reply::ModelServiceResult(outcome));
+            }
+            Op::ShutdownService(name) => tracing::warn!("the service {name} does not run"),
+            Op::GetApps(_) => self.outbox.answer(Reply::AppsResult(Vec::new())),
+        }
+    }
+
+    fn enqueue(&mut self, step: Step) {
+        let op = step.kind.op_name();
+        match self.queue.push(step) {
+            Pushed::Queued => {}
+            Pushed::Refused => tracing::error!("too many steps wait; this `{op}` will not be run"),
+            Pushed::Dropped => tracing::error!("too many steps wait; this `{op}` is dropped without an answer"),
+        }
+        self.advance();
+    }
+
+    /// Starts the next step if none runs and the preparations are through.
+    fn advance(&mut self) {
+        let Some(worker) = &self.worker else { return };
+        while let Some(work) = self.queue.next() {
+            match work {
+                Work::Answer { kind, exit_code } => self.outbox.answer(Reply::Finished { kind, exit_code }),
+                Work::Run(step) => {
+                    let control = Control::new();
+                    self.current = Some(control.clone());
+                    let (worker, report) = (Arc::clone(worker), self.report.clone());
+                    self.tasks.spawn("step", async move {
+                        let exit_code = worker.run(&step, &control).await;
+                        let _ = report.send(Event::StepDone { exit_code }).await;
+                    });
+                }
+            }
+        }
+    }
+
+    pub(super) fn step_done(&mut self, exit_code: i32) {
+        self.current = None;
+        if let Some(kind) = self.queue.finished(exit_code) {
+            self.outbox.answer(Reply::Finished { kind, exit_code });
+        }
+    }
+
+    /// Tells the agent that a program waits, after what that program has written: its prompt.
+    fn ask_for_input(&self) {
+        let (control, outbox) = (self.current.clone(), self.outbox.clone());
+        self.tasks.spawn("request for input", async move {
+            if let Some(control) = control {
+                control.settle().await;
+            }
+            outbox.answer(Reply::WaitingInput(None));
+        });
+    }
+}
+
+/// Services come with the service room; until then only what needs none can be answered otherwise.
+fn start_service(request: &ServiceRequest) -> ServiceOutcome {
+    match request.protocol.as_str() {
+        "preopen" => ServiceOutcome::Started,
+        "pty" => ServiceOutcome::failed("not implemented yet"),
+        _ => {
+            tracing::warn!("the service {} is not supported", request.name);
+            ServiceOutcome::failed("unsupported service")
+        }
+    }
+}
+
+fn log_event(event: &AgentEvent) {
+    if event.kind == "oom" {
+        tracing::warn!("Out-of-memory detected!");
+        tracing::warn!("failed to get the information of oom-killed processes");
+    } else {
+        tracing::info!("Agent-notified event: {} {}", event.kind, event.data);
+    }
+}
+
+fn monotonic_seconds() -> f64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0.0, |now| std::time::Duration::from(now).as_secs_f64())
+}
+
+/// Programs' output as replies.
+struct Output(Outbox);
+
+#[async_trait]
+impl OutputSink for Output {
+    async fn deliver(&self, stream: Stream, chunk: Bytes) {
+        let stream = match stream {
+            Stream::Stdout => OutputStream::Stdout,
+            Stream::Stderr => OutputStream::Stderr,
+        };
+        self.0.send(Reply::Output { stream, bytes: chunk }).await;
+    }
+}

@@ -1,0 +1,33 @@
+//! Everything that can happen to a session.
+
+use bytes::Bytes;
+
+use crate::config::ChildEnv;
+use crate::user_input::InputWanted;
+
+/// What the session's loop reacts to.
+pub(super) enum Event {
+    /// A message of the agent, as its frames.
+    Message(Vec<Bytes>),
+    /// Runtime and bootstrap script are through; steps may run with this environment.
+    Ready(Box<ChildEnv>),
+    /// The running step has ended.
+    StepDone {
+        /// For the agent.
+        exit_code: i32,
+    },
+    /// A program asks for input.
+    InputWanted(InputWanted),
+    /// SIGINT or SIGTERM.
+    Signal,
+    /// One of our tasks panicked.
+    TaskPanicked(&'static str),
+}
+
+/// Whether the loop goes on.
+#[must_use]
+pub(super) enum Response {
+    Continue,
+    Stop,
+    Fail(&'static str),
+}

@@ -1,0 +1,57 @@
+//! What comes before the first step: the runtime's own preparations and the user's bootstrap script.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{ChildEnv, Paths};
+use crate::error::chain;
+use crate::process::{Command, Control, Launcher};
+use crate::runtime::{InitContext, Runtime};
+
+/// Shells that can run a bootstrap script, best first.
+const POSIX_SHELLS: [&str; 7] = [
+    "/bin/sh",
+    "/usr/bin/sh",
+    "/bin/bash",
+    "/usr/bin/bash",
+    "/usr/local/bin/bash",
+    "/bin/dash",
+    "/bin/ash",
+];
+
+/// Prepares for steps. A part that fails is told, and the rest goes on.
+pub(super) struct Preparation {
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) launcher: Launcher,
+    pub(super) paths: Paths,
+    /// Reaches the bootstrap script while it runs.
+    pub(super) control: Control,
+}
+
+impl Preparation {
+    /// Returns the environment that steps run with.
+    pub(super) async fn run(self, mut env: ChildEnv) -> ChildEnv {
+        let context = InitContext { launcher: &self.launcher, paths: &self.paths, env: &mut env };
+        if let Err(problem) = self.runtime.init(context).await {
+            tracing::warn!("the runtime is not fully set up: {problem}");
+        }
+        let script = self.paths.bootstrap();
+        if script.is_file() {
+            self.bootstrap(&script, &env).await;
+        }
+        env
+    }
+
+    async fn bootstrap(&self, script: &Path, env: &ChildEnv) {
+        let Some(shell) = POSIX_SHELLS.into_iter().find(|shell| Path::new(shell).is_file()) else {
+            tracing::error!("{} is not run: none of {} exists", script.display(), POSIX_SHELLS.join(", "));
+            return;
+        };
+        tracing::info!("running the bootstrap script {}", script.display());
+        let command = Command::argv([shell.as_ref(), script.as_os_str()]);
+        match self.launcher.run(&command, env, &self.control).await {
+            Ok(outcome) => tracing::info!("the bootstrap script has exited with code {}", outcome.code()),
+            Err(error) => tracing::error!("the bootstrap script was not run: {}", chain(&error)),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The end of a session, within ten seconds whatever happens.
+//!
+//! | part | at most |
+//! |---|---|
+//! | the running step: TERM, 2 s, KILL, its last output | [`STEP_DEADLINE`] |
+//! | what user code left behind | 2 x [`ORPHAN_PATIENCE`] |
+//! | replies to the agent | [`FLUSH_DEADLINE`] |
+//! | our own stdout and stderr | [`CONSOLE_DEADLINE`] each |
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::dispatch::Session;
+use super::event::Event;
+use super::signals::Signals;
+use crate::exit::Exit;
+use crate::process::{end_adopted_children, kill_children};
+
+const STEP_DEADLINE: Duration = Duration::from_millis(3500);
+const ORPHAN_PATIENCE: Duration = Duration::from_millis(800);
+const FLUSH_DEADLINE: Duration = Duration::from_secs(3);
+const CONSOLE_DEADLINE: Duration = Duration::from_millis(300);
+const TASKS_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Stops; at once when a second signal comes.
+pub(super) async fn stop(mut session: Session, signals: &mut Signals) -> Exit {
+    tokio::select! {
+        biased;
+        () = signals.next() => {
+            kill_children();
+            Exit::Forced
+        }
+        () = wind_down(&mut session) => Exit::Ok,
+    }
+}
+
+async fn wind_down(session: &mut Session) {
+    tracing::debug!("stopping");
+    end_step(session).await;
+    if session.queue.waiting() > 0 {
+        tracing::warn!("{} steps are not run any more: the runner stops", session.queue.waiting());
+    }
+    end_adopted_children(ORPHAN_PATIENCE).await;
+    if !session.outbox.flush(FLUSH_DEADLINE).await {
+        tracing::warn!("the agent has not taken all replies");
+    }
+    if !session.tasks.stop(TASKS_DEADLINE).await {
+        tracing::warn!("some tasks did not end in time");
+    }
+    for writer in [&session.console.stdout, &session.console.stderr] {
+        // Nobody is left to be told when this fails.
+        let _ = writer.flush(CONSOLE_DEADLINE).await;
+    }
+}
+
+/// Ends the running step, or the bootstrap script, and answers for it.
+async fn end_step(session: &mut Session) {
+    let Some(control) = &session.current else { return };
+    control.terminate();
+    let ended = async {
+        loop {
+            match session.events.recv().await {
+                Some(Event::StepDone { exit_code }) => return Some(exit_code),
+                Some(Event::Ready(_)) | None => return None,
+                Some(_) => {}
+            }
+        }
+    };
+    match timeout(STEP_DEADLINE, ended).await {
+        Ok(Some(exit_code)) => session.step_done(exit_code),
+        Ok(None) => {}
+        Err(_) => {
+            tracing::warn!("a step did not end in time; some of its output may be lost");
+            session.step_done(-nix::libc::SIGKILL);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Keeping inherited file descriptors out of user code.
+
+use std::fs;
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+/// Marks every descriptor from `first` on as close-on-exec, whoever opened it.
+///
+/// `CLOSE_RANGE_CLOEXEC` is known since Linux 5.11; before, the open descriptors are walked.
+///
+/// # Errors
+/// When `/proc/self/fd` has to be read and cannot be.
+pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    let from = libc::c_uint::try_from(first).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let flags = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: with CLOSE_RANGE_CLOEXEC nothing is closed; only the close-on-exec flag is set.
+    if unsafe { libc::syscall(libc::SYS_close_range, from, libc::c_uint::MAX, flags) } == 0 {
+        return Ok(());
+    }
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
+        if fd >= first {
+            // SAFETY: the descriptor is borrowed for one fcntl; one that was closed meanwhile (the
+            // directory's own) yields EBADF, which is ignored.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            let _ = fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! What needs `unsafe`: calls that neither std nor nix offers as safe functions.
+
+mod fds;
+mod proctitle;
+mod queues;
+
+pub use fds::close_on_exec_from;
+pub use proctitle::set_process_title;
+pub use queues::{readable_bytes, unsent_bytes};

@@ -1,0 +1,86 @@
+//! The one place that spawns tasks.
+//!
+//! A task belongs to a named group, ends when the group is cancelled, and cannot fail unseen: a
+//! panic is logged and makes [`TaskGroup::failed`] resolve, which ends the session.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A set of tasks that end together.
+#[derive(Debug, Clone, Default)]
+pub struct TaskGroup {
+    tracker: TaskTracker,
+    cancelled: CancellationToken,
+    failed: CancellationToken,
+    panicked: Arc<OnceLock<&'static str>>,
+}
+
+impl TaskGroup {
+    /// An empty group.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A group whose tasks can be ended before those of `self`; its panics surface in `self` too.
+    #[must_use]
+    pub fn subgroup(&self) -> Self {
+        Self {
+            tracker: TaskTracker::new(),
+            cancelled: self.cancelled.child_token(),
+            failed: self.failed.clone(),
+            panicked: Arc::clone(&self.panicked),
+        }
+    }
+
+    /// Runs `task` until it returns or the group is cancelled, whichever comes first.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let (cancelled, failed, panicked) = (self.cancelled.clone(), self.failed.clone(), Arc::clone(&self.panicked));
+        self.tracker.spawn(async move {
+            let guarded = AssertUnwindSafe(cancelled.run_until_cancelled(task)).catch_unwind();
+            if guarded.await.is_err() {
+                let _ = panicked.set(name);
+                failed.cancel();
+            }
+        });
+    }
+
+    /// Resolves when a task of this group, its parents or its subgroups has panicked; with its name.
+    pub async fn failed(&self) -> &'static str {
+        self.failed.cancelled().await;
+        self.panicked.get().copied().unwrap_or("unnamed")
+    }
+
+    /// Cancels the tasks and waits for them to end; `false` when some are left at the deadline.
+    #[must_use]
+    pub async fn stop(&self, deadline: Duration) -> bool {
+        self.cancelled.cancel();
+        self.tracker.close();
+        tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_surfaces_with_the_name_of_the_task() {
+        let group = TaskGroup::new();
+        group.subgroup().spawn("broken", async { panic!("on purpose") });
+        assert_eq!(group.failed().await, "broken");
+    }
+
+    #[tokio::test]
+    async fn stopping_ends_a_task_that_waits_forever() {
+        let group = TaskGroup::new();
+        group.spawn("waits", std::future::pending());
+        assert!(group.stop(Duration::from_secs(10)).await);
+    }
+}

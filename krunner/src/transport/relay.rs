@@ -1,0 +1,172 @@
+//! One connection between the network and a `zeromq` socket, byte by byte.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::zmtp::{Limits, Scanner, ZmtpError};
+use crate::sys;
+
+/// For the direction that carries output: two full chunks and their framing.
+const OUTBOUND_BUFFER_BYTES: usize = 160 * 1024;
+
+/// For the direction that carries ops.
+const INBOUND_BUFFER_BYTES: usize = 16 * 1024;
+
+/// A frame from here on takes its share of [`LARGE_FRAME_BYTES`] before it is read.
+const LARGE_FRAME_FROM: u64 = 64 * 1024;
+
+/// Large frames of all connections together: two of the largest.
+pub(super) const LARGE_FRAME_BYTES: usize = 128 * 1024 * 1024;
+
+/// An op of more than 64 MiB is refused. Its frames are two; a few more are let through, so that a
+/// wrong count is told to the log rather than costing the connection.
+pub(super) const LIMITS: Limits = Limits { message_bytes: 64 * 1024 * 1024, message_frames: 16 };
+
+/// Why a relay ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RelayError {
+    #[error("the peer sent {0}")]
+    Protocol(#[from] ZmtpError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Which `zeromq` socket is behind the relay.
+#[derive(Debug, Clone)]
+pub(super) enum Role {
+    /// Ops come in. Large frames share this budget.
+    Pull(Arc<Semaphore>),
+    /// Replies go out; after the handshake the peer has nothing to say.
+    Push,
+}
+
+/// How far the outbound direction has come.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// Bytes after the handshake that the TCP socket has taken.
+    relayed: AtomicU64,
+    changed: Arc<Notify>,
+    tcp: OwnedFd,
+}
+
+impl Progress {
+    pub(super) fn new(tcp: &TcpStream, changed: Arc<Notify>) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self { relayed: AtomicU64::new(0), changed, tcp: tcp.as_fd().try_clone_to_owned()? }))
+    }
+
+    /// Bytes of messages that the TCP socket has taken.
+    pub(super) fn relayed_bytes(&self) -> u64 {
+        self.relayed.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer's kernel has acknowledged all of them.
+    pub(super) fn is_acknowledged(&self) -> bool {
+        sys::unsent_bytes(self.as_fd()).is_ok_and(|bytes| bytes == 0)
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tcp.as_fd()
+    }
+
+    fn add(&self, bytes: usize) {
+        if bytes > 0 {
+            self.relayed.fetch_add(bytes as u64, Ordering::Relaxed);
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// Relays until the connection ends. Dropping the future closes both sides.
+pub(super) async fn relay(
+    peer: TcpStream,
+    socket: UnixStream,
+    role: Role,
+    progress: Option<Arc<Progress>>,
+) -> Result<(), RelayError> {
+    let (from_peer, to_peer) = peer.into_split();
+    let (from_socket, to_socket) = socket.into_split();
+    let outbound = outbound(from_socket, to_peer, progress.as_deref());
+    match role {
+        Role::Pull(budget) => {
+            tokio::try_join!(inbound(from_peer, to_socket, &budget), outbound)?;
+        }
+        Role::Push => tokio::select! {
+            ended = handshake_only(from_peer, to_socket) => ended?,
+            ended = outbound => ended?,
+        },
+    }
+    Ok(())
+}
+
+/// Ops: all bytes, after a look at each frame's length.
+async fn inbound(
+    mut peer: tcp::OwnedReadHalf,
+    mut socket: unix::OwnedWriteHalf,
+    budget: &Arc<Semaphore>,
+) -> Result<(), RelayError> {
+    let mut buffer = vec![0; INBOUND_BUFFER_BYTES];
+    let mut scanner = Scanner::new(LIMITS);
+    let mut large: Option<OwnedSemaphorePermit> = None;
+    loop {
+        let bytes = peer.read(&mut buffer).await?;
+        if bytes == 0 {
+            socket.shutdown().await?;
+            return Ok(());
+        }
+        scanner.feed(&buffer[..bytes])?;
+        if scanner.body_left() < LARGE_FRAME_FROM {
+            large = None;
+        } else if large.is_none() {
+            let share = u32::try_from(scanner.body_left()).unwrap_or(u32::MAX);
+            large = Arc::clone(budget).acquire_many_owned(share).await.ok();
+        }
+        socket.write_all(&buffer[..bytes]).await?;
+    }
+}
+
+/// The peer of a PUSH socket: its handshake is passed on, the rest only read to see when it leaves.
+async fn handshake_only(mut peer: tcp::OwnedReadHalf, mut socket: unix::OwnedWriteHalf) -> Result<(), RelayError> {
+    let mut buffer = vec![0; INBOUND_BUFFER_BYTES];
+    let mut scanner = Scanner::new(LIMITS);
+    loop {
+        let bytes = peer.read(&mut buffer).await?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        let handshake = scanner.feed_handshake(&buffer[..bytes])?;
+        socket.write_all(&buffer[..handshake]).await?;
+    }
+}
+
+/// Replies: all bytes; those after the handshake are counted.
+async fn outbound(
+    mut socket: unix::OwnedReadHalf,
+    mut peer: tcp::OwnedWriteHalf,
+    progress: Option<&Progress>,
+) -> Result<(), RelayError> {
+    let mut buffer = Vec::with_capacity(OUTBOUND_BUFFER_BYTES);
+    let mut scanner = Scanner::new(LIMITS);
+    loop {
+        buffer.clear();
+        if socket.read_buf(&mut buffer).await? == 0 {
+            peer.shutdown().await?;
+            return Ok(());
+        }
+        let handshake = scanner.feed_handshake(&buffer)?;
+        peer.write_all(&buffer[..handshake]).await?;
+        let mut rest = &buffer[handshake..];
+        while !rest.is_empty() {
+            let bytes = peer.write(rest).await?;
+            rest = &rest[bytes..];
+            if let Some(progress) = progress {
+                progress.add(bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+#include <stdio.h>
+#include "lib/greet.h"
+
+int main(void)
+{
+    int never_used;
+    greet("world");
+    return 0;
+}

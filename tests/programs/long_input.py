@@ -1,0 +1,4 @@
+import hashlib
+
+text = input()
+print(len(text), hashlib.sha256(text.encode()).hexdigest())

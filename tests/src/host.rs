@@ -1,0 +1,105 @@
+//! What a test may need from the machine, and the loud way to go without it.
+
+use std::env;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// Unwraps something the host should have. When it has not, the test is skipped: on stderr, in the file that
+/// `KRUNNER_SKIP_FILE` names, and not at all under `KRUNNER_TEST_ALL=1`, where it fails instead.
+#[macro_export]
+macro_rules! require {
+    ($needed:expr) => {{
+        fn here() {}
+        match $needed {
+            Ok(found) => found,
+            Err(reason) => {
+                $crate::host::skip(std::any::type_name_of_val(&here), &reason);
+                return;
+            }
+        }
+    }};
+}
+
+/// Records that a test cannot run here. Use it through [`require!`](crate::require).
+pub fn skip(function: &str, reason: &str) {
+    // `suites::module::test::here`: the binary and the marker function say nothing.
+    let test = function.trim_end_matches("::here");
+    let test = test.split_once("::").map_or(test, |(_, rest)| rest);
+    assert!(env::var_os("KRUNNER_TEST_ALL").is_none_or(|value| value != "1"), "{test} must run here, but: {reason}");
+    eprintln!("SKIPPED {test}: {reason}");
+    if let Some(path) = env::var_os("KRUNNER_SKIP_FILE") {
+        let line = format!("{test}\t{reason}\n");
+        let written = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(line.as_bytes()));
+        written.unwrap_or_else(|error| panic!("cannot append to {}: {error}", path.display()));
+    }
+}
+
+/// A program on the PATH.
+pub fn program(name: &str) -> Result<PathBuf, String> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
+        .ok_or_else(|| format!("no {name} on the PATH"))
+}
+
+/// A C compiler that can link.
+pub fn c_compiler() -> Result<PathBuf, String> {
+    program("gcc")
+}
+
+/// The interpreter of the venv that holds the agent's packages.
+pub fn agent_python() -> Result<PathBuf, String> {
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    FOUND.get_or_init(find_agent_python).clone()
+}
+
+fn find_agent_python() -> Result<PathBuf, String> {
+    let python = env::var_os("KRUNNER_TEST_PYTHON").map(PathBuf::from);
+    let python = python.ok_or("KRUNNER_TEST_PYTHON is not set: no Python with backend.ai-agent")?;
+    let import = Command::new(&python)
+        .args(["-c", "import ai.backend.agent.kernel"])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", python.display()))?;
+    if !import.status.success() {
+        let python = python.display();
+        return Err(format!("{python} cannot import ai.backend.agent"));
+    }
+    Ok(python)
+}
+
+/// An interpreter for user code: the system's, as in an image, else the venv's.
+pub fn user_python() -> Result<PathBuf, String> {
+    let system = PathBuf::from("/usr/bin/python3");
+    if system.is_file() { Ok(system) } else { agent_python() }
+}
+
+/// The right to become another user, which permission checks need to be seen.
+pub fn root() -> Result<(), String> {
+    if nix::unistd::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err("needs root to start the runner as another user".to_owned())
+    }
+}
+
+/// Network namespaces of our own with a working loopback, and the way into them.
+pub fn network_namespaces() -> Result<(), String> {
+    let tried = Command::new("unshare")
+        .args(["--net", "sh", "-c", "ip link set lo up && nsenter --target $$ --net true"])
+        .stdin(Stdio::null())
+        .output();
+    match tried {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("no network namespaces: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        Err(error) => Err(format!("no network namespaces: {error}")),
+    }
+}

@@ -1,0 +1,92 @@
+//! The few facts that suites read from `/proc`.
+
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A field of `/proc/PID/status`, without its unit.
+fn status_field(pid: u32, field: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    Some(line.trim_start_matches(':').trim().to_owned())
+}
+
+fn kibibytes(pid: u32, field: &str) -> Option<u64> {
+    let value = status_field(pid, field)?;
+    value.strip_suffix(" kB")?.parse().ok()
+}
+
+/// The highest resident size that a process ever had.
+pub fn peak_rss_kib(pid: u32) -> Option<u64> {
+    kibibytes(pid, "VmHWM")
+}
+
+/// The process that the kernel would tell about this one's death.
+pub fn parent(pid: u32) -> Option<u32> {
+    status_field(pid, "PPid")?.parse().ok()
+}
+
+/// The command name.
+pub fn comm(pid: u32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end_matches('\n').to_owned())
+}
+
+/// The command line, its arguments joined by spaces.
+pub fn cmdline(pid: u32) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
+}
+
+/// How many bytes a process has written so far, to pipes too.
+pub fn written_bytes(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("wchar: "))?;
+    line.parse().ok()
+}
+
+fn all() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc").expect("/proc is mounted").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// Live processes whose environment contains the entry. A zombie has no environment any more and is not among them.
+pub fn with_environment(entry: &str) -> Vec<u32> {
+    all()
+        .filter(|pid| {
+            fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|bytes| bytes.split(|&byte| byte == 0).any(|item| item == entry.as_bytes()))
+        })
+        .collect()
+}
+
+/// Dead children that a process has not waited for.
+pub fn zombies_of(pid: u32) -> Vec<u32> {
+    all()
+        .filter(|&other| {
+            parent(other) == Some(pid) && status_field(other, "State").is_some_and(|state| state.starts_with('Z'))
+        })
+        .collect()
+}
+
+/// Whether something listens on the TCP port in the network namespace of the process.
+pub fn listens(pid: u32, port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    let suffix = format!(":{port:04X}");
+    ["tcp", "tcp6"].iter().any(|table| {
+        fs::read_to_string(format!("/proc/{pid}/net/{table}")).is_ok_and(|text| {
+            text.lines().any(|line| {
+                let mut fields = line.split_whitespace().skip(1);
+                let local = fields.next();
+                let state = fields.nth(1);
+                local.is_some_and(|address| address.ends_with(&suffix)) && state == Some(LISTEN)
+            })
+        })
+    })
+}
+
+/// Sends a signal to one process; one that is gone already is no error.
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a pid fits in i32"));
+    let _ = kill(pid, signal);
+}

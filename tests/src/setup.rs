@@ -1,0 +1,216 @@
+//! A session's folder and command line, before the start.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::ports::free_port;
+use crate::runner::Runner;
+
+/// The kernel id of every session in the suites; its hex digits name the task log.
+pub const KERNEL_ID: &str = "deadbeef-0123-4567-89ab-cdef01234567";
+
+/// Every process of a session carries this variable with the session's own folder as its value, so that leftovers can
+/// be told from other sessions' processes.
+const MARKER: &str = "KRUNNER_TEST_SESSION";
+
+/// Builds a session: its temporary root, its files, its environment and its arguments.
+#[derive(Debug)]
+pub struct Setup {
+    folder: TempDir,
+    lang: String,
+    runtime: Option<PathBuf>,
+    options: Vec<String>,
+    program: Option<PathBuf>,
+    prefix: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    user_id: Option<u32>,
+    ports: (u16, u16),
+    write_ports: bool,
+}
+
+impl Setup {
+    /// A session of that language with two free ports, an otherwise empty home and nearly no environment.
+    #[must_use]
+    pub fn new(lang: &str) -> Self {
+        let folder = TempDir::with_prefix("krt-").expect("a temporary folder");
+        let root = folder.path().join("root");
+        for sub in ["home/work", "home/config", "tmp", "etc/backend.ai"] {
+            fs::create_dir_all(root.join(sub)).expect("a folder in the temporary root");
+        }
+        let path = env::var_os("PATH").unwrap_or_default();
+        Self {
+            folder,
+            lang: lang.to_owned(),
+            runtime: None,
+            options: Vec::new(),
+            program: None,
+            prefix: Vec::new(),
+            env: vec![("PATH".into(), path), ("BACKENDAI_KERNEL_ID".into(), KERNEL_ID.into())],
+            user_id: None,
+            ports: (free_port(), free_port()),
+            write_ports: true,
+        }
+    }
+
+    /// `RUNTIME_PATH` of the command line.
+    #[must_use]
+    pub fn runtime(mut self, path: impl Into<PathBuf>) -> Self {
+        self.runtime = Some(path.into());
+        self
+    }
+
+    /// `--debug`: log lines stay out of the `stderr` replies.
+    #[must_use]
+    pub fn debug(self) -> Self {
+        self.option("--debug")
+    }
+
+    /// One more argument in front of the language.
+    #[must_use]
+    pub fn option(mut self, argument: &str) -> Self {
+        self.options.push(argument.to_owned());
+        self
+    }
+
+    /// Starts the runner through this path, a link to it, instead of its own.
+    #[must_use]
+    pub fn started_as(mut self, name: &str) -> Self {
+        let link = self.folder.path().join(name);
+        std::os::unix::fs::symlink(binary(), &link).expect("a link to the runner");
+        self.program = Some(link);
+        self
+    }
+
+    /// Starts the runner by a command that ends in `exec`ing its arguments.
+    #[must_use]
+    pub fn prefix(mut self, command: &[&str]) -> Self {
+        self.prefix = command.iter().map(Into::into).collect();
+        self
+    }
+
+    /// A variable of the runner's own environment.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: impl Into<OsString>) -> Self {
+        self = self.without_env(key);
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// Takes a variable out of the runner's own environment.
+    #[must_use]
+    pub fn without_env(mut self, key: &str) -> Self {
+        self.env.retain(|(name, _)| name != key);
+        self
+    }
+
+    /// Starts the runner as that user, who can enter the session's folder and owns nothing in it.
+    #[must_use]
+    pub fn user(mut self, user_id: u32) -> Self {
+        self.user_id = Some(user_id);
+        let open = |path: &Path, mode| {
+            fs::set_permissions(path, Permissions::from_mode(mode)).expect("chmod");
+        };
+        open(self.folder.path(), 0o755);
+        open(&self.root().join("tmp"), 0o1777);
+        self
+    }
+
+    /// Leaves `intrinsic-ports.json` to the test.
+    #[must_use]
+    pub fn without_ports_file(mut self) -> Self {
+        self.write_ports = false;
+        self
+    }
+
+    /// The ports that the session is going to use: in, out.
+    #[must_use]
+    pub fn ports(&self) -> (u16, u16) {
+        self.ports
+    }
+
+    /// The folder that stands for `/`.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.folder.path().join("root")
+    }
+
+    /// The folder that stands for `/home/work`.
+    #[must_use]
+    pub fn home(&self) -> PathBuf {
+        self.root().join("home/work")
+    }
+
+    /// Puts a file under the root, with the folders it needs.
+    #[must_use]
+    pub fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
+        let target = self.root().join(path);
+        let parent = target.parent().expect("a file has a folder");
+        fs::create_dir_all(parent).expect("the file's folder");
+        fs::write(&target, content).expect("a file under the root");
+        self
+    }
+
+    /// Makes a folder under the root.
+    #[must_use]
+    pub fn folder(self, path: &str) -> Self {
+        fs::create_dir_all(self.root().join(path)).expect("a folder under the root");
+        self
+    }
+
+    /// Starts the runner. It may not listen yet when this returns: every client of the harness waits for that.
+    #[must_use]
+    pub fn start(self) -> Runner {
+        let root = self.root();
+        if self.write_ports {
+            let ports = json!({ "replin": self.ports.0, "replout": self.ports.1 });
+            let path = root.join("home/config/intrinsic-ports.json");
+            fs::write(path, ports.to_string()).expect("intrinsic-ports.json");
+        }
+        let marker = format!("{MARKER}={}", self.folder.path().display());
+        let program = self.program.clone().unwrap_or_else(binary);
+        let mut argv = self.prefix.clone();
+        argv.push(program.into());
+        argv.extend(self.options.iter().map(Into::into));
+        argv.extend(["--root".into(), root.clone().into(), self.lang.clone().into()]);
+        argv.extend(self.runtime.clone().map(Into::into));
+
+        let capture = |name| File::create(self.folder.path().join(name)).expect("a capture file");
+        let mut command = Command::new(&argv[0]);
+        command
+            .args(&argv[1..])
+            .current_dir(self.home())
+            .env_clear()
+            .envs(self.env.iter().map(|(key, value)| (key, value)))
+            .env(MARKER, self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(capture("stdout"))
+            .stderr(capture("stderr"));
+        if let Some(user_id) = self.user_id {
+            command.uid(user_id).gid(user_id);
+        }
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", argv[0].display()));
+        Runner::new(child, self.folder, self.ports, marker)
+    }
+}
+
+/// The binary under test.
+fn binary() -> PathBuf {
+    if let Some(path) = env::var_os("KRUNNER_BIN") {
+        return PathBuf::from(path);
+    }
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    ["release", "debug"]
+        .iter()
+        .map(|profile| target.join(profile).join("krunner"))
+        .filter(|path| path.is_file())
+        .max_by_key(|path| fs::metadata(path).and_then(|data| data.modified()).ok())
+        .expect("no krunner binary: run `cargo xtask test`, or build one and set KRUNNER_BIN to it")
+}

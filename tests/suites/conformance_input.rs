@@ -1,0 +1,94 @@
+//! User input through the agent's client: prompts of Python programs and of anything else that knows the socket.
+
+use krunner_tests::{Message, Raw, Run, Setup, Steps, host, require};
+
+use crate::{app, wait_for_file, with_agent};
+
+fn statuses(run: &Run) -> Vec<&str> {
+    run.stages.iter().map(|stage| stage.status.as_str()).collect()
+}
+
+const EXEC_HEURISTIC: Steps<'_> = Steps { exec: "*", ..Steps::NONE };
+
+#[test]
+fn python_program_asks_twice() {
+    let client = require!(host::agent_python());
+    let main = "a = input('first? ')\nb = input('second? ')\nprint(a + '|' + b)\n";
+    let setup = Setup::new("python").runtime(require!(host::user_python())).file("home/work/main.py", main);
+    let (_runner, agent) = with_agent(&client, setup);
+
+    let run = agent.start_batch(EXEC_HEURISTIC, &["één", "둘 two"]).wait();
+
+    assert_eq!(statuses(&run)[2..], ["waiting-input", "waiting-input", "finished"], "{run:#?}");
+    assert_eq!(run.stages[2].stdout, "first? ", "the prompt is there before the question");
+    assert_eq!(run.stages[3].stdout, "second? ");
+    assert_eq!(run.exec().stdout, "één|둘 two\n");
+    assert_eq!(run.exec().exit_code, Some(0));
+}
+
+#[test]
+fn input_has_no_length_limit() {
+    let client = require!(host::agent_python());
+    let setup = Setup::new("python")
+        .runtime(require!(host::user_python()))
+        .file("home/work/main.py", include_str!("../programs/long_input.py"));
+    let (runner, agent) = with_agent(&client, setup);
+    // 1 MiB in UTF-8, no character on an even boundary of anything.
+    let text = format!("{}x", "ab한".repeat((1 << 20) / 5));
+    assert_eq!(text.len(), 1 << 20);
+    runner.write("expected.txt", &text);
+
+    let run = agent.start_batch(EXEC_HEURISTIC, &[&text]).wait();
+    assert_eq!(run.codes(), [0, 0, 0], "{run:#?}");
+    let digest = agent.exec("sha256sum < expected.txt | cut -d ' ' -f 1");
+
+    let expected = format!("{} {}", text.chars().count(), digest.stdout());
+    assert_eq!(run.exec().stdout, expected);
+}
+
+#[test]
+fn any_program_may_ask_over_the_socket() {
+    let client = require!(host::agent_python());
+    let compiler = require!(host::c_compiler());
+    let setup = Setup::new("c").runtime(&compiler).file("home/work/ask.c", include_str!("../programs/ask.c"));
+    let socket = setup.root().join("tmp/bai-user-input.sock");
+    let (_runner, agent) = with_agent(&client, setup);
+
+    let build = format!("{} -o ask ask.c", compiler.display());
+    let exec = format!("./ask {} 3", socket.display());
+    let steps = Steps { clean: "", build: &build, exec: &exec };
+    let run = agent.start_batch(steps, &["one", "", "two\nlines\n"]).wait();
+
+    assert_eq!(run.codes(), [0, 0, 0], "{run:#?}");
+    assert_eq!(statuses(&run).iter().filter(|status| **status == "waiting-input").count(), 3);
+    assert_eq!(run.stdout(), "answer: <one>\nanswer: <>\nanswer: <two\nlines\n>\n");
+}
+
+#[test]
+fn runtime_without_input_says_so() {
+    let runner = app().start();
+    assert_eq!(runner.ask_for_input(), "<user-input is unsupported>");
+    assert_eq!(runner.ask_for_input(), "<user-input is unsupported>", "and again");
+}
+
+#[test]
+fn program_killed_at_its_prompt_does_not_take_the_next_ones_answer() {
+    let compiler = require!(host::c_compiler());
+    let setup = Setup::new("c").runtime(&compiler).file("home/work/ask.c", include_str!("../programs/ask.c"));
+    let socket = setup.root().join("tmp/bai-user-input.sock");
+    let runner = setup.start();
+    let mut raw = Raw::connect(&runner);
+    raw.op("build", &format!("{} -o ask ask.c", compiler.display()));
+    assert_eq!(raw.read_until(Message::ends_step).codes(), [("build-finished", 0)]);
+
+    let go = wait_for_file("go");
+    raw.op("exec", &format!("./ask {} 1 & {go}; kill $!; wait; echo gone", socket.display()));
+    raw.read_until(|message| message.kind == "waiting-input");
+    runner.write("go", "");
+    assert_eq!(raw.read_runs(1).stdout(), "gone\n");
+
+    raw.op("exec", &format!("./ask {} 1", socket.display()));
+    raw.read_until(|message| message.kind == "waiting-input");
+    raw.op("input", "mine");
+    assert_eq!(raw.read_runs(1).stdout(), "answer: <mine>\n");
+}

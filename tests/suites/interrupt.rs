@@ -1,0 +1,69 @@
+//! `interrupt`: SIGINT for the child's whole process group, and the session goes on.
+
+use krunner_tests::{Setup, Steps, host, require, wait};
+
+use crate::{announce, app, wait_for_file, with_agent};
+
+#[test]
+fn interrupt_ends_the_child_and_its_whole_group() {
+    let client = require!(host::agent_python());
+    let (runner, agent) = with_agent(&client, app());
+
+    // Three processes that nobody ignores SIGINT in: the shell and both ends of the pipeline.
+    let run = agent.start_exec(&format!("{}; sleep 600 | sleep 601", announce("started")));
+    runner.wait_for("started");
+    wait::until_true("three processes", || runner.processes().len() == 3);
+    agent.interrupt();
+
+    assert_eq!(run.wait().exec().exit_code, Some(-2));
+    wait::until_true("the group is gone", || runner.processes().is_empty());
+    assert_eq!(agent.exec("echo next").stdout(), "next\n");
+}
+
+#[test]
+fn interrupt_is_a_keyboard_interrupt_to_python() {
+    let client = require!(host::agent_python());
+    let setup = Setup::new("python")
+        .runtime(require!(host::user_python()))
+        .file("home/work/main.py", include_str!("../programs/interrupted.py"));
+    let (runner, agent) = with_agent(&client, setup);
+
+    let run = agent.start_batch(Steps { exec: "*", ..Steps::NONE }, &[]);
+    runner.wait_for("started");
+    agent.interrupt();
+
+    let run = run.wait();
+    assert_eq!((run.exec().exit_code, run.exec().stdout.as_str()), (Some(3), "interrupted\n"), "{run:#?}");
+}
+
+#[test]
+fn child_that_ignores_the_interrupt_goes_on() {
+    let client = require!(host::agent_python());
+    let (runner, agent) = with_agent(&client, app());
+
+    let command = format!("trap '' INT; {}; {}; echo survived", announce("started"), wait_for_file("go"));
+    let run = agent.start_exec(&command);
+    runner.wait_for("started");
+    agent.interrupt();
+    // Ops are taken in their order, so the interrupt has been delivered when the status is there.
+    assert!(agent.started_at() > 0.0);
+    runner.write("go", "");
+
+    let run = run.wait();
+    assert_eq!((run.exec().exit_code, run.stdout().as_str()), (Some(0), "survived\n"), "{run:#?}");
+}
+
+#[test]
+fn interrupt_hits_the_running_step_only() {
+    let client = require!(host::agent_python());
+    let (runner, agent) = with_agent(&client, app());
+
+    let steps = Steps { clean: "", build: &format!("{}; sleep 600", announce("started")), exec: "echo not reached" };
+    let run = agent.start_batch(steps, &[]);
+    runner.wait_for("started");
+    agent.interrupt();
+
+    let run = run.wait();
+    assert_eq!(run.codes(), [0, -2, 127], "an interrupted build has failed: {run:#?}");
+    assert_eq!(agent.exec("echo next").stdout(), "next\n");
+}

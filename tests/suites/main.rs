@@ -1,0 +1,55 @@
+//! The integration suites: one binary, a module for each part of the contract.
+//!
+//! `conformance_*` drives the runner with the agent's own client, the others with bare connections where exact bytes,
+//! frames or times matter. Every test has a session of its own, and may run beside any other.
+
+mod backpressure;
+mod bad_input;
+mod children;
+mod conformance_batch;
+mod conformance_input;
+mod conformance_ops;
+mod environment;
+mod garbage;
+mod interrupt;
+mod lifecycle;
+mod output;
+mod queue;
+mod reconnect;
+mod startup;
+mod stop;
+
+use std::fmt::{Display, Write as _};
+use std::path::Path;
+
+use krunner_tests::{Agent, Runner, Setup};
+
+/// The least that a session needs: command lines only.
+fn app() -> Setup {
+    Setup::new("app")
+}
+
+/// A session and the agent's client on it.
+fn with_agent(python: &Path, setup: Setup) -> (Runner, Agent) {
+    let runner = setup.start();
+    let agent = Agent::connect(python, &runner);
+    (runner, agent)
+}
+
+/// A text with a line for each item.
+fn lines(items: impl Iterator<Item = impl Display>) -> String {
+    items.fold(String::new(), |mut text, item| {
+        writeln!(text, "{item}").expect("a string takes everything");
+        text
+    })
+}
+
+/// A shell fragment that goes on when the test has put the file into the home folder.
+fn wait_for_file(name: &str) -> String {
+    format!("while [ ! -e {name} ]; do sleep 0.02; done")
+}
+
+/// A shell fragment that tells the test by a file that it is there.
+fn announce(name: &str) -> String {
+    format!("echo $$ > {name}")
+}

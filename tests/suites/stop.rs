@@ -1,0 +1,195 @@
+//! SIGTERM and SIGINT to the runner: what becomes of the step, of its output and of its processes.
+
+use std::time::{Duration, Instant};
+
+use krunner_tests::zmtp::Peer;
+use krunner_tests::{Raw, Runner, proc, wait};
+use nix::sys::signal::Signal;
+
+use crate::{announce, app, lines, wait_for_file};
+
+/// The contract's limit for all of a stop.
+const LIMIT: Duration = Duration::from_secs(10);
+/// What a child gets between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
+
+const FOREVER: &str = "while :; do sleep 0.02; done";
+
+/// A session whose exec step runs `command` and has got as far as announcing itself.
+fn running(command: &str) -> (Runner, Raw) {
+    let runner = app().start();
+    let mut raw = Raw::connect(&runner);
+    raw.op("exec", command);
+    runner.wait_for("started");
+    (runner, raw)
+}
+
+/// Waits for the runner's end and checks how it ended.
+#[track_caller]
+fn assert_stopped(runner: &mut Runner, since: Instant) {
+    let status = runner.wait_exit();
+    let took = since.elapsed();
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(took < LIMIT, "the stop took {took:?}");
+    let left = runner.processes();
+    assert!(left.is_empty(), "left behind: {left:?}");
+}
+
+fn stop_with(signal: Signal) {
+    let trap = "trap 'echo told; exit 5' TERM";
+    let (mut runner, mut raw) = running(&format!("{trap}; {}; {FOREVER}", announce("started")));
+
+    let since = Instant::now();
+    runner.signal(signal);
+    let rest = raw.read_to_end();
+
+    assert_eq!(rest.stdout(), "told\n", "the child is told and its last words are sent");
+    assert_eq!(rest.codes(), [("finished", 5)]);
+    assert_stopped(&mut runner, since);
+}
+
+#[test]
+fn sigterm_stops_the_runner_and_its_child() {
+    stop_with(Signal::SIGTERM);
+}
+
+#[test]
+fn sigint_stops_the_runner_and_its_child() {
+    stop_with(Signal::SIGINT);
+}
+
+#[test]
+fn step_cut_short_is_never_a_success() {
+    let (mut runner, mut raw) = running(&format!("trap 'exit 0' TERM; {}; {FOREVER}", announce("started")));
+    raw.op("exec", "echo not reached");
+    raw.op("clean", "echo not reached");
+    raw.sync();
+
+    let since = Instant::now();
+    runner.signal(Signal::SIGTERM);
+    let rest = raw.read_to_end();
+
+    assert_eq!(rest.ends()[0].kind, "finished");
+    assert!(rest.codes().iter().all(|(_, code)| *code != 0), "{:?}", rest.codes());
+    assert_eq!(rest.stdout(), "", "no queued step is begun");
+    assert_stopped(&mut runner, since);
+}
+
+#[test]
+fn child_that_ignores_sigterm_is_killed_after_the_grace() {
+    let (mut runner, mut raw) = running(&format!("trap '' TERM; {}; {FOREVER}", announce("started")));
+
+    let since = Instant::now();
+    runner.signal(Signal::SIGTERM);
+    let rest = raw.read_to_end();
+
+    assert_eq!(rest.codes(), [("finished", -9)]);
+    assert_stopped(&mut runner, since);
+    let took = since.elapsed();
+    assert!(took >= GRACE.mul_f64(0.9), "killed after {took:?} already");
+}
+
+#[test]
+fn whole_group_is_stopped() {
+    let inner = format!("trap '' TERM; {FOREVER}");
+    let command = format!("sh -c \"{inner}\" & sh -c \"{inner}\" | cat & {}; {FOREVER}", announce("started"));
+    let (mut runner, mut raw) = running(&command);
+
+    let since = Instant::now();
+    runner.signal(Signal::SIGTERM);
+    let rest = raw.read_to_end();
+
+    assert_eq!(rest.codes(), [("finished", -15)]);
+    assert_stopped(&mut runner, since);
+}
+
+#[test]
+fn everything_written_before_the_end_is_flushed() {
+    let trap = "trap 'seq 1 200000; exit 5' TERM";
+    let (mut runner, mut raw) = running(&format!("seq 1 200000; {trap}; {}; {FOREVER}", announce("started")));
+
+    let since = Instant::now();
+    runner.signal(Signal::SIGTERM);
+    let rest = raw.read_to_end();
+
+    let expected = lines((1..=200_000).chain(1..=200_000));
+    assert!(rest.stdout() == expected, "{} bytes arrived", rest.stdout().len());
+    assert_eq!(rest.codes(), [("finished", 5)]);
+    assert_stopped(&mut runner, since);
+}
+
+#[test]
+fn second_signal_ends_the_runner_at_once() {
+    let trap = "trap 'echo > told' TERM";
+    let (mut runner, _raw) = running(&format!("{trap}; {}; {FOREVER}", announce("started")));
+
+    let since = Instant::now();
+    runner.signal(Signal::SIGTERM);
+    runner.wait_for("told");
+    runner.signal(Signal::SIGTERM);
+    runner.wait_exit();
+
+    let took = since.elapsed();
+    assert!(took < GRACE, "the child's grace was waited for: {took:?}");
+}
+
+#[test]
+fn idle_runner_stops_cleanly() {
+    let mut runner = app().start();
+    let mut raw = Raw::connect(&runner);
+    raw.sync();
+
+    let since = Instant::now();
+    runner.signal(Signal::SIGTERM);
+    let rest = raw.read_to_end();
+
+    assert_eq!(rest.codes(), []);
+    assert_stopped(&mut runner, since);
+}
+
+#[test]
+fn stop_does_not_wait_for_an_agent_that_is_not_there() {
+    let mut runner = app().start();
+    let mut push = Peer::connect(runner.ports().0, "PUSH");
+    push.send(&[b"exec", format!("seq 1 10000; {}; {FOREVER}", announce("started")).as_bytes()]);
+    runner.wait_for("started");
+
+    let since = Instant::now();
+    runner.signal(Signal::SIGTERM);
+
+    assert_stopped(&mut runner, since);
+}
+
+#[test]
+fn stop_does_not_wait_for_an_agent_that_has_stalled() {
+    let mut runner = app().start();
+    let (replin, replout) = runner.ports();
+    let _pull = Peer::connect_narrow(replout, 16 * 1024);
+    let mut push = Peer::connect(replin, "PUSH");
+    push.send(&[b"exec", b"exec yes"]);
+    let find_child = || runner.processes().into_iter().find(|pid| proc::comm(*pid).as_deref() == Some("yes"));
+    let child = wait::until("the child", find_child);
+    wait::until_stalled("the child", || proc::written_bytes(child));
+
+    let since = Instant::now();
+    runner.signal(Signal::SIGTERM);
+
+    assert_stopped(&mut runner, since);
+}
+
+#[test]
+fn stop_during_the_bootstrap_script() {
+    let script = format!("{}\n{}\n", announce("started"), wait_for_file("never"));
+    let mut runner = app().file("home/work/bootstrap.sh", script).start();
+    let mut raw = Raw::connect(&runner);
+    raw.op("exec", "echo not reached");
+    runner.wait_for("started");
+
+    let since = Instant::now();
+    runner.signal(Signal::SIGTERM);
+    let rest = raw.read_to_end();
+
+    assert_eq!(rest.stdout(), "");
+    assert!(rest.codes().iter().all(|(_, code)| *code != 0), "{:?}", rest.codes());
+    assert_stopped(&mut runner, since);
+}

@@ -1,0 +1,329 @@
+//! What is measured, what it must reach, and what came out. Plain data: nothing is run here.
+
+use serde_json::{Value, json};
+
+use super::world::Who;
+
+/// A line of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Figure {
+    /// From the runner's start to its first status reply
+    Start,
+    /// Resident memory after the start
+    Rss,
+    /// Round trip of a status op, beside a bare libzmq echo
+    Status,
+    /// Round trip of `exec true`, beside a bare spawn-and-wait
+    Exec,
+    /// Standard output of `head -c 512M /dev/zero`, beside a bare copy loop
+    Throughput,
+    /// Resident memory while a child writes 1 GiB and the agent reads nothing for 10 s
+    Stall,
+}
+
+/// The protocol's pause ahead of each `finished`.
+const PAUSE_MS: f64 = 10.0;
+
+impl Figure {
+    pub(super) const ALL: [Self; 6] = [Self::Start, Self::Rss, Self::Status, Self::Exec, Self::Throughput, Self::Stall];
+
+    /// Those that are taken round by round.
+    pub(super) const ROUNDS: [Self; 5] = [Self::Start, Self::Rss, Self::Status, Self::Exec, Self::Throughput];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Rss => "rss",
+            Self::Status => "status",
+            Self::Exec => "exec",
+            Self::Throughput => "throughput",
+            Self::Stall => "stall",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Start => "start to first status reply",
+            Self::Rss => "RSS after start",
+            Self::Status => "status round trip, p50",
+            Self::Exec => "exec true, p50",
+            Self::Throughput => "stdout of head -c 512M",
+            Self::Stall => "peak RSS, agent stalls 10 s",
+        }
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Start | Self::Exec => "ms",
+            Self::Rss | Self::Stall => "MiB",
+            Self::Status => "us",
+            Self::Throughput => "MiB/s",
+        }
+    }
+
+    fn more_is_better(self) -> bool {
+        self == Self::Throughput
+    }
+
+    /// What stands beside the runners.
+    fn yardstick(self) -> Option<&'static str> {
+        match self {
+            Self::Status => Some("libzmq echo"),
+            Self::Exec => Some("spawn and wait"),
+            Self::Throughput => Some("bare copy loop"),
+            Self::Start | Self::Rss | Self::Stall => None,
+        }
+    }
+
+    /// What krunner must reach, and how that comes about. `None` when what it rests on is missing.
+    fn target(self, python: Option<f64>, yardstick: Option<f64>) -> Option<(f64, &'static str)> {
+        match self {
+            Self::Start => Some((15.0, "fixed")),
+            Self::Rss => Some((8.0, "fixed")),
+            Self::Stall => Some((32.0, "fixed; and every byte arrives")),
+            Self::Status => Some((1.3 * yardstick?, "1.3 x libzmq echo")),
+            Self::Exec => Some((PAUSE_MS + 2.0 * yardstick?, "pause + 2 x spawn and wait")),
+            Self::Throughput => {
+                let (python, copy_loop) = (20.0 * python?, 0.7 * yardstick?);
+                let higher = if python > copy_loop { "20 x Python" } else { "70 % of copy loop" };
+                Some((python.max(copy_loop), higher))
+            }
+        }
+    }
+}
+
+/// The samples of one figure, one per round or start.
+#[derive(Debug, Default, Clone)]
+struct Samples {
+    python: Vec<f64>,
+    krunner: Vec<f64>,
+    yardstick: Vec<f64>,
+}
+
+/// Everything that was measured.
+#[derive(Debug, Default)]
+pub(super) struct Results {
+    wanted: Vec<(Figure, Samples)>,
+    notes: Vec<String>,
+}
+
+/// One line of the table, worked out.
+#[derive(Debug)]
+struct Row {
+    figure: Figure,
+    python: Option<f64>,
+    krunner: Option<f64>,
+    yardstick: Option<f64>,
+    target: Option<(f64, &'static str)>,
+}
+
+impl Row {
+    fn new(figure: Figure, samples: &Samples) -> Self {
+        let [python, krunner, yardstick] = [&samples.python, &samples.krunner, &samples.yardstick].map(|s| median(s));
+        Self { figure, python, krunner, yardstick, target: figure.target(python, yardstick) }
+    }
+
+    /// How many times better krunner is.
+    fn ratio(&self) -> Option<f64> {
+        let (python, krunner) = (self.python?, self.krunner?);
+        Some(if self.figure.more_is_better() { krunner / python } else { python / krunner })
+    }
+
+    fn is_met(&self) -> bool {
+        match (self.krunner, self.target) {
+            (Some(krunner), Some((target, _))) if self.figure.more_is_better() => krunner >= target,
+            (Some(krunner), Some((target, _))) => krunner <= target,
+            _ => false,
+        }
+    }
+
+    fn cells(&self) -> [String; 7] {
+        let number =
+            |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| shown(value, self.figure.unit()));
+        [
+            self.figure.title().to_owned(),
+            number(self.python),
+            number(self.krunner),
+            self.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.1} x")),
+            self.figure.yardstick().map_or_else(String::new, |name| format!("{} ({name})", number(self.yardstick))),
+            self.target.map_or_else(
+                || "unknown".to_owned(),
+                |(target, how)| {
+                    let sign = if self.figure.more_is_better() { ">=" } else { "<=" };
+                    format!("{sign} {} ({how})", shown(target, self.figure.unit()))
+                },
+            ),
+            if self.is_met() { "ok" } else { "MISSED" }.to_owned(),
+        ]
+    }
+}
+
+impl Results {
+    /// An empty sheet for these figures; for all when none is named.
+    pub(super) fn new(only: &[Figure]) -> Self {
+        let wanted = Figure::ALL.into_iter().filter(|figure| only.is_empty() || only.contains(figure));
+        Self { wanted: wanted.map(|figure| (figure, Samples::default())).collect(), notes: Vec::new() }
+    }
+
+    pub(super) fn wants(&self, figure: Figure) -> bool {
+        self.wanted.iter().any(|(wanted, _)| *wanted == figure)
+    }
+
+    /// Takes in a sample; one that nobody wants is dropped.
+    pub(super) fn add(&mut self, figure: Figure, who: Who, value: f64) {
+        if let Some(samples) = self.samples(figure) {
+            match who {
+                Who::Python => samples.python.push(value),
+                Who::Krunner => samples.krunner.push(value),
+            }
+        }
+    }
+
+    pub(super) fn add_yardstick(&mut self, figure: Figure, value: f64) {
+        if let Some(samples) = self.samples(figure) {
+            samples.yardstick.push(value);
+        }
+    }
+
+    fn samples(&mut self, figure: Figure) -> Option<&mut Samples> {
+        self.wanted.iter_mut().find(|(wanted, _)| *wanted == figure).map(|(_, samples)| samples)
+    }
+
+    /// Something to say below the table.
+    pub(super) fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        self.wanted.iter().map(|(figure, samples)| Row::new(*figure, samples)).collect()
+    }
+
+    /// Whether every target is met.
+    pub(super) fn all_met(&self) -> bool {
+        self.rows().iter().all(Row::is_met)
+    }
+
+    /// For people: medians, ratio, target, verdict.
+    pub(super) fn table(&self) -> String {
+        let head = ["figure", "Python runner", "krunner", "ratio", "yardstick", "target", "ok?"].map(str::to_owned);
+        let lines: Vec<[String; 7]> = [head].into_iter().chain(self.rows().iter().map(Row::cells)).collect();
+        let widths: Vec<usize> =
+            (0..7).map(|column| lines.iter().map(|line| line[column].len()).max().unwrap_or(0)).collect();
+        let mut text = Vec::new();
+        for (index, line) in lines.iter().enumerate() {
+            let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+            text.push(format!("| {} |\n", cells.join(" | ")));
+            if index == 0 {
+                let dashes: Vec<String> = widths.iter().map(|&width| "-".repeat(width)).collect();
+                text.push(format!("| {} |\n", dashes.join(" | ")));
+            }
+        }
+        text.extend(self.notes.iter().map(|note| format!("note: {note}\n")));
+        text.concat()
+    }
+
+    /// For programs: the same, with every sample.
+    pub(super) fn json(&self) -> Value {
+        let figures: Vec<Value> = self
+            .rows()
+            .iter()
+            .zip(&self.wanted)
+            .map(|(row, (figure, samples))| {
+                json!({
+                    "figure": figure.name(),
+                    "title": figure.title(),
+                    "unit": figure.unit(),
+                    "python": row.python,
+                    "krunner": row.krunner,
+                    "ratio": row.ratio(),
+                    "yardstick": figure.yardstick().map(|name| json!({"name": name, "value": row.yardstick})),
+                    "target": row.target.map(|(value, how)| json!({"value": value, "how": how})),
+                    "ok": row.is_met(),
+                    "samples": {
+                        "python": samples.python,
+                        "krunner": samples.krunner,
+                        "yardstick": samples.yardstick,
+                    },
+                })
+            })
+            .collect();
+        json!({"ok": self.all_met(), "figures": figures, "notes": self.notes})
+    }
+}
+
+/// The middle sample; of an even number, the mean of the middle two.
+pub(super) fn median(samples: &[f64]) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        length if length % 2 == 1 => Some(sorted[middle]),
+        _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
+    }
+}
+
+/// Three digits or so.
+fn shown(value: f64, unit: &str) -> String {
+    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.digits$} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0]), Some(2.5));
+    }
+
+    fn row(figure: Figure, python: f64, krunner: f64, yardstick: f64) -> Row {
+        let samples = Samples { python: vec![python], krunner: vec![krunner], yardstick: vec![yardstick] };
+        Row::new(figure, &samples)
+    }
+
+    #[test]
+    fn targets_are_those_of_the_plan() {
+        assert!(row(Figure::Start, 270.0, 15.0, 0.0).is_met());
+        assert!(!row(Figure::Rss, 40.0, 8.1, 0.0).is_met());
+        assert!(row(Figure::Status, 322.0, 129.0, 100.0).is_met());
+        assert!(!row(Figure::Status, 322.0, 131.0, 100.0).is_met());
+        assert!(row(Figure::Exec, 16.7, 11.9, 1.0).is_met());
+        assert!(!row(Figure::Exec, 16.7, 12.1, 1.0).is_met());
+        assert!(!row(Figure::Stall, 60.0, 32.1, 0.0).is_met());
+    }
+
+    #[test]
+    fn throughput_has_two_targets_and_the_higher_one_counts() {
+        assert!(!row(Figure::Throughput, 30.0, 599.0, 500.0).is_met());
+        assert!(row(Figure::Throughput, 30.0, 700.0, 1000.0).is_met());
+        assert!(!row(Figure::Throughput, 30.0, 699.0, 1000.0).is_met());
+    }
+
+    #[test]
+    fn a_figure_without_samples_is_missed() {
+        let results = Results::new(&[Figure::Start]);
+        assert!(!results.all_met());
+        assert!(results.table().contains("MISSED"));
+    }
+
+    #[test]
+    fn the_table_holds_what_was_asked_for() {
+        let mut results = Results::new(&[Figure::Throughput]);
+        results.add(Figure::Throughput, Who::Python, 30.0);
+        results.add(Figure::Throughput, Who::Krunner, 900.0);
+        results.add(Figure::Start, Who::Krunner, 1.0);
+        results.add_yardstick(Figure::Throughput, 1000.0);
+        results.note("a note".to_owned());
+        let table = results.table();
+        assert!(
+            table.contains("30.0 x") && table.contains(">= 700 MiB/s (70 % of copy loop)") && table.contains("| ok ")
+        );
+        assert!(table.ends_with("note: a note\n") && !table.contains("first status"));
+        assert_eq!(results.json()["figures"][0]["samples"]["krunner"][0], 900.0);
+        assert_eq!(results.json()["ok"], true);
+    }
+}

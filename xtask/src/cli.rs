@@ -1,0 +1,56 @@
+//! The command line: which task, with which arguments. What a task does is in the task's own file.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{bench, test, tidy};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask test                all suites that can run on this machine; what was skipped is listed last
+  cargo xtask test --all          installs what is missing first; a skip is a failure (what CI runs)
+  cargo xtask test interrupt      only the tests with `interrupt` in their names
+  cargo xtask tidy                the rules that no compiler checks
+  cargo xtask bench --quick       krunner beside the Python runner, in about a minute
+
+Exit codes: 0 all is well, 1 a check or a target failed or the task could not run, 2 wrong usage.";
+
+/// Development tasks of the krunner workspace.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Builds krunner and runs tidy, the unit tests and the integration suites
+    Test(test::Args),
+    /// Checks the rules that no compiler checks: layering, file heads, lengths, who may be unsafe
+    Tidy(tidy::Args),
+    /// Measures krunner beside the Python runner, and fails when a target is missed
+    Bench(bench::Args),
+    /// One of the bench's yardsticks: a bare pipe -> PUSH copy loop behind the runner's protocol
+    #[command(hide = true)]
+    BenchPeer(bench::peer::Args),
+}
+
+/// Runs the task that the command line names.
+pub(crate) fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Test(args) => test::run(&args),
+        Task::Tidy(args) => tidy::run(&args),
+        Task::Bench(args) => bench::run(&args),
+        Task::BenchPeer(args) => bench::peer::run(&args).map(|()| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What the suites need from the machine beyond the Rust toolchain, and how to get it.
+//!
+//! Only `cargo xtask test --all` installs. Everywhere else a test that misses something skips
+//! itself and says why.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::workspace::{on_path, run, step};
+
+/// How to tell that a package's content is there, whoever put it there.
+enum Probe {
+    Program(&'static str),
+    File(&'static str),
+}
+
+/// A Debian package that tests use.
+struct Package {
+    name: &'static str,
+    probe: Probe,
+    why: &'static str,
+}
+
+/// Everything that tests call or compile against. A new need is a line here.
+const PACKAGES: &[Package] = &[
+    Package { name: "gcc", probe: Probe::Program("gcc"), why: "the `c` runtime compiles with it" },
+    Package { name: "libc6-dev", probe: Probe::File("/usr/include/stdio.h"), why: "the headers of compiled programs" },
+    Package { name: "make", probe: Probe::Program("make"), why: "`build *` runs a Makefile with it" },
+    Package { name: "procps", probe: Probe::Program("pkill"), why: "ps and pkill, as users have them in a terminal" },
+    Package { name: "iproute2", probe: Probe::Program("ip"), why: "raises `lo` in a private network namespace" },
+    Package { name: "util-linux", probe: Probe::Program("unshare"), why: "private namespaces for suites and bench" },
+];
+
+impl Package {
+    fn is_there(&self) -> bool {
+        match self.probe {
+            Probe::Program(program) => on_path(program),
+            Probe::File(path) => Path::new(path).exists(),
+        }
+    }
+}
+
+/// Installs the packages whose content is not on this machine.
+pub(crate) fn install_missing() -> Result<()> {
+    let missing: Vec<&Package> = PACKAGES.iter().filter(|package| !package.is_there()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for package in &missing {
+        step(&format!("{} is missing: {}", package.name, package.why));
+    }
+    install(&missing.iter().map(|package| package.name).collect::<Vec<_>>())?;
+    match missing.iter().find(|package| !package.is_there()) {
+        Some(package) => bail!("{} is installed, and what tests need of it is still not there", package.name),
+        None => Ok(()),
+    }
+}
+
+/// Installs Debian packages. The package lists are fetched only when the first try fails, since
+/// they are often there already.
+pub(crate) fn install(names: &[&str]) -> Result<()> {
+    let by_hand = format!("apt-get install {}", names.join(" "));
+    if !on_path("apt-get") {
+        bail!("this is no Debian; install by other means what these packages hold: {}", names.join(" "));
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("installing needs root; run: sudo {by_hand}");
+    }
+    step(&by_hand);
+    if run(&mut apt(names)).is_ok() {
+        return Ok(());
+    }
+    step("apt-get update");
+    run(Command::new("apt-get").args(["update", "--quiet"])).context("no package lists")?;
+    run(&mut apt(names)).with_context(|| format!("try by hand: {by_hand}"))
+}
+
+fn apt(names: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(names);
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}

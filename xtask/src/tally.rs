@@ -1,0 +1,144 @@
+//! What a run of tests came to, counted from what `cargo test` prints and from the file in which
+//! tests that skipped themselves say why. Plain text in, numbers out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The sums over all test binaries of a run.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    passed: u64,
+    failed: u64,
+    failures: Vec<String>,
+    /// Reason -> tests. A test may be in more than one group.
+    skips: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Tally {
+    /// Takes in one line of `cargo test`'s standard output.
+    pub(crate) fn read_line(&mut self, line: &str) {
+        let Some(rest) = line.strip_prefix("test ") else { return };
+        if let Some((_, counts)) = rest.strip_prefix("result: ").and_then(|rest| rest.split_once(". ")) {
+            self.passed += count(counts, "passed");
+            self.failed += count(counts, "failed");
+        } else if let Some((name, outcome)) = rest.rsplit_once(" ... ") {
+            match outcome.split_once(',').map_or((outcome, ""), |(outcome, reason)| (outcome, reason.trim())) {
+                ("FAILED", _) => self.failures.push(name.to_owned()),
+                ("ignored", "") => self.skip(name, "marked #[ignore]"),
+                ("ignored", reason) => self.skip(name, reason),
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes in the skip file: lines of a test's name, a tab, and the reason. Such a test returned
+    /// early, so its binary counted it as passed; here it no longer is.
+    pub(crate) fn read_skips(&mut self, text: &str) {
+        let mut names = BTreeSet::new();
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let (name, reason) = line.split_once('\t').unwrap_or((line, "no reason given"));
+            names.insert(name);
+            self.skip(name, reason);
+        }
+        self.passed = self.passed.saturating_sub(names.len() as u64);
+    }
+
+    fn skip(&mut self, name: &str, reason: &str) {
+        self.skips.entry(reason.to_owned()).or_default().insert(name.to_owned());
+    }
+
+    /// How many tests were skipped, however many reasons each had.
+    pub(crate) fn skipped(&self) -> usize {
+        self.skips.values().flatten().collect::<BTreeSet<_>>().len()
+    }
+
+    /// Whether any test ran or could have run.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.passed == 0 && self.failed == 0 && self.skips.is_empty()
+    }
+
+    /// The tests that failed.
+    pub(crate) fn failures(&self) -> &[String] {
+        &self.failures
+    }
+
+    /// The skips by reason, for people.
+    pub(crate) fn skip_list(&self) -> String {
+        if self.skips.is_empty() {
+            return "no skips\n".to_owned();
+        }
+        let mut text = vec!["skipped:\n".to_owned()];
+        for (reason, names) in &self.skips {
+            text.push(format!("  {reason}\n"));
+            text.extend(names.iter().map(|name| format!("    {name}\n")));
+        }
+        text.concat()
+    }
+
+    /// The closing line, in the form that CI reads.
+    pub(crate) fn closing_line(&self) -> String {
+        format!("suites: {} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped())
+    }
+}
+
+/// The number before `what` in `3 passed; 1 failed; ...`.
+fn count(counts: &str, what: &str) -> u64 {
+    counts
+        .split(';')
+        .filter_map(|part| part.trim().split_once(' '))
+        .find(|(_, name)| *name == what)
+        .and_then(|(number, _)| number.parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(output: &str, skips: &str) -> Tally {
+        let mut tally = Tally::default();
+        output.lines().for_each(|line| tally.read_line(line));
+        tally.read_skips(skips);
+        tally
+    }
+
+    const OUTPUT: &str = "\
+running 4 tests
+test conformance::makefile ... ok
+test conformance::input ... FAILED
+test monitor::oom ... ok
+test slow ... ignored, takes an hour
+test src/lib.rs - parse (line 3) ... ignored
+
+failures:
+    conformance::input
+test result: FAILED. 2 passed; 1 failed; 2 ignored; 0 measured; 7 filtered out; finished in 0.31s
+test result: ok. 10 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+";
+
+    #[test]
+    fn sums_all_binaries_and_names_the_failures() {
+        let tally = tally(OUTPUT, "");
+        assert_eq!(tally.closing_line(), "suites: 12 passed, 1 failed, 2 skipped");
+        assert_eq!(tally.failures(), ["conformance::input"]);
+    }
+
+    #[test]
+    fn a_test_that_skipped_itself_did_not_pass() {
+        let tally = tally(OUTPUT, "monitor::oom\tneeds root\nmonitor::oom\tneeds BTF\n");
+        assert_eq!(tally.closing_line(), "suites: 11 passed, 1 failed, 3 skipped");
+    }
+
+    #[test]
+    fn skips_are_grouped_by_reason() {
+        let tally = tally("", "b\tneeds root\na\tneeds root\nc\tno venv\n\n");
+        assert_eq!(tally.skip_list(), "skipped:\n  needs root\n    a\n    b\n  no venv\n    c\n");
+        assert!(!tally.is_empty());
+    }
+
+    #[test]
+    fn nothing_ran_is_seen() {
+        let tally = tally("test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out\n", "");
+        assert!(tally.is_empty());
+        assert_eq!(tally.skip_list(), "no skips\n");
+    }
+}

@@ -1,0 +1,130 @@
+//! `cargo xtask test`: everything that says whether this tree works, once.
+//!
+//! Tidy, then the unit tests of all packages, then the integration suites against the release
+//! binary. A part that fails does not stop the next one: the end of the output tells all.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use crate::tally::Tally;
+use crate::workspace::{build_release, cargo, named, root, step};
+use crate::{host, tidy, venv};
+
+const HELP: &str = "\
+A test that misses something on this machine (a program, root, the Python environment) skips itself, and the
+end of the output lists it with its reason. With --all, what is missing is installed first: Debian packages,
+and a Python environment at target/venv.
+
+Environment:
+  KRUNNER_VENV   a Python environment to use as it is, in place of target/venv
+
+Tests are told where things are by KRUNNER_BIN (the release binary), KRUNNER_TEST_PYTHON (unset without a Python
+environment), KRUNNER_SKIP_FILE (where to say what was skipped) and, with --all, KRUNNER_TEST_ALL=1.
+
+Examples:
+  cargo xtask test
+  cargo xtask test --all
+  cargo xtask test conformance::";
+
+/// Arguments of `cargo xtask test`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Args {
+    /// Install what is missing, and count a skipped test as a failure
+    #[arg(long)]
+    all: bool,
+    /// Run only tests with this in their names
+    filter: Option<String>,
+}
+
+/// What tests find in their environment.
+struct World {
+    krunner: PathBuf,
+    python: Option<PathBuf>,
+    skip_file: PathBuf,
+    all: bool,
+}
+
+/// Runs everything; `false` when something failed.
+pub(crate) fn run(args: &Args) -> Result<bool> {
+    let python = if args.all {
+        host::install_missing()?;
+        Some(venv::ensure()?)
+    } else {
+        venv::existing()?
+    };
+    let mut problems = Vec::new();
+    step("tidy");
+    if !tidy::check_workspace(&root())? {
+        problems.push("tidy has complaints (above)".to_owned());
+    }
+
+    let scratch = tempfile::tempdir().context("no temporary folder")?;
+    let skip_file = scratch.path().join("skips");
+    fs::write(&skip_file, "")?;
+    let world = World { krunner: build_release("krunner")?, python, skip_file, all: args.all };
+    let mut tally = Tally::default();
+    // The suites' package runs on its own, so that they run once; krunner-ebpf is for another target.
+    let unit = ["test", "--no-fail-fast", "--workspace", "--exclude", "krunner-ebpf", "--exclude", "krunner-tests"];
+    let suites = ["test", "--no-fail-fast", "--package", "krunner-tests"];
+    for (what, arguments) in [("unit tests", &unit[..]), ("integration suites", &suites[..])] {
+        step(what);
+        let mut command = cargo(arguments);
+        command.args(&args.filter);
+        if !world.run(&mut command, &mut tally)? {
+            problems.push(format!("the {what} failed"));
+        }
+    }
+
+    tally.read_skips(&fs::read_to_string(&world.skip_file)?);
+    if tally.is_empty() {
+        problems.push(match &args.filter {
+            Some(filter) => format!("no test has `{filter}` in its name"),
+            None => "no test ran".to_owned(),
+        });
+    }
+    if args.all && tally.skipped() > 0 {
+        problems.push("a skip is a failure with --all".to_owned());
+    }
+    close(&tally, &problems);
+    Ok(problems.is_empty())
+}
+
+impl World {
+    /// Runs `cargo test`, shows its output as it comes and counts along.
+    fn run(&self, command: &mut Command, tally: &mut Tally) -> Result<bool> {
+        command.env("KRUNNER_BIN", &self.krunner).env("KRUNNER_SKIP_FILE", &self.skip_file);
+        command.env_remove("KRUNNER_TEST_PYTHON").env_remove("KRUNNER_TEST_ALL");
+        if let Some(python) = &self.python {
+            command.env("KRUNNER_TEST_PYTHON", python);
+        }
+        if self.all {
+            command.env("KRUNNER_TEST_ALL", "1");
+        }
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
+        for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            tally.read_line(&line);
+        }
+        Ok(child.wait().with_context(|| format!("{} got lost", named(command)))?.success())
+    }
+}
+
+/// The end of the output: failures, skips with their reasons, and the line that CI reads.
+fn close(tally: &Tally, problems: &[String]) {
+    println!();
+    for failure in tally.failures() {
+        println!("failed: {failure}");
+    }
+    for problem in problems {
+        println!("problem: {problem}");
+    }
+    print!("{}", tally.skip_list());
+    println!("{}", tally.closing_line());
+}

@@ -1,0 +1,139 @@
+//! `cargo xtask tidy`: the rules of this tree that no compiler checks.
+//!
+//! A rule is a pure function from a file's path and text, or from the whole list of files, to
+//! complaints; each complaint names the place and the remedy. The folder beside this file has them:
+//! `layers` (who may use whom in krunner), `files` (one .rs file at a time), `tree` (all files).
+
+mod files;
+mod layers;
+mod source;
+mod tree;
+
+use std::fmt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::workspace::root;
+use source::Source;
+
+const HELP: &str = "\
+Looks at every file that git tracks or would track. Each complaint names the place, the rule and the remedy.
+
+Rules:
+  layers   rooms of krunner use each other only along the arrows of ARCHITECTURE.md
+  owners   zeromq only in transport/ and terminal/, aya only in monitor/tracer/bpf.rs, unsafe only in sys/ and the
+           BPF edge, tokio::spawn only in tasks.rs
+  files    every .rs file opens with //! and stays within 500 lines; mod.rs only declares; main.rs is tiny
+  tree     no new top-level folders, no host name of a package registry, a reason in ARCHITECTURE.md for each
+           dependency of krunner";
+
+/// Arguments of `cargo xtask tidy`: none, there is nothing to choose.
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Args {}
+
+/// One place where a rule is broken.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Complaint {
+    path: String,
+    line: usize,
+    problem: String,
+    remedy: String,
+}
+
+impl Complaint {
+    fn new(path: &str, line: usize, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { path: path.to_owned(), line, problem: problem.into(), remedy: remedy.into() }
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}\n    {}", self.path, self.line, self.problem, self.remedy)
+    }
+}
+
+/// Runs the task; `false` when a rule is broken.
+pub(crate) fn run(_: &Args) -> Result<bool> {
+    check_workspace(&root())
+}
+
+/// Checks the checkout at `root` and prints the complaints.
+pub(crate) fn check_workspace(root: &Path) -> Result<bool> {
+    let sources = read_all(root)?;
+    let (complaints, notes) = check(&sources);
+    for complaint in &complaints {
+        println!("{complaint}");
+    }
+    for note in notes {
+        println!("note: {note}");
+    }
+    match complaints.len() {
+        0 => println!("tidy: {} files, no complaints", sources.len()),
+        count => println!("tidy: {} files, {count} complaints", sources.len()),
+    }
+    Ok(complaints.is_empty())
+}
+
+/// All rules over all files, with notes on rules that had nothing to look at.
+fn check(sources: &[Source]) -> (Vec<Complaint>, Vec<String>) {
+    let mut complaints = Vec::new();
+    let mut notes = Vec::new();
+    for source in sources {
+        if source.is_rust() {
+            files::check(source, &mut complaints);
+            layers::check(source, &mut complaints);
+        }
+        tree::check_file(source, &mut complaints);
+    }
+    tree::check_folders(sources, &mut complaints);
+    tree::check_dependencies(sources, &mut complaints, &mut notes);
+    complaints.sort();
+    (complaints, notes)
+}
+
+/// The files that git tracks or would track, with their text. Binary files come with none.
+fn read_all(root: &Path) -> Result<Vec<Source>> {
+    let output = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run git")?;
+    if !output.status.success() {
+        bail!("git ls-files failed in {}", root.display());
+    }
+    let names = String::from_utf8(output.stdout).context("a file's name is not UTF-8")?;
+    let mut names: Vec<&str> = names.split('\0').filter(|name| !name.is_empty()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let mut sources = Vec::new();
+    for name in names {
+        match std::fs::read(root.join(name)) {
+            Ok(bytes) => sources.push(Source::new(name, &String::from_utf8(bytes).unwrap_or_default())),
+            // Deleted and not yet committed so.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read {name}")),
+        }
+    }
+    Ok(sources)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_names_place_and_remedy() {
+        let complaint = Complaint::new("a/b.rs", 7, "wrong", "do it right");
+        assert_eq!(complaint.to_string(), "a/b.rs:7: wrong\n    do it right");
+    }
+
+    #[test]
+    fn this_tree_can_be_read() {
+        let sources = read_all(&root()).unwrap();
+        assert!(sources.iter().any(|source| source.path() == "xtask/src/tidy.rs"));
+    }
+}

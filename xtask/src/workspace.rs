@@ -1,0 +1,81 @@
+//! Where things are in this workspace, and how a task runs other programs: one line that says what
+//! is going on, then the program's own output, and its failure as an error.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+/// The folder of the workspace's `Cargo.toml`.
+///
+/// `cargo run` says which checkout it was called in; the compiled-in path stands for a binary that
+/// is started by hand.
+pub(crate) fn root() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+/// Cargo's target folder, wherever its configuration puts it.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        target_directory: PathBuf,
+    }
+    let output = cargo(["metadata", "--no-deps", "--format-version", "1"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("cargo metadata failed: {}", output.status);
+    }
+    let metadata: Metadata = serde_json::from_slice(&output.stdout).context("cargo metadata is not what we know")?;
+    Ok(metadata.target_directory)
+}
+
+/// The cargo that called us, at the workspace's root.
+pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Builds the binary of `package` in release; yields its path.
+pub(crate) fn build_release(package: &str) -> Result<PathBuf> {
+    step(&format!("building {package} (release)"));
+    run(&mut cargo(["build", "--release", "--package", package]))?;
+    let binary = target_dir()?.join("release").join(package);
+    if !binary.is_file() {
+        bail!("cargo built no {}", binary.display());
+    }
+    Ok(binary)
+}
+
+/// Tells what goes on from here.
+pub(crate) fn step(text: &str) {
+    println!("==> {text}");
+}
+
+/// Runs a program to its end, its output shown as it comes.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot run {}", named(command)))?;
+    if !status.success() {
+        bail!("{} failed: {status}", named(command));
+    }
+    Ok(())
+}
+
+/// The program of a command, for messages.
+pub(crate) fn named(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match command.get_args().next() {
+        Some(first) => format!("{program} {}", first.to_string_lossy()),
+        None => program,
+    }
+}
+
+/// Whether a program of that name is on `PATH`.
+pub(crate) fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
