@@ -24,7 +24,8 @@ pub type Bridge = Box<dyn Fn(Bytes) -> bool + Send + Sync>;
 /// # Panics
 /// When called twice.
 pub fn init(prefix: &'static str, debug: bool, stderr: Writer, bridge: Option<Bridge>) {
-    let log = Log { prefix, debug, stderr: Outlet::new(move |line| stderr.try_write(line)), bridge: bridge.map(Outlet::new) };
+    let log =
+        Log { prefix, debug, stderr: Outlet::new(move |line| stderr.try_write(line)), bridge: bridge.map(Outlet::new) };
     tracing_subscriber::registry().with(log).init();
 }
 
@@ -120,12 +121,8 @@ mod tests {
             }
             open
         };
-        let log = Log {
-            prefix: "c-kernel",
-            debug: false,
-            stderr: Outlet::new(|_| true),
-            bridge: Some(Outlet::new(bridge)),
-        };
+        let log =
+            Log { prefix: "c-kernel", debug: false, stderr: Outlet::new(|_| true), bridge: Some(Outlet::new(bridge)) };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
             tracing::info!(code = 3, "has exited");
             tracing::debug!("not shown");

@@ -33,7 +33,7 @@ const MAX_WAITING: usize = 64;
 const MAX_TYPED_AHEAD_BYTES: usize = 16 * 1024 * 1024;
 
 /// How long a program may take to read the text it asked for.
-const WRITE_PATIENCE: Duration = Duration::from_secs(60);
+const WRITE_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Sent for each program that asks, when its turn comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,14 @@ pub fn serve(
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     let (texts, typed) = mpsc::unbounded_channel();
-    let desk = Desk { supported, wanted, waiting: VecDeque::new(), asked: false, typed_ahead: VecDeque::new(), tasks: tasks.clone() };
+    let desk = Desk {
+        supported,
+        wanted,
+        waiting: VecDeque::new(),
+        asked: false,
+        typed_ahead: VecDeque::new(),
+        tasks: tasks.clone(),
+    };
     tasks.spawn("user input", desk.run(listener, typed));
     Ok(UserInput { texts })
 }
@@ -131,7 +138,10 @@ impl Desk {
         if !self.supported {
             tracing::warn!("input arrived, but this runtime takes none");
         } else if kept + text.len() > MAX_TYPED_AHEAD_BYTES && !self.typed_ahead.is_empty() {
-            tracing::warn!("more than {MAX_TYPED_AHEAD_BYTES} bytes of input wait to be read; {} are dropped", text.len());
+            tracing::warn!(
+                "more than {MAX_TYPED_AHEAD_BYTES} bytes of input wait to be read; {} are dropped",
+                text.len()
+            );
         } else {
             self.typed_ahead.push_back(text);
         }
@@ -158,7 +168,9 @@ impl Desk {
             match timeout(WRITE_PATIENCE, stream.write_all(text.as_bytes())).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!("input could not be handed to the program: {error}"),
-                Err(_) => tracing::warn!("a program did not read its input for {WRITE_PATIENCE:?}; the rest is dropped"),
+                Err(_) => {
+                    tracing::warn!("a program did not read its input for {WRITE_PATIENCE:?}; the rest is dropped");
+                }
             }
         });
     }

@@ -80,24 +80,27 @@ async fn interrupt(client: &mut Client) -> anyhow::Result<Batch> {
     client.send("exec", "echo ready; exec sleep 60").await?;
     let mut batch = Batch::default();
     while batch.stdout.is_empty() {
-        batch.take(client.receive(PATIENCE).await?)?;
+        batch.take(&client.receive(PATIENCE).await?)?;
     }
     client.send("interrupt", "").await?;
     batch.until_finished(client).await
 }
 
 async fn stop(client: &mut Client, scratch: &mut Scratch) -> anyhow::Result<()> {
-    client.send("exec", "trap 'echo stopping; exit 0' TERM; echo ready; sleep 60 & wait").await?;
+    client.send("exec", "trap 'echo stopping; exit 0' TERM; sleep 60 & echo ready; wait").await?;
     let mut batch = Batch::default();
     while batch.stdout.is_empty() {
-        batch.take(client.receive(PATIENCE).await?)?;
+        batch.take(&client.receive(PATIENCE).await?)?;
     }
     scratch.signal(Signal::SIGTERM)?;
     let batch = batch.until_finished(client).await?;
     batch.expect(-15, "ready\nstopping\n")?;
     let status = scratch.wait().await?;
     ensure!(status.success(), "the runner has ended with {status}");
-    let left: Vec<_> = fs::read_dir(scratch.work())?.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket())).collect();
+    let left: Vec<_> = fs::read_dir(scratch.work())?
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
+        .collect();
     ensure!(left.is_empty(), "sockets were left behind: {left:?}");
     Ok(())
 }
@@ -120,7 +123,7 @@ struct Batch {
 
 impl Batch {
     /// Takes a reply in; `true` when it is the last.
-    fn take(&mut self, reply: RawReply) -> anyhow::Result<bool> {
+    fn take(&mut self, reply: &RawReply) -> anyhow::Result<bool> {
         match reply.kind.as_str() {
             "stdout" => self.stdout.extend_from_slice(&reply.payload),
             "stderr" => self.stderr.extend_from_slice(&reply.payload),
@@ -136,7 +139,7 @@ impl Batch {
     }
 
     async fn until_finished(mut self, client: &mut Client) -> anyhow::Result<Self> {
-        while !self.take(client.receive(PATIENCE).await?)? {}
+        while !self.take(&client.receive(PATIENCE).await?)? {}
         Ok(self)
     }
 

@@ -22,7 +22,7 @@ fn last_reply(op: &str) -> Option<&'static str> {
         "start-service" => "service-result",
         "start-model-service" => "model-service-result",
         "get-apps" => "apps-result",
-        "input" | "interrupt" | "event" | "shutdown-service" => return None,
+        // `input`, `interrupt`, `event`, `shutdown-service`, and whatever the runner may not know.
         _ => return None,
     })
 }

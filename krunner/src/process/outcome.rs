@@ -47,9 +47,8 @@ impl Outcome {
     #[must_use]
     pub fn code(self) -> i32 {
         match self {
-            Self::Ended(exit) => exit.code(),
             Self::CutShort(Exit::Code(0)) => -nix::libc::SIGTERM,
-            Self::CutShort(exit) => exit.code(),
+            Self::CutShort(exit) | Self::Ended(exit) => exit.code(),
             Self::NotStarted => -nix::libc::SIGINT,
         }
     }

@@ -147,10 +147,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let empty = folder(&[]);
-        assert_eq!(
-            shown(c().build(empty.path())),
-            ["127: there is neither a \"Makefile\" nor a \"main.c\" to build"]
-        );
+        assert_eq!(shown(c().build(empty.path())), ["127: there is neither a \"Makefile\" nor a \"main.c\" to build"]);
         assert_eq!(shown(c().execute(empty.path())), ["127: there is neither a \"main\" nor an \"a.out\" to run"]);
         assert_eq!(shown(c().clean(empty.path())), ["0: nothing is cleaned: there is no \"Makefile\""]);
     }

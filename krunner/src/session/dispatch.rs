@@ -162,8 +162,7 @@ impl Session {
             Event::Ready(env) => {
                 tracing::debug!("ready for steps");
                 self.current = None;
-                let worker =
-                    Worker { runtime: Arc::clone(&self.runtime), launcher: self.launcher.clone(), env: *env };
+                let worker = Worker { runtime: Arc::clone(&self.runtime), launcher: self.launcher.clone(), env: *env };
                 self.worker = Some(Arc::new(worker));
                 self.advance();
             }

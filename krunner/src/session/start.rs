@@ -9,15 +9,8 @@ use crate::process::{Command, Control, Launcher};
 use crate::runtime::{InitContext, Runtime};
 
 /// Shells that can run a bootstrap script, best first.
-const POSIX_SHELLS: [&str; 7] = [
-    "/bin/sh",
-    "/usr/bin/sh",
-    "/bin/bash",
-    "/usr/bin/bash",
-    "/usr/local/bin/bash",
-    "/bin/dash",
-    "/bin/ash",
-];
+const POSIX_SHELLS: [&str; 7] =
+    ["/bin/sh", "/usr/bin/sh", "/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash", "/bin/dash", "/bin/ash"];
 
 /// Prepares for steps. A part that fails is told, and the rest goes on.
 pub(super) struct Preparation {

@@ -81,7 +81,8 @@ impl Client {
     /// When none comes within `patience`, or the connection breaks.
     pub async fn receive(&mut self, patience: Duration) -> Result<RawReply, ClientError> {
         let message = timeout(patience, self.replies.recv()).await.map_err(|_| ClientError::Silent(patience))??;
-        let [kind, payload] = <[Bytes; 2]>::try_from(message.into_vec()).map_err(|frames| ClientError::FrameCount(frames.len()))?;
+        let [kind, payload] =
+            <[Bytes; 2]>::try_from(message.into_vec()).map_err(|frames| ClientError::FrameCount(frames.len()))?;
         Ok(RawReply { kind: String::from_utf8_lossy(&kind).into_owned(), payload })
     }
 }

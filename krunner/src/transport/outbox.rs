@@ -77,8 +77,13 @@ impl Outbox {
         let (parcels, parcels_out) = mpsc::unbounded_channel();
         let (flushes, flushes_out) = mpsc::unbounded_channel();
         let budget = |bytes| Arc::new(Semaphore::new(bytes));
-        let outbox =
-            Self { parcels, flushes, output: budget(OUTPUT_BYTES), log: budget(LOG_BYTES), answers: budget(ANSWER_BYTES) };
+        let outbox = Self {
+            parcels,
+            flushes,
+            output: budget(OUTPUT_BYTES),
+            log: budget(LOG_BYTES),
+            answers: budget(ANSWER_BYTES),
+        };
         (outbox, Queue(Parcels { parcels: parcels_out, flushes: flushes_out }))
     }
 

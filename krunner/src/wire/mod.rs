@@ -12,7 +12,5 @@ mod reply;
 
 pub use frame::{BadMessage, Message};
 pub use op::{AgentEvent, Op, Step, StepKind};
-pub use payload::{
-    App, InputOptions, ModelServiceRequest, ModelStatus, ServiceOutcome, ServiceRequest,
-};
+pub use payload::{App, InputOptions, ModelServiceRequest, ModelStatus, ServiceOutcome, ServiceRequest};
 pub use reply::{MAX_OUTPUT_BYTES, OutputStream, Reply};
