@@ -70,10 +70,12 @@ async fn serve(stream: TcpStream, role: Role, messages: mpsc::Sender<Vec<Bytes>>
     tokio::pin!(receive);
     let ended = tokio::select! {
         ended = &mut relay => ended,
-        () = &mut receive => Ok(()),
+        () = &mut receive => return Ok(()),
     };
     // Closes the inner connection, at whose end the socket stops; until then it hands over what it has.
     drop(relay);
-    let _ = timeout(DRAIN_DEADLINE, receive).await;
+    if timeout(DRAIN_DEADLINE, receive).await.is_err() {
+        tracing::debug!("a peer that has left is given up with messages that nobody took");
+    }
     Ok(ended?)
 }
