@@ -123,6 +123,17 @@ impl Runner {
         pids
     }
 
+    /// Waits until so many processes of the session have become that program. Before its exec a shell's child may lose a
+    /// signal: dash catches SIGINT and forgets it when it is about to exec.
+    #[track_caller]
+    pub fn wait_for_program(&self, comm: &str, count: usize) -> Vec<u32> {
+        wait::until(&format!("{count} processes {comm:?}"), || {
+            let mut pids = self.processes();
+            pids.retain(|&pid| proc::comm(pid).as_deref() == Some(comm));
+            (pids.len() == count).then_some(pids)
+        })
+    }
+
     /// Asks the runner to stop, as the drop does, so that its own ending is not cut short; then by force.
     fn end(&mut self) {
         const GRACE: Duration = Duration::from_secs(10);

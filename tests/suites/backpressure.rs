@@ -52,8 +52,7 @@ impl Counting {
 /// Waits until the `seq` of the session can write no more.
 #[track_caller]
 fn wait_until_blocked(runner: &Runner) -> u64 {
-    let find = || runner.processes().into_iter().find(|pid| proc::comm(*pid).as_deref() == Some("seq"));
-    let child = wait::until("the child", find);
+    let child = runner.wait_for_program("seq", 1)[0];
     wait::until_stalled("the child", || proc::written_bytes(child))
 }
 

@@ -17,11 +17,11 @@ fn child_has_the_three_standard_streams_only() {
 
 #[test]
 fn child_has_default_signals_and_a_group_of_its_own() {
+    /// SIGINT, SIGPIPE, SIGTERM; what else is ignored, such as SIGHUP under nohup, is the caller's choice.
+    const THESE: u64 = 1 << 1 | 1 << 12 | 1 << 14;
     let runner = app().start();
     let mut raw = Raw::connect(&runner);
 
-    // SIGINT, SIGPIPE, SIGTERM; what else is ignored, such as SIGHUP under nohup, is the caller's choice.
-    const THESE: u64 = 1 << 1 | 1 << 12 | 1 << 14;
     let mask = |raw: &mut Raw, field: &str| {
         let line = raw.exec(&format!("grep {field}: /proc/self/status")).stdout();
         let digits = line.split_whitespace().nth(1).expect("a mask");

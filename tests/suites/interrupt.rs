@@ -10,9 +10,9 @@ fn interrupt_ends_the_child_and_its_whole_group() {
     let (runner, agent) = with_agent(&client, app());
 
     // Three processes that nobody ignores SIGINT in: the shell and both ends of the pipeline.
-    let run = agent.start_exec(&format!("{}; sleep 600 | sleep 601", announce("started")));
-    runner.wait_for("started");
-    wait::until_true("three processes", || runner.processes().len() == 3);
+    let run = agent.start_exec("sleep 600 | sleep 601; echo not reached");
+    runner.wait_for_program("sleep", 2);
+    assert_eq!(runner.processes().len(), 3);
     agent.interrupt();
 
     assert_eq!(run.wait().exec().exit_code, Some(-2));
@@ -58,9 +58,9 @@ fn interrupt_hits_the_running_step_only() {
     let client = require!(host::agent_python());
     let (runner, agent) = with_agent(&client, app());
 
-    let steps = Steps { clean: "", build: &format!("{}; sleep 600", announce("started")), exec: "echo not reached" };
+    let steps = Steps { clean: "", build: "sleep 600", exec: "echo not reached" };
     let run = agent.start_batch(steps, &[]);
-    runner.wait_for("started");
+    runner.wait_for_program("sleep", 1);
     agent.interrupt();
 
     let run = run.wait();

@@ -1,6 +1,8 @@
 //! What a child writes: every byte, in order, before the step's end, and at every place it goes to.
 
-use krunner_tests::{KERNEL_ID, Raw, Steps, host, require};
+use std::fs;
+
+use krunner_tests::{KERNEL_ID, Raw, Runner, host, require, wait};
 
 use crate::{app, lines, with_agent};
 
@@ -52,10 +54,21 @@ fn every_byte_value_arrives_on_both_streams_and_wherever_output_is_kept() {
     assert!(run.output("stderr") == bytes, "stderr is not what the child wrote");
     assert_eq!(run.output("stdout"), b"");
 
-    let contains = |haystack: &[u8]| haystack.windows(bytes.len()).any(|window| window == bytes);
-    assert!(contains(&runner.stdout()), "the runner's own stdout lacks the child's");
-    let log = std::fs::read(runner.home().join(task_log())).expect("the task log");
-    assert!(log == [bytes.clone(), bytes.clone()].concat(), "the task log is not what the children wrote");
+    // The copies may lag behind the replies.
+    wait::until_true("the runner's own stdout", || runner.stdout().len() >= bytes.len());
+    assert!(
+        runner.stdout().windows(bytes.len()).any(|window| window == bytes),
+        "own stdout is not what the child wrote"
+    );
+    let log = wait_for_task_log(&runner, 2 * bytes.len());
+    assert!(log == [bytes.clone(), bytes].concat(), "the task log is not what the children wrote");
+}
+
+/// The task log, when it has grown to that length.
+#[track_caller]
+fn wait_for_task_log(runner: &Runner, length: usize) -> Vec<u8> {
+    let path = runner.home().join(task_log());
+    wait::until("the task log", || fs::read(&path).ok().filter(|log| log.len() >= length))
 }
 
 #[test]
@@ -88,20 +101,31 @@ fn all_output_comes_before_the_steps_end() {
         let zeros = run.output("stderr").into_iter().filter(|byte| *byte == 0).count();
         assert_eq!(zeros, 1000, "round {round}");
         let rest = raw.sync();
-        assert_eq!(rest.messages.len(), 1, "nothing after `finished`: {rest:?}");
+        let late = rest
+            .messages
+            .iter()
+            .any(|message| message.kind == "stdout" || message.kind == "stderr" && message.payload.contains(&0));
+        assert!(!late, "nothing after `finished`: {rest:?}");
     }
 }
 
 #[test]
 fn task_log_is_appended_to_by_every_step_and_by_the_bootstrap_script() {
-    let client = require!(host::agent_python());
     let setup = app().folder("home/work/.logs").file("home/work/bootstrap.sh", "echo bootstrap\n");
-    let (runner, agent) = with_agent(&client, setup);
+    let runner = setup.start();
+    let mut raw = Raw::connect(&runner);
 
-    let run = agent.batch(Steps { clean: "echo clean", build: "echo build >&2", exec: "echo exec" });
+    for round in 0..50 {
+        raw.op("clean", &format!("echo clean {round}"));
+        raw.op("build", &format!("echo build {round} >&2"));
+        raw.op("exec", &format!("echo exec {round}"));
+    }
+    raw.read_runs(50);
 
-    assert_eq!(run.codes(), [0, 0, 0]);
-    assert_eq!(runner.read(&task_log()).as_deref(), Some("bootstrap\nclean\nbuild\nexec\n"));
+    let steps = lines((0..50).map(|round| format!("clean {round}\nbuild {round}\nexec {round}")));
+    let expected = format!("bootstrap\n{steps}");
+    let log = wait_for_task_log(&runner, expected.len());
+    assert_eq!(String::from_utf8_lossy(&log), expected, "a step's output comes after that of the step before");
 }
 
 #[test]

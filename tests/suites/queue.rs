@@ -51,20 +51,15 @@ fn five_queued_batches_run_in_order() {
 }
 
 #[test]
-fn five_runs_of_the_agent_at_once_get_their_own_results() {
+fn five_runs_of_the_agent_in_a_row_get_their_own_results() {
     let client = require!(host::agent_python());
     let (runner, agent) = with_agent(&client, app());
 
-    let runs: Vec<_> = (1..=5)
-        .map(|i| {
-            let exec = format!("echo {i} | tee -a order; exit {i}");
-            agent.start_batch(Steps { clean: "", build: "", exec: &exec }, &[])
-        })
-        .collect();
-    for (i, run) in (1..).zip(runs) {
-        let run = run.wait();
+    for i in 1..=5 {
+        let exec = format!("echo {i} | tee -a order; exit {i}");
+        let run = agent.batch(Steps { clean: "echo clean", build: "echo build", exec: &exec });
         assert_eq!(run.codes(), [0, 0, i]);
-        assert_eq!(run.stdout(), format!("{i}\n"));
+        assert_eq!(run.stdout(), format!("clean\nbuild\n{i}\n"));
     }
 
     assert_eq!(runner.read("order").as_deref(), Some("1\n2\n3\n4\n5\n"));

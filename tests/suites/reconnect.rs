@@ -5,12 +5,17 @@ use krunner_tests::{Raw, Runner, wait};
 
 use crate::{app, lines};
 
-/// Asks for the status over `push` and takes the reply from `pull`.
+/// Asks for the status over `push` and takes the reply from `pull`; log lines may come before it.
 #[track_caller]
 fn assert_answers(push: &mut Peer, pull: &mut Peer) {
     push.send(&[b"status", b""]);
-    let frames = pull.recv().expect("the runner keeps the connection");
-    assert_eq!(frames[0], b"status");
+    loop {
+        let frames = pull.recv().expect("the runner keeps the connection");
+        if frames[0] != b"stderr" {
+            assert_eq!(frames[0], b"status");
+            return;
+        }
+    }
 }
 
 fn connect(runner: &Runner) -> (Peer, Peer) {

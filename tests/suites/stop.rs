@@ -167,8 +167,7 @@ fn stop_does_not_wait_for_an_agent_that_has_stalled() {
     let _pull = Peer::connect_narrow(replout, 16 * 1024);
     let mut push = Peer::connect(replin, "PUSH");
     push.send(&[b"exec", b"exec yes"]);
-    let find_child = || runner.processes().into_iter().find(|pid| proc::comm(*pid).as_deref() == Some("yes"));
-    let child = wait::until("the child", find_child);
+    let child = runner.wait_for_program("yes", 1)[0];
     wait::until_stalled("the child", || proc::written_bytes(child));
 
     let since = Instant::now();

@@ -23,12 +23,13 @@ use measure::{Lab, Plan};
 use world::Programs;
 
 const HELP: &str = "\
-Each figure is the median over several rounds; every round measures both runners and the yardsticks. Needs root,
-for the namespaces in which the Python runner finds its fixed paths, and the Python environment of the tests, which
-is made when it is missing. A machine that does other work meanwhile gives worse figures.
+Each figure is the median over several rounds; every round measures both runners and the yardsticks. \
+Needs root, for the namespaces in which the Python runner finds its fixed paths, and the Python \
+environment of the tests, which is made when it is missing. A machine that does other work meanwhile \
+gives worse figures.
 
-Yardsticks: a libzmq echo in place of a runner; spawning and awaiting `/bin/sh -c true`; a copy loop from a pipe
-into a PUSH socket, which does nothing else.
+Yardsticks: a libzmq echo in place of a runner; spawning and awaiting `/bin/sh -c true`; a copy loop \
+from a pipe into a PUSH socket, which does nothing else.
 
 Environment:
   KRUNNER_VENV   a Python environment to use as it is, in place of target/venv

@@ -8,8 +8,8 @@ use crate::{bench, test, tidy};
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask test                all suites that can run on this machine; what was skipped is listed last
-  cargo xtask test --all          installs what is missing first; a skip is a failure (what CI runs)
+  cargo xtask test                all suites that can run here; skips are listed last
+  cargo xtask test --all          installs what is missing; a skip is a failure (as in CI)
   cargo xtask test interrupt      only the tests with `interrupt` in their names
   cargo xtask tidy                the rules that no compiler checks
   cargo xtask bench --quick       krunner beside the Python runner, in about a minute

@@ -15,15 +15,16 @@ use crate::workspace::{build_release, cargo, named, root, step};
 use crate::{host, tidy, venv};
 
 const HELP: &str = "\
-A test that misses something on this machine (a program, root, the Python environment) skips itself, and the
-end of the output lists it with its reason. With --all, what is missing is installed first: Debian packages,
-and a Python environment at target/venv.
+A test that misses something on this machine (a program, root, the Python environment) skips itself, \
+and the end of the output lists it with its reason. With --all, what is missing is installed first: \
+Debian packages, and a Python environment at target/venv.
 
 Environment:
   KRUNNER_VENV   a Python environment to use as it is, in place of target/venv
 
-Tests are told where things are by KRUNNER_BIN (the release binary), KRUNNER_TEST_PYTHON (unset without a Python
-environment), KRUNNER_SKIP_FILE (where to say what was skipped) and, with --all, KRUNNER_TEST_ALL=1.
+Tests are told where things are by KRUNNER_BIN (the release binary), KRUNNER_TEST_PYTHON (unset \
+without a Python environment), KRUNNER_SKIP_FILE (where to say what was skipped) and, with --all, \
+KRUNNER_TEST_ALL=1.
 
 Examples:
   cargo xtask test

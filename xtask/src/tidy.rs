@@ -19,15 +19,16 @@ use crate::workspace::root;
 use source::Source;
 
 const HELP: &str = "\
-Looks at every file that git tracks or would track. Each complaint names the place, the rule and the remedy.
+Looks at every file that git tracks or would track. Each complaint names the place and the remedy.
 
 Rules:
   layers   rooms of krunner use each other only along the arrows of ARCHITECTURE.md
-  owners   zeromq only in transport/ and terminal/, aya only in monitor/tracer/bpf.rs, unsafe only in sys/ and the
-           BPF edge, tokio::spawn only in tasks.rs
-  files    every .rs file opens with //! and stays within 500 lines; mod.rs only declares; main.rs is tiny
-  tree     no new top-level folders, no host name of a package registry, a reason in ARCHITECTURE.md for each
-           dependency of krunner";
+  owners   zeromq only in transport/ and terminal/, aya only in monitor/tracer/bpf.rs,
+           unsafe only in sys/ and the BPF edge, tokio::spawn only in tasks.rs
+  files    every .rs file opens with //! and stays within 500 lines; mod.rs only declares;
+           main.rs is tiny
+  tree     no new top-level folders, no host name of a package registry, a reason in
+           ARCHITECTURE.md for each dependency of krunner";
 
 /// Arguments of `cargo xtask tidy`: none, there is nothing to choose.
 #[derive(Debug, clap::Args)]

@@ -13,10 +13,13 @@ use serde_json::{Value, json};
 use super::args::SelftestArgs;
 use super::scratch::Scratch;
 use crate::exit::Exit;
-use crate::transport::{Client, RawReply};
+use crate::transport::{Client, ClientError, RawReply};
 
 /// No step of the self-test takes anywhere near as long.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An interrupt that has had its effect is answered well before.
+const INTERRUPT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// More than one chunk, every byte value, and no line structure.
 const PATTERN_BYTES: usize = 300_000;
@@ -82,8 +85,16 @@ async fn interrupt(client: &mut Client) -> anyhow::Result<Batch> {
     while batch.stdout.is_empty() {
         batch.take(&client.receive(PATIENCE).await?)?;
     }
-    client.send("interrupt", "").await?;
-    batch.until_finished(client).await
+    // A shell loses the signal while it is about to become `sleep`: ask again, as a user would.
+    loop {
+        client.send("interrupt", "").await?;
+        match client.receive(INTERRUPT_PATIENCE).await {
+            Err(ClientError::Silent(_)) => {}
+            reply => {
+                return if batch.take(&reply?)? { Ok(batch) } else { batch.until_finished(client).await };
+            }
+        }
+    }
 }
 
 async fn stop(client: &mut Client, scratch: &mut Scratch) -> anyhow::Result<()> {

@@ -32,6 +32,9 @@ const KILL_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks at whether a group has emptied.
 const GROUP_POLL: Duration = Duration::from_millis(10);
 
+/// How long a step waits for its task log, which may be on a network mount that hangs.
+const TASK_LOG_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What [`Launcher::capture`] keeps of a program's output.
 const CAPTURE_BYTES: usize = 64 * 1024;
 
@@ -97,6 +100,10 @@ impl Launcher {
         let outcome = supervise(pid, exit, control).await;
         for pump in pumps {
             pump.finish().await;
+        }
+        // The next program's log has a writer of its own, which must not overtake this one.
+        if !task_log.flush(TASK_LOG_PATIENCE).await {
+            tracing::warn!("the task log is slow; what follows may be out of order in it");
         }
         Ok(outcome)
     }
