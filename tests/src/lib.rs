@@ -22,4 +22,4 @@ pub use agent::{Agent, Pending, Run, Stage, Steps, child_lines};
 pub use ports::free_port;
 pub use raw::{Message, Raw, Transcript};
 pub use runner::Runner;
-pub use setup::{KERNEL_ID, Setup};
+pub use setup::{KERNEL_ID, Setup, binary};

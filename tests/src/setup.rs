@@ -202,7 +202,7 @@ impl Setup {
 }
 
 /// The binary under test.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     if let Some(path) = env::var_os("KRUNNER_BIN") {
         return PathBuf::from(path);
     }

@@ -6,6 +6,7 @@
 mod backpressure;
 mod bad_input;
 mod children;
+mod command_line;
 mod conformance_batch;
 mod conformance_input;
 mod conformance_ops;

@@ -76,7 +76,9 @@ Examples:
   krunner send --json code - < snippet.c
   krunner send --in-port 12000 --out-port 12001 interrupt
 
-Replies go to the connection made last, so an agent that is connected misses those sent meanwhile.";
+A runner sends its replies to the connection made last. While an op with replies is under way here, an agent
+that is connected misses what is sent. Ops without replies (input, interrupt, event, shutdown-service)
+take nothing from it.";
 
 /// `krunner send`.
 #[derive(Debug, ClapArgs)]

@@ -13,6 +13,8 @@ use nix::unistd::Pid;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::transport::Address;
+
 /// The contract's stop takes at most ten seconds.
 const STOP_DEADLINE: Duration = Duration::from_secs(11);
 
@@ -20,8 +22,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(11);
 pub(super) struct Scratch {
     root: TempDir,
     runner: Child,
-    pub(super) in_port: u16,
-    pub(super) out_port: u16,
+    pub(super) address: Address,
 }
 
 impl Scratch {
@@ -45,7 +46,8 @@ impl Scratch {
             .stderr(log)
             .spawn()
             .context("cannot start the runner")?;
-        Ok(Self { root, runner, in_port, out_port })
+        let address = Address { host: Ipv4Addr::LOCALHOST.to_string(), in_port, out_port };
+        Ok(Self { root, runner, address })
     }
 
     /// The user's folder.

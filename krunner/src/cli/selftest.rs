@@ -47,7 +47,7 @@ async fn all_steps(report: &mut Report) -> anyhow::Result<()> {
 }
 
 async fn drive(report: &mut Report, scratch: &mut Scratch, compiler: bool, started: Instant) -> anyhow::Result<()> {
-    let mut client = Client::connect("127.0.0.1", scratch.in_port, scratch.out_port, PATIENCE).await?;
+    let mut client = Client::connect(&scratch.address, true, PATIENCE).await?;
     client.send("status", "").await?;
     let status = client.receive(PATIENCE).await?;
     ensure!(status.kind == "status", "the first reply is {}", status.kind);

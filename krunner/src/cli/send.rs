@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::args::SendArgs;
 use crate::exit::Exit;
-use crate::transport::{Client, ClientError, RawReply};
+use crate::transport::{Address, Client, ClientError, RawReply};
 
-/// The reply that ends the wait for an op's answer.
+/// The reply that ends the wait for an op's answer; `None` for an op that has none.
 fn last_reply(op: &str) -> Option<&'static str> {
     Some(match op {
         "clean" => "clean-finished",
@@ -37,13 +37,19 @@ pub(super) async fn send(args: SendArgs) -> anyhow::Result<ExitCode> {
         }
         text => text.as_bytes().to_vec(),
     };
-    let mut client = Client::connect(&args.host, args.in_port, args.out_port, patience).await?;
+    let address = Address { host: args.host, in_port: args.in_port, out_port: args.out_port };
+    let awaited = last_reply(&args.op);
+    let mut client = Client::connect(&address, awaited.is_some(), patience).await?;
     client.send(&args.op, payload).await?;
-    let awaited = last_reply(&args.op).unwrap_or("status");
-    if last_reply(&args.op).is_none() {
-        // No reply of its own: the answer to what is sent behind it says that it has arrived.
-        client.send("status", "").await?;
-    }
+    let code = match awaited {
+        Some(awaited) => print_until(&mut client, awaited, patience, args.json).await,
+        None => client.flush(patience).await.map(|()| Exit::Ok.into()).map_err(Into::into),
+    };
+    client.close().await;
+    code
+}
+
+async fn print_until(client: &mut Client, last: &str, patience: Duration, json: bool) -> anyhow::Result<ExitCode> {
     loop {
         let reply = match client.receive(patience).await {
             Err(error @ ClientError::Silent(_)) => {
@@ -52,11 +58,8 @@ pub(super) async fn send(args: SendArgs) -> anyhow::Result<ExitCode> {
             }
             reply => reply?,
         };
-        let last = reply.kind == awaited;
-        if !last || last_reply(&args.op).is_some() {
-            print(&reply, args.json)?;
-        }
-        if last {
+        print(&reply, json)?;
+        if reply.kind == last {
             return Ok(exit_code(&reply));
         }
     }

@@ -1,28 +1,66 @@
 //! The agent's side of the two sockets: for `krunner send` and the self-test.
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 use zeromq::{PullSocket, PushSocket, Socket as _, SocketRecv as _, SocketSend as _, ZmqError, ZmqMessage};
 
+use super::link::{self, Link, LinkError};
+use super::outbox::framed_bytes;
+use super::relay::{Progress, Role};
+use crate::tasks::TaskGroup;
+
+/// Between two attempts to connect, and between two looks at what has been acknowledged.
+const POLL: Duration = Duration::from_millis(5);
+
 /// A connection to a runner.
+///
+/// Ops go through a relay as the runner's replies do, so that [`Client::flush`] knows when they have
+/// arrived: the `zeromq` crate would lose what is queued when the program ends.
 pub struct Client {
     ops: PushSocket,
-    replies: PullSocket,
+    progress: Arc<Progress>,
+    sent_bytes: u64,
+    replies: Option<PullSocket>,
+    tasks: TaskGroup,
+}
+
+/// Where a runner listens.
+#[derive(Debug, Clone)]
+pub struct Address {
+    /// Name or IPv4 address.
+    pub host: String,
+    /// Its port for ops.
+    pub in_port: u16,
+    /// Its port for replies.
+    pub out_port: u16,
 }
 
 /// Why a client could not do its part.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens, or not a runner.
+    /// Nobody listens.
     #[error("cannot connect to a runner at {endpoint}")]
     Connect {
         /// Where.
         endpoint: String,
         /// Why.
         #[source]
-        source: ZmqError,
+        source: io::Error,
+    },
+    /// Somebody listens who is not a runner.
+    #[error("what listens at {endpoint} is no runner")]
+    Handshake {
+        /// Where.
+        endpoint: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The connection broke.
     #[error("the connection to the runner is broken")]
@@ -30,6 +68,9 @@ pub enum ClientError {
     /// No reply came in time.
     #[error("the runner has sent nothing for {0:?}")]
     Silent(Duration),
+    /// The runner has not taken what was sent.
+    #[error("the runner has not taken the op within {0:?}")]
+    NotTaken(Duration),
     /// A reply has not the form of one.
     #[error("a reply of {0} frames where 2 are expected")]
     FrameCount(usize),
@@ -45,24 +86,32 @@ pub struct RawReply {
 }
 
 impl Client {
-    /// Connects both sockets, the one for replies first; tries until the runner is there.
+    /// Connects, first for replies if they are wanted: a runner sends its replies to the connection made
+    /// last, so an agent that is connected misses them meanwhile. Tries until the runner is there.
     ///
     /// # Errors
     /// When that has not worked at the deadline.
-    pub async fn connect(host: &str, in_port: u16, out_port: u16, deadline: Duration) -> Result<Self, ClientError> {
-        let mut client = Self { ops: PushSocket::new(), replies: PullSocket::new() };
-        let connected = |endpoint: String, result: Result<Result<(), ZmqError>, _>| match result {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(source)) => Err(ClientError::Connect { endpoint, source }),
-            Err(_) => Err(ClientError::Connect { endpoint, source: ZmqError::ConnectTimeout(deadline) }),
+    pub async fn connect(address: &Address, replies: bool, deadline: Duration) -> Result<Self, ClientError> {
+        let tasks = TaskGroup::new();
+        let replies = if replies { Some(connect_replies(address, deadline).await?) } else { None };
+        let endpoint = format!("tcp://{}:{}", address.host, address.in_port);
+        let stream = dial(&address.host, address.in_port, deadline).await;
+        let stream = stream.map_err(|source| ClientError::Connect { endpoint: endpoint.clone(), source })?;
+        let handshake =
+            |source: LinkError| ClientError::Handshake { endpoint: endpoint.clone(), source: source.into() };
+        let progress =
+            Progress::new(&stream, Arc::new(Notify::new())).map_err(|error| handshake(LinkError::from(error)))?;
+        let opened = link::open::<PushSocket>(stream, Role::Push, Some(Arc::clone(&progress))).await;
+        let Link { socket: ops, relay, .. } = match opened {
+            Ok(link) => link,
+            Err(error) => return Err(handshake(error)),
         };
-        let endpoint = format!("tcp://{host}:{out_port}");
-        let result = timeout(deadline, client.replies.connect(&endpoint)).await;
-        connected(endpoint, result)?;
-        let endpoint = format!("tcp://{host}:{in_port}");
-        let result = timeout(deadline, client.ops.connect(&endpoint)).await;
-        connected(endpoint, result)?;
-        Ok(client)
+        tasks.spawn("client", async move {
+            if let Err(error) = relay.await {
+                tracing::debug!("the connection to the runner has ended: {error}");
+            }
+        });
+        Ok(Self { ops, progress, sent_bytes: 0, replies, tasks })
     }
 
     /// Sends an op.
@@ -70,9 +119,24 @@ impl Client {
     /// # Errors
     /// When the connection is gone.
     pub async fn send(&mut self, op: &str, payload: impl Into<Bytes>) -> Result<(), ClientError> {
+        let payload = payload.into();
+        self.sent_bytes += framed_bytes(op.len()) + framed_bytes(payload.len());
         let mut message = ZmqMessage::from(op);
-        message.push_back(payload.into());
+        message.push_back(payload);
         Ok(self.ops.send(message).await?)
+    }
+
+    /// Waits until the runner's machine has all that was sent.
+    ///
+    /// # Errors
+    /// When it has not at the deadline.
+    pub async fn flush(&self, deadline: Duration) -> Result<(), ClientError> {
+        let taken = async {
+            while self.progress.relayed_bytes() < self.sent_bytes || !self.progress.is_acknowledged() {
+                sleep(POLL).await;
+            }
+        };
+        timeout(deadline, taken).await.map_err(|_| ClientError::NotTaken(deadline))
     }
 
     /// The next reply.
@@ -80,9 +144,40 @@ impl Client {
     /// # Errors
     /// When none comes within `patience`, or the connection breaks.
     pub async fn receive(&mut self, patience: Duration) -> Result<RawReply, ClientError> {
-        let message = timeout(patience, self.replies.recv()).await.map_err(|_| ClientError::Silent(patience))??;
+        let Some(replies) = &mut self.replies else { return Err(ClientError::Silent(Duration::ZERO)) };
+        let message = timeout(patience, replies.recv()).await.map_err(|_| ClientError::Silent(patience))??;
         let [kind, payload] =
             <[Bytes; 2]>::try_from(message.into_vec()).map_err(|frames| ClientError::FrameCount(frames.len()))?;
         Ok(RawReply { kind: String::from_utf8_lossy(&kind).into_owned(), payload })
     }
+
+    /// Ends both connections.
+    pub async fn close(self) {
+        // Nothing is left to be waited for; what still runs ends with the program.
+        let _ = self.tasks.stop(POLL).await;
+    }
+}
+
+async fn connect_replies(address: &Address, deadline: Duration) -> Result<PullSocket, ClientError> {
+    let endpoint = format!("tcp://{}:{}", address.host, address.out_port);
+    let mut socket = PullSocket::new();
+    match timeout(deadline, socket.connect(&endpoint)).await {
+        Ok(Ok(())) => Ok(socket),
+        Ok(Err(ZmqError::Network(source))) => Err(ClientError::Connect { endpoint, source }),
+        Ok(Err(source)) => Err(ClientError::Handshake { endpoint, source: source.into() }),
+        Err(_) => Err(ClientError::Connect { endpoint, source: io::ErrorKind::TimedOut.into() }),
+    }
+}
+
+/// Connects, trying again while nobody listens.
+async fn dial(host: &str, port: u16, deadline: Duration) -> io::Result<TcpStream> {
+    let connected = async {
+        loop {
+            match TcpStream::connect((host, port)).await {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(POLL).await,
+                connected => return connected,
+            }
+        }
+    };
+    timeout(deadline, connected).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

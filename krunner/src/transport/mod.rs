@@ -25,7 +25,7 @@ mod push;
 mod relay;
 mod zmtp;
 
-pub use client::{Client, ClientError, RawReply};
+pub use client::{Address, Client, ClientError, RawReply};
 pub use outbox::{Outbox, Queue};
 pub use pull::{Inbound, listen as listen_pull};
 pub use push::listen as listen_push;

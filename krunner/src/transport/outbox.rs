@@ -40,14 +40,17 @@ pub(super) struct Parcel {
 
 impl Entry for Parcel {
     fn wire_bytes(&self) -> u64 {
-        // A frame has a header of 2 bytes up to a length of 255, of 9 beyond (ZMTP 3.0).
-        let framed = |bytes: usize| bytes as u64 + if bytes > 255 { 9 } else { 2 };
-        framed(self.message.kind().len()) + framed(self.message.payload().len())
+        framed_bytes(self.message.kind().len()) + framed_bytes(self.message.payload().len())
     }
 
     fn is_paced(&self) -> bool {
         self.paced
     }
+}
+
+/// The length of a frame on the wire: a header of 2 bytes up to a length of 255, of 9 beyond (ZMTP 3.0).
+pub(super) fn framed_bytes(payload_bytes: usize) -> u64 {
+    payload_bytes as u64 + if payload_bytes > 255 { 9 } else { 2 }
 }
 
 /// Asks whether everything has been sent; answered when it has, or when nobody is there to take it.

@@ -1,0 +1,122 @@
+//! The commands for people: `krunner send` and `krunner selftest`.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use krunner_tests::{Raw, Runner, binary, free_port, host, require};
+use serde_json::Value;
+
+use crate::app;
+
+fn krunner(arguments: &[&str]) -> Output {
+    Command::new(binary()).args(arguments).stdin(Stdio::null()).output().expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// `krunner send` to a runner, with what is to come in on its stdin.
+fn send(runner: &Runner, arguments: &[&str], stdin: &str) -> Output {
+    let (op_port, reply_port) = runner.ports();
+    let mut child = Command::new(binary())
+        .args(["send", "--in-port", &op_port.to_string(), "--out-port", &reply_port.to_string()])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut pipe = child.stdin.take().expect("a pipe");
+    pipe.write_all(stdin.as_bytes()).expect("it reads, or has what it needs in the pipe");
+    drop(pipe);
+    child.wait_with_output().expect("its output")
+}
+
+#[test]
+fn send_shows_output_and_ends_as_the_command_did() {
+    let runner = app().start();
+
+    let ran = send(&runner, &["exec", "echo out; echo err >&2; exit 3"], "");
+    assert_eq!((ran.status.code(), text(&ran.stdout)), (Some(3), "out\n[finished] {\"exitCode\":3}\n".to_owned()));
+    assert!(text(&ran.stderr).contains("err\n"), "{ran:?}");
+
+    let killed = send(&runner, &["exec", "kill -9 $$"], "");
+    assert_eq!(killed.status.code(), Some(128 + 9), "as a shell says it");
+}
+
+#[test]
+fn send_prints_json_lines_on_demand() {
+    let runner = app().start();
+
+    let status = send(&runner, &["--json", "status"], "");
+    let reply: Value = serde_json::from_slice(&status.stdout).expect("one JSON object");
+    assert_eq!(reply["type"], "status");
+    assert!(reply["payload"]["started_at"].as_f64().is_some_and(|seconds| seconds > 0.0), "{reply}");
+
+    let ran = send(&runner, &["--json", "exec", "printf 'a\\nb'"], "");
+    let replies: Vec<Value> = text(&ran.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let output: String = replies
+        .iter()
+        .filter(|reply| reply["type"] == "stdout")
+        .filter_map(|reply| reply["payload"].as_str())
+        .collect();
+    assert_eq!(output, "a\nb");
+    assert_eq!(replies.last().expect("a reply")["payload"]["exitCode"], 0);
+}
+
+#[test]
+fn send_takes_the_payload_from_stdin() {
+    let compiler = require!(host::c_compiler());
+    let runner = krunner_tests::Setup::new("c").runtime(compiler).start();
+    let code = "#include <stdio.h>\nint main(void) { puts(\"from stdin\"); return 0; }\n";
+    let ran = send(&runner, &["code", "-"], code);
+    assert_eq!(
+        (ran.status.code(), text(&ran.stdout)),
+        (Some(0), "from stdin\n[finished] {\"exitCode\":0}\n".to_owned())
+    );
+}
+
+#[test]
+fn send_of_an_op_without_a_reply_arrives_and_takes_no_reply_from_the_agent() {
+    let runner = app().start();
+    let mut agent = Raw::connect(&runner);
+    agent.op("exec", "exec sleep 60");
+    runner.wait_for_program("sleep", 1);
+
+    let sent = send(&runner, &["interrupt"], "");
+
+    assert_eq!((sent.status.code(), text(&sent.stdout)), (Some(0), String::new()));
+    assert_eq!(agent.read_runs(1).codes(), [("finished", -2)], "the agent misses nothing");
+}
+
+#[test]
+fn send_without_a_runner_names_where_it_looked() {
+    let port = free_port().to_string();
+    let output = krunner(&["send", "--wait", "1", "--in-port", &port, "--out-port", &port, "status"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(message.contains(&format!("cannot connect to a runner at tcp://127.0.0.1:{port}")), "{message}");
+}
+
+#[test]
+fn selftest_goes_through_its_steps() {
+    let output = krunner(&["selftest"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output.stdout).ends_with("all well\n"), "{output:?}");
+
+    let output = krunner(&["selftest", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(report["ok"], true, "{report}");
+    assert!(report["steps"].as_array().is_some_and(|steps| steps.len() >= 7), "{report}");
+}
+
+#[test]
+fn help_has_examples_and_exit_codes() {
+    let output = krunner(&["--help"]);
+    let help = text(&output.stdout);
+    for part in ["Examples:", "krunner send status", "Exit codes:", "a port is taken"] {
+        assert!(help.contains(part), "{part:?} is not in\n{help}");
+    }
+    assert!(text(&krunner(&["--version"]).stdout).starts_with("krunner 0."));
+}
