@@ -16,6 +16,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::writer::Writer;
 
+/// Longer log entries are cut; an OOM report with its process tree stays far below.
+const MAX_LINE_BYTES: usize = 32 * 1024;
+
 /// Takes a line for the agent if there is room for it.
 pub type Bridge = Box<dyn Fn(Bytes) -> bool + Send + Sync>;
 
@@ -56,6 +59,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut line = Line(format!("{}: ", self.prefix));
         event.record(&mut line);
+        line.shorten();
         line.0.push('\n');
         let line = Bytes::from(line.0);
         self.stderr.put(self.prefix, line.clone());
@@ -94,6 +98,19 @@ impl Outlet {
 /// The message, then other fields as ` name=value`.
 struct Line(String);
 
+impl Line {
+    /// Cuts what is beyond [`MAX_LINE_BYTES`]: the agent chooses what is in some messages.
+    fn shorten(&mut self) {
+        if self.0.len() > MAX_LINE_BYTES {
+            let cut = self.0.floor_char_boundary(MAX_LINE_BYTES);
+            let rest = self.0.len() - cut;
+            self.0.truncate(cut);
+            let written = write!(self.0, "... ({rest} more bytes)");
+            debug_assert!(written.is_ok(), "a String takes everything");
+        }
+    }
+}
+
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let written = match field.name() {
@@ -131,7 +148,10 @@ mod tests {
             tracing::warn!("lost");
             *open.lock().unwrap() = true;
             tracing::error!("two\nlines");
+            tracing::info!("{}", "ü".repeat(MAX_LINE_BYTES));
         });
+        let long = lines.lock().unwrap().pop().unwrap();
+        assert!(long.len() < MAX_LINE_BYTES + 64 && long.ends_with(" more bytes)\n"), "{}", long.len());
         assert_eq!(
             *lines.lock().unwrap(),
             [

@@ -12,6 +12,21 @@ use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// Runs work that may block, on files mostly, on a thread of its own.
+///
+/// # Panics
+/// When the work does.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The async runtime shuts down, and this future with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 /// A set of tasks that end together.
 #[derive(Debug, Clone, Default)]
 pub struct TaskGroup {
@@ -28,30 +43,20 @@ impl TaskGroup {
         Self::default()
     }
 
-    /// A group whose tasks can be ended before those of `self`; its panics surface in `self` too.
-    #[must_use]
-    pub fn subgroup(&self) -> Self {
-        Self {
-            tracker: TaskTracker::new(),
-            cancelled: self.cancelled.child_token(),
-            failed: self.failed.clone(),
-            panicked: Arc::clone(&self.panicked),
-        }
-    }
-
     /// Runs `task` until it returns or the group is cancelled, whichever comes first.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let (cancelled, failed, panicked) = (self.cancelled.clone(), self.failed.clone(), Arc::clone(&self.panicked));
         self.tracker.spawn(async move {
             let guarded = AssertUnwindSafe(cancelled.run_until_cancelled(task)).catch_unwind();
             if guarded.await.is_err() {
+                tracing::error!("a bug: the task `{name}` panicked; the runner stops");
                 let _ = panicked.set(name);
                 failed.cancel();
             }
         });
     }
 
-    /// Resolves when a task of this group, its parents or its subgroups has panicked; with its name.
+    /// Resolves when a task of this group has panicked; with its name.
     pub async fn failed(&self) -> &'static str {
         self.failed.cancelled().await;
         self.panicked.get().copied().unwrap_or("unnamed")
@@ -73,7 +78,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_surfaces_with_the_name_of_the_task() {
         let group = TaskGroup::new();
-        group.subgroup().spawn("broken", async { panic!("on purpose") });
+        group.spawn("broken", async { panic!("on purpose") });
         assert_eq!(group.failed().await, "broken");
     }
 

@@ -12,14 +12,16 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::tasks::TaskGroup;
 
@@ -31,6 +33,13 @@ const MAX_WAITING: usize = 64;
 
 /// Text typed ahead that is kept.
 const MAX_TYPED_AHEAD_BYTES: usize = 16 * 1024 * 1024;
+
+/// What an entry of the queue costs beside its text.
+const TEXT_OVERHEAD_BYTES: usize = 64;
+
+/// Between two looks at whether a program that has closed its sending side is still there: the kernel
+/// wakes us for the first only.
+const HANG_UP_POLL: Duration = Duration::from_millis(50);
 
 /// How long a program may take to read the text it asked for.
 const WRITE_PATIENCE: Duration = Duration::from_mins(1);
@@ -75,6 +84,7 @@ pub fn serve(
         waiting: VecDeque::new(),
         asked: false,
         typed_ahead: VecDeque::new(),
+        typed_bytes: 0,
         tasks: tasks.clone(),
     };
     tasks.spawn("user input", desk.run(listener, typed));
@@ -88,6 +98,8 @@ struct Desk {
     /// Whether the agent was told of the first in the queue.
     asked: bool,
     typed_ahead: VecDeque<String>,
+    /// What `typed_ahead` costs.
+    typed_bytes: usize,
     tasks: TaskGroup,
 }
 
@@ -134,27 +146,34 @@ impl Desk {
     }
 
     fn keep(&mut self, text: String) {
-        let kept: usize = self.typed_ahead.iter().map(String::len).sum();
+        let cost = text.len() + TEXT_OVERHEAD_BYTES;
         if !self.supported {
             tracing::warn!("input arrived, but this runtime takes none");
-        } else if kept + text.len() > MAX_TYPED_AHEAD_BYTES && !self.typed_ahead.is_empty() {
+        } else if self.typed_bytes + cost > MAX_TYPED_AHEAD_BYTES && !self.typed_ahead.is_empty() {
             tracing::warn!(
                 "more than {MAX_TYPED_AHEAD_BYTES} bytes of input wait to be read; {} are dropped",
                 text.len()
             );
         } else {
+            self.typed_bytes += cost;
             self.typed_ahead.push_back(text);
         }
     }
 
     /// Announces the first in the queue, once, and gives it the text when there is one.
     async fn serve_first(&mut self) {
-        while !self.waiting.is_empty() {
+        while let Some(first) = self.waiting.front() {
+            if has_left(first) {
+                self.waiting.pop_front();
+                self.asked = false;
+                continue;
+            }
             if !self.asked {
                 self.asked = true;
                 let _ = self.wanted.send(InputWanted).await;
             }
             let Some(text) = self.typed_ahead.pop_front() else { return };
+            self.typed_bytes -= text.len() + TEXT_OVERHEAD_BYTES;
             if let Some(stream) = self.waiting.pop_front() {
                 self.asked = false;
                 self.hand_over(stream, text);
@@ -180,8 +199,19 @@ impl Desk {
 async fn gone(first: Option<&mut UnixStream>) {
     let Some(stream) = first else { return std::future::pending().await };
     let mut ignored = [0; 64];
-    // What a program writes here has no meaning; end of file and errors both mean that it left.
+    // What a program writes here has no meaning. At the end of it the program may still wait for its
+    // text: `socat` with an empty stdin does.
     while stream.read(&mut ignored).await.is_ok_and(|bytes| bytes > 0) {}
+    while !has_left(stream) {
+        sleep(HANG_UP_POLL).await;
+    }
+}
+
+/// Whether both directions are closed (POLLHUP, poll(2)).
+fn has_left(stream: &UnixStream) -> bool {
+    let mut asked = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let hang_up = PollFlags::POLLHUP | PollFlags::POLLERR;
+    poll(&mut asked, PollTimeout::ZERO).is_ok() && asked[0].revents().is_some_and(|events| events.intersects(hang_up))
 }
 
 #[cfg(test)]
@@ -236,6 +266,17 @@ mod tests {
         assert_eq!(read_all(next).await, "kept");
         world.input.answer("ahead".into());
         assert_eq!(read_all(UnixStream::connect(&world.path).await.unwrap()).await, "ahead");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_only_listens_still_gets_its_text() {
+        let mut world = world(true);
+        let mut stream = UnixStream::connect(&world.path).await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(world.wanted.recv().await, Some(InputWanted));
+        sleep(3 * HANG_UP_POLL).await;
+        world.input.answer("text".into());
+        assert_eq!(read_all(stream).await, "text");
     }
 
     #[tokio::test]

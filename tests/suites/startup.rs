@@ -1,6 +1,9 @@
 //! What happens before the first step: the bootstrap script, and the ops that do not wait for it.
 
-use krunner_tests::{Raw, host, require};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use krunner_tests::{Raw, Setup, host, require, wait};
 
 use crate::{app, wait_for_file, with_agent};
 
@@ -56,4 +59,24 @@ fn bootstrap_script_has_the_childrens_environment() {
     let run = Raw::connect(&runner).exec("true");
 
     assert_eq!(run.stdout(), format!("yes {} xterm []\n", home.display()));
+}
+
+#[test]
+fn interrupt_that_comes_too_early_does_not_cost_the_bootstrap_script() {
+    let python = require!(host::user_python());
+    // An interpreter on a cold mount: the runner's own first call of it takes until the test says so.
+    let slow = format!("#!/bin/sh\necho > probing\n{}\nexec {} \"$@\"\n", wait_for_file("go"), python.display());
+    let setup = Setup::new("python").file("home/work/slow-python", slow);
+    let setup = setup.file("home/work/bootstrap.sh", "echo ran > bootstrapped\n");
+    let interpreter = setup.home().join("slow-python");
+    fs::set_permissions(&interpreter, fs::Permissions::from_mode(0o755)).expect("an executable");
+    let runner = setup.runtime(interpreter).start();
+    let mut raw = Raw::connect(&runner);
+    wait::until_true("the first call of the interpreter", || runner.home().join("probing").exists());
+
+    raw.op("interrupt", "");
+    raw.sync();
+    runner.write("go", "");
+
+    assert_eq!(runner.wait_for("bootstrapped"), "ran\n");
 }

@@ -28,5 +28,9 @@ pub fn main() -> ExitCode {
 
 /// One thread: the runner moves bytes, and user code needs the cores more.
 pub(super) fn in_runtime<T>(main: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(main)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(main);
+    // Without waiting for a thread that is stuck in a file system.
+    runtime.shutdown_background();
+    ended
 }

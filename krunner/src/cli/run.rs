@@ -3,6 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -22,6 +23,9 @@ use crate::transport::{Outbox, Queue};
 /// terminal would end the session.
 const TITLE: &str = "backend.ai: kernel runner";
 
+/// For the last log lines.
+const LAST_WORDS_DEADLINE: Duration = Duration::from_millis(300);
+
 /// Descriptors from here on are nobody's business but ours.
 const FIRST_PRIVATE_FD: i32 = 3;
 
@@ -40,17 +44,7 @@ pub(super) fn run(args: RunnerArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!("descriptors that krunner was started with may be passed on to programs: {error}");
     }
     let settings = settings(kind, args.root, args.runtime_path);
-    match in_runtime(serve(settings, console, outbox, queue)) {
-        Ok(exit) => Ok(exit.into()),
-        Err(error) => match error.downcast_ref::<Critical>() {
-            Some(critical) => {
-                // The logger's own thread may be as stuck as the rest.
-                eprintln!("{}: {}", kind.log_prefix, chain(critical));
-                Ok(critical.exit().into())
-            }
-            None => Err(error),
-        },
-    }
+    Ok(in_runtime(serve(settings, console, outbox, queue))?.into())
 }
 
 fn settings(kind: &'static Kind, root: PathBuf, runtime_path: Option<PathBuf>) -> Settings {
@@ -65,7 +59,20 @@ fn settings(kind: &'static Kind, root: PathBuf, runtime_path: Option<PathBuf>) -
 }
 
 async fn serve(settings: Settings, console: Console, outbox: Outbox, queue: Queue) -> anyhow::Result<Exit> {
+    let stderr = console.stderr.clone();
+    let exit = match session(settings, console, outbox, queue).await {
+        Ok(exit) => exit,
+        Err(error) => {
+            tracing::error!("{}", chain(&error));
+            error.exit()
+        }
+    };
+    // Our own stderr may be stuck; nobody else is left to be told.
+    let _ = stderr.flush(LAST_WORDS_DEADLINE).await;
+    Ok(exit)
+}
+
+async fn session(settings: Settings, console: Console, outbox: Outbox, queue: Queue) -> Result<Exit, Critical> {
     let mut signals = Signals::watch()?;
-    let session = Session::start(settings, console, outbox, queue).await?;
-    Ok(session.run(&mut signals).await?)
+    Session::start(settings, console, outbox, queue).await?.run(&mut signals).await
 }

@@ -75,7 +75,8 @@ fn merge_file(env: &mut ChildEnv, file: &Path) -> Vec<Warning> {
 fn merge(env: &mut ChildEnv, file: &Path, text: &[u8]) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut last: Option<OsString> = None;
-    let lines = text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n');
+    let end = text.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
+    let lines = text[..end].split(|byte| *byte == b'\n');
     for (number, line) in (1..).zip(lines) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let mut reject = |problem: &str| warnings.push(Warning::new(file, Some(number), problem));
@@ -119,11 +120,11 @@ mod tests {
 
     #[test]
     fn lines_continue_values_and_crlf_is_no_part_of_them() {
-        let (env, warnings) = merged(b"A=1\r\nKEY=-----BEGIN\nline two\n\nend\nB=x=y\n");
+        let (env, warnings) = merged(b"A=1\r\nKEY=-----BEGIN\nline two\n\nend\nB=x=y \n\n");
         assert_eq!(warnings, Vec::<String>::new());
         assert_eq!(get(&env, "A"), "1");
         assert_eq!(get(&env, "KEY"), "-----BEGIN\nline two\n\nend");
-        assert_eq!(get(&env, "B"), "x=y");
+        assert_eq!(get(&env, "B"), "x=y ");
     }
 
     #[test]

@@ -42,6 +42,17 @@ impl Control {
         self.demand.send_modify(|demand| demand.terminate = true);
     }
 
+    /// Forgets interrupts that were meant for something else; the end stays the end.
+    pub fn forget_interrupts(&self) {
+        self.demand.send_modify(|demand| demand.interrupts = 0);
+    }
+
+    /// Resolves when the end was demanded.
+    pub async fn terminated(&self) {
+        // Cannot fail: `self` keeps the sending end.
+        let _ = self.demands().wait_for(|demand| demand.terminate).await;
+    }
+
     /// Waits until all that the program has written before this call is with the sink.
     pub async fn settle(&self) {
         let pumps = self.pumps.lock().unwrap_or_else(PoisonError::into_inner).clone();

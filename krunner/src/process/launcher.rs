@@ -70,7 +70,7 @@ pub struct Launcher {
     /// Gets all output.
     pub sink: Arc<dyn OutputSink>,
     /// Gets a copy of all output if it exists: `/home/work/.logs`.
-    pub logs: PathBuf,
+    pub logs: Option<PathBuf>,
     /// Where pumps run.
     pub tasks: TaskGroup,
 }
@@ -81,12 +81,15 @@ impl Launcher {
     /// # Errors
     /// When it could not be started.
     pub async fn run(&self, command: &Command, env: &ChildEnv, control: &Control) -> Result<Outcome, SpawnError> {
-        if *control.demands().borrow() != <_>::default() {
+        let task_log = tasklog::open(self.logs.clone(), env).await;
+        let demand = *control.demands().borrow();
+        if demand.terminate {
+            return Ok(Outcome::CutShort(Exit::Signal(nix::libc::SIGTERM)));
+        } else if demand.interrupts > 0 {
             return Ok(Outcome::NotStarted);
         }
         tracing::debug!("running: {command}");
         let Spawned { pid, stdout, stderr, exit } = spawn(&self.reaper, command, env)?;
-        let task_log = tasklog::open(&self.logs, env);
         let outlets = |console: &Writer| Outlets {
             console: console.clone(),
             task_log: task_log.clone(),
@@ -95,12 +98,10 @@ impl Launcher {
         let (stdout, settle_stdout) = Pump::new(Stream::Stdout, stdout, outlets(&self.console.stdout));
         let (stderr, settle_stderr) = Pump::new(Stream::Stderr, stderr, outlets(&self.console.stderr));
         control.set_pumps(vec![settle_stdout, settle_stderr]);
-        let pumps = [self.start(stdout), self.start(stderr)];
+        let (stdout, stderr) = (self.start(stdout), self.start(stderr));
 
         let outcome = supervise(pid, exit, control).await;
-        for pump in pumps {
-            pump.finish().await;
-        }
+        tokio::join!(stdout.finish(), stderr.finish());
         // The next program's log has a writer of its own, which must not overtake this one.
         if !task_log.flush(TASK_LOG_PATIENCE).await {
             tracing::warn!("the task log is slow; what follows may be out of order in it");
@@ -108,25 +109,32 @@ impl Launcher {
         Ok(outcome)
     }
 
-    /// Runs a helper program of ours and returns what it wrote to stdout; its stderr is logged.
+    /// Runs a helper program of ours and returns what it wrote to stdout.
     ///
     /// # Errors
-    /// A sentence for the log when it does not start, fails, or has not ended at the deadline.
-    pub async fn capture(&self, command: &Command, env: &ChildEnv, deadline: Duration) -> Result<Vec<u8>, String> {
+    /// A sentence for the log when it does not start, fails (with its stderr), has not ended at the
+    /// deadline, or `control` is told to end.
+    pub async fn capture(
+        &self,
+        command: &Command,
+        env: &ChildEnv,
+        control: &Control,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, String> {
         let captured = Arc::new(Captured::default());
         let quiet = Self {
             console: Console { stdout: Writer::discard(), stderr: Writer::discard() },
             sink: Arc::clone(&captured) as Arc<dyn OutputSink>,
-            logs: PathBuf::new(),
+            logs: None,
             ..self.clone()
         };
-        let control = Control::new();
-        let run = quiet.run(command, env, &control);
+        let own = Control::new();
+        let run = quiet.run(command, env, &own);
         tokio::pin!(run);
-        let outcome = match timeout(deadline, &mut run).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                control.terminate();
+        let outcome = tokio::select! {
+            outcome = &mut run => outcome,
+            () = either(control.terminated(), sleep(deadline)) => {
+                own.terminate();
                 run.await.and(Ok(Outcome::NotStarted))
             }
         };
@@ -137,7 +145,7 @@ impl Launcher {
             Ok(Outcome::Ended(exit)) => {
                 Err(format!("`{command}` failed with {}: {}", exit.code(), String::from_utf8_lossy(&stderr).trim_end()))
             }
-            Ok(_) => Err(format!("`{command}` had not ended after {deadline:?}")),
+            Ok(_) => Err(format!("`{command}` was ended: the runner stops, or it took more than {deadline:?}")),
             Err(error) => Err(crate::error::chain(&error)),
         }
     }
@@ -161,6 +169,13 @@ impl RunningPump {
     async fn finish(self) {
         let _ = self.tell_exit.send(());
         let _ = self.done.await;
+    }
+}
+
+async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    tokio::select! {
+        () = one => {}
+        () = other => {}
     }
 }
 

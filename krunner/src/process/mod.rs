@@ -19,7 +19,7 @@ mod spawn;
 mod sweep;
 mod tasklog;
 
-pub use command::{Command, Program};
+pub use command::Command;
 pub use control::Control;
 pub use launcher::{Console, Launcher};
 pub use outcome::{Exit, Outcome};

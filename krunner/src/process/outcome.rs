@@ -1,6 +1,7 @@
 //! How a child ended.
 
-use nix::sys::wait::WaitStatus;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 
 /// The end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,12 +13,10 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// From what `waitpid` returned; `None` for stops and continues, which are no end.
-    pub(super) fn from_status(status: WaitStatus) -> Option<Self> {
-        match status {
-            WaitStatus::Exited(_, code) => Some(Self::Code(code)),
-            WaitStatus::Signaled(_, signal, _) => Some(Self::Signal(signal as i32)),
-            _ => None,
+    pub(super) fn from_status(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Code(code),
+            (None, signal) => Self::Signal(signal.unwrap_or(nix::libc::SIGKILL)),
         }
     }
 
@@ -65,5 +64,7 @@ mod tests {
         assert_eq!(Outcome::CutShort(Exit::Code(0)).code(), -15);
         assert_eq!(Outcome::CutShort(Exit::Code(7)).code(), 7);
         assert_eq!(Outcome::NotStarted.code(), -2);
+        let real_time = Exit::from_status(ExitStatus::from_raw(40));
+        assert_eq!(real_time, Exit::Signal(40));
     }
 }

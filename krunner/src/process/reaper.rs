@@ -5,12 +5,12 @@ use std::io;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::outcome::Exit;
+use crate::sys;
 use crate::tasks::TaskGroup;
 
 type Waiters = HashMap<Pid, oneshot::Sender<Exit>>;
@@ -55,9 +55,8 @@ impl Reaper {
     /// Collects every child that has ended.
     fn reap(&self) {
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            let Some(pid) = status.pid() else { break };
-            let Some(exit) = Exit::from_status(status) else { continue };
+        while let Some((pid, status)) = sys::reap_any() {
+            let exit = Exit::from_status(status);
             match waiters.remove(&pid) {
                 // The waiter may have given up; its child is reaped all the same.
                 Some(waiter) => _ = waiter.send(exit),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
@@ -77,8 +78,9 @@ pub(super) fn spawn(reaper: &Reaper, command: &Command, env: &ChildEnv) -> Resul
         let mut std_command = command.to_std(env);
         std_command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let (mut child, pid, exit) = reaper.spawn(&mut std_command)?;
-        let stdout = receiver(child.stdout.take().map(OwnedFd::from))?;
-        let stderr = receiver(child.stderr.take().map(OwnedFd::from))?;
+        let pipes = receiver(child.stdout.take().map(OwnedFd::from))
+            .and_then(|stdout| Ok((stdout, receiver(child.stderr.take().map(OwnedFd::from))?)));
+        let (stdout, stderr) = pipes.inspect_err(|_| _ = killpg(pid, Signal::SIGKILL))?;
         Ok(Spawned { pid, stdout, stderr, exit })
     });
     started.map_err(|source| explain(source, command.executable()))

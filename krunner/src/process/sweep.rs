@@ -12,6 +12,9 @@ use tokio::time::Instant;
 /// Between two looks at the process table.
 const POLL: Duration = Duration::from_millis(20);
 
+/// The same when killing.
+const KILL_POLL: Duration = Duration::from_millis(2);
+
 /// Ends all remaining children: SIGTERM, and SIGKILL for what is left after `patience`.
 ///
 /// Orphans appear while their parents end, so the table is read again until it is empty.
@@ -38,10 +41,19 @@ pub async fn end_adopted_children(patience: Duration) {
     tracing::warn!("some processes could not be ended: {:?}", children());
 }
 
-/// Kills all children at once, for a shutdown that has to be quick.
-pub fn kill_children() {
-    for pid in children() {
-        let _ = kill(pid, Signal::SIGKILL);
+/// Kills all descendants at once, for a shutdown that has to be quick: children, and theirs as they
+/// become ours.
+pub async fn kill_children(deadline: Duration) {
+    let give_up_at = Instant::now() + deadline;
+    loop {
+        let children = children();
+        if children.is_empty() || Instant::now() >= give_up_at {
+            return;
+        }
+        for pid in children {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        tokio::time::sleep(KILL_POLL).await;
     }
 }
 

@@ -8,22 +8,25 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use crate::config::ChildEnv;
+use crate::tasks::blocking;
 use crate::writer::Writer;
 
 /// The variable with the session's kernel id.
 const KERNEL_ID: &str = "BACKENDAI_KERNEL_ID";
 
 /// Opens the task log for one step: a writer to nowhere when there is no folder for it.
-pub(super) fn open(logs: &Path, env: &ChildEnv) -> Writer {
-    if !logs.is_dir() {
-        return Writer::discard();
-    }
-    match file(logs, env.get(OsStr::new(KERNEL_ID)).map(AsRef::as_ref)) {
-        Ok((file, path)) => Writer::to_file(file, path.display().to_string()).unwrap_or_else(|error| {
+///
+/// The folder may be on a network mount that hangs; then this step does, and nothing else.
+pub(super) async fn open(logs: Option<PathBuf>, env: &ChildEnv) -> Writer {
+    let Some(logs) = logs else { return Writer::discard() };
+    let kernel_id = env.get(OsStr::new(KERNEL_ID)).cloned();
+    match blocking(move || logs.is_dir().then(|| file(&logs, kernel_id.as_deref()))).await {
+        None => Writer::discard(),
+        Some(Ok((file, path))) => Writer::to_file(file, path.display().to_string()).unwrap_or_else(|error| {
             tracing::warn!("cannot start the writer of the task log {}: {error}", path.display());
             Writer::discard()
         }),
-        Err(problem) => {
+        Some(Err(problem)) => {
             tracing::warn!("no task log is written: {problem}");
             Writer::discard()
         }

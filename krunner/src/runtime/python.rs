@@ -13,6 +13,7 @@ use super::plan::{Plan, Severity};
 use super::traits::{InitContext, Runtime};
 use crate::config::promote;
 use crate::process::Command;
+use crate::tasks::blocking;
 
 /// An interpreter on a cold network mount takes seconds to start.
 const PROBE_DEADLINE: Duration = Duration::from_secs(20);
@@ -40,16 +41,19 @@ impl Python {
 #[async_trait]
 impl Runtime for Python {
     async fn init(&self, context: InitContext<'_>) -> Result<(), String> {
-        let InitContext { launcher, paths, env } = context;
+        let InitContext { launcher, paths, control, env } = context;
         let probe = self.call(&["-c", "import site, sys; sys.stdout.write(site.getusersitepackages())"]);
-        let user_site = PathBuf::from(OsString::from_vec(launcher.capture(&probe, env, PROBE_DEADLINE).await?));
+        let user_site =
+            PathBuf::from(OsString::from_vec(launcher.capture(&probe, env, control, PROBE_DEADLINE).await?));
         if !user_site.is_absolute() {
             return Err(format!("the interpreter names {} as its user site folder", user_site.display()));
         }
         env.entry(OsStr::new("PYTHONPATH").into()).or_default();
         promote(env, "PYTHONPATH", &user_site);
         let file = user_site.join("sitecustomize.py");
-        install(&file, &paths.input_socket()).map_err(|error| format!("cannot write {}: {error}", file.display()))
+        let (target, socket) = (file.clone(), paths.input_socket());
+        let installed = blocking(move || install(&target, &socket)).await;
+        installed.map_err(|error| format!("cannot write {}: {error}", file.display()))
     }
 
     fn build(&self, directory: &Path) -> Plan {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::plan::{Plan, Severity};
 use crate::config::{ChildEnv, Paths};
-use crate::process::Launcher;
+use crate::process::{Control, Launcher};
 
 /// What a runtime may use while it starts.
 pub struct InitContext<'a> {
@@ -14,6 +14,8 @@ pub struct InitContext<'a> {
     pub launcher: &'a Launcher,
     /// Where things are.
     pub paths: &'a Paths,
+    /// Ends the probes when the runner stops.
+    pub control: &'a Control,
     /// The environment of children, to be completed.
     pub env: &'a mut ChildEnv,
 }

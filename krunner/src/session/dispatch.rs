@@ -57,6 +57,10 @@ pub struct Session {
     runtime: Arc<dyn Runtime>,
     input: Option<UserInput>,
     inputs_wanted: mpsc::Receiver<InputWanted>,
+    /// A request for input is about to be told; the next one waits.
+    asking: bool,
+    /// Counts steps, so that what belongs to an earlier one is known by its number.
+    step_number: u64,
     /// Seconds of `CLOCK_MONOTONIC`.
     started_at: f64,
 }
@@ -76,7 +80,7 @@ impl Session {
             reaper: Reaper::start(&tasks).map_err(setup)?,
             console: console.clone(),
             sink: Arc::new(Output(outbox.clone())),
-            logs: settings.paths.logs(),
+            logs: Some(settings.paths.logs()),
             tasks: tasks.clone(),
         };
         let (tell_wanted, inputs_wanted) = mpsc::channel(1);
@@ -100,6 +104,8 @@ impl Session {
             runtime,
             input,
             inputs_wanted,
+            asking: false,
+            step_number: 0,
             started_at,
         };
         session.prepare(settings.paths, settings.env);
@@ -141,12 +147,16 @@ impl Session {
             self.outbox.room_for_answers().await;
             self.inbound.recv().await
         };
+        let wanted = async {
+            self.outbox.room_for_answers().await;
+            self.inputs_wanted.recv().await
+        };
         tokio::select! {
             biased;
             () = signals.next() => Event::Signal,
             task = self.tasks.failed() => Event::TaskPanicked(task),
             Some(event) = self.events.recv() => event,
-            Some(wanted) = self.inputs_wanted.recv() => Event::InputWanted(wanted),
+            Some(wanted) = wanted, if !self.asking => Event::InputWanted(wanted),
             Some(frames) = message => Event::Message(frames),
         }
     }
@@ -170,7 +180,14 @@ impl Session {
                 self.step_done(exit_code);
                 self.advance();
             }
-            Event::InputWanted(InputWanted) => self.ask_for_input(),
+            Event::InputWanted(InputWanted) => self.settle_then_ask(),
+            Event::Settled { step_number } => {
+                self.asking = false;
+                // A program that has ended since waits for nothing.
+                if step_number == self.step_number {
+                    self.outbox.answer(Reply::WaitingInput(None));
+                }
+            }
         }
         Response::Continue
     }
@@ -231,19 +248,21 @@ impl Session {
 
     pub(super) fn step_done(&mut self, exit_code: i32) {
         self.current = None;
+        self.step_number += 1;
         if let Some(kind) = self.queue.finished(exit_code) {
             self.outbox.answer(Reply::Finished { kind, exit_code });
         }
     }
 
-    /// Tells the agent that a program waits, after what that program has written: its prompt.
-    fn ask_for_input(&self) {
-        let (control, outbox) = (self.current.clone(), self.outbox.clone());
+    /// Lets what the program has written, its prompt, go first.
+    fn settle_then_ask(&mut self) {
+        self.asking = true;
+        let (control, report, step_number) = (self.current.clone(), self.report.clone(), self.step_number);
         self.tasks.spawn("request for input", async move {
             if let Some(control) = control {
                 control.settle().await;
             }
-            outbox.answer(Reply::WaitingInput(None));
+            let _ = report.send(Event::Settled { step_number }).await;
         });
     }
 }

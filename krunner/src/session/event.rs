@@ -18,6 +18,11 @@ pub(super) enum Event {
     },
     /// A program asks for input.
     InputWanted(InputWanted),
+    /// What the program had written when it asked is with the agent's replies.
+    Settled {
+        /// Which step that was in.
+        step_number: u64,
+    },
     /// SIGINT or SIGTERM.
     Signal,
     /// One of our tasks panicked.

@@ -85,7 +85,14 @@ impl TaskQueue {
             return None;
         }
         match self.waiting.pop_front()? {
-            Place::Refused(kind) => Some(Work::Answer { kind, exit_code: REFUSED }),
+            Place::Refused(kind) => {
+                match kind {
+                    StepKind::Build => self.build_failed = true,
+                    StepKind::Exec => self.build_failed = false,
+                    StepKind::Clean | StepKind::Code => {}
+                }
+                Some(Work::Answer { kind, exit_code: REFUSED })
+            }
             Place::Step(step) => {
                 self.steps -= 1;
                 self.text_bytes -= step.text.len();

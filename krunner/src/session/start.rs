@@ -7,6 +7,7 @@ use crate::config::{ChildEnv, Paths};
 use crate::error::chain;
 use crate::process::{Command, Control, Launcher};
 use crate::runtime::{InitContext, Runtime};
+use crate::tasks::blocking;
 
 /// Shells that can run a bootstrap script, best first.
 const POSIX_SHELLS: [&str; 7] =
@@ -24,12 +25,14 @@ pub(super) struct Preparation {
 impl Preparation {
     /// Returns the environment that steps run with.
     pub(super) async fn run(self, mut env: ChildEnv) -> ChildEnv {
-        let context = InitContext { launcher: &self.launcher, paths: &self.paths, env: &mut env };
+        let context =
+            InitContext { launcher: &self.launcher, paths: &self.paths, control: &self.control, env: &mut env };
         if let Err(problem) = self.runtime.init(context).await {
             tracing::warn!("the runtime is not fully set up: {problem}");
         }
         let script = self.paths.bootstrap();
-        if script.is_file() {
+        let candidate = script.clone();
+        if blocking(move || candidate.is_file()).await {
             self.bootstrap(&script, &env).await;
         }
         env
@@ -41,6 +44,7 @@ impl Preparation {
             return;
         };
         tracing::info!("running the bootstrap script {}", script.display());
+        self.control.forget_interrupts();
         let command = Command::argv([shell.as_ref(), script.as_os_str()]);
         match self.launcher.run(&command, env, &self.control).await {
             Ok(outcome) => tracing::info!("the bootstrap script has exited with code {}", outcome.code()),

@@ -5,7 +5,10 @@
 //! | the running step: TERM, 2 s, KILL, its last output | [`STEP_DEADLINE`] |
 //! | what user code left behind | 2 x [`ORPHAN_PATIENCE`] |
 //! | replies to the agent | [`FLUSH_DEADLINE`] |
+//! | our own tasks | [`TASKS_DEADLINE`] |
 //! | our own stdout and stderr | [`CONSOLE_DEADLINE`] each |
+//!
+//! A second signal kills what is left within [`FORCED_DEADLINE`].
 
 use std::time::Duration;
 
@@ -21,6 +24,7 @@ const STEP_DEADLINE: Duration = Duration::from_millis(3500);
 const ORPHAN_PATIENCE: Duration = Duration::from_millis(800);
 const FLUSH_DEADLINE: Duration = Duration::from_secs(3);
 const CONSOLE_DEADLINE: Duration = Duration::from_millis(300);
+const FORCED_DEADLINE: Duration = Duration::from_millis(100);
 const TASKS_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Stops; at once when a second signal comes.
@@ -28,7 +32,7 @@ pub(super) async fn stop(mut session: Session, signals: &mut Signals) -> Exit {
     tokio::select! {
         biased;
         () = signals.next() => {
-            kill_children();
+            kill_children(FORCED_DEADLINE).await;
             Exit::Forced
         }
         () = wind_down(&mut session) => Exit::Ok,

@@ -1,13 +1,16 @@
 //! Running one step to its exit code.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
+
+use tempfile::TempPath;
 
 use crate::config::ChildEnv;
 use crate::error::chain;
 use crate::process::{Command, Control, Launcher, Outcome};
 use crate::runtime::{Plan, Runtime, Severity};
+use crate::tasks::blocking;
 use crate::wire::{Step, StepKind};
 
 /// What stands for "you know how" in place of a command line.
@@ -26,33 +29,31 @@ pub(super) struct Worker {
 impl Worker {
     /// Runs a step; its output is with the sink when this returns.
     pub(super) async fn run(&self, step: &Step, control: &Control) -> i32 {
-        let directory = Path::new(".");
-        match (step.kind, step.text.as_str()) {
-            (StepKind::Code, code) => self.query(code, control).await,
-            (_, "") => 0,
-            (StepKind::Clean, HEURISTIC) => self.carry_out(self.runtime.clean(directory), control).await,
-            (StepKind::Build, HEURISTIC) if directory.join("Makefile").is_file() => {
-                self.carry_out(Plan::one(Command::shell("make")), control).await
+        let plan = match (step.kind, step.text.as_str()) {
+            (StepKind::Code, code) => return self.query(code.to_owned(), control).await,
+            (_, "") => return 0,
+            (kind, HEURISTIC) => {
+                let runtime = Arc::clone(&self.runtime);
+                blocking(move || heuristic(&*runtime, kind)).await
             }
-            (StepKind::Build, HEURISTIC) => self.carry_out(self.runtime.build(directory), control).await,
-            (StepKind::Exec, HEURISTIC) => self.carry_out(self.runtime.execute(directory), control).await,
-            (StepKind::Exec, line) => self.carry_out(Plan::one(Command::shell(line).in_batch_mode()), control).await,
-            (_, line) => self.carry_out(Plan::one(Command::shell(line)), control).await,
-        }
+            (StepKind::Exec, line) => Plan::one(Command::shell(line).in_batch_mode()),
+            (_, line) => Plan::one(Command::shell(line)),
+        };
+        self.carry_out(plan, control).await
     }
 
     /// Writes the code to a file beside the user's, and removes it afterwards.
-    async fn query(&self, code: &str, control: &Control) -> i32 {
+    async fn query(&self, code: String, control: &Control) -> i32 {
         let Some(suffix) = self.runtime.query_suffix() else {
             tracing::error!("this runtime has no query mode");
             return 127;
         };
-        let written = tempfile::Builder::new().prefix("tmp").suffix(suffix).tempfile_in(".").and_then(|mut file| {
-            file.write_all(code.as_bytes())?;
-            Ok(file.into_temp_path())
-        });
-        match written {
-            Ok(source) => self.carry_out(self.runtime.query(&source), control).await,
+        match blocking(move || write_source(suffix, &code)).await {
+            Ok(source) => {
+                let code = self.carry_out(self.runtime.query(&source), control).await;
+                blocking(move || drop(source)).await;
+                code
+            }
             Err(error) => {
                 tracing::error!("cannot write the code to a file in the working directory: {error}");
                 INTERNAL_ERROR
@@ -88,4 +89,21 @@ impl Worker {
             }
         }
     }
+}
+
+/// What `*` stands for in the working directory as it is now.
+fn heuristic(runtime: &dyn Runtime, kind: StepKind) -> Plan {
+    let directory = Path::new(".");
+    match kind {
+        StepKind::Clean => runtime.clean(directory),
+        StepKind::Build if directory.join("Makefile").is_file() => Plan::one(Command::shell("make")),
+        StepKind::Build => runtime.build(directory),
+        StepKind::Exec | StepKind::Code => runtime.execute(directory),
+    }
+}
+
+fn write_source(suffix: &str, code: &str) -> io::Result<TempPath> {
+    let mut file = tempfile::Builder::new().prefix("tmp").suffix(suffix).tempfile_in(".")?;
+    file.write_all(code.as_bytes())?;
+    Ok(file.into_temp_path())
 }

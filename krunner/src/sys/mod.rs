@@ -3,7 +3,9 @@
 mod fds;
 mod proctitle;
 mod queues;
+mod reap;
 
 pub use fds::close_on_exec_from;
 pub use proctitle::set_process_title;
 pub use queues::{readable_bytes, unsent_bytes};
+pub use reap::reap_any;

@@ -7,9 +7,11 @@
 //! ```
 //!
 //! Replies go to the newest link, so that an agent that has restarted gets all of them even while its
-//! old connection lingers; when the newest goes, the one before it takes over. A link is handed at
-//! most [`WINDOW_BYTES`] beyond what has reached its TCP socket. Replies that are *paced* keep
-//! [`PACE`] between one reaching the socket and the next being handed over.
+//! old connection lingers; when the newest goes, the one before it takes over. Order holds across
+//! links: while an older one has replies in flight, the newer gets none, and an older one that makes
+//! no progress for [`STALL`] is to be closed, which gives back what it has. A link is handed at most
+//! [`WINDOW_BYTES`] beyond what has reached its TCP socket. Replies that are *paced* keep [`PACE`]
+//! between one reaching the socket and the next being handed over.
 //!
 //! Pure: the clock is a parameter, links are numbers.
 
@@ -20,6 +22,12 @@ use tokio::time::Instant;
 
 /// Enough to keep a link busy (1 GB/s for 1 ms), and little beside the budget for output.
 const WINDOW_BYTES: u64 = 1024 * 1024;
+
+/// Also bounds what waits in the `zeromq` socket, whose `send` waits at 100,000 messages: it never does.
+const WINDOW_ENTRIES: usize = 16 * 1024;
+
+/// How long a newer link waits for an older one to take what it was handed.
+const STALL: Duration = Duration::from_secs(1);
 
 /// Agents since 25.12 lose a `finished` that arrives right behind another.
 pub(super) const PACE: Duration = Duration::from_millis(10);
@@ -41,6 +49,8 @@ pub(super) trait Entry: Clone {
 pub(super) enum Next<T> {
     /// Hand this to the link.
     Send(LinkId, T),
+    /// Close this link: it keeps a newer one waiting.
+    Close(LinkId),
     /// Nothing before this moment, unless something changes.
     WaitUntil(Instant),
     /// Nothing until something changes.
@@ -54,6 +64,9 @@ struct Link<T> {
     in_flight: VecDeque<(u64, T)>,
     handed_bytes: u64,
     relayed_bytes: u64,
+    /// When it came up, or last took something.
+    last_progress: Instant,
+    closing: bool,
 }
 
 /// All replies that have not reached a socket.
@@ -76,8 +89,15 @@ impl<T: Entry> Ledger<T> {
     }
 
     /// A peer has connected.
-    pub(super) fn link_up(&mut self, id: LinkId) {
-        self.links.push(Link { id, in_flight: VecDeque::new(), handed_bytes: 0, relayed_bytes: 0 });
+    pub(super) fn link_up(&mut self, id: LinkId, now: Instant) {
+        self.links.push(Link {
+            id,
+            in_flight: VecDeque::new(),
+            handed_bytes: 0,
+            relayed_bytes: 0,
+            last_progress: now,
+            closing: false,
+        });
         self.links.sort_by_key(|link| link.id);
     }
 
@@ -92,7 +112,9 @@ impl<T: Entry> Ledger<T> {
     /// So many bytes have reached the socket of this link since it is up.
     pub(super) fn relayed(&mut self, id: LinkId, bytes: u64, now: Instant) {
         let Some(link) = self.links.iter_mut().find(|link| link.id == id) else { return };
-        link.relayed_bytes = bytes;
+        if bytes > link.relayed_bytes {
+            (link.relayed_bytes, link.last_progress) = (bytes, now);
+        }
         while let Some((end, _)) = link.in_flight.front()
             && *end <= bytes
         {
@@ -106,24 +128,36 @@ impl<T: Entry> Ledger<T> {
 
     /// The next reply to hand over, which is in flight then.
     pub(super) fn next(&mut self, now: Instant) -> Next<T> {
-        let paced_in_flight = || self.links.iter().any(|link| link.in_flight.iter().any(|(_, entry)| entry.is_paced()));
         let Some(entry) = self.waiting.front() else { return Next::Blocked };
-        if entry.is_paced() {
-            if paced_in_flight() {
+        let paced = entry.is_paced();
+        let Some((newest, older)) = self.links.split_last_mut() else { return Next::Blocked };
+        if let Some(busy) = older.iter_mut().find(|link| !link.in_flight.is_empty()) {
+            let due = busy.last_progress.max(newest.last_progress) + STALL;
+            return match (busy.closing, due <= now) {
+                (true, _) => Next::Blocked,
+                (false, false) => Next::WaitUntil(due),
+                (false, true) => {
+                    busy.closing = true;
+                    Next::Close(busy.id)
+                }
+            };
+        }
+        if paced {
+            if newest.in_flight.iter().any(|(_, entry)| entry.is_paced()) {
                 return Next::Blocked;
             }
             if let Some(due) = self.last_paced.map(|last| last + PACE).filter(|due| *due > now) {
                 return Next::WaitUntil(due);
             }
         }
-        let Some(link) = self.links.last_mut() else { return Next::Blocked };
-        if link.handed_bytes - link.relayed_bytes >= WINDOW_BYTES {
+        let window_full = newest.handed_bytes - newest.relayed_bytes >= WINDOW_BYTES;
+        if window_full || newest.in_flight.len() >= WINDOW_ENTRIES {
             return Next::Blocked;
         }
         let Some(entry) = self.waiting.pop_front() else { return Next::Blocked };
-        link.handed_bytes += entry.wire_bytes();
-        link.in_flight.push_back((link.handed_bytes, entry.clone()));
-        Next::Send(link.id, entry)
+        newest.handed_bytes += entry.wire_bytes();
+        newest.in_flight.push_back((newest.handed_bytes, entry.clone()));
+        Next::Send(newest.id, entry)
     }
 
     /// Whether every reply has reached a socket.
@@ -172,7 +206,7 @@ mod tests {
         let mut ledger = Ledger::new();
         ledger.push(reply(0));
         assert_eq!(ledger.next(now), Next::Blocked);
-        ledger.link_up(A);
+        ledger.link_up(A, now);
         assert_eq!(ledger.next(now), Next::Send(A, reply(0)));
         assert!(!ledger.is_settled());
         ledger.relayed(A, 10, now);
@@ -183,8 +217,8 @@ mod tests {
     fn the_newest_peer_gets_all_and_the_one_before_takes_over() {
         let now = Instant::now();
         let mut ledger = Ledger::new();
-        ledger.link_up(A);
-        ledger.link_up(B);
+        ledger.link_up(A, now);
+        ledger.link_up(B, now);
         (0..3).for_each(|number| ledger.push(reply(number)));
         assert_eq!(ledger.next(now), Next::Send(B, reply(0)));
         assert_eq!(ledger.next(now), Next::Send(B, reply(1)));
@@ -196,10 +230,25 @@ mod tests {
     }
 
     #[test]
+    fn a_newer_peer_waits_for_the_older_but_not_for_ever() {
+        let now = Instant::now();
+        let mut ledger = Ledger::new();
+        ledger.link_up(A, now);
+        (0..2).for_each(|number| ledger.push(reply(number)));
+        assert_eq!(ledger.next(now), Next::Send(A, reply(0)));
+        ledger.link_up(B, now);
+        assert_eq!(ledger.next(now), Next::WaitUntil(now + STALL));
+        assert_eq!(ledger.next(now + STALL), Next::Close(A));
+        assert_eq!(ledger.next(now + STALL), Next::Blocked, "until it is closed");
+        ledger.link_down(A);
+        assert_eq!(ledger.next(now + STALL), Next::Send(B, reply(0)));
+    }
+
+    #[test]
     fn a_stalled_peer_is_handed_a_window_and_no_more() {
         let now = Instant::now();
         let mut ledger = Ledger::new();
-        ledger.link_up(A);
+        ledger.link_up(A, now);
         (0..40).for_each(|number| ledger.push(Reply { bytes: 64 * 1024, ..reply(number) }));
         let mut handed = 0;
         while let Next::Send(..) = ledger.next(now) {
@@ -214,7 +263,7 @@ mod tests {
     fn paced_replies_keep_their_distance() {
         let start = Instant::now();
         let mut ledger = Ledger::new();
-        ledger.link_up(A);
+        ledger.link_up(A, start);
         for number in 0..2 {
             ledger.push(Reply { paced: true, ..reply(number) });
         }
@@ -247,10 +296,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, each reply reaches a socket whole exactly once: a model counts the bytes
-        /// that links pass on, as the relay does.
+        /// Whatever happens, each reply reaches a socket whole exactly once and in order: a model counts
+        /// the bytes that links pass on, as the relay does.
         #[test]
-        fn nothing_is_lost_or_doubled(acts in prop::collection::vec(act(), 0..200)) {
+        fn nothing_is_lost_doubled_or_reordered(acts in prop::collection::vec(act(), 0..200)) {
             let mut now = Instant::now();
             let mut ledger = Ledger::new();
             let mut next_link = 0;
@@ -276,7 +325,7 @@ mod tests {
                     }
                     Act::Up => {
                         next_link += 1;
-                        ledger.link_up(LinkId(next_link));
+                        ledger.link_up(LinkId(next_link), now);
                         links.push((LinkId(next_link), Vec::new(), 0));
                     }
                     Act::Down(at) if at < links.len() => {
@@ -294,21 +343,25 @@ mod tests {
                             ledger.relayed(*id, to, now);
                         }
                     }
-                    Act::Next => {
-                        if let Next::Send(id, reply) = ledger.next(now) {
+                    Act::Next => match ledger.next(now) {
+                        Next::Send(id, reply) => {
                             let newest = links.last_mut().unwrap();
                             prop_assert_eq!(newest.0, id);
                             newest.1.push(reply);
                         }
-                    }
-                    Act::Tick => now += PACE,
+                        Next::Close(id) => {
+                            prop_assert!(links.last().unwrap().0 != id, "the newest is never closed");
+                            links.retain(|(known, ..)| *known != id);
+                            ledger.link_down(id);
+                        }
+                        Next::WaitUntil(_) | Next::Blocked => {}
+                    },
+                    Act::Tick => now += STALL / 4,
                     Act::Down(_) | Act::Relay(..) => {}
                 }
             }
             prop_assert!(ledger.is_settled());
-            let mut all = arrived.clone();
-            all.sort_unstable();
-            prop_assert_eq!(all, (0..next_number).collect::<Vec<_>>());
+            prop_assert_eq!(arrived, (0..next_number).collect::<Vec<_>>());
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net as std_unix;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use zeromq::{Socket, SocketEvent};
 
 use super::relay::{Progress, RelayError, Role, relay};
+use crate::error::chain;
 
 /// A peer that has not introduced itself by then is not one.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -32,6 +34,8 @@ pub(super) enum LinkError {
     Left,
     #[error("the handshake failed")]
     Refused(#[source] zeromq::ZmqError),
+    #[error("a stranger has connected to its inner socket")]
+    Intruder,
     #[error(transparent)]
     Relay(#[from] RelayError),
 }
@@ -43,6 +47,15 @@ impl LinkError {
     }
 }
 
+/// Tells how a connection ended, unless it was in the ordinary way.
+pub(super) fn report(peer: SocketAddr, ended: Result<(), LinkError>) {
+    match ended {
+        Ok(()) => tracing::debug!("the connection from {peer} has ended"),
+        Err(error) if error.is_ordinary() => tracing::debug!("the connection from {peer} has ended: {}", chain(&error)),
+        Err(error) => tracing::warn!("the connection from {peer} is closed: {}", chain(&error)),
+    }
+}
+
 /// A `zeromq` socket with one peer, whose bytes pass through `relay`. Nothing moves unless that is polled.
 pub(super) struct Link<S, R> {
     pub(super) socket: S,
@@ -51,10 +64,21 @@ pub(super) struct Link<S, R> {
     pub(super) relay: R,
 }
 
+/// Resolves when the socket has got a second peer, which can only be a stranger (see [`open`]).
+pub(super) async fn intrusion(events: &mut BoxStream<'static, SocketEvent>) {
+    while let Some(event) = events.next().await {
+        if matches!(event, SocketEvent::Accepted(..)) {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
 /// Opens a link and goes through the handshake.
 ///
-/// The inner connection is a unix socket in the abstract namespace, under a name nobody can guess,
-/// that takes one connection and is closed then.
+/// The inner connection is a unix socket in the abstract namespace: no folder has to be writable for it.
+/// Its random name shows in `/proc/net/unix` until the handshake is through, and the `zeromq` crate
+/// accepts whoever comes; a second peer ends the link.
 pub(super) async fn open<S: Socket>(
     peer: TcpStream,
     role: Role,

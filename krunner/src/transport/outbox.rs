@@ -56,8 +56,8 @@ pub(super) fn framed_bytes(payload_bytes: usize) -> u64 {
 /// Asks whether everything has been sent; answered when it has, or when nobody is there to take it.
 pub(super) type Flush = oneshot::Sender<bool>;
 
-/// The ends of an outbox that `push` works with.
-pub(super) struct Parcels {
+/// The queue behind an [`Outbox`], for [`super::listen_push`].
+pub struct Queue {
     pub(super) parcels: mpsc::UnboundedReceiver<Parcel>,
     pub(super) flushes: mpsc::UnboundedReceiver<Flush>,
 }
@@ -87,7 +87,7 @@ impl Outbox {
             log: budget(LOG_BYTES),
             answers: budget(ANSWER_BYTES),
         };
-        (outbox, Queue(Parcels { parcels: parcels_out, flushes: flushes_out }))
+        (outbox, Queue { parcels: parcels_out, flushes: flushes_out })
     }
 
     /// Sends what may be large, waiting for room: the output of programs, pictures.
@@ -137,9 +137,6 @@ impl Outbox {
     }
 }
 
-/// The queue behind an [`Outbox`]; opaque outside of the transport.
-pub struct Queue(pub(super) Parcels);
-
 /// What a message takes of a budget: its size, but never more than all of it.
 fn cost(message: &Message, all: usize) -> u32 {
     u32::try_from((message.payload().len() + OVERHEAD_BYTES).min(all)).unwrap_or(u32::MAX)
@@ -156,7 +153,7 @@ mod tests {
 
     #[tokio::test]
     async fn output_waits_for_room_and_answers_do_not() {
-        let (outbox, Queue(mut queue)) = Outbox::new();
+        let (outbox, mut queue) = Outbox::new();
         let mut sent = 0;
         while outbox.send(output(64 * 1024)).now_or_never().is_some() {
             sent += 1;
@@ -171,7 +168,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_op_is_taken_while_answers_pile_up() {
-        let (outbox, Queue(mut queue)) = Outbox::new();
+        let (outbox, mut queue) = Outbox::new();
         assert!(outbox.room_for_answers().now_or_never().is_some());
         for _ in 0..ANSWER_BYTES / OVERHEAD_BYTES {
             outbox.answer(Reply::Status { started_at: 1.0 });

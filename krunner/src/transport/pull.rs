@@ -1,6 +1,5 @@
 //! The port where ops come in.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +8,12 @@ use futures_util::StreamExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
-use zeromq::{PullSocket, SocketEvent, SocketRecv as _};
+use zeromq::{PullSocket, Socket as _, SocketEvent, SocketRecv as _};
 
-use super::link::{self, Link, LinkError};
+use super::link::{self, Link, LinkError, report};
 use super::listener;
 use super::relay::{LARGE_FRAME_BYTES, Role};
-use crate::error::{Critical, chain};
+use crate::error::Critical;
 use crate::tasks::TaskGroup;
 
 /// Between a connection and the session, which takes messages at once; each may be large.
@@ -41,27 +40,20 @@ pub async fn listen(port: u16, tasks: &TaskGroup) -> Result<Inbound, Critical> {
     Ok(inbound)
 }
 
-/// Tells how a connection ended, unless it was in the ordinary way.
-pub(super) fn report(peer: SocketAddr, ended: Result<(), LinkError>) {
-    match ended {
-        Ok(()) => tracing::debug!("the connection from {peer} has ended"),
-        Err(error) if error.is_ordinary() => tracing::debug!("the connection from {peer} has ended: {}", chain(&error)),
-        Err(error) => tracing::warn!("the connection from {peer} is closed: {}", chain(&error)),
-    }
-}
-
 async fn serve(stream: TcpStream, role: Role, messages: mpsc::Sender<Vec<Bytes>>) -> Result<(), LinkError> {
     let Link { mut socket, mut events, mut relay } = link::open::<PullSocket>(stream, role, None).await?;
+    let backend = socket.backend();
     let receive = async {
         loop {
             tokio::select! {
                 biased;
                 message = socket.recv() => match message {
                     Ok(message) => _ = messages.send(message.into_vec()).await,
-                    Err(error) => break tracing::debug!("a stream ended within a message: {error}"),
+                    Err(error) => return tracing::debug!("a stream ended within a message: {error}"),
                 },
                 event = events.next() => match event {
-                    Some(SocketEvent::Disconnected(_)) | None => break,
+                    // A second peer can only be a stranger (see `link::open`).
+                    Some(SocketEvent::Disconnected(_) | SocketEvent::Accepted(..)) | None => return,
                     Some(_) => {}
                 },
             }
@@ -69,13 +61,15 @@ async fn serve(stream: TcpStream, role: Role, messages: mpsc::Sender<Vec<Bytes>>
     };
     tokio::pin!(receive);
     let ended = tokio::select! {
-        ended = &mut relay => ended,
-        () = &mut receive => return Ok(()),
+        ended = &mut relay => Some(ended),
+        () = &mut receive => None,
     };
     // Closes the inner connection, at whose end the socket stops; until then it hands over what it has.
     drop(relay);
-    if timeout(DRAIN_DEADLINE, receive).await.is_err() {
-        tracing::debug!("a peer that has left is given up with messages that nobody took");
+    if ended.is_some() && timeout(DRAIN_DEADLINE, receive).await.is_err() {
+        tracing::warn!("a peer has left, and what it sent last is dropped: nobody took it in time");
     }
-    Ok(ended?)
+    // The crate's tasks would keep a socket alive that has not seen the end of its stream.
+    backend.shutdown();
+    Ok(ended.unwrap_or(Ok(()))?)
 }

@@ -15,10 +15,9 @@ use tokio::time::{Instant, sleep_until};
 use zeromq::{PushSocket, SocketSend as _, ZmqMessage};
 
 use super::ledger::{Ledger, LinkId, Next};
-use super::link::{self, Link, LinkError};
+use super::link::{self, Link, LinkError, report};
 use super::listener;
-use super::outbox::{Flush, Parcel, Parcels, Queue};
-use super::pull::report;
+use super::outbox::{Flush, Parcel, Queue};
 use super::relay::{Progress, Role};
 use crate::error::Critical;
 use crate::tasks::TaskGroup;
@@ -46,7 +45,7 @@ pub async fn listen(port: u16, queue: Queue, tasks: &TaskGroup) -> Result<(), Cr
         flushes: Vec::new(),
         progressed: Arc::clone(&progressed),
     };
-    tasks.spawn("push", pusher.run(queue.0, events));
+    tasks.spawn("push", pusher.run(queue, events));
     let last_id = Arc::new(AtomicU64::new(0));
     listener::accept(listener, tasks, move |stream, peer| {
         let id = LinkId(last_id.fetch_add(1, Ordering::Relaxed));
@@ -68,11 +67,15 @@ async fn serve(
     progressed: Arc<Notify>,
 ) -> Result<(), LinkError> {
     let progress = Progress::new(&stream, progressed)?;
-    let Link { socket, relay, .. } = link::open::<PushSocket>(stream, Role::Push, Some(Arc::clone(&progress))).await?;
+    let Link { socket, events: mut own_events, relay } =
+        link::open::<PushSocket>(stream, Role::Push, Some(Arc::clone(&progress))).await?;
     let _ = events.send(LinkEvent::Up(id, socket, progress)).await;
-    let ended = relay.await;
+    let ended = tokio::select! {
+        ended = relay => ended.map_err(LinkError::from),
+        () = link::intrusion(&mut own_events) => Err(LinkError::Intruder),
+    };
     let _ = events.send(LinkEvent::Down(id)).await;
-    Ok(ended?)
+    ended
 }
 
 enum Event {
@@ -93,7 +96,7 @@ struct Pusher {
 }
 
 impl Pusher {
-    async fn run(mut self, mut queue: Parcels, mut links: mpsc::Receiver<LinkEvent>) {
+    async fn run(mut self, mut queue: Queue, mut links: mpsc::Receiver<LinkEvent>) {
         loop {
             let due = self.send_what_can_be_sent().await;
             self.answer_flushes();
@@ -108,7 +111,7 @@ impl Pusher {
             match event {
                 Event::Parcel(parcel) => self.ledger.push(parcel),
                 Event::Link(LinkEvent::Up(id, socket, progress)) => {
-                    self.ledger.link_up(id);
+                    self.ledger.link_up(id, Instant::now());
                     self.links.insert(id, (socket, progress));
                 }
                 Event::Link(LinkEvent::Down(id)) => {
@@ -135,6 +138,14 @@ impl Pusher {
             match self.ledger.next(Instant::now()) {
                 Next::Blocked => return None,
                 Next::WaitUntil(due) => return Some(due),
+                Next::Close(id) => {
+                    tracing::warn!(
+                        "a peer takes no replies while a newer one waits for them; its connection is closed"
+                    );
+                    if let Some((_, progress)) = self.links.get(&id) {
+                        progress.close_connection();
+                    }
+                }
                 Next::Send(id, parcel) => {
                     let Some((socket, _)) = self.links.get_mut(&id) else { continue };
                     // An error means that the peer is gone; its relay says so too, and the ledger

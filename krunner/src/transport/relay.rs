@@ -1,15 +1,18 @@
 //! One connection between the network and a `zeromq` socket, byte by byte.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::pipe2;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::zmtp::{Limits, Scanner, ZmtpError};
 use crate::sys;
@@ -26,7 +29,10 @@ const SPLICE_FLAGS: SpliceFFlags = SpliceFFlags::SPLICE_F_MOVE.union(SpliceFFlag
 /// A frame from here on takes its share of [`LARGE_FRAME_BYTES`] before it is read.
 const LARGE_FRAME_FROM: u64 = 64 * 1024;
 
-/// Large frames of all connections together: two of the largest.
+/// A peer that has its share may keep the others waiting for so long with nothing.
+const LARGE_FRAME_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Large frames of all connections while they are received: two of the largest.
 pub(super) const LARGE_FRAME_BYTES: usize = 128 * 1024 * 1024;
 
 /// An op of more than 64 MiB is refused. Its frames are two; a few more are let through, so that a
@@ -38,6 +44,8 @@ pub(super) const LIMITS: Limits = Limits { message_bytes: 64 * 1024 * 1024, mess
 pub(super) enum RelayError {
     #[error("the peer broke the protocol")]
     Protocol(#[from] ZmtpError),
+    #[error("the peer has begun a large frame and sent nothing of it for {LARGE_FRAME_PATIENCE:?}")]
+    Slow,
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -73,6 +81,13 @@ impl Progress {
     /// Whether the peer's kernel has acknowledged all of them.
     pub(super) fn is_acknowledged(&self) -> bool {
         sys::unsent_bytes(self.as_fd()).is_ok_and(|bytes| bytes == 0)
+    }
+
+    /// Ends the connection; its relay notices.
+    pub(super) fn close_connection(&self) {
+        if let Err(error) = shutdown(self.tcp.as_raw_fd(), Shutdown::Both) {
+            tracing::debug!("a connection was closed already: {error}");
+        }
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -119,15 +134,19 @@ async fn inbound(
     let mut scanner = Scanner::new(LIMITS);
     let mut large: Option<OwnedSemaphorePermit> = None;
     loop {
-        let bytes = peer.read(&mut buffer).await?;
+        let read = peer.read(&mut buffer);
+        let bytes = match large {
+            Some(_) => timeout(LARGE_FRAME_PATIENCE, read).await.map_err(|_| RelayError::Slow)??,
+            None => read.await?,
+        };
         if bytes == 0 {
             socket.shutdown().await?;
             return Ok(());
         }
         scanner.feed(&buffer[..bytes])?;
-        if scanner.body_left() < LARGE_FRAME_FROM {
+        if scanner.body_left() == 0 {
             large = None;
-        } else if large.is_none() {
+        } else if large.is_none() && scanner.body_left() >= LARGE_FRAME_FROM {
             let share = u32::try_from(scanner.body_left()).unwrap_or(u32::MAX);
             large = Arc::clone(budget).acquire_many_owned(share).await.ok();
         }

@@ -13,4 +13,4 @@ mod reply;
 pub use frame::{BadMessage, Message};
 pub use op::{AgentEvent, Op, Step, StepKind};
 pub use payload::{App, InputOptions, ModelServiceRequest, ModelStatus, ServiceOutcome, ServiceRequest};
-pub use reply::{MAX_OUTPUT_BYTES, OutputStream, Reply};
+pub use reply::{OutputStream, Reply};

@@ -7,10 +7,6 @@ use super::frame::Message;
 use super::op::StepKind;
 use super::payload::{App, InputOptions, ModelStatus, ServiceOutcome};
 
-/// Output is split at this size. The agent truncates what exceeds 10 MiB; small frames also keep
-/// the other replies, which share the connection, prompt.
-pub const MAX_OUTPUT_BYTES: usize = 64 * 1024;
-
 /// Which of a program's two output streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputStream {
@@ -27,7 +23,8 @@ pub enum Reply {
     Output {
         /// Where it was written.
         stream: OutputStream,
-        /// Any bytes.
+        /// Any bytes, 64 KiB at most: the agent truncates frames above 10 MiB, and small ones keep
+        /// the other replies, which share the connection, prompt.
         bytes: Bytes,
     },
     /// A picture or another rich object.
