@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
-use zeromq::{PullSocket, PushSocket, Socket as _, SocketRecv as _, SocketSend as _, ZmqError, ZmqMessage};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use zeromq::{PullSocket, PushSocket, Socket, SocketRecv as _, SocketSend as _, ZmqError, ZmqMessage};
 
 use super::link::{self, Link, LinkError};
+use super::listener;
 use super::outbox::framed_bytes;
-use super::relay::{Progress, Role};
+use super::relay::{LARGE_FRAME_BYTES, Progress, Role};
 use crate::tasks::TaskGroup;
 
 /// Between two attempts to connect, and between two looks at what has been acknowledged.
@@ -20,7 +21,7 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// A connection to a runner.
 ///
-/// Ops go through a relay as the runner's replies do, so that [`Client::flush`] knows when they have
+/// Its connections have a relay each, as the runner's have, so that [`Client::flush`] knows when ops have
 /// arrived: the `zeromq` crate would lose what is queued when the program ends.
 pub struct Client {
     ops: PushSocket,
@@ -54,14 +55,8 @@ pub enum ClientError {
         source: io::Error,
     },
     /// Somebody listens who is not a runner.
-    #[error("what listens at {endpoint} is no runner")]
-    Handshake {
-        /// Where.
-        endpoint: String,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    #[error("what listens there is no runner")]
+    Handshake(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The connection broke.
     #[error("the connection to the runner is broken")]
     Broken(#[from] ZmqError),
@@ -74,6 +69,12 @@ pub enum ClientError {
     /// A reply has not the form of one.
     #[error("a reply of {0} frames where 2 are expected")]
     FrameCount(usize),
+}
+
+impl From<LinkError> for ClientError {
+    fn from(error: LinkError) -> Self {
+        Self::Handshake(error.into())
+    }
 }
 
 /// A reply as it came: type and payload.
@@ -93,24 +94,16 @@ impl Client {
     /// When that has not worked at the deadline.
     pub async fn connect(address: &Address, replies: bool, deadline: Duration) -> Result<Self, ClientError> {
         let tasks = TaskGroup::new();
-        let replies = if replies { Some(connect_replies(address, deadline).await?) } else { None };
-        let endpoint = format!("tcp://{}:{}", address.host, address.in_port);
-        let stream = dial(&address.host, address.in_port, deadline).await;
-        let stream = stream.map_err(|source| ClientError::Connect { endpoint: endpoint.clone(), source })?;
-        let handshake =
-            |source: LinkError| ClientError::Handshake { endpoint: endpoint.clone(), source: source.into() };
-        let progress =
-            Progress::new(&stream, Arc::new(Notify::new())).map_err(|error| handshake(LinkError::from(error)))?;
-        let opened = link::open::<PushSocket>(stream, Role::Push, Some(Arc::clone(&progress))).await;
-        let Link { socket: ops, relay, .. } = match opened {
-            Ok(link) => link,
-            Err(error) => return Err(handshake(error)),
+        let replies = if replies {
+            let stream = dial(&address.host, address.out_port, deadline).await?;
+            let role = Role::Pull(Arc::new(Semaphore::new(LARGE_FRAME_BYTES)));
+            Some(open::<PullSocket>(stream, role, None, &tasks).await?)
+        } else {
+            None
         };
-        tasks.spawn("client", async move {
-            if let Err(error) = relay.await {
-                tracing::debug!("the connection to the runner has ended: {error}");
-            }
-        });
+        let stream = dial(&address.host, address.in_port, deadline).await?;
+        let progress = Progress::new(&stream, Arc::new(Notify::new())).map_err(LinkError::from)?;
+        let ops = open::<PushSocket>(stream, Role::Push, Some(Arc::clone(&progress)), &tasks).await?;
         Ok(Self { ops, progress, sent_bytes: 0, replies, tasks })
     }
 
@@ -158,26 +151,36 @@ impl Client {
     }
 }
 
-async fn connect_replies(address: &Address, deadline: Duration) -> Result<PullSocket, ClientError> {
-    let endpoint = format!("tcp://{}:{}", address.host, address.out_port);
-    let mut socket = PullSocket::new();
-    match timeout(deadline, socket.connect(&endpoint)).await {
-        Ok(Ok(())) => Ok(socket),
-        Ok(Err(ZmqError::Network(source))) => Err(ClientError::Connect { endpoint, source }),
-        Ok(Err(source)) => Err(ClientError::Handshake { endpoint, source: source.into() }),
-        Err(_) => Err(ClientError::Connect { endpoint, source: io::ErrorKind::TimedOut.into() }),
-    }
+/// A socket on a connection, with the relay between them in a task.
+async fn open<S: Socket + 'static>(
+    stream: TcpStream,
+    role: Role,
+    progress: Option<Arc<Progress>>,
+    tasks: &TaskGroup,
+) -> Result<S, LinkError> {
+    let Link { socket, relay, .. } = link::open(stream, role, progress).await?;
+    tasks.spawn("client", async move {
+        if let Err(error) = relay.await {
+            tracing::debug!("the connection to the runner has ended: {error}");
+        }
+    });
+    Ok(socket)
 }
 
 /// Connects, trying again while nobody listens.
-async fn dial(host: &str, port: u16, deadline: Duration) -> io::Result<TcpStream> {
-    let connected = async {
-        loop {
-            match TcpStream::connect((host, port)).await {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(POLL).await,
-                connected => return connected,
+async fn dial(host: &str, port: u16, deadline: Duration) -> Result<TcpStream, ClientError> {
+    let give_up_at = Instant::now() + deadline;
+    let connected = loop {
+        let connected = timeout_at(give_up_at, TcpStream::connect((host, port))).await;
+        match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() + POLL < give_up_at => {
+                sleep(POLL).await;
             }
+            connected => break connected,
         }
     };
-    timeout(deadline, connected).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    let stream =
+        connected.map_err(|source| ClientError::Connect { endpoint: format!("tcp://{host}:{port}"), source })?;
+    listener::tune(&stream);
+    Ok(stream)
 }

@@ -62,8 +62,8 @@ pub(super) fn accept<F>(
     });
 }
 
-/// None of these is needed for the connection to work.
-fn tune(stream: &TcpStream) {
+/// Small messages go out at once; a peer whose machine has gone is noticed. A connection works without.
+pub(super) fn tune(stream: &TcpStream) {
     let tuned = stream.set_nodelay(true).and_then(|()| {
         setsockopt(stream, sockopt::KeepAlive, &true)?;
         setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)?;
