@@ -1,5 +1,52 @@
-//! What the eBPF programs and user space agree on: the fixed layouts that cross the ring buffer.
+//! What the eBPF programs and user space agree on: the records that cross the ring buffer, the
+//! globals that the loader hands over, and the names of maps and programs.
 //!
-//! `no_std`, because the kernel side is built for `bpfel-unknown-none`. The records themselves come
-//! with the programs that write them (see `krunner-ebpf`).
+//! `no_std`, because the kernel side is built for `bpfel-unknown-none`. Nothing here reads a clock, a
+//! file or the kernel, and nothing here is `unsafe`: a record is decoded field by field.
+//!
+//! The object itself is `krunner-ebpf/krunner-ebpf.o`, which `cargo xtask build-ebpf` writes and the
+//! repository keeps, so that a plain build needs no BPF tools. The krunner crate embeds it with
+//! `include_bytes!`, wrapped in a `#[repr(align(8))]` struct: ELF headers are read in place, and
+//! `include_bytes!` alone promises no alignment.
 #![no_std]
+
+mod kernel;
+mod layout;
+pub mod program;
+mod record;
+
+pub use kernel::{ABSENT, Config, LEVEL_UNKNOWN, Offsets, config_flag, upid};
+pub use layout::Layout;
+pub use record::{
+    CMDLINE_BYTES, COMM_BYTES, Exec, Exit, Fork, Kill, Kind, Mark, Memory, Task, exec_flag, outcome, source,
+};
+
+/// Size of the ring buffer: 1,600 execs or 9,300 forks while nobody reads. The kernel maps its pages
+/// twice but allocates them once, and charges them to the loader's memory cgroup.
+pub const RING_BYTES: u32 = 512 * 1024;
+
+/// With more than this in the ring, a fork or exec wakes the reader, who otherwise picks them up with
+/// the next kill or in its own time.
+pub const RING_WAKE_BYTES: u64 = RING_BYTES as u64 / 4;
+
+/// Map: the ring buffer of records.
+pub const RING: &str = "RING";
+
+/// Map: per-CPU array of `u64`; entry [`Kind`] counts the records of that kind that found no room.
+pub const LOST: &str = "LOST";
+
+/// Entries of [`LOST`]: one per [`Kind`], which start at 1.
+pub const LOST_ENTRIES: u32 = 6;
+
+/// Map: the last kernel SIGKILL per sender; used only where `mark_victim` gives a bare thread id.
+pub const PENDING: &str = "PENDING";
+
+/// Entries of [`PENDING`]; the oldest give way. A sender marks right after it kills, so what counts is
+/// how many OOM kills go on at once, and the kernel's `oom_lock` lets one memory cgroup at a time.
+pub const PENDING_ENTRIES: u32 = 64;
+
+/// Global of type [`Offsets`]; for aya's `EbpfLoader::override_global`.
+pub const OFFSETS: &str = "OFFSETS";
+
+/// Global of type [`Config`]; for aya's `EbpfLoader::override_global`.
+pub const CONFIG: &str = "CONFIG";

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{bench, test, tidy};
+use crate::{bench, build_ebpf, test, tidy};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -13,6 +13,7 @@ Examples:
   cargo xtask test interrupt      only the tests with `interrupt` in their names
   cargo xtask tidy                the rules that no compiler checks
   cargo xtask bench --quick       krunner beside the Python runner, in about a minute
+  cargo xtask build-ebpf --check  is the eBPF object in the repository what its sources give?
 
 Exit codes: 0 all is well, 1 a check or a target failed or the task could not run, 2 wrong usage.";
 
@@ -32,6 +33,8 @@ enum Task {
     Tidy(tidy::Args),
     /// Measures krunner beside the Python runner, and fails when a target is missed
     Bench(bench::Args),
+    /// Builds the eBPF object that krunner embeds, and writes it beside its sources
+    BuildEbpf(build_ebpf::Args),
     /// One of the bench's yardsticks: a bare pipe -> PUSH copy loop behind the runner's protocol
     #[command(hide = true)]
     BenchPeer(bench::peer::Args),
@@ -43,6 +46,7 @@ pub(crate) fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Tidy(args) => tidy::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::BuildEbpf(args) => build_ebpf::run_task(&args),
         Task::BenchPeer(args) => bench::peer::run(&args).map(|()| true),
     };
     match done {

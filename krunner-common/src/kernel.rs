@@ -1,0 +1,157 @@
+//! What the loader tells the programs about the running kernel and about itself.
+//!
+//! Both structs are read-only globals of the object. The loader overrides them before the load, and
+//! the verifier then takes them for constants: what a kernel lacks costs nothing at run time.
+
+use crate::layout::layout;
+
+/// An offset that this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// [`Config::pid_ns_level`] when it is not known.
+pub const LEVEL_UNKNOWN: u32 = u32::MAX;
+
+/// The layout of `struct upid` that the programs take for granted (include/linux/pid.h: `int nr;
+/// struct pid_namespace *ns;`, unchanged since 2.6.24). A loader that finds another one in BTF must
+/// not load them.
+pub mod upid {
+    /// `upid.nr`
+    pub const NR: u32 = 0;
+    /// `upid.ns`
+    pub const NS: u32 = 8;
+    /// `sizeof(struct upid)`
+    pub const SIZE: u32 = 16;
+}
+
+/// Bits of [`Config::flags`].
+pub mod config_flag {
+    /// No filter: every process of the machine is reported, with the ids of the init namespace.
+    pub const ALL_NAMESPACES: u32 = 1;
+    /// `mark_victim` has an `int` for its first argument, not a task (BTF: the second parameter of the
+    /// prototype behind the typedef `btf_trace_mark_victim`; the first is the tracer's own `void *`).
+    pub const MARK_VICTIM_IS_PID: u32 = 2;
+}
+
+layout! {
+    /// Who "we" are.
+    pub struct Config: 12 {
+        /// Inode number of our pid namespace (`stat /proc/self/ns/pid`), the kernel's `ns_common.inum`.
+        pub pid_ns_inum: u32,
+        /// How many pid namespaces are above ours, 0 in the init namespace (inode 0xEFFFFFFC), or
+        /// [`LEVEL_UNKNOWN`]: no system call tells it, so the programs find it out with the first of
+        /// our processes that they see. Level 0 leaves nothing to filter, which makes them cheaper and
+        /// the load quicker.
+        pub pid_ns_level: u32,
+        /// Bits of [`config_flag`].
+        pub flags: u32,
+    }
+}
+
+layout! {
+    /// Offsets in bytes of kernel struct members, from the running kernel's BTF; [`ABSENT`] for a member
+    /// that it does not have.
+    ///
+    /// The programs cannot do without the first group. Each of the others only takes figures out of
+    /// the records, which are then 0.
+    pub struct Offsets: 96 {
+        /// `task_struct.group_leader`
+        pub task_group_leader: u32,
+        /// `task_struct.thread_pid`
+        pub task_thread_pid: u32,
+        /// `task_struct.start_boottime` (5.5 and later; before: `real_start_time`), ns since boot
+        pub task_start_boottime: u32,
+        /// `task_struct.signal`
+        pub task_signal: u32,
+        /// `task_struct.exit_code`
+        pub task_exit_code: u32,
+        /// `task_struct.pid`, the thread id in the init namespace
+        pub task_pid: u32,
+        /// `task_struct.tgid`, in the init namespace
+        pub task_tgid: u32,
+        /// `pid.level`
+        pub pid_level: u32,
+        /// `pid.numbers`
+        pub pid_numbers: u32,
+        /// `pid_namespace.ns` + `ns_common.inum`
+        pub pid_namespace_inum: u32,
+        /// `signal_struct.live`, how many threads have not exited
+        pub signal_live: u32,
+
+        /// `signal_struct.group_exit_code`
+        pub signal_group_exit_code: u32,
+        /// `signal_struct.oom_score_adj`
+        pub signal_oom_score_adj: u32,
+        /// `task_struct.real_parent`
+        pub task_real_parent: u32,
+        /// `task_struct.comm`
+        pub task_comm: u32,
+        /// `task_struct.real_cred`
+        pub task_real_cred: u32,
+        /// `cred.uid`
+        pub cred_uid: u32,
+        /// `task_struct.mm`
+        pub task_mm: u32,
+        /// `mm_struct.total_vm`
+        pub mm_total_vm: u32,
+        /// Where in `mm_struct` the first counter of `rss_stat` is. 6.2 and later: the array
+        /// member itself + `percpu_counter.count`; before: the member + `mm_rss_stat.count`.
+        pub mm_rss: u32,
+        /// From one counter to the next. 6.2 and later: `sizeof(struct percpu_counter)`; before: 8.
+        pub mm_rss_stride: u32,
+        /// `mm_struct.pgtables_bytes`
+        pub mm_pgtables_bytes: u32,
+        /// `mm_struct.arg_start`
+        pub mm_arg_start: u32,
+        /// `mm_struct.arg_end`
+        pub mm_arg_end: u32,
+    }
+}
+
+impl Offsets {
+    /// A kernel of which nothing is known.
+    pub const UNKNOWN: Self = Self {
+        task_group_leader: ABSENT,
+        task_thread_pid: ABSENT,
+        task_start_boottime: ABSENT,
+        task_signal: ABSENT,
+        task_exit_code: ABSENT,
+        task_pid: ABSENT,
+        task_tgid: ABSENT,
+        pid_level: ABSENT,
+        pid_numbers: ABSENT,
+        pid_namespace_inum: ABSENT,
+        signal_live: ABSENT,
+        signal_group_exit_code: ABSENT,
+        signal_oom_score_adj: ABSENT,
+        task_real_parent: ABSENT,
+        task_comm: ABSENT,
+        task_real_cred: ABSENT,
+        cred_uid: ABSENT,
+        task_mm: ABSENT,
+        mm_total_vm: ABSENT,
+        mm_rss: ABSENT,
+        mm_rss_stride: ABSENT,
+        mm_pgtables_bytes: ABSENT,
+        mm_arg_start: ABSENT,
+        mm_arg_end: ABSENT,
+    };
+
+    /// Whether everything is there that the programs cannot do without.
+    #[must_use]
+    pub fn suffice(&self) -> bool {
+        let needed = [
+            self.task_group_leader,
+            self.task_thread_pid,
+            self.task_start_boottime,
+            self.task_signal,
+            self.task_exit_code,
+            self.task_pid,
+            self.task_tgid,
+            self.pid_level,
+            self.pid_numbers,
+            self.pid_namespace_inum,
+            self.signal_live,
+        ];
+        !needed.contains(&ABSENT)
+    }
+}

@@ -1,0 +1,12 @@
+//! The eBPF programs that name the victims of the kernel's OOM killer.
+//!
+//! Built for `bpfel-unknown-none` by `cargo xtask build-ebpf`, which keeps the object next to this
+//! folder. On the host there is nothing but an empty `main`, so that workspace-wide commands need
+//! no BPF tools.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod object;
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

@@ -1,0 +1,45 @@
+//! `sched_process_exit`: the end of a process that SIGKILL ended.
+//!
+//! Fires for every thread. The argument `group_dead` came with 6.16 only, so the count of live threads
+//! decides; two threads that leave at once may both find it at 0.
+
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::macros::raw_tracepoint;
+use aya_ebpf::programs::RawTracePointContext;
+use krunner_common::{Exit, Kind};
+
+use super::address::Address;
+use super::globals::offset;
+use super::ring::{self, Wake};
+use super::task;
+
+/// The bits of a wait status that hold the signal, and the signal that we look for.
+const TERM_SIGNAL: u32 = 0x7F;
+const SIGKILL: u32 = 9;
+
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn process_exit(ctx: RawTracePointContext) -> Option<()> {
+    let task = Address::new(ctx.arg(0));
+    let signal = task.pointer(offset!(task_signal))?;
+    if signal.u32(offset!(signal_live))? != 0 {
+        return None;
+    }
+    let exit_code = killed(task.u32(offset!(task_exit_code)))
+        // A thread that was on its way out when its group was killed has a code of its own; wait(2)
+        // reports the group's.
+        .or_else(|| killed(signal.u32(offset!(signal_group_exit_code))))?;
+    let record = Exit {
+        kind: Kind::Exit as u32,
+        exit_code,
+        // SAFETY: a helper without arguments.
+        time_boot_ns: unsafe { bpf_ktime_get_boot_ns() },
+        task: task::describe(task)?,
+    };
+    ring::send(Kind::Exit, &record, Wake::Now);
+    Some(())
+}
+
+#[inline(always)]
+fn killed(exit_code: Option<u32>) -> Option<u32> {
+    exit_code.filter(|code| code & TERM_SIGNAL == SIGKILL)
+}

@@ -1,0 +1,61 @@
+//! The ring buffer, and what becomes of a record that finds no room: it is counted.
+
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::ring_buf::RingBufEntry;
+use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use krunner_common::{Kind, LOST_ENTRIES, Layout, RING_BYTES, RING_WAKE_BYTES};
+
+#[map]
+static RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+#[map]
+static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOST_ENTRIES, 0);
+
+/// When the reader learns of a record.
+#[derive(Clone, Copy)]
+pub(super) enum Wake {
+    /// At once.
+    Now,
+    /// With the next one that wakes it, unless the ring fills up.
+    Later,
+}
+
+impl Wake {
+    #[inline(always)]
+    pub(super) fn flags(self) -> u64 {
+        match self {
+            Self::Now => u64::from(BPF_RB_FORCE_WAKEUP),
+            // Without a flag the kernel wakes only a reader who has read everything before this record.
+            Self::Later if RING.query(u64::from(BPF_RB_AVAIL_DATA)) > RING_WAKE_BYTES => u64::from(BPF_RB_FORCE_WAKEUP),
+            Self::Later => u64::from(BPF_RB_NO_WAKEUP),
+        }
+    }
+}
+
+/// Copies a record to the ring, which is one call to the kernel where a reservation is two.
+#[inline(always)]
+pub(super) fn send<T: Layout + 'static>(kind: Kind, record: &T, wake: Wake) {
+    if RING.output::<T>(record, wake.flags()).is_err() {
+        count_lost(kind);
+    }
+}
+
+/// Room for a record; counts it as lost if there is none.
+#[inline(always)]
+pub(super) fn reserve<T: Layout + 'static>(kind: Kind) -> Option<RingBufEntry<T>> {
+    let entry = RING.reserve(0);
+    if entry.is_none() {
+        count_lost(kind);
+    }
+    entry
+}
+
+#[inline(always)]
+fn count_lost(kind: Kind) {
+    if let Some(lost) = LOST.get_ptr_mut(kind as u32) {
+        // SAFETY: the element is this CPU's own, and programs of one CPU that interrupt each other
+        // could at worst count two losses as one.
+        unsafe { *lost += 1 };
+    }
+}

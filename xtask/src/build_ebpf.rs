@@ -1,0 +1,256 @@
+//! Builds the eBPF object and keeps it in the repository, with a digest of what it was built from.
+//!
+//! Who builds krunner needs none of these tools: the object that lies next to its sources is embedded.
+//! So the two must not drift apart. The digest tells that at once and anywhere; `--check` builds anew
+//! as well and compares the bytes, which are the same for the same compiler and linker wherever the
+//! folders are.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
+
+use crate::workspace::{cargo, on_path, root, run, step, target_dir};
+
+const TARGET: &str = "bpfel-unknown-none";
+const PACKAGE: &str = "krunner-ebpf";
+const OBJECT: &str = "krunner-ebpf/krunner-ebpf.o";
+const DIGEST: &str = "krunner-ebpf/krunner-ebpf.digest";
+
+/// What goes into the object, besides the compiler: files, and folders with all that is in them.
+const SOURCES: &[&str] =
+    &["krunner-common/Cargo.toml", "krunner-common/src", "krunner-ebpf/Cargo.toml", "krunner-ebpf/src"];
+
+/// The linker whose output is in the repository.
+const LINKER: &str = "0.13";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Builds, writes nothing, and fails when the object in the repository is not what the sources give
+    #[arg(long)]
+    check: bool,
+}
+
+/// Builds the object; with `--check`, whether the one in the repository is up to date.
+pub(crate) fn run_task(args: &Args) -> Result<bool> {
+    let sources = digest_of_sources(&root())?;
+    if args.check
+        && let Some(difference) = differs(&sources)
+    {
+        println!("{OBJECT} is stale: {difference}; run: cargo xtask build-ebpf");
+        return Ok(false);
+    }
+    let tools = Tools::find()?;
+    let object = build()?;
+    let digest = format!("{sources}{}", lines_of_build(&object, &tools));
+    if args.check {
+        return compare(&object, &digest);
+    }
+    fs::write(root().join(OBJECT), &object).with_context(|| format!("cannot write {OBJECT}"))?;
+    fs::write(root().join(DIGEST), digest).with_context(|| format!("cannot write {DIGEST}"))?;
+    step(&format!("{OBJECT}: {} bytes", object.len()));
+    Ok(true)
+}
+
+/// What the object is made with, for the digest's file and for messages.
+struct Tools {
+    compiler: String,
+    linker: String,
+}
+
+impl Tools {
+    /// Fails with everything that is missing, and how to get it.
+    fn find() -> Result<Self> {
+        let verbose = output(Command::new(rustc()).arg("-vV"))?;
+        let field = |name: &str| {
+            verbose.lines().find_map(|line| line.strip_prefix(name)).map_or("unknown", str::trim).to_owned()
+        };
+        let llvm = field("LLVM version:");
+        let major = llvm.split('.').next().unwrap_or("unknown").to_owned();
+        let mut missing = String::new();
+
+        let sysroot = output(Command::new(rustc()).args(["--print", "sysroot"]))?;
+        if !Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file() {
+            missing.push_str("\n- the sources of `core`, which is built for BPF: rustup component add rust-src");
+        }
+        if !on_path("bpf-linker") {
+            let _ = write!(
+                missing,
+                "\n- bpf-linker, built with the compiler's LLVM ({major}): apt-get install llvm-{major}-dev, \
+                 then LLVM_PREFIX=/usr/lib/llvm-{major} LLVM_SYS_{major}1_PREFIX=/usr/lib/llvm-{major} \
+                 cargo install bpf-linker --version ^{LINKER} --no-default-features --features llvm-{major}"
+            );
+        }
+        if !missing.is_empty() {
+            bail!("the eBPF object cannot be built; what is missing, and how to get it:{missing}");
+        }
+        let linker = output(Command::new("bpf-linker").arg("--version"))?;
+        Ok(Self { compiler: format!("rustc {} (LLVM {llvm})", field("release:")), linker: linker.trim().to_owned() })
+    }
+}
+
+/// The compiler that cargo would call.
+fn rustc() -> PathBuf {
+    std::env::var_os("RUSTC").map_or_else(|| "rustc".into(), PathBuf::from)
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    if !output.status.success() {
+        bail!("{} failed: {}", command.get_program().display(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Builds in a target folder of its own, since the compiler's flags are others than elsewhere.
+fn build() -> Result<Vec<u8>> {
+    step(&format!("building {PACKAGE} for {TARGET} (release)"));
+    let target = target_dir()?.join("ebpf");
+    let mut command = cargo(["build", "--release", "--locked", "--package", PACKAGE, "--target", TARGET]);
+    command.args(["-Z", "build-std=core"]).arg("--target-dir").arg(&target);
+    // Stable compilers build `core` only for those who say that they know what they do.
+    command.env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTFLAGS").env_remove("CARGO_BUILD_RUSTFLAGS");
+    // Nothing of this machine's folders may end up in the bytes, nor may a tuned profile of the
+    // workspace change them.
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags().join("\u{1f}"));
+    command.env("CARGO_PROFILE_RELEASE_DEBUG", "0").env("CARGO_PROFILE_RELEASE_STRIP", "none");
+    command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1").env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3");
+    run(&mut command)?;
+    let object = target.join(TARGET).join("release").join(PACKAGE);
+    fs::read(&object).with_context(|| format!("cargo built no {}", object.display()))
+}
+
+fn flags() -> Vec<String> {
+    let mut flags = vec![format!("--remap-path-prefix={}=.", root().display())];
+    let homes = [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")];
+    for (variable, default) in homes {
+        let home = std::env::var_os(variable)
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(default)));
+        if let Some(home) = home {
+            flags.push(format!("--remap-path-prefix={}={default}", home.display()));
+        }
+    }
+    flags.push("-Dwarnings".to_owned());
+    flags
+}
+
+/// A line per source file, in the form of sha256sum, so that a difference can be named.
+fn digest_of_sources(root: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    for source in SOURCES {
+        collect(root, Path::new(source), &mut files)?;
+    }
+    files.sort();
+    let mut lines = String::new();
+    for file in files {
+        let content = fs::read(root.join(&file)).with_context(|| format!("cannot read {}", file.display()))?;
+        lines.push_str(&line(&content, &file.display().to_string()));
+    }
+    Ok(lines)
+}
+
+fn collect(root: &Path, path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let full = root.join(path);
+    if full.is_file() {
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    for entry in fs::read_dir(&full).with_context(|| format!("cannot read {}", full.display()))? {
+        collect(root, &path.join(entry?.file_name()), files)?;
+    }
+    Ok(())
+}
+
+fn line(content: &[u8], name: &str) -> String {
+    let mut line = String::new();
+    for byte in Sha256::digest(content) {
+        let _ = write!(line, "{byte:02x}");
+    }
+    let _ = writeln!(line, "  {name}");
+    line
+}
+
+/// The object's own digest, and what it was built with as comments.
+fn lines_of_build(object: &[u8], tools: &Tools) -> String {
+    format!("{}# {}\n# {}\n", line(object, OBJECT), tools.compiler, tools.linker)
+}
+
+/// How the committed files differ from the sources; `None` when they do not.
+fn differs(sources: &str) -> Option<String> {
+    let Ok(kept) = fs::read_to_string(root().join(DIGEST)) else {
+        return Some(format!("there is no {DIGEST}"));
+    };
+    let Ok(object) = fs::read(root().join(OBJECT)) else {
+        return Some(format!("there is no {OBJECT}"));
+    };
+    let mut expected = sources.to_owned();
+    expected.push_str(&line(&object, OBJECT));
+    first_difference(&kept, &expected)
+}
+
+/// The first file whose line is in only one of two digests.
+fn first_difference(kept: &str, expected: &str) -> Option<String> {
+    let lines =
+        |text: &str| -> Vec<String> { text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect() };
+    let (kept, expected) = (lines(kept), lines(expected));
+    let odd = expected
+        .iter()
+        .find(|line| !kept.contains(line))
+        .or_else(|| kept.iter().find(|line| !expected.contains(line)))?;
+    let name = odd.split_whitespace().nth(1).unwrap_or("its digest");
+    Some(format!("{name} is not what the digest says"))
+}
+
+/// Compares what was built with what the repository keeps.
+fn compare(object: &[u8], digest: &str) -> Result<bool> {
+    let kept = fs::read(root().join(OBJECT)).with_context(|| format!("cannot read {OBJECT}"))?;
+    if kept == object {
+        step(&format!("{OBJECT} is what its sources give ({} bytes)", kept.len()));
+        return Ok(true);
+    }
+    let recorded = fs::read_to_string(root().join(DIGEST)).with_context(|| format!("cannot read {DIGEST}"))?;
+    let tools = |text: &str| text.lines().filter(|line| line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
+    if tools(&recorded) == tools(digest) {
+        println!("{OBJECT} is not what its sources give; run: cargo xtask build-ebpf");
+        return Ok(false);
+    }
+    // Another compiler or linker gives other bytes from the same sources, whose digest matches.
+    println!(
+        "{OBJECT} was built with other tools, so its bytes cannot be compared; its sources are unchanged\n  then: {}\n  now:  {}",
+        tools(&recorded).join(" "),
+        tools(digest).join(" ")
+    );
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_names_what_changed() {
+        let kept = "aa  one.rs\nbb  two.rs\n# rustc\n";
+        assert_eq!(first_difference(kept, "aa  one.rs\nbb  two.rs\n"), None);
+        assert!(first_difference(kept, "aa  one.rs\ncc  two.rs\n").is_some_and(|text| text.starts_with("two.rs")));
+        assert!(first_difference(kept, "aa  one.rs\n").is_some_and(|text| text.starts_with("two.rs")));
+        assert!(
+            first_difference(kept, "aa  one.rs\nbb  two.rs\ndd  new.rs").is_some_and(|text| text.starts_with("new.rs"))
+        );
+    }
+
+    #[test]
+    fn a_line_is_as_sha256sum_prints_it() {
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  empty\n";
+        assert_eq!(line(b"", "empty"), empty);
+    }
+
+    #[test]
+    fn the_committed_object_belongs_to_the_sources() {
+        let sources = digest_of_sources(&root()).expect("the sources are there");
+        assert_eq!(differs(&sources), None, "run: cargo xtask build-ebpf");
+    }
+}
