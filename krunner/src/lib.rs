@@ -9,6 +9,7 @@ pub mod config;
 pub mod error;
 pub mod exit;
 pub mod logging;
+pub mod monitor;
 pub mod process;
 pub mod runtime;
 pub mod session;

@@ -1,0 +1,281 @@
+//! From single events to verdicts: who was killed for memory, and who only seemed to be.
+//!
+//! ```text
+//!                 mark                exit
+//!  kernel SIGKILL ────▶ victim ───────────────▶ Verdict::Oom, confirmed
+//!        │ no mark, but the same sender
+//!        │ marked another just before ─ exit ─▶ Verdict::Oom, co-victim
+//!        └ neither ───────────────────────────▶ (not for memory: forgotten)
+//!  SIGKILL of a process ──────────────── exit ─▶ Verdict::Killed
+//!  mark without SIGKILL ────────────────────────▶ (was exiting anyway: forgotten)
+//! ```
+//!
+//! The kernel sends SIGKILL and marks right behind it, from the same context; then it kills, without a
+//! mark, whoever else has the victim's memory mapped, and with `memory.oom.group` goes through the same
+//! for each other member (`__oom_kill_process`, `mem_cgroup_scan_tasks`, `mm/oom_kill.c`). It does not
+//! pick another victim while one has not let go of its memory (`oom_evaluate_task`), so a marked process
+//! whose sender's last victim is still there belongs to the same kill. Since Linux 6.16 the exit may
+//! be recorded before the mark: events are joined in any order.
+//!
+//! Pure: the only clock is the events' own, and [`Joiner::tick`]'s parameter. Bounded by [`MAX_CASES`],
+//! [`MAX_MARKS`] and [`MAX_TOLD`].
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{Actor, Kill, KillSource, Mark, ProcessKey, Trace, TraceEvent};
+
+const MS: u64 = 1_000_000;
+
+/// How long a process killed by the kernel without a mark may still get one.
+const MARK_PATIENCE_NS: u64 = 5 * MS;
+
+/// How long after a mark its sender's other kills count to it. The kernel walks all processes meanwhile.
+const CO_VICTIM_WINDOW_NS: u64 = 100 * MS;
+
+/// How long the parts of a kill may be apart, but for its exit.
+const JOIN_WINDOW_NS: u64 = 1000 * MS;
+
+/// How long a victim may take to exit (uninterruptible sleep); then it is told without.
+const EXIT_PATIENCE_NS: u64 = 10_000 * MS;
+
+/// Open cases; beyond, the oldest is given up. A kill storm has a few for each CPU.
+const MAX_CASES: usize = 4096;
+
+/// Marks that co-victims may belong to.
+const MAX_MARKS: usize = 64;
+
+/// Processes that were told, so that a late or repeated event does not tell them again.
+const MAX_TOLD: usize = 4096;
+
+/// How sure we are that this process was killed for memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confidence {
+    /// SIGKILL from the kernel and mark seen.
+    Confirmed,
+    /// Killed along with a victim: it shared its memory, or its cgroup with `memory.oom.group`.
+    CoVictim,
+}
+
+/// A process killed for memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Victim {
+    /// Its last words, with name and memory.
+    pub kill: Kill,
+    /// How sure we are.
+    pub confidence: Confidence,
+    /// For a co-victim: with whom.
+    pub with: Option<ProcessKey>,
+    /// Whoever asked for the memory that was not there, if that can be seen.
+    pub trigger: Option<Actor>,
+    /// When the SIGKILL was sent.
+    pub killed_at_boot_ns: u64,
+    /// When it exited; `None` when it has not for a long time.
+    pub exited_at_boot_ns: Option<u64>,
+}
+
+/// What a chain of events came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Killed for memory.
+    Oom(Box<Victim>),
+    /// Killed by a process: exit code 137, but no lack of memory.
+    Killed {
+        /// Who.
+        process: ProcessKey,
+        /// By whom, if that can be seen.
+        by: Option<Actor>,
+    },
+}
+
+/// What is known of one process so far.
+#[derive(Debug, Default)]
+struct Case {
+    opened_ns: u64,
+    kill: Option<(u64, Kill)>,
+    mark: Option<Mark>,
+    company: Option<Company>,
+    user_kill: Option<Kill>,
+    exit_ns: Option<u64>,
+}
+
+/// The kill that a SIGKILL may be a part of.
+#[derive(Debug, Clone, Copy)]
+struct Company {
+    /// Its first victim.
+    first: ProcessKey,
+    /// That one had not exited when the SIGKILL was sent.
+    was_there: bool,
+}
+
+/// A mark that other kills may belong to.
+#[derive(Debug)]
+struct RecentMark {
+    at_ns: u64,
+    sender_pid: Option<u32>,
+    /// The first victim of this kill.
+    victim: ProcessKey,
+    exited: bool,
+}
+
+/// Joins events to verdicts.
+#[derive(Debug, Default)]
+pub struct Joiner {
+    cases: BTreeMap<ProcessKey, Case>,
+    marks: VecDeque<RecentMark>,
+    told: VecDeque<ProcessKey>,
+    given_up: u64,
+}
+
+impl Joiner {
+    /// A joiner that knows nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes an event in; returns what is certain now.
+    pub fn feed(&mut self, event: &TraceEvent) -> Option<Verdict> {
+        let at_ns = event.at_boot_ns;
+        let process = match &event.what {
+            Trace::Kill(kill) if !kill.already_pending => {
+                self.kill(kill, at_ns)?;
+                kill.victim
+            }
+            Trace::Mark(mark) => {
+                self.case(mark.victim, at_ns)?.mark = Some(mark.clone());
+                self.remember_mark(mark.victim, mark.trigger.as_ref(), at_ns);
+                mark.victim
+            }
+            Trace::Exit(exit) => {
+                self.case(exit.process, at_ns)?.exit_ns = Some(at_ns);
+                self.marks.iter_mut().filter(|mark| mark.victim == exit.process).for_each(|mark| mark.exited = true);
+                exit.process
+            }
+            Trace::Kill(_) | Trace::Fork(_) | Trace::Exec(_) | Trace::Lost { .. } => return None,
+        };
+        self.close(process, at_ns)
+    }
+
+    /// Lets time pass: closes what has waited long enough, forgets what came to nothing.
+    pub fn tick(&mut self, now_ns: u64) -> Vec<Verdict> {
+        self.marks.retain(|mark| now_ns.saturating_sub(mark.at_ns) <= JOIN_WINDOW_NS);
+        let open: Vec<ProcessKey> = self.cases.keys().copied().collect();
+        let verdicts = open.into_iter().filter_map(|process| self.close(process, now_ns)).collect();
+        self.cases.retain(|_, case| !case.is_stale(now_ns));
+        verdicts
+    }
+
+    /// How many cases were given up for want of room.
+    #[must_use]
+    pub fn given_up(&self) -> u64 {
+        self.given_up
+    }
+
+    fn kill(&mut self, kill: &Kill, at_ns: u64) -> Option<()> {
+        let company = self.company_of(kill, at_ns);
+        let case = self.case(kill.victim, at_ns)?;
+        match kill.source {
+            KillSource::User => case.user_kill = Some(kill.clone()),
+            KillSource::Kernel => {
+                case.kill = Some((at_ns, kill.clone()));
+                case.company = company;
+            }
+        }
+        Some(())
+    }
+
+    fn company_of(&self, kill: &Kill, at_ns: u64) -> Option<Company> {
+        let sender_pid = kill.sender.as_ref().map(|sender| sender.pid);
+        let same_kill = |mark: &&RecentMark| {
+            mark.sender_pid == sender_pid
+                && mark.victim != kill.victim
+                && at_ns.saturating_sub(mark.at_ns) <= CO_VICTIM_WINDOW_NS
+        };
+        let mark = self.marks.iter().rev().find(same_kill)?;
+        Some(Company { first: mark.victim, was_there: !mark.exited })
+    }
+
+    /// All marks of one kill are kept as that of its first victim.
+    fn remember_mark(&mut self, victim: ProcessKey, trigger: Option<&Actor>, at_ns: u64) {
+        let case = self.cases.get(&victim);
+        if case.and_then(|case| case.company).is_some_and(|company| company.was_there) {
+            return;
+        }
+        let exited = case.is_some_and(|case| case.exit_ns.is_some());
+        if self.marks.len() == MAX_MARKS {
+            self.marks.pop_front();
+        }
+        self.marks.push_back(RecentMark { at_ns, sender_pid: trigger.map(|actor| actor.pid), victim, exited });
+    }
+
+    /// The case of a process, opened if need be; `None` when the process was told already.
+    fn case(&mut self, process: ProcessKey, at_ns: u64) -> Option<&mut Case> {
+        if self.told.contains(&process) {
+            return None;
+        }
+        if self.cases.len() >= MAX_CASES && !self.cases.contains_key(&process) {
+            let oldest = self.cases.iter().min_by_key(|(_, case)| case.opened_ns).map(|(process, _)| *process);
+            self.given_up += u64::from(oldest.is_some_and(|oldest| self.cases.remove(&oldest).is_some()));
+        }
+        Some(self.cases.entry(process).or_insert_with(|| Case { opened_ns: at_ns, ..Case::default() }))
+    }
+
+    /// Closes a case that is complete at this time.
+    fn close(&mut self, process: ProcessKey, now_ns: u64) -> Option<Verdict> {
+        let case = self.cases.get(&process)?;
+        if !case.is_complete(now_ns) {
+            return None;
+        }
+        let case = self.cases.remove(&process)?;
+        if self.told.len() == MAX_TOLD {
+            self.told.pop_front();
+        }
+        self.told.push_back(process);
+        Some(case.into_verdict(process))
+    }
+}
+
+impl Case {
+    fn is_complete(&self, now_ns: u64) -> bool {
+        let Some((killed_ns, _)) = &self.kill else { return self.user_kill.is_some() && self.exit_ns.is_some() };
+        let age_ns = now_ns.saturating_sub(*killed_ns);
+        let gone = self.exit_ns.is_some() || age_ns >= EXIT_PATIENCE_NS;
+        match (&self.mark, self.company) {
+            (Some(_), _) => gone,
+            (None, Some(_)) => gone && age_ns >= MARK_PATIENCE_NS,
+            (None, None) => false,
+        }
+    }
+
+    /// Whether nothing can come of it any more.
+    fn is_stale(&self, now_ns: u64) -> bool {
+        let patience_ns = match (&self.kill, &self.mark, self.company, &self.user_kill) {
+            (Some(_), Some(_), _, _) | (Some(_), _, Some(_), _) | (_, _, _, Some(_)) => 2 * EXIT_PATIENCE_NS,
+            _ => JOIN_WINDOW_NS,
+        };
+        now_ns.saturating_sub(self.opened_ns) > patience_ns
+    }
+
+    fn into_verdict(self, process: ProcessKey) -> Verdict {
+        // A marked process belongs to an earlier victim only if that one was still there.
+        let with = self.company.filter(|company| self.mark.is_none() || company.was_there).map(|company| company.first);
+        match self.kill {
+            None => Verdict::Killed { process, by: self.user_kill.and_then(|kill| kill.sender) },
+            Some((killed_at_boot_ns, kill)) => Verdict::Oom(Box::new(Victim {
+                confidence: if with.is_some() { Confidence::CoVictim } else { Confidence::Confirmed },
+                with,
+                trigger: self.mark.map_or_else(|| kill.sender.clone(), |mark| mark.trigger),
+                kill,
+                killed_at_boot_ns,
+                exited_at_boot_ns: self.exit_ns,
+            })),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "join_tests.rs"]
+mod tests;

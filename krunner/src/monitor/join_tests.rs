@@ -1,0 +1,238 @@
+//! Chains of events as the kernel makes them, and what they have to come to.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::super::event::{Exit, MemoryAtKill};
+use super::*;
+use Confidence::{CoVictim, Confirmed};
+use KillSource::{Kernel, User};
+
+const SENDER: u32 = 1;
+
+fn process(pid: u32) -> ProcessKey {
+    ProcessKey { pid, start_ticks: 5 }
+}
+
+fn actor(pid: u32) -> Actor {
+    Actor { pid, name: format!("p{pid}") }
+}
+
+fn event(at_boot_ns: u64, what: Trace) -> TraceEvent {
+    TraceEvent { at_boot_ns, what }
+}
+
+fn kill(at_ns: u64, victim: u32, source: KillSource, sender: u32) -> TraceEvent {
+    let memory =
+        MemoryAtKill { vm_bytes: 1, anon_bytes: 1, file_bytes: 0, shmem_bytes: 0, swap_bytes: 0, pgtables_bytes: 0 };
+    let victim = process(victim);
+    let kill = Kill {
+        victim,
+        name: "victim".into(),
+        uid: 0,
+        oom_score_adj: 0,
+        source,
+        sender: Some(actor(sender)),
+        memory,
+        already_pending: false,
+    };
+    event(at_ns, Trace::Kill(kill))
+}
+
+fn mark(at_ns: u64, victim: u32, sender: u32) -> TraceEvent {
+    event(at_ns, Trace::Mark(Mark { victim: process(victim), trigger: Some(actor(sender)) }))
+}
+
+fn exit(at_ns: u64, pid: u32) -> TraceEvent {
+    event(at_ns, Trace::Exit(Exit { process: process(pid) }))
+}
+
+/// Feeds the events in the order of their times and lets all patience run out.
+fn verdicts(mut events: Vec<TraceEvent>) -> Vec<Verdict> {
+    events.sort_by_key(|event| event.at_boot_ns);
+    let mut joiner = Joiner::new();
+    let mut verdicts = Vec::new();
+    let mut last = 0;
+    for event in &events {
+        verdicts.extend(joiner.tick(event.at_boot_ns));
+        verdicts.extend(joiner.feed(event));
+        last = event.at_boot_ns;
+    }
+    for wait in [MARK_PATIENCE_NS, JOIN_WINDOW_NS, EXIT_PATIENCE_NS, 3 * EXIT_PATIENCE_NS] {
+        verdicts.extend(joiner.tick(last + wait));
+    }
+    assert!(joiner.cases.is_empty(), "nothing is kept for ever: {:?}", joiner.cases);
+    verdicts
+}
+
+/// Pid and confidence of those killed for memory.
+fn victims(verdicts: &[Verdict]) -> Vec<(u32, Confidence)> {
+    let victim = |verdict: &Verdict| match verdict {
+        Verdict::Oom(victim) => Some((victim.kill.victim.pid, victim.confidence)),
+        Verdict::Killed { .. } => None,
+    };
+    verdicts.iter().filter_map(victim).collect()
+}
+
+#[test]
+fn kill_mark_and_exit_confirm_in_any_order() {
+    let plain = vec![kill(0, 7, Kernel, SENDER), mark(1, 7, SENDER), exit(2 * MS, 7), exit(2 * MS + 1, 7)];
+    assert_eq!(victims(&verdicts(plain)), [(7, Confirmed)]);
+    let exit_first = vec![kill(0, 7, Kernel, SENDER), exit(1, 7), mark(2, 7, SENDER)];
+    assert_eq!(victims(&verdicts(exit_first)), [(7, Confirmed)]);
+    let mark_first = vec![mark(0, 7, SENDER), kill(1, 7, Kernel, SENDER), exit(2, 7)];
+    assert_eq!(victims(&verdicts(mark_first)), [(7, Confirmed)]);
+}
+
+#[test]
+fn the_trigger_is_told_and_the_report_does_not_wait() {
+    let mut joiner = Joiner::new();
+    assert_eq!(joiner.feed(&kill(0, 7, Kernel, SENDER)), None);
+    assert_eq!(joiner.feed(&mark(1, 7, SENDER)), None);
+    let Some(Verdict::Oom(victim)) = joiner.feed(&exit(9, 7)) else { panic!("no verdict at the exit") };
+    assert_eq!((victim.trigger, victim.exited_at_boot_ns), (Some(actor(SENDER)), Some(9)));
+}
+
+#[test]
+fn who_shares_the_memory_is_a_co_victim() {
+    let events =
+        vec![kill(0, 7, Kernel, SENDER), mark(1, 7, SENDER), kill(2, 8, Kernel, SENDER), exit(MS, 8), exit(2 * MS, 7)];
+    let verdicts = verdicts(events);
+    let mut victims = victims(&verdicts);
+    victims.sort_by_key(|(pid, _)| *pid);
+    assert_eq!(victims, [(7, Confirmed), (8, CoVictim)]);
+}
+
+#[test]
+fn a_group_has_one_victim_and_its_co_victims() {
+    let members = [7, 8, 9];
+    let kills = members.iter().flat_map(|pid| {
+        let at = u64::from(*pid) * 10;
+        [kill(at, *pid, Kernel, SENDER), mark(at + 1, *pid, SENDER), exit(MS + at, *pid)]
+    });
+    let verdicts = verdicts(kills.collect());
+    assert_eq!(victims(&verdicts), [(7, Confirmed), (8, CoVictim), (9, CoVictim)]);
+}
+
+#[test]
+fn two_kills_in_a_row_by_one_sender_are_two() {
+    let one = |at, pid| [kill(at, pid, Kernel, SENDER), mark(at + 1, pid, SENDER), exit(at + 2, pid)];
+    let verdicts = verdicts([one(0, 7), one(50 * MS, 8)].concat());
+    assert_eq!(victims(&verdicts), [(7, Confirmed), (8, Confirmed)]);
+}
+
+#[test]
+fn kill_9_by_a_user_is_told_as_that() {
+    let verdicts = verdicts(vec![kill(0, 7, User, 33), exit(1, 7)]);
+    assert_eq!(verdicts, [Verdict::Killed { process: process(7), by: Some(actor(33)) }]);
+}
+
+#[test]
+fn what_only_looks_like_an_oom_kill_is_forgotten() {
+    assert_eq!(verdicts(vec![mark(0, 7, SENDER), exit(5, 7)]), [], "was exiting anyway");
+    assert_eq!(verdicts(vec![kill(0, 7, Kernel, SENDER), exit(5, 7)]), [], "its pid namespace has ended");
+    assert_eq!(verdicts(vec![exit(5, 7)]), []);
+}
+
+#[test]
+fn a_victim_that_does_not_exit_is_told_in_the_end() {
+    let verdicts = verdicts(vec![kill(0, 7, Kernel, SENDER), mark(1, 7, SENDER)]);
+    let [Verdict::Oom(victim)] = &verdicts[..] else { panic!("{verdicts:?}") };
+    assert_eq!(victim.exited_at_boot_ns, None);
+}
+
+#[test]
+fn a_reused_pid_is_another_process() {
+    let mut events = vec![kill(0, 7, Kernel, SENDER), mark(1, 7, SENDER), exit(2, 7)];
+    for mut event in events.clone() {
+        event.at_boot_ns += 200 * MS;
+        match &mut event.what {
+            Trace::Kill(kill) => kill.victim.start_ticks = 9,
+            Trace::Mark(mark) => mark.victim.start_ticks = 9,
+            Trace::Exit(exit) => exit.process.start_ticks = 9,
+            _ => {}
+        }
+        events.push(event);
+    }
+    assert_eq!(victims(&verdicts(events)).len(), 2);
+}
+
+#[test]
+fn a_storm_is_bounded() {
+    let mut joiner = Joiner::new();
+    for pid in 0..3 * u32::try_from(MAX_CASES).unwrap() {
+        assert_eq!(joiner.feed(&kill(u64::from(pid), pid, Kernel, SENDER)), None);
+    }
+    assert_eq!((joiner.cases.len(), joiner.given_up()), (MAX_CASES, 2 * MAX_CASES as u64));
+}
+
+/// One thing that can happen, with processes and a sender of its own.
+#[derive(Debug, Clone, Copy)]
+enum Incident {
+    Oom { co_victims: u32, marked: bool, exit_before_mark: bool },
+    UserKill,
+    NamespaceEnd,
+    MarkOnly,
+}
+
+fn incident() -> impl Strategy<Value = Incident> {
+    prop_oneof![
+        (0u32..4, any::<bool>(), any::<bool>()).prop_map(|(co_victims, marked, exit_before_mark)| Incident::Oom {
+            co_victims,
+            marked,
+            exit_before_mark
+        }),
+        Just(Incident::UserKill),
+        Just(Incident::NamespaceEnd),
+        Just(Incident::MarkOnly),
+    ]
+}
+
+/// The events of an incident that begins at `at`, and whom it should tell as killed for memory.
+fn unfold(incident: Incident, number: u32, at: u64, exit_delay: u64) -> (Vec<TraceEvent>, BTreeMap<u32, Confidence>) {
+    let (first, sender) = (1000 + number * 10, 100_000 + number);
+    let gone = at + 10_000 + exit_delay;
+    match incident {
+        Incident::UserKill => (vec![kill(at, first, User, sender), exit(gone, first)], BTreeMap::new()),
+        Incident::NamespaceEnd => (vec![kill(at, first, Kernel, sender), exit(gone, first)], BTreeMap::new()),
+        Incident::MarkOnly => (vec![mark(at, first, sender), exit(gone, first)], BTreeMap::new()),
+        Incident::Oom { co_victims, marked, exit_before_mark } => {
+            let mut events = vec![kill(at, first, Kernel, sender), mark(at + 20, first, sender)];
+            // Only on its own can a victim exit that early: it would not be there for the others.
+            events.push(exit(if exit_before_mark && co_victims == 0 { at + 10 } else { gone }, first));
+            let mut expected = BTreeMap::from([(first, Confirmed)]);
+            for (member, offset) in (first + 1..=first + co_victims).zip(1..) {
+                let at = at + 20 + offset * 100;
+                events.push(kill(at, member, Kernel, sender));
+                if marked {
+                    events.push(mark(at + 20, member, sender));
+                }
+                events.extend([exit(gone + offset, member), exit(gone + offset + 1, member)]);
+                expected.insert(member, CoVictim);
+            }
+            (events, expected)
+        }
+    }
+}
+
+proptest! {
+    /// Any number of incidents, overlapping as they like: every victim once, nobody else, and the
+    /// right confidence.
+    #[test]
+    fn every_victim_is_told_once_and_nobody_else(
+        incidents in prop::collection::vec((incident(), 0u64..200 * MS, 0u64..3000 * MS), 1..20),
+    ) {
+        let mut events = Vec::new();
+        let mut expected = BTreeMap::new();
+        for (number, (incident, at, exit_delay)) in (0..).zip(incidents) {
+            let (of_incident, victims) = unfold(incident, number, at, exit_delay);
+            events.extend(of_incident);
+            expected.extend(victims);
+        }
+        let verdicts = verdicts(events);
+        let told = victims(&verdicts);
+        prop_assert_eq!(told.len(), expected.len());
+        prop_assert_eq!(told.into_iter().collect::<BTreeMap<_, _>>(), expected);
+    }
+}

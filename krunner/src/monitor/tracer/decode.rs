@@ -1,0 +1,156 @@
+//! From the bytes of the ring buffer to events. Pure.
+
+use krunner_common::{self as record, Layout as _};
+
+use crate::monitor::event::{
+    Actor, Exec, Exit, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessKey, Trace, TraceEvent,
+};
+
+/// A record that this version cannot read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The programs and the runner are of different versions, or the record is damaged.
+    #[error("a record of {bytes} bytes and unknown kind")]
+    UnknownKind {
+        /// Its length.
+        bytes: usize,
+    },
+    /// Shorter than its kind.
+    #[error("a {kind:?} record of only {bytes} bytes")]
+    Short {
+        /// What it claims to be.
+        kind: record::Kind,
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+/// Decodes one record; `page_bytes` is the size of the kernel's pages.
+///
+/// # Errors
+/// When it is none that the programs write.
+pub fn decode(bytes: &[u8], page_bytes: u64) -> Result<TraceEvent, DecodeError> {
+    let kind = record::Kind::of(bytes).ok_or(DecodeError::UnknownKind { bytes: bytes.len() })?;
+    let event = match kind {
+        record::Kind::Kill => {
+            record::Kill::decode(bytes).map(|kill| (kill.time_boot_ns, self::kill(&kill, page_bytes)))
+        }
+        record::Kind::Mark => record::Mark::decode(bytes).map(|mark| (mark.time_boot_ns, self::mark(&mark))),
+        record::Kind::Exit => record::Exit::decode(bytes).map(|exit| (exit.time_boot_ns, self::exit(&exit))),
+        record::Kind::Fork => record::Fork::decode(bytes).map(|fork| (fork.time_boot_ns, self::fork(&fork))),
+        record::Kind::Exec => record::Exec::decode(bytes).map(|exec| (exec.time_boot_ns, self::exec(&exec))),
+    };
+    let (at_boot_ns, what) = event.ok_or(DecodeError::Short { kind, bytes: bytes.len() })?;
+    Ok(TraceEvent { at_boot_ns, what })
+}
+
+fn kill(kill: &record::Kill, page_bytes: u64) -> Trace {
+    let pages = |count: u64| count.saturating_mul(page_bytes);
+    Trace::Kill(Kill {
+        victim: process(&kill.victim),
+        name: name(kill.comm),
+        uid: kill.uid,
+        oom_score_adj: kill.oom_score_adj,
+        source: if kill.source == record::source::KERNEL { KillSource::Kernel } else { KillSource::User },
+        sender: actor(kill.sender_tgid, kill.sender_comm),
+        memory: MemoryAtKill {
+            vm_bytes: pages(kill.memory.total_vm_pages),
+            anon_bytes: pages(kill.memory.anon_pages),
+            file_bytes: pages(kill.memory.file_pages),
+            shmem_bytes: pages(kill.memory.shmem_pages),
+            swap_bytes: pages(kill.memory.swap_pages),
+            pgtables_bytes: kill.memory.pgtables_bytes,
+        },
+        already_pending: kill.outcome == record::outcome::ALREADY_PENDING,
+    })
+}
+
+fn mark(mark: &record::Mark) -> Trace {
+    Trace::Mark(Mark { victim: process(&mark.victim), trigger: actor(mark.trigger_tgid, mark.trigger_comm) })
+}
+
+fn exit(exit: &record::Exit) -> Trace {
+    Trace::Exit(Exit { process: process(&exit.task) })
+}
+
+fn fork(fork: &record::Fork) -> Trace {
+    Trace::Fork(Fork {
+        child: process(&fork.child),
+        parent_pid: (fork.parent_tgid != 0).then_some(fork.parent_tgid),
+        name: name(fork.comm),
+    })
+}
+
+fn exec(exec: &record::Exec) -> Trace {
+    Trace::Exec(Exec {
+        process: process(&exec.task),
+        name: name(exec.comm),
+        cmdline: exec.cmdline().to_vec(),
+        cmdline_is_cut: exec.flags & record::exec_flag::TRUNCATED != 0,
+    })
+}
+
+fn process(task: &record::Task) -> ProcessKey {
+    ProcessKey::from_boot_ns(task.tgid, task.start_boot_ns)
+}
+
+fn actor(tgid: u32, comm: [u8; record::COMM_BYTES]) -> Option<Actor> {
+    (tgid != 0).then(|| Actor { pid: tgid, name: name(comm) })
+}
+
+/// Up to the first NUL; bytes that are not UTF-8 are shown as what they are not.
+fn name(comm: [u8; record::COMM_BYTES]) -> String {
+    let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+    String::from_utf8_lossy(&comm[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PAGE: u64 = 4096;
+
+    fn comm(text: &[u8]) -> [u8; record::COMM_BYTES] {
+        let mut comm = [0; record::COMM_BYTES];
+        comm[..text.len()].copy_from_slice(text);
+        comm
+    }
+
+    #[test]
+    fn pages_become_bytes_and_nanoseconds_ticks() {
+        let memory = record::Memory { anon_pages: 3, pgtables_bytes: 5, ..record::Memory::decode(&[0; 48]).unwrap() };
+        let kill = record::Kill {
+            kind: record::Kind::Kill as u32,
+            source: record::source::KERNEL,
+            outcome: record::outcome::DELIVERED,
+            oom_score_adj: -5,
+            time_boot_ns: 77,
+            victim: record::Task { tgid: 10, tid: 11, start_boot_ns: 1_239_999_999 },
+            sender_tgid: 0,
+            uid: 1000,
+            memory,
+            comm: comm(b"hog\xff"),
+            sender_comm: comm(b""),
+        };
+        let event = decode(&kill.to_bytes(), PAGE).unwrap();
+        let Trace::Kill(kill) = event.what else { panic!("not a kill") };
+        assert_eq!((event.at_boot_ns, kill.victim), (77, ProcessKey { pid: 10, start_ticks: 123 }));
+        assert_eq!((kill.memory.anon_bytes, kill.memory.pgtables_bytes), (3 * PAGE, 5));
+        assert_eq!((kill.name.as_str(), kill.sender, kill.oom_score_adj), ("hog\u{fffd}", None, -5));
+    }
+
+    #[test]
+    fn a_short_or_unknown_record_is_named() {
+        let short = decode(&4_u32.to_ne_bytes(), PAGE).unwrap_err();
+        assert_eq!(short.to_string(), "a Fork record of only 4 bytes");
+        assert_eq!(decode(b"\xff\xff\xff\xff", PAGE).unwrap_err(), DecodeError::UnknownKind { bytes: 4 });
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decoded_or_refused(kind in 0u32..7, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode(&[&kind.to_ne_bytes()[..], &bytes].concat(), PAGE);
+        }
+    }
+}
