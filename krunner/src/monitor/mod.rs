@@ -9,7 +9,9 @@
 
 mod event;
 mod join;
+mod process;
 pub mod tracer;
 
 pub use event::{Actor, Exec, Exit, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessKey, Trace, TraceEvent};
 pub use join::{Confidence, Joiner, Verdict, Victim};
+pub use process::{Cmdline, Observed, Snapshot};
