@@ -3,6 +3,7 @@
 
 mod args;
 mod main;
+mod monitor;
 mod run;
 mod scratch;
 mod selftest;

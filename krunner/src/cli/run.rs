@@ -13,10 +13,11 @@ use crate::config::{Paths, Ports, child_env};
 use crate::error::{Critical, chain};
 use crate::exit::Exit;
 use crate::logging;
+use crate::monitor::{Means, Wanted};
 use crate::process::Console;
 use crate::runtime::Kind;
 use crate::session::{Session, Settings, Signals};
-use crate::sys;
+use crate::sys::{self, privilege};
 use crate::transport::{Outbox, Queue};
 
 /// What `ps` shows. Without it the path of the interpreter would, and `pkill -f python` in a user's
@@ -30,6 +31,9 @@ const LAST_WORDS_DEADLINE: Duration = Duration::from_millis(300);
 const FIRST_PRIVATE_FD: i32 = 3;
 
 pub(super) fn run(args: RunnerArgs) -> anyhow::Result<ExitCode> {
+    // First of all: see `Means::of_this_host`.
+    let means = Means::of_this_host(Wanted::Ours);
+    privilege::drop_added().context("cannot drop the capabilities of this program's file")?;
     let kind = args.lang.as_deref().and_then(Kind::find).context("no such language")?;
     let console = Console::of_this_process().context("cannot use stdout and stderr")?;
     let (outbox, queue) = Outbox::new();
@@ -43,11 +47,11 @@ pub(super) fn run(args: RunnerArgs) -> anyhow::Result<ExitCode> {
     if let Err(error) = sys::close_on_exec_from(FIRST_PRIVATE_FD) {
         tracing::warn!("descriptors that krunner was started with may be passed on to programs: {error}");
     }
-    let settings = settings(kind, args.root, args.runtime_path);
+    let settings = settings(kind, args.root, args.runtime_path, means);
     Ok(in_runtime(serve(settings, console, outbox, queue))?.into())
 }
 
-fn settings(kind: &'static Kind, root: PathBuf, runtime_path: Option<PathBuf>) -> Settings {
+fn settings(kind: &'static Kind, root: PathBuf, runtime_path: Option<PathBuf>, means: Means) -> Settings {
     let paths = Paths::below(root);
     let (ports, port_warnings) = Ports::load(&paths.intrinsic_ports());
     let (env, env_warnings) = child_env(env::vars_os(), &paths);
@@ -55,7 +59,7 @@ fn settings(kind: &'static Kind, root: PathBuf, runtime_path: Option<PathBuf>) -
         tracing::warn!("{warning}");
     }
     let runtime_path = runtime_path.unwrap_or_else(|| kind.default_path.into());
-    Settings { paths, ports, env, kind, runtime_path }
+    Settings { paths, ports, env, kind, runtime_path, means }
 }
 
 async fn serve(settings: Settings, console: Console, outbox: Outbox, queue: Queue) -> anyhow::Result<Exit> {

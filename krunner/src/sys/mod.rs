@@ -1,6 +1,8 @@
 //! What needs `unsafe`: calls that neither std nor nix offers as safe functions.
 
 mod fds;
+pub mod memory;
+pub mod privilege;
 mod proctitle;
 mod queues;
 mod reap;

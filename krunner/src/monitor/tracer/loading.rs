@@ -1,0 +1,43 @@
+//! The thread that loads the tracer.
+//!
+//! Capabilities belong to threads (capabilities(7)). This one is started before any other and inherits
+//! them; the main thread drops its own right then, so that no later thread and no child has any. When
+//! this thread ends, the last of them are gone, and what it attached stays.
+
+use std::io;
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use super::bpf::{self, Attached, Target};
+use crate::error::chain;
+
+/// What the thread is called in `/proc/PID/task/*/comm`.
+const THREAD: &str = "oom-loader";
+
+/// A tracer that is being loaded.
+#[derive(Debug)]
+pub struct Loading(oneshot::Receiver<Result<Attached, String>>);
+
+impl Loading {
+    /// Starts the thread. To be called before there are others.
+    ///
+    /// # Errors
+    /// When the kernel has no room for a thread.
+    pub fn start(target: Target) -> io::Result<Self> {
+        let (done, loaded) = oneshot::channel();
+        thread::Builder::new().name(THREAD.to_owned()).spawn(move || {
+            // Fails when the runner has ended meanwhile.
+            let _ = done.send(bpf::attach(&target).map_err(|error| chain(&error)));
+        })?;
+        Ok(Self(loaded))
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// With a sentence about what is in the way.
+    pub(in crate::monitor) async fn attached(self) -> Result<Attached, String> {
+        self.0.await.unwrap_or_else(|_| Err("a bug: the loader of the OOM tracer panicked".to_owned()))
+    }
+}
