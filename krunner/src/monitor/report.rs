@@ -17,7 +17,7 @@ use super::tracer::TracerKind;
 const LARGEST: usize = 5;
 
 /// As much of a command line as is shown in the tree.
-const SHOWN_CMDLINE_BYTES: usize = 1024;
+const SHOWN_CMDLINE_BYTES: usize = 512;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -287,8 +287,9 @@ impl fmt::Display for Seen {
 /// The arguments with a space between; what could forge a line or drive a terminal is escaped.
 impl fmt::Display for Cmdline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.bytes.strip_suffix(b"\0").unwrap_or(&self.bytes);
-        for character in String::from_utf8_lossy(bytes).chars() {
+        // A process that gave itself a title may have padded it.
+        let end = self.bytes.iter().rposition(|byte| !matches!(byte, 0 | b' ')).map_or(0, |last| last + 1);
+        for character in String::from_utf8_lossy(&self.bytes[..end]).chars() {
             match character {
                 '\0' => f.write_char(' ')?,
                 control if control.is_control() => write!(f, "{}", control.escape_default())?,

@@ -147,7 +147,7 @@ fn no_command_line_can_forge_a_line_or_drive_a_terminal() {
     let long = [b'x'; 5000];
     let report =
         Report::of_victim(&victim(400, 2500), &history(vec![observed(400, 2500, 20, &long, MIB)]), circumstances());
-    assert!(report.to_string().contains("x… (3,976 more bytes)\n"));
+    assert!(report.to_string().contains("x… (4,488 more bytes)\n"));
 }
 
 #[test]
