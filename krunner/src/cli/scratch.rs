@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::error::chain;
 use crate::monitor::Cgroup;
+use crate::monitor::tracer::LOADER_THREAD;
 use crate::transport::Address;
 
 /// The contract's stop takes at most ten seconds.
@@ -79,6 +80,26 @@ impl Scratch {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         bail!("the runner has not stopped within {STOP_DEADLINE:?}")
+    }
+
+    /// Whether the runner's OOM tracer is attached, once that is decided.
+    pub(super) async fn is_traced(&self) -> anyhow::Result<bool> {
+        let of = |folder: &str| fs::read_dir(format!("/proc/{}/{folder}", self.runner.id()));
+        let deadline = Instant::now() + STOP_DEADLINE;
+        loop {
+            let comms = of("task")?.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+            if !comms.into_iter().any(|comm| comm.trim() == LOADER_THREAD) {
+                break;
+            }
+            if Instant::now() > deadline {
+                bail!("the OOM tracer is still being loaded after {STOP_DEADLINE:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let links = of("fd")?.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+        Ok(links
+            .into_iter()
+            .any(|link| link.to_string_lossy().contains("bpf_link") || link.to_string_lossy().contains("bpf-link")))
     }
 
     fn pid(&self) -> Pid {

@@ -36,6 +36,9 @@ const QUICK_LOOK: Duration = Duration::from_millis(4);
 /// Cgroup figures kept for kills that are not through; a storm has no use for more.
 const MAX_FIGURES: usize = 256;
 
+/// Processes remembered as told of. What comes by two ways comes within seconds.
+const MAX_TOLD: usize = 1024;
+
 /// What the monitor tells.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Notice {
@@ -75,6 +78,8 @@ pub(super) struct Engine {
     kill_count: Option<u64>,
     /// Without a tracer: somebody said that there was a kill, and the next snapshot will show who.
     suspected: Option<Suspicion>,
+    /// Who was told of, by whichever way: nobody is told of twice.
+    told: VecDeque<ProcessKey>,
     notices: Vec<Notice>,
 }
 
@@ -106,6 +111,7 @@ impl Engine {
             lost_records: 0,
             kill_count: None,
             suspected: None,
+            told: VecDeque::new(),
             notices: Vec::new(),
         }
     }
@@ -203,6 +209,9 @@ impl Engine {
 
     fn judged(&mut self, verdict: Verdict, now_ns: u64) {
         let Verdict::Oom(victim) = verdict else { return };
+        if !self.first_time(victim.kill.victim) {
+            return;
+        }
         if !self.storm.admit(now_ns, &victim.kill.name) {
             self.figures.remove(&victim.kill.victim);
             return;
@@ -237,7 +246,9 @@ impl Engine {
     }
 
     fn accuse(&mut self, suspicion: &Suspicion, now_ns: u64) {
-        for suspect in self.history.left_last(suspicion.victims) {
+        let suspects = self.history.left_last(suspicion.victims, |process| self.told.contains(&process));
+        let keys: Vec<ProcessKey> = suspects.iter().map(|suspect| suspect.key).collect();
+        for suspect in suspects {
             if !self.storm.admit(now_ns, &suspect.name) {
                 continue;
             }
@@ -246,6 +257,18 @@ impl Engine {
             let report = Report::of_suspect(suspicion.confidence, suspect, now_ns, &self.history, circumstances);
             self.notices.push(Notice::Report(Box::new(report)));
         }
+        keys.into_iter().for_each(|process| _ = self.first_time(process));
+    }
+
+    fn first_time(&mut self, process: ProcessKey) -> bool {
+        if self.told.contains(&process) {
+            return false;
+        }
+        if self.told.len() == MAX_TOLD {
+            self.told.pop_front();
+        }
+        self.told.push_back(process);
+        true
     }
 
     fn time_of_day(&self, at_boot_ns: u64) -> SystemTime {

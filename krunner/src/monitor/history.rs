@@ -133,10 +133,12 @@ impl History {
         largest_first(self.processes.values().filter(alive), count)
     }
 
-    /// Who left between the last two snapshots, the largest first.
+    /// Who left between the last two snapshots, the largest first, but for some.
     #[must_use]
-    pub(super) fn left_last(&self, count: usize) -> Vec<&Process> {
-        let left = |process: &&Process| process.gone_at_ns == Some(self.snapshot_ns) && process.rss_bytes > 0;
+    pub(super) fn left_last(&self, count: usize, but: impl Fn(ProcessKey) -> bool) -> Vec<&Process> {
+        let left = |process: &&Process| {
+            process.gone_at_ns == Some(self.snapshot_ns) && process.rss_bytes > 0 && !but(process.key)
+        };
         largest_first(self.processes.values().filter(left), count)
     }
 

@@ -91,14 +91,15 @@ fn who_left_last_is_told_with_the_last_size() {
     let mut history = History::new();
     let all = |hog| vec![seen(key(1, 0), 0, "init", 1), hog, seen(key(7, 70), 1, "small", 5)];
     history.fold_snapshot(&snapshot(100, all(seen(key(6, 60), 1, "hog", 900))));
-    assert_eq!(history.left_last(9), Vec::<&Process>::new());
+    assert_eq!(history.left_last(9, |_| false), Vec::<&Process>::new());
     // A zombie has left, too.
     let zombie = Observed { is_zombie: true, ..seen(key(6, 60), 1, "hog", 0) };
     history.fold_snapshot(&snapshot(200, vec![seen(key(1, 0), 0, "init", 1), zombie.clone()]));
-    let left: Vec<_> = history.left_last(9).iter().map(|process| (&*process.name, process.rss_bytes)).collect();
+    let left: Vec<_> =
+        history.left_last(9, |_| false).iter().map(|process| (&*process.name, process.rss_bytes)).collect();
     assert_eq!(left, [("hog", 900), ("small", 5)]);
     history.fold_snapshot(&snapshot(300, vec![seen(key(1, 0), 0, "init", 1), zombie]));
-    assert_eq!(history.left_last(9), Vec::<&Process>::new(), "not again");
+    assert_eq!(history.left_last(9, |_| false), Vec::<&Process>::new(), "not again");
     assert_eq!(history.largest(9, key(9, 9)).len(), 1);
 }
 

@@ -13,7 +13,7 @@ use super::bpf::{self, Attached, Target};
 use crate::error::chain;
 
 /// What the thread is called in `/proc/PID/task/*/comm`.
-const THREAD: &str = "oom-loader";
+pub const LOADER_THREAD: &str = "oom-loader";
 
 /// A tracer that is being loaded.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl Loading {
     /// When the kernel has no room for a thread.
     pub fn start(target: Target) -> io::Result<Self> {
         let (done, loaded) = oneshot::channel();
-        thread::Builder::new().name(THREAD.to_owned()).spawn(move || {
+        thread::Builder::new().name(LOADER_THREAD.to_owned()).spawn(move || {
             // Fails when the runner has ended meanwhile.
             let _ = done.send(bpf::attach(&target).map_err(|error| chain(&error)));
         })?;

@@ -8,4 +8,4 @@ mod loading;
 
 pub use bpf::{INIT_PID_NAMESPACE, Reach, Target};
 pub use kind::{Scope, TracerKind};
-pub use loading::Loading;
+pub use loading::{LOADER_THREAD, Loading};
