@@ -14,6 +14,7 @@ Examples:
   krunner send status                ask a running runner when it started
   krunner send exec 'make test'      run a command line in it and show its output
   krunner selftest                   see that everything works on this machine
+  krunner doctor                     see how OOM kills would be traced here, and why
 
 Exit codes:
   0    done, or stopped by SIGINT or SIGTERM     4    send: no answer in time
@@ -67,6 +68,8 @@ pub(super) enum Task {
     Send(SendArgs),
     /// Start a runner in a temporary place and drive it through its main jobs
     Selftest(SelftestArgs),
+    /// Say which tracer of OOM kills a runner started here would use, and why not the better one
+    Doctor(DoctorArgs),
 }
 
 const SEND_EXAMPLES: &str = "\
@@ -117,6 +120,24 @@ pub(super) struct SendArgs {
 #[derive(Debug, ClapArgs)]
 pub(super) struct SelftestArgs {
     /// Print the steps as one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  krunner doctor                             a line for each check: ok, MISSING or note
+  krunner doctor --json | jq -r .tracer      bpf or snapshot
+  setpriv --reuid 1000 --clear-groups krunner doctor         as a user without capabilities would see it
+
+BPF is used when nothing is MISSING; `->` says what would help. A note rules nothing out. The exit
+code is 0 whichever tracer it is.";
+
+/// `krunner doctor`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = DOCTOR_EXAMPLES)]
+pub(super) struct DoctorArgs {
+    /// Print one JSON object: tracer, scope, and each check with its state, what was found and the remedy
     #[arg(long)]
     pub(super) json: bool,
 }

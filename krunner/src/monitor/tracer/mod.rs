@@ -1,7 +1,9 @@
 //! Sources of [`TraceEvent`](super::TraceEvent)s.
 //!
-//! So far their first steps: where the running kernel keeps what the BPF programs read (`btf`), and
-//! what their records say (`decode`). The loader itself is to come.
+//! So far their first steps: where the running kernel keeps what the BPF programs read (`btf`),
+//! what their records say (`decode`), and what the host allows (`probe`). The loader itself is to come.
 
 pub mod btf;
+mod checks;
 pub mod decode;
+pub mod probe;

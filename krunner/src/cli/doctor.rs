@@ -1,0 +1,70 @@
+//! `krunner doctor`: which tracer a runner started here would use, and why not the better one.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::args::DoctorArgs;
+use crate::exit::Exit;
+use crate::monitor::tracer::probe::{self, Check, Findings, ProbeRoots, Scope, State, TracerKind};
+use crate::sys;
+
+/// Loads the programs and lets them go again; why that failed. The kernel's own word, above what was probed.
+pub(super) type Trial = fn() -> Result<(), String>;
+
+/// Looks with the rights of the calling thread, which are to be those that krunner was started with.
+pub(super) fn doctor(args: &DoctorArgs, trial: Option<Trial>) -> anyhow::Result<ExitCode> {
+    // What cannot be raised is refused, and then told.
+    let _ = sys::raise_permitted();
+    let findings = probe::of_this_host(&ProbeRoots::default(), sys::try_bpf());
+    let diagnosis = Diagnosis::new(&findings, trial.map(|trial| trial()));
+    let text = if args.json { diagnosis.to_json() } else { diagnosis.to_text() };
+    // Whoever has closed stdout does not want to know.
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(Exit::Ok.into())
+}
+
+/// What is printed.
+struct Diagnosis {
+    tracer: TracerKind,
+    scope: Scope,
+    checks: Vec<Check>,
+}
+
+impl Diagnosis {
+    fn new(findings: &Findings, trial: Option<Result<(), String>>) -> Self {
+        let mut checks = findings.checks();
+        let tracer = match &trial {
+            Some(Ok(())) => TracerKind::Bpf,
+            Some(Err(_)) => TracerKind::Snapshot,
+            None => findings.choose().tracer,
+        };
+        checks.extend(trial.map(|trial| match trial {
+            Ok(()) => Check { check: "trial", state: State::Ok, found: "the programs load".to_owned(), remedy: None },
+            Err(error) => Check { check: "trial", state: State::Missing, found: error, remedy: None },
+        }));
+        Self { tracer, scope: findings.scope(), checks }
+    }
+
+    fn to_json(&self) -> String {
+        format!("{}\n", json!({ "tracer": self.tracer, "scope": self.scope, "checks": self.checks }))
+    }
+
+    fn to_text(&self) -> String {
+        let lines = self.checks.iter().map(|check| {
+            let state = match check.state {
+                State::Ok => "ok",
+                State::Missing => "MISSING",
+                State::Note => "note",
+            };
+            let remedy = check.remedy.as_ref().map(|remedy| format!(" -> {remedy}")).unwrap_or_default();
+            format!("{state:<8} {:<17} {}{remedy}\n", check.check, check.found)
+        });
+        let tracer = match self.tracer {
+            TracerKind::Bpf => "tracer: bpf; kills are reported as the kernel tells them\n",
+            TracerKind::Snapshot => "tracer: snapshot; kills are inferred from what /proc showed (see MISSING)\n",
+        };
+        lines.chain([tracer.to_owned()]).collect()
+    }
+}
