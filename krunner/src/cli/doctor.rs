@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use serde_json::json;
 
 use super::args::DoctorArgs;
@@ -20,9 +21,11 @@ pub(super) fn doctor(args: &DoctorArgs, trial: Option<Trial>) -> anyhow::Result<
     let findings = probe::of_this_host(&ProbeRoots::default(), sys::try_bpf());
     let diagnosis = Diagnosis::new(&findings, trial.map(|trial| trial()));
     let text = if args.json { diagnosis.to_json() } else { diagnosis.to_text() };
-    // Whoever has closed stdout does not want to know.
-    let _ = io::stdout().write_all(text.as_bytes());
-    Ok(Exit::Ok.into())
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever has closed stdout does not want to know.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
+        _ => Ok(Exit::Ok.into()),
+    }
 }
 
 /// What is printed.
@@ -66,5 +69,46 @@ impl Diagnosis {
             TracerKind::Snapshot => "tracer: snapshot; kills are inferred from what /proc showed (see MISSING)\n",
         };
         lines.chain([tracer.to_owned()]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder without anything in it: no capabilities, no BTF.
+    fn findings() -> Findings {
+        let empty = tempfile::TempDir::new().unwrap();
+        probe::of_this_host(&ProbeRoots::below(empty.path()), Err(io::ErrorKind::PermissionDenied.into()))
+    }
+
+    #[test]
+    fn a_line_has_state_check_finding_and_remedy() {
+        let text = Diagnosis::new(&findings(), None).to_text();
+        let first = text.lines().next().unwrap();
+        assert_eq!(
+            first,
+            "MISSING  capabilities      CAP_BPF and CAP_PERFMON are needed, held: none -> start the container with \
+             --cap-add BPF --cap-add PERFMON, and `setcap cap_bpf,cap_perfmon+p` krunner's file"
+        );
+        assert!(text.contains("\nnote     seccomp           cannot be seen\n"), "{text}");
+        assert!(text.ends_with("tracer: snapshot; kills are inferred from what /proc showed (see MISSING)\n"));
+    }
+
+    #[test]
+    fn a_trial_has_the_last_word() {
+        let tried = |trial| Diagnosis::new(&findings(), Some(trial));
+        assert_eq!(tried(Ok(())).tracer, TracerKind::Bpf);
+        let refused = tried(Err("the verifier says no".to_owned()));
+        assert_eq!(refused.tracer, TracerKind::Snapshot);
+        assert!(refused.to_text().contains("MISSING  trial             the verifier says no\n"));
+    }
+
+    #[test]
+    fn the_json_names_are_stable() {
+        let told: serde_json::Value = serde_json::from_str(&Diagnosis::new(&findings(), None).to_json()).unwrap();
+        assert_eq!((&told["tracer"], &told["scope"]), (&json!("snapshot"), &json!("cgroup")));
+        let check = &told["checks"][3];
+        assert_eq!(check, &json!({ "check": "seccomp", "state": "note", "found": "cannot be seen", "remedy": null }));
     }
 }

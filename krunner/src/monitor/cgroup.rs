@@ -5,7 +5,7 @@
 //!
 //! `/proc/PID/cgroup` has a path, `/proc/self/mountinfo` what part of the hierarchy is mounted where. Both are
 //! relative to our cgroup namespace, if we have one, and then go up with `..` for what is above it
-//! (cgroup_namespaces(7)). Where the two do not fit, the mounted part is searched for a cgroup that lists us as
+//! (`cgroup_namespaces(7)`). Where the two do not fit, the mounted part is searched for a cgroup that lists us as
 //! a member.
 //!
 //! Finding it may fail; after that, what cannot be read is a problem to mention ([`Reading::problems`]) and a
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 /// From here on a limit is none: v1 says "no limit" as the largest multiple of a page in an `i64`
-/// (`PAGE_COUNTER_MAX`, include/linux/page_counter.h), and no machine has 4 EiB.
+/// (`PAGE_COUNTER_MAX`, `include/linux/page_counter.h`), and no machine has 4 EiB.
 const NO_LIMIT_BYTES: u64 = 1 << 62;
 
 /// A search looks at no more folders: it is for containers, which see a few. A whole node has
@@ -310,7 +310,7 @@ fn search(root: &CgroupRoot, mounts: &[Mount]) -> Option<PathBuf> {
         }
         let inner = fs::read_dir(&dir).into_iter().flatten().flatten();
         let inner = inner.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        waiting.extend(inner.map(|entry| entry.path()).take(SEARCHED_MAX));
+        waiting.extend(inner.map(|entry| entry.path()).take(SEARCHED_MAX.saturating_sub(waiting.len())));
     }
     None
 }

@@ -162,3 +162,108 @@ fn read(set: CapSet) -> io::Result<Capabilities> {
 fn write(set: CapSet, value: Capabilities) -> io::Result<()> {
     caps::set(None, set, &value.to_set()).map_err(io::Error::other)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use nix::sys::prctl::{get_dumpable, set_dumpable};
+
+    use super::*;
+
+    const NOBODY: libc::uid_t = 65_534;
+
+    /// Whether the process is dumpable is one for all threads.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+    /// Runs it on a thread of user nobody whose permitted set is root's and whose effective one is empty:
+    /// what exec makes of a file with all capabilities and `+p`. Not as root, there is no such thread.
+    fn as_user_with_file_capabilities(test: impl FnOnce() + Send) {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: needs root to become another user");
+            return;
+        }
+        let alone = ONE_AT_A_TIME.lock();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                caps::securebits::set_keepcaps(true).unwrap();
+                // SAFETY: the bare system call changes the calling thread alone, which ends after the test.
+                let changed = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+                assert_eq!(changed, 0);
+                test();
+            });
+        });
+        set_dumpable(true).unwrap();
+        drop(alone);
+    }
+
+    #[test]
+    fn what_the_file_added_is_gone_for_good_from_this_thread_alone() {
+        as_user_with_file_capabilities(|| {
+            let added = permitted().unwrap();
+            assert!(added.contains(Capability::CAP_CHOWN) && effective().unwrap().is_empty());
+            let (go, wait) = mpsc::channel::<()>();
+            let loader = thread::spawn(move || {
+                wait.recv().unwrap();
+                (raise_permitted().unwrap(), effective().unwrap())
+            });
+            set_dumpable(true).unwrap();
+
+            assert_eq!(drop_added().unwrap(), added);
+
+            assert!(permitted().unwrap().is_empty() && effective().unwrap().is_empty());
+            assert!(raise_permitted().unwrap().is_empty());
+            assert!(!get_dumpable().unwrap(), "others of the same user must not trace what has BPF descriptors");
+            assert!(thread::spawn(|| permitted().unwrap()).join().unwrap().is_empty(), "nor do later threads have it");
+            assert!(drop_added().unwrap().is_empty(), "nothing is left to drop");
+            go.send(()).unwrap();
+            assert_eq!(loader.join().unwrap(), (added, added), "a thread made before keeps its own");
+        });
+    }
+
+    #[test]
+    fn what_others_gave_stays() {
+        as_user_with_file_capabilities(|| {
+            let ambient: Capabilities = [Capability::CAP_CHOWN].into_iter().collect();
+            caps::raise(None, CapSet::Inheritable, Capability::CAP_KILL).unwrap();
+            caps::raise(None, CapSet::Inheritable, Capability::CAP_CHOWN).unwrap();
+            caps::raise(None, CapSet::Ambient, Capability::CAP_CHOWN).unwrap();
+            raise_permitted().unwrap();
+            let (before, inheritable) = (permitted().unwrap(), read(CapSet::Inheritable).unwrap());
+
+            assert_eq!(drop_added().unwrap(), before.without(ambient));
+
+            assert_eq!((permitted().unwrap(), effective().unwrap()), (ambient, ambient));
+            assert_eq!(read(CapSet::Ambient).unwrap(), ambient);
+            assert_eq!(
+                read(CapSet::Inheritable).unwrap(),
+                inheritable,
+                "passes through an exec, so it is not the file's"
+            );
+        });
+    }
+
+    #[test]
+    fn root_keeps_all() {
+        let _alone = ONE_AT_A_TIME.lock();
+        if nix::unistd::geteuid().is_root() {
+            let before = (permitted().unwrap(), effective().unwrap(), get_dumpable().unwrap());
+            assert!(drop_added().unwrap().is_empty());
+            assert_eq!((permitted().unwrap(), effective().unwrap(), get_dumpable().unwrap()), before);
+        }
+        assert!(!was_elevated(), "cargo has no capabilities to give");
+    }
+
+    #[test]
+    fn sets_are_shown_in_the_kernels_order() {
+        let set = Capabilities::from_bits(1 << 39 | 1 << 38 | 1);
+        assert_eq!(set.to_string(), "CAP_CHOWN, CAP_PERFMON, CAP_BPF");
+        assert_eq!(Capabilities::default().to_string(), "none");
+        assert_eq!(
+            set.without(Capabilities::from_bits(1)),
+            [Capability::CAP_BPF, Capability::CAP_PERFMON].into_iter().collect()
+        );
+    }
+}

@@ -5,6 +5,8 @@
 
 use std::io;
 
+use krunner_common::{ABSENT, Offsets};
+
 use super::btf::BtfError;
 use super::probe::{Check, Findings, State};
 use crate::monitor::cgroup::{CgroupError, CgroupFacts};
@@ -141,7 +143,13 @@ fn lockdown(findings: &Findings) -> Check {
 
 fn kernel_btf(findings: &Findings) -> Check {
     let error = match &findings.btf {
-        Ok(_) => return ok("kernel-btf", "has what the programs need"),
+        Ok(facts) => {
+            let lacks = lacks(&facts.offsets);
+            return match lacks.as_slice() {
+                [] => ok("kernel-btf", "has all that the programs read"),
+                _ => note("kernel-btf", format!("has what the programs need, but not {}", lacks.join(", "))),
+            };
+        }
         Err(error) => error,
     };
     let told = missing("kernel-btf", crate::error::chain(error));
@@ -152,6 +160,21 @@ fn kernel_btf(findings: &Findings) -> Check {
         BtfError::Read(..) => told.remedy("make the file readable to krunner"),
         _ => told.remedy("another kernel, or a krunner that knows this one"),
     }
+}
+
+/// What reports go without on this kernel.
+fn lacks(offsets: &Offsets) -> Vec<&'static str> {
+    let figures = [
+        ("group exit codes", offsets.signal_group_exit_code),
+        ("oom_score_adj", offsets.signal_oom_score_adj),
+        ("parents", offsets.task_real_parent),
+        ("names", offsets.task_comm),
+        ("users", offsets.task_real_cred.max(offsets.cred_uid)),
+        ("memory", offsets.task_mm.max(offsets.mm_total_vm).max(offsets.mm_rss)),
+        ("page tables", offsets.mm_pgtables_bytes),
+        ("arguments", offsets.mm_arg_start.max(offsets.mm_arg_end)),
+    ];
+    figures.iter().filter(|(_, offset)| *offset == ABSENT).map(|(name, _)| *name).collect()
 }
 
 /// `bpf_map_charge_memlock` is gone since 5.11; which side of it this kernel is on cannot be asked.

@@ -19,7 +19,7 @@ use super::checks::checks;
 use crate::monitor::cgroup::{Cgroup, CgroupError, CgroupFacts, CgroupRoot};
 use crate::sys::Capabilities;
 
-/// `PROC_PID_INIT_INO` and `PROC_USER_INIT_INO` (include/linux/proc_ns.h): the inode numbers of the host's own
+/// `PROC_PID_INIT_INO` and `PROC_USER_INIT_INO` (`include/linux/proc_ns.h`): the inode numbers of the host's own
 /// namespaces, part of the kernel's interface.
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
@@ -246,9 +246,10 @@ fn chosen(modes: &str) -> Option<String> {
     Some(modes.split_once('[')?.1.split_once(']')?.0.to_owned())
 }
 
-/// Mount point and options of the first mount of that kind in `/proc/PID/mounts` (fstab(5)).
+/// Mount point and options of the last mount of that kind in `/proc/PID/mounts` (fstab(5)): it covers others at
+/// the same place.
 fn mounted<'a>(mounts: &'a str, kind: &str) -> Option<(&'a str, &'a str)> {
-    mounts.lines().find_map(|line| {
+    mounts.lines().rev().find_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let (point, found, options) = (fields.next()?, fields.next()?, fields.next()?);
         (found == kind).then_some((point, options))
