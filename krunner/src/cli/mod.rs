@@ -2,6 +2,7 @@
 //! exit codes.
 
 mod args;
+mod doctor;
 mod main;
 mod monitor;
 mod run;

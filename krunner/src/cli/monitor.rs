@@ -12,18 +12,17 @@ use super::main::in_runtime;
 use crate::exit::Exit;
 use crate::monitor::{Means, Monitor, Notice, Scope, Tell, TracerKind, Wanted, Watching};
 use crate::session::Signals;
-use crate::sys::privilege;
+use crate::sys;
 use crate::tasks::{TaskGroup, blocking};
 
 pub(super) fn monitor(args: &MonitorArgs) -> anyhow::Result<ExitCode> {
-    if args.all_namespaces && privilege::was_elevated() {
+    if args.all_namespaces && sys::was_elevated() {
         bail!(
             "--all-namespaces is for users with rights of their own: yours are those of this program's file \
              capabilities, which are for your own processes"
         );
     }
     let means = Means::of_this_host(if args.all_namespaces { Wanted::Everything } else { Wanted::Ours });
-    privilege::drop_added().context("cannot drop the capabilities of this program's file")?;
     in_runtime(watch(means, args.json))
 }
 

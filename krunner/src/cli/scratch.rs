@@ -14,8 +14,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::error::chain;
-use crate::monitor::Cgroup;
 use crate::monitor::tracer::LOADER_THREAD;
+use crate::monitor::{Cgroup, CgroupRoot};
 use crate::transport::Address;
 
 /// The contract's stop takes at most ten seconds.
@@ -123,12 +123,12 @@ pub(super) struct ScratchCgroup {
 impl ScratchCgroup {
     /// Makes one with a limit; the error says why that cannot be done here.
     pub(super) fn make(limit_bytes: u64) -> Result<Self, String> {
-        let own = Cgroup::of_this_process().map_err(|error| chain(&error))?;
-        let folder = own.dir().join(format!("krunner-selftest-{}", std::process::id()));
+        let own = Cgroup::find(&CgroupRoot::default()).map_err(|error| chain(&error))?;
+        let folder = own.dir.join(format!("krunner-selftest-{}", std::process::id()));
         let why = |error: io::Error| format!("no memory cgroup can be made at {}: {error}", folder.display());
         fs::create_dir(&folder).map_err(why)?;
         let made = Self { folder: folder.clone() };
-        let file = if own.version() == 1 { "memory.limit_in_bytes" } else { "memory.max" };
+        let file = if own.version == 1 { "memory.limit_in_bytes" } else { "memory.max" };
         fs::write(folder.join(file), limit_bytes.to_string()).map_err(why)?;
         Ok(made)
     }

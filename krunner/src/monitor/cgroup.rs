@@ -1,130 +1,142 @@
-//! Our own memory cgroup: where it is, its limit, its usage, its count of kills.
+//! Our own memory cgroup: where it is, how much it may use, how many it has lost.
 //!
-//! Two files of `/proc` tell where (cgroups(7)): `cgroup` has the path of ours in each hierarchy, as it is seen from
-//! the root of our cgroup namespace; `mountinfo` has what part of a hierarchy is mounted where. A container
-//! without a cgroup namespace of its own sees the host's path, of which only the last part is mounted; one
-//! with its own sees `/`. The memory controller is in a hierarchy of version 1 or in the one of version 2,
-//! never in both; on hosts with both, version 1 has it if there is a line for it.
+//! Two versions (`Documentation/admin-guide/cgroup-v1/memory.rst` and `cgroup-v2.rst`). A controller belongs to
+//! one hierarchy at a time, so where a v1 hierarchy has `memory` it is the one, whatever v2 shows besides.
 //!
-//! Reads small files when asked, keeps nothing but paths. A file that cannot be read is a figure that is
-//! missing, never an error.
+//! `/proc/PID/cgroup` has a path, `/proc/self/mountinfo` what part of the hierarchy is mounted where. Both are
+//! relative to our cgroup namespace, if we have one, and then go up with `..` for what is above it
+//! (`cgroup_namespaces(7)`). Where the two do not fit, the mounted part is searched for a cgroup that lists us as
+//! a member.
+//!
+//! Finding it may fail; after that, what cannot be read is a problem to mention ([`Reading::problems`]) and a
+//! gap in the facts. Nothing here writes, waits, or decides what the facts mean.
 
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::procfs::{Fence, read_text};
+use super::procfs::Fence;
 
-/// Version 1 has no word for "no limit", but a number of pages close to 2^63 bytes.
-const V1_NO_LIMIT_BYTES: u64 = 1 << 60;
+/// From here on a limit is none: v1 says "no limit" as the largest multiple of a page in an `i64`
+/// (`PAGE_COUNTER_MAX`, `include/linux/page_counter.h`), and no machine has 4 EiB.
+const NO_LIMIT_BYTES: u64 = 1 << 62;
 
-/// Cgroups between the victim's and the first one that is mounted.
-const MAX_LEVELS: usize = 16;
+/// A search looks at no more folders: it is for containers, which see a few. A whole node has
+/// thousands, and there the path is the right one.
+const SEARCHED_MAX: usize = 4096;
 
-/// Why there is no memory cgroup to speak of.
-#[derive(Debug, thiserror::Error)]
-pub enum CgroupError {
-    /// `/proc` does not tell.
-    #[error("cannot read {}", .0.display())]
-    Unreadable(PathBuf),
-    /// No hierarchy has the memory controller.
-    #[error("no memory controller is mounted")]
-    NoController,
-    /// It is mounted, but our part is not.
-    #[error("the memory cgroup {path} is not to be found below {}", mount.display())]
-    NotMounted {
-        /// As `/proc/self/cgroup` has it.
-        path: String,
-        /// Where the hierarchy is mounted.
-        mount: PathBuf,
-        /// What the kernel says.
-        #[source]
-        source: io::Error,
-    },
+/// The file system that cgroups are looked up in.
+#[derive(Debug, Clone)]
+pub struct CgroupRoot {
+    root: PathBuf,
 }
 
-/// Figures of a memory cgroup; what cannot be read is `None`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+impl Default for CgroupRoot {
+    fn default() -> Self {
+        Self::below("/")
+    }
+}
+
+impl CgroupRoot {
+    /// This folder stands for `/`: it has a `proc`, and mount points are below it.
+    #[must_use]
+    pub fn below(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    fn proc(&self, file: &str) -> PathBuf {
+        self.root.join("proc").join(file)
+    }
+
+    fn read(&self, file: &str) -> Result<String, CgroupError> {
+        read(&self.proc(file))
+    }
+}
+
+/// Why there is no cgroup, or no figure.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// A file.
+    #[error("cannot read {}", .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    /// A file says something else than it should.
+    #[error("{} has no {what}", file.display())]
+    Unexpected {
+        /// Which file.
+        file: PathBuf,
+        /// What should be in there.
+        what: &'static str,
+    },
+    /// The kernel has no memory cgroups, or their hierarchy is not mounted here.
+    #[error("no hierarchy of memory cgroups is mounted")]
+    NotMounted,
+    /// The mounted part does not have our own cgroup.
+    #[error("the memory cgroup {0} is not in what is mounted here")]
+    Hidden(String),
+    /// v2 without the memory controller here or above.
+    #[error("the memory controller is off in {}", .0.display())]
+    Off(PathBuf),
+}
+
+/// What is known of a memory cgroup at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupFacts {
-    /// As in `/proc/PID/cgroup`.
+    /// As `/proc/PID/cgroup` has it: relative to our cgroup namespace.
     pub path: String,
     /// 1 or 2.
     pub version: u8,
-    /// The smallest limit of it and those above that can be seen; `None` for no limit.
+    /// The smallest limit here or above; none if there is none.
     pub limit_bytes: Option<u64>,
-    /// What is charged to it.
+    /// In use where that limit applies, else here.
     pub usage_bytes: Option<u64>,
-    /// Processes killed in it so far.
+    /// OOM kills so far. v1 counts those of the cgroup's own members; v2 those below, too.
     pub oom_kill_count: Option<u64>,
 }
 
-/// A memory hierarchy, and our place in it.
+/// Facts, and why some are missing.
+#[derive(Debug)]
+pub struct Reading {
+    /// What could be read.
+    pub facts: CgroupFacts,
+    /// What could not.
+    pub problems: Vec<CgroupError>,
+}
+
+/// A memory cgroup, and the hierarchy as far as it is visible.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
-    proc: PathBuf,
-    version: u8,
-    /// Where it is mounted.
-    mount: PathBuf,
-    /// Which part of it is.
-    root: String,
-    path: String,
-    dir: PathBuf,
-    id: u64,
+    /// As in `/proc/self/cgroup`.
+    pub path: String,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// 1 or 2.
+    pub version: u8,
+    /// The kernel's own id of it (`cgroup_id`, include/linux/cgroup.h): its folder's inode number. Unique in
+    /// its hierarchy.
+    pub id: u64,
+    mounts: Vec<Mount>,
+    root: CgroupRoot,
 }
 
 impl Cgroup {
-    /// That of this process.
-    ///
-    /// # Errors
-    /// When there is none that could be read.
-    pub fn of_this_process() -> Result<Self, CgroupError> {
-        Self::find(Path::new("/proc"))
-    }
-
-    /// That of the process that this `/proc` calls `self`.
-    ///
-    /// # Errors
-    /// When there is none that could be read.
-    pub fn find(proc: &Path) -> Result<Self, CgroupError> {
-        let own = proc.join("self");
-        let read = |name: &str| read_text(&own.join(name)).ok_or_else(|| CgroupError::Unreadable(own.join(name)));
-        let (cgroups, mounts) = (read("cgroup")?, read("mountinfo")?);
-        let (version, mount) = memory_mount(&mounts, &cgroups).ok_or(CgroupError::NoController)?;
-        let path = path_in(&cgroups, version).ok_or(CgroupError::NoController)?.to_owned();
-        let dir = folder(&mount, &path);
-        let about = fs::metadata(&dir).map_err(|source| CgroupError::NotMounted {
-            path: path.clone(),
-            mount: mount.point.clone(),
-            source,
-        })?;
-        let (mount, root) = (mount.point, mount.root);
-        Ok(Self { proc: proc.to_owned(), version, mount, root, path, dir, id: about.ino() })
-    }
-
-    /// 1 or 2.
-    #[must_use]
-    pub fn version(&self) -> u8 {
-        self.version
-    }
-
-    /// Its folder.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// What the kernel calls it: its folder's inode number (`cgroup_id`, include/linux/cgroup.h).
-    #[must_use]
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Whether it is the whole machine's. Only the root of a hierarchy has no parent, and none of these files.
-    #[must_use]
-    pub fn is_root(&self) -> bool {
-        self.path == "/" && self.root == "/" && !self.dir.join("memory.max").exists() && !self.is_limited_v1()
+    /// The one of this process.
+    pub fn find(root: &CgroupRoot) -> Result<Self, CgroupError> {
+        let own = root.read("self/cgroup")?;
+        let mounts = root.read("self/mountinfo")?;
+        let version = if path_in(&own, 1).is_some() { 1 } else { 2 };
+        let path = path_in(&own, version).ok_or(CgroupError::NotMounted)?;
+        let mounts: Vec<Mount> = mounts.lines().filter_map(|line| Mount::parse(line, version, root)).collect();
+        if mounts.is_empty() {
+            return Err(CgroupError::NotMounted);
+        }
+        let dir = place(path, &mounts).or_else(|| search(root, &mounts));
+        let dir = dir.ok_or_else(|| CgroupError::Hidden(path.to_owned()))?;
+        let id = fs::metadata(&dir).map_err(|error| CgroupError::Read(dir.clone(), error))?.ino();
+        Ok(Self { path: path.to_owned(), dir, version, id, mounts, root: root.clone() })
     }
 
     /// What tells its processes, and those below it, from others.
@@ -134,220 +146,226 @@ impl Cgroup {
         Fence { controller: controller.to_owned(), path: self.path.clone() }
     }
 
-    /// Its figures now.
+    /// What is known of it now.
     #[must_use]
     pub fn facts(&self) -> CgroupFacts {
-        self.facts_at(&self.dir, &self.path)
+        self.read().facts
     }
 
-    /// Those of the cgroup of a process, which may be below ours; `None` when it is gone.
+    /// What is known of it now, and why not more.
+    #[must_use]
+    pub fn read(&self) -> Reading {
+        self.read_at(&self.path, &self.dir)
+    }
+
+    /// The same of the cgroup that a process is in, in our hierarchy. `None` when the process or its cgroup has
+    /// gone, or the cgroup is not visible here.
     #[must_use]
     pub fn facts_of_pid(&self, pid: u32) -> Option<CgroupFacts> {
-        let cgroups = read_text(&self.proc.join(pid.to_string()).join("cgroup"))?;
-        let path = path_in(&cgroups, self.version)?;
-        let mount = Mount { point: self.mount.clone(), root: self.root.clone() };
-        Some(self.facts_at(&folder(&mount, path), path))
+        let text = self.root.read(&format!("{pid}/cgroup")).ok()?;
+        let path = path_in(&text, self.version)?;
+        Some(self.read_at(path, &place(path, &self.mounts)?).facts)
     }
 
-    fn is_limited_v1(&self) -> bool {
-        self.version == 1
-            && number(&self.dir.join("memory.limit_in_bytes")).is_some_and(|limit| limit < V1_NO_LIMIT_BYTES)
-    }
-
-    fn facts_at(&self, dir: &Path, path: &str) -> CgroupFacts {
-        let (limit, usage, events) = match self.version {
-            1 => ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control"),
-            _ => ("memory.max", "memory.current", "memory.events"),
+    fn read_at(&self, path: &str, dir: &Path) -> Reading {
+        let files = if self.version == 1 { &V1 } else { &V2 };
+        let mut levels = self.levels(dir);
+        let mut problems = Vec::new();
+        // In v2 the controller may be off here: then the next one above that has it is charged.
+        let charged = levels.iter().position(|level| level.join(files.usage).exists());
+        levels.drain(..charged.unwrap_or(levels.len()));
+        let Some(own) = levels.first().cloned() else {
+            let facts = CgroupFacts {
+                path: path.to_owned(),
+                version: self.version,
+                limit_bytes: None,
+                usage_bytes: None,
+                oom_kill_count: None,
+            };
+            return Reading { facts, problems: vec![CgroupError::Off(dir.to_owned())] };
         };
-        let levels = dir.ancestors().take_while(|level| level.starts_with(&self.mount)).take(MAX_LEVELS);
-        let limits = levels.filter_map(|level| number(&level.join(limit)));
-        CgroupFacts {
+        let limit = files.smallest_limit(&levels, &mut problems);
+        let limited = limit.as_ref().map_or(&own, |(_, level)| level);
+        let mut keep = |read: Result<u64, CgroupError>| read.map_err(|problem| problems.push(problem)).ok();
+        let usage_bytes = keep(number(&limited.join(files.usage), "number"));
+        let oom_kill_count = keep(entry(&own.join(files.events), "oom_kill"));
+        let facts = CgroupFacts {
             path: path.to_owned(),
             version: self.version,
-            limit_bytes: limits.filter(|bytes| *bytes < V1_NO_LIMIT_BYTES).min(),
-            usage_bytes: number(&dir.join(usage)),
-            oom_kill_count: read_text(&dir.join(events)).and_then(|text| keyed(&text, "oom_kill")),
-        }
+            limit_bytes: limit.map(|(bytes, _)| bytes),
+            usage_bytes,
+            oom_kill_count,
+        };
+        Reading { facts, problems }
+    }
+
+    /// The folder and those above, as far as they are mounted; innermost first.
+    fn levels(&self, dir: &Path) -> Vec<PathBuf> {
+        let top = self.mounts.iter().map(|mount| &mount.point).find(|point| dir.starts_with(point));
+        let above = top.map_or(0, |top| top.components().count());
+        dir.ancestors().take_while(|level| level.components().count() >= above).map(Path::to_owned).collect()
     }
 }
 
-/// A mounted part of a hierarchy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Mount {
-    point: PathBuf,
-    /// The path in the hierarchy of what is mounted.
-    root: String,
+/// What the files are called.
+struct Files {
+    limit: &'static str,
+    usage: &'static str,
+    events: &'static str,
+    /// Where the kernel sums up the limits above, invisible ones included.
+    sum: Option<&'static str>,
 }
 
-/// The version of the hierarchy with the memory controller, and its mount.
-fn memory_mount(mountinfo: &str, cgroups: &str) -> Option<(u8, Mount)> {
-    let has_v1 = path_in(cgroups, 1).is_some();
-    mountinfo.lines().find_map(|line| {
-        // proc(5): id, parent, device, root, mount point, options ... - type, source, super options.
-        let (left, right) = line.split_once(" - ")?;
-        let mut left = left.split(' ').skip(3);
-        let (root, point) = (unescaped(left.next()?), PathBuf::from(unescaped(left.next()?)));
-        let mut right = right.split(' ');
-        let (kind, options) = (right.next()?, right.nth(1).unwrap_or(""));
-        let mount = Mount { point, root };
-        match kind {
-            "cgroup" if has_v1 && options.split(',').any(|option| option == "memory") => Some((1, mount)),
-            "cgroup2" if !has_v1 => Some((2, mount)),
-            _ => None,
+const V1: Files = Files {
+    limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
+    events: "memory.oom_control",
+    sum: Some("memory.stat"),
+};
+
+const V2: Files = Files { limit: "memory.max", usage: "memory.current", events: "memory.events", sum: None };
+
+impl Files {
+    /// The smallest limit and where it applies. A limit above what is visible is taken for one of the
+    /// innermost, whose usage is all that can be read.
+    fn smallest_limit(&self, levels: &[PathBuf], problems: &mut Vec<CgroupError>) -> Option<(u64, PathBuf)> {
+        let mut smallest: Option<(u64, PathBuf)> = None;
+        let mut consider = |bytes: u64, level: &PathBuf| {
+            if bytes < NO_LIMIT_BYTES && smallest.as_ref().is_none_or(|(least, _)| bytes < *least) {
+                smallest = Some((bytes, level.clone()));
+            }
+        };
+        for (depth, level) in levels.iter().enumerate() {
+            match number(&level.join(self.limit), "limit") {
+                Ok(bytes) => consider(bytes, level),
+                // The root of v2 has no limit.
+                Err(CgroupError::Read(_, error)) if depth > 0 && error.kind() == io::ErrorKind::NotFound => {}
+                Err(problem) => problems.push(problem),
+            }
         }
-    })
+        if let (Some(file), Some(own)) = (self.sum, levels.first()) {
+            // An extra: where it is missing, the limits themselves have told.
+            if let Ok(bytes) = entry(&own.join(file), "hierarchical_memory_limit") {
+                consider(bytes, own);
+            }
+        }
+        smallest
+    }
 }
 
-/// The path in the hierarchy of that version: the line with `memory` in its list, or the one with none.
-fn path_in(cgroups: &str, version: u8) -> Option<&str> {
-    cgroups.lines().find_map(|line| {
-        let (_, rest) = line.split_once(':')?;
-        let (controllers, path) = rest.split_once(':')?;
-        let is_it =
-            if version == 1 { controllers.split(',').any(|name| name == "memory") } else { controllers.is_empty() };
-        is_it.then_some(path)
-    })
+/// A part of the hierarchy that is mounted.
+#[derive(Debug, Clone)]
+struct Mount {
+    /// Which part: the path of its topmost cgroup.
+    top: String,
+    /// Where.
+    point: PathBuf,
 }
 
-/// Where a cgroup of that path is. Without a cgroup namespace, what is mounted is a part of the path; with one
-/// that the process has moved out of (`/../x`), the mount itself is the best there is.
-fn folder(mount: &Mount, path: &str) -> PathBuf {
-    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
-    let below = match path.strip_prefix(mount.root.trim_end_matches('/')) {
-        Some(below) if below.is_empty() || below.starts_with('/') => below,
-        _ => path,
-    };
-    let below = below.trim_start_matches('/');
-    let found = mount.point.join(below);
-    if below.split('/').any(|part| part == "..") || !found.is_dir() { mount.point.clone() } else { found }
+impl Mount {
+    /// A line of `mountinfo` (proc(5)), if it is of that version and, in v1, the memory controller's.
+    fn parse(line: &str, version: u8, root: &CgroupRoot) -> Option<Self> {
+        let (place, kind) = line.split_once(" - ")?;
+        let mut place = place.split(' ').skip(3);
+        let (top, point) = (place.next()?, place.next()?);
+        let mut kind = kind.split(' ');
+        let file_system = kind.next()?;
+        let mut has_memory = || kind.nth(1).is_some_and(|options| options.split(',').any(|option| option == "memory"));
+        let fits = match version {
+            1 => file_system == "cgroup" && has_memory(),
+            _ => file_system == "cgroup2",
+        };
+        let point = root.root.join(unescape(point).trim_start_matches('/'));
+        fits.then(|| Self { top: unescape(top), point })
+    }
 }
 
-/// Spaces and the like are in octal in mountinfo.
-fn unescaped(field: &str) -> String {
-    ["\\040", "\\011", "\\012", "\\134"]
-        .iter()
-        .zip([" ", "\t", "\n", "\\"])
-        .fold(field.to_owned(), |text, (escape, character)| text.replace(escape, character))
+/// The path in `/proc/PID/cgroup` (cgroups(7)): of the v1 hierarchy with the memory controller, or of v2.
+fn path_in(text: &str, version: u8) -> Option<&str> {
+    let mut lines = text.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':');
+        Some((fields.next()?, fields.next()?, fields.next()?))
+    });
+    let found = lines.find(|(hierarchy, controllers, _)| match version {
+        1 => controllers.split(',').any(|controller| controller == "memory"),
+        _ => *hierarchy == "0" && controllers.is_empty(),
+    });
+    found.map(|(_, _, path)| path)
 }
 
-/// `max` is no number, and so no limit.
-fn number(file: &Path) -> Option<u64> {
-    read_text(file)?.trim().parse().ok()
+/// The folder of the cgroup `path` in the first mount that has it.
+fn place(path: &str, mounts: &[Mount]) -> Option<PathBuf> {
+    let wanted = steps(path);
+    let candidates = mounts.iter().filter_map(|mount| {
+        let rest = wanted.strip_prefix(steps(&mount.top).as_slice())?;
+        (!rest.contains(&"..")).then(|| rest.iter().fold(mount.point.clone(), |dir, step| dir.join(step)))
+    });
+    candidates.into_iter().find(|dir| dir.is_dir())
 }
 
-/// The number behind a word at the start of a line.
-fn keyed(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+fn steps(path: &str) -> Vec<&str> {
+    path.split('/').filter(|step| !step.is_empty()).collect()
+}
+
+/// The folder whose members include this process, the mounts' tops first.
+fn search(root: &CgroupRoot, mounts: &[Mount]) -> Option<PathBuf> {
+    let own = fs::read_link(root.proc("self")).ok()?;
+    let own = own.to_str()?;
+    let mut waiting: VecDeque<PathBuf> = mounts.iter().map(|mount| mount.point.clone()).collect();
+    for _ in 0..SEARCHED_MAX {
+        let dir = waiting.pop_front()?;
+        if read(&dir.join("cgroup.procs")).is_ok_and(|members| members.lines().any(|member| member == own)) {
+            return Some(dir);
+        }
+        let inner = fs::read_dir(&dir).into_iter().flatten().flatten();
+        let inner = inner.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        waiting.extend(inner.map(|entry| entry.path()).take(SEARCHED_MAX.saturating_sub(waiting.len())));
+    }
+    None
+}
+
+/// `mountinfo` writes blanks and the like as three octal digits after a backslash (proc(5)).
+fn unescape(field: &str) -> String {
+    let mut text = String::with_capacity(field.len());
+    let mut parts = field.split('\\');
+    text.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        match part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if byte.is_ascii() => {
+                text.push(char::from(byte));
+                text.push_str(&part[3..]);
+            }
+            _ => {
+                text.push('\\');
+                text.push_str(part);
+            }
+        }
+    }
+    text
+}
+
+/// Other mounts and the names of others' cgroups may be any bytes.
+fn read(file: &Path) -> Result<String, CgroupError> {
+    let bytes = fs::read(file).map_err(|error| CgroupError::Read(file.to_owned(), error))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A file with one number; `max` is the largest.
+fn number(file: &Path, what: &'static str) -> Result<u64, CgroupError> {
+    let text = read(file)?;
+    let number = if text.trim() == "max" { Some(u64::MAX) } else { text.trim().parse().ok() };
+    number.ok_or_else(|| CgroupError::Unexpected { file: file.to_owned(), what })
+}
+
+/// A number by its name, in a file with one a line.
+fn entry(file: &Path, name: &'static str) -> Result<u64, CgroupError> {
+    let text = read(file)?;
+    let value = text.lines().filter_map(|line| line.split_once(' ')).find(|(key, _)| *key == name);
+    value
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .ok_or_else(|| CgroupError::Unexpected { file: file.to_owned(), what: name })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A `/proc` and a `/sys/fs/cgroup` in a folder.
-    struct World(tempfile::TempDir);
-
-    impl World {
-        fn new(cgroup: &str, mountinfo: &str) -> Self {
-            let world = Self(tempfile::tempdir().unwrap());
-            let root = world.0.path().display().to_string();
-            world.write("proc/self/cgroup", cgroup);
-            world.write("proc/self/mountinfo", &mountinfo.replace("ROOT", &root));
-            world
-        }
-
-        fn write(&self, path: &str, text: &str) {
-            let path = self.0.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-
-        fn find(&self) -> Result<Cgroup, CgroupError> {
-            Cgroup::find(&self.0.path().join("proc"))
-        }
-
-        fn dir(&self, cgroup: &Cgroup) -> String {
-            cgroup.dir().strip_prefix(self.0.path()).unwrap().display().to_string()
-        }
-    }
-
-    const V1: &str = "30 23 0:26 / ROOT/cg/memory rw - cgroup cgroup rw,memory\n";
-    const V2: &str = "35 24 0:30 / ROOT/cg rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
-
-    #[test]
-    fn a_host_with_version_1() {
-        let world = World::new("4:memory:/app/one\n0::/\n", V1);
-        world.write("cg/memory/app/one/memory.limit_in_bytes", "9223372036854771712\n");
-        world.write("cg/memory/app/memory.limit_in_bytes", "1048576\n");
-        world.write("cg/memory/app/one/memory.usage_in_bytes", "4096\n");
-        world.write("cg/memory/app/one/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n");
-        let cgroup = world.find().unwrap();
-        assert_eq!((cgroup.version(), world.dir(&cgroup).as_str()), (1, "cg/memory/app/one"));
-        assert!(!cgroup.is_root());
-        let facts = cgroup.facts();
-        assert_eq!(
-            (facts.limit_bytes, facts.usage_bytes, facts.oom_kill_count),
-            (Some(1_048_576), Some(4096), Some(3))
-        );
-        assert!(cgroup.fence().lets_in("4:memory:/app/one/below\n") && !cgroup.fence().lets_in("4:memory:/app\n"));
-    }
-
-    #[test]
-    fn a_docker_container_with_version_1_sees_the_hosts_path() {
-        let mounts = "30 23 0:26 /docker/abc ROOT/cg/memory ro - cgroup cgroup rw,memory\n";
-        let world = World::new("4:memory:/docker/abc\n", mounts);
-        world.write("cg/memory/memory.limit_in_bytes", "67108864\n");
-        let cgroup = world.find().unwrap();
-        assert_eq!(world.dir(&cgroup), "cg/memory");
-        assert_eq!(cgroup.facts().limit_bytes, Some(67_108_864));
-        assert!(!cgroup.is_root());
-    }
-
-    #[test]
-    fn a_container_with_version_2_and_a_namespace_sees_a_root() {
-        let world = World::new("0::/\n", V2);
-        world.write("cg/memory.max", "max\n");
-        world.write("cg/memory.events", "low 0\nhigh 0\nmax 7\noom 2\noom_kill 1\noom_group_kill 0\n");
-        let cgroup = world.find().unwrap();
-        assert_eq!((cgroup.version(), world.dir(&cgroup).as_str()), (2, "cg"));
-        let facts = cgroup.facts();
-        assert_eq!((facts.limit_bytes, facts.oom_kill_count), (None, Some(1)));
-        assert!(!cgroup.is_root(), "the root of a hierarchy has no memory.max");
-    }
-
-    #[test]
-    fn a_host_with_both_has_memory_in_version_1() {
-        let world = World::new("4:hugetlb,memory:/x\n0::/y\n", &format!("{V2}{V1}"));
-        world.write("cg/memory/x/memory.usage_in_bytes", "1\n");
-        assert_eq!(world.find().unwrap().version(), 1);
-    }
-
-    #[test]
-    fn the_machines_own_root() {
-        let world = World::new("0::/\n", V2);
-        world.write("cg/cgroup.procs", "");
-        assert!(world.find().unwrap().is_root());
-    }
-
-    #[test]
-    fn a_process_elsewhere_has_figures_of_its_own() {
-        let world = World::new("0::/a\n", V2);
-        world.write("cg/a/memory.max", "100\n");
-        world.write("cg/a/b/memory.max", "50\n");
-        world.write("proc/7/cgroup", "0::/a/b\n");
-        let cgroup = world.find().unwrap();
-        assert_eq!(cgroup.facts_of_pid(7).unwrap().limit_bytes, Some(50));
-        assert_eq!(cgroup.facts_of_pid(8), None);
-    }
-
-    #[test]
-    fn what_is_missing_is_said() {
-        let world = World::new("0::/\n", "1 1 0:1 / / rw - ext4 /dev/vda rw\n");
-        assert_eq!(world.find().unwrap_err().to_string(), "no memory controller is mounted");
-        let world = World::new("0::/../other\n", V2);
-        assert!(world.find().unwrap_err().to_string().contains("is not to be found below"));
-        world.write("cg/memory.max", "5\n");
-        assert_eq!(world.dir(&world.find().unwrap()), "cg", "outside our namespace: what is mounted is the best");
-        assert!(Cgroup::find(Path::new("/nonexistent")).is_err());
-    }
-}
+#[path = "cgroup_tests.rs"]
+mod tests;

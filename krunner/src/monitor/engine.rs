@@ -247,7 +247,7 @@ impl Engine {
 
     fn accuse(&mut self, suspicion: &Suspicion, now_ns: u64) {
         let suspects = self.history.left_last(suspicion.victims, |process| self.told.contains(&process));
-        let keys: Vec<ProcessKey> = suspects.iter().map(|suspect| suspect.key).collect();
+        let accused: Vec<ProcessKey> = suspects.iter().map(|suspect| suspect.key).collect();
         for suspect in suspects {
             if !self.storm.admit(now_ns, &suspect.name) {
                 continue;
@@ -257,7 +257,9 @@ impl Engine {
             let report = Report::of_suspect(suspicion.confidence, suspect, now_ns, &self.history, circumstances);
             self.notices.push(Notice::Report(Box::new(report)));
         }
-        keys.into_iter().for_each(|process| _ = self.first_time(process));
+        for process in accused {
+            self.first_time(process);
+        }
     }
 
     fn first_time(&mut self, process: ProcessKey) -> bool {

@@ -17,7 +17,7 @@ mod engine;
 mod event;
 mod history;
 mod join;
-mod means;
+pub mod means;
 mod process;
 mod procfs;
 mod report;
@@ -26,7 +26,7 @@ mod storm;
 pub mod tracer;
 mod watch;
 
-pub use cgroup::{Cgroup, CgroupFacts};
+pub use cgroup::{Cgroup, CgroupError, CgroupFacts, CgroupRoot, Reading};
 pub use engine::Notice;
 pub use event::{Actor, Exec, Exit, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessKey, Trace, TraceEvent};
 pub use join::{Confidence, Joiner, Verdict, Victim};

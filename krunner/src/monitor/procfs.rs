@@ -9,10 +9,9 @@
 //! long: so this belongs on a thread of its own (see `sampler`).
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::dir::Dir;
@@ -246,20 +245,11 @@ fn number(field: &[u8]) -> Option<u64> {
     std::str::from_utf8(field).ok()?.parse().ok()
 }
 
-/// The whole of a small file below `/proc`, or nothing.
-pub(super) fn read_text(path: &Path) -> Option<String> {
-    let mut text = Vec::new();
-    File::open(path).ok()?.take(SMALL_FILE_BYTES).read_to_end(&mut text).ok()?;
-    Some(String::from_utf8_lossy(&text).into_owned())
-}
-
-/// A mountinfo of a machine with hundreds of containers stays below.
-const SMALL_FILE_BYTES: u64 = 4 * 1024 * 1024;
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::ffi::OsStrExt as _;
+    use std::path::Path;
 
     use super::*;
 

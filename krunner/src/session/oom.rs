@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::oom_log::OomLog;
+use crate::logging::OPERATOR;
 use crate::monitor::{Means, Monitor, Notice, Report, Tell, TracerKind, Watching};
 use crate::tasks::TaskGroup;
 
@@ -119,6 +120,7 @@ impl Oom {
 fn log_means(watching: &Watching) {
     match (watching.tracer, &watching.why_not_bpf) {
         (TracerKind::Snapshot, Some(reason)) => tracing::info!(
+            target: OPERATOR,
             "kills for memory are inferred from snapshots, not traced: {reason} (`krunner doctor` knows more)"
         ),
         (tracer, _) => tracing::debug!("kills for memory are seen by {tracer:?}"),

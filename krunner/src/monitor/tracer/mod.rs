@@ -2,10 +2,12 @@
 
 mod bpf;
 pub mod btf;
+mod checks;
 pub mod decode;
 mod kind;
 mod loading;
+pub mod probe;
 
 pub use bpf::{INIT_PID_NAMESPACE, Reach, Target};
 pub use kind::{Scope, TracerKind};
-pub use loading::{LOADER_THREAD, Loading};
+pub use loading::{LOADER_THREAD, Loading, try_to_attach};
