@@ -39,6 +39,10 @@ impl Diagnosis {
         let mut checks = findings.checks();
         let (tracer, state, found) = match trial {
             Ok(()) => (TracerKind::Bpf, State::Ok, "the programs load and attach".to_owned()),
+            // What was found above is the reason, if anything was.
+            Err(error) if findings.choose().tracer == TracerKind::Snapshot => {
+                (TracerKind::Snapshot, State::Note, error.clone())
+            }
             Err(error) => (TracerKind::Snapshot, State::Missing, error.clone()),
         };
         checks.push(Check { check: "trial", state, found, remedy: None });
@@ -94,9 +98,10 @@ mod tests {
     fn a_trial_has_the_last_word() {
         let tried = |trial| Diagnosis::new(&findings(), &trial);
         assert_eq!(tried(Ok(())).tracer, TracerKind::Bpf);
-        let refused = tried(Err("the verifier says no".to_owned()));
+        let refused = tried(Err("the kernel refuses".to_owned()));
         assert_eq!(refused.tracer, TracerKind::Snapshot);
-        assert!(refused.to_text().contains("MISSING  trial             the verifier says no\n"));
+        let text = refused.to_text();
+        assert!(text.contains("note     trial             the kernel refuses\n"), "the cause is told above: {text}");
     }
 
     #[test]
