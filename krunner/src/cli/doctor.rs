@@ -28,9 +28,9 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What a look at `/proc` takes here, once its cmdlines are known.
+/// What a look at `/proc` takes here, once it has been looked at.
 fn look() -> Check {
-    let (state, found) = match time_look(&ProcRoot::default()) {
+    let (state, found) = match time_look(ProcRoot::default()) {
         Ok((processes, took)) => {
             (State::Note, format!("a look at {processes} processes takes {:.2} ms", took.as_secs_f64() * 1e3))
         }

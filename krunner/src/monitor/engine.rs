@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use super::cgroup::CgroupFacts;
 use super::event::{Kill, KillSource, ProcessKey, Trace, TraceEvent};
-use super::history::History;
+use super::history::{History, Known};
 use super::join::{Confidence, Joiner, Verdict, Victim};
 use super::process::Snapshot;
 use super::report::{Circumstances, Report};
@@ -145,16 +145,17 @@ impl Engine {
     }
 
     /// Takes in a look at `/proc`.
-    pub(super) fn snapshot(&mut self, snapshot: &Snapshot, took: Duration, now_ns: u64) {
+    pub(super) fn snapshot(&mut self, snapshot: &Snapshot, now_ns: u64) {
+        let before_ns = self.snapshot_ns.unwrap_or(0);
         self.history.fold_snapshot(snapshot);
-        self.look_is_quick = took <= QUICK_LOOK;
+        self.look_is_quick = snapshot.cost.wall <= QUICK_LOOK;
         self.snapshot_ns = Some(snapshot.at_boot_ns);
         if self.look_asked_ns.is_some_and(|asked_ns| snapshot.at_boot_ns >= asked_ns) {
             self.look_asked_ns = None;
             self.release(u64::MAX);
         }
         if let Some(suspicion) = self.suspected.take_if(|suspicion| snapshot.at_boot_ns >= suspicion.since_ns) {
-            self.accuse(&suspicion, now_ns);
+            self.accuse(&suspicion, before_ns, now_ns);
         }
     }
 
@@ -185,6 +186,12 @@ impl Engine {
             self.look_asked_ns = None;
         }
         self.notices.extend(self.storm.summary(now_ns).map(Notice::Suppressed));
+    }
+
+    /// How many processes were forgotten before their time for want of room.
+    #[must_use]
+    pub(super) fn forgotten(&self) -> u64 {
+        self.history.evicted()
     }
 
     /// What is to be told since the last call, in order.
@@ -245,20 +252,19 @@ impl Engine {
         true
     }
 
-    fn accuse(&mut self, suspicion: &Suspicion, now_ns: u64) {
-        let suspects = self.history.left_last(suspicion.victims, |process| self.told.contains(&process));
-        let accused: Vec<ProcessKey> = suspects.iter().map(|suspect| suspect.key).collect();
+    fn accuse(&mut self, suspicion: &Suspicion, snapshot_ns: u64, now_ns: u64) {
+        let left = self.history.gone_since(snapshot_ns).into_iter();
+        let suspects: Vec<Known> =
+            left.filter(|known| !self.told.contains(&known.key)).take(suspicion.victims).collect();
         for suspect in suspects {
+            self.first_time(suspect.key);
             if !self.storm.admit(now_ns, &suspect.name) {
                 continue;
             }
             let circumstances =
                 Circumstances { time: self.time_of_day(now_ns), cgroup: suspicion.cgroup.clone(), lost_records: 0 };
-            let report = Report::of_suspect(suspicion.confidence, suspect, now_ns, &self.history, circumstances);
+            let report = Report::of_suspect(suspicion.confidence, &suspect, now_ns, &self.history, circumstances);
             self.notices.push(Notice::Report(Box::new(report)));
-        }
-        for process in accused {
-            self.first_time(process);
         }
     }
 

@@ -1,247 +1,287 @@
-//! Who was there, who started whom: what snapshots and events say of processes, past the end of each. Pure.
+//! Who was there, started by whom, how big: what snapshots and events say together.
 //!
-//! Who *started* a process is the question, so an entry keeps the first parent that is known of it, though
-//! the kernel hands orphans on to another. Events give parents and arguments to what lives between two
-//! snapshots; snapshots give sizes, and end what has left without a word.
+//! Pure: no clock but the times in what it is told. Snapshots show everybody every now and then, with
+//! memory; fork and exec events add who lived in between. The question is who *started* a process, and an
+//! orphan's parent in `/proc` is whoever adopted it: an entry keeps the first parent it is known with, as
+//! a (pid, start) key that no reuse of the pid can redirect, also when that parent is long gone.
 //!
-//! Bounded: what is gone is kept while somebody alive descends from it and for [`KEEP_NS`], and never beyond
-//! [`MAX_ENTRIES`] in all.
+//! ```text
+//!   snapshot, fork, exec                    exit, zombie,
+//!  ─────────────────────▶ living ──────────────────────────────────▶ gone ─ 60 s, no child left ─▶ forgotten
+//!                           ▲    not in a snapshot, pid in other hands │
+//!                           └───── in a snapshot again (absence only) ─┘
+//! ```
+//!
+//! What is told late is sorted in by its time: a snapshot that began before an exec does not undo it, a fork
+//! event after the snapshot that shows the child still names the parent. Bounds are `table`'s matter.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod table;
+
 use std::sync::Arc;
 
-use super::event::{Exec, Fork, ProcessKey, Trace, TraceEvent};
+use super::event::{Exec, Exit, Fork, ProcessKey, Trace, TraceEvent};
 use super::process::{Cmdline, Observed, Snapshot};
+use table::{Entry, Gone, Table};
 
-const SECOND_NS: u64 = 1_000_000_000;
-
-/// How long what is gone may still be asked for: a victim takes up to 10 s to exit.
-const KEEP_NS: u64 = 60 * SECOND_NS;
-
-/// Between two clearings away.
-const CLEAR_NS: u64 = 10 * SECOND_NS;
-
-/// Entries in all, at some 200 bytes each. A machine that forks 5,000 times a second has 10,000 between two
-/// snapshots.
-const MAX_ENTRIES: usize = 20_000;
-
-/// Ancestors of a process; deeper trees are cut.
+/// Ancestors of a chain: deeper than any real one, and a report still fits a screen or two.
 const MAX_DEPTH: usize = 32;
 
-/// What is known of a process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Process {
-    /// Which.
-    pub(super) key: ProcessKey,
-    /// Who started it.
-    pub(super) parent: Option<ProcessKey>,
-    /// Its comm.
-    pub(super) name: Arc<str>,
-    /// Its arguments.
-    pub(super) cmdline: Arc<Cmdline>,
-    /// Address space when it was last seen alive; 0 for one that no snapshot showed.
-    pub(super) vm_bytes: u64,
-    /// Resident, likewise.
-    pub(super) rss_bytes: u64,
-    /// When it was seen to have exited.
-    pub(super) gone_at_ns: Option<u64>,
-    /// When its program was started, if that was seen: older snapshots do not know its name.
-    program_at_ns: u64,
-    /// The last snapshot that showed it.
-    seen_at_ns: u64,
-}
+/// How long a process is remembered after its end: several times what a victim may take from SIGKILL to
+/// exit, and far more than two snapshots.
+const REMEMBERED_NS: u64 = 60 * 1_000_000_000;
 
-/// The processes of the recent past.
+/// What is known of the processes here.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    processes: BTreeMap<ProcessKey, Process>,
-    snapshot_ns: u64,
-    cleared_at_ns: u64,
+    table: Table,
+    /// Snapshots so far.
+    scan: u64,
+    last_snapshot_boot_ns: u64,
+}
+
+/// A process as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Known {
+    /// Which.
+    pub(super) key: ProcessKey,
+    /// Its comm.
+    pub(super) name: Arc<str>,
+    /// Its arguments; between a fork and what tells more, its parent's.
+    pub(super) cmdline: Arc<Cmdline>,
+    /// Address space in the last snapshot that shows it; 0 if none does.
+    pub(super) vm_bytes: u64,
+    /// Resident in the last snapshot that shows it; 0 if none does.
+    pub(super) rss_bytes: u64,
+    /// Known to be gone since then, in nanoseconds since boot.
+    pub(super) gone_at_boot_ns: Option<u64>,
+}
+
+impl Known {
+    /// Whether it was known to be gone at that time.
+    #[must_use]
+    pub(super) fn is_gone_at(&self, at_boot_ns: u64) -> bool {
+        self.gone_at_boot_ns.is_some_and(|gone_ns| gone_ns <= at_boot_ns)
+    }
 }
 
 impl History {
-    /// Knows nothing.
+    /// Nothing is known.
     #[must_use]
     pub(super) fn new() -> Self {
         Self::default()
     }
 
-    /// Takes in what a tracer saw.
-    pub(super) fn fold_event(&mut self, event: &TraceEvent) {
-        match &event.what {
-            Trace::Fork(fork) => self.forked(fork),
-            Trace::Exec(exec) => self.executed(exec, event.at_boot_ns),
-            Trace::Exit(exit) => {
-                if let Some(process) = self.processes.get_mut(&exit.process) {
-                    process.gone_at_ns.get_or_insert(event.at_boot_ns);
-                }
-            }
-            Trace::Kill(_) | Trace::Mark(_) | Trace::Lost { .. } => {}
-        }
-    }
-
-    /// Takes in a look at `/proc`. Whoever was there before and is not in it has left.
+    /// Takes a snapshot in. One that is older than the last is of no use any more.
     pub(super) fn fold_snapshot(&mut self, snapshot: &Snapshot) {
         let at_ns = snapshot.at_boot_ns;
+        if at_ns < self.last_snapshot_boot_ns {
+            return;
+        }
+        self.last_snapshot_boot_ns = at_ns;
+        self.scan += 1;
         for observed in &snapshot.processes {
-            self.observed(observed, at_ns);
+            self.observe(observed, at_ns);
         }
-        // Parents come in any order, so they are looked up when all are there.
-        for observed in &snapshot.processes {
-            let parent = self.living(observed.parent_pid, observed.key);
-            if let Some(process) = self.processes.get_mut(&observed.key) {
-                process.parent = process.parent.or(parent);
-            }
-        }
-        for process in self.processes.values_mut() {
-            let missed = process.seen_at_ns != at_ns && process.key.started_before(at_ns);
-            if missed && process.gone_at_ns.is_none() {
-                process.gone_at_ns = Some(at_ns);
-            }
-        }
-        self.snapshot_ns = at_ns;
-        if at_ns.saturating_sub(self.cleared_at_ns) >= CLEAR_NS || self.processes.len() > MAX_ENTRIES {
-            self.clear_away(at_ns);
-        }
+        self.find_parents(snapshot);
+        self.miss(snapshot);
+        self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
     }
 
-    /// What is known of a process.
-    #[must_use]
-    pub(super) fn find(&self, process: ProcessKey) -> Option<&Process> {
-        self.processes.get(&process)
+    /// Takes an event in; those that say nothing about who is there change nothing.
+    pub(super) fn fold_event(&mut self, event: &TraceEvent) {
+        let at_ns = event.at_boot_ns;
+        match &event.what {
+            Trace::Fork(fork) => self.fork(fork, at_ns),
+            Trace::Exec(exec) => self.exec(exec, at_ns),
+            Trace::Exit(Exit { process }) => self.table.mark_gone(*process, Gone { at_ns, is_certain: true }),
+            Trace::Kill(_) | Trace::Mark(_) | Trace::Lost { .. } => {}
+        }
+        self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
     }
 
-    /// Who started it, who started that one, and so on, as far as is known.
+    /// A process, living or not.
     #[must_use]
-    pub(super) fn ancestors(&self, process: ProcessKey) -> Vec<&Process> {
-        let mut ancestors: Vec<&Process> = Vec::new();
-        let mut next = self.find(process).and_then(|process| process.parent);
-        while let Some(ancestor) = next.and_then(|key| self.find(key)) {
-            if ancestors.len() == MAX_DEPTH {
+    pub(super) fn find(&self, key: ProcessKey) -> Option<Known> {
+        self.table.get(key).map(|entry| known(key, entry))
+    }
+
+    /// Who started a process: its parent first, then that one's, as it was at that time. Ends with the first
+    /// process that can be seen, or where nothing more is known.
+    #[must_use]
+    pub(super) fn chain(&self, key: ProcessKey, at_boot_ns: u64) -> Vec<Known> {
+        let mut chain: Vec<Known> = Vec::new();
+        let mut child = key;
+        while chain.len() < MAX_DEPTH {
+            let Some(parent) = self.table.get(child).and_then(|entry| entry.parent) else { break };
+            let is_new = parent != key && chain.iter().all(|known| known.key != parent);
+            // Neither can happen with a sane kernel; a chain must end whatever we were told.
+            if !is_new || parent.start_ticks > child.start_ticks {
                 break;
             }
-            ancestors.push(ancestor);
-            next = ancestor.parent;
+            let Some(entry) = self.table.get(parent) else { break };
+            let gone_at_boot_ns = entry.gone.map(|gone| gone.at_ns).filter(|gone_ns| *gone_ns <= at_boot_ns);
+            chain.push(Known { gone_at_boot_ns, ..known(parent, entry) });
+            child = parent;
         }
-        ancestors
+        chain
     }
 
-    /// The largest that are alive, but for one.
+    /// The largest processes alive at that time by resident memory, at most so many.
     #[must_use]
-    pub(super) fn largest(&self, count: usize, but: ProcessKey) -> Vec<&Process> {
-        let alive = |process: &&Process| process.gone_at_ns.is_none() && process.rss_bytes > 0 && process.key != but;
-        largest_first(self.processes.values().filter(alive), count)
-    }
-
-    /// Who left between the last two snapshots, the largest first, but for some.
-    #[must_use]
-    pub(super) fn left_last(&self, count: usize, but: impl Fn(ProcessKey) -> bool) -> Vec<&Process> {
-        let left = |process: &&Process| {
-            process.gone_at_ns == Some(self.snapshot_ns) && process.rss_bytes > 0 && !but(process.key)
+    pub(super) fn largest(&self, count: usize, at_boot_ns: u64) -> Vec<Known> {
+        let is_alive = |key: ProcessKey, entry: &Entry| {
+            key.start_boot_ns() <= at_boot_ns && entry.gone.is_none_or(|gone| gone.at_ns > at_boot_ns)
         };
-        largest_first(self.processes.values().filter(left), count)
+        let entries = self.table.iter().filter(|(key, entry)| entry.rss_bytes > 0 && is_alive(*key, entry));
+        let mut largest: Vec<(ProcessKey, &Entry)> = entries.collect();
+        sort_by_size(&mut largest);
+        largest.into_iter().take(count).map(|(key, entry)| known(key, entry)).collect()
     }
 
-    fn forked(&mut self, fork: &Fork) {
-        let parent = fork.parent_pid.and_then(|pid| self.living(pid, fork.child));
-        let starter = parent.and_then(|parent| self.find(parent));
-        let process = Process {
-            key: fork.child,
+    /// Who was alive in a snapshot of that time or later, and has left since; the largest first. For want
+    /// of a tracer these are the ones that may have been killed.
+    #[must_use]
+    pub(super) fn gone_since(&self, snapshot_boot_ns: u64) -> Vec<Known> {
+        let has_left = |entry: &Entry| {
+            entry.alive_ns.is_some_and(|alive_ns| alive_ns >= snapshot_boot_ns)
+                && entry.gone.is_some_and(|gone| gone.at_ns > snapshot_boot_ns)
+        };
+        let mut gone: Vec<(ProcessKey, &Entry)> = self.table.iter().filter(|(_, entry)| has_left(entry)).collect();
+        sort_by_size(&mut gone);
+        gone.into_iter().map(|(key, entry)| known(key, entry)).collect()
+    }
+
+    /// How many processes were forgotten before their time for want of room.
+    #[must_use]
+    pub(super) fn evicted(&self) -> u64 {
+        self.table.evicted()
+    }
+
+    fn fork(&mut self, fork: &Fork, at_ns: u64) {
+        let parent = fork.parent_pid.and_then(|pid| self.table.holder_of(pid, at_ns));
+        let parent = parent.filter(|parent| *parent != fork.child && parent.start_ticks <= fork.child.start_ticks);
+        if let Some(entry) = self.table.get_mut(fork.child) {
+            // A snapshot was faster; it may have seen the child with whoever adopted it.
+            if parent.is_some() && !std::mem::replace(&mut entry.is_parent_told, true) {
+                self.table.set_parent(fork.child, parent);
+            }
+            return;
+        }
+        let inherited = parent.and_then(|parent| self.table.get(parent));
+        let (name, cmdline) = inherited.map(|entry| (entry.name.clone(), entry.cmdline.clone())).unwrap_or_default();
+        let entry = Entry {
             parent,
-            name: starter.map_or_else(|| Arc::from(""), |starter| Arc::clone(&starter.name)),
-            cmdline: starter.map(|starter| Arc::clone(&starter.cmdline)).unwrap_or_default(),
-            vm_bytes: 0,
-            rss_bytes: 0,
-            gone_at_ns: None,
-            program_at_ns: 0,
-            seen_at_ns: 0,
+            parent_pid: fork.parent_pid.unwrap_or(0),
+            is_parent_told: parent.is_some(),
+            cmdline,
+            ..Entry::new(name, at_ns)
         };
-        self.make_room();
-        // A snapshot may have been quicker; it knows more.
-        let known = self.processes.entry(fork.child).or_insert(process);
-        known.parent = parent.or(known.parent);
+        self.table.insert(fork.child, entry, at_ns);
     }
 
-    fn executed(&mut self, exec: &Exec, at_ns: u64) {
-        self.make_room();
-        let process = self.processes.entry(exec.process).or_insert_with(|| unknown(exec.process));
-        process.name = Arc::from(exec.name.as_str());
-        process.cmdline = Arc::new(Cmdline { bytes: exec.cmdline.clone(), is_cut: exec.cmdline_is_cut });
-        process.program_at_ns = at_ns;
+    fn exec(&mut self, exec: &Exec, at_ns: u64) {
+        let name: Arc<str> = exec.name.as_str().into();
+        let cmdline = Arc::new(Cmdline { bytes: exec.cmdline.clone(), is_cut: exec.cmdline_is_cut });
+        match self.table.get_mut(exec.process) {
+            Some(entry) if entry.gone.is_none() && at_ns >= entry.exec_ns => {
+                entry.name = name;
+                entry.exec_ns = at_ns;
+                self.table.set_cmdline(exec.process, cmdline);
+            }
+            Some(_) => {}
+            None => {
+                let entry = Entry { exec_ns: at_ns, cmdline, ..Entry::new(name, at_ns) };
+                self.table.insert(exec.process, entry, at_ns);
+            }
+        }
     }
 
-    fn observed(&mut self, observed: &Observed, at_ns: u64) {
-        let process = self.processes.entry(observed.key).or_insert_with(|| unknown(observed.key));
-        process.seen_at_ns = at_ns;
+    fn observe(&mut self, observed: &Observed, at_ns: u64) {
+        if self.table.get(observed.key).is_none() {
+            let entry = Entry {
+                cmdline: observed.cmdline.clone(),
+                ..Entry::new(observed.name.clone(), observed.key.start_boot_ns())
+            };
+            self.table.insert(observed.key, entry, at_ns);
+        }
+        let scan = self.scan;
+        let Some(entry) = self.table.get_mut(observed.key) else { return };
+        entry.scan = scan;
         if observed.is_zombie {
-            // It has no size any more; the last one is of more use.
-            process.gone_at_ns.get_or_insert(at_ns);
+            self.table.mark_gone(observed.key, Gone { at_ns, is_certain: true });
             return;
         }
-        process.vm_bytes = observed.vm_bytes;
-        process.rss_bytes = observed.rss_bytes;
-        if at_ns >= process.program_at_ns {
-            process.name.clone_from(&observed.name);
-            process.cmdline.clone_from(&observed.cmdline);
+        if entry.gone.is_some_and(|gone| gone.is_certain) {
+            return;
+        }
+        entry.alive_ns = Some(at_ns);
+        // Nothing left: it is on its way out, and what it had before is what counts.
+        if observed.vm_bytes > 0 {
+            (entry.vm_bytes, entry.rss_bytes) = (observed.vm_bytes, observed.rss_bytes);
+        }
+        let has_changed = entry.name != observed.name;
+        let is_newer = entry.exec_ns <= at_ns;
+        if is_newer && has_changed {
+            entry.name = observed.name.clone();
+        }
+        self.table.revive(observed.key);
+        if is_newer && (has_changed || !observed.cmdline.bytes.is_empty()) {
+            self.table.set_cmdline(observed.key, observed.cmdline.clone());
         }
     }
 
-    /// The process with that pid which could be the parent of `child`: alive, or just gone, and not younger.
-    fn living(&self, pid: u32, child: ProcessKey) -> Option<ProcessKey> {
-        if pid == 0 || pid == child.pid {
-            return None;
-        }
-        let candidates = ProcessKey { pid, start_ticks: 0 }..=ProcessKey { pid, start_ticks: child.start_ticks };
-        self.processes.range(candidates).next_back().map(|(key, _)| *key)
-    }
-
-    /// Between snapshots only events add to it; then what is gone has to go, and else the oldest.
-    fn make_room(&mut self) {
-        if self.processes.len() < MAX_ENTRIES {
+    /// For those that the snapshot shows and that have no parent yet.
+    fn find_parents(&mut self, snapshot: &Snapshot) {
+        let lacks = |observed: &&Observed| self.table.get(observed.key).is_some_and(|entry| entry.parent.is_none());
+        let orphans: Vec<&Observed> =
+            snapshot.processes.iter().filter(|observed| observed.parent_pid != 0).filter(lacks).collect();
+        if orphans.is_empty() {
             return;
         }
-        let oldest = |process: &&Process| (process.gone_at_ns.is_none(), process.key.start_ticks);
-        let mut order: Vec<_> = self.processes.values().map(|process| (oldest(&process), process.key)).collect();
-        order.sort_unstable();
-        for (_, key) in order.iter().take(MAX_ENTRIES / 8) {
-            self.processes.remove(key);
+        let mut keys: Vec<ProcessKey> = snapshot.processes.iter().map(|observed| observed.key).collect();
+        keys.sort_unstable();
+        for orphan in orphans {
+            let told_pid = self.table.get(orphan.key).map_or(0, |entry| entry.parent_pid);
+            let fits = |key: &ProcessKey| *key != orphan.key && key.start_ticks <= orphan.key.start_ticks;
+            let holder = |pid: u32| keys.binary_search_by_key(&pid, |key| key.pid).ok().map(|index| keys[index]);
+            let parent = [told_pid, orphan.parent_pid].into_iter().find_map(|pid| holder(pid).filter(fits));
+            self.table.set_parent(orphan.key, parent);
         }
     }
 
-    /// Forgets who is long gone and whom nobody alive descends from.
-    fn clear_away(&mut self, now_ns: u64) {
-        self.cleared_at_ns = now_ns;
-        let is_old = |process: &Process| process.gone_at_ns.is_some_and(|at_ns| at_ns + KEEP_NS < now_ns);
-        if !self.processes.values().any(is_old) {
-            return;
+    /// Marks as gone who should be in the snapshot and is not.
+    fn miss(&mut self, snapshot: &Snapshot) {
+        let at_ns = snapshot.at_boot_ns;
+        let largest_pid = snapshot.processes.iter().map(|observed| observed.key.pid).max().unwrap_or(0);
+        let is_covered = |key: ProcessKey| {
+            let next_tick = ProcessKey { start_ticks: key.start_ticks.saturating_add(1), ..key };
+            next_tick.start_boot_ns() <= at_ns && (snapshot.left_out == 0 || key.pid <= largest_pid)
+        };
+        let is_missed =
+            |(key, entry): &(ProcessKey, &Entry)| entry.gone.is_none() && entry.scan != self.scan && is_covered(*key);
+        let missed: Vec<ProcessKey> = self.table.iter().filter(is_missed).map(|(key, _)| key).collect();
+        for key in missed {
+            self.table.mark_gone(key, Gone { at_ns, is_certain: false });
         }
-        let mut needed = BTreeSet::new();
-        for process in self.processes.values().filter(|process| !is_old(process)) {
-            needed.extend(self.ancestors(process.key).iter().map(|ancestor| ancestor.key));
-        }
-        self.processes.retain(|key, process| !is_old(process) || needed.contains(key));
     }
 }
 
-fn unknown(key: ProcessKey) -> Process {
-    Process {
+fn known(key: ProcessKey, entry: &Entry) -> Known {
+    Known {
         key,
-        parent: None,
-        name: Arc::from(""),
-        cmdline: Arc::default(),
-        vm_bytes: 0,
-        rss_bytes: 0,
-        gone_at_ns: None,
-        program_at_ns: 0,
-        seen_at_ns: 0,
+        name: entry.name.clone(),
+        cmdline: entry.cmdline.clone(),
+        vm_bytes: entry.vm_bytes,
+        rss_bytes: entry.rss_bytes,
+        gone_at_boot_ns: entry.gone.map(|gone| gone.at_ns),
     }
 }
 
-fn largest_first<'a>(processes: impl Iterator<Item = &'a Process>, count: usize) -> Vec<&'a Process> {
-    let mut processes: Vec<&Process> = processes.collect();
-    processes.sort_by(|one, other| other.rss_bytes.cmp(&one.rss_bytes).then(one.key.cmp(&other.key)));
-    processes.truncate(count);
-    processes
+/// Largest first; among equals the youngest, then by pid, so that the order is always the same.
+fn sort_by_size(processes: &mut [(ProcessKey, &Entry)]) {
+    processes.sort_unstable_by_key(|(key, entry)| {
+        (std::cmp::Reverse(entry.rss_bytes), std::cmp::Reverse(key.start_ticks), key.pid)
+    });
 }
 
 #[cfg(test)]

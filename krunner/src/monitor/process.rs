@@ -1,6 +1,7 @@
 //! A process as `/proc` showed it at one moment. Plain values; who reads them is `procfs`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::event::ProcessKey;
 
@@ -12,6 +13,19 @@ pub struct Snapshot {
     pub at_boot_ns: u64,
     /// In no order.
     pub processes: Vec<Observed>,
+    /// Processes that were there beyond the most that are read.
+    pub left_out: usize,
+    /// What the reading took.
+    pub cost: ScanCost,
+}
+
+/// What it took to read a [`Snapshot`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ScanCost {
+    /// By the clock.
+    pub wall: Duration,
+    /// Of one processor.
+    pub cpu: Duration,
 }
 
 /// One process in a [`Snapshot`].
@@ -21,7 +35,7 @@ pub struct Observed {
     pub key: ProcessKey,
     /// Whose child it is now; 0 for none that we can see.
     pub parent_pid: u32,
-    /// Its comm; bytes that are not UTF-8 are replaced.
+    /// Its comm; bytes that are not UTF-8 are replaced. Shared with the snapshots before.
     pub name: Arc<str>,
     /// Its arguments.
     pub cmdline: Arc<Cmdline>,

@@ -1,67 +1,103 @@
-//! Reading all processes from `/proc`, fast and often.
+//! Reads `/proc`: all processes, often, for little.
 //!
-//! A look at 2,000 processes is 6,000 system calls, and they are what it costs: nothing is allocated for a
-//! process that has not changed but its name, and its cmdline is read only when it is new or runs
-//! another program. (The `procfs` crate allocates for each field.) What `/proc` says is data, never an
-//! error: a process may vanish between two reads, and names and arguments are any bytes.
+//! Owns what has to be remembered between two scans: names and command lines, so that only what an
+//! exec has changed is read again. Decides nothing; what a snapshot means is `history`'s matter. One
+//! `openat`, one `read` and one `close` for each process, relative to a descriptor of the root, into one
+//! buffer; fields that nobody asked for are stepped over. The `procfs` crate is not used here, because
+//! it allocates for each of the 52 fields. What remains is the kernel's work: it prints all of a stat line
+//! whoever wants what of it. So the periodic scan takes those that change at every turn, and the quiet ones
+//! in turns ([`Scanner::scan_in_turns`]); who is there is known of all.
 //!
-//! Reading a cmdline waits for the process's memory lock, which one that is short of memory may hold for
-//! long: so this belongs on a thread of its own (see `sampler`).
+//! Reading a command line takes the process's mmap lock (`get_mm_cmdline`, fs/proc/base.c), which a
+//! process short of memory may hold for long: only the sampler's own thread may scan. A program that
+//! rewrites its arguments in place keeps the ones it began with. Where the kernel does not tell us
+//! `arg_start` (another user's process), an exec that keeps the name goes unseen.
+//!
+//! A process that vanishes meanwhile, a line that is no stat line, bytes that are not UTF-8: data, not
+//! errors. With `hidepid` there are fewer processes, and that is all.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::CStr;
+use std::fmt::{self, Write as _};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirEntryExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::dir::Dir;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, read, sysconf};
 
-use super::clock;
 use super::event::ProcessKey;
-use super::process::{Cmdline, Observed, Snapshot};
+use super::process::{Cmdline, Observed, ScanCost, Snapshot};
 
-/// As much of a command line as is kept: enough for any that a person reads.
+/// As much of a command line as is kept: enough for a person, and for a class path's beginning.
 const CMDLINE_BYTES: usize = 4096;
 
-/// Processes in a snapshot; further ones are left out. Ten times what a large container has.
-const MAX_PROCESSES: usize = 32_768;
+/// What is kept of further command lines once [`CACHE_BYTES`] are spent.
+const SHORT_CMDLINE_BYTES: usize = 64;
 
-/// A stat line has some 50 numbers and a name of up to 64 bytes (`proc_task_name`, fs/proc/array.c).
-const STAT_BYTES: usize = 2048;
+/// Command lines in full, all together: 2,000 processes with 1 KiB each.
+const CACHE_BYTES: usize = 2 << 20;
 
-/// Where processes are: `/proc`, or what a test made.
-#[derive(Debug, Clone)]
+/// Processes of a snapshot, some 130 bytes each with what is remembered of them: 8 MiB. Larger pids are
+/// left out, and counted.
+const MAX_PROCESSES: usize = 65_536;
+
+/// One more than what is kept, so that a cut is noticed. A stat line has less than 1 KiB.
+const BUFFER_BYTES: usize = CMDLINE_BYTES + 1;
+
+/// Threads of a process that are looked at when the first has ended.
+const MAX_ENDED_THREADS: usize = 64;
+
+/// Quiet processes that [`Scanner::scan_in_turns`] reads. One costs 8 to 10 us here, nearly all of it in the
+/// kernel, so 2,000 quiet ones take some 5 ms; whoever has fewer processes than this sees no difference.
+const QUIET_READ: usize = 400;
+
+/// So many reads without a change make a process quiet.
+const QUIET_AFTER: u8 = 3;
+
+/// Page size where `sysconf` has no answer, which does not happen on Linux.
+const COMMON_PAGE_BYTES: u64 = 4096;
+
+/// Where `/proc` is.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcRoot(PathBuf);
 
-impl Default for ProcRoot {
-    fn default() -> Self {
-        Self("/proc".into())
+impl ProcRoot {
+    /// Somewhere else, for tests.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 
-impl ProcRoot {
-    /// Another place than `/proc`.
-    #[cfg(test)]
-    pub(super) fn at(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+impl Default for ProcRoot {
+    fn default() -> Self {
+        Self::new("/proc")
     }
 }
 
 /// Only processes in this cgroup, or below it, are in a snapshot.
 #[derive(Debug, Clone)]
 pub(super) struct Fence {
-    /// What a line of `/proc/PID/cgroup` begins with: `4:memory:` or `0::`, without the number.
+    /// The controller by which the hierarchy is known in `/proc/PID/cgroup`; empty for version 2.
     pub(super) controller: String,
-    /// The cgroup's path in that line.
+    /// The cgroup's path there.
     pub(super) path: String,
 }
 
 impl Fence {
-    /// Whether the text of `/proc/PID/cgroup` says that the process is inside.
+    /// Whether that text of a process's `cgroup` says that it is inside (cgroups(7)).
     #[must_use]
     pub(super) fn lets_in(&self, cgroups: &str) -> bool {
         let path = cgroups.lines().find_map(|line| {
@@ -74,309 +110,325 @@ impl Fence {
     }
 }
 
-/// What is remembered of a process from one look to the next.
-struct Known {
-    pid: u32,
-    start_ticks: u64,
-    name: Arc<str>,
-    arg_start: u64,
-    cmdline: Arc<Cmdline>,
-    is_inside: bool,
-    look: u64,
-}
-
-/// Looks at all processes, again and again.
+/// Makes snapshots.
+#[derive(Debug)]
 pub(super) struct Scanner {
-    proc: OwnedFd,
+    root: ProcRoot,
     fence: Option<Fence>,
+    folder: OwnedFd,
     page_bytes: u64,
-    known: HashMap<u32, Known>,
-    look: u64,
     buffer: Vec<u8>,
     path: String,
+    /// Whom the root lists now: pid and inode.
+    listed: Vec<(u32, u64)>,
+    /// The last quiet process that was read in its turn.
+    turn: u32,
+    remembered: HashMap<u32, Remembered>,
+    /// Bytes of command lines in `remembered`.
+    cmdline_bytes: usize,
+    scans: u64,
+}
+
+/// A process as it was when it was last read.
+#[derive(Debug)]
+struct Remembered {
+    observed: Observed,
+    /// Where its arguments begin; 0 if that is not for us to know.
+    arg_start: u64,
+    /// Of its folder. Each process gets a new one (`proc_pid_make_inode`, fs/proc/base.c), which the listing
+    /// shows: the pid has changed hands if this has changed.
+    inode: u64,
+    /// Whether the fence lets it in.
+    is_inside: bool,
+    /// Reads since something changed.
+    unchanged: u8,
+    /// The scan that listed it last.
+    scan: u64,
 }
 
 impl Scanner {
-    /// A scanner of this `/proc`.
-    ///
     /// # Errors
-    /// When there is no such folder.
-    pub(super) fn open(root: &ProcRoot, fence: Option<Fence>) -> io::Result<Self> {
-        let page_bytes = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096);
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let proc = open(root.0.as_path(), flags, Mode::empty())?;
-        let (known, buffer, path) = (HashMap::new(), vec![0; CMDLINE_BYTES + 1], String::new());
-        Ok(Self { proc, fence, page_bytes, known, look: 0, buffer, path })
-    }
-
-    /// Looks.
-    ///
-    /// # Errors
-    /// When the folder of processes cannot be read at all.
-    pub(super) fn scan(&mut self) -> io::Result<Snapshot> {
-        let at_boot_ns = clock::boot_ns();
-        self.look += 1;
-        let mut folder =
-            Dir::openat(&self.proc, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let mut processes = Vec::with_capacity(self.known.len());
-        for entry in folder.iter() {
-            let pid = entry?.file_name().to_str().ok().and_then(|name| name.parse().ok());
-            if let Some(observed) = pid.and_then(|pid| self.observe(pid)) {
-                processes.push(observed);
-            }
-            if processes.len() == MAX_PROCESSES {
-                break;
-            }
-        }
-        let look = self.look;
-        self.known.retain(|_, known| known.look == look);
-        Ok(Snapshot { at_boot_ns, processes })
-    }
-
-    fn observe(&mut self, pid: u32) -> Option<Observed> {
-        let length = self.read(pid, "stat", STAT_BYTES)?;
-        let stat = Stat::parse(self.buffer.get(..length)?)?;
-        let is_same = |known: &Known| {
-            known.start_ticks == stat.start_ticks
-                && known.arg_start == stat.arg_start
-                && known.name.as_bytes() == stat.name
-        };
-        let unchanged = self.known.get(&pid).is_some_and(is_same);
-        let (parent_pid, is_zombie, vm_bytes) = (stat.parent_pid, stat.is_zombie, stat.vm_bytes);
-        let rss_bytes = stat.rss_pages.saturating_mul(self.page_bytes);
-        if !unchanged {
-            let (name, start_ticks, arg_start) =
-                (Arc::from(String::from_utf8_lossy(stat.name)), stat.start_ticks, stat.arg_start);
-            self.learn(pid, start_ticks, name, arg_start);
-        }
-        let look = self.look;
-        let known = self.known.get_mut(&pid)?;
-        known.look = look;
-        known.is_inside.then(|| Observed {
-            key: ProcessKey { pid: known.pid, start_ticks: known.start_ticks },
-            parent_pid,
-            name: Arc::clone(&known.name),
-            cmdline: Arc::clone(&known.cmdline),
-            vm_bytes,
-            rss_bytes,
-            is_zombie,
+    /// When the root cannot be opened.
+    pub(super) fn new(root: ProcRoot, fence: Option<Fence>) -> io::Result<Self> {
+        let folder = open(root.path(), OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())?;
+        let page_bytes = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|bytes| u64::try_from(bytes).ok());
+        Ok(Self {
+            root,
+            fence,
+            folder,
+            page_bytes: page_bytes.unwrap_or(COMMON_PAGE_BYTES),
+            buffer: vec![0; BUFFER_BYTES],
+            path: String::new(),
+            listed: Vec::new(),
+            turn: 0,
+            remembered: HashMap::new(),
+            cmdline_bytes: 0,
+            scans: 0,
         })
     }
 
-    /// Reads what seldom changes.
-    fn learn(&mut self, pid: u32, start_ticks: u64, name: Arc<str>, arg_start: u64) {
-        let is_inside = self.is_inside(pid);
-        let cmdline = if is_inside { self.cmdline(pid) } else { Cmdline::default() };
-        let known = Known { pid, start_ticks, name, arg_start, cmdline: Arc::new(cmdline), is_inside, look: self.look };
-        self.known.insert(pid, known);
+    /// Reads all processes.
+    ///
+    /// # Errors
+    /// When the root itself cannot be read.
+    pub(super) fn scan(&mut self) -> io::Result<Snapshot> {
+        self.scan_some(usize::MAX)
     }
 
-    fn is_inside(&mut self, pid: u32) -> bool {
-        let Some(fence) = self.fence.clone() else { return true };
-        let Some(length) = self.read(pid, "cgroup", CMDLINE_BYTES) else { return false };
-        self.buffer.get(..length).is_some_and(|text| fence.lets_in(&String::from_utf8_lossy(text)))
+    /// Lists all processes, and reads those that are new or that changed lately; of the quiet ones it reads
+    /// the next [`QUIET_READ`], and repeats for the others what was read before.
+    ///
+    /// # Errors
+    /// When the root itself cannot be read.
+    pub(super) fn scan_in_turns(&mut self) -> io::Result<Snapshot> {
+        self.scan_some(QUIET_READ)
     }
 
-    fn cmdline(&mut self, pid: u32) -> Cmdline {
-        // One byte more shows that there is more.
-        let length = self.read(pid, "cmdline", CMDLINE_BYTES + 1).unwrap_or(0);
-        let bytes = self.buffer.get(..length.min(CMDLINE_BYTES)).unwrap_or_default();
-        Cmdline { bytes: bytes.to_vec(), is_cut: length > CMDLINE_BYTES }
-    }
-
-    /// Reads a file of a process into the buffer; `None` when the process is gone or not ours to see.
-    fn read(&mut self, pid: u32, file: &str, limit: usize) -> Option<usize> {
-        use std::fmt::Write as _;
-        self.path.clear();
-        write!(self.path, "{pid}/{file}").ok()?;
-        let opened = openat(self.proc.as_fd(), self.path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
-        let opened = opened.ok()?;
-        let mut filled = 0;
-        while filled < limit {
-            match read(&opened, self.buffer.get_mut(filled..limit)?) {
-                // A stat or cgroup file comes in one piece; the end of a cmdline is another read away.
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(nix::Error::EINTR) => {}
-                Err(_) => return None,
+    fn scan_some(&mut self, mut quiet_read: usize) -> io::Result<Snapshot> {
+        let (began, cpu_before) = (Instant::now(), clock(ClockId::CLOCK_THREAD_CPUTIME_ID)?);
+        let at = clock(ClockId::CLOCK_BOOTTIME)?;
+        let left_out = self.list()?;
+        self.scans += 1;
+        let mut processes = Vec::with_capacity(self.listed.len());
+        for index in 0..self.listed.len() {
+            let (pid, inode) = self.listed[index];
+            if let Some(quiet) = self.quiet(pid, inode) {
+                if quiet_read == 0 {
+                    processes.extend(quiet.is_inside.then(|| quiet.observed.clone()));
+                    continue;
+                }
+                quiet_read -= 1;
+                self.turn = pid;
             }
-            if file == "stat" {
-                break;
+            processes.extend(self.observe(pid, inode));
+        }
+        self.forget_the_gone();
+        let cpu = clock(ClockId::CLOCK_THREAD_CPUTIME_ID)?.saturating_sub(cpu_before);
+        Ok(Snapshot {
+            at_boot_ns: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX),
+            processes,
+            left_out,
+            cost: ScanCost { wall: began.elapsed(), cpu },
+        })
+    }
+
+    /// Fills `listed`, beginning behind whose turn it was last; returns how many had no room.
+    fn list(&mut self) -> io::Result<usize> {
+        self.listed.clear();
+        for entry in std::fs::read_dir(self.root.path())? {
+            let entry = entry?;
+            let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+            self.listed.extend(pid.map(|pid| (pid, entry.ino())));
+        }
+        // The kernel lists them in this order already.
+        self.listed.sort_unstable();
+        let left_out = self.listed.len().saturating_sub(MAX_PROCESSES);
+        self.listed.truncate(MAX_PROCESSES);
+        let next = self.listed.partition_point(|(pid, _)| *pid <= self.turn);
+        self.listed.rotate_left(next);
+        Ok(left_out)
+    }
+
+    /// What is remembered of a process, if it need not be read each time.
+    fn quiet(&mut self, pid: u32, inode: u64) -> Option<&Remembered> {
+        let known = self.remembered.get_mut(&pid)?;
+        if known.inode != inode || known.unchanged < QUIET_AFTER {
+            return None;
+        }
+        known.scan = self.scans;
+        Some(known)
+    }
+
+    fn observe(&mut self, pid: u32, inode: u64) -> Option<Observed> {
+        let length = self.read(format_args!("{pid}/stat"))?;
+        let (comm, mut stat) = Stat::parse(&self.buffer[..length])?;
+        let key = ProcessKey { pid, start_ticks: stat.start_ticks };
+        let name = self.name(key, comm);
+        let is_zombie = stat.has_ended && stat.threads <= 1;
+        if stat.has_ended && !is_zombie {
+            // Only its first thread has ended; the memory is seen through the others.
+            let other = self.other_thread(pid);
+            stat = other.map_or(stat, |other| Stat { parent_pid: stat.parent_pid, ..other });
+        }
+        let is_inside = self.is_inside(key);
+        let cmdline = if is_inside { self.cmdline(key, &name, &stat) } else { Arc::default() };
+        let observed = Observed {
+            key,
+            parent_pid: stat.parent_pid,
+            name,
+            cmdline,
+            vm_bytes: stat.vm_bytes,
+            rss_bytes: stat.rss_pages.saturating_mul(self.page_bytes),
+            is_zombie,
+        };
+        self.remember(observed.clone(), inode, stat.arg_start, is_inside);
+        is_inside.then_some(observed)
+    }
+
+    /// Whether the fence lets a process in. It is asked once: what is moved to another cgroup belongs to
+    /// whoever started it.
+    fn is_inside(&mut self, key: ProcessKey) -> bool {
+        if let Some(known) = self.known(key) {
+            return known.is_inside;
+        }
+        let Some(fence) = self.fence.clone() else { return true };
+        let length = self.read(format_args!("{}/cgroup", key.pid));
+        length.is_some_and(|length| fence.lets_in(&String::from_utf8_lossy(&self.buffer[..length])))
+    }
+
+    fn known(&self, key: ProcessKey) -> Option<&Remembered> {
+        self.remembered.get(&key.pid).filter(|known| known.observed.key == key)
+    }
+
+    /// The remembered name if it still is that.
+    fn name(&self, key: ProcessKey, comm: &[u8]) -> Arc<str> {
+        let name = String::from_utf8_lossy(comm);
+        let known = self.known(key).map(|known| &known.observed.name);
+        known.filter(|known| ***known == *name).map_or_else(|| name.into(), Arc::clone)
+    }
+
+    /// The command line, read if it may have changed.
+    fn cmdline(&mut self, key: ProcessKey, name: &Arc<str>, stat: &Stat) -> Arc<Cmdline> {
+        if let Some(known) = self.known(key) {
+            let cmdline = &known.observed.cmdline;
+            let is_same = Arc::ptr_eq(&known.observed.name, name) && known.arg_start == stat.arg_start;
+            // Without memory there are no arguments: it is about to end, and those it had are what counts.
+            if stat.vm_bytes == 0 || (is_same && !cmdline.bytes.is_empty()) {
+                return cmdline.clone();
             }
         }
-        Some(filled)
+        if stat.vm_bytes == 0 { Arc::default() } else { self.read_cmdline(key.pid) }
+    }
+
+    fn remember(&mut self, observed: Observed, inode: u64, arg_start: u64, is_inside: bool) {
+        self.cmdline_bytes += observed.cmdline.bytes.len();
+        let known = Remembered { observed, arg_start, inode, is_inside, unchanged: 0, scan: self.scans };
+        match self.remembered.entry(known.observed.key.pid) {
+            Entry::Vacant(entry) => {
+                entry.insert(known);
+            }
+            Entry::Occupied(mut entry) => {
+                let before = entry.get();
+                self.cmdline_bytes -= before.observed.cmdline.bytes.len();
+                let is_same = before.inode == inode && before.arg_start == arg_start;
+                let unchanged =
+                    if is_same && before.observed == known.observed { before.unchanged.saturating_add(1) } else { 0 };
+                entry.insert(Remembered { unchanged, ..known });
+            }
+        }
+    }
+
+    fn read_cmdline(&mut self, pid: u32) -> Arc<Cmdline> {
+        let Some(length) = self.read(format_args!("{pid}/cmdline")) else { return Arc::default() };
+        let room = if self.cmdline_bytes < CACHE_BYTES { CMDLINE_BYTES } else { SHORT_CMDLINE_BYTES };
+        Arc::new(Cmdline { bytes: self.buffer[..length.min(room)].to_vec(), is_cut: length > room })
+    }
+
+    /// A thread that has not ended, of a process whose first one has.
+    fn other_thread(&mut self, pid: u32) -> Option<Stat> {
+        let threads = std::fs::read_dir(self.root.path().join(format!("{pid}/task"))).ok()?;
+        for thread in threads.take(MAX_ENDED_THREADS) {
+            let length = self.read(format_args!("{pid}/task/{}/stat", thread.ok()?.file_name().to_str()?));
+            let stat = length.and_then(|length| Stat::parse(&self.buffer[..length])).map(|(_, stat)| stat);
+            if let Some(stat) = stat.filter(|stat| !stat.has_ended) {
+                return Some(stat);
+            }
+        }
+        None
+    }
+
+    /// One read into the buffer; `None` when the file cannot be read, usually because the process is gone.
+    /// Both files give all they have, up to the buffer's end, to a single read.
+    fn read(&mut self, path: fmt::Arguments<'_>) -> Option<usize> {
+        self.path.clear();
+        write!(self.path, "{path}\0").ok()?;
+        let path = CStr::from_bytes_with_nul(self.path.as_bytes()).ok()?;
+        let file = openat(&self.folder, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+        read(&file, &mut self.buffer).ok()
+    }
+
+    fn forget_the_gone(&mut self) {
+        let scan = self.scans;
+        let cmdline_bytes = &mut self.cmdline_bytes;
+        self.remembered.retain(|_, known| {
+            let is_there = known.scan == scan;
+            *cmdline_bytes -= if is_there { 0 } else { known.observed.cmdline.bytes.len() };
+            is_there
+        });
     }
 }
 
-/// How many processes there are, and what a look at them takes when their cmdlines are known already.
+/// How many processes there are, and what it takes to look at them when they have been looked at before.
 ///
 /// # Errors
-/// When the folder cannot be read.
-pub fn time_look(root: &ProcRoot) -> io::Result<(usize, Duration)> {
-    let mut scanner = Scanner::open(root, None)?;
-    scanner.scan()?;
-    let began = Instant::now();
-    let processes = scanner.scan()?.processes.len();
-    Ok((processes, began.elapsed()))
+/// When the root cannot be read.
+pub fn time_look(root: ProcRoot) -> io::Result<(usize, Duration)> {
+    let mut scanner = Scanner::new(root, None)?;
+    for _ in 0..=QUIET_AFTER {
+        scanner.scan_in_turns()?;
+    }
+    let snapshot = scanner.scan_in_turns()?;
+    Ok((snapshot.processes.len(), snapshot.cost.wall))
 }
 
-/// The fields of `/proc/PID/stat` that we use (proc(5)).
-#[derive(Debug, PartialEq, Eq)]
-struct Stat<'a> {
-    name: &'a [u8],
+/// What is wanted of `/proc/PID/stat`, numbered as in proc(5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Stat {
+    /// 3: a zombie, or about to be none any more.
+    has_ended: bool,
+    /// 4
     parent_pid: u32,
-    is_zombie: bool,
+    /// 20
+    threads: u64,
+    /// 22
     start_ticks: u64,
+    /// 23
     vm_bytes: u64,
+    /// 24
     rss_pages: u64,
-    /// 0 to whom it is none of their business.
+    /// 48
     arg_start: u64,
 }
 
-impl<'a> Stat<'a> {
-    /// The name may hold anything, parentheses and newlines too: it ends at the last one.
-    fn parse(line: &'a [u8]) -> Option<Self> {
+impl Stat {
+    /// The comm and the rest; `None` for what is no stat line. The comm may hold anything, `)` too.
+    fn parse(line: &[u8]) -> Option<(&[u8], Self)> {
         let open = line.iter().position(|byte| *byte == b'(')?;
-        let close = line.iter().rposition(|byte| *byte == b')')?;
-        let name = line.get(open + 1..close)?;
-        // Behind the name: the state is field 3.
-        let mut fields = line.get(close + 1..)?.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
-        let state = fields.next()?;
-        let parent_pid = number(fields.next()?)?;
-        let start_ticks = number(fields.nth(22 - 5)?)?;
-        let vm_bytes = number(fields.next()?)?;
-        let rss_pages = number(fields.next()?).unwrap_or(0);
-        let arg_start = fields.nth(48 - 25).and_then(number).unwrap_or(0);
-        let parent_pid = u32::try_from(parent_pid).ok()?;
-        let is_zombie = matches!(state, b"Z" | b"X");
-        Some(Self { name, parent_pid, is_zombie, start_ticks, vm_bytes, rss_pages, arg_start })
+        let close = line.iter().rposition(|byte| *byte == b')').filter(|close| *close > open)?;
+        let mut stat = Self::default();
+        let mut fields = 2;
+        for (number, field) in (3..=48).zip(line.get(close + 2..)?.split(u8::is_ascii_whitespace)) {
+            match number {
+                3 => stat.has_ended = matches!(field, b"Z" | b"X"),
+                4 => stat.parent_pid = decimal(field)?.try_into().ok()?,
+                20 => stat.threads = decimal(field)?,
+                22 => stat.start_ticks = decimal(field)?,
+                23 => stat.vm_bytes = decimal(field)?,
+                // Signed, and below 0 for a moment when the counters of several CPUs are summed up.
+                24 => stat.rss_pages = decimal(field).unwrap_or(0),
+                48 => stat.arg_start = decimal(field).unwrap_or(0),
+                _ => {}
+            }
+            fields = number;
+        }
+        (fields >= 24).then(|| (&line[open + 1..close], stat))
     }
 }
 
-/// A number without a sign; `None` for anything else.
-fn number(field: &[u8]) -> Option<u64> {
-    std::str::from_utf8(field).ok()?.parse().ok()
+fn decimal(field: &[u8]) -> Option<u64> {
+    if field.is_empty() {
+        return None;
+    }
+    field.iter().try_fold(0u64, |value, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        value.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+fn clock(id: ClockId) -> io::Result<Duration> {
+    Ok(Duration::from(clock_gettime(id)?))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::ffi::OsStrExt as _;
-    use std::path::Path;
-
-    use super::*;
-
-    /// A made-up stat line; fields that nobody reads are 0.
-    fn stat(pid: u32, name: &[u8], state: &str, parent: u32, start: u64, rss: u64) -> Vec<u8> {
-        let mut line = format!("{pid} (").into_bytes();
-        line.extend(name);
-        line.extend(format!(") {state} {parent}").bytes());
-        line.extend(" 0".repeat(17).bytes());
-        line.extend(format!(" {start} 8192 {rss}").bytes());
-        line.extend(" 0".repeat(23).bytes());
-        line.extend(b" 77 0 0 0 0\n");
-        line
-    }
-
-    fn add(root: &Path, pid: u32, stat: &[u8], cmdline: &[u8]) {
-        let folder = root.join(pid.to_string());
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("stat"), stat).unwrap();
-        fs::write(folder.join("cmdline"), cmdline).unwrap();
-    }
-
-    fn scan(scanner: &mut Scanner) -> Vec<Observed> {
-        let mut processes = scanner.scan().unwrap().processes;
-        processes.sort_by_key(|process| process.key);
-        processes
-    }
-
-    #[test]
-    fn fields_are_found_behind_any_name() {
-        for name in [&b"cat"[..], b"a) R 1 (b", b"two\nlines", b"\xff\xfe", b""] {
-            let line = stat(7, name, "S", 3, 99, 5);
-            let parsed = Stat::parse(&line).unwrap();
-            let expected = Stat {
-                name,
-                parent_pid: 3,
-                is_zombie: false,
-                start_ticks: 99,
-                vm_bytes: 8192,
-                rss_pages: 5,
-                arg_start: 77,
-            };
-            assert_eq!(parsed, expected);
-        }
-        for garbled in [&b""[..], b"7", b"7 (cat", b"7 (cat) S", b"7 (cat) S x 0 0", b") ("] {
-            assert_eq!(Stat::parse(garbled), None, "{garbled:?}");
-        }
-    }
-
-    #[test]
-    fn what_the_kernel_says_of_this_process_is_understood() {
-        let mut scanner = Scanner::open(&ProcRoot::default(), None).unwrap();
-        let own = std::process::id();
-        let processes = scan(&mut scanner);
-        let process = processes.iter().find(|process| process.key.pid == own).unwrap();
-        let exe = std::env::args_os().next().unwrap();
-        assert!(process.cmdline.bytes.starts_with(exe.as_bytes()));
-        assert!(process.rss_bytes > 0 && process.vm_bytes >= process.rss_bytes && !process.is_zombie);
-        assert_eq!(process.parent_pid, std::os::unix::process::parent_id());
-    }
-
-    #[test]
-    fn a_cmdline_is_read_again_only_with_another_program() {
-        let root = tempfile::tempdir().unwrap();
-        add(root.path(), 5, &stat(5, b"sh", "S", 1, 50, 1), b"sh\0-c\0");
-        let mut scanner = Scanner::open(&ProcRoot::at(root.path()), None).unwrap();
-        let first = scan(&mut scanner);
-        assert_eq!((first[0].cmdline.bytes.as_slice(), first[0].rss_bytes), (&b"sh\0-c\0"[..], scanner.page_bytes));
-        add(root.path(), 5, &stat(5, b"sh", "Z", 1, 50, 2), b"unseen\0");
-        let second = scan(&mut scanner);
-        assert!(Arc::ptr_eq(&first[0].cmdline, &second[0].cmdline) && second[0].is_zombie);
-        add(root.path(), 5, &stat(5, b"tail", "R", 1, 50, 2), b"tail\0");
-        assert_eq!(scan(&mut scanner)[0].cmdline.bytes, b"tail\0");
-        // The same pid, another process.
-        add(root.path(), 5, &stat(5, b"tail", "R", 1, 51, 2), b"new\0");
-        assert_eq!(scan(&mut scanner)[0].cmdline.bytes, b"new\0");
-    }
-
-    #[test]
-    fn what_is_odd_is_left_out_or_cut() {
-        let root = tempfile::tempdir().unwrap();
-        add(root.path(), 5, &stat(5, b"long", "S", 1, 50, 1), &b"x".repeat(100_000));
-        add(root.path(), 6, b"garbled", b"");
-        fs::create_dir(root.path().join("7")).unwrap();
-        fs::write(root.path().join("8"), "a file").unwrap();
-        fs::create_dir(root.path().join("self")).unwrap();
-        let mut scanner = Scanner::open(&ProcRoot::at(root.path()), None).unwrap();
-        let processes = scan(&mut scanner);
-        assert_eq!(processes.len(), 1);
-        assert!(processes[0].cmdline.is_cut && processes[0].cmdline.bytes.len() == CMDLINE_BYTES);
-        fs::remove_dir_all(root.path().join("5")).unwrap();
-        assert_eq!(scan(&mut scanner), []);
-        assert!(scanner.known.is_empty());
-    }
-
-    #[test]
-    fn a_fence_keeps_others_out() {
-        let fence = Fence { controller: "memory".into(), path: "/a/b".into() };
-        assert!(fence.lets_in("5:cpu:/x\n4:memory:/a/b\n0::/\n"));
-        assert!(fence.lets_in("4:hugetlb,memory:/a/b/c"));
-        assert!(!fence.lets_in("4:memory:/a/bc"));
-        assert!(!fence.lets_in("4:memory:/a"));
-        assert!(!fence.lets_in("0::/a/b"));
-        let fence = Fence { controller: String::new(), path: "/".into() };
-        assert!(fence.lets_in("0::/anything") && fence.lets_in("0::/"));
-
-        let root = tempfile::tempdir().unwrap();
-        for (pid, path) in [(5, "/a/b"), (6, "/other")] {
-            add(root.path(), pid, &stat(pid, b"p", "S", 1, 50, 1), b"p\0");
-            fs::write(root.path().join(format!("{pid}/cgroup")), format!("1:memory:{path}\n")).unwrap();
-        }
-        let fence = Fence { controller: "memory".into(), path: "/a/b".into() };
-        let mut scanner = Scanner::open(&ProcRoot::at(root.path()), Some(fence)).unwrap();
-        let pids: Vec<u32> = scan(&mut scanner).iter().map(|process| process.key.pid).collect();
-        assert_eq!(pids, [5]);
-    }
-}
+#[path = "procfs_tests.rs"]
+mod tests;

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::cgroup::CgroupFacts;
 use super::event::{Actor, ProcessKey};
-use super::history::{History, Process};
+use super::history::{History, Known};
 use super::join::{Confidence, Victim};
 use super::process::Cmdline;
 use super::tracer::TracerKind;
@@ -118,6 +118,7 @@ impl Report {
         let known = history.find(kill.victim);
         let resident_bytes = memory.anon_bytes + memory.file_bytes + memory.shmem_bytes;
         let or_known = |bytes: u64, known: Option<u64>| if bytes > 0 { bytes } else { known.unwrap_or(0) };
+        let known = known.as_ref();
         let cmdline = known.map(|process| Arc::clone(&process.cmdline)).unwrap_or_default();
         let seen = Seen {
             pid: kill.victim.pid,
@@ -153,7 +154,7 @@ impl Report {
     #[must_use]
     pub(super) fn of_suspect(
         confidence: Confidence,
-        suspect: &Process,
+        suspect: &Known,
         at_ns: u64,
         history: &History,
         circumstances: Circumstances,
@@ -180,7 +181,11 @@ impl Report {
         history: &History,
         circumstances: Circumstances,
     ) -> Self {
-        let seen = |processes: Vec<&Process>| processes.into_iter().map(|process| Seen::of(process, at_ns)).collect();
+        let seen = |processes: Vec<Known>| processes.iter().map(|process| Seen::of(process, at_ns)).collect();
+        // One more, in case the victim is among them.
+        let mut largest = history.largest(LARGEST + 1, at_ns);
+        largest.retain(|process| process.key != key);
+        largest.truncate(LARGEST);
         Self {
             event: "oom_kill",
             confidence,
@@ -191,8 +196,8 @@ impl Report {
             victim,
             with_pid: None,
             trigger: None,
-            ancestors: seen(history.ancestors(key)),
-            largest: seen(history.largest(LARGEST, key)),
+            ancestors: seen(history.chain(key, at_ns)),
+            largest: seen(largest),
             cgroup: circumstances.cgroup,
             lost_records: circumstances.lost_records,
         }
@@ -200,7 +205,7 @@ impl Report {
 }
 
 impl Seen {
-    fn of(process: &Process, at_ns: u64) -> Self {
+    fn of(process: &Known, at_ns: u64) -> Self {
         Self {
             pid: process.key.pid,
             start_ticks: process.key.start_ticks,
@@ -210,7 +215,7 @@ impl Seen {
             running_s: running_s(process.key, at_ns),
             vm_bytes: process.vm_bytes,
             rss_bytes: process.rss_bytes,
-            exited: process.gone_at_ns.is_some(),
+            exited: process.is_gone_at(at_ns),
         }
     }
 }

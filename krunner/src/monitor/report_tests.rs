@@ -27,7 +27,7 @@ fn history(more: Vec<Observed>) -> History {
     ];
     processes.extend(more);
     let mut history = History::new();
-    history.fold_snapshot(&Snapshot { at_boot_ns: 3000 * TICK_NS, processes });
+    history.fold_snapshot(&Snapshot { at_boot_ns: 3000 * TICK_NS, processes, ..Snapshot::default() });
     history
 }
 
@@ -129,7 +129,7 @@ fn a_co_victim_names_its_company_and_a_suspect_is_only_that() {
 
     let history = history(Vec::new());
     let suspect = history.find(ProcessKey { pid: 300, start_ticks: 2000 }).unwrap();
-    let report = Report::of_suspect(Confidence::Possible, suspect, 4000 * TICK_NS, &history, circumstances());
+    let report = Report::of_suspect(Confidence::Possible, &suspect, 4000 * TICK_NS, &history, circumstances());
     let text = report.to_string();
     assert!(text.starts_with("detected potentially oom-killed process:\n300 (running for 20.00s, vm: 6m, rss: 3m): "));
     assert!(text.contains("\nconfidence: possible (") && !text.contains("trigger"));

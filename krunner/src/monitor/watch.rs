@@ -20,7 +20,8 @@ use super::clock;
 use super::engine::{Engine, Notice, is_of_interest};
 use super::event::{Trace, TraceEvent};
 use super::means::Means;
-use super::sampler::{Sampled, Sampler};
+use super::process::Snapshot;
+use super::sampler::Sampler;
 use super::tracer::{Loading, Scope, TracerKind};
 use crate::tasks::TaskGroup;
 
@@ -84,8 +85,16 @@ impl Monitor {
         let (tells, told) = mpsc::channel(QUEUED_TELLS);
         let (requests, asked) = mpsc::channel(QUEUED_REQUESTS);
         let (sampled, samples) = mpsc::channel(QUEUED_SNAPSHOTS);
-        let sampler = means.proc.map(|proc| Sampler::start(&proc, means.fence, sampled)).transpose()?;
-        let task = Task { engine: Engine::new(booted_at()), sampler, tells, cgroup: means.cgroup, scope: means.scope };
+        let sampler =
+            means.proc.map(|proc| Sampler::start(proc, means.fence, Sampler::INTERVAL, sampled)).transpose()?;
+        let task = Task {
+            engine: Engine::new(booted_at()),
+            sampler,
+            tells,
+            cgroup: means.cgroup,
+            scope: means.scope,
+            forgotten: 0,
+        };
         tasks.spawn("oom monitor", task.run(means.tracer, samples, asked, tasks.clone()));
         Ok((Self { requests }, told))
     }
@@ -103,12 +112,14 @@ struct Task {
     tells: mpsc::Sender<Tell>,
     cgroup: Option<Cgroup>,
     scope: Scope,
+    /// As was told last.
+    forgotten: u64,
 }
 
 /// Whatever comes next.
 enum Event {
     Batch(Vec<TraceEvent>),
-    Sampled(Sampled),
+    Sampled(Snapshot),
     Request(Request),
     Attached(Result<mpsc::Receiver<Vec<TraceEvent>>, String>),
     TracerEnded,
@@ -119,7 +130,7 @@ impl Task {
     async fn run(
         mut self,
         tracer: Result<Loading, String>,
-        mut samples: mpsc::Receiver<Sampled>,
+        mut samples: mpsc::Receiver<Snapshot>,
         mut requests: mpsc::Receiver<Request>,
         tasks: TaskGroup,
     ) {
@@ -172,8 +183,13 @@ impl Task {
                 }
                 look
             }
-            Event::Sampled(sampled) => {
-                self.engine.snapshot(&sampled.snapshot, sampled.took, now_ns);
+            Event::Sampled(snapshot) => {
+                self.engine.snapshot(&snapshot, now_ns);
+                let forgotten = self.engine.forgotten();
+                if forgotten > self.forgotten {
+                    tracing::debug!("{} processes were forgotten for want of room", forgotten - self.forgotten);
+                    self.forgotten = forgotten;
+                }
                 false
             }
             Event::Request(Request::ToldOfKill) => !traced && self.engine.told_of_kill(now_ns),
@@ -184,7 +200,7 @@ impl Task {
             }
         };
         if let Some(sampler) = self.sampler.as_ref().filter(|_| look) {
-            sampler.look_now();
+            sampler.scan_now();
         }
     }
 

@@ -1,0 +1,300 @@
+//! The entries of the history, and the bounds on them.
+//!
+//! Owns the books that have to agree with each other: who holds a pid, how many entries have this one as
+//! their parent, who may be forgotten first, and how many bytes the command lines take. Does not know
+//! what a snapshot or an event is.
+//!
+//! When there is no room: first those that are gone and nobody's parent, then those that only a
+//! fork or exec event told of and who have no children (most short-lived ones end untold), then the other gone
+//! ones, the oldest first in each group; if all are living and seen, the newcomer.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::monitor::event::ProcessKey;
+use crate::monitor::process::Cmdline;
+
+/// Entries: 2,000 living processes and 60 s of a busy build; some 3 MiB with all the books.
+const MAX_ENTRIES: usize = 16_384;
+
+/// Bytes of command lines; those shared by several entries count once.
+const MAX_CMDLINE_BYTES: usize = 2 << 20;
+
+/// What an entry may always keep of its command line.
+const SHORT_CMDLINE_BYTES: usize = 32;
+
+/// For those that are longer; what is left is for the short ones.
+const LONG_CMDLINE_BYTES: usize = MAX_CMDLINE_BYTES - MAX_ENTRIES * SHORT_CMDLINE_BYTES;
+
+/// A process.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) parent: Option<ProcessKey>,
+    /// The parent that the fork event named, whether it was known or not; 0 if none did.
+    pub(super) parent_pid: u32,
+    /// The parent is the fork event's.
+    pub(super) is_parent_told: bool,
+    pub(super) name: Arc<str>,
+    pub(super) cmdline: Arc<Cmdline>,
+    /// When an exec event told name and command line; 0 if none did.
+    pub(super) exec_ns: u64,
+    pub(super) vm_bytes: u64,
+    pub(super) rss_bytes: u64,
+    /// The last snapshot that shows it, by number; 0 if none does.
+    pub(super) scan: u64,
+    /// The time of the last snapshot that shows it alive.
+    pub(super) alive_ns: Option<u64>,
+    pub(super) gone: Option<Gone>,
+    pub(super) books: Books,
+}
+
+/// What [`Table`] keeps about an entry.
+#[derive(Debug)]
+pub(super) struct Books {
+    /// When it was first told of, or born.
+    since_ns: u64,
+    /// Entries that have it as their parent.
+    children: u32,
+    /// Its place among those that may be forgotten.
+    place: Option<Place>,
+}
+
+/// That a process is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gone {
+    /// Since when, or when that was noticed.
+    pub(super) at_ns: u64,
+    /// It was not just absent.
+    pub(super) is_certain: bool,
+}
+
+/// Whom to forget first.
+type Place = (Rank, u64, ProcessKey);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    GoneLeaf,
+    UnseenLeaf,
+    GoneParent,
+}
+
+impl Entry {
+    pub(super) fn new(name: Arc<str>, since_ns: u64) -> Self {
+        Self {
+            parent: None,
+            parent_pid: 0,
+            is_parent_told: false,
+            name,
+            cmdline: Arc::default(),
+            exec_ns: 0,
+            vm_bytes: 0,
+            rss_bytes: 0,
+            scan: 0,
+            alive_ns: None,
+            gone: None,
+            books: Books { since_ns, children: 0, place: None },
+        }
+    }
+
+    fn place(&self, key: ProcessKey) -> Option<Place> {
+        match (self.gone, self.books.children) {
+            (Some(gone), 0) => Some((Rank::GoneLeaf, gone.at_ns, key)),
+            (Some(gone), _) => Some((Rank::GoneParent, gone.at_ns, key)),
+            (None, 0) if self.alive_ns.is_none() => Some((Rank::UnseenLeaf, self.books.since_ns, key)),
+            (None, _) => None,
+        }
+    }
+}
+
+/// All entries.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    entries: HashMap<ProcessKey, Entry>,
+    /// The youngest entry with a pid, living or gone.
+    holders: HashMap<u32, ProcessKey>,
+    /// Who may be forgotten, in that order.
+    spare: BTreeSet<Place>,
+    ledger: Ledger,
+    evicted: u64,
+}
+
+impl Table {
+    pub(super) fn get(&self, key: ProcessKey) -> Option<&Entry> {
+        self.entries.get(&key)
+    }
+
+    /// For what no book depends on; the rest has methods here.
+    pub(super) fn get_mut(&mut self, key: ProcessKey) -> Option<&mut Entry> {
+        self.entries.get_mut(&key)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ProcessKey, &Entry)> {
+        self.entries.iter().map(|(key, entry)| (*key, entry))
+    }
+
+    pub(super) fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Who held a pid at that time, as far as is known.
+    pub(super) fn holder_of(&self, pid: u32, at_ns: u64) -> Option<ProcessKey> {
+        let key = *self.holders.get(&pid)?;
+        let gone = self.entries.get(&key)?.gone;
+        gone.is_none_or(|gone| gone.at_ns >= at_ns).then_some(key)
+    }
+
+    /// Adds a process, told of at that time, which is not in the table yet.
+    pub(super) fn insert(&mut self, key: ProcessKey, mut entry: Entry, at_ns: u64) {
+        let cmdline = self.fit(std::mem::take(&mut entry.cmdline));
+        self.ledger.hold(&cmdline);
+        entry.cmdline = cmdline;
+        let parent = entry.parent;
+        self.entries.insert(key, entry);
+        self.count_child(parent, 1);
+        self.refile(key);
+        let holder = *self.holders.entry(key.pid).or_insert(key);
+        if holder.start_ticks < key.start_ticks {
+            self.holders.insert(key.pid, key);
+            self.mark_gone(holder, Gone { at_ns, is_certain: true });
+        } else if holder != key {
+            self.mark_gone(key, Gone { at_ns, is_certain: true });
+        }
+        while self.entries.len() > MAX_ENTRIES {
+            let first = self.spare.first().map_or(key, |(_, _, first)| *first);
+            self.evict(first);
+        }
+    }
+
+    pub(super) fn set_parent(&mut self, key: ProcessKey, parent: Option<ProcessKey>) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let before = std::mem::replace(&mut entry.parent, parent);
+        self.count_child(before, -1);
+        self.count_child(parent, 1);
+    }
+
+    /// For a living process.
+    pub(super) fn set_cmdline(&mut self, key: ProcessKey, cmdline: Arc<Cmdline>) {
+        if self.entries.get(&key).is_none_or(|entry| Arc::ptr_eq(&entry.cmdline, &cmdline)) {
+            return;
+        }
+        let cmdline = self.fit(cmdline);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            self.ledger.hold(&cmdline);
+            self.ledger.release(&std::mem::replace(&mut entry.cmdline, cmdline));
+        }
+    }
+
+    pub(super) fn mark_gone(&mut self, key: ProcessKey, gone: Gone) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let before = entry.gone.unwrap_or(gone);
+        // Absence is noticed late, so the earlier time is the better one.
+        let at_ns = before.at_ns.min(gone.at_ns);
+        entry.gone = Some(Gone { at_ns, is_certain: before.is_certain || gone.is_certain });
+        self.refile(key);
+    }
+
+    /// It is there after all, unless its end is certain.
+    pub(super) fn revive(&mut self, key: ProcessKey) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.gone = entry.gone.filter(|gone| gone.is_certain);
+        self.refile(key);
+    }
+
+    /// Forgets who was gone before that time, unless descendants need it.
+    pub(super) fn expire(&mut self, before_ns: u64) {
+        while let Some((Rank::GoneLeaf, gone_ns, key)) = self.spare.first().copied()
+            && gone_ns < before_ns
+        {
+            self.remove(key);
+        }
+    }
+
+    /// The command line, shortened if there is no room for it even without those that are gone.
+    fn fit(&mut self, cmdline: Arc<Cmdline>) -> Arc<Cmdline> {
+        while !self.ledger.has_room(&cmdline) {
+            let Some((Rank::GoneLeaf, _, key)) = self.spare.first().copied() else {
+                let bytes = cmdline.bytes[..SHORT_CMDLINE_BYTES].to_vec();
+                return Arc::new(Cmdline { bytes, is_cut: true });
+            };
+            self.evict(key);
+        }
+        cmdline
+    }
+
+    fn evict(&mut self, key: ProcessKey) {
+        self.evicted += 1;
+        self.remove(key);
+    }
+
+    fn remove(&mut self, key: ProcessKey) {
+        let Some(entry) = self.entries.remove(&key) else { return };
+        if let Some(place) = entry.books.place {
+            self.spare.remove(&place);
+        }
+        if self.holders.get(&key.pid) == Some(&key) {
+            self.holders.remove(&key.pid);
+        }
+        self.ledger.release(&entry.cmdline);
+        self.count_child(entry.parent, -1);
+    }
+
+    fn count_child(&mut self, parent: Option<ProcessKey>, change: i32) {
+        let Some(key) = parent else { return };
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        // A parent that was evicted and seen again does not know of its earlier children.
+        entry.books.children = entry.books.children.saturating_add_signed(change);
+        self.refile(key);
+    }
+
+    fn refile(&mut self, key: ProcessKey) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let place = entry.place(key);
+        if place == entry.books.place {
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut entry.books.place, place) {
+            self.spare.remove(&before);
+        }
+        self.spare.extend(place);
+    }
+}
+
+/// Bytes of long command lines, each counted once however many entries share it.
+#[derive(Debug, Default)]
+struct Ledger {
+    bytes: usize,
+    /// By address: it is that of a value we hold, so nobody else's.
+    holders: HashMap<usize, u32>,
+}
+
+impl Ledger {
+    fn has_room(&self, cmdline: &Arc<Cmdline>) -> bool {
+        let length = cmdline.bytes.len();
+        length <= SHORT_CMDLINE_BYTES
+            || self.bytes + length <= LONG_CMDLINE_BYTES
+            || self.holders.contains_key(&Arc::as_ptr(cmdline).addr())
+    }
+
+    fn hold(&mut self, cmdline: &Arc<Cmdline>) {
+        if cmdline.bytes.len() <= SHORT_CMDLINE_BYTES {
+            return;
+        }
+        let count = self.holders.entry(Arc::as_ptr(cmdline).addr()).or_insert(0);
+        self.bytes += if *count == 0 { cmdline.bytes.len() } else { 0 };
+        *count += 1;
+    }
+
+    fn release(&mut self, cmdline: &Arc<Cmdline>) {
+        let address = Arc::as_ptr(cmdline).addr();
+        let Some(count) = self.holders.get_mut(&address) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.holders.remove(&address);
+            self.bytes -= cmdline.bytes.len();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

@@ -1,0 +1,268 @@
+//! Fake trees, and the real `/proc`.
+
+use std::fs;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+/// A folder that looks like `/proc`.
+struct Tree {
+    folder: TempDir,
+}
+
+/// A process of a [`Tree`]; the rest of its stat line is 0.
+#[derive(Clone, Copy)]
+struct Fake {
+    comm: &'static [u8],
+    state: char,
+    threads: u32,
+    start_ticks: u64,
+    vm_bytes: u64,
+    rss_pages: i64,
+    arg_start: u64,
+}
+
+const SHELL: Fake =
+    Fake { comm: b"sh", state: 'S', threads: 1, start_ticks: 50, vm_bytes: 8192, rss_pages: 1, arg_start: 700 };
+
+impl Fake {
+    fn line(&self, pid: u32, parent: u32) -> Vec<u8> {
+        let zeros = |count: usize| "0 ".repeat(count);
+        let mut line = format!("{pid} (").into_bytes();
+        line.extend_from_slice(self.comm);
+        let Self { state, threads, start_ticks, vm_bytes, rss_pages, arg_start, .. } = self;
+        // 3, 4, 5 to 19, 20, 21, 22, 23, 24, 25 to 47, 48, 49 to 52
+        let (before, between) = (zeros(15), zeros(23));
+        let rest = format!(
+            ") {state} {parent} {before}{threads} 0 {start_ticks} {vm_bytes} {rss_pages} {between}{arg_start} 0 0 0 0\n"
+        );
+        line.extend_from_slice(rest.as_bytes());
+        line
+    }
+}
+
+impl Tree {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn scanner(&self) -> Scanner {
+        Scanner::new(ProcRoot::new(self.folder.path()), None).unwrap()
+    }
+
+    fn put(&self, path: &str, content: &[u8]) {
+        let path = self.folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn process(&self, pid: u32, parent: u32, fake: Fake, cmdline: &[u8]) {
+        self.put(&format!("{pid}/stat"), &fake.line(pid, parent));
+        self.put(&format!("{pid}/cmdline"), cmdline);
+    }
+}
+
+fn one(scanner: &mut Scanner) -> Observed {
+    let mut processes = scanner.scan().unwrap().processes;
+    assert_eq!(processes.len(), 1, "{processes:?}");
+    processes.remove(0)
+}
+
+#[test]
+fn a_process_is_read_with_all_that_is_asked_for() {
+    let tree = Tree::new();
+    tree.process(42, 7, SHELL, b"sh\0-c\0true\0");
+    let mut scanner = tree.scanner();
+    let observed = one(&mut scanner);
+    let cmdline = Cmdline { bytes: b"sh\0-c\0true\0".to_vec(), is_cut: false };
+    assert_eq!(
+        observed,
+        Observed {
+            key: ProcessKey { pid: 42, start_ticks: 50 },
+            parent_pid: 7,
+            name: "sh".into(),
+            cmdline: Arc::new(cmdline),
+            vm_bytes: 8192,
+            rss_bytes: scanner.page_bytes,
+            is_zombie: false,
+        }
+    );
+}
+
+#[test]
+fn odd_names_are_data() {
+    for (comm, name) in [(&b"a) S 1 (b"[..], "a) S 1 (b"), (b"x\ny", "x\ny"), (b"\xff)", "\u{fffd})"), (b"", "")] {
+        let tree = Tree::new();
+        tree.process(42, 7, Fake { comm, ..SHELL }, b"x\0");
+        let mut scanner = tree.scanner();
+        assert_eq!((&*one(&mut scanner).name, one(&mut scanner).parent_pid), (name, 7));
+    }
+}
+
+#[test]
+fn what_is_no_process_is_left_out() {
+    let tree = Tree::new();
+    tree.process(42, 7, SHELL, b"x\0");
+    for (pid, content) in
+        [(1, &b""[..]), (2, b"garbled"), (3, b"3 (x"), (4, b"4 (x) S 1 2"), (5, b") 5 ("), (6, b"6 (x)")]
+    {
+        tree.put(&format!("{pid}/stat"), content);
+    }
+    tree.put("8/other", b"");
+    tree.put("self/stat", &SHELL.line(9, 1));
+    tree.put("99999999999/stat", &SHELL.line(9, 1));
+    assert_eq!(one(&mut tree.scanner()).key.pid, 42);
+}
+
+#[test]
+fn a_cmdline_is_read_again_only_after_an_exec() {
+    let tree = Tree::new();
+    tree.process(42, 7, SHELL, b"first\0");
+    let mut scanner = tree.scanner();
+    let first = one(&mut scanner).cmdline;
+    tree.process(42, 7, SHELL, b"rewritten in place\0");
+    assert!(Arc::ptr_eq(&first, &one(&mut scanner).cmdline));
+    tree.process(42, 7, Fake { arg_start: 701, ..SHELL }, b"second\0");
+    assert_eq!(one(&mut scanner).cmdline.bytes, b"second\0");
+    tree.process(42, 7, Fake { arg_start: 701, comm: b"new", ..SHELL }, b"third\0");
+    assert_eq!(one(&mut scanner).cmdline.bytes, b"third\0");
+    tree.process(42, 7, Fake { arg_start: 701, comm: b"new", start_ticks: 60, ..SHELL }, b"fourth\0");
+    assert_eq!(one(&mut scanner).cmdline.bytes, b"fourth\0");
+}
+
+#[test]
+fn a_zombie_keeps_its_arguments_and_an_ended_leader_is_none() {
+    let tree = Tree::new();
+    let ended = Fake { state: 'Z', vm_bytes: 0, rss_pages: 0, arg_start: 0, ..SHELL };
+    tree.process(42, 7, SHELL, b"sh\0");
+    let mut scanner = tree.scanner();
+    one(&mut scanner);
+    tree.process(42, 7, Fake { threads: 2, ..ended }, b"");
+    tree.put("42/task/42/stat", &ended.line(42, 7));
+    tree.put("42/task/43/stat", &Fake { rss_pages: 9, start_ticks: 55, ..SHELL }.line(43, 7));
+    let leaderless = one(&mut scanner);
+    assert_eq!((leaderless.is_zombie, leaderless.rss_bytes), (false, 9 * scanner.page_bytes));
+    assert_eq!((leaderless.key.start_ticks, &leaderless.cmdline.bytes[..]), (50, &b"sh\0"[..]));
+    tree.process(42, 7, ended, b"");
+    let zombie = one(&mut scanner);
+    assert!(zombie.is_zombie);
+    assert_eq!(zombie.cmdline.bytes, b"sh\0");
+}
+
+#[test]
+fn long_cmdlines_are_cut_and_all_together_bounded() {
+    let tree = Tree::new();
+    let processes = 2 * u32::try_from(CACHE_BYTES / CMDLINE_BYTES).unwrap();
+    for pid in 1..=processes {
+        tree.process(pid, 1, SHELL, &b"x".repeat(CMDLINE_BYTES + pid as usize));
+    }
+    let mut scanner = tree.scanner();
+    let snapshot = scanner.scan().unwrap();
+    assert!(snapshot.processes.iter().all(|observed| observed.cmdline.is_cut));
+    assert_eq!(snapshot.processes[0].cmdline.bytes.len(), CMDLINE_BYTES);
+    let kept: usize = snapshot.processes.iter().map(|observed| observed.cmdline.bytes.len()).sum();
+    assert_eq!(kept, CACHE_BYTES + (processes as usize - CACHE_BYTES / CMDLINE_BYTES) * SHORT_CMDLINE_BYTES);
+    assert_eq!(scanner.cmdline_bytes, kept);
+    fs::remove_dir_all(tree.folder.path().join("1")).unwrap();
+    scanner.scan().unwrap();
+    assert_eq!(scanner.cmdline_bytes, kept - CMDLINE_BYTES);
+    assert_eq!(scanner.remembered.len(), processes as usize - 1, "who is gone is forgotten");
+}
+
+#[test]
+fn quiet_processes_are_read_in_turns_and_the_others_always() {
+    let tree = Tree::new();
+    let quiet = 3 * u32::try_from(QUIET_READ).unwrap();
+    let put = |pid, rss_pages| tree.process(pid, 1, Fake { rss_pages, ..SHELL }, b"x\0");
+    (1..=quiet).for_each(|pid| put(pid, 1));
+    let mut scanner = tree.scanner();
+    for _ in 0..=QUIET_AFTER {
+        scanner.scan().unwrap();
+    }
+    let fresh = |snapshot: &Snapshot, bytes| snapshot.processes.iter().filter(|it| it.rss_bytes == bytes).count();
+    let two_pages = 2 * scanner.page_bytes;
+    (1..=quiet).for_each(|pid| put(pid, 2));
+    // The pid in other hands, and a new one: seen at once. A folder in the place of another has another inode.
+    put(quiet + 1, 7);
+    tree.put("new/stat", &Fake { rss_pages: 7, start_ticks: 60, ..SHELL }.line(quiet, 1));
+    fs::remove_dir_all(tree.folder.path().join(quiet.to_string())).unwrap();
+    fs::rename(tree.folder.path().join("new"), tree.folder.path().join(quiet.to_string())).unwrap();
+    for turn in 1..=3 {
+        let snapshot = scanner.scan_in_turns().unwrap();
+        assert_eq!(snapshot.processes.len(), quiet as usize + 1);
+        assert_eq!(fresh(&snapshot, 7 * scanner.page_bytes), 2);
+        assert_eq!(fresh(&snapshot, two_pages), (turn * QUIET_READ).min(quiet as usize - 1), "turn {turn}");
+    }
+}
+
+#[test]
+fn a_full_scan_leaves_nobody_quiet() {
+    let tree = Tree::new();
+    tree.process(42, 7, SHELL, b"x\0");
+    let mut scanner = tree.scanner();
+    for _ in 0..10 {
+        scanner.scan().unwrap();
+    }
+    tree.process(42, 7, Fake { state: 'Z', ..SHELL }, b"x\0");
+    assert!(one(&mut scanner).is_zombie);
+}
+
+#[test]
+fn a_root_that_is_not_there_is_an_error() {
+    assert!(Scanner::new(ProcRoot::new("/nonexistent"), None).is_err());
+}
+
+#[test]
+fn the_real_proc_has_us_and_our_child() {
+    let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let snapshot = Scanner::new(ProcRoot::default(), None).unwrap().scan().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let find = |pid: u32| snapshot.processes.iter().find(|observed| observed.key.pid == pid).unwrap();
+    let (us, sleep) = (find(std::process::id()), find(child.id()));
+    assert_eq!((sleep.parent_pid, us.is_zombie), (us.key.pid, false));
+    assert!(us.rss_bytes > 1 << 20 && us.vm_bytes > us.rss_bytes);
+    assert!(us.key.start_boot_ns() <= sleep.key.start_boot_ns());
+    assert!(sleep.key.start_boot_ns() <= snapshot.at_boot_ns);
+    let arguments = fs::read("/proc/self/cmdline").unwrap();
+    assert_eq!(us.cmdline.bytes, arguments[..arguments.len().min(CMDLINE_BYTES)]);
+}
+
+proptest! {
+    #[test]
+    fn any_line_is_read_or_refused(line in prop::collection::vec(any::<u8>(), 0..300)) {
+        Stat::parse(&line);
+    }
+
+    #[test]
+    fn a_cut_line_is_never_misread(cut in 0usize..200, comm in "[ -~]{0,15}") {
+        let comm: &'static [u8] = comm.into_bytes().leak();
+        let line = Fake { comm, ..SHELL }.line(42, 7);
+        let (_, whole) = Stat::parse(&line).unwrap();
+        if let Some((_, stat)) = Stat::parse(&line[..cut.min(line.len())]) {
+            prop_assert_eq!(stat.start_ticks, whole.start_ticks);
+            prop_assert_eq!(stat.parent_pid, whole.parent_pid);
+        }
+    }
+}
+
+#[test]
+fn a_fence_keeps_others_out() {
+    let fence = |controller: &str, path: &str| Fence { controller: controller.into(), path: path.into() };
+    let memory = fence("memory", "/a/b");
+    assert!(memory.lets_in("5:cpu:/x\n4:memory:/a/b\n0::/\n"));
+    assert!(memory.lets_in("4:hugetlb,memory:/a/b/c"));
+    for outside in ["4:memory:/a/bc", "4:memory:/a", "0::/a/b", ""] {
+        assert!(!memory.lets_in(outside), "{outside}");
+    }
+    assert!(fence("", "/").lets_in("0::/anything") && fence("", "/").lets_in("0::/"));
+
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let path = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let inside = Scanner::new(ProcRoot::default(), Some(fence("", path))).unwrap().scan().unwrap();
+    assert!(inside.processes.iter().any(|process| process.key.pid == std::process::id()));
+    let nobody = Scanner::new(ProcRoot::default(), Some(fence("", "/nobody is here"))).unwrap().scan().unwrap();
+    assert_eq!(nobody.processes, []);
+}
