@@ -60,6 +60,11 @@ pub fn with_environment(entry: &str) -> Vec<u32> {
         .collect()
 }
 
+/// The children of a process.
+pub fn children(pid: u32) -> Vec<u32> {
+    all().filter(|&other| parent(other) == Some(pid)).collect()
+}
+
 /// Dead children that a process has not waited for.
 pub fn zombies_of(pid: u32) -> Vec<u32> {
     all()
