@@ -34,7 +34,10 @@ pub mod config_flag {
 
 layout! {
     /// Who "we" are.
-    pub struct Config: 12 {
+    pub struct Config: 24 {
+        /// The kernel's id of our memory cgroup (inode number of its folder): only processes in it or below
+        /// it are ours. 0 for no such limit. Needs [`Offsets::can_fence`].
+        pub fence_cgroup_id: u64,
         /// Inode number of our pid namespace (`stat /proc/self/ns/pid`), the kernel's `ns_common.inum`.
         pub pid_ns_inum: u32,
         /// How many pid namespaces are above ours, 0 in the init namespace (inode 0xEFFFFFFC), or
@@ -44,6 +47,8 @@ layout! {
         pub pid_ns_level: u32,
         /// Bits of [`config_flag`].
         pub flags: u32,
+        /// Where the memory controller is in `css_set.subsys` (`enum cgroup_subsys_id`).
+        pub memory_subsystem: u32,
     }
 }
 
@@ -51,9 +56,9 @@ layout! {
     /// Offsets in bytes of kernel struct members, from the running kernel's BTF; [`ABSENT`] for a member
     /// that it does not have.
     ///
-    /// The programs cannot do without the first group. Each of the others only takes figures out of
-    /// the records, which are then 0.
-    pub struct Offsets: 96 {
+    /// The programs cannot do without the first group. Each of the second only takes figures out of
+    /// the records, which are then 0. The third is for [`Config::fence_cgroup_id`].
+    pub struct Offsets: 120 {
         /// `task_struct.group_leader`
         pub task_group_leader: u32,
         /// `task_struct.thread_pid`
@@ -104,6 +109,19 @@ layout! {
         pub mm_arg_start: u32,
         /// `mm_struct.arg_end`
         pub mm_arg_end: u32,
+
+        /// `task_struct.cgroups`
+        pub task_cgroups: u32,
+        /// `css_set.subsys`
+        pub css_set_subsys: u32,
+        /// `cgroup_subsys_state.cgroup`
+        pub css_cgroup: u32,
+        /// `cgroup_subsys_state.parent`
+        pub css_parent: u32,
+        /// `cgroup.kn`
+        pub cgroup_kn: u32,
+        /// `kernfs_node.id`, a `u64` since 5.5
+        pub kernfs_node_id: u32,
     }
 }
 
@@ -134,6 +152,12 @@ impl Offsets {
         mm_pgtables_bytes: ABSENT,
         mm_arg_start: ABSENT,
         mm_arg_end: ABSENT,
+        task_cgroups: ABSENT,
+        css_set_subsys: ABSENT,
+        css_cgroup: ABSENT,
+        css_parent: ABSENT,
+        cgroup_kn: ABSENT,
+        kernfs_node_id: ABSENT,
     };
 
     /// Whether everything is there that the programs cannot do without.
@@ -151,6 +175,20 @@ impl Offsets {
             self.pid_numbers,
             self.pid_namespace_inum,
             self.signal_live,
+        ];
+        !needed.contains(&ABSENT)
+    }
+
+    /// Whether a task's memory cgroup can be told.
+    #[must_use]
+    pub fn can_fence(&self) -> bool {
+        let needed = [
+            self.task_cgroups,
+            self.css_set_subsys,
+            self.css_cgroup,
+            self.css_parent,
+            self.cgroup_kn,
+            self.kernfs_node_id,
         ];
         !needed.contains(&ABSENT)
     }

@@ -32,11 +32,19 @@ pub const RING_WAKE_BYTES: u64 = RING_BYTES as u64 / 4;
 /// Map: the ring buffer of records.
 pub const RING: &str = "RING";
 
-/// Map: per-CPU array of `u64`; entry [`Kind`] counts the records of that kind that found no room.
+/// Map: array of `u64` that user space can map, a row of [`LOST_KINDS`] for each CPU; in it, entry [`Kind`]
+/// counts the records of that kind that found no room. Mapped, because bpf(2) may be refused to a reader
+/// who has dropped his capabilities.
 pub const LOST: &str = "LOST";
 
-/// Entries of [`LOST`]: one per [`Kind`], which start at 1.
-pub const LOST_ENTRIES: u32 = 6;
+/// Entries in a row of [`LOST`]: the kinds start at 1.
+pub const LOST_KINDS: u32 = 8;
+
+/// Rows of [`LOST`]; CPUs beyond share them. Together they are one page.
+pub const LOST_CPUS: u32 = 64;
+
+/// Entries of [`LOST`].
+pub const LOST_ENTRIES: u32 = LOST_KINDS * LOST_CPUS;
 
 /// Map: the last kernel SIGKILL per sender; used only where `mark_victim` gives a bare thread id.
 pub const PENDING: &str = "PENDING";

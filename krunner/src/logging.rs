@@ -19,6 +19,9 @@ use crate::writer::Writer;
 /// Longer log entries are cut; an OOM report with its process tree stays far below.
 const MAX_LINE_BYTES: usize = 32 * 1024;
 
+/// Target of lines that are for whoever runs the node: on stderr only.
+pub const OPERATOR: &str = "krunner::operator";
+
 /// Takes a line for the agent if there is room for it.
 pub type Bridge = Box<dyn Fn(Bytes) -> bool + Send + Sync>;
 
@@ -63,7 +66,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
         line.0.push('\n');
         let line = Bytes::from(line.0);
         self.stderr.put(self.prefix, line.clone());
-        if let Some(bridge) = &self.bridge {
+        let to_user = event.metadata().target() != OPERATOR;
+        if let Some(bridge) = self.bridge.as_ref().filter(|_| to_user) {
             bridge.put(self.prefix, line);
         }
     }
@@ -142,6 +146,7 @@ mod tests {
             Log { prefix: "c-kernel", debug: false, stderr: Outlet::new(|_| true), bridge: Some(Outlet::new(bridge)) };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
             tracing::info!(code = 3, "has exited");
+            tracing::info!(target: OPERATOR, "not for users");
             tracing::debug!("not shown");
             *open.lock().unwrap() = false;
             tracing::warn!("lost");

@@ -10,6 +10,7 @@ mod command_line;
 mod conformance_batch;
 mod conformance_input;
 mod conformance_ops;
+mod doctor;
 mod environment;
 mod garbage;
 mod interrupt;

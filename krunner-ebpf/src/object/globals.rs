@@ -7,7 +7,8 @@ use krunner_common::{Config, LEVEL_UNKNOWN, Offsets, config_flag};
 static OFFSETS: Offsets = Offsets::UNKNOWN;
 
 #[unsafe(no_mangle)]
-static CONFIG: Config = Config { pid_ns_inum: 0, pid_ns_level: LEVEL_UNKNOWN, flags: 0 };
+static CONFIG: Config =
+    Config { fence_cgroup_id: 0, pid_ns_inum: 0, pid_ns_level: LEVEL_UNKNOWN, flags: 0, memory_subsystem: 0 };
 
 /// An offset of the running kernel by its name in [`Offsets`].
 macro_rules! offset {
@@ -37,6 +38,20 @@ pub(super) fn pid_ns_inum() -> u32 {
 pub(super) fn pid_ns_level() -> u32 {
     // SAFETY: as in `read`.
     unsafe { (&raw const CONFIG.pid_ns_level).read_volatile() }
+}
+
+/// The memory cgroup that all of ours are in, or 0.
+#[inline(always)]
+pub(super) fn fence_cgroup_id() -> u64 {
+    // SAFETY: as in `read`.
+    unsafe { (&raw const CONFIG.fence_cgroup_id).read_volatile() }
+}
+
+/// Where the memory controller is among a task's cgroups.
+#[inline(always)]
+pub(super) fn memory_subsystem() -> u32 {
+    // SAFETY: as in `read`.
+    unsafe { (&raw const CONFIG.memory_subsystem).read_volatile() }
 }
 
 /// Whether processes of all namespaces are reported.

@@ -1,16 +1,17 @@
 //! The ring buffer, and what becomes of a record that finds no room: it is counted.
 
-use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use aya_ebpf::maps::{PerCpuArray, RingBuf};
-use krunner_common::{Kind, LOST_ENTRIES, Layout, RING_BYTES, RING_WAKE_BYTES};
+use aya_ebpf::maps::{Array, RingBuf};
+use krunner_common::{Kind, LOST_CPUS, LOST_ENTRIES, LOST_KINDS, Layout, RING_BYTES, RING_WAKE_BYTES};
 
 #[map]
 static RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
 #[map]
-static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOST_ENTRIES, 0);
+static LOST: Array<u64> = Array::with_max_entries(LOST_ENTRIES, BPF_F_MMAPABLE);
 
 /// When the reader learns of a record.
 #[derive(Clone, Copy)]
@@ -53,7 +54,9 @@ pub(super) fn reserve<T: Layout + 'static>(kind: Kind) -> Option<RingBufEntry<T>
 
 #[inline(always)]
 fn count_lost(kind: Kind) {
-    if let Some(lost) = LOST.get_ptr_mut(kind as u32) {
+    // SAFETY: a helper without arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() } % LOST_CPUS;
+    if let Some(lost) = LOST.get_ptr_mut(cpu * LOST_KINDS + kind as u32) {
         // SAFETY: the element is this CPU's own, and programs of one CPU that interrupt each other
         // could at worst count two losses as one.
         unsafe { *lost += 1 };

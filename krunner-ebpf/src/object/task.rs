@@ -11,7 +11,7 @@ use aya_ebpf::helpers::bpf_get_current_task;
 use krunner_common::{COMM_BYTES, LEVEL_UNKNOWN, Memory, Task, upid};
 
 use super::address::Address;
-use super::globals::{all_namespaces, offset, pid_ns_inum, pid_ns_level};
+use super::globals::{all_namespaces, fence_cgroup_id, memory_subsystem, offset, pid_ns_inum, pid_ns_level};
 
 /// Pid namespaces nest this deep (`MAX_PID_NS_LEVEL` in `include/linux/pid_namespace.h`).
 const LEVELS: u32 = 32;
@@ -151,6 +151,9 @@ pub(super) fn id_again(task: Address) -> Option<u32> {
 
 #[inline(always)]
 fn id_or(task: Address, level_unknown: impl FnOnce(Address, u32) -> Option<u32>) -> Option<u32> {
+    if fence_cgroup_id() != 0 && !is_inside(task) {
+        return None;
+    }
     if everything_is_ours() {
         return task.u32(offset!(task_pid));
     }
@@ -161,6 +164,29 @@ fn id_or(task: Address, level_unknown: impl FnOnce(Address, u32) -> Option<u32>)
         Some(_) => None,
         None => level_unknown(pid, deepest),
     }
+}
+
+/// Cgroups nest this deep under the one that we look for; a Kubernetes pod's are three deep.
+const CGROUP_LEVELS: u32 = 16;
+
+/// Whether a task's memory cgroup is the fence or below it.
+#[inline(always)]
+fn is_inside(task: Address) -> bool {
+    cgroup_walk(task).unwrap_or(false)
+}
+
+#[inline(always)]
+fn cgroup_walk(task: Address) -> Option<bool> {
+    let cgroups = task.pointer(offset!(task_cgroups))?;
+    let mut state = cgroups.plus(memory_subsystem() * 8).pointer(offset!(css_set_subsys))?;
+    for _ in 0..CGROUP_LEVELS {
+        let cgroup = state.pointer(offset!(css_cgroup))?;
+        if cgroup.pointer(offset!(cgroup_kn))?.u64(offset!(kernfs_node_id))? == fence_cgroup_id() {
+            return Some(true);
+        }
+        state = state.pointer(offset!(css_parent))?;
+    }
+    Some(false)
 }
 
 /// Whether the ids of the init namespace are the ones to report, and there is nothing to filter.

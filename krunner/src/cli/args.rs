@@ -14,6 +14,8 @@ Examples:
   krunner send status                ask a running runner when it started
   krunner send exec 'make test'      run a command line in it and show its output
   krunner selftest                   see that everything works on this machine
+  krunner monitor                    report every kill for memory here, without an agent
+  krunner doctor                     see how OOM kills would be traced here, and why
 
 Exit codes:
   0    done, or stopped by SIGINT or SIGTERM     4    send: no answer in time
@@ -67,6 +69,10 @@ pub(super) enum Task {
     Send(SendArgs),
     /// Start a runner in a temporary place and drive it through its main jobs
     Selftest(SelftestArgs),
+    /// Report each kill for memory: which process, started by whom, how big, how sure
+    Monitor(MonitorArgs),
+    /// Say which tracer of OOM kills a runner started here would use, and why not the better one
+    Doctor(DoctorArgs),
 }
 
 const SEND_EXAMPLES: &str = "\
@@ -117,6 +123,46 @@ pub(super) struct SendArgs {
 #[derive(Debug, ClapArgs)]
 pub(super) struct SelftestArgs {
     /// Print the steps as one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+const MONITOR_EXAMPLES: &str = "\
+Examples:
+  krunner monitor                         until interrupted: kills in this container, or in this cgroup
+  krunner monitor --json | jq .victim     a JSON object a line
+  sudo krunner monitor --all-namespaces   every container of the machine
+
+Precise with CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN) and a kernel with BTF; otherwise inferred from
+snapshots and counters, with less confidence. `krunner doctor` says which it would be here, and why.";
+
+/// `krunner monitor`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = MONITOR_EXAMPLES)]
+pub(super) struct MonitorArgs {
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Report kills of the whole machine, other containers' included; ids are the host's
+    #[arg(long)]
+    pub(super) all_namespaces: bool,
+}
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  krunner doctor                             a line for each check: ok, MISSING or note
+  krunner doctor --json | jq -r .tracer      bpf or snapshot
+  setpriv --reuid 1000 --clear-groups krunner doctor         as a user without capabilities would see it
+
+BPF is used when nothing is MISSING; `->` says what would help. A note rules nothing out. The exit
+code is 0 whichever tracer it is.";
+
+/// `krunner doctor`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = DOCTOR_EXAMPLES)]
+pub(super) struct DoctorArgs {
+    /// Print one JSON object: tracer, scope, and each check with its state, what was found and the remedy
     #[arg(long)]
     pub(super) json: bool,
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use super::args::{Args, Task};
-use super::{run, selftest, send};
+use super::{doctor, monitor, run, selftest, send};
 use crate::exit::Exit;
 
 /// The whole program.
@@ -15,6 +15,8 @@ pub fn main() -> ExitCode {
     let ended = match args.task {
         Some(Task::Send(request)) => in_runtime(send::send(request)),
         Some(Task::Selftest(options)) => in_runtime(selftest::selftest(options)),
+        Some(Task::Monitor(options)) => monitor::monitor(&options),
+        Some(Task::Doctor(options)) => doctor::doctor(&options),
         None => run::run(args.runner),
     };
     match ended {

@@ -2,7 +2,9 @@
 //! exit codes.
 
 mod args;
+mod doctor;
 mod main;
+mod monitor;
 mod run;
 mod scratch;
 mod selftest;

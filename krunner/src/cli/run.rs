@@ -1,6 +1,7 @@
 //! The drop-in form: be the kernel runner of this container.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::config::{Paths, Ports, child_env};
 use crate::error::{Critical, chain};
 use crate::exit::Exit;
 use crate::logging;
+use crate::monitor::{Means, Wanted};
 use crate::process::Console;
 use crate::runtime::Kind;
 use crate::session::{Session, Settings, Signals};
@@ -30,6 +32,8 @@ const LAST_WORDS_DEADLINE: Duration = Duration::from_millis(300);
 const FIRST_PRIVATE_FD: i32 = 3;
 
 pub(super) fn run(args: RunnerArgs) -> anyhow::Result<ExitCode> {
+    // First of all: see `Means::of_this_host`.
+    let means = Means::of_this_host(Wanted::Ours);
     let kind = args.lang.as_deref().and_then(Kind::find).context("no such language")?;
     let console = Console::of_this_process().context("cannot use stdout and stderr")?;
     let (outbox, queue) = Outbox::new();
@@ -43,19 +47,32 @@ pub(super) fn run(args: RunnerArgs) -> anyhow::Result<ExitCode> {
     if let Err(error) = sys::close_on_exec_from(FIRST_PRIVATE_FD) {
         tracing::warn!("descriptors that krunner was started with may be passed on to programs: {error}");
     }
-    let settings = settings(kind, args.root, args.runtime_path);
+    let settings = settings(kind, args.root, args.runtime_path, means);
     Ok(in_runtime(serve(settings, console, outbox, queue))?.into())
 }
 
-fn settings(kind: &'static Kind, root: PathBuf, runtime_path: Option<PathBuf>) -> Settings {
+fn settings(kind: &'static Kind, root: PathBuf, runtime_path: Option<PathBuf>, means: Means) -> Settings {
     let paths = Paths::below(root);
     let (ports, port_warnings) = Ports::load(&paths.intrinsic_ports());
-    let (env, env_warnings) = child_env(env::vars_os(), &paths);
+    let (env, env_warnings) = child_env(environment(), &paths);
     for warning in port_warnings.iter().chain(&env_warnings) {
         tracing::warn!("{warning}");
     }
     let runtime_path = runtime_path.unwrap_or_else(|| kind.default_path.into());
-    Settings { paths, ports, env, kind, runtime_path }
+    Settings { paths, ports, env, kind, runtime_path, means }
+}
+
+/// What we were started with. Where krunner's file has capabilities, libc has taken `LD_LIBRARY_PATH` and its
+/// like away from us; programs are to have them.
+fn environment() -> Vec<(OsString, OsString)> {
+    let own = || env::vars_os().collect();
+    if !sys::was_elevated() {
+        return own();
+    }
+    sys::initial_environment().unwrap_or_else(|error| {
+        tracing::warn!("programs may lack LD_LIBRARY_PATH and the like: {error}");
+        own()
+    })
 }
 
 async fn serve(settings: Settings, console: Console, outbox: Outbox, queue: Queue) -> anyhow::Result<Exit> {

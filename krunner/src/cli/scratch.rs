@@ -13,10 +13,16 @@ use nix::unistd::Pid;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::error::chain;
+use crate::monitor::tracer::LOADER_THREAD;
+use crate::monitor::{Cgroup, CgroupRoot};
 use crate::transport::Address;
 
 /// The contract's stop takes at most ten seconds.
 const STOP_DEADLINE: Duration = Duration::from_secs(11);
+
+/// For the last of a killed process to be cleared away.
+const CGROUP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A runner process and its root folder; both are gone when this is dropped.
 pub(super) struct Scratch {
@@ -76,6 +82,26 @@ impl Scratch {
         bail!("the runner has not stopped within {STOP_DEADLINE:?}")
     }
 
+    /// Whether the runner's OOM tracer is attached, once that is decided.
+    pub(super) async fn is_traced(&self) -> anyhow::Result<bool> {
+        let of = |folder: &str| fs::read_dir(format!("/proc/{}/{folder}", self.runner.id()));
+        let deadline = Instant::now() + STOP_DEADLINE;
+        loop {
+            let comms = of("task")?.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+            if !comms.into_iter().any(|comm| comm.trim() == LOADER_THREAD) {
+                break;
+            }
+            if Instant::now() > deadline {
+                bail!("the OOM tracer is still being loaded after {STOP_DEADLINE:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let links = of("fd")?.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+        Ok(links
+            .into_iter()
+            .any(|link| link.to_string_lossy().contains("bpf_link") || link.to_string_lossy().contains("bpf-link")))
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_raw(self.runner.id().cast_signed())
     }
@@ -86,6 +112,43 @@ impl Drop for Scratch {
         // Both fail when it has ended, which is what they are for.
         let _ = self.runner.kill();
         let _ = self.runner.wait();
+    }
+}
+
+/// A memory cgroup below our own; gone when this is dropped.
+pub(super) struct ScratchCgroup {
+    folder: PathBuf,
+}
+
+impl ScratchCgroup {
+    /// Makes one with a limit; the error says why that cannot be done here.
+    pub(super) fn make(limit_bytes: u64) -> Result<Self, String> {
+        let own = Cgroup::find(&CgroupRoot::default()).map_err(|error| chain(&error))?;
+        let folder = own.dir.join(format!("krunner-selftest-{}", std::process::id()));
+        let why = |error: io::Error| format!("no memory cgroup can be made at {}: {error}", folder.display());
+        fs::create_dir(&folder).map_err(why)?;
+        let made = Self { folder: folder.clone() };
+        let file = if own.version == 1 { "memory.limit_in_bytes" } else { "memory.max" };
+        fs::write(folder.join(file), limit_bytes.to_string()).map_err(why)?;
+        Ok(made)
+    }
+
+    /// The file that a process writes its id to, to be in it.
+    pub(super) fn procs(&self) -> PathBuf {
+        self.folder.join("cgroup.procs")
+    }
+}
+
+impl Drop for ScratchCgroup {
+    fn drop(&mut self) {
+        // Busy until the kernel is done with the last process in it.
+        let deadline = Instant::now() + CGROUP_PATIENCE;
+        while fs::remove_dir(&self.folder).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy) {
+            if Instant::now() > deadline {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

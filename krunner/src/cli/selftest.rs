@@ -12,8 +12,9 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::args::SelftestArgs;
-use super::scratch::Scratch;
+use super::scratch::{Scratch, ScratchCgroup};
 use crate::exit::Exit;
+use crate::monitor::clock;
 use crate::transport::{Client, ClientError, RawReply};
 
 /// No step of the self-test takes anywhere near as long.
@@ -24,6 +25,12 @@ const INTERRUPT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// More than one chunk, every byte value, and no line structure.
 const PATTERN_BYTES: usize = 300_000;
+
+/// For the end of a program that eats, and the report of it. A report comes within milliseconds.
+const REPORT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The memory that a program may have which then eats more. A small machine has that much.
+const EATER_LIMIT_BYTES: u64 = 48 * 1024 * 1024;
 
 const PROGRAM: &str = r#"#include <stdio.h>
 int main(void) { printf("hello from C\n"); return 3; }
@@ -77,7 +84,66 @@ async fn drive(report: &mut Report, scratch: &mut Scratch, compiler: bool, start
     let interrupted = report.time("interrupt of a running program", interrupt(&mut client)).await?;
     interrupted.expect(-2, "ready\n")?;
 
+    kill_for_memory(report, &mut client, scratch).await?;
+
     report.time("stop: a running program is ended, its end told", stop(&mut client, scratch)).await
+}
+
+/// Lets a program eat past its limit, and sees who is named for it.
+async fn kill_for_memory(report: &mut Report, client: &mut Client, scratch: &Scratch) -> anyhow::Result<()> {
+    const STEP: &str = "kill for memory: the victim is named";
+    let cgroup = match ScratchCgroup::make(EATER_LIMIT_BYTES) {
+        Ok(cgroup) => cgroup,
+        Err(reason) => {
+            report.skip(STEP, &reason);
+            return Ok(());
+        }
+    };
+    fs::create_dir_all(scratch.work().join(".logs"))?;
+    let traced = scratch.is_traced().await?;
+    // `tail` keeps its last line, and this one has no end.
+    let line = format!("echo $$ > '{}'; exec tail /dev/zero", cgroup.procs().display());
+    client.send("exec", line).await?;
+    let (mut batch, mut told) = (Batch::default(), None);
+    let deadline = Instant::now() + REPORT_PATIENCE;
+    while told.is_none() {
+        match client.receive(INTERRUPT_PATIENCE).await {
+            Ok(reply) => {
+                let is_it = String::from_utf8_lossy(&reply.payload).contains("oom-killed process");
+                told = is_it.then(clock::boot_ns);
+                batch.take(&reply)?;
+            }
+            Err(ClientError::Silent(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if told.is_none() && Instant::now() > deadline {
+            ensure!(!traced, "no report came within {REPORT_PATIENCE:?}");
+            report.skip(STEP, "without BPF a kill in a cgroup below the runner's own is not seen");
+            return Ok(());
+        }
+    }
+    let kill: Value = oom_record(scratch).await?;
+    let exited_ns = kill["exited_at_boot_ns"].as_u64();
+    let (name, confidence) = (kill["victim"]["name"].as_str(), kill["confidence"].as_str().unwrap_or("unknown"));
+    ensure!(name == Some("tail"), "{name:?} was named as the victim: {kill}");
+    let took = told.zip(exited_ns).map(|(told_ns, exited_ns)| told_ns.saturating_sub(exited_ns));
+    report.pass(&format!("{STEP}, {confidence}"), Duration::from_nanos(took.unwrap_or(0)));
+    report.detail(&String::from_utf8_lossy(&batch.stderr));
+    Ok(())
+}
+
+/// The first line of the record of kills, once it is there.
+async fn oom_record(scratch: &Scratch) -> anyhow::Result<Value> {
+    let path = scratch.work().join(".logs/oom.jsonl");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        if let Some((line, _)) = text.split_once('\n') {
+            return Ok(serde_json::from_str(line)?);
+        }
+        ensure!(Instant::now() < deadline, "{} was not written", path.display());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 async fn interrupt(client: &mut Client) -> anyhow::Result<Batch> {
@@ -184,6 +250,13 @@ impl Report {
     fn pass(&mut self, step: &str, took: Duration) {
         self.say("ok", step, &format!("{:.1} ms", took.as_secs_f64() * 1000.0));
         self.steps.push(json!({ "step": step, "result": "ok", "ms": took.as_secs_f64() * 1000.0 }));
+    }
+
+    /// What a step was about, for people.
+    fn detail(&self, text: &str) {
+        if !self.json {
+            text.lines().for_each(|text| line(&format!("         {text}")));
+        }
     }
 
     fn skip(&mut self, step: &str, reason: &str) {

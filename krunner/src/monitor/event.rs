@@ -26,6 +26,18 @@ impl ProcessKey {
     pub fn from_boot_ns(pid: u32, start_boot_ns: u64) -> Self {
         Self { pid, start_ticks: start_boot_ns / Self::NS_PER_TICK }
     }
+
+    /// When it started, rounded down to a tick.
+    #[must_use]
+    pub fn start_boot_ns(self) -> u64 {
+        self.start_ticks.saturating_mul(Self::NS_PER_TICK)
+    }
+
+    /// Whether it was surely there at that time.
+    #[must_use]
+    pub fn started_before(self, at_boot_ns: u64) -> bool {
+        self.start_boot_ns().saturating_add(Self::NS_PER_TICK) <= at_boot_ns
+    }
 }
 
 /// Something that happened.

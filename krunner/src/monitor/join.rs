@@ -57,6 +57,10 @@ pub enum Confidence {
     Confirmed,
     /// Killed along with a victim: it shared its memory, or its cgroup with `memory.oom.group`.
     CoVictim,
+    /// No tracer: the cgroup counted a kill, and this process had left by then.
+    Inferred,
+    /// No tracer and no counter: somebody said that there was a kill, and this process had left.
+    Possible,
 }
 
 /// A process killed for memory.
@@ -166,6 +170,12 @@ impl Joiner {
         let verdicts = open.into_iter().filter_map(|process| self.close(process, now_ns)).collect();
         self.cases.retain(|_, case| !case.is_stale(now_ns));
         verdicts
+    }
+
+    /// Whether something may come of time passing.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.cases.is_empty()
     }
 
     /// How many cases were given up for want of room.

@@ -1,17 +1,38 @@
 //! Which process did the kernel kill for memory, started by whom, how big was it, how sure are we.
 //!
 //! ```text
-//! tracer (BPF, or a process elsewhere) ──TraceEvent──▶ join ──Verdict──▶ (report)
+//! tracer ──TraceEvent──▶ ┌────────────────────────────┐
+//! (BPF, or elsewhere)    │ engine: join, history,     │ ──Tell──▶ session, `krunner monitor`
+//! sampler ──Snapshot───▶ │         storm, report      │
+//! (/proc, every 2 s)     └────────────────────────────┘
 //! ```
 //!
-//! A tracer passes plain values; what they mean is decided by pure code here. Knows nothing of sessions,
-//! replies or the agent.
+//! A tracer passes plain values; what they mean is decided by pure code: [`join`] makes verdicts of events,
+//! [`history`] knows who started whom, [`report`] what is told. [`watch`] is the task around it. Knows nothing
+//! of sessions, replies or the agent.
 
+mod cgroup;
+pub mod clock;
+mod engine;
 mod event;
+mod history;
 mod join;
+pub mod means;
 mod process;
+mod procfs;
+mod report;
+mod sampler;
+mod storm;
 pub mod tracer;
+mod watch;
 
+pub use cgroup::{Cgroup, CgroupError, CgroupFacts, CgroupRoot, Reading};
+pub use engine::Notice;
 pub use event::{Actor, Exec, Exit, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessKey, Trace, TraceEvent};
 pub use join::{Confidence, Joiner, Verdict, Victim};
+pub use means::{Means, Wanted};
 pub use process::{Cmdline, Observed, Snapshot};
+pub use report::{Dead, Report, Seen};
+pub use storm::Suppressed;
+pub use tracer::{Scope, TracerKind};
+pub use watch::{Monitor, Tell, Watching};

@@ -22,7 +22,7 @@ pub struct Observed {
     /// Whose child it is now; 0 for none that we can see.
     pub parent_pid: u32,
     /// Its comm; bytes that are not UTF-8 are replaced.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its arguments.
     pub cmdline: Arc<Cmdline>,
     /// Address space.

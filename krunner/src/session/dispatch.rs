@@ -9,6 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::event::{Event, Response};
+use super::oom::Oom;
 use super::queue::{Pushed, TaskQueue, Work};
 use super::signals::Signals;
 use super::start::Preparation;
@@ -17,12 +18,13 @@ use super::worker::Worker;
 use crate::config::{ChildEnv, Paths, Ports};
 use crate::error::{Critical, chain};
 use crate::exit::Exit;
+use crate::monitor::Means;
 use crate::process::{Console, Control, Launcher, OutputSink, Reaper, Stream};
 use crate::runtime::{Kind, Runtime};
 use crate::tasks::TaskGroup;
 use crate::transport::{self, Inbound, Outbox, Queue};
 use crate::user_input::{self, InputWanted, UserInput};
-use crate::wire::{AgentEvent, Op, OutputStream, Reply, ServiceOutcome, ServiceRequest, Step};
+use crate::wire::{Op, OutputStream, Reply, ServiceOutcome, ServiceRequest, Step};
 
 /// Tasks that report at the same time; they wait for their turn.
 const QUEUED_EVENTS: usize = 16;
@@ -39,6 +41,8 @@ pub struct Settings {
     pub kind: &'static Kind,
     /// Its program.
     pub runtime_path: PathBuf,
+    /// How kills for memory are seen.
+    pub means: Means,
 }
 
 /// A running session.
@@ -57,6 +61,7 @@ pub struct Session {
     runtime: Arc<dyn Runtime>,
     input: Option<UserInput>,
     inputs_wanted: mpsc::Receiver<InputWanted>,
+    pub(super) oom: Oom,
     /// A request for input is about to be told; the next one waits.
     asking: bool,
     /// Counts steps, so that what belongs to an earlier one is known by its number.
@@ -88,6 +93,7 @@ impl Session {
         let input = user_input::serve(&socket, settings.kind.user_input, tell_wanted, &tasks)
             .inspect_err(|error| tracing::warn!("programs cannot ask for input: {}: {error}", socket.display()))
             .ok();
+        let oom = Oom::start(settings.means, settings.paths.logs(), &tasks);
         let (report, events) = mpsc::channel(QUEUED_EVENTS);
         let runtime = (settings.kind.make)(settings.runtime_path);
         let mut session = Self {
@@ -104,6 +110,7 @@ impl Session {
             runtime,
             input,
             inputs_wanted,
+            oom,
             asking: false,
             step_number: 0,
             started_at,
@@ -156,6 +163,7 @@ impl Session {
             () = signals.next() => Event::Signal,
             task = self.tasks.failed() => Event::TaskPanicked(task),
             Some(event) = self.events.recv() => event,
+            told = self.oom.next() => Event::Oom(told),
             Some(wanted) = wanted, if !self.asking => Event::InputWanted(wanted),
             Some(frames) = message => Event::Message(frames),
         }
@@ -165,6 +173,7 @@ impl Session {
         match event {
             Event::Signal => return Response::Stop,
             Event::TaskPanicked(task) => return Response::Fail(task),
+            Event::Oom(told) => self.oom.handle(told),
             Event::Message(frames) => match Op::decode(&frames) {
                 Ok(op) => self.handle_op(op),
                 Err(problem) => tracing::warn!("a message of the agent is skipped: {}", chain(&problem)),
@@ -205,7 +214,8 @@ impl Session {
             },
             Op::Status => self.outbox.answer(Reply::Status { started_at: self.started_at }),
             Op::Complete(_) => self.outbox.answer(Reply::Completion(Vec::new())),
-            Op::Event(event) => log_event(&event),
+            Op::Event(event) if event.kind == "oom" => self.oom.told_by_agent(),
+            Op::Event(event) => tracing::info!("Agent-notified event: {} {}", event.kind, event.data),
             Op::StartService(request) => self.outbox.answer(Reply::ServiceResult(start_service(&request))),
             Op::StartModelService(request) => {
                 tracing::warn!("the model service {} is not started: there are no model services", request.name);
@@ -276,15 +286,6 @@ fn start_service(request: &ServiceRequest) -> ServiceOutcome {
             tracing::warn!("the service {} is not supported", request.name);
             ServiceOutcome::failed("unsupported service")
         }
-    }
-}
-
-fn log_event(event: &AgentEvent) {
-    if event.kind == "oom" {
-        tracing::warn!("Out-of-memory detected!");
-        tracing::warn!("failed to get the information of oom-killed processes");
-    } else {
-        tracing::info!("Agent-notified event: {} {}", event.kind, event.data);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::oom::Told;
 use crate::config::ChildEnv;
 use crate::user_input::InputWanted;
 
@@ -23,6 +24,8 @@ pub(super) enum Event {
         /// Which step that was in.
         step_number: u64,
     },
+    /// About kills for memory.
+    Oom(Told),
     /// SIGINT or SIGTERM.
     Signal,
     /// One of our tasks panicked.

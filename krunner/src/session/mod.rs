@@ -14,6 +14,8 @@
 
 mod dispatch;
 mod event;
+mod oom;
+mod oom_log;
 mod queue;
 mod signals;
 mod start;

@@ -1,11 +1,18 @@
 //! What needs `unsafe`: calls that neither std nor nix offers as safe functions.
 
+mod bpf_call;
+mod environment;
 mod fds;
+pub mod memory;
+mod privilege;
 mod proctitle;
 mod queues;
 mod reap;
 
+pub use bpf_call::try_bpf;
+pub use environment::initial_environment;
 pub use fds::close_on_exec_from;
+pub use privilege::{Capabilities, Capability, drop_added, effective, permitted, raise_permitted, was_elevated};
 pub use proctitle::set_process_title;
 pub use queues::{readable_bytes, unsent_bytes};
 pub use reap::reap_any;

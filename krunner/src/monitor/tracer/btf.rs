@@ -24,6 +24,7 @@ const PTR: u32 = 2;
 const ARRAY: u32 = 3;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const ENUM: u32 = 6;
 const TYPEDEF: u32 = 8;
 const RESTRICT: u32 = 11;
 const FUNC_PROTO: u32 = 13;
@@ -46,9 +47,25 @@ const MEMBERS_MAX: u32 = 1 << 16;
 /// The type of what is called at `mark_victim`, a typedef (`include/trace/bpf_probe.h`).
 const MARK_VICTIM: &str = "btf_trace_mark_victim";
 
-/// The types that we know by name, structs but for one.
-const WANTED: [&str; 8] =
-    ["task_struct", "signal_struct", "mm_struct", "cred", "pid", "pid_namespace", "upid", MARK_VICTIM];
+/// Numbers the controllers (`include/linux/cgroup-defs.h`).
+const SUBSYSTEMS: &str = "cgroup_subsys_id";
+
+/// The types that we know by name, structs but for two.
+const WANTED: [&str; 13] = [
+    "task_struct",
+    "signal_struct",
+    "mm_struct",
+    "cred",
+    "pid",
+    "pid_namespace",
+    "upid",
+    "css_set",
+    "cgroup_subsys_state",
+    "cgroup",
+    "kernfs_node",
+    SUBSYSTEMS,
+    MARK_VICTIM,
+];
 
 /// What the programs are to know of the running kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +74,8 @@ pub struct KernelFacts {
     pub offsets: Offsets,
     /// The tracepoint `mark_victim` passes a bare thread id, not the task.
     pub mark_victim_is_pid: bool,
+    /// The number of the memory controller (`enum cgroup_subsys_id`), if the kernel has one.
+    pub memory_subsystem: Option<u32>,
 }
 
 /// Why the kernel's BTF does not tell what the programs need.
@@ -101,7 +120,11 @@ pub fn kernel_facts(btf: &[u8]) -> Result<KernelFacts, BtfError> {
     if layout != [upid::NR, upid::NS, upid::SIZE] {
         return Err(BtfError::Upid(layout));
     }
-    Ok(KernelFacts { offsets: btf.offsets()?, mark_victim_is_pid: btf.mark_victim_is_pid()? })
+    Ok(KernelFacts {
+        offsets: btf.offsets()?,
+        mark_victim_is_pid: btf.mark_victim_is_pid()?,
+        memory_subsystem: btf.memory_subsystem()?,
+    })
 }
 
 /// One type: its `struct btf_type`, and where in the type section its body is.
@@ -137,7 +160,11 @@ impl<'a> Btf<'a> {
             let (found, next) = btf.type_at(at)?;
             btf.starts.push(u32::try_from(at).map_err(|_| BtfError::Malformed("too many types"))?);
             for (slot, name) in btf.wanted.iter_mut().zip(WANTED) {
-                let kind = if name == MARK_VICTIM { TYPEDEF } else { STRUCT };
+                let kind = match name {
+                    MARK_VICTIM => TYPEDEF,
+                    SUBSYSTEMS => ENUM,
+                    _ => STRUCT,
+                };
                 if found.kind == kind && slot.is_none() && is_text(strings, found.name, name) {
                     *slot = Some(found);
                 }
@@ -244,6 +271,12 @@ impl<'a> Btf<'a> {
             mm_pgtables_bytes: optional("mm_struct", "pgtables_bytes")?,
             mm_arg_start: optional("mm_struct", "arg_start")?,
             mm_arg_end: optional("mm_struct", "arg_end")?,
+            task_cgroups: optional("task_struct", "cgroups")?,
+            css_set_subsys: optional("css_set", "subsys")?,
+            css_cgroup: optional("cgroup_subsys_state", "cgroup")?,
+            css_parent: optional("cgroup_subsys_state", "parent")?,
+            cgroup_kn: optional("cgroup", "kn")?,
+            kernfs_node_id: optional("kernfs_node", "id")?,
         })
     }
 
@@ -258,6 +291,18 @@ impl<'a> Btf<'a> {
         let [element] = words(self.types, stat.body)?;
         let counter = self.peel(element)?;
         Ok((self.find(counter, base, "percpu_counter", "count")?.0, counter.size_or_id))
+    }
+
+    /// The entry `memory_cgrp_id` of the enumeration of controllers.
+    fn memory_subsystem(&self) -> Result<Option<u32>, BtfError> {
+        let Ok(subsystems) = self.named(SUBSYSTEMS) else { return Ok(None) };
+        for index in 0..subsystems.entries as usize {
+            let [name, value] = words(self.types, subsystems.body + 8 * index)?;
+            if is_text(self.strings, name, "memory_cgrp_id") {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
     }
 
     /// The typedef is of a pointer to a function, whose first parameter is the tracer's own `void *`.
@@ -357,6 +402,9 @@ mod tests {
         let stat = if old { counter } else { to.add((ARRAY, "", 0), 0, &[counter, int, 4]) };
         let inner = to.group((STRUCT, "", 600), &[("rss_stat", stat, 400)]);
         to.group((STRUCT, "mm_struct", 800), &[("", inner, 64)]);
+        let names = to.1.len() as u32;
+        to.1.extend(b"cpu_cgrp_id\0memory_cgrp_id\0");
+        to.add((ENUM, SUBSYSTEMS, 4), 2, &[names, 1, names + 12, 4]);
         let pointer = to.add((PTR, "", task), 0, &[]);
         let called = to.add((FUNC_PROTO, "", 0), 2, &[0, pointer, 0, if old { number } else { pointer }]);
         let tracer = to.add((PTR, "", called), 0, &[]);
@@ -367,8 +415,9 @@ mod tests {
     #[test]
     fn both_kinds_of_kernel_are_understood() {
         for (old, rss) in [(true, (464, 8)), (false, (472, 40))] {
-            let KernelFacts { offsets, mark_victim_is_pid } = kernel_facts(&kernel(old, "none")).unwrap();
-            assert_eq!(mark_victim_is_pid, old);
+            let KernelFacts { offsets, mark_victim_is_pid, memory_subsystem } =
+                kernel_facts(&kernel(old, "none")).unwrap();
+            assert_eq!((mark_victim_is_pid, memory_subsystem), (old, Some(4)));
             assert_eq!((offsets.mm_rss, offsets.mm_rss_stride), rss);
             assert_eq!([offsets.task_start_boottime, offsets.task_comm, offsets.task_mm], [144, 192, 16]);
             assert_eq!([offsets.pid_namespace_inum, offsets.cred_uid, offsets.mm_arg_end], [116, ABSENT, ABSENT]);

@@ -1,7 +1,13 @@
-//! Sources of [`TraceEvent`](super::TraceEvent)s.
-//!
-//! So far their first steps: where the running kernel keeps what the BPF programs read (`btf`), and
-//! what their records say (`decode`). The loader itself is to come.
+//! Sources of [`TraceEvent`](super::TraceEvent)s: what can be had on this host, and how it is set up.
 
+mod bpf;
 pub mod btf;
+mod checks;
 pub mod decode;
+mod kind;
+mod loading;
+pub mod probe;
+
+pub use bpf::{INIT_PID_NAMESPACE, Reach, Target};
+pub use kind::{Scope, TracerKind};
+pub use loading::{LOADER_THREAD, Loading, try_to_attach};

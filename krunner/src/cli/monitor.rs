@@ -1,0 +1,96 @@
+//! `krunner monitor`: the monitor alone, on any Linux host.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::args::MonitorArgs;
+use super::main::in_runtime;
+use crate::exit::Exit;
+use crate::monitor::{Means, Monitor, Notice, Scope, Tell, TracerKind, Wanted, Watching};
+use crate::session::Signals;
+use crate::sys;
+use crate::tasks::{TaskGroup, blocking};
+
+pub(super) fn monitor(args: &MonitorArgs) -> anyhow::Result<ExitCode> {
+    if args.all_namespaces && sys::was_elevated() {
+        bail!(
+            "--all-namespaces is for users with rights of their own: yours are those of this program's file \
+             capabilities, which are for your own processes"
+        );
+    }
+    let means = Means::of_this_host(if args.all_namespaces { Wanted::Everything } else { Wanted::Ours });
+    in_runtime(watch(means, args.json))
+}
+
+async fn watch(means: Means, json: bool) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::watch()?;
+    let tasks = TaskGroup::new();
+    let (_monitor, mut tells) = Monitor::start(means, &tasks).context("cannot start the monitor")?;
+    let print_all = async {
+        loop {
+            let tell = tells.recv().await.context("a bug: the monitor has ended")?;
+            let line = if json { in_json(&tell)?.to_string() } else { in_words(&tell) };
+            // Whoever has closed stdout does not want to know. One who does not read holds us up, and what then
+            // finds no room with the tracer is counted.
+            if blocking(move || writeln!(io::stdout(), "{line}")).await.is_err() {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = signals.next() => {}
+        task = tasks.failed() => bail!("a bug: the task `{task}` panicked"),
+        printed = print_all => printed?,
+    }
+    Ok(Exit::Ok.into())
+}
+
+fn in_json(tell: &Tell) -> anyhow::Result<Value> {
+    Ok(match tell {
+        Tell::Watching(watching) => named("watching", watching)?,
+        Tell::Notice(Notice::Report(report)) => serde_json::to_value(report)?,
+        Tell::Notice(Notice::Suppressed(suppressed)) => serde_json::to_value(suppressed)?,
+        Tell::Notice(Notice::Lost { records }) => json!({ "event": "records_lost", "count": records }),
+    })
+}
+
+/// An object that says first what it is.
+fn named(event: &str, what: &impl Serialize) -> anyhow::Result<Value> {
+    let mut value = json!({ "event": event });
+    if let (Value::Object(all), Value::Object(fields)) = (&mut value, serde_json::to_value(what)?) {
+        all.extend(fields);
+    }
+    Ok(value)
+}
+
+fn in_words(tell: &Tell) -> String {
+    match tell {
+        Tell::Watching(watching) => watching_in_words(watching),
+        Tell::Notice(Notice::Report(report)) => format!("Out-of-memory detected!\n{report}"),
+        Tell::Notice(Notice::Suppressed(suppressed)) => suppressed.to_string(),
+        Tell::Notice(Notice::Lost { records }) => {
+            format!("{records} records of the tracer found no room; a kill may have gone unseen")
+        }
+    }
+}
+
+fn watching_in_words(watching: &Watching) -> String {
+    let whose = match watching.scope {
+        Scope::PidNamespace => "in this pid namespace and below",
+        Scope::Cgroup => "in this memory cgroup and below (--all-namespaces sees all)",
+        Scope::All => "of the whole machine",
+    };
+    let means = match watching.tracer {
+        TracerKind::Bpf => "traced by eBPF".to_owned(),
+        TracerKind::Snapshot => {
+            let reason = watching.why_not_bpf.as_deref().unwrap_or("unknown");
+            format!("inferred from snapshots; not traced: {reason} (`krunner doctor` knows more)")
+        }
+    };
+    format!("watching for kills for memory {whose}, {means}")
+}

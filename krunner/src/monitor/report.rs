@@ -1,0 +1,364 @@
+//! What is told of a kill: for people a tree, for programs an object. Pure.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Serialize, Serializer};
+
+use super::cgroup::CgroupFacts;
+use super::event::{Actor, ProcessKey};
+use super::history::{History, Process};
+use super::join::{Confidence, Victim};
+use super::process::Cmdline;
+use super::tracer::TracerKind;
+
+/// Other processes that were large at that moment.
+const LARGEST: usize = 5;
+
+/// As much of a command line as is shown in the tree.
+const SHOWN_CMDLINE_BYTES: usize = 512;
+
+const MIB: u64 = 1024 * 1024;
+
+/// A kill for memory.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    event: &'static str,
+    /// How sure we are.
+    pub confidence: Confidence,
+    /// How it was seen.
+    pub tracer: TracerKind,
+    /// The time of day of the SIGKILL.
+    #[serde(serialize_with = "rfc3339")]
+    pub time: SystemTime,
+    /// The same, since boot.
+    pub killed_at_boot_ns: u64,
+    /// When it exited, if that was seen.
+    pub exited_at_boot_ns: Option<u64>,
+    /// Who was killed.
+    pub victim: Dead,
+    /// For a co-victim: whose kill it was a part of.
+    pub with_pid: Option<u32>,
+    /// Whoever asked for the memory that was not there.
+    pub trigger: Option<Actor>,
+    /// Who started it, who started that one, and so on.
+    pub ancestors: Vec<Seen>,
+    /// Who else was large.
+    pub largest: Vec<Seen>,
+    /// The victim's memory cgroup.
+    pub cgroup: Option<CgroupFacts>,
+    /// Records that the tracer had no room for so far.
+    pub lost_records: u64,
+}
+
+/// A process as it is told of.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Seen {
+    /// Its id.
+    pub pid: u32,
+    /// When it started, since boot in ticks of 10 ms: with the pid, what names it for good.
+    pub start_ticks: u64,
+    /// Its comm.
+    pub name: Arc<str>,
+    /// Its arguments.
+    #[serde(serialize_with = "joined")]
+    pub cmdline: Arc<Cmdline>,
+    /// There is more of it.
+    pub cmdline_is_cut: bool,
+    /// For how long it had been running.
+    pub running_s: f64,
+    /// Its address space.
+    pub vm_bytes: u64,
+    /// Its resident memory.
+    pub rss_bytes: u64,
+    /// It was gone already.
+    pub exited: bool,
+}
+
+/// The victim, of which the kernel knows more.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Dead {
+    /// As of any process.
+    #[serde(flatten)]
+    pub seen: Seen,
+    /// Its user, as the host numbers users.
+    pub uid: Option<u32>,
+    /// As in `/proc/PID/oom_score_adj`.
+    pub oom_score_adj: Option<i16>,
+    /// Resident: anonymous.
+    pub anon_bytes: Option<u64>,
+    /// Resident: of files.
+    pub file_bytes: Option<u64>,
+    /// Resident: shared memory.
+    pub shmem_bytes: Option<u64>,
+    /// Swapped out.
+    pub swap_bytes: Option<u64>,
+    /// Its page tables.
+    pub pgtables_bytes: Option<u64>,
+}
+
+/// What a report tells beside the victim.
+#[derive(Debug, Clone)]
+pub(super) struct Circumstances {
+    /// The time of day of the kill.
+    pub(super) time: SystemTime,
+    /// The victim's memory cgroup.
+    pub(super) cgroup: Option<CgroupFacts>,
+    /// Records that the tracer had no room for so far.
+    pub(super) lost_records: u64,
+}
+
+impl Report {
+    /// Of a victim that the tracer saw.
+    #[must_use]
+    pub(super) fn of_victim(victim: &Victim, history: &History, circumstances: Circumstances) -> Self {
+        let (kill, at_ns) = (&victim.kill, victim.killed_at_boot_ns);
+        let memory = kill.memory;
+        let known = history.find(kill.victim);
+        let resident_bytes = memory.anon_bytes + memory.file_bytes + memory.shmem_bytes;
+        let or_known = |bytes: u64, known: Option<u64>| if bytes > 0 { bytes } else { known.unwrap_or(0) };
+        let cmdline = known.map(|process| Arc::clone(&process.cmdline)).unwrap_or_default();
+        let seen = Seen {
+            pid: kill.victim.pid,
+            start_ticks: kill.victim.start_ticks,
+            name: Arc::from(kill.name.as_str()),
+            cmdline_is_cut: cmdline.is_cut,
+            cmdline,
+            running_s: running_s(kill.victim, at_ns),
+            vm_bytes: or_known(memory.vm_bytes, known.map(|process| process.vm_bytes)),
+            rss_bytes: or_known(resident_bytes, known.map(|process| process.rss_bytes)),
+            exited: victim.exited_at_boot_ns.is_some(),
+        };
+        let dead = Dead {
+            seen,
+            uid: Some(kill.uid),
+            oom_score_adj: Some(kill.oom_score_adj),
+            anon_bytes: Some(memory.anon_bytes),
+            file_bytes: Some(memory.file_bytes),
+            shmem_bytes: Some(memory.shmem_bytes),
+            swap_bytes: Some(memory.swap_bytes),
+            pgtables_bytes: Some(memory.pgtables_bytes),
+        };
+        let report = Self::new(victim.confidence, TracerKind::Bpf, dead, kill.victim, at_ns, history, circumstances);
+        Self {
+            exited_at_boot_ns: victim.exited_at_boot_ns,
+            with_pid: victim.with.map(|with| with.pid),
+            trigger: victim.trigger.clone(),
+            ..report
+        }
+    }
+
+    /// Of one that left when somebody was killed.
+    #[must_use]
+    pub(super) fn of_suspect(
+        confidence: Confidence,
+        suspect: &Process,
+        at_ns: u64,
+        history: &History,
+        circumstances: Circumstances,
+    ) -> Self {
+        let dead = Dead {
+            seen: Seen { exited: true, ..Seen::of(suspect, at_ns) },
+            uid: None,
+            oom_score_adj: None,
+            anon_bytes: None,
+            file_bytes: None,
+            shmem_bytes: None,
+            swap_bytes: None,
+            pgtables_bytes: None,
+        };
+        Self::new(confidence, TracerKind::Snapshot, dead, suspect.key, at_ns, history, circumstances)
+    }
+
+    fn new(
+        confidence: Confidence,
+        tracer: TracerKind,
+        victim: Dead,
+        key: ProcessKey,
+        at_ns: u64,
+        history: &History,
+        circumstances: Circumstances,
+    ) -> Self {
+        let seen = |processes: Vec<&Process>| processes.into_iter().map(|process| Seen::of(process, at_ns)).collect();
+        Self {
+            event: "oom_kill",
+            confidence,
+            tracer,
+            time: circumstances.time,
+            killed_at_boot_ns: at_ns,
+            exited_at_boot_ns: None,
+            victim,
+            with_pid: None,
+            trigger: None,
+            ancestors: seen(history.ancestors(key)),
+            largest: seen(history.largest(LARGEST, key)),
+            cgroup: circumstances.cgroup,
+            lost_records: circumstances.lost_records,
+        }
+    }
+}
+
+impl Seen {
+    fn of(process: &Process, at_ns: u64) -> Self {
+        Self {
+            pid: process.key.pid,
+            start_ticks: process.key.start_ticks,
+            name: Arc::clone(&process.name),
+            cmdline: Arc::clone(&process.cmdline),
+            cmdline_is_cut: process.cmdline.is_cut,
+            running_s: running_s(process.key, at_ns),
+            vm_bytes: process.vm_bytes,
+            rss_bytes: process.rss_bytes,
+            exited: process.gone_at_ns.is_some(),
+        }
+    }
+}
+
+/// The tree, then what else is known; without a newline at the end.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sure = matches!(self.confidence, Confidence::Confirmed | Confidence::CoVictim);
+        writeln!(f, "detected {}oom-killed process:", if sure { "" } else { "potentially " })?;
+        write!(f, "{}", self.victim.seen)?;
+        for (level, ancestor) in self.ancestors.iter().enumerate() {
+            let gone = if ancestor.exited { " (exited)" } else { "" };
+            write!(f, "\n{:indent$}└─ {ancestor}{gone}", "", indent = 3 * level)?;
+        }
+        write!(f, "\nconfidence: {}", self.how_sure())?;
+        if let Some(trigger) = &self.trigger {
+            write!(f, "\ntrigger: {} ({}) asked for memory", trigger.pid, trigger.name.escape_debug())?;
+        }
+        if let Some(cgroup) = &self.cgroup {
+            let shown = |bytes: Option<u64>, none: &str| bytes.map_or_else(|| none.to_owned(), mib);
+            let (limit, usage) = (shown(cgroup.limit_bytes, "none"), shown(cgroup.usage_bytes, "unknown"));
+            write!(f, "\ncgroup: limit {limit}, usage {usage} ({})", cgroup.path.escape_debug())?;
+        }
+        if let (Some(anon), Some(file), Some(shmem)) =
+            (self.victim.anon_bytes, self.victim.file_bytes, self.victim.shmem_bytes)
+        {
+            write!(f, "\nvictim's memory: anon {}, file {}, shmem {}", mib(anon), mib(file), mib(shmem))?;
+        }
+        if !self.largest.is_empty() {
+            f.write_str("\nlargest processes alive:")?;
+            for process in &self.largest {
+                write!(f, "\n  {process}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn how_sure(&self) -> String {
+        match (self.confidence, self.with_pid) {
+            (Confidence::Confirmed, _) => "confirmed (the kernel's kill and mark were seen)".to_owned(),
+            (Confidence::CoVictim, Some(pid)) => format!("co-victim (killed along with {pid})"),
+            (Confidence::CoVictim, None) => "co-victim".to_owned(),
+            (Confidence::Inferred, _) => "inferred (the cgroup counted a kill, and this process left)".to_owned(),
+            (Confidence::Possible, _) => "possible (it left about that time)".to_owned(),
+        }
+    }
+}
+
+/// `PID (running for 1,234.56s, vm: 1,234m, rss: 1,234m): cmdline`.
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let running = format!("{:.2}", self.running_s);
+        let (seconds, hundredths) = running.split_once('.').unwrap_or((&running, "00"));
+        let seconds = seconds.parse().map_or_else(|_| seconds.to_owned(), grouped);
+        let (vm, rss) = (mib(self.vm_bytes), mib(self.rss_bytes));
+        write!(f, "{} (running for {seconds}.{hundredths}s, vm: {vm}, rss: {rss}): ", self.pid)?;
+        let cmdline = self.cmdline.to_string();
+        if cmdline.is_empty() {
+            return write!(f, "[{}]", self.name.escape_debug());
+        }
+        let end = cmdline.floor_char_boundary(SHOWN_CMDLINE_BYTES);
+        f.write_str(&cmdline[..end])?;
+        match (cmdline.len() - end, self.cmdline_is_cut) {
+            (0, false) => Ok(()),
+            (0, true) => f.write_str("…"),
+            (more, false) => write!(f, "… ({} more bytes)", grouped(more as u64)),
+            (more, true) => write!(f, "… (more than {} more bytes)", grouped(more as u64)),
+        }
+    }
+}
+
+/// The arguments with a space between; what could forge a line or drive a terminal is escaped.
+impl fmt::Display for Cmdline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A process that gave itself a title may have padded it.
+        let end = self.bytes.iter().rposition(|byte| !matches!(byte, 0 | b' ')).map_or(0, |last| last + 1);
+        for character in String::from_utf8_lossy(&self.bytes[..end]).chars() {
+            match character {
+                '\0' => f.write_char(' ')?,
+                control if control.is_control() => write!(f, "{}", control.escape_default())?,
+                other => f.write_char(other)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "nanoseconds are more than is shown")]
+fn running_s(process: ProcessKey, at_ns: u64) -> f64 {
+    Duration::from_nanos(at_ns.saturating_sub(process.start_boot_ns())).as_millis() as f64 / 1000.0
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{}m", grouped(bytes.div_ceil(MIB)))
+}
+
+/// `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn joined<S: Serializer>(cmdline: &Cmdline, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(cmdline)
+}
+
+fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&utc(*time))
+}
+
+/// RFC 3339, in UTC, with microseconds.
+fn utc(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = date(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", since.subsec_micros())
+}
+
+/// Year, month and day of a day since 1970-01-01, in the Gregorian calendar.
+fn date(mut days: u64) -> (u64, u64, u64) {
+    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let mut year = 1970;
+    while days >= 365 + u64::from(is_leap(year)) {
+        days -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(is_leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    (year, month, days + 1)
+}
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

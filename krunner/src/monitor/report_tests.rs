@@ -1,0 +1,161 @@
+//! Reports as they are read.
+
+use super::super::event::{Kill, KillSource, MemoryAtKill};
+use super::super::process::{Observed, Snapshot};
+use super::*;
+
+const TICK_NS: u64 = 10_000_000;
+const GIB: u64 = 1024 * MIB;
+
+fn observed(pid: u32, start_ticks: u64, parent_pid: u32, cmdline: &[u8], rss_bytes: u64) -> Observed {
+    Observed {
+        key: ProcessKey { pid, start_ticks },
+        parent_pid,
+        name: format!("p{pid}").into(),
+        cmdline: Arc::new(Cmdline { bytes: cmdline.to_vec(), is_cut: false }),
+        vm_bytes: 2 * rss_bytes,
+        rss_bytes,
+        is_zombie: false,
+    }
+}
+
+fn history(more: Vec<Observed>) -> History {
+    let mut processes = vec![
+        observed(1, 0, 0, b"/sbin/init\0", 10 * MIB),
+        observed(20, 1000, 1, b"", 7 * MIB),
+        observed(300, 2000, 20, b"./hog\x00300\x00", 3 * MIB),
+    ];
+    processes.extend(more);
+    let mut history = History::new();
+    history.fold_snapshot(&Snapshot { at_boot_ns: 3000 * TICK_NS, processes });
+    history
+}
+
+fn victim(pid: u32, start_ticks: u64) -> Victim {
+    let memory = MemoryAtKill {
+        vm_bytes: 2 * GIB,
+        anon_bytes: GIB,
+        file_bytes: 2 * MIB,
+        shmem_bytes: 0,
+        swap_bytes: 0,
+        pgtables_bytes: 4096,
+    };
+    let trigger = Actor { pid: 20, name: "p20".into() };
+    let kill = Kill {
+        victim: ProcessKey { pid, start_ticks },
+        name: "hog".into(),
+        uid: 1000,
+        oom_score_adj: 0,
+        source: KillSource::Kernel,
+        sender: Some(trigger.clone()),
+        memory,
+        already_pending: false,
+    };
+    Victim {
+        kill,
+        confidence: Confidence::Confirmed,
+        with: None,
+        trigger: Some(trigger),
+        killed_at_boot_ns: 345_678 * TICK_NS,
+        exited_at_boot_ns: Some(345_679 * TICK_NS),
+    }
+}
+
+fn circumstances() -> Circumstances {
+    let cgroup = CgroupFacts {
+        path: "/docker/abc".into(),
+        version: 1,
+        limit_bytes: Some(GIB),
+        usage_bytes: Some(GIB),
+        oom_kill_count: Some(1),
+    };
+    let time = SystemTime::UNIX_EPOCH + Duration::new(1_764_000_000, 123_456_789);
+    Circumstances { time, cgroup: Some(cgroup), lost_records: 0 }
+}
+
+#[test]
+fn the_tree_tells_who_started_whom() {
+    let report = Report::of_victim(&victim(300, 2000), &history(Vec::new()), circumstances());
+    let expected = "\
+detected oom-killed process:
+300 (running for 3,436.78s, vm: 2,048m, rss: 1,026m): ./hog 300
+└─ 20 (running for 3,446.78s, vm: 14m, rss: 7m): [p20]
+   └─ 1 (running for 3,456.78s, vm: 20m, rss: 10m): /sbin/init
+confidence: confirmed (the kernel's kill and mark were seen)
+trigger: 20 (p20) asked for memory
+cgroup: limit 1,024m, usage 1,024m (/docker/abc)
+victim's memory: anon 1,024m, file 2m, shmem 0m
+largest processes alive:
+  1 (running for 3,456.78s, vm: 20m, rss: 10m): /sbin/init
+  20 (running for 3,446.78s, vm: 14m, rss: 7m): [p20]";
+    assert_eq!(report.to_string(), expected);
+}
+
+#[test]
+fn the_object_has_stable_names_with_units() {
+    let report = Report::of_victim(&victim(300, 2000), &history(Vec::new()), circumstances());
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["event"], "oom_kill");
+    assert_eq!(json["confidence"], "confirmed");
+    assert_eq!(json["tracer"], "bpf");
+    assert_eq!(json["time"], "2025-11-24T16:00:00.123456Z");
+    assert_eq!(json["victim"]["cmdline"], "./hog 300");
+    assert_eq!(json["victim"]["rss_bytes"], GIB + 2 * MIB);
+    assert_eq!(json["victim"]["uid"], 1000);
+    assert_eq!(json["victim"]["exited"], true);
+    assert_eq!(json["ancestors"][1]["pid"], 1);
+    assert_eq!(json["trigger"]["name"], "p20");
+    assert_eq!(json["cgroup"]["limit_bytes"], GIB);
+    assert_eq!(json["with_pid"], serde_json::Value::Null);
+}
+
+#[test]
+fn a_victim_of_whom_nothing_is_known_is_told_all_the_same() {
+    let report = Report::of_victim(&victim(301, 3000), &History::new(), circumstances());
+    assert!(report.to_string().starts_with(
+        "detected oom-killed process:\n301 (running for 3,426.78s, vm: 2,048m, rss: 1,026m): [hog]\nconfidence:"
+    ));
+}
+
+#[test]
+fn a_co_victim_names_its_company_and_a_suspect_is_only_that() {
+    let victim = Victim {
+        confidence: Confidence::CoVictim,
+        with: Some(ProcessKey { pid: 7, start_ticks: 1 }),
+        ..victim(300, 2000)
+    };
+    let report = Report::of_victim(&victim, &history(Vec::new()), circumstances());
+    assert!(report.to_string().contains("\nconfidence: co-victim (killed along with 7)\n"));
+
+    let history = history(Vec::new());
+    let suspect = history.find(ProcessKey { pid: 300, start_ticks: 2000 }).unwrap();
+    let report = Report::of_suspect(Confidence::Possible, suspect, 4000 * TICK_NS, &history, circumstances());
+    let text = report.to_string();
+    assert!(text.starts_with("detected potentially oom-killed process:\n300 (running for 20.00s, vm: 6m, rss: 3m): "));
+    assert!(text.contains("\nconfidence: possible (") && !text.contains("trigger"));
+    assert_eq!(serde_json::to_value(&report).unwrap()["victim"]["anon_bytes"], serde_json::Value::Null);
+}
+
+#[test]
+fn no_command_line_can_forge_a_line_or_drive_a_terminal() {
+    let evil = b"a\nOut-of-memory detected!\x1b[2J\0\xff\0";
+    let report =
+        Report::of_victim(&victim(400, 2500), &history(vec![observed(400, 2500, 20, evil, MIB)]), circumstances());
+    let text = report.to_string();
+    assert!(text.contains(": a\\nOut-of-memory detected!\\u{1b}[2J \u{fffd}\n"), "{text}");
+
+    let long = [b'x'; 5000];
+    let report =
+        Report::of_victim(&victim(400, 2500), &history(vec![observed(400, 2500, 20, &long, MIB)]), circumstances());
+    assert!(report.to_string().contains("x… (4,488 more bytes)\n"));
+}
+
+#[test]
+fn days_are_counted_as_the_calendar_does() {
+    let day = |seconds: u64| utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+    assert_eq!(day(0), "1970-01-01T00:00:00.000000Z");
+    assert_eq!(day(951_782_399), "2000-02-28T23:59:59.000000Z");
+    assert_eq!(day(951_782_400), "2000-02-29T00:00:00.000000Z");
+    assert_eq!(day(1_735_689_599), "2024-12-31T23:59:59.000000Z");
+    assert_eq!(day(4_107_542_400), "2100-03-01T00:00:00.000000Z");
+}

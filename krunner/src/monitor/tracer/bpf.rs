@@ -1,0 +1,282 @@
+//! The eBPF tracer: loads the programs, attaches them, and reads what they write.
+//!
+//! ```text
+//! loader thread: gate ─▶ offsets from BTF ─▶ load, attach ──Attached──▶ reader task ──batches──▶ monitor
+//! ```
+//!
+//! The only file that knows aya. Loading needs capabilities, some 50 ms and, for a moment, some 30 MiB
+//! (aya parses the whole BTF of the kernel, asked or not); it happens once, on a thread that ends with it,
+//! so that no other thread of the runner ever has a capability. Reading the ring buffer needs none: it
+//! is shared memory. What is read is passed on as plain [`TraceEvent`]s; what finds no room in the ring is
+//! counted by the programs and told as [`Trace::Lost`].
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::{fmt, io};
+
+use aya::maps::{Map, MapData, MapError, RingBuf};
+use aya::programs::raw_trace_point::RawTracePointLink;
+use aya::programs::{ProgramError, ProgramType, RawTracePoint};
+use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use krunner_common::program::{self, Program};
+use krunner_common::{CONFIG, Config, LEVEL_UNKNOWN, LOST, LOST_ENTRIES, OFFSETS, RING, config_flag};
+use nix::unistd::{SysconfVar, sysconf};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::time::{Duration, MissedTickBehavior, interval};
+
+use super::btf::{self, BtfError, KernelFacts};
+use super::decode::decode;
+use crate::error::chain;
+use crate::monitor::clock;
+use crate::monitor::event::{Trace, TraceEvent};
+use crate::sys::memory::{self, Words};
+
+/// Records passed on at once: enough to keep the reader from waiting on each, little enough to bound what
+/// is under way.
+const BATCH: usize = 256;
+
+/// Forks and execs do not wake the reader; it looks by itself this often.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A counter for each CPU and kind of record.
+const LOST_WORDS: NonZeroUsize = NonZeroUsize::new(LOST_ENTRIES as usize).expect("there are CPUs");
+
+/// The inode number of the first pid namespace (`PROC_PID_INIT_INO`, `include/linux/proc_ns.h`).
+pub const INIT_PID_NAMESPACE: u32 = 0xEFFF_FFFC;
+
+/// ELF headers are read in place, so the bytes have to be aligned as they are.
+#[repr(C, align(8))]
+struct Aligned<T: ?Sized>(T);
+
+static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../../krunner-ebpf/krunner-ebpf.o"));
+
+/// What is to be traced, and where the kernel describes itself.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The kernel's BTF: `/sys/kernel/btf/vmlinux`.
+    pub btf: PathBuf,
+    /// Inode number of our pid namespace.
+    pub pid_namespace: u32,
+    /// Whose processes are told.
+    pub reach: Reach,
+}
+
+/// Whose processes are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Those of our pid namespace and of the ones below it.
+    PidNamespace,
+    /// Of those, the ones in this memory cgroup (its id: the inode number of its folder) and below it.
+    Cgroup(u64),
+    /// All of the machine, with the ids of the first namespace.
+    Everything,
+}
+
+/// Why the programs are not attached.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    /// bpf(2) does not work for us at all.
+    #[error("the kernel refuses bpf(2)")]
+    Refused(#[source] io::Error),
+    /// The kernel knows no raw tracepoints.
+    #[error("the kernel has no raw tracepoint programs")]
+    TooOld,
+    /// The kernel does not tell how it is laid out.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The kernel's BTF lacks what tells cgroups apart.
+    #[error(
+        "the kernel's BTF does not tell how to find a task's memory cgroup, without which a runner in the host's pid namespace would see other tenants"
+    )]
+    NoFence,
+    /// Maps could not be made.
+    #[error("the eBPF object was not loaded")]
+    Object(#[source] EbpfError),
+    /// The object is another than this program was built for.
+    #[error("the eBPF object lacks {0}")]
+    Lacks(&'static str),
+    /// The verifier or a missing feature.
+    #[error("the kernel refuses the program `{name}`: {reason}")]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// What the kernel says.
+        reason: String,
+    },
+    /// No such tracepoint.
+    #[error("cannot attach to the tracepoint `{tracepoint}`: {reason}")]
+    Attach {
+        /// Its name.
+        tracepoint: &'static str,
+        /// What the kernel says.
+        reason: String,
+    },
+    /// The ring buffer is there, but not usable.
+    #[error("cannot use the ring buffer")]
+    Ring(#[source] MapError),
+    /// The counters of lost records are there, but not usable.
+    #[error("cannot map the counters of lost records")]
+    Counters(#[source] io::Error),
+}
+
+/// Programs that run until this is dropped, and their ring buffer.
+pub(in crate::monitor) struct Attached {
+    ring: RingBuf<MapData>,
+    lost: Words,
+    _links: Vec<RawTracePointLink>,
+}
+
+impl fmt::Debug for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attached").finish_non_exhaustive()
+    }
+}
+
+/// Loads and attaches. Blocks for some 100 ms; see the top of this file for what it takes.
+///
+/// # Errors
+/// With what is in the way; nothing stays loaded then.
+pub(super) fn attach(target: &Target) -> Result<Attached, LoadError> {
+    gate()?;
+    let attached = load(target);
+    memory::give_back();
+    attached
+}
+
+/// Fails early and cheaply where bpf(2) is refused.
+fn gate() -> Result<(), LoadError> {
+    match aya::sys::is_program_supported(ProgramType::RawTracePoint) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(LoadError::TooOld),
+        Err(ProgramError::SyscallError(error)) => Err(LoadError::Refused(error.io_error)),
+        Err(error) => Err(LoadError::Refused(io::Error::other(error))),
+    }
+}
+
+fn load(target: &Target) -> Result<Attached, LoadError> {
+    let facts = btf::read_kernel_facts(&target.btf)?;
+    let can_fence = facts.offsets.can_fence() && facts.memory_subsystem.is_some();
+    if matches!(target.reach, Reach::Cgroup(_)) && !can_fence {
+        return Err(LoadError::NoFence);
+    }
+    let offsets = facts.offsets.to_bytes();
+    let config = config(target, &facts).to_bytes();
+    let mut ebpf = EbpfLoader::new()
+        .btf(None)
+        // A log only of what is refused.
+        .verifier_log_level(VerifierLogLevel::DEBUG)
+        .override_global(OFFSETS, &offsets[..], true)
+        .override_global(CONFIG, &config[..], true)
+        .load(&OBJECT.0)
+        .map_err(LoadError::Object)?;
+    let ring = ebpf.take_map(RING).ok_or(LoadError::Lacks("the map RING"))?;
+    let ring = RingBuf::try_from(ring).map_err(LoadError::Ring)?;
+    let lost = ebpf.take_map(LOST).ok_or(LoadError::Lacks("the map LOST"))?;
+    let Map::Array(lost) = lost else { return Err(LoadError::Lacks("the array LOST")) };
+    let lost = Words::of_map(lost.fd(), LOST_WORDS).map_err(LoadError::Counters)?;
+    let links = program::ALL.iter().map(|program| link(&mut ebpf, program)).collect::<Result<_, _>>()?;
+    Ok(Attached { ring, lost, _links: links })
+}
+
+fn config(target: &Target, facts: &KernelFacts) -> Config {
+    let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+    Config {
+        fence_cgroup_id: if let Reach::Cgroup(id) = target.reach { id } else { 0 },
+        memory_subsystem: facts.memory_subsystem.unwrap_or(0),
+        pid_ns_inum: target.pid_namespace,
+        pid_ns_level: if target.pid_namespace == INIT_PID_NAMESPACE { 0 } else { LEVEL_UNKNOWN },
+        flags: flag(target.reach == Reach::Everything, config_flag::ALL_NAMESPACES)
+            | flag(facts.mark_victim_is_pid, config_flag::MARK_VICTIM_IS_PID),
+    }
+}
+
+fn link(ebpf: &mut Ebpf, program: &Program) -> Result<RawTracePointLink, LoadError> {
+    let refused = |error: ProgramError| LoadError::Program { name: program.name, reason: reason(&error) };
+    let loaded: &mut RawTracePoint =
+        ebpf.program_mut(program.name).ok_or(LoadError::Lacks(program.name))?.try_into().map_err(refused)?;
+    loaded.load().map_err(refused)?;
+    let attach = |error: ProgramError| LoadError::Attach { tracepoint: program.tracepoint, reason: reason(&error) };
+    let id = loaded.attach(program.tracepoint).map_err(attach)?;
+    loaded.take_link(id).map_err(attach)
+}
+
+/// In one line. Of what the verifier says, which may be pages, the last words are the reason.
+fn reason(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let told = log.lines().rfind(|line| !line.is_empty() && !line.starts_with("processed "));
+            told.map_or_else(|| io_error.to_string(), |told| format!("{io_error}: {told}"))
+        }
+        other => chain(other),
+    }
+}
+
+impl Attached {
+    /// Passes on what the programs write, in batches, until `events` is closed.
+    ///
+    /// # Errors
+    /// When the ring buffer cannot be waited for.
+    pub(in crate::monitor) async fn read(self, events: mpsc::Sender<Vec<TraceEvent>>) -> io::Result<()> {
+        // SAFETY: the ring buffer keeps the same descriptor, its own, until it is dropped, with this.
+        let mut ring = unsafe { AsyncFd::register(self.ring) }?;
+        let mut reader = Reader { lost: self.lost, told_lost: 0, page_bytes: page_bytes()?, told_unreadable: false };
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                ready = ring.readable_mut() => ready?.clear_ready(),
+                _ = look.tick() => {}
+            }
+            loop {
+                let batch = reader.batch(ring.get_mut());
+                let more = batch.len() >= BATCH;
+                if !batch.is_empty() && events.send(batch).await.is_err() {
+                    return Ok(());
+                }
+                if !more {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Makes events of records.
+struct Reader {
+    lost: Words,
+    told_lost: u64,
+    page_bytes: u64,
+    told_unreadable: bool,
+}
+
+impl Reader {
+    /// Up to [`BATCH`] events, and what was lost since the last batch behind them.
+    fn batch(&mut self, ring: &mut RingBuf<MapData>) -> Vec<TraceEvent> {
+        let mut batch = Vec::new();
+        while batch.len() < BATCH {
+            let Some(record) = ring.next() else { break };
+            match decode(&record, self.page_bytes) {
+                Ok(event) => batch.push(event),
+                Err(error) if !self.told_unreadable => {
+                    self.told_unreadable = true;
+                    tracing::error!("a bug: the tracer wrote {error}; such records are skipped");
+                }
+                Err(_) => {}
+            }
+        }
+        let lost = self.lost.sum();
+        if lost > self.told_lost {
+            let records = lost - self.told_lost;
+            batch.push(TraceEvent { at_boot_ns: clock::boot_ns(), what: Trace::Lost { records } });
+            self.told_lost = lost;
+        }
+        batch
+    }
+}
+
+fn page_bytes() -> io::Result<u64> {
+    let bytes = sysconf(SysconfVar::PAGE_SIZE)?;
+    bytes.and_then(|bytes| u64::try_from(bytes).ok()).ok_or_else(|| io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,64 @@
+//! The thread that loads the tracer.
+//!
+//! Capabilities belong to threads (capabilities(7)). This one is started before any other and inherits
+//! them; the main thread drops its own right then, so that no later thread and no child has any. When
+//! this thread ends, the last of them are gone, and what it attached stays.
+
+use std::io;
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use super::bpf::{self, Attached, Target};
+use super::probe::{self, ProbeRoots};
+use crate::error::chain;
+use crate::sys;
+
+/// What the thread is called in `/proc/PID/task/*/comm`.
+pub const LOADER_THREAD: &str = "oom-loader";
+
+/// A tracer that is being loaded.
+#[derive(Debug)]
+pub struct Loading(oneshot::Receiver<Result<Attached, String>>);
+
+impl Loading {
+    /// Starts the thread. To be called before there are others.
+    ///
+    /// # Errors
+    /// When the kernel has no room for a thread.
+    pub fn start(target: Target) -> io::Result<Self> {
+        let (done, loaded) = oneshot::channel();
+        thread::Builder::new().name(LOADER_THREAD.to_owned()).spawn(move || {
+            // Fails when the runner has ended meanwhile.
+            let _ = done.send(attach(&target));
+        })?;
+        Ok(Self(loaded))
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// With a sentence about what is in the way.
+    pub(in crate::monitor) async fn attached(self) -> Result<Attached, String> {
+        self.0.await.unwrap_or_else(|_| Err("a bug: the loader of the OOM tracer panicked".to_owned()))
+    }
+}
+
+/// Loads and attaches, and lets it go again, in this thread.
+///
+/// # Errors
+/// With a sentence about what is in the way.
+pub fn try_to_attach(target: &Target) -> Result<(), String> {
+    attach(target).map(drop)
+}
+
+/// What is refused is looked into, so that the sentence says what would help.
+fn attach(target: &Target) -> Result<Attached, String> {
+    // A file's capabilities may be there only to be raised. What cannot be is refused in a moment.
+    let _ = sys::raise_permitted();
+    bpf::attach(target).map_err(|error| {
+        let findings = probe::of_this_host(&ProbeRoots::default(), sys::try_bpf());
+        let reasons = findings.choose().why_not_better;
+        reasons.first().map_or_else(|| chain(&error), |reason| format!("{}: {reason}", chain(&error)))
+    })
+}

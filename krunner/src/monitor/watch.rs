@@ -1,0 +1,229 @@
+//! The monitor at work: one task that owns the [`Engine`], fed by a tracer, a sampler and whoever asks.
+//!
+//! ```text
+//!  loader thread ─Attached─▶ reader task ─batches─▶┐
+//!  sampler thread ─────────────────────Snapshot──▶ │ this task ─Notice─▶ session, or `krunner monitor`
+//!  the agent's word ────────────────────Request──▶ ┘
+//! ```
+//!
+//! It starts with snapshots and goes over to the tracer when that is attached. It never waits for `/proc`:
+//! reading there may block on a process that the kernel is about to kill.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::cgroup::{Cgroup, CgroupFacts};
+use super::clock;
+use super::engine::{Engine, Notice, is_of_interest};
+use super::event::{Trace, TraceEvent};
+use super::means::Means;
+use super::sampler::{Sampled, Sampler};
+use super::tracer::{Loading, Scope, TracerKind};
+use crate::tasks::TaskGroup;
+
+/// Batches under way from the tracer; a full channel makes records wait in the ring.
+const QUEUED_BATCHES: usize = 16;
+
+/// A snapshot is large, and an older one of no use.
+const QUEUED_SNAPSHOTS: usize = 1;
+
+/// What somebody may say about kills; each asks the same question.
+const QUEUED_REQUESTS: usize = 4;
+
+/// Tells under way; storms are summed up before.
+const QUEUED_TELLS: usize = 64;
+
+/// How often time passes for the engine while something waits for it.
+const BUSY_TICK: Duration = Duration::from_millis(1);
+
+/// And while nothing does: for what is kept by age, and for the cgroup's counter.
+const IDLE_TICK: Duration = Duration::from_millis(250);
+
+/// What is told to whoever runs the monitor.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Tell {
+    /// By which means kills are seen from now on.
+    Watching(Watching),
+    /// About kills.
+    Notice(Notice),
+}
+
+/// By which means kills are seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Watching {
+    /// The means.
+    pub tracer: TracerKind,
+    /// Why not the better one.
+    pub why_not_bpf: Option<String>,
+    /// Whose processes.
+    pub scope: Scope,
+}
+
+/// A running monitor.
+#[derive(Debug)]
+pub struct Monitor {
+    requests: mpsc::Sender<Request>,
+}
+
+/// What is said to the monitor.
+#[derive(Debug, Clone, Copy)]
+enum Request {
+    /// The agent says that there was a kill.
+    ToldOfKill,
+}
+
+impl Monitor {
+    /// Starts the monitor; what it tells comes from the receiver.
+    ///
+    /// # Errors
+    /// When the sampler's thread cannot be started.
+    pub fn start(means: Means, tasks: &TaskGroup) -> std::io::Result<(Self, mpsc::Receiver<Tell>)> {
+        let (tells, told) = mpsc::channel(QUEUED_TELLS);
+        let (requests, asked) = mpsc::channel(QUEUED_REQUESTS);
+        let (sampled, samples) = mpsc::channel(QUEUED_SNAPSHOTS);
+        let sampler = means.proc.map(|proc| Sampler::start(&proc, means.fence, sampled)).transpose()?;
+        let task = Task { engine: Engine::new(booted_at()), sampler, tells, cgroup: means.cgroup, scope: means.scope };
+        tasks.spawn("oom monitor", task.run(means.tracer, samples, asked, tasks.clone()));
+        Ok((Self { requests }, told))
+    }
+
+    /// Passes on that the agent knows of a kill. Without a tracer that is a reason to look.
+    pub fn told_of_kill(&self) {
+        // A full queue holds the same already.
+        let _ = self.requests.try_send(Request::ToldOfKill);
+    }
+}
+
+struct Task {
+    engine: Engine,
+    sampler: Option<Sampler>,
+    tells: mpsc::Sender<Tell>,
+    cgroup: Option<Cgroup>,
+    scope: Scope,
+}
+
+/// Whatever comes next.
+enum Event {
+    Batch(Vec<TraceEvent>),
+    Sampled(Sampled),
+    Request(Request),
+    Attached(Result<mpsc::Receiver<Vec<TraceEvent>>, String>),
+    TracerEnded,
+    Tick,
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        tracer: Result<Loading, String>,
+        mut samples: mpsc::Receiver<Sampled>,
+        mut requests: mpsc::Receiver<Request>,
+        tasks: TaskGroup,
+    ) {
+        let mut loading = Box::pin(attached(tracer, tasks));
+        let mut is_loading = true;
+        let mut batches: Option<mpsc::Receiver<Vec<TraceEvent>>> = None;
+        let mut busy = interval(BUSY_TICK);
+        busy.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut idle = interval(IDLE_TICK);
+        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                biased;
+                batch = next(&mut batches) => batch.map_or(Event::TracerEnded, Event::Batch),
+                Some(sampled) = samples.recv() => Event::Sampled(sampled),
+                attached = &mut loading, if is_loading => Event::Attached(attached),
+                Some(request) = requests.recv() => Event::Request(request),
+                _ = busy.tick(), if self.engine.is_busy() => Event::Tick,
+                _ = idle.tick() => Event::Tick,
+            };
+            match event {
+                Event::Attached(attached) => {
+                    is_loading = false;
+                    let why_not = attached.as_ref().err().cloned();
+                    batches = attached.ok();
+                    self.tell_watching(batches.is_some(), why_not).await;
+                }
+                Event::TracerEnded => {
+                    batches = None;
+                    self.tell_watching(false, Some("the tracer's task has ended".to_owned())).await;
+                }
+                other => self.handle(other, batches.is_some()),
+            }
+            for notice in self.engine.take_notices() {
+                if self.tells.send(Tell::Notice(notice)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event, traced: bool) {
+        let now_ns = clock::boot_ns();
+        let look = match event {
+            Event::Batch(batch) => {
+                let mut look = false;
+                for event in &batch {
+                    let figures = self.figures(event);
+                    look |= self.engine.trace(event, figures, now_ns);
+                }
+                look
+            }
+            Event::Sampled(sampled) => {
+                self.engine.snapshot(&sampled.snapshot, sampled.took, now_ns);
+                false
+            }
+            Event::Request(Request::ToldOfKill) => !traced && self.engine.told_of_kill(now_ns),
+            Event::Tick | Event::Attached(_) | Event::TracerEnded => {
+                self.engine.tick(now_ns);
+                let figures = self.cgroup.as_ref().filter(|_| !traced).map(Cgroup::facts);
+                figures.is_some_and(|figures| self.engine.cgroup(figures, now_ns))
+            }
+        };
+        if let Some(sampler) = self.sampler.as_ref().filter(|_| look) {
+            sampler.look_now();
+        }
+    }
+
+    /// The victim's cgroup, read before the victim is gone.
+    fn figures(&self, event: &TraceEvent) -> Option<CgroupFacts> {
+        let Trace::Kill(kill) = &event.what else { return None };
+        let cgroup = self.cgroup.as_ref().filter(|_| is_of_interest(kill))?;
+        Some(cgroup.facts_of_pid(kill.victim.pid).unwrap_or_else(|| cgroup.facts()))
+    }
+
+    async fn tell_watching(&self, traced: bool, why_not_bpf: Option<String>) {
+        let tracer = if traced { TracerKind::Bpf } else { TracerKind::Snapshot };
+        // Fails when nobody listens any more; the next notice ends the task then.
+        let _ = self.tells.send(Tell::Watching(Watching { tracer, why_not_bpf, scope: self.scope })).await;
+    }
+}
+
+/// Waits for the loader and starts the reader; `Err` with why there is no tracer.
+async fn attached(
+    tracer: Result<Loading, String>,
+    tasks: TaskGroup,
+) -> Result<mpsc::Receiver<Vec<TraceEvent>>, String> {
+    let attached = tracer?.attached().await?;
+    let (events, batches) = mpsc::channel(QUEUED_BATCHES);
+    tasks.spawn("oom tracer", async move {
+        if let Err(error) = attached.read(events).await {
+            tracing::error!("the ring buffer of the OOM tracer cannot be read: {error}");
+        }
+    });
+    Ok(batches)
+}
+
+async fn next(batches: &mut Option<mpsc::Receiver<Vec<TraceEvent>>>) -> Option<Vec<TraceEvent>> {
+    match batches {
+        Some(batches) => batches.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn booted_at() -> SystemTime {
+    clock::time_of_day(0)
+}

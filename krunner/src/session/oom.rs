@@ -1,0 +1,198 @@
+//! What a session does with kills for memory: tells the user, keeps a record, answers for the agent's word.
+//!
+//! ```text
+//!                   report                         agent's event
+//!  quiet ───────────────────────▶ reported ──────────────────────▶ (the same kill: nothing to add)
+//!    │ agent's event                  ▲
+//!    └────────▶ awaited ──────────────┘ report
+//!                  │ 15 s
+//!                  └──────▶ "failed to get the information ..."
+//! ```
+//!
+//! The monitor mostly is first; the agent learns of a kill by way of the container engine. A kill is one
+//! log entry with the whole tree, so that no output of programs gets in between.
+
+use std::future::pending;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::oom_log::OomLog;
+use crate::logging::OPERATOR;
+use crate::monitor::{Means, Monitor, Notice, Report, Tell, TracerKind, Watching};
+use crate::tasks::TaskGroup;
+
+/// How long a report and the agent's event for the same kill may be apart.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What users are told first; they know it from the Python runner.
+const HEADING: &str = "Out-of-memory detected!";
+
+/// Kills for memory, as a session sees them.
+pub(super) struct Oom {
+    /// None when it could not be started, which has been told.
+    monitor: Option<(Monitor, mpsc::Receiver<Tell>)>,
+    log: OomLog,
+    kills: Kills,
+}
+
+/// What can happen here.
+pub(super) enum Told {
+    /// By the monitor.
+    ByMonitor(Tell),
+    /// No report came for an event of the agent.
+    PatienceEnds,
+}
+
+impl Oom {
+    pub(super) fn start(means: Means, logs: PathBuf, tasks: &TaskGroup) -> Self {
+        let monitor = Monitor::start(means, tasks)
+            .inspect_err(|error| tracing::error!("kills for memory will not be explained: {error}"))
+            .ok();
+        Self { monitor, log: OomLog::start(logs, tasks), kills: Kills::default() }
+    }
+
+    pub(super) async fn next(&mut self) -> Told {
+        let patience = async {
+            match self.kills.patience_ends_at() {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        let tell = async {
+            match &mut self.monitor {
+                Some((_, tells)) => tells.recv().await,
+                None => None,
+            }
+        };
+        tokio::select! {
+            Some(tell) = tell => Told::ByMonitor(tell),
+            () = patience => Told::PatienceEnds,
+        }
+    }
+
+    pub(super) fn handle(&mut self, told: Told) {
+        match told {
+            Told::ByMonitor(Tell::Watching(watching)) => log_means(&watching),
+            Told::ByMonitor(Tell::Notice(Notice::Report(report))) => self.report(&report),
+            Told::ByMonitor(Tell::Notice(Notice::Suppressed(suppressed))) => {
+                tracing::warn!("{suppressed}");
+                self.record(&suppressed);
+            }
+            Told::ByMonitor(Tell::Notice(Notice::Lost { records })) => {
+                tracing::warn!("{records} records of the OOM tracer found no room; a kill may have gone unseen");
+            }
+            Told::PatienceEnds => {
+                self.kills.give_up();
+                tracing::warn!("failed to get the information of oom-killed processes");
+            }
+        }
+    }
+
+    /// The agent says that there was a kill.
+    pub(super) fn told_by_agent(&mut self) {
+        if self.kills.told_by_agent(Instant::now()) == Known::No {
+            tracing::warn!("{HEADING}");
+            if let Some((monitor, _)) = &self.monitor {
+                monitor.told_of_kill();
+            }
+        }
+    }
+
+    fn report(&mut self, report: &Report) {
+        match self.kills.reported(Instant::now()) {
+            Known::No => tracing::warn!("{HEADING}\n{report}"),
+            Known::Yes => tracing::warn!("{report}"),
+        }
+        self.record(report);
+    }
+
+    fn record(&self, entry: &impl serde::Serialize) {
+        match serde_json::to_string(entry) {
+            Ok(line) => self.log.add(line),
+            Err(error) => tracing::error!("a bug: a report has no JSON: {error}"),
+        }
+    }
+}
+
+fn log_means(watching: &Watching) {
+    match (watching.tracer, &watching.why_not_bpf) {
+        (TracerKind::Snapshot, Some(reason)) => tracing::info!(
+            target: OPERATOR,
+            "kills for memory are inferred from snapshots, not traced: {reason} (`krunner doctor` knows more)"
+        ),
+        (tracer, _) => tracing::debug!("kills for memory are seen by {tracer:?}"),
+    }
+}
+
+/// Whether a kill has been told already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Yes,
+    No,
+}
+
+/// Which word of the agent belongs to which report.
+#[derive(Debug, Default)]
+struct Kills {
+    reported_at: Option<Instant>,
+    /// When an event of the agent came to which no report has come yet.
+    told_at: Option<Instant>,
+}
+
+impl Kills {
+    fn told_by_agent(&mut self, now: Instant) -> Known {
+        let reported = self.reported_at.is_some_and(|at| now - at < PATIENCE);
+        if reported || self.told_at.is_some() {
+            return Known::Yes;
+        }
+        self.told_at = Some(now);
+        Known::No
+    }
+
+    fn reported(&mut self, now: Instant) -> Known {
+        self.reported_at = Some(now);
+        if self.told_at.take().is_some() { Known::Yes } else { Known::No }
+    }
+
+    fn patience_ends_at(&self) -> Option<Instant> {
+        self.told_at.map(|at| at + PATIENCE)
+    }
+
+    fn give_up(&mut self) {
+        self.told_at = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_answers_for_the_events_around_it() {
+        let mut kills = Kills::default();
+        let start = Instant::now();
+        assert_eq!(kills.reported(start), Known::No);
+        assert_eq!(kills.told_by_agent(start + PATIENCE / 2), Known::Yes, "the same kill");
+        assert_eq!(kills.patience_ends_at(), None);
+
+        let later = start + PATIENCE * 2;
+        assert_eq!(kills.told_by_agent(later), Known::No, "a new one");
+        assert_eq!(kills.told_by_agent(later), Known::Yes, "told twice");
+        assert_eq!(kills.patience_ends_at(), Some(later + PATIENCE));
+        assert_eq!(kills.reported(later + PATIENCE / 2), Known::Yes, "the heading was told with the event");
+        assert_eq!(kills.patience_ends_at(), None);
+    }
+
+    #[test]
+    fn an_event_without_a_report_is_given_up() {
+        let mut kills = Kills::default();
+        let start = Instant::now();
+        assert_eq!(kills.told_by_agent(start), Known::No);
+        kills.give_up();
+        assert_eq!(kills.patience_ends_at(), None);
+        assert_eq!(kills.told_by_agent(start), Known::No);
+    }
+}
