@@ -107,26 +107,33 @@ impl Cgroup {
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no oom_kill in {text:?}"))
     }
-
-    fn members(&self) -> Vec<u32> {
-        let text = fs::read_to_string(self.procs_file()).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
-    }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // A member may be forking while we look, and a dead one leaves when it is reaped: until the folder can go.
-        let gone = wait::within(wait::PATIENCE, || {
-            for pid in self.members() {
-                proc::signal(pid, Signal::SIGKILL);
-            }
-            (fs::remove_dir(&self.path).is_ok() || !self.path.exists()).then_some(())
-        });
-        if gone.is_none() {
-            eprintln!("the cgroup {} cannot be removed; in it: {:?}", self.path.display(), self.members());
-        }
+        // Those below may have owners that go later: they find their own folder gone.
+        let below = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path());
+        below.filter(|path| path.is_dir()).for_each(|path| remove(&path));
+        remove(&self.path);
         self.slot = None;
+    }
+}
+
+/// Ends the processes of a cgroup and removes it.
+fn remove(path: &Path) {
+    let members = || {
+        let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<u32>>()
+    };
+    // A member may be forking while we look, and a dead one leaves when it is reaped: until the folder can go.
+    let gone = wait::within(wait::PATIENCE, || {
+        for pid in members() {
+            proc::signal(pid, Signal::SIGKILL);
+        }
+        (fs::remove_dir(path).is_ok() || !path.exists()).then_some(())
+    });
+    if gone.is_none() {
+        eprintln!("the cgroup {} cannot be removed; in it: {:?}", path.display(), members());
     }
 }
 
@@ -174,8 +181,7 @@ static FREED: Condvar = Condvar::new();
 impl Slot {
     fn take() -> Self {
         let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut taken =
-            FREED.wait_while(taken, |taken| *taken >= AT_ONCE).unwrap_or_else(PoisonError::into_inner);
+        let mut taken = FREED.wait_while(taken, |taken| *taken >= AT_ONCE).unwrap_or_else(PoisonError::into_inner);
         *taken += 1;
         Self
     }

@@ -18,6 +18,9 @@ use std::process::ExitCode;
 /// Where a program without arguments finds them, one a line.
 const ARGS_VARIABLE: &str = "VICTIM_ARGS";
 
+/// So many are alive at a time in a storm. More only fight for page cache, and are killed the slower.
+const STORM_AT_ONCE: usize = 16;
+
 const USAGE: &str = "\
 victim eat MIB [--after-ms N] [--wait] [--hold] [--adj N] [--name NAME] [--role ROLE] [--unless-child-of PID] [-- ...]
 victim thread-eat MIB | leader-gone MIB | clone-vm MIB | orphan MIB
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
         Some("nested-init") => scenes::nested_init(mib(args, 0)),
         Some("pid-reuse") => scenes::pid_reuse(mib(args, 0)),
         Some("row") => scenes::many(number(args, 0), 1, mib(args, 1), &args[2]),
-        Some("storm") => scenes::many(number(args, 0), number(args, 0), mib(args, 1), &args[2]),
+        Some("storm") => scenes::many(number(args, 0), STORM_AT_ONCE, mib(args, 1), &args[2]),
         Some("bare") => scenes::bare(&args[0], mib(args, 1)),
         Some("no-bpf") => scenes::no_bpf(args),
         _ => return usage(),

@@ -58,7 +58,9 @@ pub(crate) fn orphan(mib: usize) {
     Started::victim(&["middle".to_owned(), mib.to_string()]).tell_end();
     // What is left is the orphan.
     match waitpid(None, None).expect("an orphan") {
-        WaitStatus::Signaled(pid, nix::sys::signal::Signal::SIGKILL, _) => tell_of("killed", pid.as_raw().unsigned_abs()),
+        WaitStatus::Signaled(pid, nix::sys::signal::Signal::SIGKILL, _) => {
+            tell_of("killed", pid.as_raw().unsigned_abs())
+        }
         other => tell_of("exited", other.pid().expect("a pid").as_raw().unsigned_abs()),
     }
 }
