@@ -21,7 +21,7 @@ pub use record::{
     CMDLINE_BYTES, COMM_BYTES, Exec, Exit, Fork, Kill, Kind, Mark, Memory, Task, exec_flag, outcome, source,
 };
 
-/// Size of the ring buffer: 1,600 execs or 9,300 forks while nobody reads. The kernel maps its pages
+/// Size of the ring buffer: 1,600 execs or 16,000 forks while nobody reads. The kernel maps its pages
 /// twice but allocates them once, and charges them to the loader's memory cgroup.
 pub const RING_BYTES: u32 = 512 * 1024;
 

@@ -166,18 +166,18 @@ layout! {
 }
 
 layout! {
-    /// A process was made; threads are not told.
-    pub struct Fork: 48 {
+    /// A process was made; threads are not told. So far it has its parent's name and command line.
+    pub struct Fork: 24 {
         /// [`Kind::Fork`]
         pub kind: u32,
         /// Its parent (`real_parent`); 0 when that is not visible from our namespace.
         pub parent_tgid: u32,
-        /// Now.
-        pub time_boot_ns: u64,
         /// The new process.
-        pub child: Task,
-        /// Its name, so far the parent's.
-        pub comm: [u8; COMM_BYTES],
+        pub child_tgid: u32,
+        /// 0; fills up 8 bytes.
+        pub reserved: u32,
+        /// Now: when it started.
+        pub start_boot_ns: u64,
     }
 }
 

@@ -22,6 +22,18 @@ pub fn peak_rss_kib(pid: u32) -> Option<u64> {
     kibibytes(pid, "VmHWM")
 }
 
+/// Has [`peak_rss_kib`] start again from what is resident now (proc(5), `clear_refs`).
+pub fn forget_peak_rss(pid: u32) {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("the process is ours to look at");
+}
+
+/// The names of a process's threads.
+pub fn threads(pid: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    names.map(|name| name.trim_end().to_owned()).collect()
+}
+
 /// The process that the kernel would tell about this one's death.
 pub fn parent(pid: u32) -> Option<u32> {
     status_field(pid, "PPid")?.parse().ok()

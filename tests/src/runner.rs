@@ -35,6 +35,16 @@ impl Runner {
         self.child.id()
     }
 
+    /// Waits until the OOM tracer is attached or has been given up, and forgets the memory that this took: what
+    /// the runner has and needs after that is its own.
+    #[track_caller]
+    pub fn settle(&self) {
+        wait::until_true("the tracer's loader has ended", || {
+            !proc::threads(self.pid()).iter().any(|name| name == "oom-loader")
+        });
+        proc::forget_peak_rss(self.pid());
+    }
+
     /// The ports of the in and the out socket.
     pub fn ports(&self) -> (u16, u16) {
         self.ports

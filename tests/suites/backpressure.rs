@@ -85,6 +85,7 @@ fn stalled_agent_blocks_the_child_and_loses_nothing() {
     /// The first number with which `seq` writes 256 MiB.
     const LAST: u32 = 31_060_730;
     let runner = app().start();
+    runner.settle();
     let (replin, replout) = runner.ports();
     let pull = Peer::connect_narrow(replout, 16 * 1024);
     let mut raw = Raw { push: Peer::connect(replin, "PUSH"), pull };
@@ -103,6 +104,7 @@ fn stalled_agent_blocks_the_child_and_loses_nothing() {
 fn output_without_an_agent_blocks_the_child_and_arrives_later() {
     const LAST: u32 = 6_000_000;
     let runner = app().start();
+    runner.settle();
     let (replin, replout) = runner.ports();
     let mut push = Peer::connect(replin, "PUSH");
 

@@ -100,6 +100,7 @@ fn reaping_orphans_takes_no_exit_code_away() {
 #[test]
 fn runner_keeps_no_descriptor_of_a_step() {
     let runner = app().start();
+    runner.settle();
     let mut raw = Raw::connect(&runner);
     let open = || {
         let fds = std::fs::read_dir(format!("/proc/{}/fd", runner.pid())).expect("the runner's descriptors");

@@ -140,6 +140,7 @@ fn peer_of_a_socket_type_that_does_not_fit_gets_nothing() {
 #[test]
 fn frame_that_claims_a_tebibyte_ends_its_connection_only() {
     let runner = app().start();
+    runner.settle();
     let mut raw = Raw::connect(&runner);
     let header = long_header(1 << 40, false);
 
@@ -186,6 +187,7 @@ fn frame_under_the_limit_is_read() {
 #[test]
 fn endless_message_of_small_frames_does_not_grow_the_runner() {
     let runner = app().start();
+    runner.settle();
     let mut raw = Raw::connect(&runner);
 
     let mut peer = Peer::connect(runner.ports().0, "PUSH");

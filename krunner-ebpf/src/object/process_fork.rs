@@ -4,7 +4,7 @@
 
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
-use krunner_common::{Fork, Kind, Task};
+use krunner_common::{Fork, Kind};
 
 use super::address::Address;
 use super::globals::offset;
@@ -17,17 +17,14 @@ fn process_fork(ctx: RawTracePointContext) -> Option<()> {
     if task::leader(child)? != child {
         return None;
     }
-    let tgid = task::id(child)?;
-    // Not always the caller: with CLONE_PARENT it is the caller's parent.
-    let parent = child.pointer(offset!(task_real_parent)).and_then(task::leader);
-    let start_boot_ns = task::start(child)?;
+    let child_tgid = task::id(child)?;
     let record = Fork {
         kind: Kind::Fork as u32,
-        parent_tgid: parent.and_then(task::id_again).unwrap_or(0),
-        // The kernel read the clock a moment ago; one more reading costs more than it tells.
-        time_boot_ns: start_boot_ns,
-        child: Task { tgid, tid: tgid, start_boot_ns },
-        comm: task::comm(child),
+        // Not always the caller's: with CLONE_PARENT it is the caller's parent.
+        parent_tgid: child.pointer(offset!(task_real_parent)).and_then(task::group_id).unwrap_or(0),
+        child_tgid,
+        reserved: 0,
+        start_boot_ns: task::start(child)?,
     };
     ring::send(Kind::Fork, &record, Wake::Later);
     Some(())

@@ -93,6 +93,16 @@ pub(super) fn name(task: Address) -> (u32, [u8; COMM_BYTES]) {
     }
 }
 
+/// The id of a task's group where we are, of one that is related to another that is ours. It may be outside
+/// the fence itself: an id says nothing of it to whoever cannot see it. To be called after [`id`].
+#[inline(always)]
+pub(super) fn group_id(task: Address) -> Option<u32> {
+    if everything_is_ours() {
+        return task.u32(offset!(task_tgid));
+    }
+    id_where_we_are(leader(task)?, |_, _| None)
+}
+
 /// A task's name. To be called only for one that is ours.
 #[inline(always)]
 pub(super) fn comm(task: Address) -> [u8; COMM_BYTES] {
@@ -154,6 +164,11 @@ fn id_or(task: Address, level_unknown: impl FnOnce(Address, u32) -> Option<u32>)
     if fence_cgroup_id() != 0 && !is_inside(task) {
         return None;
     }
+    id_where_we_are(task, level_unknown)
+}
+
+#[inline(always)]
+fn id_where_we_are(task: Address, level_unknown: impl FnOnce(Address, u32) -> Option<u32>) -> Option<u32> {
     if everything_is_ours() {
         return task.u32(offset!(task_pid));
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::args::DoctorArgs;
 use crate::exit::Exit;
 use crate::monitor::tracer::probe::{self, Check, Findings, ProbeRoots, State};
-use crate::monitor::{Scope, TracerKind, means};
+use crate::monitor::{ProcRoot, Scope, TracerKind, means, time_look};
 use crate::sys;
 
 /// Looks with the rights of the calling thread, which are to be those that krunner was started with.
@@ -18,13 +18,25 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let _ = sys::raise_permitted();
     let findings = probe::of_this_host(&ProbeRoots::default(), sys::try_bpf());
     // The kernel's own word, above what was probed.
-    let diagnosis = Diagnosis::new(&findings, &means::try_tracer());
+    let mut diagnosis = Diagnosis::new(&findings, &means::try_tracer());
+    diagnosis.checks.push(look());
     let text = if args.json { diagnosis.to_json() } else { diagnosis.to_text() };
     match io::stdout().write_all(text.as_bytes()) {
         // Whoever has closed stdout does not want to know.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
         _ => Ok(Exit::Ok.into()),
     }
+}
+
+/// What a look at `/proc` takes here, once its cmdlines are known.
+fn look() -> Check {
+    let (state, found) = match time_look(&ProcRoot::default()) {
+        Ok((processes, took)) => {
+            (State::Note, format!("a look at {processes} processes takes {:.2} ms", took.as_secs_f64() * 1e3))
+        }
+        Err(error) => (State::Note, format!("processes cannot be seen: {error}")),
+    };
+    Check { check: "proc-look", state, found, remedy: None }
 }
 
 /// What is printed.
@@ -39,6 +51,10 @@ impl Diagnosis {
         let mut checks = findings.checks();
         let (tracer, state, found) = match trial {
             Ok(()) => (TracerKind::Bpf, State::Ok, "the programs load and attach".to_owned()),
+            // What was found above is the reason, if anything was.
+            Err(error) if findings.choose().tracer == TracerKind::Snapshot => {
+                (TracerKind::Snapshot, State::Note, error.clone())
+            }
             Err(error) => (TracerKind::Snapshot, State::Missing, error.clone()),
         };
         checks.push(Check { check: "trial", state, found, remedy: None });
@@ -94,9 +110,10 @@ mod tests {
     fn a_trial_has_the_last_word() {
         let tried = |trial| Diagnosis::new(&findings(), &trial);
         assert_eq!(tried(Ok(())).tracer, TracerKind::Bpf);
-        let refused = tried(Err("the verifier says no".to_owned()));
+        let refused = tried(Err("the kernel refuses".to_owned()));
         assert_eq!(refused.tracer, TracerKind::Snapshot);
-        assert!(refused.to_text().contains("MISSING  trial             the verifier says no\n"));
+        let text = refused.to_text();
+        assert!(text.contains("note     trial             the kernel refuses\n"), "the cause is told above: {text}");
     }
 
     #[test]

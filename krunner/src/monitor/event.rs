@@ -146,10 +146,8 @@ pub struct Exit {
 pub struct Fork {
     /// The new one.
     pub child: ProcessKey,
-    /// Its parent, if that can be seen.
+    /// Its parent, whose name and arguments it has so far; if that can be seen.
     pub parent_pid: Option<u32>,
-    /// Its comm, so far the parent's.
-    pub name: String,
 }
 
 /// A new program in a process.

@@ -148,7 +148,7 @@ impl History {
         let process = Process {
             key: fork.child,
             parent,
-            name: Arc::from(fork.name.as_str()),
+            name: starter.map_or_else(|| Arc::from(""), |starter| Arc::clone(&starter.name)),
             cmdline: starter.map(|starter| Arc::clone(&starter.cmdline)).unwrap_or_default(),
             vm_bytes: 0,
             rss_bytes: 0,

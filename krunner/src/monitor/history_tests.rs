@@ -29,7 +29,7 @@ fn snapshot(at_ticks: u64, processes: Vec<Observed>) -> Snapshot {
 }
 
 fn fork(child: ProcessKey, parent_pid: u32) -> TraceEvent {
-    let what = Trace::Fork(Fork { child, parent_pid: Some(parent_pid), name: "forked".into() });
+    let what = Trace::Fork(Fork { child, parent_pid: Some(parent_pid) });
     TraceEvent { at_boot_ns: child.start_boot_ns(), what }
 }
 

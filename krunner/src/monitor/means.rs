@@ -14,7 +14,7 @@ use super::cgroup::{Cgroup, CgroupError, CgroupRoot};
 use super::procfs::{Fence, ProcRoot};
 use super::tracer::{self, INIT_PID_NAMESPACE, Loading, Reach, Scope, Target};
 use crate::error::chain;
-use crate::sys;
+use crate::sys::{self, memory};
 
 const OWN_PID_NAMESPACE: &str = "/proc/self/ns/pid";
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -52,6 +52,7 @@ impl Means {
     /// from this one. So it has to be called while there is no other thread (see [`Loading`]).
     #[must_use]
     pub fn of_this_host(wanted: Wanted) -> Self {
+        memory::keep_little();
         let place = Place::find(wanted);
         let tracer = place.target().and_then(|target| {
             Loading::start(target).map_err(|error| format!("no thread to load the OOM tracer with: {error}"))

@@ -32,6 +32,7 @@ pub use event::{Actor, Exec, Exit, Fork, Kill, KillSource, Mark, MemoryAtKill, P
 pub use join::{Confidence, Joiner, Verdict, Victim};
 pub use means::{Means, Wanted};
 pub use process::{Cmdline, Observed, Snapshot};
+pub use procfs::{ProcRoot, time_look};
 pub use report::{Dead, Report, Seen};
 pub use storm::Suppressed;
 pub use tracer::{Scope, TracerKind};

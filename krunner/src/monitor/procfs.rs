@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::dir::Dir;
 use nix::fcntl::{OFlag, open, openat};
@@ -34,7 +35,7 @@ const STAT_BYTES: usize = 2048;
 
 /// Where processes are: `/proc`, or what a test made.
 #[derive(Debug, Clone)]
-pub(super) struct ProcRoot(PathBuf);
+pub struct ProcRoot(PathBuf);
 
 impl Default for ProcRoot {
     fn default() -> Self {
@@ -205,6 +206,18 @@ impl Scanner {
         }
         Some(filled)
     }
+}
+
+/// How many processes there are, and what a look at them takes when their cmdlines are known already.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn time_look(root: &ProcRoot) -> io::Result<(usize, Duration)> {
+    let mut scanner = Scanner::open(root, None)?;
+    scanner.scan()?;
+    let began = Instant::now();
+    let processes = scanner.scan()?.processes.len();
+    Ok((processes, began.elapsed()))
 }
 
 /// The fields of `/proc/PID/stat` that we use (proc(5)).

@@ -17,6 +17,32 @@ pub fn give_back() {
     }
 }
 
+/// Has glibc keep little that is free (mallopt(3)): one arena for all threads, the only one that [`give_back`] can
+/// make smaller, and thresholds that stay what they are: it raises them to the size of whatever large
+/// piece is freed, and with the tracer's loader that is megabytes. To be called while there is one thread.
+pub fn keep_little() {
+    #[cfg(target_env = "gnu")]
+    for (option, value) in [
+        (libc::M_ARENA_MAX, 1),
+        (libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES),
+        (libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES),
+    ] {
+        // SAFETY: sets a number, which other threads, if there were any, would read a moment later.
+        unsafe {
+            libc::mallopt(option, value);
+        }
+    }
+}
+
+/// glibc's own at the start: larger pieces are mapped one by one, and go as they are freed.
+#[cfg(target_env = "gnu")]
+const MMAP_THRESHOLD_BYTES: libc::c_int = 128 * 1024;
+
+/// What may stay free at the end of the arena: a few chunks of output, so that a busy pump does not ask the
+/// kernel for each.
+#[cfg(target_env = "gnu")]
+const TRIM_THRESHOLD_BYTES: libc::c_int = 1024 * 1024;
+
 /// Words that the kernel side of a map counts up, read without a system call.
 #[derive(Debug)]
 pub struct Words {

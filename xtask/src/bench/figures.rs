@@ -19,13 +19,50 @@ pub(crate) enum Figure {
     Throughput,
     /// Resident memory while a child writes 1 GiB and the agent reads nothing for 10 s
     Stall,
+    /// From the start of `krunner monitor` until its tracer is attached
+    OomAttach,
+    /// Resident memory with the tracer attached
+    OomRss,
+    /// From a victim's exit to its report at the client, 99th percentile
+    OomReport,
+    /// What the BPF program costs when a process exits
+    BpfExit,
+    /// What the BPF program costs when a process forks
+    BpfFork,
+    /// What the BPF program costs when a process executes a program
+    BpfExec,
+    /// What the BPF program costs when a signal is sent
+    BpfSignal,
+    /// How much longer a loop of forks takes with the tracer attached
+    OomForks,
+    /// Use of one processor beside 2,000 idle processes
+    OomIdle,
+    /// A look at /proc with 2,000 processes in it
+    OomLook,
 }
 
 /// The protocol's pause ahead of each `finished`.
 const PAUSE_MS: f64 = 10.0;
 
 impl Figure {
-    pub(super) const ALL: [Self; 6] = [Self::Start, Self::Rss, Self::Status, Self::Exec, Self::Throughput, Self::Stall];
+    pub(super) const ALL: [Self; 16] = [
+        Self::Start,
+        Self::Rss,
+        Self::Status,
+        Self::Exec,
+        Self::Throughput,
+        Self::Stall,
+        Self::OomAttach,
+        Self::OomRss,
+        Self::OomReport,
+        Self::BpfExit,
+        Self::BpfFork,
+        Self::BpfExec,
+        Self::BpfSignal,
+        Self::OomForks,
+        Self::OomIdle,
+        Self::OomLook,
+    ];
 
     /// Those that are taken round by round.
     pub(super) const ROUNDS: [Self; 5] = [Self::Start, Self::Rss, Self::Status, Self::Exec, Self::Throughput];
@@ -38,6 +75,16 @@ impl Figure {
             Self::Exec => "exec",
             Self::Throughput => "throughput",
             Self::Stall => "stall",
+            Self::OomAttach => "oom-attach",
+            Self::OomRss => "oom-rss",
+            Self::OomReport => "oom-report",
+            Self::BpfExit => "bpf-exit",
+            Self::BpfFork => "bpf-fork",
+            Self::BpfExec => "bpf-exec",
+            Self::BpfSignal => "bpf-signal",
+            Self::OomForks => "oom-forks",
+            Self::OomIdle => "oom-idle",
+            Self::OomLook => "oom-look",
         }
     }
 
@@ -49,13 +96,25 @@ impl Figure {
             Self::Exec => "exec true, p50",
             Self::Throughput => "stdout of head -c 512M",
             Self::Stall => "peak RSS, agent stalls 10 s",
+            Self::OomAttach => "start to OOM tracer attached",
+            Self::OomRss => "RSS with the tracer attached",
+            Self::OomReport => "victim's exit to report, p99",
+            Self::BpfExit => "BPF for a process exit",
+            Self::BpfFork => "BPF for a fork",
+            Self::BpfExec => "BPF for an exec",
+            Self::BpfSignal => "BPF for a signal",
+            Self::OomForks => "loop of forks takes longer by",
+            Self::OomIdle => "CPU beside 2,000 idle processes",
+            Self::OomLook => "look at 2,000 processes",
         }
     }
 
     fn unit(self) -> &'static str {
         match self {
-            Self::Start | Self::Exec => "ms",
-            Self::Rss | Self::Stall => "MiB",
+            Self::Start | Self::Exec | Self::OomAttach | Self::OomReport | Self::OomLook => "ms",
+            Self::Rss | Self::Stall | Self::OomRss => "MiB",
+            Self::BpfExit | Self::BpfFork | Self::BpfExec | Self::BpfSignal => "ns",
+            Self::OomForks | Self::OomIdle => "%",
             Self::Status => "us",
             Self::Throughput => "MiB/s",
         }
@@ -71,7 +130,7 @@ impl Figure {
             Self::Status => Some("libzmq echo"),
             Self::Exec => Some("spawn and wait"),
             Self::Throughput => Some("bare copy loop"),
-            Self::Start | Self::Rss | Self::Stall => None,
+            _ => None,
         }
     }
 
@@ -81,6 +140,15 @@ impl Figure {
             Self::Start => Some((15.0, "fixed")),
             Self::Rss => Some((8.0, "fixed")),
             Self::Stall => Some((32.0, "fixed; and every byte arrives")),
+            Self::OomAttach => Some((150.0, "fixed")),
+            Self::OomRss => Some((12.0, "fixed")),
+            Self::OomReport | Self::OomLook => Some((10.0, "fixed")),
+            Self::BpfExit => Some((500.0, "fixed")),
+            Self::BpfFork => Some((300.0, "fixed")),
+            Self::BpfExec => Some((1000.0, "fixed")),
+            Self::BpfSignal => Some((100.0, "fixed")),
+            Self::OomForks => Some((3.0, "fixed")),
+            Self::OomIdle => Some((0.3, "fixed")),
             Self::Status => Some((1.3 * yardstick?, "1.3 x libzmq echo")),
             Self::Exec => Some((PAUSE_MS + 2.0 * yardstick?, "pause + 2 x spawn and wait")),
             Self::Throughput => {
@@ -192,6 +260,14 @@ impl Results {
     /// Something to say below the table.
     pub(super) fn note(&mut self, text: String) {
         self.notes.push(text);
+    }
+
+    /// The same, unless something that begins alike is there.
+    pub(super) fn note_once(&mut self, text: String) {
+        let head = text.split(':').next().unwrap_or(&text);
+        if !self.notes.iter().any(|note| note.starts_with(head)) {
+            self.notes.push(text);
+        }
     }
 
     fn rows(&self) -> Vec<Row> {

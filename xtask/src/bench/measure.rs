@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::client::Client;
 use super::figures::{Figure, Results, median};
+use super::oom;
 use super::world::{Peer, Ports, Programs, Who, World};
 use crate::workspace::step;
 
@@ -86,7 +87,8 @@ impl Lab {
                 self.results.note(format!("the Python runner and an agent that does not read: {error:#}"));
             }
         }
-        self.client.close()
+        self.client.close()?;
+        oom::run(&self.programs, &mut self.results).context("measuring the OOM tracer")
     }
 
     /// Starts a runner in a world of its own; with the milliseconds to its first reply.
@@ -175,6 +177,8 @@ impl Lab {
     fn stall(&mut self, who: Who) -> Result<()> {
         let (world, _) = self.start(who)?;
         thread::sleep(SETTLE);
+        // What loading the tracer took has a row of its own.
+        world.forget_peak_rss()?;
         self.client.send(&format!("head -c {STALL_MIB}M /dev/zero"))?;
         let end = Instant::now() + STALL;
         while Instant::now() < end {

@@ -7,7 +7,7 @@
 //! behind a named pipe, so that the client can time the start without the making of the world.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -171,6 +171,31 @@ impl World {
         Ok(Self { who, folder, child, ports: Ports { replin, replout } })
     }
 
+    /// The user's folder.
+    pub(super) fn home(&self) -> PathBuf {
+        self.folder.path().join("home/work")
+    }
+
+    /// Lets the runner start, and waits until it listens.
+    pub(super) fn open_gate(&self) -> Result<()> {
+        fs::write(self.gate(), "\n")?;
+        let deadline = Instant::now() + STOP;
+        while TcpStream::connect(("127.0.0.1", self.ports.replin)).is_err() {
+            if Instant::now() > deadline {
+                bail!("{} does not listen", self.who.name());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Whether the OOM tracer of krunner is attached: it holds its links.
+    pub(super) fn is_traced(&self) -> bool {
+        let fds = fs::read_dir(format!("/proc/{}/fd", self.child.id())).into_iter().flatten().flatten();
+        let links = fds.filter_map(|fd| fs::read_link(fd.path()).ok());
+        links.filter(|link| link.to_string_lossy().contains("bpf_link")).count() >= 5
+    }
+
     /// The named pipe that the runner waits for.
     pub(super) fn gate(&self) -> PathBuf {
         self.folder.path().join("tmp/gate")
@@ -181,7 +206,13 @@ impl World {
         self.memory_mib("VmRSS:")
     }
 
-    /// The most resident memory that the runner ever had.
+    /// Has [`World::peak_rss_mib`] start again (proc(5), `clear_refs`).
+    pub(super) fn forget_peak_rss(&self) -> Result<()> {
+        let pid = self.runner_pid().context("the runner is gone")?;
+        fs::write(format!("/proc/{pid}/clear_refs"), "5").context("cannot reset the peak")
+    }
+
+    /// The most resident memory that the runner had since.
     pub(super) fn peak_rss_mib(&self) -> Result<f64> {
         self.memory_mib("VmHWM:")
     }
@@ -195,7 +226,7 @@ impl World {
     }
 
     /// The runner's pid in our namespace: the child, or what `unshare` forked.
-    fn runner_pid(&self) -> Option<Pid> {
+    pub(super) fn runner_pid(&self) -> Option<Pid> {
         let child = i32::try_from(self.child.id()).ok()?;
         match self.who {
             Who::Krunner => Some(Pid::from_raw(child)),

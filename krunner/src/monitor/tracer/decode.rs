@@ -37,7 +37,7 @@ pub fn decode(bytes: &[u8], page_bytes: u64) -> Result<TraceEvent, DecodeError> 
         }
         record::Kind::Mark => record::Mark::decode(bytes).map(|mark| (mark.time_boot_ns, self::mark(&mark))),
         record::Kind::Exit => record::Exit::decode(bytes).map(|exit| (exit.time_boot_ns, self::exit(&exit))),
-        record::Kind::Fork => record::Fork::decode(bytes).map(|fork| (fork.time_boot_ns, self::fork(&fork))),
+        record::Kind::Fork => record::Fork::decode(bytes).map(|fork| (fork.start_boot_ns, self::fork(&fork))),
         record::Kind::Exec => record::Exec::decode(bytes).map(|exec| (exec.time_boot_ns, self::exec(&exec))),
     };
     let (at_boot_ns, what) = event.ok_or(DecodeError::Short { kind, bytes: bytes.len() })?;
@@ -75,9 +75,8 @@ fn exit(exit: &record::Exit) -> Trace {
 
 fn fork(fork: &record::Fork) -> Trace {
     Trace::Fork(Fork {
-        child: process(&fork.child),
+        child: ProcessKey::from_boot_ns(fork.child_tgid, fork.start_boot_ns),
         parent_pid: (fork.parent_tgid != 0).then_some(fork.parent_tgid),
-        name: name(fork.comm),
     })
 }
 
