@@ -60,6 +60,7 @@ impl Cgroup {
     }
 
     /// One below it with a limit. In version 2 there can be only one with a limit below a scratch cgroup.
+    #[must_use]
     pub fn limited(&self, name: &str, limit_mib: u64) -> Self {
         let path = self.path.join(name);
         fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

@@ -46,7 +46,7 @@ pub(crate) fn leader_gone(mib: usize) {
 
 /// Eats while another process shares the memory.
 pub(crate) fn clone_vm(mib: usize) {
-    tell_of("sharer", raw::share_memory().as_raw().unsigned_abs());
+    tell_of("sharer", raw::share_memory());
     tell("victim");
     drop(black_box(eat(mib)));
 }
@@ -59,7 +59,7 @@ pub(crate) fn orphan(mib: usize) {
     // What is left is the orphan.
     match waitpid(None, None).expect("an orphan") {
         WaitStatus::Signaled(pid, nix::sys::signal::Signal::SIGKILL, _) => {
-            tell_of("killed", pid.as_raw().unsigned_abs())
+            tell_of("killed", pid.as_raw().unsigned_abs());
         }
         other => tell_of("exited", other.pid().expect("a pid").as_raw().unsigned_abs()),
     }
@@ -155,6 +155,8 @@ pub(crate) fn nested_init(mib: usize) {
 /// hurry.
 pub(crate) fn pid_reuse(mib: usize) {
     const PID: u32 = 3000;
+    // Start times have ticks of 10 ms (proc(5)). No pid comes round in less.
+    const TICKS: Duration = Duration::from_millis(30);
     let mib = mib.to_string();
     for (name, mib) in [("early", "0"), ("second", &mib), ("third", &mib)] {
         loop {
@@ -165,6 +167,7 @@ pub(crate) fn pid_reuse(mib: usize) {
                 started.go();
             }
             started.tell_end();
+            thread::sleep(TICKS);
             if is_it {
                 break;
             }
