@@ -9,17 +9,22 @@
 #![expect(clippy::must_use_candidate, reason = "most calls here are waited for, and the value may be left")]
 
 mod agent;
+pub mod cgroup;
 pub mod host;
+mod monitor;
 mod ports;
 pub mod proc;
 mod raw;
 mod runner;
 mod setup;
 pub mod wait;
+mod way;
 pub mod zmtp;
 
 pub use agent::{Agent, Pending, Run, Stage, Steps, child_lines};
+pub use monitor::{Monitor, Scene, Told};
 pub use ports::free_port;
 pub use raw::{Message, Raw, Transcript};
 pub use runner::Runner;
 pub use setup::{KERNEL_ID, Setup, binary};
+pub use way::{Way, World};

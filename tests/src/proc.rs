@@ -72,6 +72,23 @@ pub fn with_environment(entry: &str) -> Vec<u32> {
         .collect()
 }
 
+/// Whether a process has a descriptor of BPF.
+pub fn has_bpf(pid: u32) -> bool {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut targets = links.filter_map(|link| fs::read_link(link.path()).ok());
+    targets.any(|target| target.to_string_lossy().starts_with("anon_inode:bpf"))
+}
+
+/// Whether a process is there and not dead.
+pub fn is_alive(pid: u32) -> bool {
+    status_field(pid, "State").is_some_and(|state| !state.starts_with(['Z', 'X']))
+}
+
+/// The children of a process.
+pub fn children(pid: u32) -> Vec<u32> {
+    all().filter(|&other| parent(other) == Some(pid)).collect()
+}
+
 /// Dead children that a process has not waited for.
 pub fn zombies_of(pid: u32) -> Vec<u32> {
     all()

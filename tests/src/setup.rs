@@ -89,6 +89,13 @@ impl Setup {
         self
     }
 
+    /// Starts that copy of the runner.
+    #[must_use]
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
+        self.program = Some(path.into());
+        self
+    }
+
     /// Starts the runner by a command that ends in `exec`ing its arguments.
     #[must_use]
     pub fn prefix(mut self, command: &[&str]) -> Self {

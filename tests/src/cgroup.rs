@@ -1,0 +1,234 @@
+//! Scratch cgroups with a memory limit, of either version, and what the kernel counts in them.
+//!
+//! The kernel's own counter is one of the truths that the monitor is measured by. A scratch cgroup lies **beside** the
+//! cgroup of the tests, not below it: a session in the tests' own cgroup answers for everything below that, and would
+//! tell of kills that are another test's.
+//!
+//! ```text
+//! krunner-test-PID-N          the monitor; in version 2 the limit is here (below an inner cgroup with processes of its
+//!   └ limited                 own there is no memory controller); the victims; in version 1 the limit is here
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use nix::sys::signal::Signal;
+
+use crate::{proc, wait};
+
+const MIB: u64 = 1 << 20;
+
+/// Tests with real kills at a time: each may take a limit of memory and a core.
+const AT_ONCE: u32 = 2;
+
+/// Version 2 charges the monitor to the limit as well: room for it, more than it may ever take.
+const MONITOR_ROOM_BYTES: u64 = 24 * MIB;
+
+/// The two layouts of the memory controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// A hierarchy of its own.
+    One,
+    /// The unified hierarchy.
+    Two,
+}
+
+/// A memory cgroup of our own; ended with all processes in it.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    version: Version,
+    limit_bytes: u64,
+    /// Where the kernel counts.
+    counter: PathBuf,
+    slot: Option<Slot>,
+}
+
+impl Cgroup {
+    /// An empty one without a limit, as soon as few enough other tests have one.
+    pub fn scratch() -> Result<Self, String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (version, home) = hierarchy()?;
+        let slot = Slot::take();
+        let name = format!("krunner-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = home.join(name);
+        fs::create_dir(&path).map_err(|error| format!("cannot make the cgroup {}: {error}", path.display()))?;
+        let counter = path.join(counter_file(version));
+        Ok(Self { path, version, limit_bytes: 0, counter, slot: Some(slot) })
+    }
+
+    /// One below it with a limit. In version 2 there can be only one with a limit below a scratch cgroup.
+    #[must_use]
+    pub fn limited(&self, name: &str, limit_mib: u64) -> Self {
+        let path = self.path.join(name);
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let limit_bytes = limit_mib * MIB;
+        let (limit_file, limit, counter) = match self.version {
+            Version::One => (path.join("memory.limit_in_bytes"), limit_bytes, path.join(counter_file(self.version))),
+            Version::Two => (self.path.join("memory.max"), limit_bytes + MONITOR_ROOM_BYTES, self.counter.clone()),
+        };
+        fs::write(&limit_file, limit.to_string()).unwrap_or_else(|error| panic!("{}: {error}", limit_file.display()));
+        Self { path, version: self.version, limit_bytes, counter, slot: None }
+    }
+
+    /// The limit as it was asked for.
+    pub fn limit_bytes(&self) -> u64 {
+        self.limit_bytes
+    }
+
+    /// What processes in it may have together at most.
+    pub fn room_bytes(&self) -> u64 {
+        match self.version {
+            Version::One => self.limit_bytes,
+            Version::Two => self.limit_bytes + MONITOR_ROOM_BYTES,
+        }
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The memory controller's layout.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Where a process enters it by writing 0.
+    pub fn procs_file(&self) -> PathBuf {
+        self.path.join("cgroup.procs")
+    }
+
+    /// How many processes the kernel has killed in it for memory: those that it chose, not those that went with them.
+    #[track_caller]
+    pub fn oom_kills(&self) -> u64 {
+        let text = fs::read_to_string(&self.counter).expect("the cgroup's counter");
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no oom_kill in {text:?}"))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Those below may have owners that go later: they find their own folder gone.
+        let below = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path());
+        below.filter(|path| path.is_dir()).for_each(|path| remove(&path));
+        remove(&self.path);
+        self.slot = None;
+    }
+}
+
+/// Ends the processes of a cgroup and removes it.
+fn remove(path: &Path) {
+    let members = || {
+        let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<u32>>()
+    };
+    // A member may be forking while we look, and a dead one leaves when it is reaped: until the folder can go.
+    let gone = wait::within(wait::PATIENCE, || {
+        for pid in members() {
+            proc::signal(pid, Signal::SIGKILL);
+        }
+        (fs::remove_dir(path).is_ok() || !path.exists()).then_some(())
+    });
+    if gone.is_none() {
+        eprintln!("the cgroup {} cannot be removed; in it: {:?}", path.display(), members());
+    }
+}
+
+fn counter_file(version: Version) -> &'static str {
+    match version {
+        Version::One => "memory.oom_control",
+        Version::Two => "memory.events",
+    }
+}
+
+/// Where scratch cgroups go: beside our own one.
+fn hierarchy() -> Result<(Version, PathBuf), String> {
+    crate::host::root()?;
+    let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("no cgroups: {error}"))?;
+    let of = |is_it: fn(&str) -> bool| {
+        own.lines().find_map(|line| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            is_it(controllers).then(|| path.trim_start_matches('/').to_owned())
+        })
+    };
+    let beside = |mount: &str, path: String| {
+        let own = Path::new(mount).join(path);
+        if own == Path::new(mount) { own } else { own.parent().expect("it is below the mount").to_owned() }
+    };
+    if let Some(path) = of(|controllers| controllers.split(',').any(|name| name == "memory")) {
+        return Ok((Version::One, beside("/sys/fs/cgroup/memory", path)));
+    }
+    let path = of(str::is_empty).ok_or("no memory cgroups")?;
+    let home = beside("/sys/fs/cgroup", path);
+    let enabled = fs::read_to_string(home.join("cgroup.subtree_control")).unwrap_or_default();
+    if enabled.split_whitespace().any(|name| name == "memory") {
+        Ok((Version::Two, home))
+    } else {
+        Err(format!("no memory controller below {}", home.display()))
+    }
+}
+
+/// The right to kill for memory.
+#[derive(Debug)]
+struct Slot;
+
+static TAKEN: Mutex<u32> = Mutex::new(0);
+static FREED: Condvar = Condvar::new();
+
+impl Slot {
+    fn take() -> Self {
+        let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = FREED.wait_while(taken, |taken| *taken >= AT_ONCE).unwrap_or_else(PoisonError::into_inner);
+        *taken += 1;
+        Self
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        FREED.notify_one();
+    }
+}
+
+/// A cgroup of version 1's freezer, which stops processes so that not even SIGKILL ends them.
+#[derive(Debug)]
+pub struct Freezer(PathBuf);
+
+impl Freezer {
+    /// An empty one. The unified hierarchy has none: there SIGKILL ends the frozen, too.
+    pub fn scratch(beside: &Cgroup) -> Result<Self, String> {
+        let root = Path::new("/sys/fs/cgroup/freezer");
+        let name = beside.path().file_name().expect("a cgroup has a name");
+        let path = root.join(name);
+        fs::create_dir(&path).map_err(|error| format!("no freezer at {}: {error}", root.display()))?;
+        Ok(Self(path))
+    }
+
+    /// Stops this process, wherever it is.
+    #[track_caller]
+    pub fn freeze(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("a process for the freezer");
+        self.state("FROZEN");
+        wait::until_true("the process is frozen", || {
+            fs::read_to_string(self.0.join("freezer.state")).is_ok_and(|state| state.trim() == "FROZEN")
+        });
+    }
+
+    fn state(&self, state: &str) {
+        fs::write(self.0.join("freezer.state"), state).expect("freezer.state");
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        self.state("THAWED");
+        if wait::within(wait::PATIENCE, || fs::remove_dir(&self.0).ok()).is_none() {
+            eprintln!("the freezer {} cannot be removed", self.0.display());
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Many kills: in a row each is told, in a storm each is counted.
+
+use std::collections::BTreeMap;
+
+use krunner_tests::require;
+use serde_json::Value;
+
+use crate::oom::Field;
+
+/// Of the reports, how often each pid with its start was told.
+fn told(reports: &[&Value]) -> BTreeMap<(u64, u64), usize> {
+    let mut told = BTreeMap::new();
+    for report in reports {
+        let number = |field: &str| report["victim"][field].as_u64().expect("a number");
+        *told.entry((number("pid"), number("start_ticks"))).or_default() += 1;
+    }
+    told
+}
+
+#[test]
+fn hundred_kills_in_a_row_are_told_once_each() {
+    const KILLS: usize = 100;
+    let mut field = require!(Field::new());
+    let scene = field.play_many("row", KILLS);
+    let killed = scene.all("killed");
+    assert_eq!((killed.len(), field.limited.oom_kills()), (KILLS, KILLS as u64), "{scene:?}");
+    let sentinel = field.sentinel();
+
+    let reports = field.monitor.reports();
+    let told = told(&reports);
+    let right = told.keys().filter(|(pid, _)| killed.iter().any(|&killed| u64::from(killed) == *pid)).count();
+    // One of them is the sentinel's.
+    println!("precision {right}/{}, recall {right}/{KILLS}", reports.len() - 1);
+
+    assert!(reports.iter().any(|report| report["victim"]["pid"] == sentinel));
+    assert_eq!((right, reports.len() - 1), (KILLS, KILLS), "{told:?}");
+    assert!(told.values().all(|&times| times == 1), "{told:?}");
+    assert!(reports.iter().all(|report| report["confidence"] == "confirmed"));
+}
+
+#[test]
+fn storm_is_told_in_part_and_counted_in_full() {
+    const KILLS: usize = 300;
+    let mut field = require!(Field::new());
+    let scene = field.play_many("storm", KILLS);
+    let killed = scene.all("killed");
+    let counted = field.limited.oom_kills();
+    println!("{} of {KILLS} were killed; the kernel counts {counted}", killed.len());
+    assert!(killed.len() > KILLS / 2, "a storm: {scene:?}");
+
+    let full_and_suppressed = |said: &[Value]| {
+        let full = said.iter().filter(|line| line["event"] == "oom_kill").count() as u64;
+        let counts = said.iter().filter(|line| line["event"] == "oom_kills_suppressed");
+        full + counts.map(|line| line["count"].as_u64().expect("a count")).sum::<u64>()
+    };
+    let truth = killed.len() as u64;
+    let monitor = &mut field.monitor;
+    while full_and_suppressed(monitor.said()) < truth {
+        let (so_far, of) = (full_and_suppressed(monitor.said()), truth);
+        monitor.until(&format!("the rest of the storm, {so_far} of {of}"), |_| true);
+    }
+    // The sentinel may be suppressed as part of the storm, or told: once.
+    field.play(&["eat", crate::oom::TOO_MUCH]);
+    let monitor = &mut field.monitor;
+    while full_and_suppressed(monitor.said()) < truth + 1 {
+        monitor.until("the sentinel", |_| true);
+    }
+    assert_eq!(monitor.end().code(), Some(0));
+
+    assert_eq!(full_and_suppressed(monitor.said()), truth + 1, "counted once each");
+    let told = told(&monitor.reports());
+    assert!(told.values().all(|&times| times == 1), "{told:?}");
+    for line in monitor.said().iter().filter(|line| line["event"] == "oom_kills_suppressed") {
+        let names = line["by_name"].as_object().expect("names");
+        let sum: u64 = names.values().map(|count| count.as_u64().expect("a count")).sum();
+        assert_eq!(line["count"], sum, "{line}");
+        // Some die before their exec.
+        assert!(names.keys().all(|name| name == "victim" || name == "sh"), "{line}");
+    }
+    let told_pids = told.keys().map(|(pid, _)| *pid);
+    let strangers: Vec<_> = told_pids.filter(|pid| !killed.iter().any(|&killed| u64::from(killed) == *pid)).collect();
+    assert!(strangers.len() <= 1, "but for the sentinel, nobody else: {strangers:?}");
+}

@@ -1,0 +1,324 @@
+//! Real kills for memory: every victim is told of, once, as sure as can be, and nobody else.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+
+use krunner_tests::cgroup::{Cgroup, Version};
+use krunner_tests::{Monitor, Scene, Told, Way, proc, require};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::oom::{Field, LIMIT_MIB, OWN_MIB, TOO_MUCH, VICTIM, ancestors, assert_filled};
+
+const CONFIRMED: &str = "confirmed";
+const CO_VICTIM: &str = "co-victim";
+
+#[track_caller]
+fn assert_sigkill(told: &Told) {
+    assert_eq!(told.status.signal(), Some(Signal::SIGKILL as i32), "{told:?}");
+}
+
+/// The scene's own process is the only victim, and all figures are plausible.
+#[track_caller]
+fn assert_only_victim(field: Field, told: &Told) -> Value {
+    assert_sigkill(told);
+    let (limit_bytes, room_bytes) = (field.limited.limit_bytes(), field.limited.room_bytes());
+    let report = field.finish(&[(told.pid("victim"), CONFIRMED)]).remove(0);
+    assert_filled(&report, limit_bytes, room_bytes);
+    assert_eq!(report["tracer"], "bpf");
+    report
+}
+
+/// Who the scene says was killed is the only victim.
+#[track_caller]
+fn assert_only_killed(field: Field, told: &Told) -> Value {
+    let [killed] = told.all("killed")[..] else { panic!("one is killed: {told:?}") };
+    field.finish(&[(killed, CONFIRMED)]).remove(0)
+}
+
+fn running_s(report: &Value) -> f64 {
+    report["victim"]["running_s"].as_f64().expect("seconds")
+}
+
+#[test]
+fn hog_that_lives_20_ms() {
+    let field = require!(Field::new());
+    let told = field.play(&["eat", TOO_MUCH]);
+    let limit_bytes = field.limited.limit_bytes();
+    let version = field.limited.version();
+    let name = field.limited.path().file_name().and_then(OsStr::to_str).expect("a name").to_owned();
+
+    let report = assert_only_victim(field, &told);
+
+    assert!(running_s(&report) < 5.0, "{report}");
+    assert_eq!(report["victim"]["name"], "victim");
+    assert_eq!(report["victim"]["cmdline"], format!("{VICTIM} eat {TOO_MUCH}"));
+    assert_eq!(report["victim"]["cmdline_is_cut"], false);
+    assert_eq!((&report["victim"]["uid"], &report["victim"]["oom_score_adj"]), (&0.into(), &0.into()));
+    assert_eq!(report["trigger"]["pid"], told.pid("victim"), "it asked for the memory itself");
+    assert_eq!(report["with_pid"], Value::Null);
+    assert!(report["killed_at_boot_ns"].as_u64() <= report["exited_at_boot_ns"].as_u64(), "{report}");
+    assert!(report["time"].as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z')), "{report}");
+    let cgroup = &report["cgroup"];
+    assert!(cgroup["path"].as_str().is_some_and(|path| path.ends_with(&name)), "{cgroup}");
+    if version == Version::One {
+        assert_eq!((&cgroup["version"], &cgroup["limit_bytes"]), (&1.into(), &limit_bytes.into()));
+    }
+}
+
+#[test]
+fn hog_4_s_old() {
+    let field = require!(Field::new());
+    let told = field.play(&["eat", TOO_MUCH, "--after-ms", "4000"]);
+    let report = assert_only_victim(field, &told);
+    assert!((4.0..60.0).contains(&running_s(&report)), "{report}");
+}
+
+#[test]
+fn bystanders_that_end_in_the_same_second() {
+    let field = require!(Field::new());
+    let told = field.play(&["bystanders", "8", TOO_MUCH]);
+    assert_eq!(told.all("exited").len(), 8, "{told:?}");
+    assert_eq!(told.all("killed"), [told.pid("victim")], "{told:?}");
+    assert_only_killed(field, &told);
+}
+
+#[test]
+fn trigger_is_not_the_victim() {
+    let field = require!(Field::new());
+    let told = field.play(&["crowd", "big=20", "trigger=16"]);
+    assert_eq!(told.all("killed"), [told.pid("big")], "{told:?}");
+
+    let report = assert_only_killed(field, &told);
+
+    assert_eq!(report["trigger"]["pid"], told.pid("trigger"), "{report}");
+    assert_eq!(report["trigger"]["name"], "trigger", "{report}");
+    assert_eq!(report["victim"]["name"], "big", "{report}");
+}
+
+#[test]
+fn biggest_is_not_the_newest() {
+    let field = require!(Field::new());
+    let told = field.play(&["crowd", "big=14", "newer=6", "newest=14"]);
+    assert_eq!(told.all("killed"), [told.pid("big")], "{told:?}");
+    assert_only_killed(field, &told);
+}
+
+#[test]
+fn smallest_is_the_victim_because_of_its_score() {
+    let field = require!(Field::new());
+    let told = field.play(&["crowd", "small=4:1000", "other=14", "trigger=15"]);
+    assert_eq!(told.all("killed"), [told.pid("small")], "{told:?}");
+    let report = assert_only_killed(field, &told);
+    assert_eq!(report["victim"]["oom_score_adj"], 1000);
+}
+
+#[test]
+fn thread_that_is_not_the_leader_allocates() {
+    let field = require!(Field::new());
+    let told = field.play(&["thread-eat", TOO_MUCH]);
+    assert_only_victim(field, &told);
+}
+
+#[test]
+fn leader_thread_is_gone_already() {
+    let field = require!(Field::new());
+    let told = field.play(&["leader-gone", TOO_MUCH]);
+    let report = assert_only_victim(field, &told);
+    let cmdline = report["victim"]["cmdline"].as_str().expect("a text");
+    assert!(cmdline.contains("leader-gone"), "as it was before: {report}");
+}
+
+#[test]
+fn sharer_of_the_memory_is_a_co_victim() {
+    let field = require!(Field::new());
+    let told = field.play(&["clone-vm", TOO_MUCH]);
+    assert_sigkill(&told);
+    let (victim, sharer) = (told.pid("victim"), told.pid("sharer"));
+    assert!(!proc::is_alive(sharer), "the kernel has killed it, too");
+    let mut field = field;
+    field.monitor.until_reports(2);
+    // Both score the same: the kernel may choose either.
+    let chosen = field.monitor.reports().iter().find_map(|report| {
+        let pid = report["victim"]["pid"].as_u64()?;
+        (report["confidence"] == CONFIRMED).then_some(pid)
+    });
+    let (first, second) = if chosen == Some(sharer.into()) { (sharer, victim) } else { (victim, sharer) };
+
+    let reports = field.finish(&[(first, CONFIRMED), (second, CO_VICTIM)]);
+
+    assert_eq!(reports[1]["with_pid"], first, "{}", reports[1]);
+    assert_eq!(reports[0]["trigger"]["pid"], victim, "the other one only sleeps");
+}
+
+#[test]
+fn victim_in_a_nested_pid_namespace() {
+    let field = require!(Field::new());
+    let told = field.play(&["nested-pidns", TOO_MUCH]);
+    assert_eq!(told.all("killed"), [told.pid("victim")], "{told:?}");
+    assert_only_killed(field, &told);
+}
+
+#[test]
+fn those_who_end_with_their_pid_namespace_are_no_victims() {
+    let field = require!(Field::new());
+    let told = field.play(&["nested-init", TOO_MUCH]);
+    assert_eq!(told.all("killed").len(), 4, "the kernel ends the siblings too: {told:?}");
+    assert_eq!(field.limited.oom_kills(), 1);
+    field.finish(&[(told.pid("victim"), CONFIRMED)]);
+}
+
+#[test]
+fn runner_and_victim_in_a_container() {
+    let field = require!(Field::in_world());
+    assert_eq!(field.monitor.watching()["scope"], "pid-namespace");
+    let told = field.play(&["eat", TOO_MUCH]);
+    let report = assert_only_victim(field, &told);
+    assert_eq!(report["trigger"]["pid"], told.pid("victim"), "{report}");
+}
+
+#[test]
+fn nested_pid_namespace_in_a_container() {
+    let field = require!(Field::in_world());
+    let told = field.play(&["nested-pidns", TOO_MUCH]);
+    assert_eq!(told.all("killed"), [told.pid("victim")], "{told:?}");
+    let report = assert_only_killed(field, &told);
+    assert_eq!(report["trigger"]["pid"], told.pid("victim"), "{report}");
+}
+
+#[test]
+fn chain_of_starters_in_a_container() {
+    let field = require!(Field::in_world());
+    let told = field.play(&["crowd", "big=20", "trigger=16"]);
+    let report = assert_only_killed(field, &told);
+    let starter = &report["ancestors"][0];
+    assert_eq!(starter["name"], "victim", "{report}");
+    assert_eq!(starter["cmdline"], format!("{VICTIM} crowd big=20 trigger=16"), "{report}");
+    assert_eq!(starter["exited"], false, "{report}");
+}
+
+#[test]
+fn largest_are_alive_and_sorted() {
+    let field = require!(Field::new());
+    let told = field.play(&["crowd", "big=14", "newer=6", "newest=14"]);
+    let report = assert_only_killed(field, &told);
+    let largest = report["largest"].as_array().expect("a list");
+    assert!(largest.len() <= 5, "{report}");
+    let sizes: Vec<_> = largest.iter().map(|process| process["rss_bytes"].as_u64().expect("bytes")).collect();
+    assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
+    assert!(largest.iter().all(|process| process["pid"] != report["victim"]["pid"]), "{report}");
+}
+
+#[test]
+fn parent_died_before_the_victim() {
+    let field = require!(Field::new());
+    let told = field.play(&["orphan", TOO_MUCH]);
+    assert_eq!(told.all("killed"), [told.pid("victim")], "{told:?}");
+
+    let report = assert_only_killed(field, &told);
+
+    let ancestors = ancestors(&report);
+    let (middle, first) = (told.pid("middle").into(), told.pid("first").into());
+    assert!(ancestors.starts_with(&[middle, first]), "{middle}, {first}: {report}");
+    assert_eq!((&report["ancestors"][0]["exited"], &report["ancestors"][1]["exited"]), (&true.into(), &false.into()));
+    let started = &report["ancestors"][0]["cmdline"];
+    assert!(started.as_str().is_some_and(|cmdline| cmdline.contains("middle")), "{report}");
+}
+
+#[test]
+fn pid_that_is_used_again() {
+    let mut field = require!(Field::in_world());
+    let told = field.play(&["pid-reuse", TOO_MUCH]);
+    let pid = told.pid("second");
+    assert_eq!((told.all("killed"), told.pid("early"), told.pid("third")), (vec![pid; 2], pid, pid), "{told:?}");
+    field.monitor.until_reports(2);
+    field.sentinel();
+
+    let reports: Vec<_> = field.monitor.reports().into_iter().filter(|report| report["victim"]["pid"] == pid).collect();
+
+    let names: Vec<_> = reports.iter().map(|report| report["victim"]["name"].clone()).collect();
+    assert_eq!(names, ["second", "third"], "in the order of their deaths");
+    let cmdline = |index: usize| reports[index]["victim"]["cmdline"].as_str().expect("a text");
+    assert!(cmdline(0).contains("second") && cmdline(1).contains("third"), "{reports:#?}");
+    assert!(reports.iter().all(|report| running_s(report) < 10.0), "{reports:#?}");
+    assert_eq!(field.monitor.reports().len(), 3, "with the sentinel");
+}
+
+/// A hog with these further arguments, which it does not look at.
+#[track_caller]
+fn hog_with(arguments: &[&OsStr]) -> Option<Value> {
+    let field = match Field::new() {
+        Ok(field) => field,
+        Err(reason) => {
+            krunner_tests::host::skip("suites::oom_kills::hog_with::here", &reason);
+            return None;
+        }
+    };
+    let mut command = field.way().command(VICTIM);
+    command.args(["eat", TOO_MUCH, "--"]).args(arguments);
+    let told = Scene::start(command).end();
+    Some(assert_only_victim(field, &told))
+}
+
+#[test]
+fn command_line_of_100_kb() {
+    let argument = "x".repeat(100_000);
+    let Some(report) = hog_with(&[OsStr::new(&argument)]) else { return };
+    let cmdline = report["victim"]["cmdline"].as_str().expect("a text");
+    let begin = format!("{VICTIM} eat {TOO_MUCH} -- xxx");
+    assert!(cmdline.starts_with(&begin), "{}", &cmdline[..200.min(cmdline.len())]);
+    assert_eq!(report["victim"]["cmdline_is_cut"], cmdline.len() < argument.len(), "{}", cmdline.len());
+    assert!(cmdline.len() <= 64 * 1024, "{} bytes are kept of one process", cmdline.len());
+}
+
+#[test]
+fn command_line_that_is_not_utf8() {
+    let argument = OsStr::from_bytes(b"caf\xe9\n\x1b[31mred");
+    let Some(report) = hog_with(&[argument]) else { return };
+    let cmdline = report["victim"]["cmdline"].as_str().expect("a text");
+    assert!(cmdline.contains("caf\u{fffd}"), "{cmdline:?}");
+    assert!(!cmdline.contains(char::is_control), "{cmdline:?}");
+}
+
+#[test]
+fn command_line_that_is_empty() {
+    let field = require!(Field::new());
+    let told = field.play(&["bare", "empty", TOO_MUCH]);
+    let report = assert_only_victim(field, &told);
+    assert_eq!(report["victim"]["cmdline"].as_str().map(str::trim), Some(""), "{report}");
+}
+
+#[test]
+fn command_line_that_was_overwritten() {
+    let field = require!(Field::new());
+    let told = field.play(&["bare", "wiped", TOO_MUCH]);
+    let report = assert_only_victim(field, &told);
+    // As it was at the exec, or as it was at a later snapshot.
+    let cmdline = report["victim"]["cmdline"].as_str().expect("a text").trim();
+    assert!(cmdline.is_empty() || cmdline == format!("{VICTIM} bare wiped {TOO_MUCH}"), "{report}");
+}
+
+#[test]
+fn comm_with_parentheses_and_newlines() {
+    let field = require!(Field::new());
+    let told = field.play(&["eat", TOO_MUCH, "--name", "a) R 1 (\nb"]);
+    let report = assert_only_victim(field, &told);
+    let name = report["victim"]["name"].as_str().expect("a text");
+    assert!(name.starts_with("a) R 1 ("), "{report}");
+}
+
+#[test]
+fn all_namespaces_shows_what_the_fence_hides() {
+    let scratch = require!(Cgroup::scratch());
+    let (own, limited) = (scratch.limited("own", OWN_MIB), scratch.limited("other", LIMIT_MIB));
+    let mut monitor =
+        Monitor::start_program(&Way::here().cgroup(&own), &krunner_tests::binary(), &["--all-namespaces"]);
+    require!(monitor.needs_bpf());
+    assert_eq!(monitor.watching()["scope"], "all");
+    let mut command = Way::here().cgroup(&limited).command(VICTIM);
+    command.args(["eat", TOO_MUCH]);
+    let told = Scene::start(command).end();
+    assert_sigkill(&told);
+    monitor.until_report_of(told.pid("victim"));
+}

@@ -1,0 +1,277 @@
+//! What the monitor may, what it keeps of that, what it hands on (nothing), and how it goes without.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use krunner_tests::cgroup::Cgroup;
+use krunner_tests::{Monitor, Raw, Scene, Setup, Way, World, binary, host, proc, require, wait};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::app;
+use crate::oom::{LIMIT_MIB, TOO_MUCH, VICTIM};
+
+const NOBODY: u32 = 65_534;
+
+/// The five sets of capabilities in a status file.
+fn capabilities(status: &str) -> BTreeMap<String, String> {
+    let pairs = status.lines().filter_map(|line| line.split_once(":\t"));
+    pairs.filter(|(field, _)| field.starts_with("Cap")).map(|(field, set)| (field.into(), set.into())).collect()
+}
+
+fn own_capabilities() -> BTreeMap<String, String> {
+    capabilities(&fs::read_to_string("/proc/thread-self/status").expect("our own status"))
+}
+
+/// None in any set but the bounding one, which gives nothing.
+#[track_caller]
+fn assert_none(sets: &BTreeMap<String, String>) {
+    for field in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert!(sets[field].bytes().all(|digit| digit == b'0'), "{field} in {sets:?}");
+    }
+}
+
+#[track_caller]
+fn assert_no_thread_has_any(pid: u32) {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the threads");
+    let mut seen = 0;
+    for thread in threads {
+        let path = thread.expect("a thread").path().join("status");
+        let Ok(status) = fs::read_to_string(path) else { continue };
+        assert_none(&capabilities(&status));
+        seen += 1;
+    }
+    assert!(seen > 0, "{pid} is there");
+}
+
+/// The binary with file capabilities, in a folder that anybody may enter.
+struct Capable {
+    _folder: TempDir,
+    program: PathBuf,
+}
+
+fn capable() -> Result<Capable, String> {
+    host::root()?;
+    let setcap = host::program("setcap")?;
+    let folder = TempDir::with_prefix("krc-").map_err(|error| error.to_string())?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).map_err(|error| error.to_string())?;
+    let program = folder.path().join("krunner");
+    fs::copy(binary(), &program).map_err(|error| error.to_string())?;
+    let output = Command::new(setcap).arg("cap_bpf,cap_perfmon+ep").arg(&program).output();
+    match output {
+        Ok(output) if output.status.success() => Ok(Capable { _folder: folder, program }),
+        Ok(output) => Err(format!("setcap: {}", String::from_utf8_lossy(&output.stderr))),
+        Err(error) => Err(format!("setcap: {error}")),
+    }
+}
+
+/// The child's sets, and what its descriptors are links to.
+fn child_of(setup: Setup) -> (BTreeMap<String, String>, String) {
+    let runner = setup.start();
+    let mut raw = Raw::connect(&runner);
+    wait::until_true("BPF is attached", || proc::has_bpf(runner.pid()));
+    let status = raw.exec("cat /proc/self/status").stdout();
+    let links = raw.exec("ls -l /proc/self/fd").stdout();
+    (capabilities(&status), links)
+}
+
+#[test]
+fn children_of_a_root_session_keep_its_capabilities_and_get_no_bpf() {
+    require!(host::root());
+    let (sets, links) = child_of(app());
+    assert_eq!(sets, own_capabilities());
+    assert_eq!(sets.len(), 5, "{sets:?}");
+    assert!(!links.contains("bpf") && links.contains("/dev/null"), "{links}");
+}
+
+#[test]
+fn runner_with_file_capabilities_drops_them_once_attached() {
+    let capable = require!(capable());
+    let runner = app().program(&capable.program).user(NOBODY).start();
+    let mut raw = Raw::connect(&runner);
+    wait::until_true("BPF is attached", || proc::has_bpf(runner.pid()));
+
+    let sets = capabilities(&raw.exec("cat /proc/self/status").stdout());
+    assert_none(&sets);
+    let links = raw.exec("ls -l /proc/self/fd").stdout();
+    assert!(!links.contains("bpf") && links.contains("/dev/null"), "{links}");
+    assert_no_thread_has_any(runner.pid());
+}
+
+#[test]
+fn monitor_with_file_capabilities_is_as_precise_and_has_none_left() {
+    let capable = require!(capable());
+    let scratch = require!(Cgroup::scratch());
+    let limited = scratch.limited("limited", LIMIT_MIB);
+    let mut monitor = Monitor::start_program(&Way::here().cgroup(&scratch).user(NOBODY), &capable.program, &[]);
+    assert_eq!(monitor.watching()["tracer"], "bpf", "{}", monitor.watching());
+    assert_no_thread_has_any(monitor.process());
+
+    let pid = killed_in(&Way::here().cgroup(&limited).user(NOBODY));
+
+    monitor.until_report_of(pid);
+    let report = monitor.reports()[0].clone();
+    assert_eq!(report["confidence"], "confirmed");
+    assert_eq!(report["victim"]["uid"], NOBODY);
+    assert!(report["victim"]["cmdline"].as_str().is_some_and(|cmdline| cmdline.ends_with(" eat 96")), "{report}");
+    assert_eq!(monitor.end().code(), Some(0));
+    assert_eq!(monitor.reports().len(), 1);
+}
+
+#[test]
+fn file_capabilities_are_no_way_to_see_other_peoples_processes() {
+    let capable = require!(capable());
+    let way = Way::here().user(NOBODY);
+    let output = way.command(&capable.program).args(["monitor", "--all-namespaces"]).output().expect("krunner starts");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+/// Has one killed for memory there.
+#[track_caller]
+fn killed_in(way: &Way) -> u32 {
+    let mut command = way.command(VICTIM);
+    command.args(["eat", TOO_MUCH]);
+    let told = Scene::start(command).end();
+    assert_eq!(told.status.signal(), Some(9), "{told:?}");
+    told.pid("victim")
+}
+
+/// A monitor that starts in some strange way, and a kill near it. Returns what it said at the start, and what of the
+/// kill within the time that one more of its snapshots takes.
+#[track_caller]
+fn told_with(scratch: &Cgroup, way: &Way) -> (Value, Vec<Value>, u32) {
+    let limited = scratch.limited("limited", LIMIT_MIB);
+    let mut monitor = Monitor::start(way);
+    let watching = monitor.watching().clone();
+    let pid = killed_in(&Way::here().cgroup(&limited));
+    if watching["tracer"] == "bpf" {
+        monitor.until_report_of(pid);
+    }
+    assert_eq!(monitor.end().code(), Some(0), "{}", monitor.stderr());
+    let stderr = monitor.stderr();
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let reports: Vec<_> = monitor.reports().into_iter().cloned().collect();
+    (watching, reports, pid)
+}
+
+/// Without BPF: it says why in these words, and of the kill no more than it can know.
+#[track_caller]
+fn assert_snapshot(way: impl FnOnce(Way) -> Way, reason: &[&str]) {
+    let scratch = match Cgroup::scratch() {
+        Ok(scratch) => scratch,
+        Err(error) => return host::skip("suites::oom_privilege::assert_snapshot::here", &error),
+    };
+    let (watching, reports, pid) = told_with(&scratch, &way(Way::here().cgroup(&scratch)));
+    assert_eq!(watching["tracer"], "snapshot", "{watching}");
+    let why = watching["why_not_bpf"].as_str().unwrap_or_default().to_lowercase();
+    assert!(reason.iter().any(|word| why.contains(word)), "{watching}");
+    assert!(!why.contains('\n'), "one line: {why}");
+    for report in reports {
+        assert!(report["confidence"] == "inferred" || report["confidence"] == "possible", "{report}");
+        assert_eq!(report["tracer"], "snapshot");
+        assert_eq!(report["victim"]["pid"], pid, "nobody else was killed: {report}");
+    }
+}
+
+#[track_caller]
+fn assert_bpf(way: impl FnOnce(Way) -> Way) {
+    let scratch = match Cgroup::scratch() {
+        Ok(scratch) => scratch,
+        Err(error) => return host::skip("suites::oom_privilege::assert_bpf::here", &error),
+    };
+    let (watching, reports, pid) = told_with(&scratch, &way(Way::here().cgroup(&scratch)));
+    assert_eq!((&watching["tracer"], &watching["why_not_bpf"]), (&"bpf".into(), &Value::Null));
+    let [report] = &reports[..] else { panic!("one report: {reports:#?}") };
+    assert_eq!((&report["victim"]["pid"], &report["confidence"]), (&pid.into(), &"confirmed".into()));
+}
+
+const NO_TRACEFS: &str = "for at in /sys/kernel/tracing /sys/kernel/debug; do
+    while mountpoint --quiet $at; do umount --lazy $at; done
+done";
+
+#[test]
+fn no_tracefs() {
+    assert_bpf(|way| way.mounts(NO_TRACEFS));
+}
+
+#[test]
+fn with_tracefs() {
+    assert_bpf(|way| way.mounts("mount -t tracefs tracefs /sys/kernel/tracing"));
+}
+
+#[test]
+fn no_capabilities() {
+    assert_snapshot(|way| way.user(NOBODY), &["cap_bpf", "capabilit", "not permitted"]);
+}
+
+#[test]
+fn capabilities_but_no_btf() {
+    assert_snapshot(|way| way.mounts("mount --bind /dev/null /sys/kernel/btf/vmlinux"), &["btf"]);
+}
+
+#[test]
+fn capabilities_but_an_empty_btf() {
+    let mounts = "mount -t tmpfs tmpfs /sys/kernel/btf; : > /sys/kernel/btf/vmlinux";
+    assert_snapshot(|way| way.mounts(mounts), &["btf"]);
+}
+
+#[test]
+fn capabilities_but_no_btf_at_all() {
+    assert_snapshot(|way| way.mounts("mount -t tmpfs tmpfs /sys/kernel/btf"), &["btf"]);
+}
+
+#[test]
+fn capabilities_but_a_garbled_btf() {
+    let mounts = "mount -t tmpfs tmpfs /sys/kernel/btf; head -c 300000 /dev/urandom > /sys/kernel/btf/vmlinux";
+    assert_snapshot(|way| way.mounts(mounts), &["btf"]);
+}
+
+#[test]
+fn bpf_blocked_by_seccomp() {
+    assert_snapshot(|way| way.then([VICTIM, "no-bpf"]), &["seccomp", "not permitted", "forbid", "block"]);
+}
+
+#[test]
+fn proc_with_hidepid_as_root() {
+    let scratch = require!(Cgroup::scratch());
+    let world = World::new();
+    let limited = scratch.limited("limited", LIMIT_MIB);
+    let hide = "mount -o remount,hidepid=2 /proc";
+    let mut monitor = Monitor::start(&Way::here().world(&world).cgroup(&scratch).mounts(hide));
+    require!(monitor.needs_bpf());
+    let pid = killed_in(&Way::here().world(&world).cgroup(&limited));
+    monitor.until_report_of(pid);
+    assert_eq!(monitor.end().code(), Some(0));
+}
+
+#[test]
+fn proc_with_hidepid_as_nobody() {
+    let scratch = require!(Cgroup::scratch());
+    let world = World::new();
+    let hide = "mount -o remount,hidepid=2 /proc";
+    let mut monitor = Monitor::start(&Way::here().world(&world).cgroup(&scratch).mounts(hide).user(NOBODY));
+    assert_eq!(monitor.watching()["tracer"], "snapshot");
+    assert_eq!(monitor.end().code(), Some(0), "{}", monitor.stderr());
+    assert_eq!(monitor.reports().len(), 0, "{:#?}", monitor.said());
+}
+
+#[test]
+fn proc_with_hidepid_and_file_capabilities() {
+    let capable = require!(capable());
+    let scratch = require!(Cgroup::scratch());
+    let world = World::new();
+    let limited = scratch.limited("limited", LIMIT_MIB);
+    let hide = "mount -o remount,hidepid=2 /proc";
+    let way = Way::here().world(&world).cgroup(&scratch).mounts(hide).user(NOBODY);
+    let mut monitor = Monitor::start_program(&way, &capable.program, &[]);
+    assert_eq!(monitor.watching()["tracer"], "bpf", "{}", monitor.watching());
+    // Another user's process, of which /proc shows nothing: BPF has seen it.
+    let pid = killed_in(&Way::here().world(&world).cgroup(&limited));
+    monitor.until_report_of(pid);
+    assert_eq!(monitor.reports()[0]["confidence"], "confirmed");
+    assert_eq!(monitor.end().code(), Some(0));
+}

@@ -1,0 +1,129 @@
+//! A kill in a session: told to the agent's client at once, and only once.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use krunner_tests::cgroup::Cgroup;
+use krunner_tests::{Agent, Run, Runner, Setup, Way, host, proc, require, wait};
+use serde_json::{Value, json};
+
+use crate::oom::{LIMIT_MIB, TOO_MUCH, VICTIM};
+use crate::{app, wait_for_file, with_agent};
+
+const HEADLINE: &str = "Out-of-memory detected!";
+const CERTAIN: &str = "detected oom-killed process:";
+const NOTHING_FOUND: &str = "failed to get the information of oom-killed processes";
+
+/// A session in a cgroup of its own, and one below it in which memory is short.
+struct World {
+    agent: Agent,
+    runner: Runner,
+    limited: Cgroup,
+    _scratch: Cgroup,
+}
+
+impl World {
+    fn start(client: &Path, setup: Setup) -> Result<Self, String> {
+        let scratch = Cgroup::scratch()?;
+        let limited = scratch.limited("limited", LIMIT_MIB);
+        let way = Way::here().cgroup(&scratch);
+        let links: Vec<_> = way.links().iter().map(|link| link.to_str().expect("UTF-8")).collect();
+        let (runner, agent) = with_agent(client, setup.prefix(&links));
+        wait::until_true("BPF is attached", || proc::has_bpf(runner.pid()));
+        Ok(Self { agent, runner, limited, _scratch: scratch })
+    }
+
+    /// A step in which one is killed, and that ends when the runner has logged it.
+    fn run_with_a_kill(&self) -> Run {
+        let procs = self.limited.procs_file();
+        let hog = format!("sh -c 'echo $$ > hog; echo 0 > {}; exec {VICTIM} eat {TOO_MUCH}'", procs.display());
+        let pending = self.agent.start_exec(&format!("{hog}; echo code $?; {}", wait_for_file("go")));
+        self.runner.wait_for_log(&[VICTIM, "eat", "rss"]);
+        self.runner.write("go", "");
+        let run = pending.wait();
+        assert!(run.stdout().contains("code 137"), "{run:#?}");
+        assert_eq!(self.limited.oom_kills(), 1);
+        run
+    }
+}
+
+fn count(text: &str, part: &str) -> usize {
+    text.matches(part).count()
+}
+
+#[test]
+fn kill_is_told_in_the_run_with_the_tree_down_to_the_runner() {
+    let client = require!(host::agent_python());
+    let world = require!(World::start(&client, app()));
+
+    let run = world.run_with_a_kill();
+
+    let text = run.stderr();
+    assert_eq!((count(&text, HEADLINE), count(&text, CERTAIN)), (1, 1), "{text}");
+    let hog = world.runner.wait_for("hog");
+    let line =
+        text.lines().find(|line| line.contains(hog.trim_end()) && line.contains("rss")).expect("the victim's line");
+    assert!(line.contains(&format!("{VICTIM} eat {TOO_MUCH}")), "{line}");
+    let runner = text.lines().find(|line| line.contains(&format!("{} (running for ", world.runner.pid())));
+    assert!(runner.is_some_and(|line| line.contains("   └─ ")), "{text}");
+    assert!(text.contains("confirmed"), "{text}");
+}
+
+#[test]
+fn agents_event_adds_nothing_to_a_kill_that_was_told() {
+    let client = require!(host::agent_python());
+    let world = require!(World::start(&client, app()));
+    world.run_with_a_kill();
+
+    world.agent.event("oom", &json!({}));
+
+    // The contract gives an event 15 s to be answered: in that time and a little more there is nothing to see.
+    let answer = wait::within(Duration::from_secs(17), || world.runner.stderr().contains(NOTHING_FOUND).then_some(()));
+    assert_eq!(answer, None, "{}", world.runner.stderr());
+    // That the waiting was long enough shows an event that has no kill.
+    world.agent.event("oom", &json!({}));
+    world.runner.wait_for_log(&[NOTHING_FOUND]);
+    let text = world.runner.stderr();
+    assert_eq!((count(&text, CERTAIN), count(&text, NOTHING_FOUND)), (1, 1), "{text}");
+}
+
+#[test]
+fn event_without_a_kill_says_that_nothing_was_found() {
+    let client = require!(host::agent_python());
+    let world = require!(World::start(&client, app()));
+
+    world.agent.event("oom", &json!({}));
+
+    world.runner.wait_for_log(&[NOTHING_FOUND]);
+    let text = world.runner.stderr();
+    assert_eq!((count(&text, CERTAIN), count(&text, "detected potentially")), (0, 0), "{text}");
+}
+
+#[test]
+fn kill_is_kept_as_json_for_the_user_only() {
+    let client = require!(host::agent_python());
+    let world = require!(World::start(&client, app().folder("home/work/.logs")));
+    world.run_with_a_kill();
+
+    let path = world.runner.home().join(".logs/oom.jsonl");
+    let text =
+        wait::until("a line in oom.jsonl", || fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n')));
+
+    let mode = fs::metadata(&path).expect("the file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let [report] = &lines[..] else { panic!("one line: {text}") };
+    let hog: u32 = world.runner.wait_for("hog").trim_end().parse().expect("a pid");
+    assert_eq!((&report["event"], &report["confidence"]), (&"oom_kill".into(), &"confirmed".into()));
+    assert_eq!(report["victim"]["pid"], hog);
+}
+
+#[test]
+fn without_the_folder_nothing_is_kept() {
+    let client = require!(host::agent_python());
+    let world = require!(World::start(&client, app()));
+    world.run_with_a_kill();
+    assert!(!world.runner.home().join(".logs").exists());
+}

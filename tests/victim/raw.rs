@@ -1,0 +1,52 @@
+//! The only `unsafe` of the victims: three system calls that no safe crate offers.
+
+use nix::unistd::pause;
+
+/// Enough for a function that only waits.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// Starts a process that shares all our memory and only sleeps: another process, not a thread.
+///
+/// Not by nix's `clone`: there the child calls a closure that lies on the parent's stack, which goes on meanwhile.
+pub(crate) fn share_memory() -> u32 {
+    extern "C" fn sleep(_: *mut libc::c_void) -> libc::c_int {
+        loop {
+            pause();
+        }
+    }
+    // The stack lives as long as the process, which nobody waits for.
+    let stack = Box::leak(vec![0_u8; STACK_BYTES].into_boxed_slice());
+    // The ABI wants 16 bytes of alignment.
+    let end = stack.as_mut_ptr_range().end;
+    let top = end.wrapping_sub(end.addr() % 16).cast();
+    let flags = libc::CLONE_VM | libc::SIGCHLD;
+    // SAFETY: `top` is the aligned end of a stack of its own that is never freed; the child
+    // touches no memory that we use, takes no lock and never returns.
+    let pid = unsafe { libc::clone(sleep, top, flags, std::ptr::null_mut()) };
+    u32::try_from(pid).unwrap_or_else(|_| panic!("clone: {}", std::io::Error::last_os_error()))
+}
+
+/// Ends the calling thread only, even the first one; its process goes on with the others.
+pub(crate) fn end_thread() -> ! {
+    // SAFETY: nothing on this thread's stack is used by another one, and nothing of it needs to be dropped.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!("a thread that has ended goes on");
+}
+
+/// Lets bpf(2) fail with EPERM from now on, in this process and all that come of it.
+pub(crate) fn forbid_bpf() {
+    let statement =
+        |code: u32, k: u32| libc::sock_filter { code: u16::try_from(code).expect("a code"), jt: 0, jf: 0, k };
+    let number = u32::try_from(libc::SYS_bpf).expect("a small number");
+    let mut filter = [
+        // The number of the call is the first member of struct seccomp_data (seccomp(2)).
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        libc::sock_filter { jf: 1, ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number) },
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: u16::try_from(filter.len()).expect("four"), filter: filter.as_mut_ptr() };
+    // SAFETY: both structs live until the call returns, `len` is the number of statements; the kernel copies them.
+    let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    assert_eq!(done, 0, "seccomp: {}", std::io::Error::last_os_error());
+}
