@@ -28,24 +28,21 @@ fn own_capabilities() -> BTreeMap<String, String> {
 }
 
 /// None in any set but the bounding one, which gives nothing.
-#[track_caller]
-fn assert_none(sets: &BTreeMap<String, String>) {
-    for field in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-        assert!(sets[field].bytes().all(|digit| digit == b'0'), "{field} in {sets:?}");
-    }
+fn is_none(sets: &BTreeMap<String, String>) -> bool {
+    ["CapInh", "CapPrm", "CapEff", "CapAmb"].iter().all(|field| sets[*field].bytes().all(|digit| digit == b'0'))
 }
 
 #[track_caller]
-fn assert_no_thread_has_any(pid: u32) {
+fn assert_none(sets: &BTreeMap<String, String>) {
+    assert!(is_none(sets), "{sets:?}");
+}
+
+/// Whether the process is there and none of its threads has any capability.
+fn threads_without_any(pid: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the threads");
-    let mut seen = 0;
-    for thread in threads {
-        let path = thread.expect("a thread").path().join("status");
-        let Ok(status) = fs::read_to_string(path) else { continue };
-        assert_none(&capabilities(&status));
-        seen += 1;
-    }
-    assert!(seen > 0, "{pid} is there");
+    let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status")).ok();
+    let sets: Vec<_> = threads.flatten().filter_map(status).map(|status| capabilities(&status)).collect();
+    !sets.is_empty() && sets.iter().all(is_none)
 }
 
 /// The binary with file capabilities, in a folder that anybody may enter.
@@ -95,11 +92,16 @@ fn runner_with_file_capabilities_drops_them_once_attached() {
     let mut raw = Raw::connect(&runner);
     wait::until_true("BPF is attached", || proc::has_bpf(runner.pid()));
 
+    // While it loads it has them; children have none at any time.
+    let sets = capabilities(&raw.exec("cat /proc/self/status").stdout());
+    assert_none(&sets);
+    wait::until_true("all threads have dropped all capabilities", || threads_without_any(runner.pid()));
+
     let sets = capabilities(&raw.exec("cat /proc/self/status").stdout());
     assert_none(&sets);
     let links = raw.exec("ls -l /proc/self/fd").stdout();
     assert!(!links.contains("bpf") && links.contains("/dev/null"), "{links}");
-    assert_no_thread_has_any(runner.pid());
+    assert!(proc::has_bpf(runner.pid()), "it is attached still");
 }
 
 #[test]
@@ -109,7 +111,7 @@ fn monitor_with_file_capabilities_is_as_precise_and_has_none_left() {
     let limited = scratch.limited("limited", LIMIT_MIB);
     let mut monitor = Monitor::start_program(&Way::here().cgroup(&scratch).user(NOBODY), &capable.program, &[]);
     assert_eq!(monitor.watching()["tracer"], "bpf", "{}", monitor.watching());
-    assert_no_thread_has_any(monitor.process());
+    assert!(threads_without_any(monitor.process()), "once it watches it has none");
 
     let pid = killed_in(&Way::here().cgroup(&limited).user(NOBODY));
 
