@@ -106,7 +106,7 @@ layout! {
 
 layout! {
     /// A SIGKILL was generated.
-    pub struct Kill: 120 {
+    pub struct Kill: 128 {
         /// [`Kind::Kill`]
         pub kind: u32,
         /// One of [`source`].
@@ -126,6 +126,9 @@ layout! {
         pub uid: u32,
         /// The victim's memory just before it is taken away.
         pub memory: Memory,
+        /// Which memory map that is: the same for all who share it, and no more than a number to anybody else. 0
+        /// when it has none any more.
+        pub memory_map: u64,
         /// The victim's name.
         pub comm: [u8; COMM_BYTES],
         /// The sender's name; empty unless `sender_tgid` is set.

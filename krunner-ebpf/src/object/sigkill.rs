@@ -41,6 +41,7 @@ fn sigkill(ctx: RawTracePointContext) -> Option<()> {
         sender_tgid,
         uid: task::uid(task),
         memory: task::memory(task),
+        memory_map: task::memory_map(task),
         comm: task::leader(task).map(task::comm).unwrap_or_default(),
         sender_comm,
     };

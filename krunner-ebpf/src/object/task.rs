@@ -134,6 +134,12 @@ pub(super) fn memory(task: Address) -> Memory {
     }
 }
 
+/// Which memory map a task has.
+#[inline(always)]
+pub(super) fn memory_map(task: Address) -> u64 {
+    task.u64(offset!(task_mm)).unwrap_or(0)
+}
+
 const NO_MEMORY: Memory =
     Memory { total_vm_pages: 0, anon_pages: 0, file_pages: 0, shmem_pages: 0, swap_pages: 0, pgtables_bytes: 0 };
 

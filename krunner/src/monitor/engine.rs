@@ -27,8 +27,8 @@ const MS: u64 = 1_000_000;
 /// How long a report waits for the look that its kill asked for.
 const LOOK_PATIENCE_NS: u64 = 4 * MS;
 
-/// A snapshot of this age is as good as a fresh one.
-const FRESH_NS: u64 = 100 * MS;
+/// A snapshot of this age is as good as a fresh one: the sampler would not look again sooner.
+const FRESH_NS: u64 = 50 * MS;
 
 /// Looks that took longer are not asked for: the report would go without them anyway.
 const QUICK_LOOK: Duration = Duration::from_millis(4);

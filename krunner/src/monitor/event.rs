@@ -104,6 +104,8 @@ pub struct Kill {
     pub sender: Option<Actor>,
     /// The victim's memory at that moment.
     pub memory: MemoryAtKill,
+    /// Which memory map that is: the same for processes that share it, 0 when it is not known.
+    pub memory_map: u64,
     /// Another SIGKILL was there first; this one changed nothing.
     pub already_pending: bool,
 }

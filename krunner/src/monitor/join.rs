@@ -3,8 +3,8 @@
 //! ```text
 //!                 mark                exit
 //!  kernel SIGKILL ────▶ victim ───────────────▶ Verdict::Oom, confirmed
-//!        │ no mark, but the same sender
-//!        │ marked another just before ─ exit ─▶ Verdict::Oom, co-victim
+//!        │ no mark, but the same sender marked
+//!        │ one with the same memory just before ─ exit ─▶ Verdict::Oom, co-victim
 //!        └ neither ───────────────────────────▶ (not for memory: forgotten)
 //!  SIGKILL of a process ──────────────── exit ─▶ Verdict::Killed
 //!  mark without SIGKILL ────────────────────────▶ (was exiting anyway: forgotten)
@@ -12,7 +12,9 @@
 //!
 //! The kernel sends SIGKILL and marks right behind it, from the same context; then it kills, without a
 //! mark, whoever else has the victim's memory mapped, and with `memory.oom.group` goes through the same
-//! for each other member (`__oom_kill_process`, `mem_cgroup_scan_tasks`, `mm/oom_kill.c`). It does not
+//! for each other member (`__oom_kill_process`, `mem_cgroup_scan_tasks`, `mm/oom_kill.c`). A victim that is the first
+//! process of a pid namespace kills the others there in its own name (`zap_pid_ns_processes`, `kernel/pid_namespace.c`):
+//! they are no victims, and have other memory. It does not
 //! pick another victim while one has not let go of its memory (`oom_evaluate_task`), so a marked process
 //! whose sender's last victim is still there belongs to the same kill. Since Linux 6.16 the exit may
 //! be recorded before the mark: events are joined in any order.
@@ -112,6 +114,8 @@ struct Company {
     first: ProcessKey,
     /// That one had not exited when the SIGKILL was sent.
     was_there: bool,
+    /// It had the same memory mapped: without a mark, only that makes a victim.
+    shares_memory: bool,
 }
 
 /// A mark that other kills may belong to.
@@ -121,6 +125,7 @@ struct RecentMark {
     sender_pid: Option<u32>,
     /// The first victim of this kill.
     victim: ProcessKey,
+    memory_map: u64,
     exited: bool,
 }
 
@@ -205,7 +210,12 @@ impl Joiner {
                 && at_ns.saturating_sub(mark.at_ns) <= CO_VICTIM_WINDOW_NS
         };
         let mark = self.marks.iter().rev().find(same_kill)?;
-        Some(Company { first: mark.victim, was_there: !mark.exited })
+        let shares_memory = match (mark.memory_map, kill.memory_map) {
+            // Not known: then one that the victim itself kills is more likely to end with its pid namespace.
+            (0, _) | (_, 0) => sender_pid != Some(mark.victim.pid),
+            (one, other) => one == other,
+        };
+        Some(Company { first: mark.victim, was_there: !mark.exited, shares_memory })
     }
 
     /// All marks of one kill are kept as that of its first victim.
@@ -215,10 +225,17 @@ impl Joiner {
             return;
         }
         let exited = case.is_some_and(|case| case.exit_ns.is_some());
+        let memory_map = case.and_then(|case| case.kill.as_ref()).map_or(0, |(_, kill)| kill.memory_map);
         if self.marks.len() == MAX_MARKS {
             self.marks.pop_front();
         }
-        self.marks.push_back(RecentMark { at_ns, sender_pid: trigger.map(|actor| actor.pid), victim, exited });
+        self.marks.push_back(RecentMark {
+            at_ns,
+            sender_pid: trigger.map(|actor| actor.pid),
+            victim,
+            memory_map,
+            exited,
+        });
     }
 
     /// The case of a process, opened if need be; `None` when the process was told already.
@@ -255,7 +272,7 @@ impl Case {
         let gone = self.exit_ns.is_some() || age_ns >= EXIT_PATIENCE_NS;
         match (&self.mark, self.company) {
             (Some(_), _) => gone,
-            (None, Some(_)) => gone && age_ns >= MARK_PATIENCE_NS,
+            (None, Some(company)) => company.shares_memory && gone && age_ns >= MARK_PATIENCE_NS,
             (None, None) => false,
         }
     }

@@ -35,6 +35,7 @@ fn kill(at_ns: u64, victim: u32, source: KillSource, sender: u32) -> TraceEvent 
         source,
         sender: Some(actor(sender)),
         memory,
+        memory_map: 0,
         already_pending: false,
     };
     event(at_ns, Trace::Kill(kill))
@@ -102,6 +103,34 @@ fn who_shares_the_memory_is_a_co_victim() {
     let mut victims = victims(&verdicts);
     victims.sort_by_key(|(pid, _)| *pid);
     assert_eq!(victims, [(7, Confirmed), (8, CoVictim)]);
+}
+
+#[test]
+fn who_ends_with_a_pid_namespace_is_no_co_victim() {
+    let with_memory = |mut event: TraceEvent, memory_map: u64| {
+        let Trace::Kill(kill) = &mut event.what else { panic!("{event:?} is no kill") };
+        kill.memory_map = memory_map;
+        event
+    };
+    // The first process of a namespace asks for memory, is killed, and kills the others when it exits.
+    for (first, other) in [(1, 2), (0, 0)] {
+        let events = vec![
+            with_memory(kill(0, 7, Kernel, 7), first),
+            mark(1, 7, 7),
+            with_memory(kill(2, 8, Kernel, 7), other),
+            exit(MS, 8),
+            exit(2 * MS, 7),
+        ];
+        assert_eq!(victims(&verdicts(events)), [(7, Confirmed)]);
+    }
+    let sharer = vec![
+        with_memory(kill(0, 7, Kernel, 7), 1),
+        mark(1, 7, 7),
+        with_memory(kill(2, 8, Kernel, 7), 1),
+        exit(MS, 8),
+        exit(2 * MS, 7),
+    ];
+    assert_eq!(victims(&verdicts(sharer)).len(), 2);
 }
 
 #[test]

@@ -196,7 +196,7 @@ impl Report {
             victim,
             with_pid: None,
             trigger: None,
-            ancestors: seen(history.chain(key, at_ns)),
+            ancestors: seen(history.chain(key, u64::MAX)),
             largest: seen(largest),
             cgroup: circumstances.cgroup,
             lost_records: circumstances.lost_records,
@@ -215,7 +215,7 @@ impl Seen {
             running_s: running_s(process.key, at_ns),
             vm_bytes: process.vm_bytes,
             rss_bytes: process.rss_bytes,
-            exited: process.is_gone_at(at_ns),
+            exited: process.is_gone_at(u64::MAX),
         }
     }
 }

@@ -49,6 +49,7 @@ fn victim(pid: u32, start_ticks: u64) -> Victim {
         source: KillSource::Kernel,
         sender: Some(trigger.clone()),
         memory,
+        memory_map: 0,
         already_pending: false,
     };
     Victim {

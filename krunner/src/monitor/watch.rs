@@ -208,7 +208,9 @@ impl Task {
     fn figures(&self, event: &TraceEvent) -> Option<CgroupFacts> {
         let Trace::Kill(kill) = &event.what else { return None };
         let cgroup = self.cgroup.as_ref().filter(|_| is_of_interest(kill))?;
-        Some(cgroup.facts_of_pid(kill.victim.pid).unwrap_or_else(|| cgroup.facts()))
+        // One that has exited is in the root cgroup by then.
+        let is_ours = |facts: &CgroupFacts| facts.path.starts_with(&cgroup.path);
+        Some(cgroup.facts_of_pid(kill.victim.pid).filter(is_ours).unwrap_or_else(|| cgroup.facts()))
     }
 
     async fn tell_watching(&self, traced: bool, why_not_bpf: Option<String>) {

@@ -42,7 +42,7 @@ const OWNED: &[Owned] = &[
     Owned {
         word: "unsafe",
         within: "",
-        owners: &["krunner/src/sys/", "krunner/src/monitor/tracer/bpf.rs", "krunner-ebpf/"],
+        owners: &["krunner/src/sys/", "krunner/src/monitor/tracer/bpf.rs", "krunner-ebpf/", "tests/victim/raw.rs"],
         in_tests_too: true,
         remedy: "look for a safe call in std or nix; if there is none, wrap it in krunner/src/sys/",
     },

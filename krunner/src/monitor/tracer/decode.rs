@@ -61,6 +61,7 @@ fn kill(kill: &record::Kill, page_bytes: u64) -> Trace {
             swap_bytes: pages(kill.memory.swap_pages),
             pgtables_bytes: kill.memory.pgtables_bytes,
         },
+        memory_map: kill.memory_map,
         already_pending: kill.outcome == record::outcome::ALREADY_PENDING,
     })
 }
@@ -130,6 +131,7 @@ mod tests {
             uid: 1000,
             memory,
             comm: comm(b"hog\xff"),
+            memory_map: 0xFFFF_8881_0000_0000,
             sender_comm: comm(b""),
         };
         let event = decode(&kill.to_bytes(), PAGE).unwrap();
