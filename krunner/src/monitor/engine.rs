@@ -1,4 +1,4 @@
-//! From what happens to what is told. Pure: no I/O, no clock but the one it is handed.
+//! From what happens to what is told. Pure but for one question that it is handed: no I/O, no clock of its own.
 //!
 //! ```text
 //!  TraceEvent ─▶ Joiner ─▶ victim ─▶ Storm ──▶ a moment's wait for a fresh look ─▶ Report
@@ -60,9 +60,12 @@ struct Waiting {
     until_ns: u64,
 }
 
+/// Tells whether a process is there right now.
+pub(super) type IsThere = Box<dyn Fn(ProcessKey) -> bool + Send + Sync>;
+
 /// The monitor's mind.
-#[derive(Debug)]
 pub(super) struct Engine {
+    is_there: IsThere,
     joiner: Joiner,
     history: History,
     storm: Storm,
@@ -97,8 +100,9 @@ struct Suspicion {
 impl Engine {
     /// An engine that knows nothing; `booted_at` is the time of day at which the clock of events was 0.
     #[must_use]
-    pub(super) fn new(booted_at: SystemTime) -> Self {
+    pub(super) fn new(booted_at: SystemTime, is_there: IsThere) -> Self {
         Self {
+            is_there,
             joiner: Joiner::new(),
             history: History::new(),
             storm: Storm::new(),
@@ -238,12 +242,22 @@ impl Engine {
     }
 
     fn report(&mut self, victim: &Victim) {
+        self.look_for_ancestors(victim.kill.victim, victim.killed_at_boot_ns);
         let circumstances = Circumstances {
             time: self.time_of_day(victim.killed_at_boot_ns),
             cgroup: self.figures.remove(&victim.kill.victim),
             lost_records: self.lost_records,
         };
         self.notices.push(Notice::Report(Box::new(Report::of_victim(victim, &self.history, circumstances))));
+    }
+
+    /// A parent that ended by itself did so without a word; the snapshot may be a while ago.
+    fn look_for_ancestors(&mut self, process: ProcessKey, at_ns: u64) {
+        for ancestor in self.history.chain(process, u64::MAX) {
+            if ancestor.gone_at_boot_ns.is_none() && !(self.is_there)(ancestor.key) {
+                self.history.mark_absent(ancestor.key, at_ns);
+            }
+        }
     }
 
     fn suspect(&mut self, confidence: Confidence, victims: usize, now_ns: u64, cgroup: Option<CgroupFacts>) -> bool {

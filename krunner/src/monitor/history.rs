@@ -99,6 +99,11 @@ impl History {
         self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
     }
 
+    /// Somebody has looked and not found this process.
+    pub(super) fn mark_absent(&mut self, key: ProcessKey, at_boot_ns: u64) {
+        self.table.mark_gone(key, Gone { at_ns: at_boot_ns, is_certain: false });
+    }
+
     /// A process, living or not.
     #[must_use]
     pub(super) fn find(&self, key: ProcessKey) -> Option<Known> {

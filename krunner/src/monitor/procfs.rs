@@ -79,6 +79,14 @@ impl ProcRoot {
     pub fn path(&self) -> &Path {
         &self.0
     }
+
+    /// Whether this very process is there now and no zombie. Takes no lock that a process could hold for long,
+    /// so this may be asked anywhere, for a few processes.
+    #[must_use]
+    pub(super) fn has(&self, key: ProcessKey) -> bool {
+        let line = std::fs::read(self.0.join(format!("{}/stat", key.pid))).unwrap_or_default();
+        Stat::parse(&line).is_some_and(|(_, stat)| stat.start_ticks == key.start_ticks && !stat.is_zombie())
+    }
 }
 
 impl Default for ProcRoot {
@@ -244,7 +252,7 @@ impl Scanner {
         let (comm, mut stat) = Stat::parse(&self.buffer[..length])?;
         let key = ProcessKey { pid, start_ticks: stat.start_ticks };
         let name = self.name(key, comm);
-        let is_zombie = stat.has_ended && stat.threads <= 1;
+        let is_zombie = stat.is_zombie();
         if stat.has_ended && !is_zombie {
             // Only its first thread has ended; the memory is seen through the others.
             let other = self.other_thread(pid);
@@ -374,7 +382,7 @@ pub fn time_look(root: ProcRoot) -> io::Result<(usize, Duration)> {
 /// What is wanted of `/proc/PID/stat`, numbered as in proc(5).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Stat {
-    /// 3: a zombie, or about to be none any more.
+    /// 3: a zombie, or about to be none any more. Of a process: its first thread is.
     has_ended: bool,
     /// 4
     parent_pid: u32,
@@ -391,6 +399,11 @@ struct Stat {
 }
 
 impl Stat {
+    /// The whole process has ended, not just its first thread.
+    fn is_zombie(&self) -> bool {
+        self.has_ended && self.threads <= 1
+    }
+
     /// The comm and the rest; `None` for what is no stat line. The comm may hold anything, `)` too.
     fn parse(line: &[u8]) -> Option<(&[u8], Self)> {
         let open = line.iter().position(|byte| *byte == b'(')?;

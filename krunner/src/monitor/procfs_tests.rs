@@ -156,7 +156,7 @@ fn long_cmdlines_are_cut_and_all_together_bounded() {
     let tree = Tree::new();
     let processes = 2 * u32::try_from(CACHE_BYTES / CMDLINE_BYTES).unwrap();
     for pid in 1..=processes {
-        tree.process(pid, 1, SHELL, &b"x".repeat(CMDLINE_BYTES + pid as usize));
+        tree.process(pid, 1, SHELL, &vec![b'x'; CMDLINE_BYTES + pid as usize]);
     }
     let mut scanner = tree.scanner();
     let snapshot = scanner.scan().unwrap();
@@ -198,6 +198,25 @@ fn quiet_processes_are_read_in_turns_and_the_others_always() {
 }
 
 #[test]
+fn every_quiet_process_has_its_turn() {
+    let tree = Tree::new();
+    let quiet = 3 * u32::try_from(QUIET_READ).unwrap();
+    (1..=quiet).for_each(|pid| tree.process(pid, 1, SHELL, b"x\0"));
+    let mut scanner = tree.scanner();
+    for _ in 0..=QUIET_AFTER {
+        scanner.scan().unwrap();
+    }
+    tree.process(quiet, 1, Fake { rss_pages: 2, ..SHELL }, b"x\0");
+    let sizes = |snapshot: &Snapshot| snapshot.processes.iter().map(|observed| observed.rss_bytes).max();
+    let page_bytes = scanner.page_bytes;
+    let turns: Vec<_> = (0..3).map(|_| sizes(&scanner.scan_in_turns().unwrap())).collect();
+    assert_eq!(turns.last(), Some(&Some(2 * page_bytes)), "{turns:?}");
+    // From then on it is among those that are read each time.
+    tree.process(quiet, 1, Fake { rss_pages: 3, ..SHELL }, b"x\0");
+    assert_eq!(sizes(&scanner.scan_in_turns().unwrap()), Some(3 * page_bytes));
+}
+
+#[test]
 fn a_full_scan_leaves_nobody_quiet() {
     let tree = Tree::new();
     tree.process(42, 7, SHELL, b"x\0");
@@ -207,6 +226,20 @@ fn a_full_scan_leaves_nobody_quiet() {
     }
     tree.process(42, 7, Fake { state: 'Z', ..SHELL }, b"x\0");
     assert!(one(&mut scanner).is_zombie);
+}
+
+#[test]
+fn one_process_can_be_asked_for() {
+    let tree = Tree::new();
+    let root = ProcRoot::new(tree.folder.path());
+    let key = ProcessKey { pid: 42, start_ticks: SHELL.start_ticks };
+    assert!(!root.has(key));
+    tree.process(42, 7, SHELL, b"x\0");
+    assert!(root.has(key) && !root.has(ProcessKey { start_ticks: 51, ..key }));
+    tree.process(42, 7, Fake { state: 'Z', threads: 2, ..SHELL }, b"x\0");
+    assert!(root.has(key), "other threads go on");
+    tree.process(42, 7, Fake { state: 'Z', ..SHELL }, b"x\0");
+    assert!(!root.has(key));
 }
 
 #[test]

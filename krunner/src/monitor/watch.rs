@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::cgroup::{Cgroup, CgroupFacts};
 use super::clock;
-use super::engine::{Engine, Notice, is_of_interest};
+use super::engine::{Engine, IsThere, Notice, is_of_interest};
 use super::event::{Trace, TraceEvent};
 use super::means::Means;
 use super::process::Snapshot;
@@ -85,10 +85,15 @@ impl Monitor {
         let (tells, told) = mpsc::channel(QUEUED_TELLS);
         let (requests, asked) = mpsc::channel(QUEUED_REQUESTS);
         let (sampled, samples) = mpsc::channel(QUEUED_SNAPSHOTS);
+        let is_there: IsThere = match means.proc.clone() {
+            Some(proc) => Box::new(move |process| proc.has(process)),
+            // Numbered otherwise: nobody can be looked up.
+            None => Box::new(|_| true),
+        };
         let sampler =
             means.proc.map(|proc| Sampler::start(proc, means.fence, Sampler::INTERVAL, sampled)).transpose()?;
         let task = Task {
-            engine: Engine::new(booted_at()),
+            engine: Engine::new(booted_at(), is_there),
             sampler,
             tells,
             cgroup: means.cgroup,
