@@ -30,13 +30,20 @@ pub mod config_flag {
     /// `mark_victim` has an `int` for its first argument, not a task (BTF: the second parameter of the
     /// prototype behind the typedef `btf_trace_mark_victim`; the first is the tracer's own `void *`).
     pub const MARK_VICTIM_IS_PID: u32 = 2;
+    /// The kernel has the helper `bpf_get_current_task_btf` (5.11 and later), and the programs may read the
+    /// running task and what hangs on it with plain loads. A loader whose kernel refuses the programs
+    /// clears this bit and tries again: then every read is a call.
+    pub const DIRECT_READS: u32 = 4;
 }
 
 layout! {
     /// Who "we" are.
     pub struct Config: 24 {
-        /// The kernel's id of our memory cgroup (inode number of its folder): only processes in it or below
-        /// it are ours. 0 for no such limit. Needs [`Offsets::can_fence`].
+        /// Only tasks whose memory cgroup has this id or is below the one that has it are ours, on top of
+        /// what the namespace says; 0 for no fence. The id is the inode number of the cgroup's directory
+        /// (`kernfs_node.id`; on machines of 64 bits the two are the same, `kernfs_id_ino()` in
+        /// `include/linux/kernfs.h`), in the first version's hierarchy of the memory controller or in the
+        /// second's. Needs [`Offsets::can_fence`]: without, nothing at all is ours.
         pub fence_cgroup_id: u64,
         /// Inode number of our pid namespace (`stat /proc/self/ns/pid`), the kernel's `ns_common.inum`.
         pub pid_ns_inum: u32,
@@ -47,18 +54,22 @@ layout! {
         pub pid_ns_level: u32,
         /// Bits of [`config_flag`].
         pub flags: u32,
-        /// Where the memory controller is in `css_set.subsys` (`enum cgroup_subsys_id`).
-        pub memory_subsystem: u32,
+        /// Nothing; it makes the whole a multiple of 8.
+        pub reserved: u32,
     }
 }
+
+/// How much of a `task_struct` the programs copy at once. More would not leave room on their stack of
+/// 512 bytes; what a fork needs spans 304 in 6.18.
+pub const WINDOW_BYTES: u32 = 320;
 
 layout! {
     /// Offsets in bytes of kernel struct members, from the running kernel's BTF; [`ABSENT`] for a member
     /// that it does not have.
     ///
-    /// The programs cannot do without the first group. Each of the second only takes figures out of
-    /// the records, which are then 0. The third is for [`Config::fence_cgroup_id`].
-    pub struct Offsets: 120 {
+    /// The programs cannot do without the first group. Each of the others only takes figures out of
+    /// the records, which are then 0.
+    pub struct Offsets: 128 {
         /// `task_struct.group_leader`
         pub task_group_leader: u32,
         /// `task_struct.thread_pid`
@@ -112,16 +123,22 @@ layout! {
 
         /// `task_struct.cgroups`
         pub task_cgroups: u32,
-        /// `css_set.subsys`
-        pub css_set_subsys: u32,
+        /// `css_set.subsys` + 8 * `memory_cgrp_id` (an enumerator of `cgroup_subsys_id`)
+        pub css_set_memory: u32,
         /// `cgroup_subsys_state.cgroup`
         pub css_cgroup: u32,
         /// `cgroup_subsys_state.parent`
         pub css_parent: u32,
         /// `cgroup.kn`
         pub cgroup_kn: u32,
-        /// `kernfs_node.id`, a `u64` since 5.5
+        /// `kernfs_node.id`
         pub kernfs_node_id: u32,
+
+        /// Where in `task_struct` the [`WINDOW_BYTES`] begin that hold what a fork needs of the child;
+        /// [`ABSENT`] if its members lie further apart. From [`Self::with_window`].
+        pub task_window: u32,
+        /// Nothing; it makes the whole a multiple of 8.
+        pub reserved: u32,
     }
 }
 
@@ -153,12 +170,26 @@ impl Offsets {
         mm_arg_start: ABSENT,
         mm_arg_end: ABSENT,
         task_cgroups: ABSENT,
-        css_set_subsys: ABSENT,
+        css_set_memory: ABSENT,
         css_cgroup: ABSENT,
         css_parent: ABSENT,
         cgroup_kn: ABSENT,
         kernfs_node_id: ABSENT,
+        task_window: ABSENT,
+        reserved: 0,
     };
+
+    /// Finds the window for the other offsets.
+    #[must_use]
+    pub fn with_window(self) -> Self {
+        let needed = [self.task_group_leader, self.task_pid, self.task_thread_pid, self.task_start_boottime];
+        let known = needed.into_iter().chain((self.task_real_parent != ABSENT).then_some(self.task_real_parent));
+        let (first, last) = known.fold((ABSENT, 0), |(first, last), offset| (first.min(offset), last.max(offset)));
+        let first = first & !7;
+        // The last one may have 8 bytes.
+        let fits = last != ABSENT && last - first <= WINDOW_BYTES - 8;
+        Self { task_window: if fits { first } else { ABSENT }, ..self }
+    }
 
     /// Whether everything is there that the programs cannot do without.
     #[must_use]
@@ -179,17 +210,66 @@ impl Offsets {
         !needed.contains(&ABSENT)
     }
 
-    /// Whether a task's memory cgroup can be told.
+    /// Whether the programs can tell a task's memory cgroup, which [`Config::fence_cgroup_id`] needs.
     #[must_use]
     pub fn can_fence(&self) -> bool {
         let needed = [
             self.task_cgroups,
-            self.css_set_subsys,
+            self.css_set_memory,
             self.css_cgroup,
             self.css_parent,
             self.cgroup_kn,
             self.kernfs_node_id,
         ];
         !needed.contains(&ABSENT)
+    }
+
+    /// What the records lack on this kernel, by the kernel's names; not the fence, see [`Self::can_fence`].
+    pub fn missing(&self) -> impl Iterator<Item = &'static str> + use<> {
+        [
+            (self.signal_group_exit_code, "signal_struct.group_exit_code"),
+            (self.signal_oom_score_adj, "signal_struct.oom_score_adj"),
+            (self.task_real_parent, "task_struct.real_parent"),
+            (self.task_comm, "task_struct.comm"),
+            (self.task_real_cred, "task_struct.real_cred"),
+            (self.cred_uid, "cred.uid"),
+            (self.task_mm, "task_struct.mm"),
+            (self.mm_total_vm, "mm_struct.total_vm"),
+            (self.mm_rss, "mm_struct.rss_stat"),
+            (self.mm_pgtables_bytes, "mm_struct.pgtables_bytes"),
+            (self.mm_arg_start, "mm_struct.arg_start"),
+            (self.mm_arg_end, "mm_struct.arg_end"),
+        ]
+        .into_iter()
+        .filter_map(|(offset, name)| (offset == ABSENT).then_some(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(Offsets::UNKNOWN.missing().count(), 12);
+        assert!(!Offsets::UNKNOWN.can_fence());
+        let known = Offsets { task_comm: 8, ..Offsets::UNKNOWN };
+        assert_eq!(known.missing().count(), 11);
+        assert!(!known.missing().any(|name| name == "task_struct.comm"));
+    }
+
+    #[test]
+    fn the_window_holds_what_a_fork_needs() {
+        let known = Offsets {
+            task_pid: 1268,
+            task_group_leader: 1328,
+            task_thread_pid: 1368,
+            task_start_boottime: 1576,
+            ..Offsets::UNKNOWN
+        };
+        assert_eq!(known.with_window().task_window, 1264);
+        assert_eq!(Offsets { task_start_boottime: 1584, ..known }.with_window().task_window, ABSENT);
+        assert_eq!(Offsets { task_real_parent: 8, ..known }.with_window().task_window, ABSENT);
+        assert_eq!(Offsets::UNKNOWN.with_window(), Offsets::UNKNOWN);
     }
 }

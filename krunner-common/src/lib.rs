@@ -15,7 +15,7 @@ mod layout;
 pub mod program;
 mod record;
 
-pub use kernel::{ABSENT, Config, LEVEL_UNKNOWN, Offsets, config_flag, upid};
+pub use kernel::{ABSENT, Config, LEVEL_UNKNOWN, Offsets, WINDOW_BYTES, config_flag, upid};
 pub use layout::Layout;
 pub use record::{
     CMDLINE_BYTES, COMM_BYTES, Exec, Exit, Fork, Kill, Kind, Mark, Memory, Task, exec_flag, outcome, source,

@@ -8,7 +8,7 @@ static OFFSETS: Offsets = Offsets::UNKNOWN;
 
 #[unsafe(no_mangle)]
 static CONFIG: Config =
-    Config { fence_cgroup_id: 0, pid_ns_inum: 0, pid_ns_level: LEVEL_UNKNOWN, flags: 0, memory_subsystem: 0 };
+    Config { fence_cgroup_id: 0, pid_ns_inum: 0, pid_ns_level: LEVEL_UNKNOWN, flags: 0, reserved: 0 };
 
 /// An offset of the running kernel by its name in [`Offsets`].
 macro_rules! offset {
@@ -40,18 +40,17 @@ pub(super) fn pid_ns_level() -> u32 {
     unsafe { (&raw const CONFIG.pid_ns_level).read_volatile() }
 }
 
-/// The memory cgroup that all of ours are in, or 0.
+/// The memory cgroup that ours are in or below; 0 when there is no fence.
 #[inline(always)]
 pub(super) fn fence_cgroup_id() -> u64 {
     // SAFETY: as in `read`.
     unsafe { (&raw const CONFIG.fence_cgroup_id).read_volatile() }
 }
 
-/// Where the memory controller is among a task's cgroups.
+/// Whether the running task can be read without calls.
 #[inline(always)]
-pub(super) fn memory_subsystem() -> u32 {
-    // SAFETY: as in `read`.
-    unsafe { (&raw const CONFIG.memory_subsystem).read_volatile() }
+pub(super) fn direct_reads() -> bool {
+    flags() & config_flag::DIRECT_READS != 0
 }
 
 /// Whether processes of all namespaces are reported.

@@ -12,7 +12,7 @@ use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::RawTracePointContext;
 use krunner_common::{Kind, Mark, PENDING_ENTRIES, Task};
 
-use super::address::Address;
+use super::address::{Address, Place};
 use super::globals::{mark_victim_is_pid, offset};
 use super::ring::{self, Wake};
 use super::task;

@@ -14,6 +14,8 @@
 
 mod address;
 mod base;
+mod direct;
+mod fence;
 mod globals;
 mod mark_victim;
 mod process_exec;

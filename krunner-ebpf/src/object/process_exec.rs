@@ -7,27 +7,37 @@ use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use krunner_common::{CMDLINE_BYTES, Exec, Kind, Task, exec_flag};
 
-use super::address::Address;
-use super::globals::offset;
+use super::address::Place;
+use super::direct::Direct;
+use super::globals::{direct_reads, offset};
 use super::ring::{self, Wake};
-use super::task;
+use super::{fence, task};
 
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
-fn process_exec(ctx: RawTracePointContext) -> Option<()> {
-    let task = Address::new(ctx.arg(0));
+fn process_exec(_: RawTracePointContext) -> Option<()> {
+    if direct_reads() { record(Direct::current()) } else { record(task::current()) }
+}
+
+#[inline(always)]
+fn record<P: Place>(task: P) -> Option<()> {
+    if !fence::has(task) {
+        return None;
+    }
     // A thread that calls exec is the leader by now (`de_thread`, fs/exec.c).
     let tgid = task::id(task)?;
     let described = Task { tgid, tid: tgid, start_boot_ns: task::start(task)? };
     let comm = task::comm(task);
     let (start, length) = arguments(task).unwrap_or((0, 0));
 
+    // SAFETY: a helper without arguments.
+    let time_boot_ns = unsafe { bpf_ktime_get_boot_ns() };
     let mut entry = ring::reserve::<Exec>(Kind::Exec)?;
     let record = entry.as_mut_ptr();
     // SAFETY: the reservation is the size of a record and aligned to 8, and ours until it is submitted.
     // The command line is written in place, since a copy of it would not fit the stack.
     unsafe {
         (*record).kind = Kind::Exec as u32;
-        (*record).time_boot_ns = bpf_ktime_get_boot_ns();
+        (*record).time_boot_ns = time_boot_ns;
         (*record).task = described;
         (*record).comm = comm;
         let kept = length.min(CMDLINE_BYTES as u64);
@@ -36,17 +46,14 @@ fn process_exec(ctx: RawTracePointContext) -> Option<()> {
         (*record).cmdline_bytes = if failed { 0 } else { kept as u16 };
         (*record).flags = truncated | if failed { exec_flag::UNREADABLE } else { 0 };
     }
-    entry.submit(Wake::Later.flags());
+    entry.submit(Wake::Later { time_boot_ns }.flags());
     Some(())
 }
 
 /// Where the command line starts in user memory, and how long it is.
 #[inline(always)]
-fn arguments(task: Address) -> Option<(u64, u64)> {
+fn arguments<P: Place>(task: P) -> Option<(u64, u64)> {
     let mm = task.pointer(offset!(task_mm))?;
-    let (start_at, end_at) = (offset!(mm_arg_start), offset!(mm_arg_end));
-    // Side by side in every kernel so far, hence one read.
-    let [start, end] =
-        if end_at.wrapping_sub(start_at) == 8 { mm.two_u64(start_at)? } else { [mm.u64(start_at)?, mm.u64(end_at)?] };
+    let (start, end) = (mm.u64(offset!(mm_arg_start))?, mm.u64(offset!(mm_arg_end))?);
     Some((start, end.checked_sub(start)?))
 }

@@ -1,6 +1,6 @@
 //! `sched_process_exit`: the end of a process that SIGKILL ended.
 //!
-//! Fires for every thread. The argument `group_dead` came with 6.16 only, so the count of live threads
+//! Fires for every thread, in the thread itself. The argument `group_dead` came with 6.16 only, so the count of live threads
 //! decides; two threads that leave at once may both find it at 0.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
@@ -8,8 +8,9 @@ use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use krunner_common::{Exit, Kind};
 
-use super::address::Address;
-use super::globals::offset;
+use super::address::Place;
+use super::direct::Direct;
+use super::globals::{direct_reads, offset};
 use super::ring::{self, Wake};
 use super::task;
 
@@ -18,8 +19,12 @@ const TERM_SIGNAL: u32 = 0x7F;
 const SIGKILL: u32 = 9;
 
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
-fn process_exit(ctx: RawTracePointContext) -> Option<()> {
-    let task = Address::new(ctx.arg(0));
+fn process_exit(_: RawTracePointContext) -> Option<()> {
+    if direct_reads() { record(Direct::current()) } else { record(task::current()) }
+}
+
+#[inline(always)]
+fn record<P: Place>(task: P) -> Option<()> {
     let signal = task.pointer(offset!(task_signal))?;
     if signal.u32(offset!(signal_live))? != 0 {
         return None;

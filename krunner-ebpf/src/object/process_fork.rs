@@ -6,26 +6,81 @@ use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use krunner_common::{Fork, Kind};
 
-use super::address::Address;
-use super::globals::offset;
+use super::address::{Address, Place, View, Window};
+use super::direct::Direct;
+use super::globals::{direct_reads, offset};
 use super::ring::{self, Wake};
-use super::task;
+use super::{fence, task};
+
+/// What the child's `task_struct` says.
+struct Child {
+    leader: Address,
+    /// Thread id in the init namespace.
+    init_tid: u32,
+    pid: Address,
+    parent: Address,
+    start_boot_ns: u64,
+}
 
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 fn process_fork(ctx: RawTracePointContext) -> Option<()> {
-    let child = Address::new(ctx.arg(1));
-    if task::leader(child)? != child {
+    let address = Address::new(ctx.arg(1));
+    let mut window = Window::empty();
+    let child = match window.read(address) {
+        Some(view) => together(&view)?,
+        None => scattered(address)?,
+    };
+    if child.leader != address {
         return None;
     }
-    let child_tgid = task::id(child)?;
+    if direct_reads() { record(Direct::current(), child, address) } else { record(task::current(), child, address) }
+}
+
+#[inline(always)]
+fn record<P: Place>(current: P, child: Child, address: Address) -> Option<()> {
+    if !fence::has_either(current, address) {
+        return None;
+    }
+    let child_tgid = if task::everything_is_ours() { child.init_tid } else { task::id_of(child.pid)? };
     let record = Fork {
         kind: Kind::Fork as u32,
-        // Not always the caller's: with CLONE_PARENT it is the caller's parent.
-        parent_tgid: child.pointer(offset!(task_real_parent)).and_then(task::group_id).unwrap_or(0),
+        parent_tgid: parent(current, child.parent).unwrap_or(0),
         child_tgid,
         reserved: 0,
-        start_boot_ns: task::start(child)?,
+        start_boot_ns: child.start_boot_ns,
     };
-    ring::send(Kind::Fork, &record, Wake::Later);
+    ring::send(Kind::Fork, &record, Wake::Later { time_boot_ns: child.start_boot_ns });
     Some(())
+}
+
+#[inline(always)]
+fn together(view: &View<'_>) -> Option<Child> {
+    Some(Child {
+        leader: Address::new(view.u64(offset!(task_group_leader))?),
+        init_tid: view.u32(offset!(task_pid))?,
+        pid: Address::new(view.u64(offset!(task_thread_pid))?),
+        parent: Address::new(view.u64(offset!(task_real_parent)).unwrap_or(0)),
+        start_boot_ns: view.u64(offset!(task_start_boottime))?,
+    })
+}
+
+#[inline(always)]
+fn scattered(child: Address) -> Option<Child> {
+    Some(Child {
+        leader: child.pointer(offset!(task_group_leader))?,
+        init_tid: child.u32(offset!(task_pid))?,
+        pid: child.pointer(offset!(task_thread_pid))?,
+        parent: Address::new(child.u64(offset!(task_real_parent)).unwrap_or(0)),
+        start_boot_ns: child.u64(offset!(task_start_boottime))?,
+    })
+}
+
+/// The group of the task that is the parent. That is not always the caller: with `CLONE_PARENT` it is the
+/// caller's parent. The number alone says nothing about whose it is, so it is not fenced.
+#[inline(always)]
+fn parent<P: Place>(current: P, parent: Address) -> Option<u32> {
+    if parent != current.address() {
+        return task::id_again(task::leader(parent)?);
+    }
+    if task::everything_is_ours() { current.u32(offset!(task_tgid)) } else { task::id_again(task::leader(current)?) }
 }

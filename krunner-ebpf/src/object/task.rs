@@ -10,8 +10,9 @@ use core::cell::UnsafeCell;
 use aya_ebpf::helpers::bpf_get_current_task;
 use krunner_common::{COMM_BYTES, LEVEL_UNKNOWN, Memory, Task, upid};
 
-use super::address::Address;
-use super::globals::{all_namespaces, fence_cgroup_id, memory_subsystem, offset, pid_ns_inum, pid_ns_level};
+use super::address::{Address, Place};
+use super::fence;
+use super::globals::{all_namespaces, offset, pid_ns_inum, pid_ns_level};
 
 /// Pid namespaces nest this deep (`MAX_PID_NS_LEVEL` in `include/linux/pid_namespace.h`).
 const LEVELS: u32 = 32;
@@ -54,7 +55,7 @@ impl Learnt {
     }
 }
 
-/// The running task.
+/// The running task, as an address.
 #[inline(always)]
 pub(super) fn current() -> Address {
     // SAFETY: a helper without arguments.
@@ -63,49 +64,40 @@ pub(super) fn current() -> Address {
 
 /// The first thread of a task's group. It stays, as a zombie, until the last one is gone.
 #[inline(always)]
-pub(super) fn leader(task: Address) -> Option<Address> {
+pub(super) fn leader<P: Place>(task: P) -> Option<P> {
     task.pointer(offset!(task_group_leader))
 }
 
 /// A task as we see it; `None` if it is not ours.
 #[inline(always)]
-pub(super) fn describe(task: Address) -> Option<Task> {
+pub(super) fn describe<P: Place>(task: P) -> Option<Task> {
+    if !fence::has(task) {
+        return None;
+    }
     let leader = leader(task)?;
     let tgid = id(leader)?;
-    let tid = if leader == task { tgid } else { id_again(task)? };
+    let tid = if leader.address() == task.address() { tgid } else { id_again(task)? };
     Some(Task { tgid, tid, start_boot_ns: start(leader)? })
 }
 
 /// When a leader started.
 #[inline(always)]
-pub(super) fn start(leader: Address) -> Option<u64> {
+pub(super) fn start<P: Place>(leader: P) -> Option<u64> {
     leader.u64(offset!(task_start_boottime))
 }
 
 /// The id of a task's group and its name, for someone of whom we need no more; 0 and no name if it is
 /// not ours. To be called after [`describe`] found another one that is.
 #[inline(always)]
-pub(super) fn name(task: Address) -> (u32, [u8; COMM_BYTES]) {
-    let Some(leader) = leader(task) else { return (0, [0; COMM_BYTES]) };
-    match id_again(leader) {
-        Some(tgid) => (tgid, comm(leader)),
-        None => (0, [0; COMM_BYTES]),
-    }
-}
-
-/// The id of a task's group where we are, of one that is related to another that is ours. It may be outside
-/// the fence itself: an id says nothing of it to whoever cannot see it. To be called after [`id`].
-#[inline(always)]
-pub(super) fn group_id(task: Address) -> Option<u32> {
-    if everything_is_ours() {
-        return task.u32(offset!(task_tgid));
-    }
-    id_where_we_are(leader(task)?, |_, _| None)
+pub(super) fn name<P: Place>(task: P) -> (u32, [u8; COMM_BYTES]) {
+    let found = leader(task).and_then(|leader| Some((id_again(leader)?, comm(leader))));
+    // The fence last: only here is somebody else's name read at all, and only the kernel sees it.
+    found.filter(|_| fence::has(task)).unwrap_or((0, [0; COMM_BYTES]))
 }
 
 /// A task's name. To be called only for one that is ours.
 #[inline(always)]
-pub(super) fn comm(task: Address) -> [u8; COMM_BYTES] {
+pub(super) fn comm<P: Place>(task: P) -> [u8; COMM_BYTES] {
     task.comm(offset!(task_comm)).unwrap_or_default()
 }
 
@@ -152,33 +144,33 @@ fn resident(mm: Address, counter: u32) -> u64 {
     if pages >> 63 == 0 { pages } else { 0 }
 }
 
-/// The id of a task where we are; `None` if it is not ours.
+/// The id of a task where we are; `None` if it is in no namespace of ours. The fence is another matter.
 #[inline(always)]
-pub(super) fn id(task: Address) -> Option<u32> {
-    id_or(task, search)
+pub(super) fn id<P: Place>(task: P) -> Option<u32> {
+    if everything_is_ours() {
+        return task.u32(offset!(task_pid));
+    }
+    id_of(task.pointer(offset!(task_thread_pid))?.address())
 }
 
 /// The same, to be called after [`id`] found another task that is ours. Our level is known then, and
 /// the verifier need not follow one more search.
 #[inline(always)]
-pub(super) fn id_again(task: Address) -> Option<u32> {
-    id_or(task, |_, _| None)
-}
-
-#[inline(always)]
-fn id_or(task: Address, level_unknown: impl FnOnce(Address, u32) -> Option<u32>) -> Option<u32> {
-    if fence_cgroup_id() != 0 && !is_inside(task) {
-        return None;
-    }
-    id_where_we_are(task, level_unknown)
-}
-
-#[inline(always)]
-fn id_where_we_are(task: Address, level_unknown: impl FnOnce(Address, u32) -> Option<u32>) -> Option<u32> {
+pub(super) fn id_again<P: Place>(task: P) -> Option<u32> {
     if everything_is_ours() {
         return task.u32(offset!(task_pid));
     }
-    let pid = task.pointer(offset!(task_thread_pid))?;
+    id_or(task.pointer(offset!(task_thread_pid))?.address(), |_, _| None)
+}
+
+/// The id that a `struct pid` stands for where we are.
+#[inline(always)]
+pub(super) fn id_of(pid: Address) -> Option<u32> {
+    id_or(pid, search)
+}
+
+#[inline(always)]
+fn id_or(pid: Address, level_unknown: impl FnOnce(Address, u32) -> Option<u32>) -> Option<u32> {
     let deepest = pid.u32(offset!(pid_level))?;
     match our_level() {
         Some(level) if level <= deepest => id_at(pid, level),
@@ -187,32 +179,9 @@ fn id_where_we_are(task: Address, level_unknown: impl FnOnce(Address, u32) -> Op
     }
 }
 
-/// Cgroups nest this deep under the one that we look for; a Kubernetes pod's are three deep.
-const CGROUP_LEVELS: u32 = 16;
-
-/// Whether a task's memory cgroup is the fence or below it.
+/// Whether the ids of the init namespace are the ones to report, and no namespace tells ours apart.
 #[inline(always)]
-fn is_inside(task: Address) -> bool {
-    cgroup_walk(task).unwrap_or(false)
-}
-
-#[inline(always)]
-fn cgroup_walk(task: Address) -> Option<bool> {
-    let cgroups = task.pointer(offset!(task_cgroups))?;
-    let mut state = cgroups.plus(memory_subsystem() * 8).pointer(offset!(css_set_subsys))?;
-    for _ in 0..CGROUP_LEVELS {
-        let cgroup = state.pointer(offset!(css_cgroup))?;
-        if cgroup.pointer(offset!(cgroup_kn))?.u64(offset!(kernfs_node_id))? == fence_cgroup_id() {
-            return Some(true);
-        }
-        state = state.pointer(offset!(css_parent))?;
-    }
-    Some(false)
-}
-
-/// Whether the ids of the init namespace are the ones to report, and there is nothing to filter.
-#[inline(always)]
-fn everything_is_ours() -> bool {
+pub(super) fn everything_is_ours() -> bool {
     all_namespaces() || pid_ns_level() == 0
 }
 

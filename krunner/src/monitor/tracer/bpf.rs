@@ -156,12 +156,21 @@ fn gate() -> Result<(), LoadError> {
 
 fn load(target: &Target) -> Result<Attached, LoadError> {
     let facts = btf::read_kernel_facts(&target.btf)?;
-    let can_fence = facts.offsets.can_fence() && facts.memory_subsystem.is_some();
-    if matches!(target.reach, Reach::Cgroup(_)) && !can_fence {
+    if matches!(target.reach, Reach::Cgroup(_)) && !facts.offsets.can_fence() {
         return Err(LoadError::NoFence);
     }
+    match load_with(target, &facts) {
+        // Plain loads are an extra that some verifier may not like; then every read is a call.
+        Err(LoadError::Program { .. }) if facts.has_direct_reads => {
+            load_with(target, &KernelFacts { has_direct_reads: false, ..facts })
+        }
+        loaded => loaded,
+    }
+}
+
+fn load_with(target: &Target, facts: &KernelFacts) -> Result<Attached, LoadError> {
     let offsets = facts.offsets.to_bytes();
-    let config = config(target, &facts).to_bytes();
+    let config = config(target, facts).to_bytes();
     let mut ebpf = EbpfLoader::new()
         .btf(None)
         // A log only of what is refused.
@@ -183,11 +192,12 @@ fn config(target: &Target, facts: &KernelFacts) -> Config {
     let flag = |set: bool, flag: u32| if set { flag } else { 0 };
     Config {
         fence_cgroup_id: if let Reach::Cgroup(id) = target.reach { id } else { 0 },
-        memory_subsystem: facts.memory_subsystem.unwrap_or(0),
         pid_ns_inum: target.pid_namespace,
         pid_ns_level: if target.pid_namespace == INIT_PID_NAMESPACE { 0 } else { LEVEL_UNKNOWN },
         flags: flag(target.reach == Reach::Everything, config_flag::ALL_NAMESPACES)
-            | flag(facts.mark_victim_is_pid, config_flag::MARK_VICTIM_IS_PID),
+            | flag(facts.mark_victim_is_pid, config_flag::MARK_VICTIM_IS_PID)
+            | flag(facts.has_direct_reads, config_flag::DIRECT_READS),
+        reserved: 0,
     }
 }
 

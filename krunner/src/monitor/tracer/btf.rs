@@ -47,24 +47,21 @@ const MEMBERS_MAX: u32 = 1 << 16;
 /// The type of what is called at `mark_victim`, a typedef (`include/trace/bpf_probe.h`).
 const MARK_VICTIM: &str = "btf_trace_mark_victim";
 
-/// Numbers the controllers (`include/linux/cgroup-defs.h`).
-const SUBSYSTEMS: &str = "cgroup_subsys_id";
+/// Which cgroup controllers there are, in the order of `css_set.subsys`.
+const CONTROLLERS: &str = "cgroup_subsys_id";
 
-/// The types that we know by name, structs but for two.
-const WANTED: [&str; 13] = [
-    "task_struct",
-    "signal_struct",
-    "mm_struct",
-    "cred",
-    "pid",
-    "pid_namespace",
-    "upid",
-    "css_set",
-    "cgroup_subsys_state",
-    "cgroup",
-    "kernfs_node",
-    SUBSYSTEMS,
-    MARK_VICTIM,
+/// The helpers that BPF programs may call.
+const HELPERS: &str = "bpf_func_id";
+
+/// Bytes of a pointer.
+const POINTER_BYTES: u32 = 8;
+
+/// The types that we know by name.
+#[rustfmt::skip]
+const WANTED: [(u32, &str); 14] = [
+    (STRUCT, "task_struct"), (STRUCT, "signal_struct"), (STRUCT, "mm_struct"), (STRUCT, "cred"), (STRUCT, "pid"),
+    (STRUCT, "pid_namespace"), (STRUCT, "upid"), (STRUCT, "css_set"), (STRUCT, "cgroup_subsys_state"),
+    (STRUCT, "cgroup"), (STRUCT, "kernfs_node"), (TYPEDEF, MARK_VICTIM), (ENUM, CONTROLLERS), (ENUM, HELPERS),
 ];
 
 /// What the programs are to know of the running kernel.
@@ -74,8 +71,8 @@ pub struct KernelFacts {
     pub offsets: Offsets,
     /// The tracepoint `mark_victim` passes a bare thread id, not the task.
     pub mark_victim_is_pid: bool,
-    /// The number of the memory controller (`enum cgroup_subsys_id`), if the kernel has one.
-    pub memory_subsystem: Option<u32>,
+    /// BPF programs may read the running task with plain loads (the helper `bpf_get_current_task_btf`).
+    pub has_direct_reads: bool,
 }
 
 /// Why the kernel's BTF does not tell what the programs need.
@@ -123,7 +120,7 @@ pub fn kernel_facts(btf: &[u8]) -> Result<KernelFacts, BtfError> {
     Ok(KernelFacts {
         offsets: btf.offsets()?,
         mark_victim_is_pid: btf.mark_victim_is_pid()?,
-        memory_subsystem: btf.memory_subsystem()?,
+        has_direct_reads: or_absent(btf.enumerator(HELPERS, "BPF_FUNC_get_current_task_btf").map(|_| true), false)?,
     })
 }
 
@@ -159,12 +156,7 @@ impl<'a> Btf<'a> {
         while at < types.len() {
             let (found, next) = btf.type_at(at)?;
             btf.starts.push(u32::try_from(at).map_err(|_| BtfError::Malformed("too many types"))?);
-            for (slot, name) in btf.wanted.iter_mut().zip(WANTED) {
-                let kind = match name {
-                    MARK_VICTIM => TYPEDEF,
-                    SUBSYSTEMS => ENUM,
-                    _ => STRUCT,
-                };
+            for (slot, (kind, name)) in btf.wanted.iter_mut().zip(WANTED) {
                 if found.kind == kind && slot.is_none() && is_text(strings, found.name, name) {
                     *slot = Some(found);
                 }
@@ -186,7 +178,7 @@ impl<'a> Btf<'a> {
     }
 
     fn named(&self, name: &'static str) -> Result<Type, BtfError> {
-        let found = WANTED.iter().zip(self.wanted).find(|(wanted, _)| **wanted == name);
+        let found = WANTED.iter().zip(self.wanted).find(|((_, wanted), _)| *wanted == name);
         found.and_then(|(_, found)| found).ok_or(BtfError::NoType(name))
     }
 
@@ -272,12 +264,33 @@ impl<'a> Btf<'a> {
             mm_arg_start: optional("mm_struct", "arg_start")?,
             mm_arg_end: optional("mm_struct", "arg_end")?,
             task_cgroups: optional("task_struct", "cgroups")?,
-            css_set_subsys: optional("css_set", "subsys")?,
+            css_set_memory: or_absent(self.css_set_memory(), ABSENT)?,
             css_cgroup: optional("cgroup_subsys_state", "cgroup")?,
             css_parent: optional("cgroup_subsys_state", "parent")?,
             cgroup_kn: optional("cgroup", "kn")?,
             kernfs_node_id: optional("kernfs_node", "id")?,
-        })
+            ..Offsets::UNKNOWN
+        }
+        .with_window())
+    }
+
+    /// Where in `css_set` the pointer for the memory controller is: the array's element of that number.
+    fn css_set_memory(&self) -> Result<u32, BtfError> {
+        let (subsys, index) = (self.offset("css_set", "subsys")?, self.enumerator(CONTROLLERS, "memory_cgrp_id")?);
+        let offset = index.checked_mul(POINTER_BYTES).and_then(|bytes| bytes.checked_add(subsys));
+        offset.filter(|offset| *offset != ABSENT).ok_or(BtfError::Malformed("a controller has no place"))
+    }
+
+    /// The value that a name has in the enum `name`.
+    fn enumerator(&self, name: &'static str, called: &'static str) -> Result<u32, BtfError> {
+        let within = self.named(name)?;
+        for index in 0..within.entries as usize {
+            let [text, value] = words(self.types, within.body + 8 * index)?;
+            if is_text(self.strings, text, called) {
+                return Ok(value);
+            }
+        }
+        Err(BtfError::NoMember(name, called))
     }
 
     /// Where the first counter of `mm_struct.rss_stat` is, and how far it is to the next: an array of
@@ -291,18 +304,6 @@ impl<'a> Btf<'a> {
         let [element] = words(self.types, stat.body)?;
         let counter = self.peel(element)?;
         Ok((self.find(counter, base, "percpu_counter", "count")?.0, counter.size_or_id))
-    }
-
-    /// The entry `memory_cgrp_id` of the enumeration of controllers.
-    fn memory_subsystem(&self) -> Result<Option<u32>, BtfError> {
-        let Ok(subsystems) = self.named(SUBSYSTEMS) else { return Ok(None) };
-        for index in 0..subsystems.entries as usize {
-            let [name, value] = words(self.types, subsystems.body + 8 * index)?;
-            if is_text(self.strings, name, "memory_cgrp_id") {
-                return Ok(Some(value));
-            }
-        }
-        Ok(None)
     }
 
     /// The typedef is of a pointer to a function, whose first parameter is the tracer's own `void *`.
@@ -342,120 +343,5 @@ fn is_text(strings: &[u8], at: u32, text: &str) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::cast_possible_truncation, reason = "a few kilobytes")]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// Writes BTF: the types, the strings, how many types, the member to leave out.
-    struct Builder(Vec<u32>, Vec<u8>, u32, &'static str);
-
-    impl Builder {
-        fn add(&mut self, (kind, name, size_or_id): (u32, &str, u32), entries: usize, body: &[u32]) -> u32 {
-            let name_at = self.1.len() as u32;
-            self.1.extend(name.bytes().chain([0]));
-            self.0.extend([name_at, kind << 24 | entries as u32, size_or_id]);
-            self.0.extend(body);
-            self.2 += 1;
-            self.2
-        }
-
-        /// Members are name, type, offset in bytes.
-        fn group(&mut self, of: (u32, &str, u32), members: &[(&str, u32, u32)]) -> u32 {
-            let mut body = Vec::new();
-            for (name, type_id, offset_bytes) in members.iter().filter(|member| member.0 != self.3) {
-                body.extend([self.1.len() as u32, *type_id, offset_bytes * 8]);
-                self.1.extend(name.bytes().chain([0]));
-            }
-            self.add(of, body.len() / 3, &body)
-        }
-
-        fn finish(self) -> Vec<u8> {
-            let (types_len, strings_len) = (4 * self.0.len() as u32, self.1.len() as u32);
-            let header = [u32::from_ne_bytes([0x9f, 0xeb, 1, 0]), 24, 0, types_len, types_len, strings_len];
-            header.into_iter().chain(self.0).flat_map(u32::to_ne_bytes).chain(self.1).collect()
-        }
-    }
-
-    /// A kernel of 5.10's kind or of today's, without one member. Every member is inside something unnamed,
-    /// and there is a bit field, `execve`.
-    fn kernel(old: bool, without: &'static str) -> Vec<u8> {
-        let mut to = Builder(Vec::new(), vec![0], 0, without);
-        let int = to.add((INT, "int", 4), 0, &[32]);
-        let constant = to.add((10, "", int), 0, &[]);
-        let number = to.add((TYPEDEF, "pid_t", constant), 0, &[]);
-        to.add((7, "task_struct", 0), 0, &[]);
-        let boot = if old { "real_start_time" } else { "start_boottime" };
-        let names = ["group_leader", "thread_pid", boot, "signal", "exit_code", "pid", "tgid", "real_parent", "comm"];
-        let inner: Vec<_> = names.iter().zip(0..).map(|(name, index)| (*name, number, 8 * index)).collect();
-        let inner = to.group((UNION, "", 72), &inner);
-        let outer = [("", inner, 128), ("", int, 32 << 21), ("execve", int, 1 << 21), ("mm", int, 16)];
-        let task = to.group((STRUCT | 0x80, "task_struct", 200), &outer);
-        to.group((STRUCT, "signal_struct", 12), &[("live", int, 4), ("oom_score_adj", int, 8)]);
-        to.group((STRUCT, "pid", 96), &[("level", int, 4), ("numbers", int, 80)]);
-        to.group((STRUCT, "upid", 16), &[("nr", int, 0), ("ns", int, 8)]);
-        let common = to.group((STRUCT, "ns_common", 24), &[("inum", int, 16)]);
-        to.group((STRUCT, "pid_namespace", 200), &[("ns", common, 100)]);
-        let (name, size) = if old { ("mm_rss_stat", 32) } else { ("percpu_counter", 40) };
-        let counter = to.group((STRUCT, name, size), &[("count", int, if old { 0 } else { 8 })]);
-        let stat = if old { counter } else { to.add((ARRAY, "", 0), 0, &[counter, int, 4]) };
-        let inner = to.group((STRUCT, "", 600), &[("rss_stat", stat, 400)]);
-        to.group((STRUCT, "mm_struct", 800), &[("", inner, 64)]);
-        let names = to.1.len() as u32;
-        to.1.extend(b"cpu_cgrp_id\0memory_cgrp_id\0");
-        to.add((ENUM, SUBSYSTEMS, 4), 2, &[names, 1, names + 12, 4]);
-        let pointer = to.add((PTR, "", task), 0, &[]);
-        let called = to.add((FUNC_PROTO, "", 0), 2, &[0, pointer, 0, if old { number } else { pointer }]);
-        let tracer = to.add((PTR, "", called), 0, &[]);
-        to.add((TYPEDEF, MARK_VICTIM, tracer), 0, &[]);
-        to.finish()
-    }
-
-    #[test]
-    fn both_kinds_of_kernel_are_understood() {
-        for (old, rss) in [(true, (464, 8)), (false, (472, 40))] {
-            let KernelFacts { offsets, mark_victim_is_pid, memory_subsystem } =
-                kernel_facts(&kernel(old, "none")).unwrap();
-            assert_eq!((mark_victim_is_pid, memory_subsystem), (old, Some(4)));
-            assert_eq!((offsets.mm_rss, offsets.mm_rss_stride), rss);
-            assert_eq!([offsets.task_start_boottime, offsets.task_comm, offsets.task_mm], [144, 192, 16]);
-            assert_eq!([offsets.pid_namespace_inum, offsets.cred_uid, offsets.mm_arg_end], [116, ABSENT, ABSENT]);
-        }
-    }
-
-    #[test]
-    fn what_is_missing_is_named_if_it_is_needed() {
-        let told = |without| kernel_facts(&kernel(false, without)).map_err(|error| error.to_string());
-        let absent = |member| Err(format!("the kernel has no member {member}, or as a bit field"));
-        assert_eq!(told("start_boottime"), absent("task_struct.start_boottime"));
-        assert_eq!(told("inum"), absent("ns_common.inum"));
-        assert_eq!(told("rss_stat").unwrap().offsets.mm_rss_stride, ABSENT);
-        let bytes = kernel(false, "none");
-        assert!(Btf::parse(&bytes).unwrap().offset("task_struct", "execve").is_err());
-    }
-
-    #[test]
-    fn the_running_kernel_is_understood() {
-        // Where there is none, the loader says so and does without.
-        let Ok(btf) = fs::read("/sys/kernel/btf/vmlinux") else { return };
-        let offsets = kernel_facts(&btf).unwrap().offsets;
-        assert!(offsets.suffice());
-        assert_eq!(offsets.task_tgid, offsets.task_pid + 4);
-        assert_eq!(offsets.mm_arg_end, offsets.mm_arg_start + 8);
-        assert!(offsets.task_comm < 16_384 && offsets.pid_numbers.is_multiple_of(8));
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_are_a_panic(changes: Vec<(prop::sample::Index, u8)>, cut: prop::sample::Index) {
-            let mut bytes = kernel(changes.len() % 2 == 0, "none");
-            for (at, byte) in changes {
-                *at.get_mut(&mut bytes) = byte;
-            }
-            let _ = kernel_facts(&bytes);
-            bytes.truncate(cut.index(bytes.len()));
-            let _ = kernel_facts(&bytes);
-        }
-    }
-}
+#[path = "btf_tests.rs"]
+mod tests;
