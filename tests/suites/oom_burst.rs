@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use krunner_tests::require;
+use krunner_tests::{proc, require};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::oom::Field;
@@ -80,4 +81,24 @@ fn storm_is_told_in_part_and_counted_in_full() {
     let told_pids = told.keys().map(|(pid, _)| *pid);
     let strangers: Vec<_> = told_pids.filter(|pid| !killed.iter().any(|&killed| u64::from(killed) == *pid)).collect();
     assert!(strangers.len() <= 1, "but for the sentinel, nobody else: {strangers:?}");
+}
+
+#[test]
+fn records_that_find_no_room_are_counted_and_the_next_kill_is_told() {
+    // An exec takes some 300 bytes of the ring's 512 KiB.
+    const EXECS: u64 = 3000;
+    let mut field = require!(Field::new());
+    proc::signal(field.monitor.process(), Signal::SIGSTOP);
+    let line = format!("i=0; while [ $i -lt {EXECS} ]; do /bin/true; i=$((i+1)); done");
+    let status = field.way().command("sh").args(["-c", &line]).status();
+    proc::signal(field.monitor.process(), Signal::SIGCONT);
+    assert!(status.expect("sh starts").success());
+
+    field.monitor.until("the count of what was lost", |line| line["event"] == "records_lost");
+    let victim = field.sentinel();
+
+    let report = field.monitor.reports()[0];
+    assert_eq!((&report["victim"]["pid"], &report["confidence"]), (&victim.into(), &"confirmed".into()));
+    let lost = report["lost_records"].as_u64().expect("a count");
+    assert!((EXECS / 10..2 * EXECS).contains(&lost), "{lost} of {EXECS} forks and execs each");
 }
