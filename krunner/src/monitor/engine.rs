@@ -33,6 +33,15 @@ const FRESH_NS: u64 = 50 * MS;
 /// Looks that took longer are not asked for: the report would go without them anyway.
 const QUICK_LOOK: Duration = Duration::from_millis(4);
 
+/// A kill is counted at once, and the count is read four times a second.
+const COUNTER_DELAY_NS: u64 = 300 * MS;
+
+/// The container engine's word may take this long to come by way of the agent.
+const AGENT_DELAY_NS: u64 = 5_000 * MS;
+
+/// Snapshots whose times are remembered: those of [`AGENT_DELAY_NS`], and some that were asked for.
+const MAX_SNAPSHOTS: usize = 16;
+
 /// Cgroup figures kept for kills that are not through; a storm has no use for more.
 const MAX_FIGURES: usize = 256;
 
@@ -74,7 +83,8 @@ pub(super) struct Engine {
     /// When a look was last asked for that has not come yet.
     look_asked_ns: Option<u64>,
     look_is_quick: bool,
-    snapshot_ns: Option<u64>,
+    /// When the last snapshots began.
+    snapshots: VecDeque<u64>,
     booted_at: SystemTime,
     lost_records: u64,
     /// Without a tracer: the cgroup's count of kills when it was last seen.
@@ -110,7 +120,7 @@ impl Engine {
             figures: BTreeMap::new(),
             look_asked_ns: None,
             look_is_quick: true,
-            snapshot_ns: None,
+            snapshots: VecDeque::new(),
             booted_at,
             lost_records: 0,
             kill_count: None,
@@ -150,16 +160,18 @@ impl Engine {
 
     /// Takes in a look at `/proc`.
     pub(super) fn snapshot(&mut self, snapshot: &Snapshot, now_ns: u64) {
-        let before_ns = self.snapshot_ns.unwrap_or(0);
         self.history.fold_snapshot(snapshot);
         self.look_is_quick = snapshot.cost.wall <= QUICK_LOOK;
-        self.snapshot_ns = Some(snapshot.at_boot_ns);
+        if self.snapshots.len() == MAX_SNAPSHOTS {
+            self.snapshots.pop_front();
+        }
+        self.snapshots.push_back(snapshot.at_boot_ns);
         if self.look_asked_ns.is_some_and(|asked_ns| snapshot.at_boot_ns >= asked_ns) {
             self.look_asked_ns = None;
             self.release(u64::MAX);
         }
         if let Some(suspicion) = self.suspected.take_if(|suspicion| snapshot.at_boot_ns >= suspicion.since_ns) {
-            self.accuse(&suspicion, before_ns, now_ns);
+            self.accuse(&suspicion, now_ns);
         }
     }
 
@@ -203,14 +215,14 @@ impl Engine {
         std::mem::take(&mut self.notices)
     }
 
-    /// Whether something waits for time to pass.
+    /// Whether something waits for a few milliseconds to pass.
     #[must_use]
-    pub(super) fn is_busy(&self) -> bool {
-        !self.waiting.is_empty() || self.joiner.is_busy() || self.storm.is_busy()
+    pub(super) fn is_busy(&self, now_ns: u64) -> bool {
+        !self.waiting.is_empty() || self.joiner.is_busy(now_ns)
     }
 
     fn wants_look(&mut self, now_ns: u64) -> bool {
-        let fresh = self.snapshot_ns.is_some_and(|at_ns| now_ns.saturating_sub(at_ns) <= FRESH_NS);
+        let fresh = self.snapshots.back().is_some_and(|at_ns| now_ns.saturating_sub(*at_ns) <= FRESH_NS);
         let wants = self.look_is_quick && !fresh && self.look_asked_ns.is_none();
         if wants {
             self.look_asked_ns = Some(now_ns);
@@ -266,7 +278,11 @@ impl Engine {
         true
     }
 
-    fn accuse(&mut self, suspicion: &Suspicion, snapshot_ns: u64, now_ns: u64) {
+    fn accuse(&mut self, suspicion: &Suspicion, now_ns: u64) {
+        // From the last snapshot on that was taken when nobody can have been killed yet.
+        let delay_ns = if suspicion.confidence == Confidence::Inferred { COUNTER_DELAY_NS } else { AGENT_DELAY_NS };
+        let before_ns = suspicion.since_ns.saturating_sub(delay_ns);
+        let snapshot_ns = self.snapshots.iter().rev().find(|at_ns| **at_ns <= before_ns).copied().unwrap_or(0);
         let left = self.history.gone_since(snapshot_ns).into_iter();
         let suspects: Vec<Known> =
             left.filter(|known| !self.told.contains(&known.key)).take(suspicion.victims).collect();
@@ -303,3 +319,7 @@ impl Engine {
 pub(super) fn is_of_interest(kill: &Kill) -> bool {
     kill.source == KillSource::Kernel && !kill.already_pending
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

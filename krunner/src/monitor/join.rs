@@ -177,10 +177,10 @@ impl Joiner {
         verdicts
     }
 
-    /// Whether something may come of time passing.
+    /// Whether something may come of a few milliseconds passing.
     #[must_use]
-    pub fn is_busy(&self) -> bool {
-        !self.cases.is_empty()
+    pub fn is_busy(&self, now_ns: u64) -> bool {
+        self.cases.values().any(|case| now_ns.saturating_sub(case.opened_ns) <= 2 * MARK_PATIENCE_NS)
     }
 
     /// How many cases were given up for want of room.

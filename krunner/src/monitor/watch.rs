@@ -153,7 +153,7 @@ impl Task {
                 Some(sampled) = samples.recv() => Event::Sampled(sampled),
                 attached = &mut loading, if is_loading => Event::Attached(attached),
                 Some(request) = requests.recv() => Event::Request(request),
-                _ = busy.tick(), if self.engine.is_busy() => Event::Tick,
+                _ = busy.tick(), if self.engine.is_busy(clock::boot_ns()) => Event::Tick,
                 _ = idle.tick() => Event::Tick,
             };
             match event {

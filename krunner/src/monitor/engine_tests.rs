@@ -1,0 +1,180 @@
+//! What the engine tells, and when.
+
+use std::sync::Arc;
+
+use super::super::event::{Actor, Exit, Mark, MemoryAtKill};
+use super::super::process::{Cmdline, Observed, ScanCost};
+use super::*;
+
+const SECOND: u64 = 1000 * MS;
+const TRIGGER: u32 = 5;
+
+fn key(pid: u32) -> ProcessKey {
+    ProcessKey { pid, start_ticks: 1 }
+}
+
+fn engine() -> Engine {
+    Engine::new(SystemTime::UNIX_EPOCH, Box::new(|_| true))
+}
+
+fn event(at_boot_ns: u64, what: Trace) -> TraceEvent {
+    TraceEvent { at_boot_ns, what }
+}
+
+/// SIGKILL, mark and exit of a process, a microsecond apart.
+fn oom_kill(at_ns: u64, pid: u32) -> [TraceEvent; 3] {
+    let memory =
+        MemoryAtKill { vm_bytes: 9, anon_bytes: 5, file_bytes: 0, shmem_bytes: 0, swap_bytes: 0, pgtables_bytes: 0 };
+    let trigger = Actor { pid: TRIGGER, name: "trigger".into() };
+    let kill = Kill {
+        victim: key(pid),
+        name: "hog".into(),
+        uid: 0,
+        oom_score_adj: 0,
+        source: KillSource::Kernel,
+        sender: Some(trigger.clone()),
+        memory,
+        memory_map: u64::from(pid),
+        already_pending: false,
+    };
+    let mark = Mark { victim: key(pid), trigger: Some(trigger) };
+    [
+        event(at_ns, Trace::Kill(kill)),
+        event(at_ns + 1000, Trace::Mark(mark)),
+        event(at_ns + 2000, Trace::Exit(Exit { process: key(pid) })),
+    ]
+}
+
+fn snapshot(at_boot_ns: u64, pids: &[u32], wall: Duration) -> Snapshot {
+    let observed = |pid: &u32| Observed {
+        key: key(*pid),
+        parent_pid: 0,
+        name: format!("p{pid}").into(),
+        cmdline: Arc::new(Cmdline::default()),
+        vm_bytes: 2 * u64::from(*pid),
+        rss_bytes: u64::from(*pid),
+        is_zombie: false,
+    };
+    let processes = pids.iter().map(observed).collect();
+    Snapshot { at_boot_ns, processes, left_out: 0, cost: ScanCost { wall, cpu: wall } }
+}
+
+fn figures(kills: u64) -> CgroupFacts {
+    CgroupFacts {
+        path: "/a".into(),
+        version: 1,
+        limit_bytes: Some(10),
+        usage_bytes: Some(10),
+        oom_kill_count: Some(kills),
+    }
+}
+
+/// Feeds events; whether one of them asked for a look.
+fn feed(engine: &mut Engine, events: &[TraceEvent], now_ns: u64) -> bool {
+    events.iter().fold(false, |look, event| engine.trace(event, Some(figures(1)), now_ns) | look)
+}
+
+/// Pids and confidences of the reports so far.
+fn told(engine: &mut Engine) -> Vec<(u32, Confidence)> {
+    let notices = engine.take_notices();
+    let reports = notices.iter().filter_map(|notice| match notice {
+        Notice::Report(report) => Some((report.victim.seen.pid, report.confidence)),
+        _ => None,
+    });
+    reports.collect()
+}
+
+#[test]
+fn a_report_waits_for_the_look_that_its_kill_asked_for() {
+    let mut engine = engine();
+    let at = 10 * SECOND;
+    assert!(feed(&mut engine, &oom_kill(at, 7), at + 3000), "who else was large?");
+    assert_eq!(told(&mut engine), [], "the look is under way");
+    engine.snapshot(&snapshot(at + MS, &[1, 8, 9], Duration::from_millis(1)), at + 2 * MS);
+    let notices = engine.take_notices();
+    let [Notice::Report(report)] = &notices[..] else { panic!("{notices:?}") };
+    assert_eq!(report.largest.iter().map(|process| process.pid).collect::<Vec<_>>(), [9, 8, 1]);
+    assert_eq!(report.cgroup.as_ref().unwrap().limit_bytes, Some(10));
+    assert_eq!(report.time, SystemTime::UNIX_EPOCH + Duration::from_nanos(at));
+}
+
+#[test]
+fn a_report_never_waits_long() {
+    let mut engine = engine();
+    let at = 10 * SECOND;
+    assert!(feed(&mut engine, &oom_kill(at, 7), at));
+    assert!(engine.is_busy(at));
+    engine.tick(at + LOOK_PATIENCE_NS - 1);
+    assert_eq!(told(&mut engine), []);
+    engine.tick(at + LOOK_PATIENCE_NS);
+    assert_eq!(told(&mut engine), [(7, Confidence::Confirmed)]);
+}
+
+#[test]
+fn looks_that_take_long_or_were_just_taken_are_not_asked_for() {
+    for (wall, age_ns) in [(2 * QUICK_LOOK, SECOND), (Duration::from_millis(1), FRESH_NS / 2)] {
+        let mut engine = engine();
+        let at = 10 * SECOND;
+        engine.snapshot(&snapshot(at - age_ns, &[7], wall), at - age_ns);
+        assert!(!feed(&mut engine, &oom_kill(at, 7), at));
+        assert_eq!(told(&mut engine), [(7, Confidence::Confirmed)], "at once");
+    }
+}
+
+#[test]
+fn what_was_lost_is_told_and_kept_in_reports() {
+    let mut engine = engine();
+    let lost = event(SECOND, Trace::Lost { records: 3 });
+    assert!(!feed(&mut engine, &[lost], SECOND));
+    assert_eq!(engine.take_notices(), [Notice::Lost { records: 3 }]);
+    assert!(feed(&mut engine, &oom_kill(2 * SECOND, 7), 2 * SECOND));
+    engine.tick(3 * SECOND);
+    let notices = engine.take_notices();
+    let [Notice::Report(report)] = &notices[..] else { panic!("{notices:?}") };
+    assert_eq!(report.lost_records, 3);
+}
+
+#[test]
+fn an_ancestor_that_is_not_there_any_more_is_told_as_gone() {
+    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(|process| process.pid != 3));
+    let mut family = snapshot(9 * SECOND, &[1, 3, 7], Duration::from_millis(1));
+    family.processes[1].parent_pid = 1;
+    family.processes[2].parent_pid = 3;
+    engine.snapshot(&family, 9 * SECOND);
+    let _ = feed(&mut engine, &oom_kill(10 * SECOND, 7), 10 * SECOND);
+    engine.tick(11 * SECOND);
+    let notices = engine.take_notices();
+    let [Notice::Report(report)] = &notices[..] else { panic!("{notices:?}") };
+    let ancestors: Vec<_> = report.ancestors.iter().map(|ancestor| (ancestor.pid, ancestor.exited)).collect();
+    assert_eq!(ancestors, [(3, true), (1, false)]);
+}
+
+#[test]
+fn without_a_tracer_a_counter_that_grows_accuses_who_left() {
+    let mut engine = engine();
+    let quick = Duration::from_millis(1);
+    assert!(!engine.cgroup(figures(4), SECOND), "the first reading");
+    engine.snapshot(&snapshot(2 * SECOND, &[1, 7, 8], quick), 2 * SECOND);
+    assert!(!engine.cgroup(figures(4), 3 * SECOND));
+    // The largest two of three that have left; a look that came before the count changes nothing.
+    engine.snapshot(&snapshot(4 * SECOND, &[1, 7, 8, 9], quick), 4 * SECOND);
+    assert!(engine.cgroup(figures(6), 5 * SECOND));
+    engine.snapshot(&snapshot(5 * SECOND + MS, &[1], quick), 5 * SECOND + MS);
+    assert_eq!(told(&mut engine), [(9, Confidence::Inferred), (8, Confidence::Inferred)]);
+    assert!(!engine.told_of_kill(6 * SECOND), "the count is enough");
+}
+
+#[test]
+fn without_a_counter_the_agents_word_counts_and_nobody_is_told_twice() {
+    let mut engine = engine();
+    let quick = Duration::from_millis(1);
+    engine.snapshot(&snapshot(SECOND, &[1, 7, 8], quick), SECOND);
+    // A regular look has noticed before the word comes.
+    engine.snapshot(&snapshot(3 * SECOND, &[1, 7], quick), 3 * SECOND);
+    assert!(engine.told_of_kill(4 * SECOND));
+    engine.snapshot(&snapshot(4 * SECOND + MS, &[1, 7], quick), 4 * SECOND + MS);
+    assert_eq!(told(&mut engine), [(8, Confidence::Possible)]);
+    assert!(engine.told_of_kill(5 * SECOND));
+    engine.snapshot(&snapshot(5 * SECOND + MS, &[1], quick), 5 * SECOND + MS);
+    assert_eq!(told(&mut engine), [(7, Confidence::Possible)], "not 8 again");
+}
