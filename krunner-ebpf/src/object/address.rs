@@ -145,18 +145,18 @@ impl View<'_> {
     #[inline(always)]
     pub(super) fn u32(&self, offset: u32) -> Option<u32> {
         // SAFETY: a multiple of 4 within the window, as `at` and the type say.
-        self.at(offset, 4).map(|at| unsafe { self.0.as_ptr().byte_add(at).cast::<u32>().read_volatile() })
+        Self::at(offset, 4).map(|at| unsafe { self.0.as_ptr().byte_add(at).cast::<u32>().read_volatile() })
     }
 
     #[inline(always)]
     pub(super) fn u64(&self, offset: u32) -> Option<u64> {
         // SAFETY: a multiple of 8 within the window, as `at` and the type say.
-        self.at(offset, 8).map(|at| unsafe { self.0.as_ptr().byte_add(at).read_volatile() })
+        Self::at(offset, 8).map(|at| unsafe { self.0.as_ptr().byte_add(at).read_volatile() })
     }
 
     /// Where in the window something is. All of it are constants to the verifier.
     #[inline(always)]
-    fn at(&self, offset: u32, bytes: u32) -> Option<usize> {
+    fn at(offset: u32, bytes: u32) -> Option<usize> {
         let at = offset.wrapping_sub(offset!(task_window));
         (offset != ABSENT && at <= WINDOW_BYTES - bytes && at.is_multiple_of(bytes)).then_some(at as usize)
     }
