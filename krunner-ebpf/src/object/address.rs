@@ -3,7 +3,7 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated};
+use aya_ebpf::helpers::generated;
 use krunner_common::{ABSENT, COMM_BYTES, WINDOW_BYTES};
 
 use super::globals::offset;
@@ -67,8 +67,15 @@ impl Address {
         if offset == ABSENT {
             return None;
         }
-        // SAFETY: the helper checks the address and reports a fault; it never dereferences blindly.
-        unsafe { bpf_probe_read_kernel(self.plus(offset).0 as *const T) }.ok()
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the helper checks the address and reports a fault; it never dereferences blindly. It has
+        // written the value when that is read. Volatile, lest the compiler read it earlier, on a path where
+        // nothing was written: before 6.3 the verifier takes that for an error.
+        unsafe {
+            let (to, from) = (value.as_mut_ptr().cast(), self.plus(offset).0 as *const _);
+            let failed = generated::bpf_probe_read_kernel(to, size_of::<T>() as u32, from) != 0;
+            if failed { None } else { Some(value.as_ptr().read_volatile()) }
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use super::globals::{direct_reads, offset};
 use super::ring::{self, Wake};
 use super::{fence, task};
 
+const MAX: u64 = CMDLINE_BYTES as u64;
+
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn process_exec(_: RawTracePointContext) -> Option<()> {
     if direct_reads() { record(Direct::current()) } else { record(task::current()) }
@@ -27,8 +29,6 @@ fn record<P: Place>(task: P) -> Option<()> {
     let tgid = task::id(task)?;
     let described = Task { tgid, tid: tgid, start_boot_ns: task::start(task)? };
     let comm = task::comm(task);
-    let (start, length) = arguments(task).unwrap_or((0, 0));
-
     // SAFETY: a helper without arguments.
     let time_boot_ns = unsafe { bpf_ktime_get_boot_ns() };
     let mut entry = ring::reserve::<Exec>(Kind::Exec)?;
@@ -40,20 +40,35 @@ fn record<P: Place>(task: P) -> Option<()> {
         (*record).time_boot_ns = time_boot_ns;
         (*record).task = described;
         (*record).comm = comm;
-        let kept = length.min(CMDLINE_BYTES as u64);
-        let failed = bpf_probe_read_user((&raw mut (*record).cmdline).cast(), kept as u32, start as *const _) != 0;
-        let truncated = if length > CMDLINE_BYTES as u64 { exec_flag::TRUNCATED } else { 0 };
-        (*record).cmdline_bytes = if failed { 0 } else { kept as u16 };
-        (*record).flags = truncated | if failed { exec_flag::UNREADABLE } else { 0 };
+        (*record).flags = copy_arguments(task, record).unwrap_or(exec_flag::UNREADABLE);
     }
     entry.submit(Wake::Later { time_boot_ns }.flags());
     Some(())
 }
 
-/// Where the command line starts in user memory, and how long it is.
+/// Copies the opening of the command line into the record, and how many bytes that are; says with which
+/// flags.
 #[inline(always)]
-fn arguments<P: Place>(task: P) -> Option<(u64, u64)> {
+unsafe fn copy_arguments<P: Place>(task: P, record: *mut Exec) -> Option<u16> {
+    // SAFETY: the caller owns the record.
+    let length_at = unsafe { &raw mut (*record).cmdline_bytes };
+    // SAFETY: as above.
+    unsafe { length_at.write_volatile(0) };
     let mm = task.pointer(offset!(task_mm))?;
     let (start, end) = (mm.u64(offset!(mm_arg_start))?, mm.u64(offset!(mm_arg_end))?);
-    Some((start, end.checked_sub(start)?))
+    let length = end.checked_sub(start)?;
+    // SAFETY: as above; the helper checks the address that it reads, and `kept` bytes fit. The length goes
+    // through memory because the verifier of 5.10 forgets the bounds of what is put aside on the stack:
+    // what is read here is compared and used at once.
+    let failed = unsafe {
+        length_at.write_volatile(length.min(MAX) as u16);
+        let kept = u32::from(length_at.read_volatile());
+        kept > MAX as u32 || bpf_probe_read_user((&raw mut (*record).cmdline).cast(), kept, start as *const _) != 0
+    };
+    if failed {
+        // SAFETY: as above.
+        unsafe { length_at.write_volatile(0) };
+        return None;
+    }
+    Some(if length > MAX { exec_flag::TRUNCATED } else { 0 })
 }

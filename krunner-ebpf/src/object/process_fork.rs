@@ -41,14 +41,9 @@ fn record<P: Place>(current: P, child: Child, address: Address) -> Option<()> {
     if !fence::has_either(current, address) {
         return None;
     }
-    let child_tgid = if task::everything_is_ours() { child.init_tid } else { task::id_of(child.pid)? };
-    let record = Fork {
-        kind: Kind::Fork as u32,
-        parent_tgid: parent(current, child.parent).unwrap_or(0),
-        child_tgid,
-        reserved: 0,
-        start_boot_ns: child.start_boot_ns,
-    };
+    let (child_tgid, parent_tgid) = ids(current, &child)?;
+    let record =
+        Fork { kind: Kind::Fork as u32, parent_tgid, child_tgid, reserved: 0, start_boot_ns: child.start_boot_ns };
     ring::send(Kind::Fork, &record, Wake::Later { time_boot_ns: child.start_boot_ns });
     Some(())
 }
@@ -75,12 +70,20 @@ fn scattered(child: Address) -> Option<Child> {
     })
 }
 
-/// The group of the task that is the parent. That is not always the caller: with `CLONE_PARENT` it is the
-/// caller's parent. The number alone says nothing about whose it is, so it is not fenced.
+/// The ids of the child and of the group of its parent, which is 0 if it is not visible. The parent is not
+/// always the caller: with `CLONE_PARENT` it is the caller's parent. The number alone says nothing
+/// about whose it is, so it is not fenced.
 #[inline(always)]
-fn parent<P: Place>(current: P, parent: Address) -> Option<u32> {
-    if parent != current.address() {
-        return task::id_again(task::leader(parent)?);
+fn ids<P: Place>(current: P, child: &Child) -> Option<(u32, u32)> {
+    let by_caller = child.parent == current.address();
+    if task::everything_is_ours() {
+        let parent = if by_caller { current.u32(offset!(task_tgid)) } else { child.parent.u32(offset!(task_tgid)) };
+        return Some((child.init_tid, parent.unwrap_or(0)));
     }
-    if task::everything_is_ours() { current.u32(offset!(task_tgid)) } else { task::id_again(task::leader(current)?) }
+    if by_caller && let Some(parent) = task::leader(current).and_then(task::id_again) {
+        return Some((task::id_of_child(child.pid)?, parent));
+    }
+    // A parent of another namespace, or the first task that is seen here and tells what ours is.
+    let tgid = task::id_of(child.pid)?;
+    Some((tgid, task::leader(child.parent).and_then(task::id_again).unwrap_or(0)))
 }

@@ -150,7 +150,7 @@ pub(super) fn id<P: Place>(task: P) -> Option<u32> {
     if everything_is_ours() {
         return task.u32(offset!(task_pid));
     }
-    id_of(task.pointer(offset!(task_thread_pid))?.address())
+    id_of(task.pointer(offset!(task_thread_pid))?)
 }
 
 /// The same, to be called after [`id`] found another task that is ours. Our level is known then, and
@@ -160,22 +160,29 @@ pub(super) fn id_again<P: Place>(task: P) -> Option<u32> {
     if everything_is_ours() {
         return task.u32(offset!(task_pid));
     }
-    id_or(task.pointer(offset!(task_thread_pid))?.address(), |_, _| None)
+    id_or(task.pointer(offset!(task_thread_pid))?, |_, _| None)
 }
 
 /// The id that a `struct pid` stands for where we are.
 #[inline(always)]
-pub(super) fn id_of(pid: Address) -> Option<u32> {
+pub(super) fn id_of<P: Place>(pid: P) -> Option<u32> {
     id_or(pid, search)
 }
 
+/// The same for a task that one of ours has just made. It is in its maker's namespace or deeper
+/// (`pidns_install` in `kernel/pid_namespace.c`), so that there is no need to ask how deep.
 #[inline(always)]
-fn id_or(pid: Address, level_unknown: impl FnOnce(Address, u32) -> Option<u32>) -> Option<u32> {
+pub(super) fn id_of_child(pid: Address) -> Option<u32> {
+    id_at(pid, our_level()?)
+}
+
+#[inline(always)]
+fn id_or<P: Place>(pid: P, level_unknown: impl FnOnce(Address, u32) -> Option<u32>) -> Option<u32> {
     let deepest = pid.u32(offset!(pid_level))?;
     match our_level() {
-        Some(level) if level <= deepest => id_at(pid, level),
+        Some(level) if level <= deepest => id_at(pid.address(), level),
         Some(_) => None,
-        None => level_unknown(pid, deepest),
+        None => level_unknown(pid.address(), deepest),
     }
 }
 

@@ -138,11 +138,9 @@ impl Figure {
     fn target(self, python: Option<f64>, yardstick: Option<f64>) -> Option<(f64, &'static str)> {
         match self {
             Self::Start => Some((15.0, "fixed")),
-            // With the tracer attached; 8 without.
-            Self::Rss => Some((12.0, "fixed")),
             Self::Stall => Some((32.0, "fixed; and every byte arrives")),
             Self::OomAttach => Some((150.0, "fixed")),
-            Self::OomRss => Some((12.0, "fixed")),
+            Self::Rss | Self::OomRss => Some((12.0, "fixed")),
             Self::OomReport | Self::OomLook => Some((10.0, "fixed")),
             Self::BpfExit => Some((500.0, "fixed")),
             Self::BpfFork => Some((300.0, "fixed")),
