@@ -156,14 +156,20 @@ impl<'a> Btf<'a> {
         while at < types.len() {
             let (found, next) = btf.type_at(at)?;
             btf.starts.push(u32::try_from(at).map_err(|_| BtfError::Malformed("too many types"))?);
-            for (slot, (kind, name)) in btf.wanted.iter_mut().zip(WANTED) {
-                if found.kind == kind && slot.is_none() && is_text(strings, found.name, name) {
-                    *slot = Some(found);
-                }
+            // Most types are of other kinds, and many have no name.
+            if matches!(found.kind, STRUCT | TYPEDEF | ENUM) && found.name != 0 {
+                btf.keep_if_wanted(found);
             }
             at = next;
         }
         Ok(btf)
+    }
+
+    fn keep_if_wanted(&mut self, found: Type) {
+        let is_wanted = |(kind, name): &(u32, &str)| found.kind == *kind && is_text(self.strings, found.name, name);
+        if let Some(index) = WANTED.iter().position(is_wanted) {
+            self.wanted[index].get_or_insert(found);
+        }
     }
 
     /// The type at `at`, and where the next one is.
