@@ -41,7 +41,7 @@ impl Wake {
 
 #[inline(always)]
 fn is_filling(time_boot_ns: u64) -> bool {
-    // Quarters of microseconds: no clock is coarser, and no two forks are as close.
+    // In quarters of microseconds: finer than that some clocks are not, and no two forks are as close.
     let looks = (time_boot_ns >> 8).is_multiple_of(LOOK_EVERY);
     looks && RING.query(u64::from(BPF_RB_AVAIL_DATA)) > RING_WAKE_BYTES
 }

@@ -107,7 +107,7 @@ impl Place {
         let reach = match (self.scope(), &self.cgroup) {
             (Scope::All, _) => Reach::Everything,
             (Scope::PidNamespace, _) => Reach::PidNamespace,
-            (Scope::Cgroup, Ok(cgroup)) => Reach::Cgroup(cgroup.id),
+            (Scope::Cgroup, Ok(cgroup)) => Reach::Cgroup { id: cgroup.id, version: cgroup.version },
             (Scope::Cgroup, Err(error)) => {
                 return Err(format!(
                     "in the host's pid namespace only a memory cgroup tells ours from others: {}",

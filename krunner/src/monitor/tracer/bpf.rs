@@ -67,8 +67,13 @@ pub struct Target {
 pub enum Reach {
     /// Those of our pid namespace and of the ones below it.
     PidNamespace,
-    /// Of those, the ones in this memory cgroup (its id: the inode number of its folder) and below it.
-    Cgroup(u64),
+    /// Of those, the ones in this cgroup and below it.
+    Cgroup {
+        /// The inode number of its folder.
+        id: u64,
+        /// 1: of the memory controller's hierarchy; 2: of the one of version 2, whatever is enabled there.
+        version: u8,
+    },
     /// All of the machine, with the ids of the first namespace.
     Everything,
 }
@@ -155,9 +160,15 @@ fn gate() -> Result<(), LoadError> {
 }
 
 fn load(target: &Target) -> Result<Attached, LoadError> {
-    let facts = btf::read_kernel_facts(&target.btf)?;
-    if matches!(target.reach, Reach::Cgroup(_)) && !facts.offsets.can_fence() {
-        return Err(LoadError::NoFence);
+    let mut facts = btf::read_kernel_facts(&target.btf)?;
+    if let Reach::Cgroup { version, .. } = target.reach {
+        if version != 1 {
+            // A cgroup without the memory controller is charged to one above it, which is not the fence.
+            facts.offsets.css_set_memory = facts.css_set_default;
+        }
+        if !facts.offsets.can_fence() {
+            return Err(LoadError::NoFence);
+        }
     }
     match load_with(target, &facts) {
         // Plain loads are an extra that some verifier may not like; then every read is a call.
@@ -191,7 +202,7 @@ fn load_with(target: &Target, facts: &KernelFacts) -> Result<Attached, LoadError
 fn config(target: &Target, facts: &KernelFacts) -> Config {
     let flag = |set: bool, flag: u32| if set { flag } else { 0 };
     Config {
-        fence_cgroup_id: if let Reach::Cgroup(id) = target.reach { id } else { 0 },
+        fence_cgroup_id: if let Reach::Cgroup { id, .. } = target.reach { id } else { 0 },
         pid_ns_inum: target.pid_namespace,
         pid_ns_level: if target.pid_namespace == INIT_PID_NAMESPACE { 0 } else { LEVEL_UNKNOWN },
         flags: flag(target.reach == Reach::Everything, config_flag::ALL_NAMESPACES)

@@ -73,6 +73,8 @@ pub struct KernelFacts {
     pub mark_victim_is_pid: bool,
     /// BPF programs may read the running task with plain loads (the helper `bpf_get_current_task_btf`).
     pub has_direct_reads: bool,
+    /// Where `css_set` has the cgroup of the hierarchy of version 2, which begins with its own state; or [`ABSENT`].
+    pub css_set_default: u32,
 }
 
 /// Why the kernel's BTF does not tell what the programs need.
@@ -120,6 +122,7 @@ pub fn kernel_facts(btf: &[u8]) -> Result<KernelFacts, BtfError> {
     Ok(KernelFacts {
         offsets: btf.offsets()?,
         mark_victim_is_pid: btf.mark_victim_is_pid()?,
+        css_set_default: or_absent(btf.css_set_default(), ABSENT)?,
         has_direct_reads: or_absent(btf.enumerator(HELPERS, "BPF_FUNC_get_current_task_btf").map(|_| true), false)?,
     })
 }
@@ -156,14 +159,20 @@ impl<'a> Btf<'a> {
         while at < types.len() {
             let (found, next) = btf.type_at(at)?;
             btf.starts.push(u32::try_from(at).map_err(|_| BtfError::Malformed("too many types"))?);
-            for (slot, (kind, name)) in btf.wanted.iter_mut().zip(WANTED) {
-                if found.kind == kind && slot.is_none() && is_text(strings, found.name, name) {
-                    *slot = Some(found);
-                }
+            // Most types are of other kinds, and many have no name.
+            if matches!(found.kind, STRUCT | TYPEDEF | ENUM) && found.name != 0 {
+                btf.keep_if_wanted(found);
             }
             at = next;
         }
         Ok(btf)
+    }
+
+    fn keep_if_wanted(&mut self, found: Type) {
+        let is_wanted = |(kind, name): &(u32, &str)| found.kind == *kind && is_text(self.strings, found.name, name);
+        if let Some(index) = WANTED.iter().position(is_wanted) {
+            self.wanted[index].get_or_insert(found);
+        }
     }
 
     /// The type at `at`, and where the next one is.
@@ -279,6 +288,15 @@ impl<'a> Btf<'a> {
         let (subsys, index) = (self.offset("css_set", "subsys")?, self.enumerator(CONTROLLERS, "memory_cgrp_id")?);
         let offset = index.checked_mul(POINTER_BYTES).and_then(|bytes| bytes.checked_add(subsys));
         offset.filter(|offset| *offset != ABSENT).ok_or(BtfError::Malformed("a controller has no place"))
+    }
+
+    /// A cgroup of version 2 stands for its own state, for it begins with that: then there is nothing to add to
+    /// the pointer.
+    fn css_set_default(&self) -> Result<u32, BtfError> {
+        match self.offset("cgroup", "self")? {
+            0 => self.offset("css_set", "dfl_cgrp"),
+            _ => Err(BtfError::NoMember("cgroup", "self")),
+        }
     }
 
     /// The value that a name has in the enum `name`.

@@ -71,7 +71,7 @@ fn kernel(old: bool, without: &'static str) -> Vec<u8> {
     to.group((STRUCT, "mm_struct", 800), &[("", inner, 64)]);
     let state = to.group((STRUCT, "cgroup_subsys_state", 40), &[("cgroup", int, 0), ("parent", int, 32)]);
     let subsys = to.add((ARRAY, "", 0), 0, &[state, int, 5]);
-    to.group((STRUCT, "css_set", 80), &[("subsys", subsys, 16)]);
+    to.group((STRUCT, "css_set", 80), &[("subsys", subsys, 16), ("dfl_cgrp", int, 72)]);
     to.group((STRUCT, "cgroup", 400), &[("self", state, 0), ("kn", int, 240)]);
     to.group((STRUCT, "kernfs_node", 120), &[("id", int, 96)]);
     to.values("cgroup_subsys_id", &[("cpu_cgrp_id", 0), ("memory_cgrp_id", 4)]);
@@ -87,8 +87,9 @@ fn kernel(old: bool, without: &'static str) -> Vec<u8> {
 #[test]
 fn both_kinds_of_kernel_are_understood() {
     for (old, rss) in [(true, (464, 8)), (false, (472, 40))] {
-        let KernelFacts { offsets, mark_victim_is_pid, has_direct_reads } = kernel_facts(&kernel(old, "none")).unwrap();
-        assert_eq!((mark_victim_is_pid, has_direct_reads), (old, !old));
+        let KernelFacts { offsets, mark_victim_is_pid, has_direct_reads, css_set_default } =
+            kernel_facts(&kernel(old, "none")).unwrap();
+        assert_eq!((mark_victim_is_pid, has_direct_reads, css_set_default), (old, !old, 72));
         assert_eq!((offsets.mm_rss, offsets.mm_rss_stride), rss);
         assert_eq!([offsets.task_start_boottime, offsets.task_comm, offsets.task_mm], [144, 192, 16]);
         assert_eq!([offsets.css_set_memory, offsets.cgroup_kn, offsets.kernfs_node_id], [48, 240, 96]);

@@ -39,7 +39,7 @@ fn good() -> Findings {
         is_initial_user_namespace: Some(true),
         is_initial_pid_namespace: Some(false),
         bpf_answer: Ok(()),
-        btf: Ok(KernelFacts { offsets, mark_victim_is_pid: false, has_direct_reads: true }),
+        btf: Ok(KernelFacts { offsets, mark_victim_is_pid: false, has_direct_reads: true, css_set_default: 8 }),
         lockdown: Some("none".to_owned()),
         tracefs: None,
         unprivileged_bpf_disabled: Some(2),
@@ -149,7 +149,12 @@ fn each_want_of_btf_has_its_remedy() {
     assert!(lacking(read(ErrorKind::NotFound)).contains("CONFIG_DEBUG_INFO_BTF"));
     assert!(lacking(read(ErrorKind::PermissionDenied)).contains("readable"));
     assert!(lacking(BtfError::NoType("task_struct")).contains("another kernel"));
-    let poor = KernelFacts { offsets: Offsets::UNKNOWN, mark_victim_is_pid: false, has_direct_reads: true };
+    let poor = KernelFacts {
+        offsets: Offsets::UNKNOWN,
+        mark_victim_is_pid: false,
+        has_direct_reads: true,
+        css_set_default: 8,
+    };
     let told = check(&Findings { btf: Ok(poor), ..good() }, "kernel-btf");
     assert!(told.state == State::Note && told.found.contains("users, memory"), "{told:?}");
 }
