@@ -39,8 +39,10 @@ impl Runner {
     /// the runner has and needs after that is its own.
     #[track_caller]
     pub fn settle(&self) {
-        wait::until_true("the tracer's loader has ended", || {
-            !proc::threads(self.pid()).iter().any(|name| name == "oom-loader")
+        wait::until_true("the sampler runs and the tracer's loader has ended", || {
+            let threads = proc::threads(self.pid());
+            let has = |name: &str| threads.iter().any(|thread| thread == name);
+            has("oom-sampler") && !has("oom-loader")
         });
         proc::forget_peak_rss(self.pid());
     }

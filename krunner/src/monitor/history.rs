@@ -230,7 +230,9 @@ impl History {
             entry.name = observed.name.clone();
         }
         self.table.revive(observed.key);
-        if is_newer && (has_changed || !observed.cmdline.bytes.is_empty()) {
+        // An exec without arguments leaves none behind; a process on its way out lets go of those it had.
+        let has_arguments = !observed.cmdline.bytes.is_empty();
+        if is_newer && (has_arguments || has_changed && observed.vm_bytes > 0) {
             self.table.set_cmdline(observed.key, observed.cmdline.clone());
         }
     }

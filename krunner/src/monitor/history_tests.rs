@@ -127,6 +127,16 @@ fn who_is_about_to_end_keeps_what_it_had() {
 }
 
 #[test]
+fn new_name_on_the_way_out_does_not_cost_the_arguments() {
+    let mut history = begun();
+    let ending =
+        Observed { name: "new".into(), vm_bytes: 0, rss_bytes: 0, cmdline: Arc::default(), ..observed(SHELL, 1, 0) };
+    history.fold_snapshot(&snapshot(2 * SECOND_NS, vec![observed(INIT, 0, 5), ending]));
+    let shell = history.find(SHELL).unwrap();
+    assert_eq!((&*shell.name, &shell.cmdline.bytes[..]), ("new", &b"p10\0"[..]));
+}
+
+#[test]
 fn absence_can_be_a_mistake_but_an_exit_cannot() {
     let mut history = begun();
     history.fold_snapshot(&snapshot(2 * SECOND_NS, vec![observed(INIT, 0, 5)]));

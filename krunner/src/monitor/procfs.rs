@@ -260,6 +260,10 @@ impl Scanner {
         }
         let is_inside = self.is_inside(key);
         let cmdline = if is_inside { self.cmdline(key, &name, &stat) } else { Arc::default() };
+        if is_inside && stat.vm_bytes > 0 && cmdline.bytes.is_empty() && !self.has_memory(pid) {
+            // It let go of its memory between the two reads: what it was before is what counts.
+            (stat.vm_bytes, stat.rss_pages) = (0, 0);
+        }
         let observed = Observed {
             key,
             parent_pid: stat.parent_pid,
@@ -330,6 +334,13 @@ impl Scanner {
         let Some(length) = self.read(format_args!("{pid}/cmdline")) else { return Arc::default() };
         let room = if self.cmdline_bytes < CACHE_BYTES { CMDLINE_BYTES } else { SHORT_CMDLINE_BYTES };
         Arc::new(Cmdline { bytes: self.buffer[..length.min(room)].to_vec(), is_cut: length > room })
+    }
+
+    /// Whether a process still has memory, and with it arguments.
+    fn has_memory(&mut self, pid: u32) -> bool {
+        let length = self.read(format_args!("{pid}/stat"));
+        let stat = length.and_then(|length| Stat::parse(&self.buffer[..length])).map(|(_, stat)| stat);
+        stat.is_some_and(|stat| stat.vm_bytes > 0 || stat.has_ended && self.other_thread(pid).is_some())
     }
 
     /// A thread that has not ended, of a process whose first one has.
