@@ -100,7 +100,7 @@ fn trigger_is_not_the_victim() {
 #[test]
 fn biggest_is_not_the_newest() {
     let field = require!(Field::new());
-    let told = field.play(&["crowd", "big=14", "newer=6", "newest=14"]);
+    let told = field.play(&["crowd", "big=18", "newer=4", "newest=14"]);
     assert_eq!(told.all("killed"), [told.pid("big")], "{told:?}");
     assert_only_killed(field, &told);
 }
@@ -201,7 +201,7 @@ fn chain_of_starters_in_a_container() {
 #[test]
 fn largest_are_alive_and_sorted() {
     let field = require!(Field::new());
-    let told = field.play(&["crowd", "big=14", "newer=6", "newest=14"]);
+    let told = field.play(&["crowd", "big=18", "newer=4", "newest=14"]);
     let report = assert_only_killed(field, &told);
     let largest = report["largest"].as_array().expect("a list");
     assert!(largest.len() <= 5, "{report}");
