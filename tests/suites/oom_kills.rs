@@ -108,7 +108,7 @@ fn biggest_is_not_the_newest() {
 #[test]
 fn smallest_is_the_victim_because_of_its_score() {
     let field = require!(Field::new());
-    let told = field.play(&["crowd", "small=4:1000", "other=14", "trigger=15"]);
+    let told = field.play(&["crowd", "small=8:1000", "other=9", "trigger=16"]);
     assert_eq!(told.all("killed"), [told.pid("small")], "{told:?}");
     let report = assert_only_killed(field, &told);
     assert_eq!(report["victim"]["oom_score_adj"], 1000);
