@@ -1,8 +1,8 @@
 //! The thread that loads the tracer.
 //!
 //! Capabilities belong to threads (capabilities(7)). This one is started before any other and inherits
-//! them; the main thread drops its own right then, so that no later thread and no child has any. When
-//! this thread ends, the last of them are gone, and what it attached stays.
+//! them; the main thread drops its own right then, so that no later thread and no child has any. This
+//! one drops the last of them before it tells that it is done, and what it attached stays.
 
 use std::io;
 use std::thread;
@@ -29,8 +29,12 @@ impl Loading {
     pub fn start(target: Target) -> io::Result<Self> {
         let (done, loaded) = oneshot::channel();
         thread::Builder::new().name(LOADER_THREAD.to_owned()).spawn(move || {
+            let attached = attach(&target);
+            // Before anybody hears of it: whoever sees the tracer at work is to find nobody with capabilities.
+            let dropped =
+                sys::drop_added().map_err(|error| format!("cannot drop the capabilities that loading took: {error}"));
             // Fails when the runner has ended meanwhile.
-            let _ = done.send(attach(&target));
+            let _ = done.send(dropped.and(attached));
         })?;
         Ok(Self(loaded))
     }
