@@ -147,6 +147,10 @@ pub(super) struct MonitorArgs {
     /// Report kills of the whole machine, other containers' included; ids are the host's
     #[arg(long)]
     pub(super) all_namespaces: bool,
+
+    /// Infer from counters and snapshots, as where BPF is refused
+    #[arg(long, conflicts_with = "all_namespaces")]
+    pub(super) no_bpf: bool,
 }
 
 const DOCTOR_EXAMPLES: &str = "\

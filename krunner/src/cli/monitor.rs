@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::args::MonitorArgs;
 use super::main::in_runtime;
 use crate::exit::Exit;
-use crate::monitor::{Means, Monitor, Notice, Scope, Tell, TracerKind, Wanted, Watching};
+use crate::monitor::{By, Means, Monitor, Notice, Scope, Tell, TracerKind, Wanted, Watching};
 use crate::session::Signals;
 use crate::sys;
 use crate::tasks::{TaskGroup, blocking};
@@ -22,7 +22,8 @@ pub(super) fn monitor(args: &MonitorArgs) -> anyhow::Result<ExitCode> {
              capabilities, which are for your own processes"
         );
     }
-    let means = Means::of_this_host(if args.all_namespaces { Wanted::Everything } else { Wanted::Ours });
+    let wanted = if args.all_namespaces { Wanted::Everything } else { Wanted::Ours };
+    let means = Means::of_this_host(wanted, if args.no_bpf { By::Snapshots } else { By::TheBest });
     in_runtime(watch(means, args.json))
 }
 

@@ -14,7 +14,7 @@ use crate::config::{Paths, Ports, child_env};
 use crate::error::{Critical, chain};
 use crate::exit::Exit;
 use crate::logging;
-use crate::monitor::{Means, Wanted};
+use crate::monitor::{By, Means, Wanted};
 use crate::process::Console;
 use crate::runtime::Kind;
 use crate::session::{Session, Settings, Signals};
@@ -33,7 +33,7 @@ const FIRST_PRIVATE_FD: i32 = 3;
 
 pub(super) fn run(args: RunnerArgs) -> anyhow::Result<ExitCode> {
     // First of all: see `Means::of_this_host`.
-    let means = Means::of_this_host(Wanted::Ours);
+    let means = Means::of_this_host(Wanted::Ours, By::TheBest);
     let kind = args.lang.as_deref().and_then(Kind::find).context("no such language")?;
     let console = Console::of_this_process().context("cannot use stdout and stderr")?;
     let (outbox, queue) = Outbox::new();

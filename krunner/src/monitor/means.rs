@@ -47,14 +47,24 @@ pub enum Wanted {
     Everything,
 }
 
+/// By what somebody wants them to be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The best that this host allows.
+    TheBest,
+    /// Without BPF.
+    Snapshots,
+}
+
 impl Means {
     /// Finds out, starts the thread that loads the tracer, and drops the capabilities that krunner's file brought
     /// from this one. So it has to be called while there is no other thread (see [`Loading`]).
     #[must_use]
-    pub fn of_this_host(wanted: Wanted) -> Self {
+    pub fn of_this_host(wanted: Wanted, by: By) -> Self {
         memory::keep_little();
         let place = Place::find(wanted);
-        let tracer = place.target().and_then(|target| {
+        let target = if by == By::Snapshots { Err("nobody wanted it".to_owned()) } else { place.target() };
+        let tracer = target.and_then(|target| {
             Loading::start(target).map_err(|error| format!("no thread to load the OOM tracer with: {error}"))
         });
         // Where even that is refused, no tracer must be there for a thread with capabilities to be used by others.

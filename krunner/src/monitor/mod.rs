@@ -30,7 +30,7 @@ pub use cgroup::{Cgroup, CgroupError, CgroupFacts, CgroupRoot, Reading};
 pub use engine::Notice;
 pub use event::{Actor, Exec, Exit, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessKey, Trace, TraceEvent};
 pub use join::{Confidence, Joiner, Verdict, Victim};
-pub use means::{Means, Wanted};
+pub use means::{By, Means, Wanted};
 pub use process::{Cmdline, Observed, ScanCost, Snapshot};
 pub use procfs::{ProcRoot, time_look};
 pub use report::{Dead, Report, Seen};
