@@ -164,3 +164,16 @@ pub struct Exec {
     /// There is more of it.
     pub cmdline_is_cut: bool,
 }
+
+/// What whoever has waited for a process knows of its end by SIGKILL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Death {
+    /// Which.
+    pub process: ProcessKey,
+    /// Its comm.
+    pub name: String,
+    /// Whose child it was, in the end.
+    pub parent_pid: u32,
+    /// When that was noticed.
+    pub at_boot_ns: u64,
+}

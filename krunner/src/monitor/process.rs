@@ -43,8 +43,32 @@ pub struct Observed {
     pub vm_bytes: u64,
     /// Resident.
     pub rss_bytes: u64,
+    /// What the OOM killer adds to its size, in thousandths of the memory it may have (proc(5)); 0 where nobody asked.
+    pub oom_score_adj: i16,
     /// It has exited and nobody has waited for it yet.
     pub is_zombie: bool,
+    /// How it has ended or is about to, if that can be seen.
+    pub end: Option<End>,
+}
+
+/// How a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// Not by SIGKILL.
+    Other,
+    /// By SIGKILL, whoever sent it.
+    Killed,
+}
+
+/// A look at a few processes, between two snapshots.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Glance {
+    /// When the looking began, in nanoseconds since boot.
+    pub at_boot_ns: u64,
+    /// Those who are there.
+    pub processes: Vec<Observed>,
+    /// Those who were there before and are not.
+    pub absent: Vec<ProcessKey>,
 }
 
 /// The arguments of a process, as far as they are kept.

@@ -8,35 +8,48 @@ use tempfile::TempDir;
 use super::*;
 
 /// A folder that looks like `/proc`.
-struct Tree {
+pub(super) struct Tree {
     folder: TempDir,
 }
 
 /// A process of a [`Tree`]; the rest of its stat line is 0.
 #[derive(Clone, Copy)]
-struct Fake {
-    comm: &'static [u8],
-    state: char,
-    threads: u32,
-    start_ticks: u64,
-    vm_bytes: u64,
-    rss_pages: i64,
-    arg_start: u64,
+pub(super) struct Fake {
+    pub(super) comm: &'static [u8],
+    pub(super) state: char,
+    pub(super) threads: u32,
+    pub(super) start_ticks: u64,
+    pub(super) vm_bytes: u64,
+    pub(super) rss_pages: i64,
+    /// -1 makes it a thread.
+    pub(super) exit_signal: i32,
+    pub(super) arg_start: u64,
+    pub(super) exit_code: u32,
 }
 
-const SHELL: Fake =
-    Fake { comm: b"sh", state: 'S', threads: 1, start_ticks: 50, vm_bytes: 8192, rss_pages: 1, arg_start: 700 };
+pub(super) const SHELL: Fake = Fake {
+    comm: b"sh",
+    state: 'S',
+    threads: 1,
+    start_ticks: 50,
+    vm_bytes: 8192,
+    rss_pages: 1,
+    exit_signal: 17,
+    arg_start: 700,
+    exit_code: 0,
+};
 
 impl Fake {
     fn line(&self, pid: u32, parent: u32) -> Vec<u8> {
         let zeros = |count: usize| "0 ".repeat(count);
         let mut line = format!("{pid} (").into_bytes();
         line.extend_from_slice(self.comm);
-        let Self { state, threads, start_ticks, vm_bytes, rss_pages, arg_start, .. } = self;
-        // 3, 4, 5 to 19, 20, 21, 22, 23, 24, 25 to 47, 48, 49 to 52
-        let (before, between) = (zeros(15), zeros(23));
+        let Self { state, threads, start_ticks, vm_bytes, rss_pages, exit_signal, arg_start, exit_code, .. } = self;
+        // 3, 4, 5 to 19, 20, 21, 22, 23, 24, 25 to 37, 38, 39 to 47, 48, 49 to 51, 52
+        let (before, between, after, last) = (zeros(15), zeros(13), zeros(9), zeros(3));
         let rest = format!(
-            ") {state} {parent} {before}{threads} 0 {start_ticks} {vm_bytes} {rss_pages} {between}{arg_start} 0 0 0 0\n"
+            ") {state} {parent} {before}{threads} 0 {start_ticks} {vm_bytes} {rss_pages} {between}{exit_signal} \
+             {after}{arg_start} {last}{exit_code}\n"
         );
         line.extend_from_slice(rest.as_bytes());
         line
@@ -44,21 +57,25 @@ impl Fake {
 }
 
 impl Tree {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    fn scanner(&self) -> Scanner {
+    pub(super) fn scanner(&self) -> Scanner {
         Scanner::new(ProcRoot::new(self.folder.path()), None).unwrap()
     }
 
-    fn put(&self, path: &str, content: &[u8]) {
-        let path = self.folder.path().join(path);
+    pub(super) fn path(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    pub(super) fn put(&self, path: &str, content: &[u8]) {
+        let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
 
-    fn process(&self, pid: u32, parent: u32, fake: Fake, cmdline: &[u8]) {
+    pub(super) fn process(&self, pid: u32, parent: u32, fake: Fake, cmdline: &[u8]) {
         self.put(&format!("{pid}/stat"), &fake.line(pid, parent));
         self.put(&format!("{pid}/cmdline"), cmdline);
     }
@@ -86,7 +103,9 @@ fn a_process_is_read_with_all_that_is_asked_for() {
             cmdline: Arc::new(cmdline),
             vm_bytes: 8192,
             rss_bytes: scanner.page_bytes,
+            oom_score_adj: 0,
             is_zombie: false,
+            end: None,
         }
     );
 }
@@ -291,6 +310,8 @@ fn a_fence_keeps_others_out() {
         assert!(!memory.lets_in(outside), "{outside}");
     }
     assert!(fence("", "/").lets_in("0::/anything") && fence("", "/").lets_in("0::/"));
+    assert!(!fence("", "/").lets_in("0::/../other") && !fence("", "/").lets_in("0::/.."), "beside our namespace");
+    assert!(fence("", "/../own").lets_in("0::/../own/x") && !fence("", "/../own").lets_in("0::/../own/../other"));
 
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
     let path = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
