@@ -189,9 +189,9 @@ impl Engine {
         !self.is_counted
     }
 
-    /// Somebody has waited for a process that SIGKILL has ended.
+    /// Somebody waits for a process that has ended.
     pub(super) fn died(&mut self, death: &Death, now_ns: u64) {
-        self.history.was_killed(death);
+        self.history.ended(death);
         self.infer(now_ns);
     }
 

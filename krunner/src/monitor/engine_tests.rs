@@ -56,6 +56,7 @@ fn snapshot(at_boot_ns: u64, pids: &[u32], wall: Duration) -> Snapshot {
         rss_bytes: u64::from(*pid),
         oom_score_adj: 0,
         is_zombie: false,
+        is_leaving: false,
         end: None,
     };
     let processes = pids.iter().map(observed).collect();
@@ -194,12 +195,25 @@ fn without_a_tracer_who_is_known_to_be_killed_is_told_at_once() {
     let mut engine = engine();
     let quick = Duration::from_millis(1);
     engine.snapshot(&snapshot(SECOND, &[1, 7, 8], quick), SECOND);
-    let death = Death { process: key(7), name: "p7".into(), parent_pid: 1, at_boot_ns: 2 * SECOND };
+    let death = Death { process: key(7), name: "p7".into(), parent_pid: 1, end: End::Killed, at_boot_ns: 2 * SECOND };
     engine.died(&death, 2 * SECOND);
     assert_eq!(told(&mut engine), [], "somebody's kill, as far as is known");
     assert!(engine.counted(count(&[1]), 2 * SECOND - MS, 2 * SECOND + MS));
     engine.snapshot(&snapshot(2 * SECOND + 2 * MS, &[1], quick), 2 * SECOND + 2 * MS);
     assert_eq!(told(&mut engine), [(7, Confidence::Inferred)], "though 8 was larger, and has left as well");
+}
+
+#[test]
+fn without_a_tracer_a_child_that_ended_by_itself_is_no_suspect() {
+    let mut engine = engine();
+    let quick = Duration::from_millis(1);
+    engine.snapshot(&snapshot(SECOND, &[1, 7, 8], quick), SECOND);
+    let death = Death { process: key(8), name: "p8".into(), parent_pid: 1, end: End::Other, at_boot_ns: 2 * SECOND };
+    engine.died(&death, 2 * SECOND);
+    assert!(engine.counted(count(&[2]), 2 * SECOND - MS, 2 * SECOND + MS));
+    engine.snapshot(&snapshot(2 * SECOND + 2 * MS, &[1], quick), 2 * SECOND + 2 * MS);
+    engine.tick(2 * SECOND + SECOND / 10);
+    assert_eq!(told(&mut engine), [(7, Confidence::Inferred)]);
 }
 
 #[test]

@@ -193,16 +193,16 @@ impl History {
         suspects.collect()
     }
 
-    /// Somebody has waited for this process, which SIGKILL has ended.
-    pub(super) fn was_killed(&mut self, death: &Death) {
+    /// Somebody waits for this process, which has ended.
+    pub(super) fn ended(&mut self, death: &Death) {
         let key = death.process;
-        if self.table.get(key).is_none() {
+        if self.table.get(key).is_none() && death.end == End::Killed {
             let parent = self.table.holder_of(death.parent_pid, death.at_boot_ns).filter(|parent| *parent != key);
             let entry = Entry { parent, ..Entry::new(death.name.as_str().into(), key.start_boot_ns()) };
             self.table.insert(key, entry, death.at_boot_ns);
         }
         if let Some(entry) = self.table.get_mut(key) {
-            entry.end = Some((End::Killed, death.at_boot_ns));
+            entry.end = Some((death.end, death.at_boot_ns));
         }
         self.table.mark_gone(key, Gone { at_ns: death.at_boot_ns, is_certain: true });
     }
@@ -273,7 +273,7 @@ impl History {
         if entry.gone.is_some_and(|gone| gone.is_certain) {
             return;
         }
-        if observed.end.is_none() {
+        if observed.end.is_none() && !observed.is_leaving {
             entry.alive_ns = Some(at_ns);
         }
         entry.oom_score_adj = observed.oom_score_adj;

@@ -39,6 +39,7 @@ fn observed(key: ProcessKey, parent_pid: u32, rss_bytes: u64) -> Observed {
         rss_bytes,
         oom_score_adj: 0,
         is_zombie: false,
+        is_leaving: false,
         end: None,
     }
 }
@@ -230,8 +231,8 @@ fn who_is_dying_of_sigkill_is_a_suspect_before_it_is_gone() {
 #[test]
 fn a_death_is_kept_also_of_one_whom_nobody_had_seen() {
     let mut history = begun();
-    let death = Death { process: HOG, name: "hog".into(), parent_pid: 10, at_boot_ns: 3 * SECOND_NS };
-    history.was_killed(&death);
+    let death = Death { process: HOG, name: "hog".into(), parent_pid: 10, end: End::Killed, at_boot_ns: 3 * SECOND_NS };
+    history.ended(&death);
     let suspects = history.suspects(3 * SECOND_NS);
     assert_eq!(suspects.len(), 1);
     assert_eq!((suspects[0].known.key, &*suspects[0].known.name, suspects[0].end), (HOG, "hog", Some(End::Killed)));

@@ -28,8 +28,9 @@ const MS: u64 = 1_000_000;
 /// Who is named may still be bettered for so long: a look takes up to 20 ms, a victim's death about as much.
 const PATIENCE_NS: u64 = 60 * MS;
 
-/// A victim has got its signal by then, and dies.
-const SPARED_NS: u64 = 20 * MS;
+/// A victim has got its signal by then: the kernel counts it first and sends the signal next (`__oom_kill_process`,
+/// `mm/oom_kill.c`).
+const SPARED_NS: u64 = MS / 2;
 
 /// Giving back a large memory takes its time.
 const SLOW_DEATH_NS: u64 = 10_000 * MS;

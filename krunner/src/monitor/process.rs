@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::event::ProcessKey;
 
 /// All processes that could be seen at one moment.
@@ -47,12 +49,15 @@ pub struct Observed {
     pub oom_score_adj: i16,
     /// It has exited and nobody has waited for it yet.
     pub is_zombie: bool,
+    /// It is about to end, one way or another.
+    pub is_leaving: bool,
     /// How it has ended or is about to, if that can be seen.
     pub end: Option<End>,
 }
 
 /// How a process ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum End {
     /// Not by SIGKILL.
     Other,

@@ -36,7 +36,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, read, sysconf};
 
 use super::event::{Death, ProcessKey};
-use super::process::{Cmdline, Observed, ScanCost, Snapshot};
+use super::process::{Cmdline, End, Observed, ScanCost, Snapshot};
 use glance::Attention;
 use stat::Stat;
 
@@ -93,14 +93,14 @@ impl ProcRoot {
         Stat::parse(&line).is_some_and(|(_, stat)| stat.start_ticks == key.start_ticks && !stat.is_zombie())
     }
 
-    /// The end of a process that SIGKILL has ended and that nobody has waited for yet.
+    /// The end of a process that nobody has waited for yet.
     #[must_use]
-    pub(super) fn death_of(&self, pid: u32, at_boot_ns: u64) -> Option<Death> {
+    pub(super) fn death_of(&self, pid: u32, end: End, at_boot_ns: u64) -> Option<Death> {
         let line = std::fs::read(self.0.join(format!("{pid}/stat"))).ok()?;
         let (comm, stat) = Stat::parse(&line)?;
         let process = ProcessKey { pid, start_ticks: stat.start_ticks };
         let name = String::from_utf8_lossy(comm).into_owned();
-        Some(Death { process, name, parent_pid: stat.parent_pid, at_boot_ns })
+        Some(Death { process, name, parent_pid: stat.parent_pid, end, at_boot_ns })
     }
 }
 
@@ -303,6 +303,7 @@ impl Scanner {
             rss_bytes: stat.rss_pages.saturating_mul(self.page_bytes),
             oom_score_adj,
             is_zombie,
+            is_leaving: stat.is_leaving,
             end,
         };
         // What was known of its arguments outlives its memory.

@@ -25,6 +25,9 @@ pub(super) struct Fake {
     pub(super) exit_signal: i32,
     pub(super) arg_start: u64,
     pub(super) exit_code: u32,
+    pub(super) flags: u32,
+    /// Signals, as a bit map.
+    pub(super) pending: u32,
 }
 
 pub(super) const SHELL: Fake = Fake {
@@ -37,22 +40,28 @@ pub(super) const SHELL: Fake = Fake {
     exit_signal: 17,
     arg_start: 700,
     exit_code: 0,
+    flags: 0x40_0000,
+    pending: 0,
 };
 
 impl Fake {
     fn line(&self, pid: u32, parent: u32) -> Vec<u8> {
-        let zeros = |count: usize| "0 ".repeat(count);
-        let mut line = format!("{pid} (").into_bytes();
-        line.extend_from_slice(self.comm);
-        let Self { state, threads, start_ticks, vm_bytes, rss_pages, exit_signal, arg_start, exit_code, .. } = self;
-        // 3, 4, 5 to 19, 20, 21, 22, 23, 24, 25 to 37, 38, 39 to 47, 48, 49 to 51, 52
-        let (before, between, after, last) = (zeros(15), zeros(13), zeros(9), zeros(3));
-        let rest = format!(
-            ") {state} {parent} {before}{threads} 0 {start_ticks} {vm_bytes} {rss_pages} {between}{exit_signal} \
-             {after}{arg_start} {last}{exit_code}\n"
-        );
-        line.extend_from_slice(rest.as_bytes());
-        line
+        // Numbered as in proc(5); the comm is the second.
+        let mut fields = vec!["0".to_owned(); 53];
+        let mut set = |number: usize, value: &dyn ToString| fields[number] = value.to_string();
+        set(3, &self.state);
+        set(4, &parent);
+        set(9, &self.flags);
+        set(20, &self.threads);
+        set(22, &self.start_ticks);
+        set(23, &self.vm_bytes);
+        set(24, &self.rss_pages);
+        set(31, &self.pending);
+        set(38, &self.exit_signal);
+        set(48, &self.arg_start);
+        set(52, &self.exit_code);
+        let comm_and_rest = [self.comm, b") ", fields[3..].join(" ").as_bytes(), b"\n"].concat();
+        [format!("{pid} (").as_bytes(), &comm_and_rest].concat()
     }
 }
 
@@ -105,9 +114,28 @@ fn a_process_is_read_with_all_that_is_asked_for() {
             rss_bytes: scanner.page_bytes,
             oom_score_adj: 0,
             is_zombie: false,
+            is_leaving: false,
             end: None,
         }
     );
+}
+
+#[test]
+fn who_is_about_to_end_is_seen_to_be() {
+    let tree = Tree::new();
+    let mut scanner = tree.scanner();
+    let sigterm_or_kill = 1 << 8;
+    for (flags, pending, is_leaving) in [
+        (0x40_0000, 0, false),
+        (0x40_0000, 1 << 14, false),
+        (0x40_0000, sigterm_or_kill, true),
+        (0x40_0400, 0, true),
+        (0x40_0004, 0, true),
+    ] {
+        tree.process(42, 7, Fake { flags, pending, ..SHELL }, b"x\0");
+        let observed = one(&mut scanner);
+        assert_eq!((observed.is_leaving, observed.end), (is_leaving, None), "{flags:#x} {pending:#x}");
+    }
 }
 
 #[test]

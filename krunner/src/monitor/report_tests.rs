@@ -17,6 +17,7 @@ fn observed(pid: u32, start_ticks: u64, parent_pid: u32, cmdline: &[u8], rss_byt
         rss_bytes,
         oom_score_adj: 0,
         is_zombie: false,
+        is_leaving: false,
         end: None,
     }
 }

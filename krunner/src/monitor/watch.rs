@@ -10,6 +10,8 @@
 //! reading there may block on a process that the kernel is about to kill.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use nix::unistd::read;
@@ -24,6 +26,7 @@ use super::clock;
 use super::engine::{Engine, IsThere, Notice, is_of_interest};
 use super::event::{Death, Trace, TraceEvent};
 use super::means::Means;
+use super::process::End;
 use super::procfs::ProcRoot;
 use super::sampler::{Sample, Sampler};
 use super::tracer::{Loading, Scope, TracerKind};
@@ -72,14 +75,17 @@ pub struct Watching {
 #[derive(Debug)]
 pub struct Monitor {
     requests: mpsc::Sender<Request>,
+    /// Nobody else tells how processes end.
+    is_evidence: Arc<AtomicBool>,
 }
 
-/// Where it is said whom SIGKILL has ended. Without a tracer that is evidence.
+/// Where it is said how processes have ended. Without a tracer that is evidence.
 #[derive(Debug, Clone)]
 pub struct Deaths {
     requests: mpsc::Sender<Request>,
     /// Where a child that has ended is still shown.
     proc: ProcRoot,
+    is_evidence: Arc<AtomicBool>,
 }
 
 /// What is said to the monitor.
@@ -87,7 +93,7 @@ pub struct Deaths {
 enum Request {
     /// The agent says that there was a kill.
     ToldOfKill,
-    /// Somebody has waited for a process that SIGKILL has ended.
+    /// Somebody is about to wait for a process that has ended.
     Died(Death),
 }
 
@@ -107,6 +113,7 @@ impl Monitor {
         };
         let sampler =
             means.proc.map(|proc| Sampler::start(proc, means.fence, Sampler::INTERVAL, sampled)).transpose()?;
+        let is_evidence = Arc::new(AtomicBool::new(false));
         let task = Task {
             engine: Engine::new(booted_at(), is_there),
             sampler,
@@ -114,10 +121,11 @@ impl Monitor {
             cgroup: means.cgroup,
             scope: means.scope,
             changes: None,
+            is_evidence: Arc::clone(&is_evidence),
             forgotten: 0,
         };
         tasks.spawn("oom monitor", task.run(means.tracer, samples, asked, tasks.clone()));
-        Ok((Self { requests }, told))
+        Ok((Self { requests, is_evidence }, told))
     }
 
     /// Passes on that the agent knows of a kill. Without a tracer that is a reason to look.
@@ -126,18 +134,23 @@ impl Monitor {
         let _ = self.requests.try_send(Request::ToldOfKill);
     }
 
-    /// Where to say whom SIGKILL has ended.
+    /// Where to say how processes have ended.
     #[must_use]
     pub fn deaths(&self) -> Deaths {
-        Deaths { requests: self.requests.clone(), proc: ProcRoot::default() }
+        let (requests, is_evidence) = (self.requests.clone(), Arc::clone(&self.is_evidence));
+        Deaths { requests, proc: ProcRoot::default(), is_evidence }
     }
 }
 
 impl Deaths {
-    /// Passes on that SIGKILL has ended a process that nobody has waited for yet. Does not wait.
-    pub fn tell(&self, pid: u32) {
+    /// Passes on how a process that nobody has waited for yet has ended. Does not wait.
+    pub fn tell(&self, pid: u32, by_sigkill: bool) {
+        if !self.is_evidence.load(Ordering::Relaxed) {
+            return;
+        }
+        let end = if by_sigkill { End::Killed } else { End::Other };
         // A storm that fills the queue is told as one anyway.
-        let death = self.proc.death_of(pid, clock::boot_ns());
+        let death = self.proc.death_of(pid, end, clock::boot_ns());
         let _ = death.map(|death| self.requests.try_send(Request::Died(death)));
     }
 }
@@ -150,6 +163,7 @@ struct Task {
     scope: Scope,
     /// Without a tracer: readable when a counter of the cgroup may have changed.
     changes: Option<AsyncFd<OwnedFd>>,
+    is_evidence: Arc<AtomicBool>,
     /// As was told last.
     forgotten: u64,
 }
@@ -271,6 +285,7 @@ impl Task {
 
     /// Counters and glances stand in for a tracer, or no more.
     fn watch_without_tracer(&mut self, without: bool) {
+        self.is_evidence.store(without, Ordering::Relaxed);
         let Some(sampler) = &self.sampler else { return };
         if without {
             // Where the kernel does not tell, the sampler's beat is all there is.

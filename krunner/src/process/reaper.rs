@@ -15,8 +15,8 @@ use crate::tasks::TaskGroup;
 
 type Waiters = HashMap<Pid, oneshot::Sender<Exit>>;
 
-/// Is shown each child that SIGKILL has ended while `/proc` still knows it.
-pub type Witness = Box<dyn Fn(Pid) + Send + Sync>;
+/// Is shown each child that has ended while `/proc` still knows it, and the signal that has ended it.
+pub type Witness = Box<dyn Fn(Pid, Option<i32>) + Send + Sync>;
 
 /// Hands each exit status to whoever started the process; statuses of orphans end here.
 #[derive(Clone)]
@@ -60,9 +60,7 @@ impl Reaper {
     fn reap(&self) {
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(sys::Ended { pid, signal }) = sys::ended_child() {
-            if signal == Some(nix::libc::SIGKILL) {
-                (self.witness)(pid);
-            }
+            (self.witness)(pid, signal);
             let Some(exit) = sys::reap(pid).map(Exit::from_status) else { return };
             match waiters.remove(&pid) {
                 // The waiter may have given up; its child is reaped all the same.

@@ -55,12 +55,12 @@ impl Oom {
         Self { monitor, log: OomLog::start(logs, tasks), kills: Kills::default() }
     }
 
-    /// Shows the monitor whom SIGKILL has ended.
+    /// Shows the monitor how children end.
     pub(super) fn witness(&self) -> Witness {
         let deaths = self.monitor.as_ref().map(|(monitor, _)| monitor.deaths());
-        Box::new(move |pid| {
+        Box::new(move |pid, signal| {
             if let Some(deaths) = &deaths {
-                deaths.tell(pid.as_raw().unsigned_abs());
+                deaths.tell(pid.as_raw().unsigned_abs(), signal == Some(nix::libc::SIGKILL));
             }
         })
     }

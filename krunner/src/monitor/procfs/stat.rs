@@ -5,6 +5,16 @@ use crate::monitor::process::End;
 /// signal(7)
 const SIGKILL: u64 = 9;
 
+/// Among the flags of a task: it exits (`PF_EXITING`, include/linux/sched.h).
+const EXITING: u64 = 0x4;
+
+/// And: a signal ends it (`PF_SIGNALED`).
+const SIGNALED: u64 = 0x400;
+
+/// Among the signals that a task has not taken yet. Each task of a process has it from the moment that a signal is
+/// sent which ends the process, whichever signal that is (`complete_signal`, kernel/signal.c).
+const PENDING_KILL: u64 = 1 << (SIGKILL - 1);
+
 /// An exit status holds the signal in these bits (wait(2)).
 const SIGNAL_BITS: u64 = 0x7f;
 
@@ -15,6 +25,8 @@ pub(super) struct Stat {
     pub(super) has_ended: bool,
     /// 4
     pub(super) parent_pid: u32,
+    /// From 9 and 31: a signal ends it, or it has begun to exit. Anybody may know.
+    pub(super) is_leaving: bool,
     /// 20
     pub(super) threads: u64,
     /// 22
@@ -56,11 +68,13 @@ impl Stat {
             match number {
                 3 => stat.has_ended = matches!(field, b"Z" | b"X"),
                 4 => stat.parent_pid = decimal(field)?.try_into().ok()?,
+                9 => stat.is_leaving = decimal(field).is_some_and(|flags| flags & (EXITING | SIGNALED) != 0),
                 20 => stat.threads = decimal(field)?,
                 22 => stat.start_ticks = decimal(field)?,
                 23 => stat.vm_bytes = decimal(field)?,
                 // Signed, and below 0 for a moment when the counters of several CPUs are summed up.
                 24 => stat.rss_pages = decimal(field).unwrap_or(0),
+                31 => stat.is_leaving |= decimal(field).is_some_and(|pending| pending & PENDING_KILL != 0),
                 38 => stat.is_thread = field == b"-1",
                 48 => stat.arg_start = decimal(field).unwrap_or(0),
                 52 => stat.exit_code = decimal(field).unwrap_or(0),
