@@ -238,7 +238,7 @@ impl Lookout {
     /// Counters, newcomers and those who grow.
     fn beat(&mut self) -> Result<(), Unheard> {
         let Some(watch) = &mut self.watch else { return Ok(()) };
-        let began = Instant::now();
+        let cpu_before = clock::thread_cpu();
         let counted = watch.count();
         let is_running_out = watch.is_running_out();
         if let Some(counted) = counted {
@@ -250,12 +250,12 @@ impl Lookout {
         {
             self.send(Sample::Glance(glance))?;
         }
+        let cost = clock::thread_cpu().saturating_sub(cpu_before);
         if is_running_out && self.last_scan.elapsed() > self.last_cost * RUNNING_OUT_DUTY {
             self.scan(true)?;
         }
         if let Some(watch) = &mut self.watch {
-            let now = Instant::now();
-            watch.next_beat = now + beat(watch.headroom_bytes).max((now - began) * BEAT_DUTY).min(LONGEST_BEAT);
+            watch.next_beat = Instant::now() + beat(watch.headroom_bytes).max(cost * BEAT_DUTY).min(LONGEST_BEAT);
         }
         Ok(())
     }
