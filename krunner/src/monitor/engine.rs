@@ -41,6 +41,9 @@ const MAX_FIGURES: usize = 256;
 /// How often the next largest are asked for when some of them have left. One look takes some 10 us.
 const LOOKS_FOR_LARGEST: usize = 4;
 
+/// The largest processes among which one is sought that was spared. Asking about one takes some 20 us.
+const COMPARED: usize = 16;
+
 /// Processes remembered as told of. What comes by two ways comes within seconds.
 const MAX_TOLD: usize = 1024;
 
@@ -70,12 +73,18 @@ struct Waiting {
     until_ns: u64,
 }
 
-/// Tells whether a process is there right now.
-pub(super) type IsThere = Box<dyn Fn(ProcessKey) -> bool + Send + Sync>;
+/// Who is there right now.
+pub(super) trait Present: Send + Sync {
+    /// Whether this process is.
+    fn has(&self, process: ProcessKey) -> bool;
+
+    /// Whether it is charged to this cgroup, or to one below.
+    fn is_charged(&self, process: ProcessKey, cgroup: &CgroupFacts) -> bool;
+}
 
 /// The monitor's mind.
 pub(super) struct Engine {
-    is_there: IsThere,
+    present: Box<dyn Present>,
     joiner: Joiner,
     history: History,
     storm: Storm,
@@ -100,9 +109,9 @@ pub(super) struct Engine {
 impl Engine {
     /// An engine that knows nothing; `booted_at` is the time of day at which the clock of events was 0.
     #[must_use]
-    pub(super) fn new(booted_at: SystemTime, is_there: IsThere) -> Self {
+    pub(super) fn new(booted_at: SystemTime, present: Box<dyn Present>) -> Self {
         Self {
-            is_there,
+            present,
             joiner: Joiner::new(),
             history: History::new(),
             storm: Storm::new(),
@@ -282,7 +291,7 @@ impl Engine {
 
     /// Whether there was anybody.
     fn mark_who_left(&mut self, processes: &[Known], at_ns: u64) -> bool {
-        let has_left = |known: &&Known| known.gone_at_boot_ns.is_none() && !(self.is_there)(known.key);
+        let has_left = |known: &&Known| known.gone_at_boot_ns.is_none() && !self.present.has(known.key);
         let left: Vec<ProcessKey> = processes.iter().filter(has_left).map(|known| known.key).collect();
         for key in &left {
             self.history.mark_absent(*key, at_ns);
@@ -295,8 +304,10 @@ impl Engine {
         if !self.inference.is_open() {
             return;
         }
-        let suspects = self.history.suspects(self.inference.since_ns());
-        let (accused, unnamed) = self.inference.judge(suspects, |key| self.told.contains(&key), now_ns);
+        let mut suspects = self.history.suspects(self.inference.since_ns());
+        suspects.retain(|suspect| !self.told.contains(&suspect.known.key));
+        let spared_bytes = |cgroup: Option<&CgroupFacts>| largest_spared(&self.history, &*self.present, cgroup, now_ns);
+        let (accused, unnamed) = self.inference.judge(suspects, spared_bytes, now_ns);
         for accused in accused {
             self.accuse(accused, now_ns);
         }
@@ -332,6 +343,16 @@ impl Engine {
     fn time_of_day(&self, at_boot_ns: u64) -> SystemTime {
         self.booted_at + Duration::from_nanos(at_boot_ns)
     }
+}
+
+/// The size of the largest that lives and that the kernel might have taken.
+fn largest_spared(history: &History, present: &dyn Present, cgroup: Option<&CgroupFacts>, now_ns: u64) -> u64 {
+    let is_eligible = |known: &Known| {
+        known.oom_score_adj >= 0
+            && present.has(known.key)
+            && cgroup.is_none_or(|cgroup| present.is_charged(known.key, cgroup))
+    };
+    history.largest(COMPARED, now_ns).iter().find(|known| is_eligible(known)).map_or(0, |known| known.rss_bytes)
 }
 
 /// A SIGKILL of the kernel that ends somebody.

@@ -14,8 +14,21 @@ fn key(pid: u32) -> ProcessKey {
     ProcessKey { pid, start_ticks: 1 }
 }
 
+/// Everybody is there but for these pids.
+struct AllBut(std::ops::Range<u32>);
+
+impl Present for AllBut {
+    fn has(&self, process: ProcessKey) -> bool {
+        !self.0.contains(&process.pid)
+    }
+
+    fn is_charged(&self, _: ProcessKey, _: &CgroupFacts) -> bool {
+        true
+    }
+}
+
 fn engine() -> Engine {
-    Engine::new(SystemTime::UNIX_EPOCH, Box::new(|_| true))
+    Engine::new(SystemTime::UNIX_EPOCH, Box::new(AllBut(0..0)))
 }
 
 fn event(at_boot_ns: u64, what: Trace) -> TraceEvent {
@@ -140,7 +153,7 @@ fn what_was_lost_is_told_and_kept_in_reports() {
 
 #[test]
 fn an_ancestor_that_is_not_there_any_more_is_told_as_gone() {
-    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(|process| process.pid != 3));
+    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(AllBut(3..4)));
     let mut family = snapshot(9 * SECOND, &[1, 3, 7], Duration::from_millis(1));
     family.processes[1].parent_pid = 1;
     family.processes[2].parent_pid = 3;
@@ -161,7 +174,7 @@ fn count(kills: &[u64]) -> Count {
 
 #[test]
 fn the_largest_alive_are_those_who_are_there() {
-    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(|process| process.pid < 90));
+    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(AllBut(90..100)));
     let pids: Vec<u32> = (80..96).collect();
     engine.snapshot(&snapshot(9 * SECOND, &pids, Duration::from_millis(1)), 9 * SECOND);
     let _ = feed(&mut engine, &oom_kill(10 * SECOND, 7), 10 * SECOND);

@@ -52,6 +52,8 @@ pub(super) struct Known {
     pub(super) vm_bytes: u64,
     /// Resident in the last snapshot that shows it; 0 if none does.
     pub(super) rss_bytes: u64,
+    /// As in `/proc/PID/oom_score_adj`; 0 if nobody has looked.
+    pub(super) oom_score_adj: i16,
     /// Known to be gone since then, in nanoseconds since boot.
     pub(super) gone_at_boot_ns: Option<u64>,
 }
@@ -61,12 +63,12 @@ pub(super) struct Known {
 pub(super) struct Suspect {
     /// Who it is, and what it had when it was last seen.
     pub(super) known: Known,
-    /// As in `/proc/PID/oom_score_adj`.
-    pub(super) oom_score_adj: i16,
     /// How it ends, if that was seen.
     pub(super) end: Option<End>,
     /// When it was last seen alive.
     pub(super) alive_ns: Option<u64>,
+    /// When it was last seen to have grown, or its birth.
+    pub(super) grown_ns: u64,
 }
 
 impl Known {
@@ -186,7 +188,7 @@ impl History {
         let entries = self.table.iter().filter(|(_, entry)| has_left(entry) || entry.gone.is_none() && is_dying(entry));
         let suspects = entries.map(|(key, entry)| Suspect {
             known: known(key, entry),
-            oom_score_adj: entry.oom_score_adj,
+            grown_ns: entry.grown_ns,
             end: entry.end.map(|(end, _)| end),
             alive_ns: entry.alive_ns,
         });
@@ -279,6 +281,9 @@ impl History {
         entry.oom_score_adj = observed.oom_score_adj;
         // Nothing left: it is on its way out, and what it had before is what counts.
         if observed.vm_bytes > 0 {
+            if observed.rss_bytes > entry.rss_bytes && entry.rss_bytes > 0 {
+                entry.grown_ns = at_ns;
+            }
             (entry.vm_bytes, entry.rss_bytes) = (observed.vm_bytes, observed.rss_bytes);
         }
         let has_changed = entry.name != observed.name;
@@ -337,6 +342,7 @@ fn known(key: ProcessKey, entry: &Entry) -> Known {
         cmdline: entry.cmdline.clone(),
         vm_bytes: entry.vm_bytes,
         rss_bytes: entry.rss_bytes,
+        oom_score_adj: entry.oom_score_adj,
         gone_at_boot_ns: entry.gone.map(|gone| gone.at_ns),
     }
 }

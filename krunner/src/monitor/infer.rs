@@ -18,7 +18,6 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use super::cgroup::CgroupFacts;
-use super::event::ProcessKey;
 use super::history::Suspect;
 use super::join::Confidence;
 use super::process::End;
@@ -41,6 +40,12 @@ const AGENT_DELAY_NS: u64 = 5_000 * MS;
 /// Cases at a time, and one by the agent's word; further kills join the last one that was counted.
 const MAX_CASES: usize = 16;
 
+/// A size says little of what it was a moment later for one who was as young as that, or had just grown.
+const LIVELY_NS: u64 = 100 * MS;
+
+/// By the agent's word alone there may have been more than one; so many are named at most.
+const MOST_POSSIBLE: u64 = 5;
+
 /// Seen to die of SIGKILL weighs as much as being so many times as large.
 const WEIGHT_OF_KILLED: u64 = 4;
 
@@ -55,6 +60,8 @@ pub(super) struct Case {
     /// When it was known.
     known_ns: u64,
     has_looked: bool,
+    /// The largest that was spared, once somebody has looked: the kernel takes nobody who is smaller.
+    spared_bytes: Option<u64>,
     cgroup: Option<CgroupFacts>,
 }
 
@@ -83,6 +90,7 @@ impl Inference {
             since_ns,
             known_ns: now_ns,
             has_looked: false,
+            spared_bytes: None,
             cgroup,
         });
     }
@@ -93,8 +101,15 @@ impl Inference {
             return;
         }
         let since_ns = now_ns.saturating_sub(AGENT_DELAY_NS);
-        let (confidence, has_looked) = (Confidence::Possible, false);
-        self.open(Case { confidence, kills: 1, since_ns, known_ns: now_ns, has_looked, cgroup: None });
+        self.open(Case {
+            confidence: Confidence::Possible,
+            kills: MOST_POSSIBLE,
+            since_ns,
+            known_ns: now_ns,
+            has_looked: false,
+            spared_bytes: None,
+            cgroup: None,
+        });
     }
 
     fn open(&mut self, case: Case) {
@@ -103,7 +118,7 @@ impl Inference {
         match same {
             Some(last) if is_full => {
                 last.kills = last.kills.saturating_add(case.kills);
-                (last.known_ns, last.has_looked) = (case.known_ns, false);
+                (last.known_ns, last.has_looked, last.spared_bytes) = (case.known_ns, false, None);
             }
             _ => self.cases.push_back(case),
         }
@@ -135,18 +150,24 @@ impl Inference {
     }
 
     /// Whom the cases accuse by now, in the order of the cases, and how many kills have waited for a name too long.
-    /// `suspects` have left or are dying since [`Self::since_ns`]; those in `is_told` are accounted for.
+    /// `suspects` have left or are dying since [`Self::since_ns`]; `spared_bytes` is asked for the size of the
+    /// largest that lives in a cgroup.
     pub(super) fn judge(
         &mut self,
         mut suspects: Vec<Suspect>,
-        is_told: impl Fn(ProcessKey) -> bool,
+        mut spared_bytes: impl FnMut(Option<&CgroupFacts>) -> u64,
         now_ns: u64,
     ) -> (Vec<Accused>, u64) {
-        suspects.retain(|suspect| !is_told(suspect.known.key));
         let mut accused = Vec::new();
         let mut unnamed = 0;
         self.cases.retain_mut(|case| {
-            for suspect in case.name(&suspects, now_ns) {
+            if case.has_looked && case.spared_bytes.is_none() {
+                case.spared_bytes = Some(spared_bytes(case.cgroup.as_ref()));
+            }
+            let named = case.name(&suspects, now_ns);
+            // What the agent has said is answered by whoever can be named by then.
+            let is_answered = case.confidence == Confidence::Possible && !named.is_empty();
+            for suspect in named {
                 suspects.retain(|other| other.known.key != suspect.known.key);
                 case.kills -= 1;
                 accused.push(Accused {
@@ -156,7 +177,7 @@ impl Inference {
                     cgroup: case.cgroup.clone(),
                 });
             }
-            let is_over = case.is_over(now_ns);
+            let is_over = is_answered || case.is_over(now_ns);
             if is_over && case.confidence == Confidence::Inferred {
                 unnamed += case.kills;
             }
@@ -177,9 +198,13 @@ impl Case {
         }
         let most = usize::try_from(self.kills).unwrap_or(usize::MAX);
         let mut suspects: Vec<&Suspect> = suspects.iter().filter(|suspect| self.may_be(suspect)).collect();
+        let is_killed = |suspect: &&Suspect| suspect.end == Some(End::Killed);
+        if self.confidence == Confidence::Possible && suspects.iter().any(is_killed) {
+            suspects.retain(is_killed);
+        }
         suspects.sort_by_key(|suspect| (Reverse(self.likelihood(suspect)), Reverse(suspect.known.key)));
         suspects.truncate(most);
-        let is_sure = suspects.len() == most && suspects.iter().all(|suspect| suspect.end == Some(End::Killed));
+        let is_sure = suspects.len() == most && suspects.iter().all(is_killed);
         if !is_sure && now_ns.saturating_sub(self.known_ns) < PATIENCE_NS {
             return Vec::new();
         }
@@ -196,17 +221,29 @@ impl Case {
         // By the agent's word a kill may be seconds old.
         let was_spared = self.confidence == Confidence::Inferred
             && suspect.alive_ns.is_some_and(|alive_ns| alive_ns > self.known_ns + SPARED_NS);
-        suspect.oom_score_adj != NEVER
+        suspect.known.oom_score_adj != NEVER
             && suspect.end != Some(End::Other)
-            && (is_dying || has_left && (is_killed || !was_spared))
+            && (is_dying || has_left && (is_killed || !was_spared && !self.is_too_small(suspect)))
             && suspect.known.key.start_boot_ns() <= self.known_ns
     }
 
-    /// As the kernel would weigh it, more for those who are known to be killed.
-    fn likelihood(&self, suspect: &Suspect) -> u64 {
+    /// Quiet, and smaller than somebody who lives: the kernel takes the largest. Some margin is left for what sizes do
+    /// between two looks.
+    fn is_too_small(&self, suspect: &Suspect) -> bool {
+        let is_quiet = suspect.alive_ns.is_some_and(|alive_ns| alive_ns.saturating_sub(suspect.grown_ns) > LIVELY_NS);
+        is_quiet && self.badness(suspect) < self.spared_bytes.unwrap_or(0) / 4 * 3
+    }
+
+    /// As the kernel weighs it.
+    fn badness(&self, suspect: &Suspect) -> u64 {
         let limit_bytes = self.cgroup.as_ref().and_then(|cgroup| cgroup.limit_bytes).unwrap_or(0);
-        let adjust = (limit_bytes / 1000).cast_signed().saturating_mul(suspect.oom_score_adj.into());
-        let badness = suspect.known.rss_bytes.saturating_add_signed(adjust);
+        let adjust = (limit_bytes / 1000).cast_signed().saturating_mul(suspect.known.oom_score_adj.into());
+        suspect.known.rss_bytes.saturating_add_signed(adjust)
+    }
+
+    /// More for those who are known to be killed.
+    fn likelihood(&self, suspect: &Suspect) -> u64 {
+        let badness = self.badness(suspect);
         if suspect.end == Some(End::Killed) { badness.saturating_mul(WEIGHT_OF_KILLED).max(1) } else { badness }
     }
 }

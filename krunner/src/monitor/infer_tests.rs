@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::super::event::ProcessKey;
 use super::super::history::Known;
 use super::super::process::Cmdline;
 use super::*;
@@ -23,9 +24,10 @@ fn left(pid: u32, rss_bytes: u64, gone_ns: u64) -> Suspect {
         cmdline: Arc::new(Cmdline::default()),
         vm_bytes: rss_bytes,
         rss_bytes,
+        oom_score_adj: 0,
         gone_at_boot_ns: Some(gone_ns),
     };
-    Suspect { known, oom_score_adj: 0, end: None, alive_ns: Some(0) }
+    Suspect { known, end: None, alive_ns: Some(0), grown_ns: 0 }
 }
 
 fn killed(suspect: Suspect) -> Suspect {
@@ -46,7 +48,7 @@ const LATE: u64 = 10 * SECOND + SLOW_DEATH_NS + MS;
 
 /// Pids of those accused, and how many kills stay without a name.
 fn verdict(inference: &mut Inference, suspects: &[Suspect], now_ns: u64) -> (Vec<u32>, u64) {
-    let (accused, unnamed) = inference.judge(suspects.to_vec(), |_| false, now_ns);
+    let (accused, unnamed) = inference.judge(suspects.to_vec(), |_| 0, now_ns);
     (accused.iter().map(|accused| accused.suspect.known.key.pid).collect(), unnamed)
 }
 
@@ -72,7 +74,7 @@ fn a_much_larger_one_is_likelier_than_one_killed_by_whoever() {
     let small = killed(left(7, 10, 10 * SECOND));
     let mut inference = case(2);
     let suspects = [small, left(8, 10 * WEIGHT_OF_KILLED + 1, 10 * SECOND)];
-    let (accused, _) = inference.judge(suspects.to_vec(), |_| false, IN_A_WHILE);
+    let (accused, _) = inference.judge(suspects.to_vec(), |_| 0, IN_A_WHILE);
     let order: Vec<u32> = accused.iter().map(|accused| accused.suspect.known.key.pid).collect();
     assert_eq!(order, [8, 7]);
 }
@@ -81,7 +83,8 @@ fn a_much_larger_one_is_likelier_than_one_killed_by_whoever() {
 fn who_ended_otherwise_or_came_later_or_lived_on_is_no_victim() {
     let exited = Suspect { end: Some(End::Other), ..left(7, 50, 10 * SECOND) };
     let spared = Suspect { alive_ns: Some(10 * SECOND + SPARED_NS + 1), ..left(8, 50, 10 * SECOND + 30 * MS) };
-    let exempt = Suspect { oom_score_adj: -1000, ..left(9, 50, 10 * SECOND) };
+    let mut exempt = left(9, 50, 10 * SECOND);
+    exempt.known.oom_score_adj = -1000;
     let mut newcomer = left(10, 50, 10 * SECOND + 10 * MS);
     newcomer.known.key.start_ticks = 1001;
     let earlier = left(11, 50, 9 * SECOND - 1);
@@ -107,7 +110,8 @@ fn what_the_kernel_adds_to_a_size_counts() {
     let mut inference = Inference::default();
     inference.counted(1, 9 * SECOND, 10 * SECOND, Some(facts));
     inference.looked(10 * SECOND);
-    let adjusted = Suspect { oom_score_adj: 500, ..left(7, 10, 10 * SECOND) };
+    let mut adjusted = left(7, 10, 10 * SECOND);
+    adjusted.known.oom_score_adj = 500;
     assert_eq!(verdict(&mut inference, &[adjusted, left(8, 400, 10 * SECOND)], IN_A_WHILE), (vec![7], 0));
 }
 
@@ -118,7 +122,7 @@ fn the_agents_word_reaches_further_back_and_stays_silent_about_nobody() {
     inference.told_of_kill(10 * SECOND + MS);
     inference.looked(10 * SECOND + 2 * MS);
     let at = 10 * SECOND + PATIENCE_NS;
-    let (accused, _) = inference.judge(vec![left(7, 1, 6 * SECOND), left(8, 2, 4 * SECOND)], |_| false, at);
+    let (accused, _) = inference.judge(vec![left(7, 1, 6 * SECOND), left(8, 2, 4 * SECOND)], |_| 0, at);
     let [accused] = &accused[..] else { panic!("{accused:?}") };
     assert_eq!((accused.suspect.known.key.pid, accused.confidence), (7, Confidence::Possible));
 
@@ -126,6 +130,35 @@ fn the_agents_word_reaches_further_back_and_stays_silent_about_nobody() {
     inference.looked(20 * SECOND);
     assert_eq!(verdict(&mut inference, &[], 20 * SECOND + SLOW_DEATH_NS + MS), (vec![], 0));
     assert!(!inference.is_open());
+}
+
+#[test]
+fn by_the_agents_word_all_are_possible_unless_some_are_known_to_be_killed() {
+    let word = || {
+        let mut inference = Inference::default();
+        inference.told_of_kill(10 * SECOND);
+        inference.looked(10 * SECOND);
+        inference
+    };
+    let many: Vec<Suspect> = (1..10).map(|pid| left(pid, pid.into(), 9 * SECOND)).collect();
+    assert_eq!(verdict(&mut word(), &many, IN_A_WHILE), (vec![9, 8, 7, 6, 5], 0));
+    let one: Vec<Suspect> = many.iter().cloned().chain([killed(left(20, 1, 9 * SECOND))]).collect();
+    assert_eq!(verdict(&mut word(), &one, IN_A_WHILE), (vec![20], 0));
+}
+
+#[test]
+fn who_is_quiet_and_smaller_than_one_who_lives_is_no_victim() {
+    let alive_ns = Some(10 * SECOND - MS);
+    let quiet = |pid, rss_bytes| Suspect { alive_ns, grown_ns: 9 * SECOND, ..left(pid, rss_bytes, 10 * SECOND) };
+    let growing = Suspect { grown_ns: 10 * SECOND - 2 * MS, ..quiet(7, 1) };
+    let verdict = |suspect: Suspect| {
+        let (accused, _) = case(1).judge(vec![suspect], |_| 1000, IN_A_WHILE);
+        accused.len()
+    };
+    assert_eq!(verdict(quiet(7, 1)), 0);
+    assert_eq!(verdict(quiet(7, 900)), 1, "about as large");
+    assert_eq!(verdict(growing), 1, "it may have been large a moment later");
+    assert_eq!(verdict(killed(quiet(7, 1))), 1);
 }
 
 #[test]
@@ -137,6 +170,10 @@ fn more_cases_than_there_is_room_for_are_one() {
     assert_eq!(inference.cases.len(), MAX_CASES);
     let kills: u64 = inference.cases.iter().map(|case| case.kills).sum();
     assert_eq!(kills, 3 * MAX_CASES as u64);
+}
+
+fn untold(suspects: &[Suspect], told: &HashSet<ProcessKey>) -> Vec<Suspect> {
+    suspects.iter().filter(|suspect| !told.contains(&suspect.known.key)).cloned().collect()
 }
 
 /// What may happen, in steps of 10 ms.
@@ -190,7 +227,7 @@ proptest! {
                     }
                 }
                 Step::Judged => {
-                    let (accused, lost) = inference.judge(suspects.clone(), |key| told.contains(&key), now_ns);
+                    let (accused, lost) = inference.judge(untold(&suspects, &told), |_| 0, now_ns);
                     unnamed += lost;
                     for accused in accused {
                         let suspect = &accused.suspect;
@@ -205,11 +242,11 @@ proptest! {
                 }
             }
             prop_assert!(inferred + unnamed <= counted, "{inferred} and {unnamed} of {counted}");
-            prop_assert!(possible <= by_word, "{possible} of {by_word}");
+            prop_assert!(possible <= by_word * MOST_POSSIBLE, "{possible} of {by_word}");
         }
         // In the end each kill that was counted has a name or is told to have none.
         inference.looked(now_ns);
-        let (accused, lost) = inference.judge(suspects, |key| told.contains(&key), now_ns + SLOW_DEATH_NS + MS);
+        let (accused, lost) = inference.judge(untold(&suspects, &told), |_| 0, now_ns + SLOW_DEATH_NS + MS);
         let last = accused.iter().filter(|accused| accused.confidence == Confidence::Inferred).count() as u64;
         prop_assert_eq!(inferred + last + unnamed + lost, counted);
         prop_assert!(!inference.is_open());

@@ -35,6 +35,7 @@ use nix::sys::stat::Mode;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, read, sysconf};
 
+use super::cgroup::CgroupFacts;
 use super::event::{Death, ProcessKey};
 use super::process::{Cmdline, End, Observed, ScanCost, Snapshot};
 use glance::Attention;
@@ -93,6 +94,13 @@ impl ProcRoot {
         Stat::parse(&line).is_some_and(|(_, stat)| stat.start_ticks == key.start_ticks && !stat.is_zombie())
     }
 
+    /// Whether a process is inside a fence.
+    #[must_use]
+    pub(super) fn lets_in(&self, pid: u32, fence: &Fence) -> bool {
+        std::fs::read(self.0.join(format!("{pid}/cgroup")))
+            .is_ok_and(|cgroups| fence.lets_in(&String::from_utf8_lossy(&cgroups)))
+    }
+
     /// The end of a process that nobody has waited for yet.
     #[must_use]
     pub(super) fn death_of(&self, pid: u32, end: End, at_boot_ns: u64) -> Option<Death> {
@@ -120,6 +128,12 @@ pub(super) struct Fence {
 }
 
 impl Fence {
+    /// Around a cgroup that is known by its path.
+    pub(super) fn around(cgroup: &CgroupFacts) -> Self {
+        let controller = if cgroup.version == 1 { "memory" } else { "" };
+        Self { controller: controller.to_owned(), path: cgroup.path.clone() }
+    }
+
     /// Whether that text of a process's `cgroup` says that it is inside (cgroups(7)).
     #[must_use]
     pub(super) fn lets_in(&self, cgroups: &str) -> bool {

@@ -162,7 +162,7 @@ impl Report {
         let dead = Dead {
             seen: Seen::of(&suspect.known, at_ns),
             uid: None,
-            oom_score_adj: Some(suspect.oom_score_adj),
+            oom_score_adj: Some(suspect.known.oom_score_adj),
             anon_bytes: None,
             file_bytes: None,
             shmem_bytes: None,

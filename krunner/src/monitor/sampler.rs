@@ -49,6 +49,9 @@ const BEAT_DUTY: u32 = 30;
 /// A beat takes some 30 us of a processor here.
 const SHORTEST_BEAT: Duration = Duration::from_millis(5);
 
+/// Where nobody knows how much is left.
+const BLIND_BEAT: Duration = Duration::from_millis(20);
+
 /// A kill is to be told within 500 ms.
 const LONGEST_BEAT: Duration = Duration::from_millis(250);
 
@@ -168,7 +171,8 @@ struct Watch {
     read_boot_ns: u64,
     is_told: bool,
     next_beat: Instant,
-    headroom_bytes: u64,
+    /// None where that cannot be known.
+    headroom_bytes: Option<u64>,
     /// At the last scan.
     scanned_headroom_bytes: u64,
 }
@@ -230,7 +234,7 @@ impl Lookout {
         self.last_scan = Instant::now();
         self.next_scan = self.last_scan + pause(self.interval, self.last_cost);
         if let Some(watch) = &mut self.watch {
-            watch.scanned_headroom_bytes = watch.headroom_bytes;
+            watch.scanned_headroom_bytes = watch.headroom_bytes.unwrap_or(u64::MAX);
         }
         Ok(())
     }
@@ -288,7 +292,7 @@ impl Watch {
             counter: KillCounter::start(cgroup),
             is_told: false,
             next_beat: Instant::now(),
-            headroom_bytes: u64::MAX,
+            headroom_bytes: None,
             scanned_headroom_bytes: u64::MAX,
         }
     }
@@ -298,23 +302,24 @@ impl Watch {
         let at_boot_ns = clock::boot_ns();
         let count = self.counter.read();
         let since_boot_ns = std::mem::replace(&mut self.read_boot_ns, at_boot_ns);
-        self.headroom_bytes = count.headroom_bytes.unwrap_or(u64::MAX);
+        self.headroom_bytes = count.headroom_bytes;
         // Memory was given back: running out begins anew.
-        if self.headroom_bytes / 2 > self.scanned_headroom_bytes {
-            self.scanned_headroom_bytes = self.headroom_bytes;
+        if let Some(headroom_bytes) = self.headroom_bytes.filter(|bytes| bytes / 2 > self.scanned_headroom_bytes) {
+            self.scanned_headroom_bytes = headroom_bytes;
         }
         let is_news = !std::mem::replace(&mut self.is_told, true) || !count.kills.is_empty();
         is_news.then_some(Sample::Counted { count, since_boot_ns, at_boot_ns: clock::boot_ns() })
     }
 
     fn is_running_out(&self) -> bool {
-        self.headroom_bytes < self.scanned_headroom_bytes / 2
+        self.headroom_bytes.is_some_and(|bytes| bytes < self.scanned_headroom_bytes / 2)
     }
 }
 
 /// Until the next beat, where so much may still be taken.
-fn beat(headroom_bytes: u64) -> Duration {
-    Duration::from_millis(headroom_bytes / FILLED_BYTES_PER_MS).clamp(SHORTEST_BEAT, LONGEST_BEAT)
+fn beat(headroom_bytes: Option<u64>) -> Duration {
+    let until_full = |bytes: u64| Duration::from_millis(bytes / FILLED_BYTES_PER_MS).clamp(SHORTEST_BEAT, LONGEST_BEAT);
+    headroom_bytes.map_or(BLIND_BEAT, until_full)
 }
 
 /// How long to wait after a scan that took so much of a processor.
@@ -400,9 +405,10 @@ mod tests {
 
     #[test]
     fn a_beat_comes_before_what_is_left_can_be_filled() {
-        let beat_ms = |mib: u64| beat(mib << 20).as_millis();
+        let beat_ms = |mib: u64| beat(Some(mib << 20)).as_millis();
         assert_eq!([0, 32, 160, 1600, 1 << 20].map(beat_ms), [5, 5, 10, 100, 250]);
-        assert_eq!(beat(u64::MAX), LONGEST_BEAT);
+        assert_eq!(beat(Some(u64::MAX)), LONGEST_BEAT);
+        assert_eq!(beat(None), BLIND_BEAT);
     }
 
     #[tokio::test]

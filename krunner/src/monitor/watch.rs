@@ -23,11 +23,11 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::cgroup::counter::KillCounter;
 use super::cgroup::{Cgroup, CgroupFacts};
 use super::clock;
-use super::engine::{Engine, IsThere, Notice, is_of_interest};
-use super::event::{Death, Trace, TraceEvent};
+use super::engine::{Engine, Notice, Present, is_of_interest};
+use super::event::{Death, ProcessKey, Trace, TraceEvent};
 use super::means::Means;
 use super::process::End;
-use super::procfs::ProcRoot;
+use super::procfs::{Fence, ProcRoot};
 use super::sampler::{Sample, Sampler};
 use super::tracer::{Loading, Scope, TracerKind};
 use crate::sys;
@@ -106,16 +106,15 @@ impl Monitor {
         let (tells, told) = mpsc::channel(QUEUED_TELLS);
         let (requests, asked) = mpsc::channel(QUEUED_REQUESTS);
         let (sampled, samples) = mpsc::channel(QUEUED_SAMPLES);
-        let is_there: IsThere = match means.proc.clone() {
-            Some(proc) => Box::new(move |process| proc.has(process)),
-            // Numbered otherwise: nobody can be looked up.
-            None => Box::new(|_| true),
+        let present: Box<dyn Present> = match means.proc.clone() {
+            Some(proc) => Box::new(proc),
+            None => Box::new(Unknown),
         };
         let sampler =
             means.proc.map(|proc| Sampler::start(proc, means.fence, Sampler::INTERVAL, sampled)).transpose()?;
         let is_evidence = Arc::new(AtomicBool::new(false));
         let task = Task {
-            engine: Engine::new(booted_at(), is_there),
+            engine: Engine::new(booted_at(), present),
             sampler,
             tells,
             cgroup: means.cgroup,
@@ -152,6 +151,29 @@ impl Deaths {
         // A storm that fills the queue is told as one anyway.
         let death = self.proc.death_of(pid, end, clock::boot_ns());
         let _ = death.map(|death| self.requests.try_send(Request::Died(death)));
+    }
+}
+
+impl Present for ProcRoot {
+    fn has(&self, process: ProcessKey) -> bool {
+        Self::has(self, process)
+    }
+
+    fn is_charged(&self, process: ProcessKey, cgroup: &CgroupFacts) -> bool {
+        self.lets_in(process.pid, &Fence::around(cgroup))
+    }
+}
+
+/// Where processes are numbered otherwise, nobody can be looked up.
+struct Unknown;
+
+impl Present for Unknown {
+    fn has(&self, _: ProcessKey) -> bool {
+        true
+    }
+
+    fn is_charged(&self, _: ProcessKey, _: &CgroupFacts) -> bool {
+        false
     }
 }
 
@@ -211,6 +233,10 @@ impl Task {
                     let why_not = attached.as_ref().err().cloned();
                     batches = attached.ok();
                     self.watch_without_tracer(batches.is_none());
+                    // Who came while the programs were being loaded has been told by nobody.
+                    if let Some(sampler) = self.sampler.as_ref().filter(|_| batches.is_some()) {
+                        sampler.scan_now();
+                    }
                     self.tell_watching(batches.is_some(), why_not).await;
                 }
                 Event::TracerEnded => {

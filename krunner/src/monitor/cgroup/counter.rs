@@ -39,7 +39,7 @@ pub(in crate::monitor) struct Count {
     pub(in crate::monitor) kills: Vec<(u64, Option<CgroupFacts>)>,
     /// Whether kills can be counted at all.
     pub(in crate::monitor) is_counted: bool,
-    /// What may be taken before somebody is killed; none where nothing can be read.
+    /// What may be taken before somebody is killed; none where our limit cannot be read.
     pub(in crate::monitor) headroom_bytes: Option<u64>,
 }
 
@@ -115,8 +115,10 @@ impl KillCounter {
         }
         let kills = self.grown();
         let is_counted = self.vmstat.is_some() || self.levels.first().is_some_and(Level::is_counted);
+        let is_limit_known = self.vmstat.is_some() || self.levels.first().is_some_and(|own| own.usage.is_some());
         let left = self.levels.iter().filter_map(|level| level.headroom_bytes(&mut self.buffer));
         let headroom_bytes = left.chain(self.meminfo.as_ref().and_then(available_bytes)).min();
+        let headroom_bytes = headroom_bytes.filter(|_| is_limit_known);
         Count { kills, is_counted, headroom_bytes }
     }
 

@@ -46,6 +46,8 @@ pub(super) struct Entry {
     pub(super) scan: u64,
     /// The time of the last snapshot that shows it alive.
     pub(super) alive_ns: Option<u64>,
+    /// When it was last seen to have grown, or its birth.
+    pub(super) grown_ns: u64,
     pub(super) gone: Option<Gone>,
     /// How it ends, if that was seen, and when.
     pub(super) end: Option<(End, u64)>,
@@ -96,6 +98,7 @@ impl Entry {
             oom_score_adj: 0,
             scan: 0,
             alive_ns: None,
+            grown_ns: since_ns,
             gone: None,
             end: None,
             books: Books { since_ns, children: 0, place: None },
