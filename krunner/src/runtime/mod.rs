@@ -7,6 +7,7 @@
 
 mod app;
 mod c;
+mod engine;
 mod kind;
 mod native;
 mod plan;
@@ -14,6 +15,7 @@ mod python;
 mod sources;
 mod traits;
 
+pub use engine::{Engine, Surroundings};
 pub use kind::{KINDS, Kind};
 pub use plan::{Plan, Severity};
 pub use traits::{InitContext, Runtime};

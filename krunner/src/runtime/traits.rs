@@ -1,9 +1,11 @@
 //! What every language answers.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::engine::{Engine, Surroundings};
 use super::plan::{Plan, Severity};
 use crate::config::{ChildEnv, Paths};
 use crate::process::{Control, Launcher};
@@ -52,5 +54,11 @@ pub trait Runtime: Send + Sync {
     /// `code`, written to `source`.
     fn query(&self, _source: &Path) -> Plan {
         Plan::missing("this runtime has no query mode")
+    }
+
+    /// What runs `code` in place of a file, for languages that have such a thing. Called once, after
+    /// [`Self::init`]; must not wait.
+    fn engine(&self, _surroundings: Surroundings) -> Option<Arc<dyn Engine>> {
+        None
     }
 }

@@ -9,7 +9,7 @@ use tempfile::TempPath;
 use crate::config::ChildEnv;
 use crate::error::chain;
 use crate::process::{Command, Control, Launcher, Outcome};
-use crate::runtime::{Plan, Runtime, Severity};
+use crate::runtime::{Engine, Plan, Runtime, Severity};
 use crate::tasks::blocking;
 use crate::wire::{Step, StepKind};
 
@@ -24,6 +24,7 @@ pub(super) struct Worker {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) launcher: Launcher,
     pub(super) env: ChildEnv,
+    pub(super) engine: Option<Arc<dyn Engine>>,
 }
 
 impl Worker {
@@ -42,8 +43,11 @@ impl Worker {
         self.carry_out(plan, control).await
     }
 
-    /// Writes the code to a file beside the user's, and removes it afterwards.
+    /// Gives the code to the engine; without one, writes it to a file beside the user's, and removes it afterwards.
     async fn query(&self, code: String, control: &Control) -> i32 {
+        if let Some(engine) = &self.engine {
+            return engine.run(&code, control).await;
+        }
         let Some(suffix) = self.runtime.query_suffix() else {
             tracing::error!("this runtime has no query mode");
             return 127;
