@@ -151,40 +151,41 @@ enum Known {
 /// Which word of the agent belongs to which report.
 #[derive(Debug, Default)]
 struct Kills {
-    reported_at: Option<Instant>,
+    /// When the last report came.
+    reported: Option<Instant>,
     /// When an event of the agent came to which no report has come yet.
-    told_at: Option<Instant>,
+    told: Option<Instant>,
     /// When the last one that had come was answered.
-    answered_at: Option<Instant>,
+    answered: Option<Instant>,
 }
 
 impl Kills {
     fn told_by_agent(&mut self, now: Instant) -> Known {
-        let reported = self.reported_at.is_some_and(|at| now - at < PATIENCE);
-        if reported || self.told_at.is_some() {
+        let reported = self.reported.is_some_and(|at| now - at < PATIENCE);
+        if reported || self.told.is_some() {
             return Known::Yes;
         }
-        self.told_at = Some(now);
+        self.told = Some(now);
         Known::No
     }
 
     fn reported(&mut self, confidence: Confidence, now: Instant) -> Known {
-        self.reported_at = Some(now);
-        if self.told_at.take().is_some() {
-            self.answered_at = Some(now);
+        self.reported = Some(now);
+        if self.told.take().is_some() {
+            self.answered = Some(now);
             return Known::Yes;
         }
         // Those whom the agent's word alone makes possible come one after the other.
-        let is_of_same_event = self.answered_at.is_some_and(|at| now - at < PATIENCE);
+        let is_of_same_event = self.answered.is_some_and(|at| now - at < PATIENCE);
         if confidence == Confidence::Possible && is_of_same_event { Known::Yes } else { Known::No }
     }
 
     fn patience_ends_at(&self) -> Option<Instant> {
-        self.told_at.map(|at| at + PATIENCE)
+        self.told.map(|at| at + PATIENCE)
     }
 
     fn give_up(&mut self) {
-        self.told_at = None;
+        self.told = None;
     }
 }
 
