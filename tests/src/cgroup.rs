@@ -20,6 +20,9 @@ use crate::{proc, wait};
 
 const MIB: u64 = 1 << 20;
 
+const MEMORY_HIERARCHY: &str = "/sys/fs/cgroup/memory";
+const UNIFIED_HIERARCHY: &str = "/sys/fs/cgroup";
+
 /// Tests with real kills at a time: each may take a limit of memory and a core.
 const AT_ONCE: u32 = 2;
 
@@ -49,14 +52,33 @@ pub struct Cgroup {
 impl Cgroup {
     /// An empty one without a limit, as soon as few enough other tests have one.
     pub fn scratch() -> Result<Self, String> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let (version, home) = hierarchy()?;
-        let slot = Slot::take();
+        Self::new(version, &home, Some(Slot::take()))
+    }
+
+    /// One for a container, whose runtime makes a cgroup of the same path in every hierarchy of version 1: at the top,
+    /// so that it makes no parents there, which nobody would remove.
+    pub fn for_container() -> Result<Self, String> {
+        let (version, home) = hierarchy()?;
+        Self::new(
+            version,
+            if version == Version::One { Path::new(MEMORY_HIERARCHY) } else { &home },
+            Some(Slot::take()),
+        )
+    }
+
+    /// One more beside it, by the same right: a test that waited for a second one could wait for another that does too.
+    pub fn beside(&self) -> Result<Self, String> {
+        Self::new(self.version, self.path.parent().expect("it is below the mount"), None)
+    }
+
+    fn new(version: Version, home: &Path, slot: Option<Slot>) -> Result<Self, String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("krunner-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = home.join(name);
         fs::create_dir(&path).map_err(|error| format!("cannot make the cgroup {}: {error}", path.display()))?;
         let counter = path.join(counter_file(version));
-        Ok(Self { path, version, limit_bytes: 0, counter, slot: Some(slot) })
+        Ok(Self { path, version, limit_bytes: 0, counter, slot })
     }
 
     /// One below it with a limit. In version 2 there can be only one with a limit below a scratch cgroup.
@@ -89,6 +111,12 @@ impl Cgroup {
     /// Its folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// As `/proc/PID/cgroup` has it.
+    pub fn path_in_hierarchy(&self) -> PathBuf {
+        let mount = if self.version == Version::One { MEMORY_HIERARCHY } else { UNIFIED_HIERARCHY };
+        Path::new("/").join(self.path.strip_prefix(mount).expect("it is below the mount"))
     }
 
     /// The memory controller's layout.
@@ -160,10 +188,10 @@ fn hierarchy() -> Result<(Version, PathBuf), String> {
         if own == Path::new(mount) { own } else { own.parent().expect("it is below the mount").to_owned() }
     };
     if let Some(path) = of(|controllers| controllers.split(',').any(|name| name == "memory")) {
-        return Ok((Version::One, beside("/sys/fs/cgroup/memory", path)));
+        return Ok((Version::One, beside(MEMORY_HIERARCHY, path)));
     }
     let path = of(str::is_empty).ok_or("no memory cgroups")?;
-    let home = beside("/sys/fs/cgroup", path);
+    let home = beside(UNIFIED_HIERARCHY, path);
     let enabled = fs::read_to_string(home.join("cgroup.subtree_control")).unwrap_or_default();
     if enabled.split_whitespace().any(|name| name == "memory") {
         Ok((Version::Two, home))

@@ -10,6 +10,7 @@
 
 mod agent;
 pub mod cgroup;
+pub mod container;
 pub mod host;
 mod monitor;
 mod ports;

@@ -31,6 +31,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "procps", probe: Probe::Program("pkill"), why: "ps and pkill, as users have them in a terminal" },
     Package { name: "iproute2", probe: Probe::Program("ip"), why: "raises `lo` in a private network namespace" },
     Package { name: "util-linux", probe: Probe::Program("unshare"), why: "private namespaces for suites and bench" },
+    Package { name: "runc", probe: Probe::Program("runc"), why: "containers, each with another handicap" },
     Package { name: "libcap2-bin", probe: Probe::File("/sbin/setcap"), why: "file capabilities of a non-root runner" },
 ];
 
