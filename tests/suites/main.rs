@@ -17,6 +17,7 @@ mod interrupt;
 mod lifecycle;
 mod oom;
 mod oom_burst;
+mod oom_containers;
 mod oom_kills;
 mod oom_privilege;
 mod oom_session;
