@@ -56,9 +56,11 @@ const MAPPED_USERS: u32 = 65_536;
 #[derive(Clone, Debug)]
 pub struct Spec {
     memory_mib: u64,
+    krunner: PathBuf,
     helper: Option<PathBuf>,
     user_id: u32,
     capabilities: Vec<&'static str>,
+    no_new_privileges: bool,
     refused: Option<(&'static str, i32)>,
     namespaces: Vec<&'static str>,
     file_systems: Vec<(&'static str, &'static str)>,
@@ -71,14 +73,23 @@ impl Spec {
     pub fn plain(memory_mib: u64) -> Self {
         Self {
             memory_mib,
+            krunner: binary(),
             helper: None,
             user_id: 0,
             capabilities: DEFAULT_CAPABILITIES.to_vec(),
+            no_new_privileges: false,
             refused: None,
             namespaces: vec!["mount", "ipc", "uts", "pid"],
             file_systems: vec![("cgroup", "/sys/fs/cgroup")],
             masked: MASKED.map(str::to_owned).to_vec(),
         }
+    }
+
+    /// With that copy of the binary under test.
+    #[must_use]
+    pub fn krunner(mut self, program: impl Into<PathBuf>) -> Self {
+        self.krunner = program.into();
+        self
     }
 
     /// With this program at [`HELPER`].
@@ -102,6 +113,13 @@ impl Spec {
         self
     }
 
+    /// `--security-opt no-new-privileges`.
+    #[must_use]
+    pub fn no_new_privileges(mut self) -> Self {
+        self.no_new_privileges = true;
+        self
+    }
+
     /// A seccomp profile that lets this system call fail with that error number.
     #[must_use]
     pub fn refuse(mut self, call: &'static str, errno: i32) -> Self {
@@ -120,6 +138,13 @@ impl Spec {
     #[must_use]
     pub fn host_pids(mut self) -> Self {
         self.namespaces.retain(|kind| *kind != "pid");
+        self
+    }
+
+    /// `--cgroupns=private`: its own cgroup is `/` to it.
+    #[must_use]
+    pub fn cgroup_namespace(mut self) -> Self {
+        self.namespaces.push("cgroup");
         self
     }
 
@@ -157,7 +182,8 @@ impl Spec {
         let mut variables = vec!["PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".to_owned()];
         variables.extend_from_slice(env);
         let namespaces: Vec<Value> = self.namespaces.iter().map(|kind| json!({ "type": kind })).collect();
-        let capabilities = &self.capabilities;
+        // Docker has root hold them, and others gain them by files at most (`SetCapabilities`, oci/oci.go of moby).
+        let held: &[&str] = if self.user_id == 0 { &self.capabilities } else { &[] };
         let mut config = json!({
             "ociVersion": "1.0.2",
             "root": { "path": root, "readonly": false },
@@ -166,8 +192,8 @@ impl Spec {
                 "env": variables,
                 "cwd": "/home/work",
                 "user": { "uid": self.user_id, "gid": self.user_id },
-                "capabilities": { "bounding": capabilities, "effective": capabilities, "permitted": capabilities },
-                "noNewPrivileges": false,
+                "capabilities": { "bounding": self.capabilities, "effective": held, "permitted": held },
+                "noNewPrivileges": self.no_new_privileges,
             },
             "mounts": self.mounts(),
             "linux": {
@@ -197,7 +223,7 @@ impl Spec {
         let hardened = ["nosuid", "noexec", "nodev", "ro"];
         let mut mounts = vec![
             bind(Path::new("/usr"), "/usr", "rbind"),
-            bind(&binary(), KRUNNER, "bind"),
+            bind(&self.krunner, KRUNNER, "bind"),
             of("proc", "/proc", &["nosuid", "noexec", "nodev"]),
             of("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=64m"]),
         ];
