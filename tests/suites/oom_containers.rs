@@ -22,7 +22,7 @@ const GUESS: &str = "detected potentially oom-killed process:";
 const NOTHING_FOUND: &str = "failed to get the information of oom-killed processes";
 
 /// The battery without BPF, for this reason. One that lives for 20 ms is seen only if the machine has time for a look, and
-/// who ends right after it may be taken for it: a part, told on stdout. Where victims live longer, all has to be right
+/// who ends right after it may be taken for it: a part, told on stdout. Where victims live longer nobody else is named
 /// ([`oom_tenants`](crate::oom_tenants)).
 #[track_caller]
 fn infers(mut session: Contained, check: &str, reason: &str) {

@@ -38,7 +38,7 @@ fn keep_apart(spec: &Spec, confidence: &str) {
     }
     let tracer = if confidence == "confirmed" { "bpf" } else { "snapshot" };
     for ((session, own), other) in sessions.iter_mut().zip(TENANTS).zip(TENANTS.iter().rev()) {
-        session.assert_told(tracer, confidence);
+        session.assert_told_of_victims_only(tracer, confidence);
         let told = [session.runner.stderr(), session.runner.read(".logs/oom.jsonl").unwrap_or_default()].concat();
         assert!(told.contains(own) && !told.contains(other), "{own}: {told}");
     }
