@@ -21,11 +21,12 @@ const HEADLINE: &str = "Out-of-memory detected!";
 const GUESS: &str = "detected potentially oom-killed process:";
 const NOTHING_FOUND: &str = "failed to get the information of oom-killed processes";
 
-/// The battery without BPF, for this reason. One that lives for 20 ms is seen only if the machine has time for a look, and
-/// who ends right after it may be taken for it: a part, told on stdout. Where victims live longer nobody else is named
-/// ([`oom_tenants`](crate::oom_tenants)).
+/// The battery without BPF, for this reason. One that lives for 20 ms is seen only if the machine has time for a look, so
+/// one or two may be missed on a busy one, and who ends right after it may be taken for it. How many is told on stdout.
 #[track_caller]
 fn infers(mut session: Contained, check: &str, reason: &str) {
+    const MISSED_AT_MOST: usize = 2;
+    const INNOCENTS_AT_MOST: usize = 1;
     session.assert_snapshot(check, reason);
     session.play_battery();
     let told = session.told("snapshot", "inferred");
@@ -33,8 +34,8 @@ fn infers(mut session: Contained, check: &str, reason: &str) {
     let right = told.intersection(&victims).count();
     println!("{check}: of {} kills {right} named, and {} innocents", victims.len(), told.len() - right);
     let innocents: Vec<&u32> = told.difference(&victims).collect();
-    assert!(innocents.len() * 3 <= victims.len(), "{innocents:?} were not killed for memory; {victims:?} were");
-    assert!(right * 2 > victims.len(), "named: {told:?}; true: {victims:?}");
+    assert!(innocents.len() <= INNOCENTS_AT_MOST, "{innocents:?} were not killed for memory; {victims:?} were");
+    assert!(right + MISSED_AT_MOST >= victims.len(), "named: {told:?}; true: {victims:?}");
 }
 
 /// The battery with BPF.
