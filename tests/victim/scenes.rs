@@ -113,11 +113,12 @@ fn resident_kib(pid: u32) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// One eats, and before, beside and after it others come and go.
-pub(crate) fn bystanders(count: usize, mib: usize) {
+/// One eats when it is so old, and before, beside and after it others come and go.
+pub(crate) fn bystanders(count: usize, mib: usize, age: Duration) {
     let look_on = |_| Started::victim(&["eat", "0", "--role", "bystander", "--wait"]);
     let mut waiting: Vec<_> = (0..count).map(look_on).collect();
     let mut hog = Started::victim(&["eat", &mib.to_string(), "--wait"]);
+    thread::sleep(age);
     hog.go();
     for (index, bystander) in waiting.iter_mut().enumerate() {
         if index % 2 == 0 {

@@ -1,5 +1,6 @@
 //! Development tasks of the workspace; `cargo xtask --help` lists them.
 
+mod battery;
 mod bench;
 mod build_ebpf;
 mod cli;
