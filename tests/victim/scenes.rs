@@ -22,6 +22,10 @@ use super::started::Started;
 
 const SHORT: Duration = Duration::from_millis(1);
 
+/// The kernel sums up what a thread has taken from time to time only: every 64 pages (`TASK_RSS_EVENTS_THRESH`, mm/memory.c
+/// before 6.2), or in batches for each processor since.
+const UNCOUNTED_KIB: u64 = 512;
+
 /// A thread that is not the first one eats, while the first one only waits for it.
 pub(crate) fn thread_eat(mib: usize) {
     tell("victim");
@@ -100,7 +104,7 @@ fn member(spec: &OsStr, holds: bool) -> Started {
     args.push(if holds { "--hold" } else { "--wait" });
     let member = Started::victim(&args);
     let mib: u64 = mib.parse().expect("MIB");
-    while holds && resident_kib(member.pid()).is_some_and(|kib| kib < mib * 1024) {
+    while holds && resident_kib(member.pid()).is_some_and(|kib| kib + UNCOUNTED_KIB < mib * 1024) {
         thread::sleep(SHORT);
     }
     member

@@ -1,13 +1,14 @@
 //! `cargo xtask battery`: the kills for memory of `krunner_tests::battery`, on this machine, with a verdict.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use krunner_tests::battery::{self, Finding, Machine, Means, Outcome, Plan, Totals};
 use serde_json::json;
 
+use crate::tally::Check;
 use crate::workspace::{build_binary, build_release, step};
 
 const HELP: &str = "\
@@ -79,21 +80,57 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         outcomes.extend(battery::run(&plan, |outcome| eprintln!("{}", line(outcome))));
     }
     step(&format!("done in {} s", began.elapsed().as_secs()));
-    let shortfalls: Vec<_> = means.iter().flat_map(|means| battery::shortfalls(*means, &outcomes)).collect();
+    let shortfalls: Vec<_> = means.iter().flat_map(|means| shortfalls(*means, &outcomes)).collect();
     let text = in_json(&outcomes, &means, &shortfalls);
     match args.json.as_deref() {
         Some(file) if file.as_os_str() == "-" => println!("{text:#}"),
         Some(file) => {
             fs::write(file, format!("{text:#}\n")).with_context(|| format!("cannot write {}", file.display()))?;
-            println!("\n{}", battery::table(&outcomes, &means));
+            print_table(&outcomes, &means, &shortfalls);
         }
-        None => println!("\n{}", battery::table(&outcomes, &means)),
+        None => print_table(&outcomes, &means, &shortfalls),
     }
-    let is_any_judged = outcomes.iter().any(|outcome| matches!(outcome.finding, Finding::Judged(_)));
-    if !is_any_judged {
+    if !is_any_judged(&outcomes) {
         bail!("no case could be played here");
     }
     Ok(shortfalls.is_empty())
+}
+
+/// Plays it once, as part of a run of all tests.
+pub(crate) fn test(krunner: &Path) -> Result<Vec<Check>> {
+    let plan = Plan {
+        krunner: krunner.to_owned(),
+        victim: build_binary("krunner-tests", "victim", None)?,
+        means: Means::ALL.to_vec(),
+        only: Vec::new(),
+        machine: Machine::Shared,
+    };
+    let outcomes = battery::run(&plan, |_| {});
+    let is_any_judged = is_any_judged(&outcomes);
+    let check = |(name, means): (&str, Means)| {
+        let why_not = || battery::impossible(outcomes.iter()).lines().next().unwrap_or("no case").to_owned();
+        let outcome = if is_any_judged { Ok(shortfalls(means, &outcomes)) } else { Err(why_not()) };
+        Check { name: name.to_owned(), outcome }
+    };
+    print_table(&outcomes, &Means::ALL, &[]);
+    Ok([("battery::bpf", Means::Bpf), ("battery::fallback", Means::Fallback)].map(check).into())
+}
+
+/// What these means should have reached and did not.
+fn shortfalls(means: Means, outcomes: &[Outcome]) -> Vec<String> {
+    let short = battery::shortfalls(means, outcomes, Machine::Shared).into_iter();
+    short.map(|text| format!("{means}: {text}")).collect()
+}
+
+fn is_any_judged(outcomes: &[Outcome]) -> bool {
+    outcomes.iter().any(|outcome| matches!(outcome.finding, Finding::Judged(_)))
+}
+
+fn print_table(outcomes: &[Outcome], means: &[Means], shortfalls: &[String]) {
+    print!("\n{}", battery::table(outcomes, means));
+    for text in shortfalls {
+        println!("falls short: {text}");
+    }
 }
 
 /// A name that no case has is a mistake, not an empty run.

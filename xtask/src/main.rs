@@ -9,6 +9,7 @@ mod tally;
 mod test;
 mod tidy;
 mod venv;
+mod vm;
 mod workspace;
 
 fn main() -> std::process::ExitCode {

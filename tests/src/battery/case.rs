@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use super::judge::{Truth, Victim};
 use super::run::Machine;
 use super::stage::Place;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Version};
 use crate::{Scene, Told, Way, World, proc, wait};
 
 /// More than any limit here: whoever eats so much is killed.
@@ -147,7 +147,7 @@ fn shared_memory(ground: &Ground) -> Result<Truth, String> {
     assert!(was_killed(told.status), "{told:?}");
     let sharer = told.pid("sharer");
     wait::until_true("the sharer's end", || !proc::is_alive(sharer));
-    Ok(Truth::killed([told.pid("victim"), sharer]))
+    Ok(Truth { chosen: 1, ..Truth::killed([told.pid("victim"), sharer]) })
 }
 
 /// The others end with their namespace: by SIGKILL, but not for memory.
@@ -179,7 +179,10 @@ fn bystanders_alone(ground: &Ground) -> Result<Truth, String> {
 
 /// Those who eat go where memory is short by themselves.
 fn row(ground: &Ground) -> Result<Truth, String> {
-    let mut command = ground.inside.clone().cgroup(ground.scratch).command(ground.victim);
+    let inside = ground.inside.clone();
+    // In version 2 the scratch cgroup has the limit: who only starts others is to be outside.
+    let way = if ground.scratch.version() == Version::Two { inside } else { inside.cgroup(ground.scratch) };
+    let mut command = way.command(ground.victim);
     command.args(["row", &ROW.to_string(), TOO_MUCH]).arg(ground.limited.procs_file());
     let killed = Scene::start(command).end().all("killed");
     assert_eq!(killed.len(), ROW);
@@ -192,7 +195,8 @@ fn pid_reused(ground: &Ground) -> Result<Truth, String> {
     let told = ground.scene(&["pid-reuse", TOO_MUCH]).end();
     let pid = told.pid("second");
     assert_eq!((told.all("killed"), told.pid("early"), told.pid("third")), (vec![pid; 2], pid, pid), "{told:?}");
-    Ok(Truth(["second", "third"].map(|mark| Victim { pid, mark: Some(mark) }).to_vec()))
+    let victims = ["second", "third"].map(|mark| Victim { pid, mark: Some(mark) }).to_vec();
+    Ok(Truth::of(victims))
 }
 
 /// Another container's kill.
@@ -225,5 +229,5 @@ fn oom_group(ground: &Ground) -> Result<Truth, String> {
     assert!(was_killed(told.status), "{told:?}");
     let members = [told.pid("big"), told.pid("trigger"), crowd];
     wait::until_true("the end of all", || !members.iter().any(|pid| proc::is_alive(*pid)));
-    Ok(Truth::killed(members))
+    Ok(Truth { is_group: true, ..Truth::killed(members) })
 }

@@ -8,8 +8,11 @@
 //!   others `co-victim`. Which of two sharers of one memory is the chosen one is the kernel's choice: both are fair.
 //! - **without** as many are due as the kernel counted, all `inferred`. Any victim is a right answer, the sharer of the
 //!   memory as well. More reports than the counter grew are a fault of their own, even right ones.
-//! - Where nobody was killed for memory (`kill -9`, bystanders, another container's kill) a single report is a fault.
-//! - With `memory.oom.group` every member is chosen, counted and marked, the one that started the others too.
+//! - Where nobody was killed for memory (`kill -9`, bystanders, another container's kill) a single report is a fault; one
+//!   that comes with the sentinel's kill and names somebody else in its place is a wrong one.
+//! - With `memory.oom.group` every member is counted and marked, the one that started the others too, and the kernel does
+//!   not tell the one that it chose from those that went with it: at least one is `confirmed`, and either word is fair for
+//!   the others. The chosen one is counted twice when it is alive still as its group's turn comes.
 //! - A pid that is used again names a victim only together with its name or arguments.
 //! - After each scene there is a kill more, the sentinel: once that is told, all that was to come has come. It counts
 //!   only when it was not told: as one that was due and missed, and somebody who was named in its place as a wrong one.
@@ -33,12 +36,28 @@ pub(super) struct Victim {
 
 /// What happened in a scene.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Truth(pub(super) Vec<Victim>);
+pub(super) struct Truth {
+    pub(super) victims: Vec<Victim>,
+    /// How many of them the kernel chose, and counted.
+    pub(super) chosen: u64,
+    /// All of them died as one group.
+    pub(super) is_group: bool,
+}
 
 impl Truth {
     /// These were killed for memory.
     pub(super) fn killed(pids: impl IntoIterator<Item = u32>) -> Self {
-        Self(pids.into_iter().map(|pid| Victim { pid, mark: None }).collect())
+        Self::of(pids.into_iter().map(|pid| Victim { pid, mark: None }).collect())
+    }
+
+    /// These were, and each was chosen.
+    pub(super) fn of(victims: Vec<Victim>) -> Self {
+        Self { chosen: victims.len() as u64, victims, is_group: false }
+    }
+
+    /// Whether the kernel's counter may have grown by so much.
+    pub(super) fn agrees_with(&self, counted: u64) -> bool {
+        counted == self.chosen || self.is_group && counted == self.chosen + 1
     }
 
     /// Nobody was.
@@ -59,7 +78,7 @@ pub(super) struct Told {
 
 /// Whether a monitor of these means owes so many reports.
 pub(super) fn due(means: Means, truth: &Truth, counted: u64) -> u64 {
-    let victims = truth.0.len() as u64;
+    let victims = truth.victims.len() as u64;
     match means {
         Means::Bpf => victims,
         Means::Fallback => victims.min(counted),
@@ -84,7 +103,7 @@ pub(super) fn judge(
     }
     let told_count = told.len() as u64;
     let mut score = Score {
-        victims: truth.0.len() as u64,
+        victims: truth.victims.len() as u64,
         counted,
         due,
         told: told_count,
@@ -95,13 +114,13 @@ pub(super) fn judge(
         delays_ms: delays_ms(told, kills),
         problems: Vec::new(),
     };
-    score.problems = problems(means, &score, sentinel);
+    score.problems = problems(means, &score, truth.is_group, sentinel);
     score
 }
 
 /// How many of the victims were named; a victim that is named twice was named once.
 fn right(truth: &Truth, told: &[Told]) -> u64 {
-    let mut open = truth.0.clone();
+    let mut open = truth.victims.clone();
     let mut right = 0;
     for report in told {
         let is_it = |victim: &Victim| {
@@ -115,12 +134,9 @@ fn right(truth: &Truth, told: &[Told]) -> u64 {
     right
 }
 
-fn problems(means: Means, score: &Score, sentinel: u64) -> Vec<String> {
+fn problems(means: Means, score: &Score, is_group: bool, sentinel: u64) -> Vec<String> {
     let mut problems = Vec::new();
     let sure = |name: &str| score.confidence.get(name).copied().unwrap_or(0);
-    if score.victims == 0 && score.told > 0 {
-        problems.push(format!("nobody was killed for memory, and {} told of", score.told));
-    }
     match means {
         Means::Bpf => {
             if score.missed > 0 || score.wrong > 0 {
@@ -128,7 +144,9 @@ fn problems(means: Means, score: &Score, sentinel: u64) -> Vec<String> {
                 problems.push(format!("{} missed{sentinel}, {} wrong", score.missed, score.wrong));
             }
             let (confirmed, with) = (score.counted, score.victims.saturating_sub(score.counted));
-            if (sure("confirmed"), sure("co-victim")) != (confirmed, with) {
+            let said = (sure("confirmed"), sure("co-victim"));
+            let is_fair_group = is_group && said.0 > 0 && said.0 + said.1 == score.victims;
+            if said != (confirmed, with) && !is_fair_group {
                 problems.push(format!("{confirmed} confirmed and {with} co-victims are due: {:?}", score.confidence));
             }
         }
@@ -198,8 +216,18 @@ mod tests {
     }
 
     #[test]
+    fn of_a_group_one_at_least_is_confirmed() {
+        let truth = Truth { is_group: true, ..Truth::killed([7, 8]) };
+        let told = [told(8, "", "confirmed"), told(7, "", "co-victim")];
+        assert_eq!(judge(Means::Bpf, &truth, 2, &told, &[], true).problems, [""; 0]);
+        let told = told.map(|report| Told { confidence: "co-victim".into(), ..report });
+        assert_eq!(judge(Means::Bpf, &truth, 2, &told, &[], true).problems.len(), 1);
+    }
+
+    #[test]
     fn a_pid_used_again_needs_its_mark() {
-        let truth = Truth(["second", "third"].map(|mark| Victim { pid: 7, mark: Some(mark) }).to_vec());
+        let victims = ["second", "third"].map(|mark| Victim { pid: 7, mark: Some(mark) }).to_vec();
+        let truth = Truth::of(victims);
         let score = judge(
             Means::Bpf,
             &truth,
@@ -214,13 +242,13 @@ mod tests {
     #[test]
     fn one_report_where_nobody_was_killed_is_a_fault() {
         let score = judge(Means::Fallback, &Truth::nobody(), 0, &[told(7, "", "inferred")], &[], true);
-        assert_eq!((score.due, score.wrong, score.problems.len()), (0, 1, 2));
+        assert_eq!((score.due, score.wrong, score.problems.len()), (0, 1, 1));
     }
 
     #[test]
     fn a_sentinel_that_is_not_told_is_a_miss() {
         let score = judge(Means::Fallback, &Truth::nobody(), 0, &[told(7, "", "inferred")], &[], false);
-        assert_eq!((score.due, score.missed, score.wrong, score.problems.len()), (1, 1, 1, 1));
+        assert_eq!((score.due, score.missed, score.wrong, score.problems.len()), (1, 1, 1, 0));
         let score = judge(Means::Bpf, &Truth::nobody(), 0, &[], &[], false);
         assert_eq!(score.problems, ["1 missed, the sentinel among them, 0 wrong"]);
     }

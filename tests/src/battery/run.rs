@@ -76,11 +76,17 @@ impl Plan {
     }
 }
 
+/// From a kill to its report.
+const WORST_MS: f64 = 500.0;
+
 /// What a run has to reach for these means; what it missed, in words.
 ///
 /// With BPF nothing may be missed or wrong. Without, every counted kill is told of, and 95 % of what is told is right. The
-/// sums are over all rounds, which is why a single miss is not told of by itself.
-pub fn shortfalls(means: Means, outcomes: &[Outcome]) -> Vec<String> {
+/// sums are over all rounds, which is why a single miss is not told of by itself. On an emulated processor, a tenth as fast
+/// as those that the monitor's pace is made for, 95 % of the counted kills are enough.
+pub fn shortfalls(means: Means, outcomes: &[Outcome], machine: Machine) -> Vec<String> {
+    const PRECISION_PERCENT: f64 = 95.0;
+    let heard_percent = if machine == Machine::Own && means == Means::Fallback { 95.0 } else { 100.0 };
     let mut shortfalls = Vec::new();
     for outcome in outcomes.iter().filter(|outcome| outcome.means == means) {
         match &outcome.finding {
@@ -92,11 +98,17 @@ pub fn shortfalls(means: Means, outcomes: &[Outcome]) -> Vec<String> {
         }
     }
     let totals = Totals::of(means, outcomes);
-    if totals.heard_percent < 100.0 {
-        shortfalls.push(format!("{:.1} % of the kills were told of, and all should be", totals.heard_percent));
+    if totals.heard_percent < heard_percent {
+        let heard = totals.heard_percent;
+        shortfalls.push(format!("{heard:.1} % of the kills were told of, and {heard_percent} % should be"));
     }
-    if totals.precision_percent < 95.0 {
-        shortfalls.push(format!("{:.1} % of the reports were right, and 95 % should be", totals.precision_percent));
+    if totals.precision_percent < PRECISION_PERCENT {
+        let precision = totals.precision_percent;
+        shortfalls.push(format!("{precision:.1} % of the reports were right, and {PRECISION_PERCENT} % should be"));
+    }
+    if machine == Machine::Shared && totals.worst_ms > WORST_MS {
+        let slowest = totals.worst_ms;
+        shortfalls.push(format!("a report came {slowest:.0} ms after its kill, and {WORST_MS} ms is the most"));
     }
     shortfalls
 }

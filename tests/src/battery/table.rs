@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::outcome::{Finding, Means, Outcome, Score, Totals};
-use super::run::shortfalls;
 
-/// A case a line, the means side by side; then the sums, what cannot be had here, and what fell short.
+/// A case a line, the means side by side; then the sums, and what cannot be had here.
 pub fn table(outcomes: &[Outcome], means: &[Means]) -> String {
     let cases = cases(outcomes.iter());
     let width = widest(&cases);
@@ -36,11 +35,6 @@ pub fn table(outcomes: &[Outcome], means: &[Means]) -> String {
         );
     }
     text.push_str(&impossible(outcomes.iter()));
-    for means in means {
-        for shortfall in shortfalls(*means, outcomes) {
-            let _ = writeln!(text, "{means} falls short: {shortfall}");
-        }
-    }
     text
 }
 
@@ -156,10 +150,9 @@ mod tests {
     }
 
     #[test]
-    fn a_line_for_each_case_and_all_that_fell_short() {
+    fn a_line_for_each_case_and_the_sums() {
         let text = table(&outcomes(), &Means::ALL);
         assert!(text.contains("BPF: 1 cases, 1 reports due, 1 told, 1 right, 0 wrong: precision 100.0 %"), "{text}");
-        assert!(text.contains("fallback falls short: 0.0 % of the reports were right"), "{text}");
         assert!(text.contains("cannot be had here: group (BPF): no such thing"), "{text}");
     }
 
