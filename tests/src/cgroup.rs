@@ -95,6 +95,46 @@ impl Cgroup {
         Self { path, version: self.version, limit_bytes, counter, slot: None }
     }
 
+    /// In version 2, where the monitor is charged to the same limit: no limit. A monitor that starts takes more for a
+    /// moment than it keeps.
+    pub fn lift(&self) {
+        if let Some(file) = self.shared_limit() {
+            fs::write(&file, "max").unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        }
+    }
+
+    /// In version 2: room for as much as was asked for beside whatever is there now.
+    pub fn fit(&self) {
+        let Some(file) = self.shared_limit() else { return };
+        let usage_file = file.with_file_name("memory.current");
+        let text = fs::read_to_string(&usage_file).unwrap_or_else(|error| panic!("{}: {error}", usage_file.display()));
+        let usage: u64 = text.trim().parse().expect("a number");
+        fs::write(&file, (usage + self.limit_bytes).to_string()).expect("the limit was written before");
+    }
+
+    fn shared_limit(&self) -> Option<PathBuf> {
+        let above = self.path.parent().expect("it is below the mount");
+        (self.version == Version::Two).then(|| above.join("memory.max"))
+    }
+
+    /// Whether those who share its limit die together, which only version 2 knows.
+    pub fn group(&self, together: bool) -> Result<(), String> {
+        let limit = self.shared_limit().ok_or("cgroup v1 has no memory.oom.group")?;
+        let file = limit.with_file_name("memory.oom.group");
+        fs::write(&file, if together { "1" } else { "0" }).map_err(|error| format!("{}: {error}", file.display()))
+    }
+
+    /// Ends whoever is in it.
+    pub fn clear(&self) {
+        wait::until_true("the cgroup is empty", || {
+            let members = members(&self.path);
+            for pid in &members {
+                proc::signal(*pid, Signal::SIGKILL);
+            }
+            members.is_empty()
+        });
+    }
+
     /// The limit as it was asked for.
     pub fn limit_bytes(&self) -> u64 {
         self.limit_bytes
@@ -132,7 +172,24 @@ impl Cgroup {
     /// How many processes the kernel has killed in it for memory: those that it chose, not those that went with them.
     #[track_caller]
     pub fn oom_kills(&self) -> u64 {
-        let text = fs::read_to_string(&self.counter).expect("the cgroup's counter");
+        self.counter().oom_kills()
+    }
+
+    /// The kernel's counter, for those who look at it beside the cgroup's owner.
+    pub fn counter(&self) -> Counter {
+        Counter(self.counter.clone())
+    }
+}
+
+/// Where the kernel counts the kills in a cgroup.
+#[derive(Clone, Debug)]
+pub struct Counter(PathBuf);
+
+impl Counter {
+    /// How far it is.
+    #[track_caller]
+    pub fn oom_kills(&self) -> u64 {
+        let text = fs::read_to_string(&self.0).expect("the cgroup's counter");
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no oom_kill in {text:?}"))
     }
@@ -150,20 +207,21 @@ impl Drop for Cgroup {
 
 /// Ends the processes of a cgroup and removes it.
 fn remove(path: &Path) {
-    let members = || {
-        let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<u32>>()
-    };
     // A member may be forking while we look, and a dead one leaves when it is reaped: until the folder can go.
     let gone = wait::within(wait::PATIENCE, || {
-        for pid in members() {
+        for pid in members(path) {
             proc::signal(pid, Signal::SIGKILL);
         }
         (fs::remove_dir(path).is_ok() || !path.exists()).then_some(())
     });
     if gone.is_none() {
-        eprintln!("the cgroup {} cannot be removed; in it: {:?}", path.display(), members());
+        eprintln!("the cgroup {} cannot be removed; in it: {:?}", path.display(), members(path));
     }
+}
+
+fn members(path: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 fn counter_file(version: Version) -> &'static str {

@@ -32,8 +32,23 @@ const PACKAGES: &[Package] = &[
     Package { name: "iproute2", probe: Probe::Program("ip"), why: "raises `lo` in a private network namespace" },
     Package { name: "util-linux", probe: Probe::Program("unshare"), why: "private namespaces for suites and bench" },
     Package { name: "runc", probe: Probe::Program("runc"), why: "containers, each with another handicap" },
+    Package { name: "qemu-system-x86", probe: Probe::Program(QEMU), why: "other kernels, in virtual machines" },
+    Package { name: "busybox-static", probe: Probe::File(BUSYBOX), why: "the shell in those machines" },
     Package { name: "libcap2-bin", probe: Probe::File("/sbin/setcap"), why: "file capabilities of a non-root runner" },
 ];
+
+/// Runs virtual machines.
+const QEMU: &str = "qemu-system-x86_64";
+
+/// Goes into them.
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
+
+/// What virtual machines need and this machine has not.
+pub(crate) fn missing_for_machines() -> Option<String> {
+    let needed = ["qemu-system-x86", "busybox-static"];
+    let missing = PACKAGES.iter().find(|package| needed.contains(&package.name) && !package.is_there())?;
+    Some(format!("{} is missing: {}", missing.name, missing.why))
+}
 
 impl Package {
     fn is_there(&self) -> bool {
