@@ -7,13 +7,35 @@
 
 mod app;
 mod c;
+mod cpp;
+mod environment;
+mod golang;
+mod haskell;
+mod java;
+mod julia;
 mod kind;
+mod lua;
 mod native;
+mod nodejs;
+mod octave;
+mod php;
 mod plan;
 mod python;
+mod r;
+mod recipe;
+mod rust;
+mod scheme;
+mod scratch;
 mod sources;
+mod toolchain;
 mod traits;
+
+#[cfg(test)]
+mod languages_tests;
+#[cfg(test)]
+mod testing;
 
 pub use kind::{KINDS, Kind};
 pub use plan::{Plan, Severity};
-pub use traits::{InitContext, Runtime};
+pub use scratch::Scratch;
+pub use traits::{InitContext, Runtime, make_or_build};
