@@ -24,6 +24,7 @@ mod oom_silence;
 mod output;
 mod queue;
 mod reconnect;
+mod runtimes;
 mod startup;
 mod stop;
 
