@@ -36,7 +36,7 @@ fn scripts_are_run_as_they_are() {
 
 #[test]
 fn scheme_without_a_main_file_has_nothing_to_do() {
-    let feed = r#"/bin/sh -c exec "$0" --quiet < "$1" scheme ./main.scm"#;
+    let feed = r#"/bin/sh -c 'exec "$0" --quiet < "$1"' scheme ./main.scm"#;
     assert_steps("scheme", &["main.scm"], NO_BUILD, feed);
     assert_steps("scheme", &[], NO_BUILD, "0: there is no \"main.scm\" to run");
 }
@@ -47,7 +47,7 @@ fn go_builds_a_module_or_the_files_of_its_folder() {
     assert_steps(
         "golang",
         &files,
-        "/nowhere/golang build -o main ./-odd name.go ./main.go ./util.go",
+        "/nowhere/golang build -o main './-odd name.go' ./main.go ./util.go",
         "127: there is no \"main\" to run",
     );
     assert_steps("golang", &["go.mod", "main.go", "main"], "/nowhere/golang build -o main .", "./main");
@@ -81,7 +81,7 @@ fn rust_builds_a_cargo_project_or_one_source() {
 fn haskell_and_java_compile_all_sources() {
     assert_steps("haskell", &["main.hs", "Lib/A.hs", "main"], "ghc --make -o main ./Lib/A.hs ./main.hs", "./main");
     assert_steps("haskell", &[], "127: there is no \".hs\" file to build", "127: there is no \"main\" to run");
-    let build = "javac -d . ./Main.java ./a b/@C.java";
+    let build = "javac -d . ./Main.java './a b/@C.java'";
     assert_steps("java", &["Main.java", "a b/@C.java", "Main.class"], build, "java Main");
     assert_steps("java", &["x/Y.java", "Main.class", "main/Main.class"], "javac -d . ./x/Y.java", "java main.Main");
     assert_steps(
@@ -151,7 +151,7 @@ fn code_is_run_from_a_file() {
         ("octave", vec!["/nowhere/octave ./tmp.m".into()]),
         ("php", vec!["/nowhere/php ./tmp.php".into()]),
         ("rust", vec!["rustc --crate-name main -o ./tmp/main ./tmp.rs".into(), "./tmp/main".into()]),
-        ("scheme", vec![r#"/bin/sh -c exec "$0" --quiet < "$1" scheme ./tmp.scm"#.into()]),
+        ("scheme", vec![r#"/bin/sh -c 'exec "$0" --quiet < "$1"' scheme ./tmp.scm"#.into()]),
     ] {
         let (commands, folder, scratch) = query(name, "the code");
         assert_eq!(commands, expected, "{name}");

@@ -81,7 +81,7 @@ impl Runtime for Native {
     }
 
     fn examples(&self) -> Vec<Vec<String>> {
-        [&self.main(), "main", "a.out", "Makefile"].map(|file| vec![file.to_owned()]).into()
+        [&self.main(), "main", "a.out"].map(|file| vec![file.to_owned()]).into()
     }
 }
 
@@ -130,10 +130,10 @@ mod tests {
         assert_eq!(
             shown(&c().build(folder.path())),
             [
-                "/usr/bin/gcc -c ./-odd name.c -Wall -o ./-odd name.o",
+                "/usr/bin/gcc -c './-odd name.c' -Wall -o './-odd name.o'",
                 "/usr/bin/gcc -c ./lib/util.c -Wall -o ./util.o",
                 "/usr/bin/gcc -c ./main.c -Wall -o ./main.o",
-                "/usr/bin/gcc ./-odd name.o ./util.o ./main.o -Wall -o ./main -lrt -lm -lpthread -ldl",
+                "/usr/bin/gcc './-odd name.o' ./util.o ./main.o -Wall -o ./main -lrt -lm -lpthread -ldl",
             ]
         );
     }
