@@ -2,6 +2,9 @@
 //!
 //! One table, one test for each language, and a line on stderr for each language and step.
 
+mod bad_input;
+mod java;
+mod projects;
 mod table;
 
 use std::collections::BTreeSet;
@@ -79,9 +82,7 @@ impl<'a> Trial<'a> {
     }
 
     fn start(&self, prepare: impl FnOnce(Setup) -> Setup) -> (Runner, Raw) {
-        let runner = prepare(Setup::new(self.language.name).runtime(self.program)).start();
-        let raw = Raw::connect(&runner);
-        (runner, raw)
+        session(prepare(Setup::new(self.language.name).runtime(self.program)))
     }
 
     fn assert_greeted(&self, run: &Transcript, exit_code: i64) {
@@ -179,6 +180,12 @@ impl<'a> Trial<'a> {
         assert_eq!(visible(runner), BTreeSet::from(["main".to_owned()]), "{} leaves something", self.language.name);
         assert_eq!(runner.read("main").as_deref(), Some("the user's own"));
     }
+}
+
+fn session(setup: Setup) -> (Runner, Raw) {
+    let runner = setup.start();
+    let raw = Raw::connect(&runner);
+    (runner, raw)
 }
 
 fn step(raw: &mut Raw, op: &str, text: &str) -> Transcript {

@@ -13,7 +13,20 @@ pub(super) fn runtime(path: PathBuf) -> Recipe {
             path: &["/home/work/bin", "/usr/local/go/bin", "/go/bin"],
         },
         build: &[
-            Rule { when: When::File("go.mod"), run: &[Runtime, Text("build"), Text("-o"), Text("main"), Text(".")] },
+            // Go refuses a module right in GOPATH, which the working directory is; without it, it takes ~/go.
+            Rule {
+                when: When::File("go.mod"),
+                run: &[
+                    Text("env"),
+                    Text("-u"),
+                    Text("GOPATH"),
+                    Runtime,
+                    Text("build"),
+                    Text("-o"),
+                    Text("main"),
+                    Text("."),
+                ],
+            },
             // Without a module go takes the files of one folder only, and none that are tests.
             Rule {
                 when: When::File("main.go"),

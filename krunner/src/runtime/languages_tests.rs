@@ -50,7 +50,7 @@ fn go_builds_a_module_or_the_files_of_its_folder() {
         "/nowhere/golang build -o main './-odd name.go' ./main.go ./util.go",
         "127: there is no \"main\" to run",
     );
-    assert_steps("golang", &["go.mod", "main.go", "main"], "/nowhere/golang build -o main .", "./main");
+    assert_steps("golang", &["go.mod", "main.go", "main"], "env -u GOPATH /nowhere/golang build -o main .", "./main");
     assert_steps(
         "golang",
         &["util.go"],
