@@ -24,6 +24,6 @@ pub use control::Control;
 pub use launcher::{Console, Launcher};
 pub use outcome::{Exit, Outcome};
 pub use pump::{OutputSink, Stream};
-pub use reaper::Reaper;
+pub use reaper::{Reaper, Witness};
 pub use spawn::SpawnError;
 pub use sweep::{end_adopted_children, kill_children};

@@ -80,9 +80,10 @@ impl Session {
         let tasks = TaskGroup::new();
         let inbound = transport::listen_pull(settings.ports.replin, &tasks).await?;
         transport::listen_push(settings.ports.replout, queue, &tasks).await?;
+        let oom = Oom::start(settings.means, settings.paths.logs(), &tasks);
         let setup = |source| Critical::Setup { what: "the reaping of children", source };
         let launcher = Launcher {
-            reaper: Reaper::start(&tasks).map_err(setup)?,
+            reaper: Reaper::start(&tasks, oom.witness()).map_err(setup)?,
             console: console.clone(),
             sink: Arc::new(Output(outbox.clone())),
             logs: Some(settings.paths.logs()),
@@ -93,7 +94,6 @@ impl Session {
         let input = user_input::serve(&socket, settings.kind.user_input, tell_wanted, &tasks)
             .inspect_err(|error| tracing::warn!("programs cannot ask for input: {}: {error}", socket.display()))
             .ok();
-        let oom = Oom::start(settings.means, settings.paths.logs(), &tasks);
         let (report, events) = mpsc::channel(QUEUED_EVENTS);
         let runtime = (settings.kind.make)(settings.runtime_path);
         let mut session = Self {

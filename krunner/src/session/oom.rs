@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use super::oom_log::OomLog;
 use crate::logging::OPERATOR;
 use crate::monitor::{Means, Monitor, Notice, Report, Tell, TracerKind, Watching};
+use crate::process::Witness;
 use crate::tasks::TaskGroup;
 
 /// How long a report and the agent's event for the same kill may be apart.
@@ -54,6 +55,16 @@ impl Oom {
         Self { monitor, log: OomLog::start(logs, tasks), kills: Kills::default() }
     }
 
+    /// Shows the monitor how children end.
+    pub(super) fn witness(&self) -> Witness {
+        let deaths = self.monitor.as_ref().map(|(monitor, _)| monitor.deaths());
+        Box::new(move |pid, signal| {
+            if let Some(deaths) = &deaths {
+                deaths.tell(pid.as_raw().unsigned_abs(), signal == Some(nix::libc::SIGKILL));
+            }
+        })
+    }
+
     pub(super) async fn next(&mut self) -> Told {
         let patience = async {
             match self.kills.patience_ends_at() {
@@ -83,6 +94,9 @@ impl Oom {
             }
             Told::ByMonitor(Tell::Notice(Notice::Lost { records })) => {
                 tracing::warn!("{records} records of the OOM tracer found no room; a kill may have gone unseen");
+            }
+            Told::ByMonitor(Tell::Notice(Notice::Unattributed { kills })) => {
+                tracing::warn!("{HEADING}\n{kills} processes were killed that no look at /proc had shown");
             }
             Told::PatienceEnds => {
                 self.kills.give_up();
