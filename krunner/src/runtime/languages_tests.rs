@@ -185,6 +185,30 @@ fn php_is_led_in_once_and_keeps_its_line_numbers() {
 }
 
 #[test]
+fn default_paths_and_prefixes_are_the_contracts() {
+    for (name, path) in [
+        ("app", "/opt/backend.ai/bin/python"),
+        ("c", "/usr/bin/gcc"),
+        ("cpp", "/usr/bin/g++"),
+        ("golang", "/usr/local/bin/go"),
+        ("haskell", "/usr/bin/ghc"),
+        ("java", "/usr/lib/jvm/java-*/bin/java"),
+        ("julia", "/usr/local/julia"),
+        ("lua", "/usr/local/bin/lua"),
+        ("nodejs", "/usr/local/bin/node"),
+        ("octave", "/usr/bin/octave-cli"),
+        ("php", "/usr/bin/php"),
+        ("python", "/usr/bin/python"),
+        ("r", "/usr/bin/R"),
+        ("rust", "/usr/bin/rustc"),
+        ("scheme", "/usr/bin/scheme"),
+    ] {
+        let kind = Kind::find(name).unwrap();
+        assert_eq!((kind.default_path, kind.log_prefix.to_owned()), (path, format!("{name}-kernel")));
+    }
+}
+
+#[test]
 fn every_step_has_an_example_that_leads_to_it() {
     for kind in KINDS {
         let runtime = (kind.make)("/nowhere".into());
