@@ -24,8 +24,9 @@ impl Environment {
                 env.insert(name.into(), joined(folders.iter().flat_map(|folder| paths.find(folder))));
             }
         }
-        for folder in self.path.iter().rev().flat_map(|folder| paths.find(folder)) {
-            promote(env, "PATH", &folder);
+        let folders: Vec<PathBuf> = self.path.iter().flat_map(|folder| paths.find(folder)).collect();
+        for folder in folders.iter().rev() {
+            promote(env, "PATH", folder);
         }
     }
 }
@@ -68,6 +69,6 @@ mod tests {
         let get = |name: &str| env[&OsString::from(name)].to_string_lossy().replace(&root, "");
         assert_eq!(get("LOAD_PATH"), "/opt/x:/usr/x");
         assert_eq!(get("CHOSEN"), "by the agent");
-        assert_eq!(get("PATH"), "/home/work/bin:/opt/ghc/bin:/opt/alex/bin:/bin");
+        assert_eq!(get("PATH"), "/home/work/bin:/opt/alex/bin:/opt/ghc/bin:/bin", "the first found comes first");
     }
 }

@@ -46,7 +46,7 @@ pub trait Runtime: Send + Sync {
     /// `exec` with `*`.
     fn execute(&self, directory: &Path) -> Plan;
 
-    /// `code`, with the files it takes. Without them, by something that lives on between steps, it is none of this.
+    /// `code`: writes the files it takes, and says what to run.
     ///
     /// # Errors
     /// When the files cannot be made.

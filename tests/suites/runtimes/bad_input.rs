@@ -1,13 +1,15 @@
 //! Odd names, odd bytes, and tools that are not there: the file or program is named, and the session goes on.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use krunner_tests::{Raw, Setup, host, require};
+use krunner_tests::{Setup, host, require};
+use nix::sys::signal::Signal;
 
-use super::{build, session, step, table};
+use super::{build, session, step, table, visible};
 use crate::lines;
 
 const NOBODY: u32 = 65534;
@@ -140,8 +142,7 @@ fn missing_programs_are_named() {
 fn wrong_path_is_told_and_the_program_of_path_is_used() {
     for language in [&table::HASKELL, &table::JAVA, &table::SCHEME] {
         require!((language.program)());
-        let runner = Setup::new(language.name).runtime("/nowhere/at/all").start();
-        let mut raw = Raw::connect(&runner);
+        let (runner, mut raw) = session(Setup::new(language.name).runtime("/nowhere/at/all"));
         let run = step(&mut raw, "code", language.greets);
         assert_eq!((run.codes(), run.stdout().as_str()), (vec![("finished", 3)], "out\n"), "{}", run.stderr());
         runner.wait_for_log(&["/nowhere/at/all is not there"]);
@@ -154,9 +155,8 @@ fn program_that_is_nowhere_is_named() {
         [(&table::HASKELL, "ghc"), (&table::JAVA, "javac"), (&table::R, "Rscript"), (&table::RUST, "rustc")]
     {
         let main = format!("home/work/{}", language.main);
-        let runner =
-            Setup::new(language.name).runtime("/nowhere/at/all").env("PATH", "/nowhere").file(&main, "").start();
-        let mut raw = Raw::connect(&runner);
+        let setup = Setup::new(language.name).runtime("/nowhere/at/all").env("PATH", "/nowhere").file(&main, "");
+        let (_runner, mut raw) = session(setup);
         let (op, end) = if language.builds { ("build", "build-finished") } else { ("exec", "finished") };
         let run = step(&mut raw, op, "*");
         assert_eq!(run.codes(), [(end, 127)], "{}", language.name);
@@ -171,4 +171,19 @@ fn program_that_may_not_be_run_is_named() {
     let run = raw.exec("*");
     assert_eq!(run.codes(), [("finished", 126)]);
     assert!(run.stderr().contains("./main"), "{}", run.stderr());
+}
+
+#[test]
+fn snippet_cut_short_leaves_nothing_behind() {
+    for language in [&table::C, &table::JAVA] {
+        let program = require!((language.program)());
+        let (mut runner, mut raw) = session(Setup::new(language.name).runtime(program));
+        let home = runner.home();
+        raw.op("code", language.loops);
+        runner.wait_for("started");
+        assert!(fs::read_dir(&home).expect("the home folder").count() > 1, "there is something to be removed");
+        runner.signal(Signal::SIGTERM);
+        assert!(runner.wait_exit().success());
+        assert_eq!(visible(&runner), BTreeSet::from(["started".to_owned()]), "{}", language.name);
+    }
 }
