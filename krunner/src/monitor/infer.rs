@@ -223,7 +223,8 @@ impl Case {
             && suspect.alive_ns.is_some_and(|alive_ns| alive_ns > self.known_ns + SPARED_NS);
         suspect.known.oom_score_adj != NEVER
             && suspect.end != Some(End::Other)
-            && (is_dying || has_left && (is_killed || !was_spared && !self.is_too_small(suspect)))
+            && !was_spared
+            && (is_dying || has_left && (is_killed || !self.is_too_small(suspect)))
             && suspect.known.key.start_boot_ns() <= self.known_ns
     }
 

@@ -88,11 +88,24 @@ fn who_ended_otherwise_or_came_later_or_lived_on_is_no_victim() {
     let mut newcomer = left(10, 50, 10 * SECOND + 10 * MS);
     newcomer.known.key.start_ticks = 1001;
     let earlier = left(11, 50, 9 * SECOND - 1);
-    let suspects = [exited, spared, exempt, newcomer, earlier];
+    // The victim of a later kill.
+    let later = killed(Suspect { alive_ns: Some(10 * SECOND + SPARED_NS + 1), ..left(12, 50, 11 * SECOND) });
+    let suspects = [exited, spared, exempt, newcomer, earlier, later];
     let mut inference = case(1);
     assert_eq!(verdict(&mut inference, &suspects, IN_A_WHILE), (vec![], 0));
     assert_eq!(verdict(&mut inference, &suspects, LATE), (vec![], 1), "nobody is blamed for want of a better one");
     assert!(!inference.is_open());
+}
+
+#[test]
+fn kills_in_a_row_have_each_their_own_victim() {
+    let mut inference = Inference::default();
+    inference.counted(1, 9 * SECOND, 10 * SECOND, None);
+    inference.counted(1, 10 * SECOND, 10 * SECOND + 40 * MS, None);
+    inference.looked(10 * SECOND + 50 * MS);
+    let first = killed(left(7, 10, 10 * SECOND + MS));
+    let second = killed(Suspect { alive_ns: Some(10 * SECOND + 20 * MS), ..left(8, 20, 10 * SECOND + 45 * MS) });
+    assert_eq!(verdict(&mut inference, &[first, second], 10 * SECOND + 51 * MS), (vec![7, 8], 0));
 }
 
 #[test]

@@ -8,6 +8,7 @@
 mod app;
 mod c;
 mod cpp;
+mod engine;
 mod environment;
 mod golang;
 mod haskell;
@@ -35,6 +36,7 @@ mod languages_tests;
 #[cfg(test)]
 mod testing;
 
+pub use engine::{Engine, Surroundings};
 pub use kind::{KINDS, Kind};
 pub use plan::{Plan, Severity};
 pub use scratch::Scratch;

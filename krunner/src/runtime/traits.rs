@@ -2,9 +2,11 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::engine::{Engine, Surroundings};
 use super::plan::{Plan, Severity};
 use super::scratch::Scratch;
 use crate::config::{ChildEnv, Paths};
@@ -57,6 +59,12 @@ pub trait Runtime: Send + Sync {
     /// Folders' contents that show what the steps with `*` do, for `krunner languages`.
     fn examples(&self) -> Vec<Vec<String>> {
         Vec::new()
+    }
+
+    /// What runs `code` in place of a file, for languages that have such a thing. Called once, after
+    /// [`Self::init`]; must not wait.
+    fn engine(&self, _surroundings: Surroundings) -> Option<Arc<dyn Engine>> {
+        None
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::ChildEnv;
 use crate::error::chain;
 use crate::process::{Command, Control, Launcher, Outcome};
-use crate::runtime::{Plan, Runtime, Scratch, Severity, make_or_build};
+use crate::runtime::{Engine, Plan, Runtime, Scratch, Severity, make_or_build};
 use crate::tasks::blocking;
 use crate::wire::{Step, StepKind};
 
@@ -21,6 +21,7 @@ pub(super) struct Worker {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) launcher: Launcher,
     pub(super) env: ChildEnv,
+    pub(super) engine: Option<Arc<dyn Engine>>,
 }
 
 impl Worker {
@@ -39,8 +40,12 @@ impl Worker {
         self.carry_out(plan, control).await
     }
 
-    /// Writes the code to files in the working directory, and removes all that was made of them afterwards.
+    /// Gives the code to the engine; without one, writes it to files in the working directory, and removes all that
+    /// was made of them afterwards.
     async fn query(&self, code: String, control: &Control) -> i32 {
+        if let Some(engine) = &self.engine {
+            return engine.run(&code, control).await;
+        }
         let (runtime, mut scratch) = (Arc::clone(&self.runtime), Scratch::new("."));
         let (plan, scratch) = blocking(move || (runtime.query(&code, &mut scratch), scratch)).await;
         let exit_code = match plan {
