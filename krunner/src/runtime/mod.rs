@@ -2,8 +2,8 @@
 //!
 //! A runtime answers with a [`Plan`], which is data: the commands to run in order, or why there is
 //! nothing to run. It starts nothing itself (but for probes in [`Runtime::init`]), so a plan can be
-//! shown and tested without a compiler. [`KINDS`] is the table of all of them; a language is one file
-//! and one row.
+//! shown and tested without a compiler. The files that a snippet takes are made in a [`Scratch`], which
+//! removes them. [`KINDS`] is the table of all languages; each is one file and one row.
 
 mod app;
 mod c;

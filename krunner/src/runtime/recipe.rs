@@ -20,7 +20,7 @@ use super::traits::{InitContext, Runtime};
 use crate::error::chain;
 use crate::process::Command;
 
-/// A language as data. Where a field is left out ([`Recipe::new`]) there is nothing of the kind.
+/// A language as data. What is left out ([`Recipe::new`], [`Recipe::or_usual`]) it does not have.
 #[derive(Debug, Clone)]
 pub(super) struct Recipe {
     pub(super) toolchain: Toolchain,
@@ -83,10 +83,19 @@ pub(super) struct Code {
 }
 
 impl Recipe {
-    /// Does nothing yet.
+    /// Does nothing yet, with the program at the path.
     pub(super) fn new(path: PathBuf) -> Self {
+        Self::with(Toolchain { path, usual: None })
+    }
+
+    /// The same, with a program to be looked up in `PATH` when nothing is at the path.
+    pub(super) fn or_usual(path: PathBuf, name: &'static str) -> Self {
+        Self::with(Toolchain { path, usual: Some(name) })
+    }
+
+    fn with(toolchain: Toolchain) -> Self {
         Self {
-            toolchain: Toolchain { path, usual: None },
+            toolchain,
             environment: Environment::default(),
             start_script: None,
             build: &[],
@@ -94,11 +103,6 @@ impl Recipe {
             execute_is_optional: false,
             code: None,
         }
-    }
-
-    /// The same, with a program to be looked up in `PATH` when nothing is at the path.
-    pub(super) fn or_usual(path: PathBuf, name: &'static str) -> Self {
-        Self { toolchain: Toolchain { path, usual: Some(name) }, ..Self::new(PathBuf::new()) }
     }
 
     /// The command of a rule or a snippet.
