@@ -1,6 +1,6 @@
 //! Every language with its real compiler or interpreter, in batch and in query mode.
 //!
-//! One table, one test for each language, and a line on stderr for each language and step.
+//! One table; for each language a test of all its steps, with a line on stderr for each, and one through the agent's client.
 
 mod bad_input;
 mod java;
@@ -13,20 +13,35 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Instant;
 
-use krunner_tests::{Message, Raw, Runner, Setup, Transcript, require, wait};
+use krunner_tests::{Message, Raw, Runner, Setup, Steps, Transcript, host, require, wait};
 
 use self::table::Language;
+use crate::with_agent;
 
-/// The test of a language: all that follows, with the program of this machine.
+/// The tests of a language, with its program on this machine: all its steps, and a run by the agent's client.
 macro_rules! languages {
-    ($($test:ident: $row:ident,)*) => {$(
-        #[test]
-        fn $test() {
-            let language = &table::$row;
-            let program = require!((language.program)());
-            Trial { language, program: &program }.run_all();
+    ($($test:ident: $row:ident,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                let program = require!((table::$row.program)());
+                Trial { language: &table::$row, program: &program }.run_all();
+            }
+        )*
+
+        mod by_agent {
+            use super::*;
+
+            $(
+                #[test]
+                fn $test() {
+                    let client = require!(host::agent_python());
+                    let program = require!((table::$row.program)());
+                    Trial { language: &table::$row, program: &program }.run_by_agent(&client);
+                }
+            )*
         }
-    )*};
+    };
 }
 
 languages! {
@@ -73,6 +88,21 @@ impl<'a> Trial<'a> {
             let took = begun.elapsed().as_millis();
             // Past the capture of tests that succeed: this is the list of what was tried.
             let _ = writeln!(io::stderr(), "runtimes: {:<8} {name:<17} {took:>6} ms", self.language.name);
+        }
+    }
+
+    /// The three steps left to the runtime, then a snippet.
+    fn run_by_agent(&self, client: &Path) {
+        let Language { name, main, greets, .. } = self.language;
+        let setup = Setup::new(name).runtime(self.program).file(&format!("home/work/{main}"), greets);
+        let (_runner, agent) = with_agent(client, setup);
+
+        let run = agent.batch(Steps::HEURISTIC);
+        assert_eq!((run.codes(), run.exec().stdout.as_str()), (vec![0, 0, 3], "out\n"), "{run:#?}");
+        if self.language.queries {
+            let run = agent.query(greets);
+            let code = run.exec().exit_code.map(i64::from);
+            assert_eq!((code, run.stdout().as_str()), (Some(self.language.snippet_exit), "out\n"), "{run:#?}");
         }
     }
 
