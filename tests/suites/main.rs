@@ -27,6 +27,7 @@ mod oom_tenants;
 mod output;
 mod queue;
 mod reconnect;
+mod runtimes;
 mod startup;
 mod stop;
 
