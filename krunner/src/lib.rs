@@ -15,6 +15,7 @@ pub mod runtime;
 pub mod session;
 pub mod sys;
 pub mod tasks;
+pub mod terminal;
 pub mod transport;
 pub mod user_input;
 pub mod wire;

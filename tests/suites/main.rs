@@ -13,6 +13,8 @@ mod conformance_ops;
 mod doctor;
 mod environment;
 mod garbage;
+mod git_graph;
+mod git_terminal;
 mod interrupt;
 mod lifecycle;
 mod oom;

@@ -31,6 +31,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "procps", probe: Probe::Program("pkill"), why: "ps and pkill, as users have them in a terminal" },
     Package { name: "iproute2", probe: Probe::Program("ip"), why: "raises `lo` in a private network namespace" },
     Package { name: "util-linux", probe: Probe::Program("unshare"), why: "private namespaces for suites and bench" },
+    Package { name: "git", probe: Probe::Program("git"), why: "`%show graph` of the `git` runtime asks it" },
+    Package { name: "bash", probe: Probe::File("/bin/bash"), why: "the shell of the terminal" },
     Package { name: "libcap2-bin", probe: Probe::File("/sbin/setcap"), why: "file capabilities of a non-root runner" },
 ];
 

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 
 use crate::config::{ChildEnv, Paths};
 use crate::process::{Control, InputSource, Launcher};
+use crate::terminal::Line;
 
 /// What an engine works with.
 #[derive(Clone)]
@@ -22,6 +23,8 @@ pub struct Surroundings {
     pub paths: Paths,
     /// Asks the user.
     pub input: Arc<dyn InputSource>,
+    /// The wire of a terminal, for a runtime that [has one](super::Runtime::has_terminal).
+    pub line: Option<Arc<dyn Line>>,
 }
 
 /// Runs `code` for a session.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::traits::Runtime;
-use super::{app, c, python};
+use super::{app, c, git, python};
 
 /// One row: a language as the command line names it.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,7 @@ pub const KINDS: &[Kind] = &[
         user_input: true,
         make: |compiler| Arc::new(c::runtime(compiler)),
     },
+    Kind { name: "git", log_prefix: "shell-kernel", default_path: "", user_input: false, make: |_| Arc::new(git::Git) },
     Kind {
         name: "python",
         log_prefix: "python-kernel",

@@ -8,6 +8,7 @@
 mod app;
 mod c;
 mod engine;
+mod git;
 mod kind;
 mod native;
 mod plan;

@@ -56,6 +56,11 @@ pub trait Runtime: Send + Sync {
         Plan::missing("this runtime has no query mode")
     }
 
+    /// Whether there is to be a [`Line`](crate::terminal::Line) for [`Self::engine`].
+    fn has_terminal(&self) -> bool {
+        false
+    }
+
     /// What runs `code` in place of a file, for languages that have such a thing. Called once, after
     /// [`Self::init`]; must not wait.
     fn engine(&self, _surroundings: Surroundings) -> Option<Arc<dyn Engine>> {

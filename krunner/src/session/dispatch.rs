@@ -14,6 +14,7 @@ use super::queue::{Pushed, TaskQueue, Work};
 use super::signals::Signals;
 use super::start::{Preparation, Prepared};
 use super::stop;
+use super::terminal;
 use super::worker::Worker;
 use crate::config::{ChildEnv, Paths, Ports};
 use crate::error::{Critical, chain};
@@ -22,6 +23,7 @@ use crate::monitor::Means;
 use crate::process::{Console, Control, Launcher, Reaper};
 use crate::runtime::{Engine, Kind, Runtime};
 use crate::tasks::TaskGroup;
+use crate::terminal::Line;
 use crate::transport::{self, Inbound, Outbox, Queue};
 use crate::user_input::{self, InputWanted, UserInput};
 use crate::wire::{InputOptions, Op, Reply, ServiceOutcome, ServiceRequest, Step};
@@ -95,6 +97,7 @@ impl Session {
         let oom = Oom::start(settings.means, settings.paths.logs(), &tasks);
         let (report, events) = mpsc::channel(QUEUED_EVENTS);
         let runtime = (settings.kind.make)(settings.runtime_path);
+        let line = if runtime.has_terminal() { terminal::open(&settings.ports, &tasks).await } else { None };
         let mut session = Self {
             tasks,
             outbox,
@@ -115,11 +118,11 @@ impl Session {
             step_number: 0,
             started_at,
         };
-        session.prepare(settings.paths, settings.env);
+        session.prepare(settings.paths, settings.env, line);
         Ok(session)
     }
 
-    fn prepare(&mut self, paths: Paths, env: ChildEnv) {
+    fn prepare(&mut self, paths: Paths, env: ChildEnv, line: Option<Arc<dyn Line>>) {
         let control = Control::new();
         self.current = Some(control.clone());
         let preparation = Preparation {
@@ -127,6 +130,7 @@ impl Session {
             launcher: self.launcher.clone(),
             paths,
             input: self.input.source(),
+            line,
             control,
         };
         let report = self.report.clone();

@@ -21,7 +21,7 @@ const ALONE: &[&str] = &["sys", "wire", "exit"];
 
 /// A room and the rooms that it may use besides infrastructure and `sys`.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("session", &["runtime", "service", "process", "user_input", "monitor", "transport", "wire"]),
+    ("session", &["runtime", "terminal", "service", "process", "user_input", "monitor", "transport", "wire"]),
     ("runtime", &["jupyter", "terminal", "service", "process"]),
     ("jupyter", &["process"]),
     ("service", &["process"]),
