@@ -31,6 +31,12 @@ const PACKAGES: &[Package] = &[
     Package { name: "procps", probe: Probe::Program("pkill"), why: "ps and pkill, as users have them in a terminal" },
     Package { name: "iproute2", probe: Probe::Program("ip"), why: "raises `lo` in a private network namespace" },
     Package { name: "util-linux", probe: Probe::Program("unshare"), why: "private namespaces for suites and bench" },
+    Package { name: "r-base-core", probe: Probe::Program("R"), why: "the `r` runtime" },
+    Package {
+        name: "r-cran-irkernel",
+        probe: Probe::File("/usr/lib/R/site-library/IRkernel/DESCRIPTION"),
+        why: "the Jupyter kernel of the `r` runtime",
+    },
     Package { name: "libcap2-bin", probe: Probe::File("/sbin/setcap"), why: "file capabilities of a non-root runner" },
 ];
 

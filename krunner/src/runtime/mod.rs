@@ -8,6 +8,7 @@
 mod app;
 mod c;
 mod engine;
+mod jupyter;
 mod kind;
 mod native;
 mod plan;
