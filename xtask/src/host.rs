@@ -33,6 +33,12 @@ const PACKAGES: &[Package] = &[
     Package { name: "util-linux", probe: Probe::Program("unshare"), why: "private namespaces for suites and bench" },
     Package { name: "git", probe: Probe::Program("git"), why: "`%show graph` of the `git` runtime asks it" },
     Package { name: "bash", probe: Probe::File("/bin/bash"), why: "the shell of the terminal" },
+    Package { name: "r-base-core", probe: Probe::Program("R"), why: "the `r` runtime" },
+    Package {
+        name: "r-cran-irkernel",
+        probe: Probe::File("/usr/lib/R/site-library/IRkernel/DESCRIPTION"),
+        why: "the Jupyter kernel of the `r` runtime",
+    },
     Package { name: "libcap2-bin", probe: Probe::File("/sbin/setcap"), why: "file capabilities of a non-root runner" },
 ];
 

@@ -20,6 +20,7 @@ const REQUIREMENTS: &[&str] = &[
     "backend.ai-agent==23.3.8",  // the client that must work unmodified
     "ipykernel",                 // a Jupyter kernel for query mode
     "matplotlib",                // the commonest source of `media` replies
+    "pandas",                    // the commonest source of `html` replies
 ];
 
 /// The two Backend.AI packages accept this Python only.

@@ -55,6 +55,12 @@ impl Paths {
         self.at("home/work/.logs")
     }
 
+    /// For files that live no longer than the session.
+    #[must_use]
+    pub fn temporary(&self) -> PathBuf {
+        self.at("tmp")
+    }
+
     /// Where a program in batch mode asks for input.
     #[must_use]
     pub fn input_socket(&self) -> PathBuf {

@@ -9,6 +9,7 @@ mod app;
 mod c;
 mod engine;
 mod git;
+mod jupyter;
 mod kind;
 mod native;
 mod plan;

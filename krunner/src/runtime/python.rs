@@ -5,13 +5,17 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::engine::{Engine, Surroundings};
+use super::jupyter::JupyterKernel;
 use super::plan::{Plan, Severity};
 use super::traits::{InitContext, Runtime};
 use crate::config::promote;
+use crate::jupyter::Interpreter;
 use crate::process::Command;
 use crate::tasks::blocking;
 
@@ -23,17 +27,31 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(20);
 const SITECUSTOMIZE: &str = include_str!("python/sitecustomize.py");
 const SOCKET_PLACEHOLDER: &str = "\"@INPUT_SOCKET@\"";
 
+/// Variables of the Jupyter kernel alone. Plots are shown where they are made, whatever the image says for
+/// programs in batch mode, and without touching the user's IPython configuration. The debugger, which nobody
+/// uses here, is not to warn of itself.
+const KERNEL_VARIABLES: [(&str, &str); 2] =
+    [("MPLBACKEND", "module://matplotlib_inline.backend_inline"), ("PYDEVD_DISABLE_FILE_VALIDATION", "1")];
+
+/// Asked of the interpreter at the start: `user site NUL prefix NUL whether that is a virtual environment`.
+const PROBE: &str = "\
+import site, sys
+sys.stdout.write('\\0'.join([site.getusersitepackages(), sys.prefix, str(sys.prefix != sys.base_prefix)]))
+";
+
 pub(super) struct Python {
-    interpreter: PathBuf,
+    path: PathBuf,
+    /// Known once it was asked.
+    interpreter: OnceLock<Interpreter>,
 }
 
 impl Python {
     pub(super) fn new(interpreter: PathBuf) -> Self {
-        Self { interpreter }
+        Self { path: interpreter, interpreter: OnceLock::new() }
     }
 
     fn call(&self, arguments: &[&str]) -> Command {
-        let program = self.interpreter.clone().into_os_string();
+        let program = self.path.clone().into_os_string();
         Command::argv(std::iter::once(program).chain(arguments.iter().map(OsString::from)))
     }
 }
@@ -42,9 +60,11 @@ impl Python {
 impl Runtime for Python {
     async fn init(&self, context: InitContext<'_>) -> Result<(), String> {
         let InitContext { launcher, paths, control, env } = context;
-        let probe = self.call(&["-c", "import site, sys; sys.stdout.write(site.getusersitepackages())"]);
-        let user_site =
-            PathBuf::from(OsString::from_vec(launcher.capture(&probe, env, control, PROBE_DEADLINE).await?));
+        let answer = launcher.capture(&self.call(&["-c", PROBE]), env, control, PROBE_DEADLINE).await?;
+        let mut answers = answer.split(|byte| *byte == 0).map(|answer| OsString::from_vec(answer.to_vec()));
+        let mut next = || answers.next().unwrap_or_default();
+        let (user_site, prefix, is_virtual) = (PathBuf::from(next()), PathBuf::from(next()), next() == "True");
+        let _ = self.interpreter.set(Interpreter { path: self.path.clone(), prefix, is_virtual });
         if !user_site.is_absolute() {
             return Err(format!("the interpreter names {} as its user site folder", user_site.display()));
         }
@@ -68,6 +88,16 @@ impl Runtime for Python {
             return Plan::one(self.call(&["main.py"]).in_batch_mode());
         }
         Plan::missing("there is no \"main.py\" to run")
+    }
+
+    fn engine(&self, mut surroundings: Surroundings) -> Option<Arc<dyn Engine>> {
+        surroundings.env.extend(KERNEL_VARIABLES.map(|(name, value)| (name.into(), value.into())));
+        let kernel = JupyterKernel {
+            name: "python",
+            interpreter: self.interpreter.get().cloned(),
+            remedy: format!("install one: `{} -m pip install ipykernel`", self.path.display()),
+        };
+        Some(kernel.start(surroundings))
     }
 }
 
