@@ -76,6 +76,14 @@ fn find_agent_python() -> Result<PathBuf, String> {
     Ok(python)
 }
 
+/// The same interpreter, if it has that module as well.
+pub fn agent_python_with(module: &str) -> Result<PathBuf, String> {
+    let python = agent_python()?;
+    let import = Command::new(&python).args(["-c", &format!("import {module}")]).stdin(Stdio::null()).output();
+    let imported = import.is_ok_and(|output| output.status.success());
+    if imported { Ok(python) } else { Err(format!("{} cannot import {module}", python.display())) }
+}
+
 /// An interpreter for user code: the system's, as in an image, else the venv's.
 pub fn user_python() -> Result<PathBuf, String> {
     let system = PathBuf::from("/usr/bin/python3");

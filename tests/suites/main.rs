@@ -11,6 +11,7 @@ mod conformance_batch;
 mod conformance_input;
 mod conformance_ops;
 mod doctor;
+mod drawing;
 mod environment;
 mod garbage;
 mod git_graph;

@@ -53,14 +53,17 @@ fn stream(name: &Stdio) -> Stream {
     }
 }
 
+/// Of our own Python modules (`runtime/python/drawing`).
+const DRAWING: &str = "application/x-sorna-drawing";
+
 /// What can be shown, richest first. Plain text is better than nothing.
-const FORMS: [&str; 5] = ["text/html", "image/svg+xml", "image/png", "image/jpeg", "text/plain"];
+const FORMS: [&str; 6] = [DRAWING, "text/html", "image/svg+xml", "image/png", "image/jpeg", "text/plain"];
 
 fn form(mime: &str, text: String) -> Shown {
     match mime {
         "text/plain" => Shown::Text(Stream::Stdout, text),
         "text/html" => Shown::Rich(Rich::Html(text)),
-        "image/svg+xml" => Shown::Rich(Rich::Media { mime: mime.to_owned(), data: text.into() }),
+        "image/svg+xml" | DRAWING => Shown::Rich(Rich::Media { mime: mime.to_owned(), data: text.into() }),
         _ => {
             // Some kernels break it into lines, as MIME does.
             let mut url = format!("data:{mime};base64,");

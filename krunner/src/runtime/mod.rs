@@ -16,6 +16,7 @@ mod plan;
 mod python;
 mod sources;
 mod traits;
+mod user_site;
 
 pub use engine::{Engine, Surroundings};
 pub use kind::{KINDS, Kind};

@@ -1,8 +1,6 @@
-//! `python`: scripts in batch mode, with `input()` asking the runner.
+//! `python`: scripts in batch mode, with `input()` asking the runner; a Jupyter kernel in query mode.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -14,6 +12,7 @@ use super::engine::{Engine, Surroundings};
 use super::jupyter::JupyterKernel;
 use super::plan::{Plan, Severity};
 use super::traits::{InitContext, Runtime};
+use super::user_site;
 use crate::config::promote;
 use crate::jupyter::Interpreter;
 use crate::process::Command;
@@ -21,11 +20,6 @@ use crate::tasks::blocking;
 
 /// An interpreter on a cold network mount takes seconds to start.
 const PROBE_DEADLINE: Duration = Duration::from_secs(20);
-
-/// Loaded by the interpreter at its start (docs.python.org/3/library/site.html); the socket's path
-/// is filled in.
-const SITECUSTOMIZE: &str = include_str!("python/sitecustomize.py");
-const SOCKET_PLACEHOLDER: &str = "\"@INPUT_SOCKET@\"";
 
 /// Variables of the Jupyter kernel alone. Plots are shown where they are made, whatever the image says for
 /// programs in batch mode, and without touching the user's IPython configuration. The debugger, which nobody
@@ -70,10 +64,8 @@ impl Runtime for Python {
         }
         env.entry(OsStr::new("PYTHONPATH").into()).or_default();
         promote(env, "PYTHONPATH", &user_site);
-        let file = user_site.join("sitecustomize.py");
-        let (target, socket) = (file.clone(), paths.input_socket());
-        let installed = blocking(move || install(&target, &socket)).await;
-        installed.map_err(|error| format!("cannot write {}: {error}", file.display()))
+        let socket = paths.input_socket();
+        blocking(move || user_site::install(&user_site, &socket)).await
     }
 
     fn build(&self, directory: &Path) -> Plan {
@@ -101,31 +93,10 @@ impl Runtime for Python {
     }
 }
 
-/// Writes the file whole or not at all: an interpreter may start at any moment.
-fn install(file: &Path, socket: &Path) -> io::Result<()> {
-    let folder = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    fs::create_dir_all(folder)?;
-    // A JSON string is a Python string.
-    let socket = serde_json::to_string(&socket.to_string_lossy())?;
-    let mut new = tempfile::NamedTempFile::new_in(folder)?;
-    new.write_all(SITECUSTOMIZE.replace(SOCKET_PLACEHOLDER, &socket).as_bytes())?;
-    new.persist(file)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_socket_is_filled_in() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("site/sitecustomize.py");
-        install(&file, Path::new("/tmp/it's \"here\".sock")).unwrap();
-        let text = fs::read_to_string(file).unwrap();
-        assert!(text.contains(r#"SOCKET = "/tmp/it's \"here\".sock""#), "{text}");
-        assert!(!text.contains("@INPUT_SOCKET@"));
-    }
+    use std::fs;
 
     #[test]
     fn heuristics_look_for_the_usual_files() {
