@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod exit;
+pub mod http_client;
 pub mod jupyter;
 pub mod logging;
 pub mod monitor;

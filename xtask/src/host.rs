@@ -39,6 +39,7 @@ const PACKAGES: &[Package] = &[
         probe: Probe::File("/usr/lib/R/site-library/IRkernel/DESCRIPTION"),
         why: "the Jupyter kernel of the `r` runtime",
     },
+    Package { name: "openssl", probe: Probe::Program("openssl"), why: "certificates for servers in tests" },
     Package { name: "libcap2-bin", probe: Probe::File("/sbin/setcap"), why: "file capabilities of a non-root runner" },
 ];
 

@@ -67,6 +67,12 @@ impl Paths {
         self.at("tmp/bai-user-input.sock")
     }
 
+    /// Starts the daemon of H2O Driverless AI.
+    #[must_use]
+    pub fn h2o_daemon(&self) -> PathBuf {
+        self.at("opt/h2oai/dai/run-dai.sh")
+    }
+
     /// Folders that lead `PATH` when they exist; the last one here comes first.
     #[must_use]
     pub fn promoted_if_present(&self) -> [PathBuf; 3] {

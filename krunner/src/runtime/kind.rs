@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+#[cfg(feature = "polly")]
+use super::polly;
 use super::traits::Runtime;
-use super::{app, c, git, python};
+use super::{app, c, git, h2o, python, r_server};
 
 /// One row: a language as the command line names it.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +46,28 @@ pub const KINDS: &[Kind] = &[
         default_path: "/usr/bin/python",
         user_input: true,
         make: |interpreter| Arc::new(python::Python::new(interpreter)),
+    },
+    Kind {
+        name: "r_server_ms",
+        log_prefix: "r_server_ms-kernel",
+        default_path: "",
+        user_input: false,
+        make: |_| Arc::new(r_server::RServer),
+    },
+    #[cfg(feature = "polly")]
+    Kind {
+        name: "vendor.aws_polly",
+        log_prefix: "vendor.aws_polly-kernel",
+        default_path: "",
+        user_input: false,
+        make: |_| Arc::new(polly::Polly),
+    },
+    Kind {
+        name: "vendor.h2o",
+        log_prefix: "vendor.h2o-kernel",
+        default_path: "/opt/h2oai/dai/python/bin/python",
+        user_input: true,
+        make: |interpreter| Arc::new(h2o::H2o::new(interpreter)),
     },
 ];
 

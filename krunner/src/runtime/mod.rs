@@ -9,11 +9,16 @@ mod app;
 mod c;
 mod engine;
 mod git;
+mod h2o;
 mod jupyter;
 mod kind;
 mod native;
 mod plan;
+#[cfg(feature = "polly")]
+mod polly;
 mod python;
+mod r_server;
+mod remote;
 mod sources;
 mod traits;
 mod user_site;

@@ -36,8 +36,9 @@ const LONG_ENOUGH: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// How long the shell's last words are waited for when something else has the terminal open as well.
-const DRAIN_PATIENCE: Duration = Duration::from_millis(300);
+/// How long the shell's last words may take to be shown. They end with the shell, whoever else has the terminal
+/// open: the kernel hangs it up when its session's leader goes (`disassociate_ctty`).
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is read from the terminal at once: the kernel hands over 4 KiB at most (`N_TTY_BUF_SIZE`).
 const CHUNK_BYTES: usize = 4096;
