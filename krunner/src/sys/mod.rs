@@ -8,6 +8,7 @@ mod privilege;
 mod proctitle;
 mod pty;
 mod queues;
+mod readiness;
 mod reap;
 
 pub use bpf_call::try_bpf;
@@ -17,4 +18,5 @@ pub use privilege::{Capabilities, Capability, drop_added, effective, permitted, 
 pub use proctitle::set_process_title;
 pub use pty::{lead_session_on_stdin, set_window_size};
 pub use queues::{readable_bytes, unsent_bytes};
-pub use reap::reap_any;
+pub use readiness::readable;
+pub use reap::{Ended, ended_child, reap};

@@ -62,7 +62,11 @@ fn attach(target: &Target) -> Result<Attached, String> {
     let _ = sys::raise_permitted();
     bpf::attach(target).map_err(|error| {
         let findings = probe::of_this_host(&ProbeRoots::default(), sys::try_bpf());
-        let reasons = findings.choose().why_not_better;
-        reasons.first().map_or_else(|| chain(&error), |reason| format!("{}: {reason}", chain(&error)))
+        let told = chain(&error);
+        match findings.choose().why_not_better.first() {
+            Some(reason) if reason.what == told => reason.to_string(),
+            Some(reason) => format!("{told}: {reason}"),
+            None => told,
+        }
     })
 }
