@@ -13,6 +13,7 @@ use jupyter_protocol::{
     CompleteReply, CompleteRequest, ExecuteRequest, ExecutionState, InputReply, InputRequest, InterruptRequest,
     JupyterMessageContent, KernelInfoRequest, ShutdownRequest, Status,
 };
+use serde::Deserialize;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
@@ -112,17 +113,21 @@ impl Client {
         (Arc::new(client), Outgoing { shell: shell_out, control: control_out, stdin: stdin_out })
     }
 
-    /// Returns when the kernel answers, and is heard where it publishes.
-    pub(super) async fn ready(self: &Arc<Self>) {
+    /// Returns when the kernel answers, and is heard where it publishes; with the name of its implementation.
+    pub(super) async fn ready(self: &Arc<Self>) -> String {
+        let mut implementation = String::new();
         for _ in 0..HEAR_TRIES {
-            let Some(mut info) = self.ask(&self.shell, KernelInfoRequest {}).await else { return };
-            let _ = (&mut info.reply).await;
+            let Some(mut info) = self.ask(&self.shell, KernelInfoRequest {}).await else { break };
+            if let Ok(reply) = (&mut info.reply).await {
+                implementation = implementation_in(&reply.content);
+            }
             // Its state is published with every request; what it says before we have subscribed is lost.
             if timeout(HEAR_PATIENCE, &mut info.idle).await.is_ok() {
-                return;
+                return implementation;
             }
         }
         tracing::debug!("the kernel does not publish its state");
+        implementation
     }
 
     /// Asks to run code.
@@ -251,6 +256,16 @@ impl Client {
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Nothing else of a kernel's description matters here.
+fn implementation_in(info: &[u8]) -> String {
+    #[derive(Default, Deserialize)]
+    struct Info {
+        #[serde(default)]
+        implementation: String,
+    }
+    serde_json::from_slice(info).unwrap_or_else(|_| Info::default()).implementation
 }
 
 /// Whether what the kernel publishes keeps coming.

@@ -23,11 +23,12 @@ use super::client::{Client, End};
 use super::connection::{Endpoints, Sockets};
 use super::kernel::{KernelSettings, Live, Shared, State};
 use super::kernelspec::{self, Kernelspec};
+use super::raw_output::RawOutput;
 use super::sockets::Traffic;
 use super::zmtp::Broken;
 use crate::config::ChildEnv;
 use crate::error::chain;
-use crate::process::{Control, Exit, Outcome, SpawnError};
+use crate::process::{Control, Exit, Launcher, Outcome, OutputSink, SpawnError};
 use crate::tasks::blocking;
 
 /// From its start to its first answer. Interpreters on a cold network mount take their time.
@@ -48,6 +49,9 @@ const BROKEN: i32 = -1;
 /// Tells ipykernel whose child it is, as Jupyter's own clients do: it ends with its parent, and keeps its
 /// address to itself.
 const PARENT: &str = "JPY_PARENT_PID";
+
+/// What ipykernel calls itself.
+const IPYKERNEL: &str = "ipython";
 
 pub(super) struct Supervisor {
     shared: Arc<Shared>,
@@ -106,14 +110,16 @@ impl Supervisor {
         let command = spec.command(endpoints.file(), settings.interpreter.as_ref());
         let env = environment(settings, &spec);
         let process = Control::new();
+        let raw = RawOutput::new(Arc::clone(&settings.launcher.sink));
+        let launcher = Launcher { sink: Arc::clone(&raw) as Arc<dyn OutputSink>, ..settings.launcher.clone() };
         endpoints.release_ports();
-        let mut exit = pin!(settings.launcher.run(&command, &env, &process));
+        let mut exit = pin!(launcher.run(&command, &env, &process));
         let cause = tokio::select! {
             biased;
             () = self.shared.stop.cancelled() => Cause::Stop,
             outcome = &mut exit => Cause::Process(outcome),
             connected = timeout_at(deadline, endpoints.connect()) => match connected {
-                Ok(Ok(sockets)) => return self.serve(&spec, sockets, deadline, &process, exit).await,
+                Ok(Ok(sockets)) => return self.serve(&spec, sockets, deadline, &process, &raw, exit).await,
                 Ok(Err(broken)) => Cause::Sockets(broken),
                 Err(_) => Cause::NotReady,
             },
@@ -150,6 +156,7 @@ impl Supervisor {
         sockets: Sockets,
         deadline: Instant,
         process: &Control,
+        raw: &RawOutput,
         mut exit: Pin<&mut (impl Future<Output = Result<Outcome, SpawnError>> + Send)>,
     ) -> Ended {
         let (client, outgoing) = Client::new(sockets.signer);
@@ -159,7 +166,7 @@ impl Supervisor {
         let mut cause = tokio::select! {
             biased;
             () = self.shared.stop.cancelled() => Cause::Stop,
-            cause = self.life(&client, process, spec, deadline) => cause,
+            cause = self.life(&client, process, raw, spec, deadline) => cause,
             outcome = &mut exit => Cause::Process(outcome),
             broken = &mut served => Cause::Sockets(broken),
             broken = &mut delivered => Cause::Sockets(broken),
@@ -182,15 +189,26 @@ impl Supervisor {
                 () = client.flow.dry_for(LAST_OUTPUT) => {}
             }
         }
+        if let Cause::Process(_) = cause {
+            raw.last_words().await;
+        }
         let ended = ended(&spec.name, &cause, was_ready && client.has_run());
         client.end(End { exit_code: exit_code(&cause) });
         ended
     }
 
     /// From the first question to the kernel's own wish to end.
-    async fn life(&self, client: &Arc<Client>, process: &Control, spec: &Kernelspec, deadline: Instant) -> Cause {
-        if timeout_at(deadline, client.ready()).await.is_err() {
-            return Cause::NotReady;
+    async fn life(
+        &self,
+        client: &Arc<Client>,
+        process: &Control,
+        raw: &RawOutput,
+        spec: &Kernelspec,
+        deadline: Instant,
+    ) -> Cause {
+        let Ok(implementation) = timeout_at(deadline, client.ready()).await else { return Cause::NotReady };
+        if implementation == IPYKERNEL {
+            raw.is_published();
         }
         tracing::debug!("the {} kernel is ready", spec.name);
         let live = Live {
