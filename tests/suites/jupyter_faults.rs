@@ -7,7 +7,7 @@ use krunner_tests::{Agent, Runner, Setup, host, proc, require, wait};
 use serde_json::json;
 
 use crate::jupyter::session;
-use crate::with_agent;
+use crate::{lines, with_agent};
 
 /// A session whose kernel is the stand-in.
 fn setup(python: &Path, mode: &str, interrupt_mode: &str) -> Setup {
@@ -134,7 +134,7 @@ fn a_flood_comes_whole_and_in_order() {
     let python = require!(host::agent_python());
     let (_runner, agent) = start(&python, "floods");
     let run = agent.query(&COUNT.to_string());
-    let expected: String = (0..COUNT).map(|number| format!("{number}\n")).collect();
+    let expected = lines(0..COUNT);
     assert_eq!(run.codes(), [0]);
     assert!(run.stdout() == expected, "{} bytes in place of {}", run.stdout().len(), expected.len());
 }

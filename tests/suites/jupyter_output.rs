@@ -3,7 +3,8 @@
 use krunner_tests::zmtp::Peer;
 use krunner_tests::{Message, Raw, Runner, host, proc, require, wait};
 
-use crate::jupyter::session;
+use crate::jupyter::{kernel_but, session};
+use crate::lines;
 
 /// What the runner may grow to.
 const PEAK_RSS_KIB: u64 = 32 * 1024;
@@ -75,7 +76,7 @@ print('end', time.monotonic(), flush=True)"
     read_stdout(&mut raw, |piece| text.push_str(std::str::from_utf8(piece).expect("ASCII")));
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("a clock");
     let (numbers, end) = text.split_once("end ").expect("the last line");
-    let expected: String = (0..COUNT).map(|i| format!("{i}\n")).collect();
+    let expected = lines(0..COUNT);
     assert!(numbers == expected, "{} bytes in place of {}", numbers.len(), expected.len());
     let printed_at: f64 = end.trim().parse().expect("seconds");
     let behind = std::time::Duration::from(now).as_secs_f64() - printed_at;
@@ -90,7 +91,7 @@ fn an_agent_that_stalls_pauses_the_kernel_and_loses_nothing() {
     let runner = session(&python).start();
     let mut first = Raw::connect(&runner);
     ready(&mut first, &runner);
-    let kernel = runner.wait_for_program("python", 1)[0];
+    let kernel = kernel_but(&runner, None);
     drop(first);
     let (replin, replout) = runner.ports();
     let pull = Peer::connect_narrow(replout, 16 * 1024);
@@ -126,7 +127,7 @@ fn what_a_subprocess_writes_comes_once() {
 }
 
 #[test]
-fn a_crash_leaves_its_stack_trace() {
+fn a_crash_is_told_by_its_signal() {
     let python = require!(host::jupyter_python());
     let runner = session(&python).start();
     let mut raw = Raw::connect(&runner);
@@ -134,6 +135,5 @@ fn a_crash_leaves_its_stack_trace() {
     raw.op("code", "import ctypes; ctypes.string_at(0)");
     let run = raw.read_runs(1);
     assert_eq!(run.codes(), [("finished", -11)]);
-    assert!(run.stderr().contains("Segmentation fault"), "{}", run.stderr());
-    assert!(run.stderr().contains("was killed by signal 11"), "{}", run.stderr());
+    assert!(run.stderr().contains("was killed by signal 11 (SIGSEGV)"), "{}", run.stderr());
 }

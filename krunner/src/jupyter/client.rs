@@ -284,11 +284,11 @@ impl Flow {
     pub(super) async fn dry_for(&self, long: Duration) {
         loop {
             let dry = self.dry_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed());
-            match dry {
-                Some(dry) if dry >= long => return,
-                Some(dry) => sleep(long - dry).await,
-                None => sleep(long).await,
+            let left = long.saturating_sub(dry.unwrap_or_default());
+            if left.is_zero() {
+                return;
             }
+            sleep(left).await;
         }
     }
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::FusedFuture as _;
+use nix::sys::signal::Signal;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::{Client, End};
@@ -143,10 +144,8 @@ impl Supervisor {
             })?;
             Ok((spec, endpoints))
         });
-        prepared.await.map_err(|(problem, no_kernel)| match no_kernel {
-            true => format!("{problem}; {}", settings.remedy),
-            false => problem,
-        })
+        let remedied = |problem| format!("{problem}; {}", settings.remedy);
+        prepared.await.map_err(|(problem, no_kernel)| if no_kernel { remedied(problem) } else { problem })
     }
 
     /// Stays with a kernel that listens.
@@ -171,7 +170,7 @@ impl Supervisor {
             broken = &mut served => Cause::Sockets(broken),
             broken = &mut delivered => Cause::Sockets(broken),
         };
-        let was_ready = self.leave(&client);
+        let was_ready = self.shared.leave(&client);
         {
             let mut farewell = pin!(farewell(&mut cause, &client, process, exit));
             loop {
@@ -188,9 +187,6 @@ impl Supervisor {
                 _ = &mut delivered => {}
                 () = client.flow.dry_for(LAST_OUTPUT) => {}
             }
-        }
-        if let Cause::Process(_) = cause {
-            raw.last_words().await;
         }
         let ended = ended(&spec.name, &cause, was_ready && client.has_run());
         client.end(End { exit_code: exit_code(&cause) });
@@ -221,18 +217,6 @@ impl Supervisor {
         self.shared.state.send_replace(State::Ready(live));
         exits.notified().await;
         Cause::OwnWish
-    }
-
-    /// No further code is for this kernel; whether any could have been.
-    fn leave(&self, client: &Arc<Client>) -> bool {
-        let ready = |state: &State| matches!(state, State::Ready(live) if Arc::ptr_eq(&live.client, client));
-        self.shared.state.send_if_modified(|state| {
-            let was_ready = ready(state);
-            if was_ready {
-                *state = State::Starting;
-            }
-            was_ready
-        })
     }
 }
 
@@ -277,7 +261,10 @@ fn ended(name: &str, cause: &Cause, was_used: bool) -> Ended {
         Cause::NotReady => format!("has not answered within {READY_DEADLINE:?}"),
         Cause::Sockets(broken) => format!("was ended: {}", chain(broken)),
         Cause::Process(Ok(outcome)) => match outcome {
-            Outcome::Ended(Exit::Signal(signal)) => format!("was killed by signal {signal}"),
+            Outcome::Ended(Exit::Signal(signal)) => {
+                let name = Signal::try_from(*signal).map_or("a real-time signal", Signal::as_str);
+                format!("was killed by signal {signal} ({name})")
+            }
             outcome => format!("has ended with code {}", outcome.code()),
         },
         Cause::Process(Err(error)) => format!("was not started: {}", chain(error)),
@@ -325,7 +312,7 @@ mod tests {
         let cause = Cause::Process(Ok(Outcome::Ended(Exit::Signal(9))));
         assert!(matches!(ended("python3", &cause, true), Ended::Died));
         let Ended::Failed(reason) = ended("python3", &cause, false) else { panic!("it would spin") };
-        assert!(reason.starts_with("the python3 kernel was killed by signal 9;"), "{reason}");
+        assert!(reason.starts_with("the python3 kernel was killed by signal 9 (SIGKILL);"), "{reason}");
         assert!(matches!(ended("python3", &Cause::OwnWish, true), Ended::Died));
     }
 }
