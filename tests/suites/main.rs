@@ -17,6 +17,7 @@ mod interrupt;
 mod jupyter;
 mod jupyter_faults;
 mod jupyter_output;
+mod jupyter_r;
 mod lifecycle;
 mod oom;
 mod oom_burst;
