@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -74,6 +74,23 @@ fn find_agent_python() -> Result<PathBuf, String> {
         return Err(format!("{python} cannot import ai.backend.agent"));
     }
     Ok(python)
+}
+
+/// The same interpreter, with a Jupyter kernel that has pandas and matplotlib.
+pub fn jupyter_python() -> Result<PathBuf, String> {
+    agent_python_with("ipykernel, pandas, matplotlib")
+}
+
+/// The folder of the environment that a Python belongs to.
+pub fn folder_of(python: &Path) -> PathBuf {
+    python.parent().and_then(Path::parent).unwrap_or(python).to_path_buf()
+}
+
+/// R with its Jupyter kernel.
+pub fn r_with_kernel() -> Result<PathBuf, String> {
+    let r = program("R")?;
+    let library = PathBuf::from("/usr/lib/R/site-library/IRkernel/DESCRIPTION");
+    if library.is_file() { Ok(r) } else { Err("no IRkernel for R".to_owned()) }
 }
 
 /// The same interpreter, if it has that module as well.

@@ -13,6 +13,7 @@ use jupyter_protocol::{
     CompleteReply, CompleteRequest, ExecuteRequest, ExecutionState, InputReply, InputRequest, InterruptRequest,
     JupyterMessageContent, KernelInfoRequest, ShutdownRequest, Status,
 };
+use serde::Deserialize;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
@@ -112,17 +113,21 @@ impl Client {
         (Arc::new(client), Outgoing { shell: shell_out, control: control_out, stdin: stdin_out })
     }
 
-    /// Returns when the kernel answers, and is heard where it publishes.
-    pub(super) async fn ready(self: &Arc<Self>) {
+    /// Returns when the kernel answers, and is heard where it publishes; with the name of its implementation.
+    pub(super) async fn ready(self: &Arc<Self>) -> String {
+        let mut implementation = String::new();
         for _ in 0..HEAR_TRIES {
-            let Some(mut info) = self.ask(&self.shell, KernelInfoRequest {}).await else { return };
-            let _ = (&mut info.reply).await;
+            let Some(mut info) = self.ask(&self.shell, KernelInfoRequest {}).await else { break };
+            if let Ok(reply) = (&mut info.reply).await {
+                implementation = implementation_in(&reply.content);
+            }
             // Its state is published with every request; what it says before we have subscribed is lost.
             if timeout(HEAR_PATIENCE, &mut info.idle).await.is_ok() {
-                return;
+                return implementation;
             }
         }
         tracing::debug!("the kernel does not publish its state");
+        implementation
     }
 
     /// Asks to run code.
@@ -253,6 +258,16 @@ impl Client {
     }
 }
 
+/// Nothing else of a kernel's description matters here.
+fn implementation_in(info: &[u8]) -> String {
+    #[derive(Default, Deserialize)]
+    struct Info {
+        #[serde(default)]
+        implementation: String,
+    }
+    serde_json::from_slice(info).unwrap_or_else(|_| Info::default()).implementation
+}
+
 /// Whether what the kernel publishes keeps coming.
 #[derive(Default)]
 pub(super) struct Flow {
@@ -269,11 +284,11 @@ impl Flow {
     pub(super) async fn dry_for(&self, long: Duration) {
         loop {
             let dry = self.dry_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed());
-            match dry {
-                Some(dry) if dry >= long => return,
-                Some(dry) => sleep(long - dry).await,
-                None => sleep(long).await,
+            let left = long.saturating_sub(dry.unwrap_or_default());
+            if left.is_zero() {
+                return;
             }
+            sleep(left).await;
         }
     }
 }

@@ -75,6 +75,19 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
 }
 
+impl Shared {
+    /// No further code is for this kernel; whether any could have been.
+    pub(super) fn leave(&self, client: &Arc<Client>) -> bool {
+        self.state.send_if_modified(|state| {
+            let was_ready = matches!(state, State::Ready(live) if Arc::ptr_eq(&live.client, client));
+            if was_ready {
+                *state = State::Starting;
+            }
+            was_ready
+        })
+    }
+}
+
 /// Runs code in a Jupyter kernel, which is started at once and again when it has died.
 pub struct Kernel {
     shared: Arc<Shared>,
@@ -110,7 +123,8 @@ impl Kernel {
         };
         let done = execution.run(code, &mut asks).await;
         if done.kernel_exits {
-            self.retire(&live);
+            self.shared.leave(&live.client);
+            live.exits.notify_one();
         }
         done.exit_code
     }
@@ -141,19 +155,6 @@ impl Kernel {
         self.shared.stop.cancel();
         // Cannot fail: we keep the sending end.
         let _ = self.shared.state.subscribe().wait_for(|state| matches!(state, State::Stopped)).await;
-    }
-
-    /// The next code is for the next kernel.
-    fn retire(&self, retired: &Live) {
-        let is_this = |state: &State| matches!(state, State::Ready(live) if Arc::ptr_eq(&live.client, &retired.client));
-        self.shared.state.send_if_modified(|state| {
-            let this = is_this(state);
-            if this {
-                *state = State::Starting;
-            }
-            this
-        });
-        retired.exits.notify_one();
     }
 
     /// Waits for a kernel; the exit code of the run when there is none.

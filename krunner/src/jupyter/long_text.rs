@@ -93,6 +93,7 @@ impl LongText {
         Ok(())
     }
 
+    #[expect(clippy::match_same_arms, reason = "a line for each transition")]
     fn step(&mut self, byte: u8, text: &mut Vec<u8>) -> Result<(), Malformed> {
         self.state = match (self.state, byte) {
             (State::Key(escape), _) => self.in_word(escape, byte).map_or(State::Colon, State::Key),

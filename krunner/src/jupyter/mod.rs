@@ -21,6 +21,7 @@ mod kernelspec;
 mod long_text;
 mod message;
 mod pulse;
+mod raw_output;
 mod render;
 mod sockets;
 mod supervisor;

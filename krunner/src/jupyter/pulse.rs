@@ -1,7 +1,7 @@
 //! When silence means that a kernel hangs. Pure.
 //!
-//! Some kernels answer heartbeats while code runs, from a thread of their own (ipykernel); some do not
-//! (IRkernel). A kernel's silence counts when it is idle, or has been heard while busy before.
+//! Some kernels answer heartbeats while code runs, from a thread of their own (`ipykernel`); some do not
+//! (`IRkernel`). A kernel's silence counts when it is idle, or has been heard while busy before.
 
 use std::time::Duration;
 

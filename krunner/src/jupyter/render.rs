@@ -88,47 +88,47 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    fn shown(kind: &str, content: &Value) -> Option<Shown> {
-        render(kind, content.to_string().as_bytes()).unwrap()
+    fn shown(kind: &str, content: &Value) -> Vec<Shown> {
+        render(kind, content.to_string().as_bytes()).unwrap().into_iter().collect()
     }
 
-    fn said(stream: Stream, text: &str) -> Option<Shown> {
-        Some(Shown::Text(stream, text.to_owned()))
+    fn said(stream: Stream, text: &str) -> Shown {
+        Shown::Text(stream, text.to_owned())
     }
 
-    fn media(mime: &str, data: &str) -> Option<Shown> {
-        Some(Shown::Rich(Rich::Media { mime: mime.to_owned(), data: data.into() }))
+    fn media(mime: &str, data: &str) -> Shown {
+        Shown::Rich(Rich::Media { mime: mime.to_owned(), data: data.into() })
     }
 
     #[test]
     fn text_and_tracebacks() {
-        assert_eq!(shown("stream", &json!({"name": "stdout", "text": "a"})), said(Stream::Stdout, "a"));
-        assert_eq!(shown("stream", &json!({"name": "stderr", "text": "b"})), said(Stream::Stderr, "b"));
+        assert_eq!(shown("stream", &json!({"name": "stdout", "text": "a"})), [said(Stream::Stdout, "a")]);
+        assert_eq!(shown("stream", &json!({"name": "stderr", "text": "b"})), [said(Stream::Stderr, "b")]);
         let error = json!({"ename": "E", "evalue": "v", "traceback": ["\u{1b}[31m---", "E: v"]});
-        assert_eq!(shown("error", &error), said(Stream::Stderr, "\u{1b}[31m---\nE: v"));
+        assert_eq!(shown("error", &error), [said(Stream::Stderr, "\u{1b}[31m---\nE: v")]);
     }
 
     #[test]
     fn the_richest_form_is_shown() {
         let display = |data: Value| shown("display_data", &json!({"data": data, "metadata": {}, "transient": {}}));
-        assert_eq!(display(json!({"text/plain": "1"})), said(Stream::Stdout, "1"));
-        let html = Some(Shown::Rich(Rich::Html("<b>1</b>".into())));
+        assert_eq!(display(json!({"text/plain": "1"})), [said(Stream::Stdout, "1")]);
+        let html = [Shown::Rich(Rich::Html("<b>1</b>".into()))];
         assert_eq!(display(json!({"text/plain": "1", "text/html": ["<b>1", "</b>"]})), html);
         let png = display(json!({"text/plain": "<Figure>", "image/png": "iVBO\nRw==\n"}));
-        assert_eq!(png, media("image/png", "data:image/png;base64,iVBORw=="));
-        assert_eq!(display(json!({"image/jpeg": "/9j/"})), media("image/jpeg", "data:image/jpeg;base64,/9j/"));
-        assert_eq!(display(json!({"image/png": "x", "image/svg+xml": "<svg/>"})), media("image/svg+xml", "<svg/>"));
+        assert_eq!(png, [media("image/png", "data:image/png;base64,iVBORw==")]);
+        assert_eq!(display(json!({"image/jpeg": "/9j/"})), [media("image/jpeg", "data:image/jpeg;base64,/9j/")]);
+        assert_eq!(display(json!({"image/png": "x", "image/svg+xml": "<svg/>"})), [media("image/svg+xml", "<svg/>")]);
         let latex = json!({"text/latex": "$1$", "application/x-own": {"a": 1}, "text/plain": "1"});
-        assert_eq!(display(latex), said(Stream::Stdout, "1"), "better than nothing");
-        assert_eq!(display(json!({"text/html": 1, "text/plain": "1"})), said(Stream::Stdout, "1"));
-        assert_eq!(display(json!({"application/json": {"a": 1}})), None);
-        assert_eq!(display(json!({})), None);
+        assert_eq!(display(latex), [said(Stream::Stdout, "1")], "better than nothing");
+        assert_eq!(display(json!({"text/html": 1, "text/plain": "1"})), [said(Stream::Stdout, "1")]);
+        assert_eq!(display(json!({"application/json": {"a": 1}})), []);
+        assert_eq!(display(json!({})), []);
     }
 
     #[test]
     fn a_result_is_shown_as_a_display_is() {
         let result = json!({"execution_count": 1, "data": {"text/plain": "2"}, "metadata": {}});
-        assert_eq!(shown("execute_result", &result), said(Stream::Stdout, "2"));
+        assert_eq!(shown("execute_result", &result), [said(Stream::Stdout, "2")]);
     }
 
     #[test]

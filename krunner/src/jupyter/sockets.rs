@@ -2,7 +2,7 @@
 //!
 //! What is published is delivered in the order of its arrival, and read no faster than it is delivered. A kernel
 //! that goes on publishing would lose it: its own queue holds a thousand messages and drops the rest. So when
-//! the sink has no room and output piles up, the kernel is paused, as a program is that writes to a full pipe.
+//! output piles up, the kernel is paused until that is read, as a program is that writes to a full pipe.
 
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ use crate::process::{Control, OutputSink, Stream};
 /// What is delivered at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Output that has piled up unread before the kernel is paused: some dozens of its smallest messages.
-const PILED_UP_BYTES: usize = 32 * 1024;
+/// Output that has piled up unread before the kernel is paused: a hundred of its smallest messages.
+const PILED_UP_BYTES: usize = 64 * 1024;
 
 /// Between two looks at the pile while the sink has no room. No kernel publishes a thousand messages meanwhile.
 const LOOK: Duration = Duration::from_millis(5);
@@ -84,7 +84,10 @@ impl Traffic<'_> {
         self.client.flow.set_dry(false);
         match arrival {
             Arrival::Message(message) if message.head.kind == "status" => self.client.status(&message),
-            Arrival::Message(message) => self.show(iopub, message).await,
+            Arrival::Message(message) => {
+                self.show(iopub, message).await;
+                self.pause_if_piled_up(iopub);
+            }
             Arrival::Long(head, _) if head.kind == "stream" => self.long_text(iopub).await?,
             Arrival::Long(head, bytes) => {
                 iopub.skip().await?;
@@ -141,9 +144,13 @@ impl Traffic<'_> {
                 () = &mut delivery => return,
                 () = sleep(LOOK) => {}
             }
-            if !self.process.is_paused() && iopub.unread_bytes() >= PILED_UP_BYTES {
-                self.process.pause(true);
-            }
+            self.pause_if_piled_up(iopub);
+        }
+    }
+
+    fn pause_if_piled_up(&self, iopub: &Inlet) {
+        if !self.process.is_paused() && iopub.unread_bytes() >= PILED_UP_BYTES {
+            self.process.pause(true);
         }
     }
 

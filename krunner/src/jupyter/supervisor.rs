@@ -17,17 +17,19 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::FusedFuture as _;
+use nix::sys::signal::Signal;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::{Client, End};
 use super::connection::{Endpoints, Sockets};
 use super::kernel::{KernelSettings, Live, Shared, State};
 use super::kernelspec::{self, Kernelspec};
+use super::raw_output::RawOutput;
 use super::sockets::Traffic;
 use super::zmtp::Broken;
 use crate::config::ChildEnv;
 use crate::error::chain;
-use crate::process::{Control, Exit, Outcome, SpawnError};
+use crate::process::{Control, Exit, Launcher, Outcome, OutputSink, SpawnError};
 use crate::tasks::blocking;
 
 /// From its start to its first answer. Interpreters on a cold network mount take their time.
@@ -48,6 +50,9 @@ const BROKEN: i32 = -1;
 /// Tells ipykernel whose child it is, as Jupyter's own clients do: it ends with its parent, and keeps its
 /// address to itself.
 const PARENT: &str = "JPY_PARENT_PID";
+
+/// What ipykernel calls itself.
+const IPYKERNEL: &str = "ipython";
 
 pub(super) struct Supervisor {
     shared: Arc<Shared>,
@@ -106,14 +111,16 @@ impl Supervisor {
         let command = spec.command(endpoints.file(), settings.interpreter.as_ref());
         let env = environment(settings, &spec);
         let process = Control::new();
+        let raw = RawOutput::new(Arc::clone(&settings.launcher.sink));
+        let launcher = Launcher { sink: Arc::clone(&raw) as Arc<dyn OutputSink>, ..settings.launcher.clone() };
         endpoints.release_ports();
-        let mut exit = pin!(settings.launcher.run(&command, &env, &process));
+        let mut exit = pin!(launcher.run(&command, &env, &process));
         let cause = tokio::select! {
             biased;
             () = self.shared.stop.cancelled() => Cause::Stop,
             outcome = &mut exit => Cause::Process(outcome),
             connected = timeout_at(deadline, endpoints.connect()) => match connected {
-                Ok(Ok(sockets)) => return self.serve(&spec, sockets, deadline, &process, exit).await,
+                Ok(Ok(sockets)) => return self.serve(&spec, sockets, deadline, &process, &raw, exit).await,
                 Ok(Err(broken)) => Cause::Sockets(broken),
                 Err(_) => Cause::NotReady,
             },
@@ -137,10 +144,8 @@ impl Supervisor {
             })?;
             Ok((spec, endpoints))
         });
-        prepared.await.map_err(|(problem, no_kernel)| match no_kernel {
-            true => format!("{problem}; {}", settings.remedy),
-            false => problem,
-        })
+        let remedied = |problem| format!("{problem}; {}", settings.remedy);
+        prepared.await.map_err(|(problem, no_kernel)| if no_kernel { remedied(problem) } else { problem })
     }
 
     /// Stays with a kernel that listens.
@@ -150,6 +155,7 @@ impl Supervisor {
         sockets: Sockets,
         deadline: Instant,
         process: &Control,
+        raw: &RawOutput,
         mut exit: Pin<&mut (impl Future<Output = Result<Outcome, SpawnError>> + Send)>,
     ) -> Ended {
         let (client, outgoing) = Client::new(sockets.signer);
@@ -159,12 +165,12 @@ impl Supervisor {
         let mut cause = tokio::select! {
             biased;
             () = self.shared.stop.cancelled() => Cause::Stop,
-            cause = self.life(&client, process, spec, deadline) => cause,
+            cause = self.life(&client, process, raw, spec, deadline) => cause,
             outcome = &mut exit => Cause::Process(outcome),
             broken = &mut served => Cause::Sockets(broken),
             broken = &mut delivered => Cause::Sockets(broken),
         };
-        let was_ready = self.leave(&client);
+        let was_ready = self.shared.leave(&client);
         {
             let mut farewell = pin!(farewell(&mut cause, &client, process, exit));
             loop {
@@ -188,9 +194,17 @@ impl Supervisor {
     }
 
     /// From the first question to the kernel's own wish to end.
-    async fn life(&self, client: &Arc<Client>, process: &Control, spec: &Kernelspec, deadline: Instant) -> Cause {
-        if timeout_at(deadline, client.ready()).await.is_err() {
-            return Cause::NotReady;
+    async fn life(
+        &self,
+        client: &Arc<Client>,
+        process: &Control,
+        raw: &RawOutput,
+        spec: &Kernelspec,
+        deadline: Instant,
+    ) -> Cause {
+        let Ok(implementation) = timeout_at(deadline, client.ready()).await else { return Cause::NotReady };
+        if implementation == IPYKERNEL {
+            raw.is_published();
         }
         tracing::debug!("the {} kernel is ready", spec.name);
         let live = Live {
@@ -203,18 +217,6 @@ impl Supervisor {
         self.shared.state.send_replace(State::Ready(live));
         exits.notified().await;
         Cause::OwnWish
-    }
-
-    /// No further code is for this kernel; whether any could have been.
-    fn leave(&self, client: &Arc<Client>) -> bool {
-        let ready = |state: &State| matches!(state, State::Ready(live) if Arc::ptr_eq(&live.client, client));
-        self.shared.state.send_if_modified(|state| {
-            let was_ready = ready(state);
-            if was_ready {
-                *state = State::Starting;
-            }
-            was_ready
-        })
     }
 }
 
@@ -259,7 +261,10 @@ fn ended(name: &str, cause: &Cause, was_used: bool) -> Ended {
         Cause::NotReady => format!("has not answered within {READY_DEADLINE:?}"),
         Cause::Sockets(broken) => format!("was ended: {}", chain(broken)),
         Cause::Process(Ok(outcome)) => match outcome {
-            Outcome::Ended(Exit::Signal(signal)) => format!("was killed by signal {signal}"),
+            Outcome::Ended(Exit::Signal(signal)) => {
+                let name = Signal::try_from(*signal).map_or("a real-time signal", Signal::as_str);
+                format!("was killed by signal {signal} ({name})")
+            }
             outcome => format!("has ended with code {}", outcome.code()),
         },
         Cause::Process(Err(error)) => format!("was not started: {}", chain(error)),
@@ -307,7 +312,7 @@ mod tests {
         let cause = Cause::Process(Ok(Outcome::Ended(Exit::Signal(9))));
         assert!(matches!(ended("python3", &cause, true), Ended::Died));
         let Ended::Failed(reason) = ended("python3", &cause, false) else { panic!("it would spin") };
-        assert!(reason.starts_with("the python3 kernel was killed by signal 9;"), "{reason}");
+        assert!(reason.starts_with("the python3 kernel was killed by signal 9 (SIGKILL);"), "{reason}");
         assert!(matches!(ended("python3", &Cause::OwnWish, true), Ended::Died));
     }
 }

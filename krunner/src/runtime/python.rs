@@ -22,7 +22,7 @@ use crate::tasks::blocking;
 const PROBE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Variables of the Jupyter kernel alone. Plots are shown where they are made, whatever the image says for
-/// programs in batch mode, and without touching the user's IPython configuration. The debugger, which nobody
+/// programs in batch mode, and without touching the user's `IPython` configuration. The debugger, which nobody
 /// uses here, is not to warn of itself.
 const KERNEL_VARIABLES: [(&str, &str); 2] =
     [("MPLBACKEND", "module://matplotlib_inline.backend_inline"), ("PYDEVD_DISABLE_FILE_VALIDATION", "1")];
