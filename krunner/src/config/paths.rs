@@ -72,10 +72,22 @@ impl Paths {
         self.at("home/work/.logs")
     }
 
+    /// For files that live no longer than the session.
+    #[must_use]
+    pub fn temporary(&self) -> PathBuf {
+        self.at("tmp")
+    }
+
     /// Where a program in batch mode asks for input.
     #[must_use]
     pub fn input_socket(&self) -> PathBuf {
         self.at("tmp/bai-user-input.sock")
+    }
+
+    /// Starts the daemon of H2O Driverless AI.
+    #[must_use]
+    pub fn h2o_daemon(&self) -> PathBuf {
+        self.at("opt/h2oai/dai/run-dai.sh")
     }
 
     /// Folders that lead `PATH` when they exist; the last one here comes first.

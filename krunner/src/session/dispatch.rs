@@ -8,12 +8,13 @@ use tokio::sync::mpsc;
 
 use super::completion::Completions;
 use super::event::{Event, Response};
-use super::oom::Oom;
+use super::oom::{EXPLANATION_PATIENCE, Oom};
 use super::output::Output;
 use super::queue::{Pushed, TaskQueue, Work};
 use super::signals::Signals;
 use super::start::{Preparation, Prepared};
 use super::stop;
+use super::terminal;
 use super::worker::Worker;
 use crate::config::{ChildEnv, Paths, Ports};
 use crate::error::{Critical, chain};
@@ -22,12 +23,16 @@ use crate::monitor::Means;
 use crate::process::{Console, Control, Launcher, Reaper};
 use crate::runtime::{Engine, Kind, Runtime};
 use crate::tasks::TaskGroup;
+use crate::terminal::Line;
 use crate::transport::{self, Inbound, Outbox, Queue};
 use crate::user_input::{self, InputWanted, UserInput};
-use crate::wire::{InputOptions, Op, Reply, ServiceOutcome, ServiceRequest, Step};
+use crate::wire::{InputOptions, Op, Reply, ServiceOutcome, ServiceRequest, Step, StepKind};
 
 /// Tasks that report at the same time; they wait for their turn.
 const QUEUED_EVENTS: usize = 16;
+
+/// The exit code of a step that died of SIGKILL.
+const KILLED: i32 = -nix::libc::SIGKILL;
 
 /// What a session is started with.
 pub struct Settings {
@@ -65,6 +70,10 @@ pub struct Session {
     pub(super) oom: Oom,
     /// A request for input is about to be told; the next one waits.
     asking: bool,
+    /// The step that runs has been killed, and its end waits for an explanation.
+    killed: bool,
+    /// The step that runs is a `code` that was sent when none ran or waited.
+    alone: bool,
     /// Counts steps, so that what belongs to an earlier one is known by its number.
     step_number: u64,
     /// Seconds of `CLOCK_MONOTONIC`.
@@ -95,6 +104,7 @@ impl Session {
         let input = user_input::serve(&socket, settings.kind.user_input, tell_wanted, &tasks);
         let (report, events) = mpsc::channel(QUEUED_EVENTS);
         let runtime = (settings.kind.make)(settings.runtime_path);
+        let line = if runtime.has_terminal() { terminal::open(&settings.ports, &tasks).await } else { None };
         let mut session = Self {
             tasks,
             outbox,
@@ -112,14 +122,16 @@ impl Session {
             inputs_wanted,
             oom,
             asking: false,
+            killed: false,
+            alone: false,
             step_number: 0,
             started_at,
         };
-        session.prepare(settings.paths, settings.env);
+        session.prepare(settings.paths, settings.env, line);
         Ok(session)
     }
 
-    fn prepare(&mut self, paths: Paths, env: ChildEnv) {
+    fn prepare(&mut self, paths: Paths, env: ChildEnv, line: Option<Arc<dyn Line>>) {
         let control = Control::new();
         self.current = Some(control.clone());
         let preparation = Preparation {
@@ -127,6 +139,7 @@ impl Session {
             launcher: self.launcher.clone(),
             paths,
             input: self.input.source(),
+            line,
             control,
         };
         let report = self.report.clone();
@@ -179,7 +192,12 @@ impl Session {
         match event {
             Event::Signal => return Response::Stop,
             Event::TaskPanicked(task) => return Response::Fail(task),
-            Event::Oom(told) => self.oom.handle(told),
+            Event::Oom(told) => {
+                self.oom.handle(told);
+                if self.killed && self.oom.has_just_reported() {
+                    self.end_killed();
+                }
+            }
             Event::Message(frames) => match Op::decode(&frames) {
                 Ok(op) => self.handle_op(op),
                 Err(problem) => tracing::warn!("a message of the agent is skipped: {}", chain(&problem)),
@@ -191,9 +209,15 @@ impl Session {
                 self.advance();
             }
             Event::Completed(suggestions) => self.outbox.answer(Reply::Completion(suggestions)),
+            Event::StepDone { exit_code: KILLED } if !self.oom.has_just_reported() => self.await_explanation(),
             Event::StepDone { exit_code } => {
                 self.step_done(exit_code);
                 self.advance();
+            }
+            Event::Unexplained { step_number } => {
+                if self.killed && step_number == self.step_number {
+                    self.end_killed();
+                }
             }
             Event::InputWanted(wanted) => self.settle_then_ask(wanted),
             Event::Settled { step_number, wanted } => {
@@ -246,6 +270,9 @@ impl Session {
 
     fn enqueue(&mut self, step: Step) {
         let op = step.kind.op_name();
+        if self.queue.is_idle() {
+            self.alone = step.kind == StepKind::Code;
+        }
         match self.queue.push(step) {
             Pushed::Queued => {}
             Pushed::Refused => tracing::error!("too many steps wait; this `{op}` will not be run"),
@@ -276,9 +303,28 @@ impl Session {
     pub(super) fn step_done(&mut self, exit_code: i32) {
         self.current = None;
         self.step_number += 1;
-        if let Some(kind) = self.queue.finished(exit_code) {
-            self.outbox.answer(Reply::Finished { kind, exit_code });
+        let alone = std::mem::take(&mut self.alone);
+        match self.queue.finished(exit_code).map(|kind| Reply::Finished { kind, exit_code }) {
+            Some(finished) if alone => self.outbox.answer_alone(finished),
+            Some(finished) => self.outbox.answer(finished),
+            None => {}
         }
+    }
+
+    /// A step was killed: a report on it may be on its way.
+    fn await_explanation(&mut self) {
+        self.killed = true;
+        let (report, step_number) = (self.report.clone(), self.step_number);
+        self.tasks.spawn("explanation", async move {
+            tokio::time::sleep(EXPLANATION_PATIENCE).await;
+            let _ = report.send(Event::Unexplained { step_number }).await;
+        });
+    }
+
+    fn end_killed(&mut self) {
+        self.killed = false;
+        self.step_done(KILLED);
+        self.advance();
     }
 
     /// Lets what the program has written, its prompt, go first.

@@ -22,6 +22,7 @@ mod queue;
 mod signals;
 mod start;
 mod stop;
+mod terminal;
 mod worker;
 
 pub use dispatch::{Session, Settings};
