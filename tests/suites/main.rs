@@ -16,6 +16,7 @@ mod garbage;
 mod interrupt;
 mod jupyter;
 mod jupyter_faults;
+mod jupyter_oom;
 mod jupyter_output;
 mod jupyter_r;
 mod lifecycle;
