@@ -16,6 +16,7 @@ Examples:
   krunner selftest                   see that everything works on this machine
   krunner monitor                    report every kill for memory here, without an agent
   krunner doctor                     see how OOM kills would be traced here, and why
+  krunner languages                  see what each language runs, and which are found here
 
 Exit codes:
   0    done, or stopped by SIGINT or SIGTERM     4    send: no answer in time
@@ -73,6 +74,8 @@ pub(super) enum Task {
     Monitor(MonitorArgs),
     /// Say which tracer of OOM kills a runner started here would use, and why not the better one
     Doctor(DoctorArgs),
+    /// List the languages: where each is looked for, and what its steps run
+    Languages(LanguagesArgs),
 }
 
 const SEND_EXAMPLES: &str = "\
@@ -171,6 +174,29 @@ pub(super) struct DoctorArgs {
     pub(super) json: bool,
 }
 
+const LANGUAGES_EXAMPLES: &str = "\
+Examples:
+  krunner languages                       every language: its program, and what each step runs
+  krunner languages rust java             these two
+  krunner languages --json | jq -r '.languages[] | select(.found) | .name'        those found here
+
+clean, build and exec are the steps with `*`, which depend on the files of the working directory: the file
+in the second column decides, and a line without one says what happens where there is none of them. tmp
+stands for a temporary name. A program without a path is looked up in PATH.";
+
+/// `krunner languages`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = LANGUAGES_EXAMPLES)]
+pub(super) struct LanguagesArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Only these
+    #[arg(value_name = "LANG", value_parser = languages())]
+    pub(super) names: Vec<String>,
+}
+
 fn languages() -> PossibleValuesParser {
     PossibleValuesParser::new(KINDS.iter().map(|kind| kind.name))
 }
@@ -201,7 +227,7 @@ mod tests {
     #[test]
     fn a_language_is_needed_and_known() {
         assert!(parse("krunner").is_err());
-        assert!(parse("krunner cobol").unwrap_err().to_string().contains("possible values: app, c, python"));
+        assert!(parse("krunner cobol").unwrap_err().to_string().contains("possible values: app, c, cpp"));
     }
 
     #[test]

@@ -57,6 +57,7 @@ fn in_json(tell: &Tell) -> anyhow::Result<Value> {
         Tell::Notice(Notice::Report(report)) => serde_json::to_value(report)?,
         Tell::Notice(Notice::Suppressed(suppressed)) => serde_json::to_value(suppressed)?,
         Tell::Notice(Notice::Lost { records }) => json!({ "event": "records_lost", "count": records }),
+        Tell::Notice(Notice::Unattributed { kills }) => json!({ "event": "oom_kills_unattributed", "count": kills }),
     })
 }
 
@@ -76,6 +77,9 @@ fn in_words(tell: &Tell) -> String {
         Tell::Notice(Notice::Suppressed(suppressed)) => suppressed.to_string(),
         Tell::Notice(Notice::Lost { records }) => {
             format!("{records} records of the tracer found no room; a kill may have gone unseen")
+        }
+        Tell::Notice(Notice::Unattributed { kills }) => {
+            format!("the kernel has counted {kills} kills for memory of processes that no look at /proc had shown")
         }
     }
 }

@@ -11,6 +11,8 @@
 //! Finding it may fail; after that, what cannot be read is a problem to mention ([`Reading::problems`]) and a
 //! gap in the facts. Nothing here writes, waits, or decides what the facts mean.
 
+pub(super) mod counter;
+
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
@@ -127,8 +129,7 @@ impl Cgroup {
     pub fn find(root: &CgroupRoot) -> Result<Self, CgroupError> {
         let own = root.read("self/cgroup")?;
         let mounts = root.read("self/mountinfo")?;
-        let version = if path_in(&own, 1).is_some() { 1 } else { 2 };
-        let path = path_in(&own, version).ok_or(CgroupError::NotMounted)?;
+        let (version, path) = own_path(&own).ok_or(CgroupError::NotMounted)?;
         let mounts: Vec<Mount> = mounts.lines().filter_map(|line| Mount::parse(line, version, root)).collect();
         if mounts.is_empty() {
             return Err(CgroupError::NotMounted);
@@ -137,13 +138,6 @@ impl Cgroup {
         let dir = dir.ok_or_else(|| CgroupError::Hidden(path.to_owned()))?;
         let id = fs::metadata(&dir).map_err(|error| CgroupError::Read(dir.clone(), error))?.ino();
         Ok(Self { path: path.to_owned(), dir, version, id, mounts, root: root.clone() })
-    }
-
-    /// What tells its processes, and those below it, from others.
-    #[must_use]
-    pub(super) fn fence(&self) -> Fence {
-        let controller = if self.version == 1 { "memory" } else { "" };
-        Fence { controller: controller.to_owned(), path: self.path.clone() }
     }
 
     /// What is known of it now.
@@ -260,6 +254,8 @@ struct Mount {
     top: String,
     /// Where.
     point: PathBuf,
+    /// Each cgroup counts its own only (cgroup-v2.rst, `memory_localevents`).
+    has_local_events: bool,
 }
 
 impl Mount {
@@ -270,14 +266,28 @@ impl Mount {
         let (top, point) = (place.next()?, place.next()?);
         let mut kind = kind.split(' ');
         let file_system = kind.next()?;
-        let mut has_memory = || kind.nth(1).is_some_and(|options| options.split(',').any(|option| option == "memory"));
+        let options: Vec<&str> = kind.nth(1).map(|options| options.split(',').collect()).unwrap_or_default();
         let fits = match version {
-            1 => file_system == "cgroup" && has_memory(),
+            1 => file_system == "cgroup" && options.contains(&"memory"),
             _ => file_system == "cgroup2",
         };
         let point = root.root.join(unescape(point).trim_start_matches('/'));
-        fits.then(|| Self { top: unescape(top), point })
+        let has_local_events = options.contains(&"memory_localevents");
+        fits.then(|| Self { top: unescape(top), point, has_local_events })
     }
+}
+
+/// What tells the processes of our own cgroup, and those below it, from others. Nothing needs to be mounted for that.
+pub(super) fn own_fence(root: &CgroupRoot) -> Result<Fence, CgroupError> {
+    let own = root.read("self/cgroup")?;
+    let (version, path) = own_path(&own).ok_or(CgroupError::NotMounted)?;
+    let controller = if version == 1 { "memory" } else { "" };
+    Ok(Fence { controller: controller.to_owned(), path: path.to_owned() })
+}
+
+/// In which version's hierarchy memory is counted, and where we are there.
+fn own_path(own: &str) -> Option<(u8, &str)> {
+    [1, 2].into_iter().find_map(|version| Some((version, path_in(own, version)?)))
 }
 
 /// The path in `/proc/PID/cgroup` (cgroups(7)): of the v1 hierarchy with the memory controller, or of v2.

@@ -12,6 +12,13 @@ pub fn boot_ns() -> u64 {
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// What this thread has had of a processor.
+#[must_use]
+pub(super) fn thread_cpu() -> Duration {
+    // As above.
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
 /// The time of day of a moment of that clock.
 #[must_use]
 pub fn time_of_day(at_boot_ns: u64) -> SystemTime {

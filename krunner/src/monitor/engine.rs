@@ -3,7 +3,7 @@
 //! ```text
 //!  TraceEvent ─▶ Joiner ─▶ victim ─▶ Storm ──▶ a moment's wait for a fresh look ─▶ Report
 //!      └───────▶ History ◀── Snapshot ──────────────────┘
-//!  counter grew (no tracer) ─▶ who left since the last snapshot ─▶ Report, inferred
+//!  counter grew (no tracer) ─▶ Inference: who left since, how large ─▶ Report, inferred
 //!  the agent says so (no tracer, no counter) ─▶ the same ─▶ Report, possible
 //! ```
 //!
@@ -15,11 +15,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use super::cgroup::CgroupFacts;
-use super::event::{Kill, KillSource, ProcessKey, Trace, TraceEvent};
+use super::cgroup::counter::Count;
+use super::event::{Death, Kill, KillSource, ProcessKey, Trace, TraceEvent};
 use super::history::{History, Known};
-use super::join::{Confidence, Joiner, Verdict, Victim};
-use super::process::Snapshot;
-use super::report::{Circumstances, Report};
+use super::infer::{Accused, Inference};
+use super::join::{Joiner, Verdict, Victim};
+use super::process::{Glance, Snapshot};
+use super::report::{Circumstances, LARGEST, Report};
 use super::storm::{Storm, Suppressed};
 
 const MS: u64 = 1_000_000;
@@ -33,17 +35,14 @@ const FRESH_NS: u64 = 50 * MS;
 /// Looks that took longer are not asked for: the report would go without them anyway.
 const QUICK_LOOK: Duration = Duration::from_millis(4);
 
-/// A kill is counted at once, and the count is read four times a second.
-const COUNTER_DELAY_NS: u64 = 300 * MS;
-
-/// The container engine's word may take this long to come by way of the agent.
-const AGENT_DELAY_NS: u64 = 5_000 * MS;
-
-/// Snapshots whose times are remembered: those of [`AGENT_DELAY_NS`], and some that were asked for.
-const MAX_SNAPSHOTS: usize = 16;
-
 /// Cgroup figures kept for kills that are not through; a storm has no use for more.
 const MAX_FIGURES: usize = 256;
+
+/// How often the next largest are asked for when some of them have left. One look takes some 10 us.
+const LOOKS_FOR_LARGEST: usize = 4;
+
+/// The largest processes among which one is sought that was spared. Asking about one takes some 20 us.
+const COMPARED: usize = 16;
 
 /// Processes remembered as told of. What comes by two ways comes within seconds.
 const MAX_TOLD: usize = 1024;
@@ -60,6 +59,11 @@ pub enum Notice {
         /// How many.
         records: u64,
     },
+    /// Kills were counted of processes that nobody can name.
+    Unattributed {
+        /// How many.
+        kills: u64,
+    },
 }
 
 /// A victim whose report waits for a fresh look.
@@ -69,12 +73,18 @@ struct Waiting {
     until_ns: u64,
 }
 
-/// Tells whether a process is there right now.
-pub(super) type IsThere = Box<dyn Fn(ProcessKey) -> bool + Send + Sync>;
+/// Who is there right now.
+pub(super) trait Present: Send + Sync {
+    /// Whether this process is.
+    fn has(&self, process: ProcessKey) -> bool;
+
+    /// Whether it is charged to this cgroup, or to one below.
+    fn is_charged(&self, process: ProcessKey, cgroup: &CgroupFacts) -> bool;
+}
 
 /// The monitor's mind.
 pub(super) struct Engine {
-    is_there: IsThere,
+    present: Box<dyn Present>,
     joiner: Joiner,
     history: History,
     storm: Storm,
@@ -83,36 +93,25 @@ pub(super) struct Engine {
     /// When a look was last asked for that has not come yet.
     look_asked_ns: Option<u64>,
     look_is_quick: bool,
-    /// When the last snapshots began.
-    snapshots: VecDeque<u64>,
+    /// When the last snapshot began.
+    last_snapshot_ns: Option<u64>,
     booted_at: SystemTime,
     lost_records: u64,
-    /// Without a tracer: the cgroup's count of kills when it was last seen.
-    kill_count: Option<u64>,
-    /// Without a tracer: somebody said that there was a kill, and the next snapshot will show who.
-    suspected: Option<Suspicion>,
+    /// Without a tracer: kills that are known of, but not whose.
+    inference: Inference,
+    /// Without a tracer: the cgroup counts kills.
+    is_counted: bool,
     /// Who was told of, by whichever way: nobody is told of twice.
     told: VecDeque<ProcessKey>,
     notices: Vec<Notice>,
 }
 
-/// A kill that is known of, but not whose.
-#[derive(Debug, Clone)]
-struct Suspicion {
-    confidence: Confidence,
-    /// How many at most.
-    victims: usize,
-    /// Snapshots that began earlier may not show it yet.
-    since_ns: u64,
-    cgroup: Option<CgroupFacts>,
-}
-
 impl Engine {
     /// An engine that knows nothing; `booted_at` is the time of day at which the clock of events was 0.
     #[must_use]
-    pub(super) fn new(booted_at: SystemTime, is_there: IsThere) -> Self {
+    pub(super) fn new(booted_at: SystemTime, present: Box<dyn Present>) -> Self {
         Self {
-            is_there,
+            present,
             joiner: Joiner::new(),
             history: History::new(),
             storm: Storm::new(),
@@ -120,11 +119,11 @@ impl Engine {
             figures: BTreeMap::new(),
             look_asked_ns: None,
             look_is_quick: true,
-            snapshots: VecDeque::new(),
+            last_snapshot_ns: None,
             booted_at,
             lost_records: 0,
-            kill_count: None,
-            suspected: None,
+            inference: Inference::default(),
+            is_counted: false,
             told: VecDeque::new(),
             notices: Vec::new(),
         }
@@ -162,34 +161,47 @@ impl Engine {
     pub(super) fn snapshot(&mut self, snapshot: &Snapshot, now_ns: u64) {
         self.history.fold_snapshot(snapshot);
         self.look_is_quick = snapshot.cost.wall <= QUICK_LOOK;
-        if self.snapshots.len() == MAX_SNAPSHOTS {
-            self.snapshots.pop_front();
-        }
-        self.snapshots.push_back(snapshot.at_boot_ns);
+        self.last_snapshot_ns = Some(snapshot.at_boot_ns);
         if self.look_asked_ns.is_some_and(|asked_ns| snapshot.at_boot_ns >= asked_ns) {
             self.look_asked_ns = None;
             self.release(u64::MAX);
         }
-        if let Some(suspicion) = self.suspected.take_if(|suspicion| snapshot.at_boot_ns >= suspicion.since_ns) {
-            self.accuse(&suspicion, now_ns);
-        }
+        self.inference.looked(snapshot.at_boot_ns);
+        self.infer(now_ns);
     }
 
-    /// Without a tracer: takes in the figures of our cgroup. Returns whether to look at `/proc` now, because
-    /// it counts more kills than it did.
+    /// Takes in a look at a few processes.
+    pub(super) fn glance(&mut self, glance: &Glance, now_ns: u64) {
+        self.history.fold_glance(glance);
+        self.infer(now_ns);
+    }
+
+    /// Without a tracer: takes in what our cgroup has counted since that time. Returns whether to look at `/proc`
+    /// now, because somebody was killed.
     #[must_use]
-    pub(super) fn cgroup(&mut self, figures: CgroupFacts, now_ns: u64) -> bool {
-        let Some(count) = figures.oom_kill_count else { return false };
-        let grown = self.kill_count.replace(count).map_or(0, |before| count.saturating_sub(before));
-        let victims = usize::try_from(grown).unwrap_or(usize::MAX);
-        victims > 0 && self.suspect(Confidence::Inferred, victims, now_ns, Some(figures))
+    pub(super) fn counted(&mut self, count: Count, since_ns: u64, now_ns: u64) -> bool {
+        self.is_counted = count.is_counted;
+        let was_killed = !count.kills.is_empty();
+        for kills in count.kills {
+            self.inference.counted(kills, since_ns, now_ns);
+        }
+        was_killed
     }
 
     /// Without a tracer: the agent says that there was a kill. Returns whether to look at `/proc` now. Where
     /// the cgroup counts kills, its word is enough.
     #[must_use]
     pub(super) fn told_of_kill(&mut self, now_ns: u64) -> bool {
-        self.kill_count.is_none() && self.suspect(Confidence::Possible, 1, now_ns, None)
+        if !self.is_counted {
+            self.inference.told_of_kill(now_ns);
+        }
+        !self.is_counted
+    }
+
+    /// Somebody waits for a process that has ended.
+    pub(super) fn died(&mut self, death: &Death, now_ns: u64) {
+        self.history.ended(death);
+        self.infer(now_ns);
     }
 
     /// Lets time pass.
@@ -198,6 +210,7 @@ impl Engine {
             self.judged(verdict, now_ns);
         }
         self.release(now_ns);
+        self.infer(now_ns);
         if self.look_asked_ns.is_some_and(|asked_ns| now_ns.saturating_sub(asked_ns) > LOOK_PATIENCE_NS) {
             self.look_asked_ns = None;
         }
@@ -218,11 +231,11 @@ impl Engine {
     /// Whether something waits for a few milliseconds to pass.
     #[must_use]
     pub(super) fn is_busy(&self, now_ns: u64) -> bool {
-        !self.waiting.is_empty() || self.joiner.is_busy(now_ns)
+        !self.waiting.is_empty() || self.joiner.is_busy(now_ns) || self.inference.is_busy(now_ns)
     }
 
     fn wants_look(&mut self, now_ns: u64) -> bool {
-        let fresh = self.snapshots.back().is_some_and(|at_ns| now_ns.saturating_sub(*at_ns) <= FRESH_NS);
+        let fresh = self.last_snapshot_ns.is_some_and(|at_ns| now_ns.saturating_sub(at_ns) <= FRESH_NS);
         let wants = self.look_is_quick && !fresh && self.look_asked_ns.is_none();
         if wants {
             self.look_asked_ns = Some(now_ns);
@@ -254,7 +267,7 @@ impl Engine {
     }
 
     fn report(&mut self, victim: &Victim) {
-        self.look_for_ancestors(victim.kill.victim, victim.killed_at_boot_ns);
+        self.look_for_others(victim.kill.victim, victim.killed_at_boot_ns);
         let circumstances = Circumstances {
             time: self.time_of_day(victim.killed_at_boot_ns),
             cgroup: self.figures.remove(&victim.kill.victim),
@@ -263,39 +276,57 @@ impl Engine {
         self.notices.push(Notice::Report(Box::new(Report::of_victim(victim, &self.history, circumstances))));
     }
 
-    /// A parent that ended by itself did so without a word; the snapshot may be a while ago.
-    fn look_for_ancestors(&mut self, process: ProcessKey, at_ns: u64) {
-        for ancestor in self.history.chain(process, u64::MAX) {
-            if ancestor.gone_at_boot_ns.is_none() && !(self.is_there)(ancestor.key) {
-                self.history.mark_absent(ancestor.key, at_ns);
+    /// Who ended by itself did so without a word, and the snapshot may be a while ago: whoever a report is about to
+    /// name beside the victim is looked for.
+    fn look_for_others(&mut self, victim: ProcessKey, at_ns: u64) {
+        let ancestors = self.history.chain(victim, u64::MAX);
+        self.mark_who_left(&ancestors, at_ns);
+        for _ in 0..LOOKS_FOR_LARGEST {
+            let largest = self.history.largest(LARGEST + 1, at_ns);
+            if !self.mark_who_left(&largest, at_ns) {
+                return;
             }
         }
     }
 
-    fn suspect(&mut self, confidence: Confidence, victims: usize, now_ns: u64, cgroup: Option<CgroupFacts>) -> bool {
-        let before = self.suspected.take().map_or(0, |before| before.victims);
-        self.suspected = Some(Suspicion { confidence, victims: before + victims, since_ns: now_ns, cgroup });
-        true
+    /// Whether there was anybody.
+    fn mark_who_left(&mut self, processes: &[Known], at_ns: u64) -> bool {
+        let has_left = |known: &&Known| known.gone_at_boot_ns.is_none() && !self.present.has(known.key);
+        let left: Vec<ProcessKey> = processes.iter().filter(has_left).map(|known| known.key).collect();
+        for key in &left {
+            self.history.mark_absent(*key, at_ns);
+        }
+        !left.is_empty()
     }
 
-    fn accuse(&mut self, suspicion: &Suspicion, now_ns: u64) {
-        // From the last snapshot on that was taken when nobody can have been killed yet.
-        let delay_ns = if suspicion.confidence == Confidence::Inferred { COUNTER_DELAY_NS } else { AGENT_DELAY_NS };
-        let before_ns = suspicion.since_ns.saturating_sub(delay_ns);
-        let snapshot_ns = self.snapshots.iter().rev().find(|at_ns| **at_ns <= before_ns).copied().unwrap_or(0);
-        let left = self.history.gone_since(snapshot_ns).into_iter();
-        let suspects: Vec<Known> =
-            left.filter(|known| !self.told.contains(&known.key)).take(suspicion.victims).collect();
-        for suspect in suspects {
-            self.first_time(suspect.key);
-            if !self.storm.admit(now_ns, &suspect.name) {
-                continue;
-            }
-            let circumstances =
-                Circumstances { time: self.time_of_day(now_ns), cgroup: suspicion.cgroup.clone(), lost_records: 0 };
-            let report = Report::of_suspect(suspicion.confidence, &suspect, now_ns, &self.history, circumstances);
-            self.notices.push(Notice::Report(Box::new(report)));
+    /// Names who must have been killed, as far as that can be told by now.
+    fn infer(&mut self, now_ns: u64) {
+        if !self.inference.is_open() {
+            return;
         }
+        let mut suspects = self.history.suspects(self.inference.since_ns());
+        suspects.retain(|suspect| !self.told.contains(&suspect.known.key));
+        let spared_bytes = |cgroup: Option<&CgroupFacts>| largest_spared(&self.history, &*self.present, cgroup, now_ns);
+        let (accused, unnamed) = self.inference.judge(suspects, spared_bytes, now_ns);
+        for accused in accused {
+            self.accuse(accused, now_ns);
+        }
+        if unnamed > 0 {
+            self.notices.push(Notice::Unattributed { kills: unnamed });
+        }
+    }
+
+    fn accuse(&mut self, accused: Accused, now_ns: u64) {
+        let process = &accused.suspect.known;
+        if !self.first_time(process.key) || !self.storm.admit(now_ns, &process.name) {
+            return;
+        }
+        let (key, known_ns) = (process.key, accused.known_ns);
+        self.look_for_others(key, known_ns);
+        let time = self.time_of_day(known_ns);
+        let circumstances = Circumstances { time, cgroup: accused.cgroup, lost_records: 0 };
+        let report = Report::of_suspect(accused.confidence, &accused.suspect, known_ns, &self.history, circumstances);
+        self.notices.push(Notice::Report(Box::new(report)));
     }
 
     fn first_time(&mut self, process: ProcessKey) -> bool {
@@ -312,6 +343,16 @@ impl Engine {
     fn time_of_day(&self, at_boot_ns: u64) -> SystemTime {
         self.booted_at + Duration::from_nanos(at_boot_ns)
     }
+}
+
+/// The size of the largest that lives and that the kernel might have taken.
+fn largest_spared(history: &History, present: &dyn Present, cgroup: Option<&CgroupFacts>, now_ns: u64) -> u64 {
+    let is_eligible = |known: &Known| {
+        known.oom_score_adj >= 0
+            && present.has(known.key)
+            && cgroup.is_none_or(|cgroup| present.is_charged(known.key, cgroup))
+    };
+    history.largest(COMPARED, now_ns).iter().find(|known| is_eligible(known)).map_or(0, |known| known.rss_bytes)
 }
 
 /// A SIGKILL of the kernel that ends somebody.

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::super::cgroup::counter::Kills;
 use super::super::event::{Actor, Exit, Mark, MemoryAtKill};
-use super::super::process::{Cmdline, Observed, ScanCost};
+use super::super::join::Confidence;
+use super::super::process::{Cmdline, End, Observed, ScanCost};
 use super::*;
 
 const SECOND: u64 = 1000 * MS;
@@ -13,8 +15,21 @@ fn key(pid: u32) -> ProcessKey {
     ProcessKey { pid, start_ticks: 1 }
 }
 
+/// Everybody is there but for these pids.
+struct AllBut(std::ops::Range<u32>);
+
+impl Present for AllBut {
+    fn has(&self, process: ProcessKey) -> bool {
+        !self.0.contains(&process.pid)
+    }
+
+    fn is_charged(&self, _: ProcessKey, _: &CgroupFacts) -> bool {
+        true
+    }
+}
+
 fn engine() -> Engine {
-    Engine::new(SystemTime::UNIX_EPOCH, Box::new(|_| true))
+    Engine::new(SystemTime::UNIX_EPOCH, Box::new(AllBut(0..0)))
 }
 
 fn event(at_boot_ns: u64, what: Trace) -> TraceEvent {
@@ -53,7 +68,10 @@ fn snapshot(at_boot_ns: u64, pids: &[u32], wall: Duration) -> Snapshot {
         cmdline: Arc::new(Cmdline::default()),
         vm_bytes: 2 * u64::from(*pid),
         rss_bytes: u64::from(*pid),
+        oom_score_adj: 0,
         is_zombie: false,
+        is_leaving: false,
+        end: None,
     };
     let processes = pids.iter().map(observed).collect();
     Snapshot { at_boot_ns, processes, left_out: 0, cost: ScanCost { wall, cpu: wall } }
@@ -136,7 +154,7 @@ fn what_was_lost_is_told_and_kept_in_reports() {
 
 #[test]
 fn an_ancestor_that_is_not_there_any_more_is_told_as_gone() {
-    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(|process| process.pid != 3));
+    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(AllBut(3..4)));
     let mut family = snapshot(9 * SECOND, &[1, 3, 7], Duration::from_millis(1));
     family.processes[1].parent_pid = 1;
     family.processes[2].parent_pid = 3;
@@ -149,19 +167,100 @@ fn an_ancestor_that_is_not_there_any_more_is_told_as_gone() {
     assert_eq!(ancestors, [(3, true), (1, false)]);
 }
 
+/// A look at the counters that shows so many new kills.
+fn count(kills: &[u64]) -> Count {
+    let kills = kills.iter().map(|number| Kills { number: *number, is_group: false, cgroup: Some(figures(*number)) });
+    let kills = kills.collect();
+    Count { kills, is_counted: true, headroom_bytes: None }
+}
+
+#[test]
+fn the_largest_alive_are_those_who_are_there() {
+    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(AllBut(90..100)));
+    let pids: Vec<u32> = (80..96).collect();
+    engine.snapshot(&snapshot(9 * SECOND, &pids, Duration::from_millis(1)), 9 * SECOND);
+    let _ = feed(&mut engine, &oom_kill(10 * SECOND, 7), 10 * SECOND);
+    engine.tick(11 * SECOND);
+    let notices = engine.take_notices();
+    let [Notice::Report(report)] = &notices[..] else { panic!("{notices:?}") };
+    assert_eq!(report.largest.iter().map(|process| process.pid).collect::<Vec<_>>(), [89, 88, 87, 86, 85]);
+}
+
 #[test]
 fn without_a_tracer_a_counter_that_grows_accuses_who_left() {
     let mut engine = engine();
     let quick = Duration::from_millis(1);
-    assert!(!engine.cgroup(figures(4), SECOND), "the first reading");
     engine.snapshot(&snapshot(2 * SECOND, &[1, 7, 8], quick), 2 * SECOND);
-    assert!(!engine.cgroup(figures(4), 3 * SECOND));
-    // The largest two of three that have left; a look that came before the count changes nothing.
+    assert!(!engine.counted(count(&[]), 2 * SECOND, 3 * SECOND));
     engine.snapshot(&snapshot(4 * SECOND, &[1, 7, 8, 9], quick), 4 * SECOND);
-    assert!(engine.cgroup(figures(6), 5 * SECOND));
-    engine.snapshot(&snapshot(5 * SECOND + MS, &[1], quick), 5 * SECOND + MS);
-    assert_eq!(told(&mut engine), [(9, Confidence::Inferred), (8, Confidence::Inferred)]);
+    let counted_ns = 5 * SECOND;
+    assert!(engine.counted(count(&[2]), 4 * SECOND, counted_ns), "a look is wanted");
+    assert_eq!(told(&mut engine), [], "a look that came before the count shows nothing");
+    let looked_ns = counted_ns + MS;
+    engine.snapshot(&snapshot(looked_ns, &[1], quick), looked_ns);
+    assert_eq!(told(&mut engine), [], "who else is on the way out?");
+    assert!(engine.is_busy(looked_ns));
+    engine.tick(counted_ns + SECOND / 10);
+    assert_eq!(told(&mut engine), [(9, Confidence::Inferred), (8, Confidence::Inferred)], "the largest two of three");
     assert!(!engine.told_of_kill(6 * SECOND), "the count is enough");
+}
+
+#[test]
+fn without_a_tracer_who_is_known_to_be_killed_is_told_at_once() {
+    let mut engine = engine();
+    let quick = Duration::from_millis(1);
+    engine.snapshot(&snapshot(SECOND, &[1, 7, 8], quick), SECOND);
+    let death = Death { process: key(7), name: "p7".into(), parent_pid: 1, end: End::Killed, at_boot_ns: 2 * SECOND };
+    engine.died(&death, 2 * SECOND);
+    assert_eq!(told(&mut engine), [], "somebody's kill, as far as is known");
+    assert!(engine.counted(count(&[1]), 2 * SECOND - MS, 2 * SECOND + MS));
+    engine.snapshot(&snapshot(2 * SECOND + 2 * MS, &[1], quick), 2 * SECOND + 2 * MS);
+    assert_eq!(told(&mut engine), [(7, Confidence::Inferred)], "though 8 was larger, and has left as well");
+}
+
+#[test]
+fn without_a_tracer_a_child_that_ended_by_itself_is_no_suspect() {
+    let mut engine = engine();
+    let quick = Duration::from_millis(1);
+    engine.snapshot(&snapshot(SECOND, &[1, 7, 8], quick), SECOND);
+    let death = Death { process: key(8), name: "p8".into(), parent_pid: 1, end: End::Other, at_boot_ns: 2 * SECOND };
+    engine.died(&death, 2 * SECOND);
+    assert!(engine.counted(count(&[2]), 2 * SECOND - MS, 2 * SECOND + MS));
+    engine.snapshot(&snapshot(2 * SECOND + 2 * MS, &[1], quick), 2 * SECOND + 2 * MS);
+    engine.tick(2 * SECOND + SECOND / 10);
+    assert_eq!(told(&mut engine), [(7, Confidence::Inferred)]);
+}
+
+#[test]
+fn without_a_tracer_a_kill_of_one_whom_nobody_saw_is_told_as_that() {
+    let mut engine = engine();
+    let quick = Duration::from_millis(1);
+    engine.snapshot(&snapshot(SECOND, &[1], quick), SECOND);
+    assert!(engine.counted(count(&[1]), SECOND, 2 * SECOND));
+    engine.snapshot(&snapshot(2 * SECOND + MS, &[1], quick), 2 * SECOND + MS);
+    engine.tick(3 * SECOND);
+    assert_eq!(engine.take_notices(), [], "it may be slow to die");
+    engine.tick(20 * SECOND);
+    assert_eq!(engine.take_notices(), [Notice::Unattributed { kills: 1 }]);
+    engine.tick(40 * SECOND);
+    assert_eq!(engine.take_notices(), [], "once");
+}
+
+#[test]
+fn without_a_tracer_a_glance_is_enough_to_know_a_victim() {
+    let mut engine = engine();
+    engine.snapshot(&snapshot(SECOND, &[1], Duration::from_millis(1)), SECOND);
+    let seen = |end, at_boot_ns| {
+        let mut newcomer = snapshot(at_boot_ns, &[7], Duration::ZERO).processes;
+        newcomer[0].end = end;
+        Glance { at_boot_ns, processes: newcomer, absent: Vec::new() }
+    };
+    engine.glance(&seen(None, 2 * SECOND), 2 * SECOND);
+    engine.glance(&seen(Some(End::Killed), 2 * SECOND + 5 * MS), 2 * SECOND + 5 * MS);
+    assert!(engine.counted(count(&[1]), 2 * SECOND, 2 * SECOND + 6 * MS));
+    let looked_ns = 2 * SECOND + 10 * MS;
+    engine.snapshot(&snapshot(looked_ns, &[1], Duration::from_millis(1)), looked_ns);
+    assert_eq!(told(&mut engine), [(7, Confidence::Inferred)]);
 }
 
 #[test]
@@ -173,8 +272,10 @@ fn without_a_counter_the_agents_word_counts_and_nobody_is_told_twice() {
     engine.snapshot(&snapshot(3 * SECOND, &[1, 7], quick), 3 * SECOND);
     assert!(engine.told_of_kill(4 * SECOND));
     engine.snapshot(&snapshot(4 * SECOND + MS, &[1, 7], quick), 4 * SECOND + MS);
+    engine.tick(4 * SECOND + SECOND / 10);
     assert_eq!(told(&mut engine), [(8, Confidence::Possible)]);
     assert!(engine.told_of_kill(5 * SECOND));
     engine.snapshot(&snapshot(5 * SECOND + MS, &[1], quick), 5 * SECOND + MS);
+    engine.tick(5 * SECOND + SECOND / 10);
     assert_eq!(told(&mut engine), [(7, Confidence::Possible)], "not 8 again");
 }

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::process::End;
+
 /// A process, whoever gets its pid later.
 ///
 /// The start is field 22 of `/proc/PID/stat` (proc(5)), which BPF knows in nanoseconds.
@@ -163,4 +165,19 @@ pub struct Exec {
     pub cmdline: Vec<u8>,
     /// There is more of it.
     pub cmdline_is_cut: bool,
+}
+
+/// What whoever waits for a process knows of its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Death {
+    /// Which.
+    pub process: ProcessKey,
+    /// Its comm.
+    pub name: String,
+    /// Whose child it was, in the end.
+    pub parent_pid: u32,
+    /// How it has ended.
+    pub end: End,
+    /// When that was noticed.
+    pub at_boot_ns: u64,
 }

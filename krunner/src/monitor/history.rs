@@ -19,8 +19,8 @@ mod table;
 
 use std::sync::Arc;
 
-use super::event::{Exec, Exit, Fork, ProcessKey, Trace, TraceEvent};
-use super::process::{Cmdline, Observed, Snapshot};
+use super::event::{Death, Exec, Exit, Fork, ProcessKey, Trace, TraceEvent};
+use super::process::{Cmdline, End, Glance, Observed, Snapshot};
 use table::{Entry, Gone, Table};
 
 /// Ancestors of a chain: deeper than any real one, and a report still fits a screen or two.
@@ -52,8 +52,23 @@ pub(super) struct Known {
     pub(super) vm_bytes: u64,
     /// Resident in the last snapshot that shows it; 0 if none does.
     pub(super) rss_bytes: u64,
+    /// As in `/proc/PID/oom_score_adj`; 0 if nobody has looked.
+    pub(super) oom_score_adj: i16,
     /// Known to be gone since then, in nanoseconds since boot.
     pub(super) gone_at_boot_ns: Option<u64>,
+}
+
+/// A process that has left, or is about to, and may have been killed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Suspect {
+    /// Who it is, and what it had when it was last seen.
+    pub(super) known: Known,
+    /// How it ends, if that was seen.
+    pub(super) end: Option<End>,
+    /// When it was last seen alive.
+    pub(super) alive_ns: Option<u64>,
+    /// When it was last seen to have grown, or its birth.
+    pub(super) grown_ns: u64,
 }
 
 impl Known {
@@ -79,11 +94,33 @@ impl History {
         }
         self.last_snapshot_boot_ns = at_ns;
         self.scan += 1;
+        let scan = self.scan;
         for observed in &snapshot.processes {
             self.observe(observed, at_ns);
+            if let Some(entry) = self.table.get_mut(observed.key) {
+                entry.scan = scan;
+            }
         }
         self.find_parents(snapshot);
         self.miss(snapshot);
+        self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
+    }
+
+    /// Takes a glance in.
+    pub(super) fn fold_glance(&mut self, glance: &Glance) {
+        let at_ns = glance.at_boot_ns;
+        for observed in &glance.processes {
+            self.observe(observed, at_ns);
+            if self.table.get(observed.key).is_some_and(|entry| entry.parent.is_none()) {
+                let parent = self.table.holder_of(observed.parent_pid, at_ns);
+                let fits =
+                    |parent: &ProcessKey| *parent != observed.key && parent.start_ticks <= observed.key.start_ticks;
+                self.table.set_parent(observed.key, parent.filter(fits));
+            }
+        }
+        for key in &glance.absent {
+            self.mark_absent(*key, at_ns);
+        }
         self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
     }
 
@@ -99,9 +136,13 @@ impl History {
         self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
     }
 
-    /// Somebody has looked and not found this process.
-    pub(super) fn mark_absent(&mut self, key: ProcessKey, at_boot_ns: u64) {
-        self.table.mark_gone(key, Gone { at_ns: at_boot_ns, is_certain: false });
+    /// Somebody has looked and not found this process: it is gone since then, or since it was last seen.
+    pub(super) fn mark_absent(&mut self, key: ProcessKey, since_boot_ns: u64) {
+        let seen_ns = self.table.get(key).map_or(0, |entry| {
+            let dying_ns = entry.end.map_or(0, |(_, at_ns)| at_ns);
+            entry.alive_ns.unwrap_or(0).max(dying_ns)
+        });
+        self.table.mark_gone(key, Gone { at_ns: since_boot_ns.max(seen_ns), is_certain: false });
     }
 
     /// A process, living or not.
@@ -143,17 +184,33 @@ impl History {
         largest.into_iter().take(count).map(|(key, entry)| known(key, entry)).collect()
     }
 
-    /// Who was alive in a snapshot of that time or later, and has left since; the largest first. For want
-    /// of a tracer these are the ones that may have been killed.
+    /// Who has left since that time, or is seen to be killed; nobody else. In no order.
     #[must_use]
-    pub(super) fn gone_since(&self, snapshot_boot_ns: u64) -> Vec<Known> {
-        let has_left = |entry: &Entry| {
-            entry.alive_ns.is_some_and(|alive_ns| alive_ns >= snapshot_boot_ns)
-                && entry.gone.is_some_and(|gone| gone.at_ns > snapshot_boot_ns)
-        };
-        let mut gone: Vec<(ProcessKey, &Entry)> = self.table.iter().filter(|(_, entry)| has_left(entry)).collect();
-        sort_by_size(&mut gone);
-        gone.into_iter().map(|(key, entry)| known(key, entry)).collect()
+    pub(super) fn suspects(&self, since_ns: u64) -> Vec<Suspect> {
+        let is_dying = |entry: &Entry| entry.end.is_some_and(|(end, at_ns)| end == End::Killed && at_ns >= since_ns);
+        let has_left = |entry: &Entry| entry.gone.is_some_and(|gone| gone.at_ns >= since_ns);
+        let entries = self.table.iter().filter(|(_, entry)| has_left(entry) || entry.gone.is_none() && is_dying(entry));
+        let suspects = entries.map(|(key, entry)| Suspect {
+            known: known(key, entry),
+            grown_ns: entry.grown_ns,
+            end: entry.end.map(|(end, _)| end),
+            alive_ns: entry.alive_ns,
+        });
+        suspects.collect()
+    }
+
+    /// Somebody waits for this process, which has ended.
+    pub(super) fn ended(&mut self, death: &Death) {
+        let key = death.process;
+        if self.table.get(key).is_none() && death.end == End::Killed {
+            let parent = self.table.holder_of(death.parent_pid, death.at_boot_ns).filter(|parent| *parent != key);
+            let entry = Entry { parent, ..Entry::new(death.name.as_str().into(), key.start_boot_ns()) };
+            self.table.insert(key, entry, death.at_boot_ns);
+        }
+        if let Some(entry) = self.table.get_mut(key) {
+            entry.end = Some((death.end, death.at_boot_ns));
+        }
+        self.table.mark_gone(key, Gone { at_ns: death.at_boot_ns, is_certain: true });
     }
 
     /// How many processes were forgotten before their time for want of room.
@@ -209,9 +266,12 @@ impl History {
             };
             self.table.insert(observed.key, entry, at_ns);
         }
-        let scan = self.scan;
         let Some(entry) = self.table.get_mut(observed.key) else { return };
-        entry.scan = scan;
+        if let Some(end) = observed.end
+            && entry.end.is_none()
+        {
+            entry.end = Some((end, at_ns));
+        }
         if observed.is_zombie {
             self.table.mark_gone(observed.key, Gone { at_ns, is_certain: true });
             return;
@@ -219,9 +279,15 @@ impl History {
         if entry.gone.is_some_and(|gone| gone.is_certain) {
             return;
         }
-        entry.alive_ns = Some(at_ns);
+        if observed.end.is_none() && !observed.is_leaving {
+            entry.alive_ns = Some(at_ns);
+        }
+        entry.oom_score_adj = observed.oom_score_adj;
         // Nothing left: it is on its way out, and what it had before is what counts.
         if observed.vm_bytes > 0 {
+            if observed.rss_bytes > entry.rss_bytes && entry.rss_bytes > 0 {
+                entry.grown_ns = at_ns;
+            }
             (entry.vm_bytes, entry.rss_bytes) = (observed.vm_bytes, observed.rss_bytes);
         }
         let has_changed = entry.name != observed.name;
@@ -280,6 +346,7 @@ fn known(key: ProcessKey, entry: &Entry) -> Known {
         cmdline: entry.cmdline.clone(),
         vm_bytes: entry.vm_bytes,
         rss_bytes: entry.rss_bytes,
+        oom_score_adj: entry.oom_score_adj,
         gone_at_boot_ns: entry.gone.map(|gone| gone.at_ns),
     }
 }

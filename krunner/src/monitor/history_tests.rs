@@ -30,7 +30,18 @@ fn exit(at_boot_ns: u64, process: ProcessKey) -> TraceEvent {
 fn observed(key: ProcessKey, parent_pid: u32, rss_bytes: u64) -> Observed {
     let cmdline = Arc::new(Cmdline { bytes: format!("p{}\0", key.pid).into_bytes(), is_cut: false });
     let name = format!("p{}", key.pid).into();
-    Observed { key, parent_pid, name, cmdline, vm_bytes: 2 * rss_bytes, rss_bytes, is_zombie: false }
+    Observed {
+        key,
+        parent_pid,
+        name,
+        cmdline,
+        vm_bytes: 2 * rss_bytes,
+        rss_bytes,
+        oom_score_adj: 0,
+        is_zombie: false,
+        is_leaving: false,
+        end: None,
+    }
 }
 
 fn snapshot(at_boot_ns: u64, processes: Vec<Observed>) -> Snapshot {
@@ -181,7 +192,7 @@ fn the_largest_are_alive_at_that_time() {
 }
 
 #[test]
-fn who_has_left_is_told_largest_first_without_old_zombies() {
+fn suspects_have_left_since_then_and_old_zombies_are_none() {
     let mut history = begun();
     let (small, old_zombie) = (key(30, 30), key(31, 31));
     let gone = |pid, rss| Observed { is_zombie: true, ..observed(key(pid, u64::from(pid)), 1, rss) };
@@ -191,10 +202,50 @@ fn who_has_left_is_told_largest_first_without_old_zombies() {
     history.fold_snapshot(&snapshot(3 * SECOND_NS, before));
     // One has left, one is a zombie now.
     history.fold_snapshot(&snapshot(4 * SECOND_NS, [living(), vec![gone(30, 0)]].concat()));
-    let left = history.gone_since(3 * SECOND_NS);
-    assert_eq!(keys(&left), [HOG, small]);
-    assert_eq!(left[0].rss_bytes, 50);
-    assert_eq!(history.gone_since(4 * SECOND_NS), []);
+    let suspects = |since_ns| {
+        let mut suspects = history.suspects(since_ns);
+        suspects.sort_by_key(|suspect| suspect.known.key);
+        suspects
+    };
+    let left = suspects(3 * SECOND_NS + 1);
+    assert_eq!(left.iter().map(|suspect| suspect.known.key).collect::<Vec<_>>(), [HOG, small]);
+    assert_eq!((left[0].known.rss_bytes, left[0].alive_ns), (50, Some(3 * SECOND_NS)));
+    assert_eq!(suspects(4 * SECOND_NS + 1), []);
+}
+
+#[test]
+fn who_is_dying_of_sigkill_is_a_suspect_before_it_is_gone() {
+    let mut history = begun();
+    let dying = Observed { end: Some(End::Killed), vm_bytes: 0, rss_bytes: 0, ..observed(SHELL, 1, 0) };
+    let at_boot_ns = 2 * SECOND_NS;
+    history.fold_glance(&Glance { at_boot_ns, processes: vec![dying, observed(HOG, 10, 9)], absent: vec![INIT] });
+    let mut suspects = history.suspects(at_boot_ns);
+    suspects.sort_by_key(|suspect| suspect.known.key);
+    let [init, shell] = &suspects[..] else { panic!("{suspects:?}") };
+    assert_eq!((init.known.key, init.end, init.known.gone_at_boot_ns), (INIT, None, Some(at_boot_ns)));
+    assert_eq!((shell.known.key, shell.end, shell.known.gone_at_boot_ns), (SHELL, Some(End::Killed), None));
+    assert_eq!((shell.known.rss_bytes, shell.alive_ns), (7, Some(SECOND_NS)), "as it was before");
+    assert_eq!(keys(&history.chain(HOG, u64::MAX)), [SHELL, INIT], "a newcomer has its parents");
+}
+
+#[test]
+fn nobody_is_gone_before_it_was_last_seen() {
+    let mut history = begun();
+    let at_boot_ns = 5 * SECOND_NS;
+    history.fold_glance(&Glance { at_boot_ns, processes: vec![observed(HOG, 10, 9)], absent: vec![] });
+    history.mark_absent(HOG, 4 * SECOND_NS);
+    assert_eq!(history.find(HOG).unwrap().gone_at_boot_ns, Some(at_boot_ns));
+}
+
+#[test]
+fn a_death_is_kept_also_of_one_whom_nobody_had_seen() {
+    let mut history = begun();
+    let death = Death { process: HOG, name: "hog".into(), parent_pid: 10, end: End::Killed, at_boot_ns: 3 * SECOND_NS };
+    history.ended(&death);
+    let suspects = history.suspects(3 * SECOND_NS);
+    assert_eq!(suspects.len(), 1);
+    assert_eq!((suspects[0].known.key, &*suspects[0].known.name, suspects[0].end), (HOG, "hog", Some(End::Killed)));
+    assert_eq!(keys(&history.chain(HOG, u64::MAX)), [SHELL, INIT]);
 }
 
 /// A process of the model.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use nix::sys::stat::stat;
 
-use super::cgroup::{Cgroup, CgroupError, CgroupRoot};
+use super::cgroup::{Cgroup, CgroupError, CgroupRoot, own_fence};
 use super::procfs::{Fence, ProcRoot};
 use super::tracer::{self, INIT_PID_NAMESPACE, Loading, Reach, Scope, Target};
 use crate::error::chain;
@@ -30,7 +30,7 @@ pub struct Means {
     pub(super) tracer: Result<Loading, String>,
     /// Whose processes.
     pub(super) scope: Scope,
-    /// Where processes are; none when `/proc` numbers them otherwise than the tracer.
+    /// Where processes are; none when `/proc` numbers them otherwise than the tracer, or ours cannot be told from others.
     pub(super) proc: Option<ProcRoot>,
     /// Whom of those we may see.
     pub(super) fence: Option<Fence>,
@@ -72,9 +72,10 @@ impl Means {
             .map_err(|error| format!("cannot drop the capabilities of krunner's file: {error}"))
             .and(tracer);
         let proc = (place.is_hosts() || wanted == Wanted::Ours).then(ProcRoot::default);
-        let (scope, cgroup) = (place.scope(), place.cgroup.ok());
-        let fence = cgroup.as_ref().filter(|_| scope == Scope::Cgroup).map(Cgroup::fence);
-        Self { tracer, scope, proc, fence, cgroup }
+        let fence = (place.scope() == Scope::Cgroup).then(|| own_fence(&CgroupRoot::default())).transpose();
+        // Without a fence nobody can be told from other tenants, so nobody is looked at.
+        let (fence, proc) = fence.map_or((None, None), |fence| (fence, proc));
+        Self { tracer, scope: place.scope(), proc, fence, cgroup: place.cgroup.ok() }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::event::ProcessKey;
 
 /// All processes that could be seen at one moment.
@@ -43,8 +45,35 @@ pub struct Observed {
     pub vm_bytes: u64,
     /// Resident.
     pub rss_bytes: u64,
+    /// What the OOM killer adds to its size, in thousandths of the memory it may have (proc(5)); 0 where nobody asked.
+    pub oom_score_adj: i16,
     /// It has exited and nobody has waited for it yet.
     pub is_zombie: bool,
+    /// It is about to end, one way or another.
+    pub is_leaving: bool,
+    /// How it has ended or is about to, if that can be seen.
+    pub end: Option<End>,
+}
+
+/// How a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum End {
+    /// Not by SIGKILL.
+    Other,
+    /// By SIGKILL, whoever sent it.
+    Killed,
+}
+
+/// A look at a few processes, between two snapshots.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Glance {
+    /// When the looking began, in nanoseconds since boot.
+    pub at_boot_ns: u64,
+    /// Those who are there.
+    pub processes: Vec<Observed>,
+    /// Those who were there before and are not.
+    pub absent: Vec<ProcessKey>,
 }
 
 /// The arguments of a process, as far as they are kept.

@@ -16,6 +16,9 @@
 //! A process that vanishes meanwhile, a line that is no stat line, bytes that are not UTF-8: data, not
 //! errors. With `hidepid` there are fewer processes, and that is all.
 
+mod glance;
+mod stat;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::CStr;
@@ -32,8 +35,11 @@ use nix::sys::stat::Mode;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, read, sysconf};
 
-use super::event::ProcessKey;
-use super::process::{Cmdline, Observed, ScanCost, Snapshot};
+use super::cgroup::CgroupFacts;
+use super::event::{Death, ProcessKey};
+use super::process::{Cmdline, End, Observed, ScanCost, Snapshot};
+use glance::Attention;
+use stat::Stat;
 
 /// As much of a command line as is kept: enough for a person, and for a class path's beginning.
 const CMDLINE_BYTES: usize = 4096;
@@ -87,6 +93,23 @@ impl ProcRoot {
         let line = std::fs::read(self.0.join(format!("{}/stat", key.pid))).unwrap_or_default();
         Stat::parse(&line).is_some_and(|(_, stat)| stat.start_ticks == key.start_ticks && !stat.is_zombie())
     }
+
+    /// Whether a process is inside a fence.
+    #[must_use]
+    pub(super) fn lets_in(&self, pid: u32, fence: &Fence) -> bool {
+        std::fs::read(self.0.join(format!("{pid}/cgroup")))
+            .is_ok_and(|cgroups| fence.lets_in(&String::from_utf8_lossy(&cgroups)))
+    }
+
+    /// The end of a process that nobody has waited for yet.
+    #[must_use]
+    pub(super) fn death_of(&self, pid: u32, end: End, at_boot_ns: u64) -> Option<Death> {
+        let line = std::fs::read(self.0.join(format!("{pid}/stat"))).ok()?;
+        let (comm, stat) = Stat::parse(&line)?;
+        let process = ProcessKey { pid, start_ticks: stat.start_ticks };
+        let name = String::from_utf8_lossy(comm).into_owned();
+        Some(Death { process, name, parent_pid: stat.parent_pid, end, at_boot_ns })
+    }
 }
 
 impl Default for ProcRoot {
@@ -105,6 +128,12 @@ pub(super) struct Fence {
 }
 
 impl Fence {
+    /// Around a cgroup that is known by its path.
+    pub(super) fn around(cgroup: &CgroupFacts) -> Self {
+        let controller = if cgroup.version == 1 { "memory" } else { "" };
+        Self { controller: controller.to_owned(), path: cgroup.path.clone() }
+    }
+
     /// Whether that text of a process's `cgroup` says that it is inside (cgroups(7)).
     #[must_use]
     pub(super) fn lets_in(&self, cgroups: &str) -> bool {
@@ -114,7 +143,8 @@ impl Fence {
             controllers.split(',').any(|name| name == self.controller).then_some(path)
         });
         let below = path.and_then(|path| path.strip_prefix(self.path.trim_end_matches('/')));
-        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        // Above the top of our cgroup namespace paths go up: `/../other`.
+        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') && !rest.split('/').any(|step| step == ".."))
     }
 }
 
@@ -131,6 +161,8 @@ pub(super) struct Scanner {
     listed: Vec<(u32, u64)>,
     /// The last quiet process that was read in its turn.
     turn: u32,
+    /// Set while nobody else tells of kills: then more is read, and more often.
+    attention: Option<Attention>,
     remembered: HashMap<u32, Remembered>,
     /// Bytes of command lines in `remembered`.
     cmdline_bytes: usize,
@@ -148,6 +180,8 @@ struct Remembered {
     inode: u64,
     /// Whether the fence lets it in.
     is_inside: bool,
+    /// Resident when the last scan read it.
+    scanned_rss_bytes: u64,
     /// Reads since something changed.
     unchanged: u8,
     /// The scan that listed it last.
@@ -169,6 +203,7 @@ impl Scanner {
             path: String::new(),
             listed: Vec::new(),
             turn: 0,
+            attention: None,
             remembered: HashMap::new(),
             cmdline_bytes: 0,
             scans: 0,
@@ -247,23 +282,35 @@ impl Scanner {
         Some(known)
     }
 
+    /// A process that the fence lets in.
     fn observe(&mut self, pid: u32, inode: u64) -> Option<Observed> {
+        let (observed, is_inside) = self.look_at(pid, inode)?;
+        is_inside.then_some(observed)
+    }
+
+    /// A process, and whether the fence lets it in; of others not much is read.
+    fn look_at(&mut self, pid: u32, inode: u64) -> Option<(Observed, bool)> {
         let length = self.read(format_args!("{pid}/stat"))?;
-        let (comm, mut stat) = Stat::parse(&self.buffer[..length])?;
+        let (comm, mut stat) = Stat::parse(&self.buffer[..length]).filter(|(_, stat)| !stat.is_thread)?;
         let key = ProcessKey { pid, start_ticks: stat.start_ticks };
         let name = self.name(key, comm);
         let is_zombie = stat.is_zombie();
-        if stat.has_ended && !is_zombie {
-            // Only its first thread has ended; the memory is seen through the others.
-            let other = self.other_thread(pid);
-            stat = other.map_or(stat, |other| Stat { parent_pid: stat.parent_pid, ..other });
+        let end = stat.end(self.known(key).is_some_and(|known| known.arg_start != 0));
+        let mut shown_by = pid;
+        if stat.has_ended
+            && !is_zombie
+            && let Some((thread, other)) = self.other_thread(pid)
+        {
+            // Only its first thread has ended; memory and cgroup are seen through the others.
+            (shown_by, stat) = (thread, Stat { parent_pid: stat.parent_pid, ..other });
         }
-        let is_inside = self.is_inside(key);
+        let is_inside = self.is_inside(key, shown_by);
         let cmdline = if is_inside { self.cmdline(key, &name, &stat) } else { Arc::default() };
         if is_inside && stat.vm_bytes > 0 && cmdline.bytes.is_empty() && !self.has_memory(pid) {
             // It let go of its memory between the two reads: what it was before is what counts.
             (stat.vm_bytes, stat.rss_pages) = (0, 0);
         }
+        let oom_score_adj = if is_inside { self.oom_score_adj(key) } else { 0 };
         let observed = Observed {
             key,
             parent_pid: stat.parent_pid,
@@ -271,20 +318,29 @@ impl Scanner {
             cmdline,
             vm_bytes: stat.vm_bytes,
             rss_bytes: stat.rss_pages.saturating_mul(self.page_bytes),
+            oom_score_adj,
             is_zombie,
+            is_leaving: stat.is_leaving,
+            end,
         };
-        self.remember(observed.clone(), inode, stat.arg_start, is_inside);
-        is_inside.then_some(observed)
+        // What was known of its arguments outlives its memory.
+        let arg_start =
+            if stat.vm_bytes > 0 { stat.arg_start } else { self.known(key).map_or(0, |known| known.arg_start) };
+        self.remember(observed.clone(), inode, arg_start, is_inside);
+        Some((observed, is_inside))
     }
 
-    /// Whether the fence lets a process in. It is asked once: what is moved to another cgroup belongs to
-    /// whoever started it.
-    fn is_inside(&mut self, key: ProcessKey) -> bool {
-        if let Some(known) = self.known(key) {
+    /// Whether the fence lets a process in. Who was in stays in: what is moved to another cgroup belongs to
+    /// whoever started it. Who was not is asked again while it is new: it may be on its way in. `thread` is one of its
+    /// threads that has not ended; those that have are in no cgroup any more.
+    fn is_inside(&mut self, key: ProcessKey, thread: u32) -> bool {
+        if let Some(known) = self.known(key)
+            && (known.is_inside || known.unchanged >= QUIET_AFTER)
+        {
             return known.is_inside;
         }
         let Some(fence) = self.fence.clone() else { return true };
-        let length = self.read(format_args!("{}/cgroup", key.pid));
+        let length = self.read(format_args!("{}/task/{thread}/cgroup", key.pid));
         length.is_some_and(|length| fence.lets_in(&String::from_utf8_lossy(&self.buffer[..length])))
     }
 
@@ -312,9 +368,22 @@ impl Scanner {
         if stat.vm_bytes == 0 { Arc::default() } else { self.read_cmdline(key.pid) }
     }
 
+    /// What the OOM killer adds to its size, while somebody needs that.
+    fn oom_score_adj(&mut self, key: ProcessKey) -> i16 {
+        let before = self.known(key).map_or(0, |known| known.observed.oom_score_adj);
+        if self.attention.is_none() {
+            return before;
+        }
+        let length = self.read(format_args!("{}/oom_score_adj", key.pid));
+        let text = length.and_then(|length| std::str::from_utf8(&self.buffer[..length]).ok());
+        text.and_then(|text| text.trim().parse().ok()).unwrap_or(before)
+    }
+
     fn remember(&mut self, observed: Observed, inode: u64, arg_start: u64, is_inside: bool) {
         self.cmdline_bytes += observed.cmdline.bytes.len();
-        let known = Remembered { observed, arg_start, inode, is_inside, unchanged: 0, scan: self.scans };
+        let scanned_rss_bytes = self.known(observed.key).map_or(0, |known| known.scanned_rss_bytes);
+        let known =
+            Remembered { observed, arg_start, inode, is_inside, scanned_rss_bytes, unchanged: 0, scan: self.scans };
         match self.remembered.entry(known.observed.key.pid) {
             Entry::Vacant(entry) => {
                 entry.insert(known);
@@ -344,13 +413,14 @@ impl Scanner {
     }
 
     /// A thread that has not ended, of a process whose first one has.
-    fn other_thread(&mut self, pid: u32) -> Option<Stat> {
+    fn other_thread(&mut self, pid: u32) -> Option<(u32, Stat)> {
         let threads = std::fs::read_dir(self.root.path().join(format!("{pid}/task"))).ok()?;
         for thread in threads.take(MAX_ENDED_THREADS) {
-            let length = self.read(format_args!("{pid}/task/{}/stat", thread.ok()?.file_name().to_str()?));
+            let thread: u32 = thread.ok()?.file_name().to_str()?.parse().ok()?;
+            let length = self.read(format_args!("{pid}/task/{thread}/stat"));
             let stat = length.and_then(|length| Stat::parse(&self.buffer[..length])).map(|(_, stat)| stat);
             if let Some(stat) = stat.filter(|stat| !stat.has_ended) {
-                return Some(stat);
+                return Some((thread, stat));
             }
         }
         None
@@ -388,65 +458,6 @@ pub fn time_look(root: ProcRoot) -> io::Result<(usize, Duration)> {
     }
     let snapshot = scanner.scan_in_turns()?;
     Ok((snapshot.processes.len(), snapshot.cost.wall))
-}
-
-/// What is wanted of `/proc/PID/stat`, numbered as in proc(5).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Stat {
-    /// 3: a zombie, or about to be none any more. Of a process: its first thread is.
-    has_ended: bool,
-    /// 4
-    parent_pid: u32,
-    /// 20
-    threads: u64,
-    /// 22
-    start_ticks: u64,
-    /// 23
-    vm_bytes: u64,
-    /// 24
-    rss_pages: u64,
-    /// 48
-    arg_start: u64,
-}
-
-impl Stat {
-    /// The whole process has ended, not just its first thread.
-    fn is_zombie(&self) -> bool {
-        self.has_ended && self.threads <= 1
-    }
-
-    /// The comm and the rest; `None` for what is no stat line. The comm may hold anything, `)` too.
-    fn parse(line: &[u8]) -> Option<(&[u8], Self)> {
-        let open = line.iter().position(|byte| *byte == b'(')?;
-        let close = line.iter().rposition(|byte| *byte == b')').filter(|close| *close > open)?;
-        let mut stat = Self::default();
-        let mut fields = 2;
-        for (number, field) in (3..=48).zip(line.get(close + 2..)?.split(u8::is_ascii_whitespace)) {
-            match number {
-                3 => stat.has_ended = matches!(field, b"Z" | b"X"),
-                4 => stat.parent_pid = decimal(field)?.try_into().ok()?,
-                20 => stat.threads = decimal(field)?,
-                22 => stat.start_ticks = decimal(field)?,
-                23 => stat.vm_bytes = decimal(field)?,
-                // Signed, and below 0 for a moment when the counters of several CPUs are summed up.
-                24 => stat.rss_pages = decimal(field).unwrap_or(0),
-                48 => stat.arg_start = decimal(field).unwrap_or(0),
-                _ => {}
-            }
-            fields = number;
-        }
-        (fields >= 24).then(|| (&line[open + 1..close], stat))
-    }
-}
-
-fn decimal(field: &[u8]) -> Option<u64> {
-    if field.is_empty() {
-        return None;
-    }
-    field.iter().try_fold(0u64, |value, byte| {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
-        value.checked_mul(10)?.checked_add(digit)
-    })
 }
 
 fn clock(id: ClockId) -> io::Result<Duration> {

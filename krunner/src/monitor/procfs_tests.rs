@@ -8,57 +8,83 @@ use tempfile::TempDir;
 use super::*;
 
 /// A folder that looks like `/proc`.
-struct Tree {
+pub(super) struct Tree {
     folder: TempDir,
 }
 
 /// A process of a [`Tree`]; the rest of its stat line is 0.
 #[derive(Clone, Copy)]
-struct Fake {
-    comm: &'static [u8],
-    state: char,
-    threads: u32,
-    start_ticks: u64,
-    vm_bytes: u64,
-    rss_pages: i64,
-    arg_start: u64,
+pub(super) struct Fake {
+    pub(super) comm: &'static [u8],
+    pub(super) state: char,
+    pub(super) threads: u32,
+    pub(super) start_ticks: u64,
+    pub(super) vm_bytes: u64,
+    pub(super) rss_pages: i64,
+    /// -1 makes it a thread.
+    pub(super) exit_signal: i32,
+    pub(super) arg_start: u64,
+    pub(super) exit_code: u32,
+    pub(super) flags: u32,
+    /// Signals, as a bit map.
+    pub(super) pending: u32,
 }
 
-const SHELL: Fake =
-    Fake { comm: b"sh", state: 'S', threads: 1, start_ticks: 50, vm_bytes: 8192, rss_pages: 1, arg_start: 700 };
+pub(super) const SHELL: Fake = Fake {
+    comm: b"sh",
+    state: 'S',
+    threads: 1,
+    start_ticks: 50,
+    vm_bytes: 8192,
+    rss_pages: 1,
+    exit_signal: 17,
+    arg_start: 700,
+    exit_code: 0,
+    flags: 0x40_0000,
+    pending: 0,
+};
 
 impl Fake {
     fn line(&self, pid: u32, parent: u32) -> Vec<u8> {
-        let zeros = |count: usize| "0 ".repeat(count);
-        let mut line = format!("{pid} (").into_bytes();
-        line.extend_from_slice(self.comm);
-        let Self { state, threads, start_ticks, vm_bytes, rss_pages, arg_start, .. } = self;
-        // 3, 4, 5 to 19, 20, 21, 22, 23, 24, 25 to 47, 48, 49 to 52
-        let (before, between) = (zeros(15), zeros(23));
-        let rest = format!(
-            ") {state} {parent} {before}{threads} 0 {start_ticks} {vm_bytes} {rss_pages} {between}{arg_start} 0 0 0 0\n"
-        );
-        line.extend_from_slice(rest.as_bytes());
-        line
+        // Numbered as in proc(5); the comm is the second.
+        let mut fields = vec!["0".to_owned(); 53];
+        let mut set = |number: usize, value: &dyn ToString| fields[number] = value.to_string();
+        set(3, &self.state);
+        set(4, &parent);
+        set(9, &self.flags);
+        set(20, &self.threads);
+        set(22, &self.start_ticks);
+        set(23, &self.vm_bytes);
+        set(24, &self.rss_pages);
+        set(31, &self.pending);
+        set(38, &self.exit_signal);
+        set(48, &self.arg_start);
+        set(52, &self.exit_code);
+        let comm_and_rest = [self.comm, b") ", fields[3..].join(" ").as_bytes(), b"\n"].concat();
+        [format!("{pid} (").as_bytes(), &comm_and_rest].concat()
     }
 }
 
 impl Tree {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    fn scanner(&self) -> Scanner {
+    pub(super) fn scanner(&self) -> Scanner {
         Scanner::new(ProcRoot::new(self.folder.path()), None).unwrap()
     }
 
-    fn put(&self, path: &str, content: &[u8]) {
-        let path = self.folder.path().join(path);
+    pub(super) fn path(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    pub(super) fn put(&self, path: &str, content: &[u8]) {
+        let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
 
-    fn process(&self, pid: u32, parent: u32, fake: Fake, cmdline: &[u8]) {
+    pub(super) fn process(&self, pid: u32, parent: u32, fake: Fake, cmdline: &[u8]) {
         self.put(&format!("{pid}/stat"), &fake.line(pid, parent));
         self.put(&format!("{pid}/cmdline"), cmdline);
     }
@@ -86,9 +112,30 @@ fn a_process_is_read_with_all_that_is_asked_for() {
             cmdline: Arc::new(cmdline),
             vm_bytes: 8192,
             rss_bytes: scanner.page_bytes,
+            oom_score_adj: 0,
             is_zombie: false,
+            is_leaving: false,
+            end: None,
         }
     );
+}
+
+#[test]
+fn who_is_about_to_end_is_seen_to_be() {
+    let tree = Tree::new();
+    let mut scanner = tree.scanner();
+    let sigterm_or_kill = 1 << 8;
+    for (flags, pending, is_leaving) in [
+        (0x40_0000, 0, false),
+        (0x40_0000, 1 << 14, false),
+        (0x40_0000, sigterm_or_kill, true),
+        (0x40_0400, 0, true),
+        (0x40_0004, 0, true),
+    ] {
+        tree.process(42, 7, Fake { flags, pending, ..SHELL }, b"x\0");
+        let observed = one(&mut scanner);
+        assert_eq!((observed.is_leaving, observed.end), (is_leaving, None), "{flags:#x} {pending:#x}");
+    }
 }
 
 #[test]
@@ -291,6 +338,8 @@ fn a_fence_keeps_others_out() {
         assert!(!memory.lets_in(outside), "{outside}");
     }
     assert!(fence("", "/").lets_in("0::/anything") && fence("", "/").lets_in("0::/"));
+    assert!(!fence("", "/").lets_in("0::/../other") && !fence("", "/").lets_in("0::/.."), "beside our namespace");
+    assert!(fence("", "/../own").lets_in("0::/../own/x") && !fence("", "/../own").lets_in("0::/../own/../other"));
 
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
     let path = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");

@@ -8,13 +8,13 @@ use serde::{Serialize, Serializer};
 
 use super::cgroup::CgroupFacts;
 use super::event::{Actor, ProcessKey};
-use super::history::{History, Known};
+use super::history::{History, Known, Suspect};
 use super::join::{Confidence, Victim};
 use super::process::Cmdline;
 use super::tracer::TracerKind;
 
 /// Other processes that were large at that moment.
-const LARGEST: usize = 5;
+pub(super) const LARGEST: usize = 5;
 
 /// As much of a command line as is shown in the tree.
 const SHOWN_CMDLINE_BYTES: usize = 512;
@@ -154,22 +154,22 @@ impl Report {
     #[must_use]
     pub(super) fn of_suspect(
         confidence: Confidence,
-        suspect: &Known,
+        suspect: &Suspect,
         at_ns: u64,
         history: &History,
         circumstances: Circumstances,
     ) -> Self {
         let dead = Dead {
-            seen: Seen { exited: true, ..Seen::of(suspect, at_ns) },
+            seen: Seen::of(&suspect.known, at_ns),
             uid: None,
-            oom_score_adj: None,
+            oom_score_adj: Some(suspect.known.oom_score_adj),
             anon_bytes: None,
             file_bytes: None,
             shmem_bytes: None,
             swap_bytes: None,
             pgtables_bytes: None,
         };
-        Self::new(confidence, TracerKind::Snapshot, dead, suspect.key, at_ns, history, circumstances)
+        Self::new(confidence, TracerKind::Snapshot, dead, suspect.known.key, at_ns, history, circumstances)
     }
 
     fn new(

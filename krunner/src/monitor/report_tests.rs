@@ -15,7 +15,10 @@ fn observed(pid: u32, start_ticks: u64, parent_pid: u32, cmdline: &[u8], rss_byt
         cmdline: Arc::new(Cmdline { bytes: cmdline.to_vec(), is_cut: false }),
         vm_bytes: 2 * rss_bytes,
         rss_bytes,
+        oom_score_adj: 0,
         is_zombie: false,
+        is_leaving: false,
+        end: None,
     }
 }
 
@@ -129,12 +132,15 @@ fn a_co_victim_names_its_company_and_a_suspect_is_only_that() {
     assert!(report.to_string().contains("\nconfidence: co-victim (killed along with 7)\n"));
 
     let history = history(Vec::new());
-    let suspect = history.find(ProcessKey { pid: 300, start_ticks: 2000 }).unwrap();
+    let known = history.find(ProcessKey { pid: 300, start_ticks: 2000 }).unwrap();
+    let suspect = Suspect { known: Known { oom_score_adj: 500, ..known }, end: None, alive_ns: None, grown_ns: 0 };
     let report = Report::of_suspect(Confidence::Possible, &suspect, 4000 * TICK_NS, &history, circumstances());
     let text = report.to_string();
     assert!(text.starts_with("detected potentially oom-killed process:\n300 (running for 20.00s, vm: 6m, rss: 3m): "));
     assert!(text.contains("\nconfidence: possible (") && !text.contains("trigger"));
-    assert_eq!(serde_json::to_value(&report).unwrap()["victim"]["anon_bytes"], serde_json::Value::Null);
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["victim"]["anon_bytes"], serde_json::Value::Null);
+    assert_eq!(json["victim"]["oom_score_adj"], 500);
 }
 
 #[test]

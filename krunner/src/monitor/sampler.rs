@@ -1,20 +1,24 @@
-//! The thread that scans `/proc` every now and then.
+//! The thread that looks at `/proc`, and at the counters of the memory cgroup.
 //!
-//! A thread of its own, because a scan may block on a lock of the process it looks at, and takes
-//! milliseconds where there are thousands of processes. It spends at most [`DUTY`] of one processor on the
-//! scans it makes by itself: after an expensive one the next comes later. Asked for with
-//! [`Sampler::scan_now`], a scan comes at once and reads everybody, the quiet ones too; there is at most one
-//! in each [`SHORTEST_PAUSE`].
+//! A thread of its own, because reading there may block on a lock of the process that is looked at, and takes
+//! milliseconds where there are thousands of processes. It scans every now and then, as `pace` says: after an expensive
+//! scan the next one comes later. Asked for with [`Sampler::scan_now`], a scan
+//! comes at once and reads everybody, the quiet ones too; there is at most one in each [`SHORTEST_PAUSE`].
 //!
 //! ```text
-//!            ┌────────────── pause is over, or scan_now ──────────────┐
-//!            ▼                                                        │
+//!            ┌──────────── pause is over, or scan_now ────────────┐
+//!            ▼                                                    │
 //!  start ─▶ scan ─▶ hand over (waits while the reader has enough) ─▶ pause ─▶ Sampler dropped: end
-//!                        └─ the reader is gone: end
+//!                        └─ the reader is gone: end            ▲     │ watchful: beats
+//!                                                              └─────┘ counters, glance
 //! ```
 //!
-//! Handing over waits on this thread only, never on the reader's; a snapshot carries its time, so one that
-//! waited is not mistaken for a new one.
+//! While no tracer tells of kills it is *watchful*: at each beat it reads the counters and looks at newcomers and those
+//! who grow (`procfs::glance`). A beat comes before the memory that is left can be filled ([`beat`]): with gigabytes
+//! to go four times a second, with little left every 5 ms. When half of what was left at the last scan is
+//! used up, somebody grows: everybody is looked at.
+//!
+//! Handing over waits on this thread only, never on the reader's; what is handed over carries its time.
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -23,14 +27,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::process::Snapshot;
+use super::cgroup::Cgroup;
+use super::cgroup::counter::{Count, KillCounter};
+use super::clock;
+use super::pace::{Allowance, LONGEST_BEAT, RUNNING_OUT_SHARE, beat, pause};
+use super::process::{Glance, Snapshot};
 use super::procfs::{Fence, ProcRoot, Scanner};
-
-/// The part of one processor that periodic scans may take is 1 / this: 0.25 %.
-const DUTY: u32 = 400;
-
-/// An expensive scan does not put off the next one further than this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Between a scan and the next one asked for. Who asks within it gets the same scan.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
@@ -38,10 +40,41 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// Reading a folder is the deepest it goes; the default of 2 MiB would be the larger part of our address space.
 const STACK_BYTES: usize = 128 * 1024;
 
+/// Orders under way: looks are asked for again if they are needed still.
+const QUEUED_ORDERS: usize = 8;
+
+/// What the thread sees.
+#[derive(Debug)]
+pub(super) enum Sample {
+    /// Everybody.
+    Snapshot(Snapshot),
+    /// Some.
+    Glance(Glance),
+    /// That kills were counted, or whether they can be.
+    Counted {
+        count: Count,
+        /// When the counters were read before.
+        since_boot_ns: u64,
+        /// And when they were read now.
+        at_boot_ns: u64,
+    },
+}
+
+/// What it is told.
+#[derive(Debug)]
+enum Order {
+    Scan,
+    Beat,
+    /// Nobody else tells of kills: be watchful, with the counters of this cgroup.
+    Watch(Option<Cgroup>),
+    /// A tracer does.
+    Rest,
+}
+
 /// The thread; ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    requests: SyncSender<()>,
+    orders: SyncSender<Order>,
 }
 
 impl Sampler {
@@ -56,72 +89,239 @@ impl Sampler {
         root: ProcRoot,
         fence: Option<Fence>,
         interval: Duration,
-        snapshots: mpsc::Sender<Snapshot>,
+        samples: mpsc::Sender<Sample>,
     ) -> io::Result<Self> {
         let scanner = Scanner::new(root, fence)?;
-        // One waiting request stands for all.
-        let (requests, asked) = sync_channel(1);
-        let run = move || run(scanner, interval, &asked, &snapshots);
+        let (orders, ordered) = sync_channel(QUEUED_ORDERS);
+        let run = move || {
+            // The reader has gone: nobody is there to be told.
+            let _ = Lookout::new(scanner, interval, samples).run(&ordered);
+        };
         thread::Builder::new().name("oom-sampler".into()).stack_size(STACK_BYTES).spawn(run)?;
-        Ok(Self { requests })
+        Ok(Self { orders })
     }
 
     /// Asks for a scan that begins after this call. Does not wait.
     pub(super) fn scan_now(&self) {
-        // Full: one is asked for already. Disconnected: nobody reads any more.
-        let _ = self.requests.try_send(());
+        self.order(Order::Scan);
+    }
+
+    /// Asks for a beat, because something has changed. Does not wait.
+    pub(super) fn beat_now(&self) {
+        self.order(Order::Beat);
+    }
+
+    /// From now on nobody else tells of kills.
+    pub(super) fn watch(&self, cgroup: Option<Cgroup>) {
+        self.order(Order::Watch(cgroup));
+    }
+
+    /// From now on a tracer does.
+    pub(super) fn rest(&self) {
+        self.order(Order::Rest);
+    }
+
+    fn order(&self, order: Order) {
+        // Full: that many are waiting already. Disconnected: nobody reads any more.
+        let _ = self.orders.try_send(order);
     }
 }
 
-fn run(mut scanner: Scanner, interval: Duration, asked: &Receiver<()>, snapshots: &mpsc::Sender<Snapshot>) {
-    let mut complained = false;
-    let mut is_asked = false;
-    loop {
-        let mut cpu = Duration::ZERO;
-        let scan = if is_asked { scanner.scan() } else { scanner.scan_in_turns() };
-        match scan {
-            Ok(snapshot) => {
-                cpu = snapshot.cost.cpu;
-                complained = false;
-                if snapshots.blocking_send(snapshot).is_err() {
-                    return;
-                }
-            }
-            Err(error) if !complained => {
-                complained = true;
-                tracing::warn!("cannot list processes: {error}; what is known of them grows old");
-            }
-            Err(_) => {}
+/// The reader is gone.
+struct Unheard;
+
+/// The thread's own state.
+struct Lookout {
+    scanner: Scanner,
+    interval: Duration,
+    samples: mpsc::Sender<Sample>,
+    /// While watchful.
+    watch: Option<Watch>,
+    complained: bool,
+    next_scan: Instant,
+    last_scan: Instant,
+    last_cost: Duration,
+    is_scan_asked: bool,
+}
+
+/// What being watchful takes.
+struct Watch {
+    counter: KillCounter,
+    read_boot_ns: u64,
+    is_told: bool,
+    last_beat: Instant,
+    next_beat: Instant,
+    allowance: Allowance,
+    /// None where that cannot be known.
+    headroom_bytes: Option<u64>,
+    /// At the last scan.
+    scanned_headroom_bytes: u64,
+}
+
+impl Lookout {
+    fn new(scanner: Scanner, interval: Duration, samples: mpsc::Sender<Sample>) -> Self {
+        let now = Instant::now();
+        Self {
+            scanner,
+            interval,
+            samples,
+            watch: None,
+            complained: false,
+            next_scan: now,
+            last_scan: now,
+            last_cost: Duration::ZERO,
+            is_scan_asked: false,
         }
-        let ended = Instant::now();
-        is_asked = match asked.recv_timeout(pause(interval, cpu)) {
-            Ok(()) => {
-                thread::sleep(SHORTEST_PAUSE.saturating_sub(ended.elapsed()));
-                true
+    }
+
+    fn run(mut self, orders: &Receiver<Order>) -> Result<(), Unheard> {
+        self.scan(false)?;
+        loop {
+            let beat = self.watch.as_ref().map(|watch| watch.next_beat);
+            let due = beat.map_or(self.next_scan, |beat| beat.min(self.next_scan));
+            match orders.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(Order::Scan) if !self.is_scan_asked => {
+                    self.is_scan_asked = true;
+                    self.next_scan = self.next_scan.min(self.last_scan + SHORTEST_PAUSE);
+                }
+                Ok(Order::Scan) => {}
+                Ok(Order::Watch(cgroup)) => {
+                    self.scanner.pay_attention(true);
+                    self.watch = Some(Watch::start(cgroup));
+                    self.beat()?;
+                }
+                Ok(Order::Rest) => {
+                    self.scanner.pay_attention(false);
+                    self.watch = None;
+                }
+                Err(RecvTimeoutError::Timeout) if self.next_scan <= Instant::now() => {
+                    let everybody = std::mem::take(&mut self.is_scan_asked);
+                    self.scan(everybody)?;
+                }
+                Ok(Order::Beat) | Err(RecvTimeoutError::Timeout) => self.beat()?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
-            Err(RecvTimeoutError::Timeout) => false,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
+        }
+    }
+
+    fn scan(&mut self, everybody: bool) -> Result<(), Unheard> {
+        let scan = if everybody { self.scanner.scan() } else { self.scanner.scan_in_turns() };
+        let scan = scan.inspect(|snapshot| self.scanner.keep_in_view(&snapshot.processes));
+        self.last_cost = Duration::ZERO;
+        if let Some(snapshot) = self.seen(scan) {
+            self.last_cost = snapshot.cost.cpu;
+            self.send(Sample::Snapshot(snapshot))?;
+        }
+        self.last_scan = Instant::now();
+        self.next_scan = self.last_scan + pause(self.interval, self.last_cost);
+        if let Some(watch) = &mut self.watch {
+            watch.scanned_headroom_bytes = watch.headroom_bytes.unwrap_or(u64::MAX);
+        }
+        Ok(())
+    }
+
+    /// Counters, newcomers and those who grow.
+    fn beat(&mut self) -> Result<(), Unheard> {
+        let Some(watch) = &mut self.watch else { return Ok(()) };
+        let cpu_before = clock::thread_cpu();
+        let counted = watch.count();
+        let is_running_out = watch.is_running_out();
+        if let Some(counted) = counted {
+            self.send(counted)?;
+        }
+        let glance = self.scanner.glance();
+        if let Some(glance) = self.seen(glance)
+            && !(glance.processes.is_empty() && glance.absent.is_empty())
+        {
+            self.send(Sample::Glance(glance))?;
+        }
+        let cost = clock::thread_cpu().saturating_sub(cpu_before);
+        if is_running_out && self.last_scan.elapsed() > self.last_cost * RUNNING_OUT_SHARE {
+            self.scan(true)?;
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.plan(cost);
+        }
+        Ok(())
+    }
+
+    /// What was seen, unless it was nothing; complains once.
+    fn seen<T>(&mut self, look: io::Result<T>) -> Option<T> {
+        match look {
+            Ok(seen) => {
+                self.complained = false;
+                Some(seen)
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.complained, true) {
+                    tracing::warn!("cannot list processes: {error}; what is known of them grows old");
+                }
+                None
+            }
+        }
+    }
+
+    fn send(&self, sample: Sample) -> Result<(), Unheard> {
+        self.samples.blocking_send(sample).map_err(|_| Unheard)
     }
 }
 
-/// How long to wait after a scan that took so much of a processor.
-fn pause(interval: Duration, cpu: Duration) -> Duration {
-    interval.max((cpu * DUTY).min(LONGEST_PAUSE))
+impl Watch {
+    fn start(cgroup: Option<Cgroup>) -> Self {
+        Self {
+            read_boot_ns: clock::boot_ns(),
+            counter: KillCounter::start(cgroup),
+            is_told: false,
+            last_beat: Instant::now(),
+            next_beat: Instant::now(),
+            allowance: Allowance::full(),
+            headroom_bytes: None,
+            scanned_headroom_bytes: u64::MAX,
+        }
+    }
+
+    /// Reads the counters; what is to be told of them.
+    fn count(&mut self) -> Option<Sample> {
+        let at_boot_ns = clock::boot_ns();
+        let count = self.counter.read();
+        let since_boot_ns = std::mem::replace(&mut self.read_boot_ns, at_boot_ns);
+        self.headroom_bytes = count.headroom_bytes;
+        // Memory was given back: running out begins anew.
+        if let Some(headroom_bytes) = self.headroom_bytes.filter(|bytes| bytes / 2 > self.scanned_headroom_bytes) {
+            self.scanned_headroom_bytes = headroom_bytes;
+        }
+        let is_news = !std::mem::replace(&mut self.is_told, true) || !count.kills.is_empty();
+        is_news.then_some(Sample::Counted { count, since_boot_ns, at_boot_ns: clock::boot_ns() })
+    }
+
+    /// When the next beat comes, after one that took so much of a processor.
+    fn plan(&mut self, cost: Duration) {
+        let now = Instant::now();
+        let passed = now.duration_since(std::mem::replace(&mut self.last_beat, now));
+        let put_off = self.allowance.spend(cost, passed);
+        self.next_beat = now + beat(self.headroom_bytes).max(put_off).min(LONGEST_BEAT);
+    }
+
+    fn is_running_out(&self) -> bool {
+        self.headroom_bytes.is_some_and(|bytes| bytes < self.scanned_headroom_bytes / 2)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::process::End;
     use super::*;
 
     const DEADLINE: Duration = Duration::from_secs(10);
     const HOUR: Duration = Duration::from_hours(1);
 
-    async fn next(snapshots: &mut mpsc::Receiver<Snapshot>) -> Option<Snapshot> {
-        tokio::time::timeout(DEADLINE, snapshots.recv()).await.expect("no word from the sampler")
+    async fn next(samples: &mut mpsc::Receiver<Sample>) -> Option<Snapshot> {
+        let sample = tokio::time::timeout(DEADLINE, samples.recv()).await.expect("no word from the sampler")?;
+        let Sample::Snapshot(snapshot) = sample else { panic!("{sample:?}") };
+        Some(snapshot)
     }
 
-    fn start(interval: Duration, capacity: usize) -> (Sampler, mpsc::Receiver<Snapshot>) {
+    fn start(interval: Duration, capacity: usize) -> (Sampler, mpsc::Receiver<Sample>) {
         let (sender, snapshots) = mpsc::channel(capacity);
         (Sampler::start(ProcRoot::default(), None, interval, sender).unwrap(), snapshots)
     }
@@ -170,17 +370,30 @@ mod tests {
         let (sampler, snapshots) = start(Duration::from_millis(1), 1);
         drop(snapshots);
         let begin = Instant::now();
-        while !matches!(sampler.requests.try_send(()), Err(std::sync::mpsc::TrySendError::Disconnected(()))) {
+        while !matches!(sampler.orders.try_send(Order::Beat), Err(std::sync::mpsc::TrySendError::Disconnected(_))) {
             assert!(begin.elapsed() < DEADLINE, "the thread is still there");
             thread::yield_now();
         }
     }
 
-    #[test]
-    fn expensive_scans_are_rarer() {
-        let pause_ms = |cpu_ms| pause(Sampler::INTERVAL, Duration::from_millis(cpu_ms)).as_millis();
-        assert_eq!([0, 1, 5, 10, 1000].map(pause_ms), [2000, 2000, 2000, 4000, 30_000]);
-        assert_eq!(pause(HOUR, Duration::from_secs(1)), HOUR);
+    #[tokio::test]
+    async fn while_watchful_newcomers_are_seen_and_how_they_end() {
+        let (sampler, mut samples) = start(HOUR, 8);
+        assert!(next(&mut samples).await.is_some());
+        sampler.watch(None);
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = child.id();
+        let mut until_it = async |end: Option<End>| loop {
+            let sample = tokio::time::timeout(DEADLINE, samples.recv()).await.expect("in time").unwrap();
+            let Sample::Glance(glance) = sample else { continue };
+            if glance.processes.iter().any(|observed| observed.key.pid == pid && observed.end == end) {
+                return;
+            }
+        };
+        until_it(None).await;
+        child.kill().unwrap();
+        until_it(Some(End::Killed)).await;
+        child.wait().unwrap();
     }
 
     #[test]

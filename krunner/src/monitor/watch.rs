@@ -9,30 +9,38 @@
 //! It starts with snapshots and goes over to the tracer when that is attached. It never waits for `/proc`:
 //! reading there may block on a process that the kernel is about to kill.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use nix::unistd::read;
 use serde::Serialize;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::cgroup::counter::KillCounter;
 use super::cgroup::{Cgroup, CgroupFacts};
 use super::clock;
-use super::engine::{Engine, IsThere, Notice, is_of_interest};
-use super::event::{Trace, TraceEvent};
+use super::engine::{Engine, Notice, Present, is_of_interest};
+use super::event::{Death, ProcessKey, Trace, TraceEvent};
 use super::means::Means;
-use super::process::Snapshot;
-use super::sampler::Sampler;
+use super::process::End;
+use super::procfs::{Fence, ProcRoot};
+use super::sampler::{Sample, Sampler};
 use super::tracer::{Loading, Scope, TracerKind};
+use crate::sys;
 use crate::tasks::TaskGroup;
 
 /// Batches under way from the tracer; a full channel makes records wait in the ring.
 const QUEUED_BATCHES: usize = 16;
 
-/// A snapshot is large, and an older one of no use.
-const QUEUED_SNAPSHOTS: usize = 1;
+/// A snapshot is large, and an older one of no use. A beat of the sampler may bring two samples.
+const QUEUED_SAMPLES: usize = 2;
 
-/// What somebody may say about kills; each asks the same question.
-const QUEUED_REQUESTS: usize = 4;
+/// What somebody may say about kills; more is said of a kill than this only if it is said again.
+const QUEUED_REQUESTS: usize = 256;
 
 /// Tells under way; storms are summed up before.
 const QUEUED_TELLS: usize = 64;
@@ -40,7 +48,7 @@ const QUEUED_TELLS: usize = 64;
 /// How often time passes for the engine while something waits for it.
 const BUSY_TICK: Duration = Duration::from_millis(1);
 
-/// And while nothing does: for what is kept by age, and for the cgroup's counter.
+/// And while nothing does: for what is kept by age.
 const IDLE_TICK: Duration = Duration::from_millis(250);
 
 /// What is told to whoever runs the monitor.
@@ -67,13 +75,26 @@ pub struct Watching {
 #[derive(Debug)]
 pub struct Monitor {
     requests: mpsc::Sender<Request>,
+    /// Nobody else tells how processes end.
+    is_evidence: Arc<AtomicBool>,
+}
+
+/// Where it is said how processes have ended. Without a tracer that is evidence.
+#[derive(Debug, Clone)]
+pub struct Deaths {
+    requests: mpsc::Sender<Request>,
+    /// Where a child that has ended is still shown.
+    proc: ProcRoot,
+    is_evidence: Arc<AtomicBool>,
 }
 
 /// What is said to the monitor.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Request {
     /// The agent says that there was a kill.
     ToldOfKill,
+    /// Somebody is about to wait for a process that has ended.
+    Died(Death),
 }
 
 impl Monitor {
@@ -84,30 +105,75 @@ impl Monitor {
     pub fn start(means: Means, tasks: &TaskGroup) -> std::io::Result<(Self, mpsc::Receiver<Tell>)> {
         let (tells, told) = mpsc::channel(QUEUED_TELLS);
         let (requests, asked) = mpsc::channel(QUEUED_REQUESTS);
-        let (sampled, samples) = mpsc::channel(QUEUED_SNAPSHOTS);
-        let is_there: IsThere = match means.proc.clone() {
-            Some(proc) => Box::new(move |process| proc.has(process)),
-            // Numbered otherwise: nobody can be looked up.
-            None => Box::new(|_| true),
+        let (sampled, samples) = mpsc::channel(QUEUED_SAMPLES);
+        let present: Box<dyn Present> = match means.proc.clone() {
+            Some(proc) => Box::new(proc),
+            None => Box::new(Unknown),
         };
         let sampler =
             means.proc.map(|proc| Sampler::start(proc, means.fence, Sampler::INTERVAL, sampled)).transpose()?;
+        let is_evidence = Arc::new(AtomicBool::new(false));
         let task = Task {
-            engine: Engine::new(booted_at(), is_there),
+            engine: Engine::new(booted_at(), present),
             sampler,
             tells,
             cgroup: means.cgroup,
             scope: means.scope,
+            changes: None,
+            is_evidence: Arc::clone(&is_evidence),
             forgotten: 0,
         };
         tasks.spawn("oom monitor", task.run(means.tracer, samples, asked, tasks.clone()));
-        Ok((Self { requests }, told))
+        Ok((Self { requests, is_evidence }, told))
     }
 
     /// Passes on that the agent knows of a kill. Without a tracer that is a reason to look.
     pub fn told_of_kill(&self) {
         // A full queue holds the same already.
         let _ = self.requests.try_send(Request::ToldOfKill);
+    }
+
+    /// Where to say how processes have ended.
+    #[must_use]
+    pub fn deaths(&self) -> Deaths {
+        let (requests, is_evidence) = (self.requests.clone(), Arc::clone(&self.is_evidence));
+        Deaths { requests, proc: ProcRoot::default(), is_evidence }
+    }
+}
+
+impl Deaths {
+    /// Passes on how a process that nobody has waited for yet has ended. Does not wait.
+    pub fn tell(&self, pid: u32, by_sigkill: bool) {
+        if !self.is_evidence.load(Ordering::Relaxed) {
+            return;
+        }
+        let end = if by_sigkill { End::Killed } else { End::Other };
+        // A storm that fills the queue is told as one anyway.
+        let death = self.proc.death_of(pid, end, clock::boot_ns());
+        let _ = death.map(|death| self.requests.try_send(Request::Died(death)));
+    }
+}
+
+impl Present for ProcRoot {
+    fn has(&self, process: ProcessKey) -> bool {
+        Self::has(self, process)
+    }
+
+    fn is_charged(&self, process: ProcessKey, cgroup: &CgroupFacts) -> bool {
+        self.lets_in(process.pid, &Fence::around(cgroup))
+    }
+}
+
+/// Where processes are numbered otherwise, nobody can be looked up.
+struct Unknown;
+
+impl Present for Unknown {
+    fn has(&self, _: ProcessKey) -> bool {
+        true
+    }
+
+    fn is_charged(&self, _: ProcessKey, _: &CgroupFacts) -> bool {
+        false
     }
 }
 
@@ -117,6 +183,9 @@ struct Task {
     tells: mpsc::Sender<Tell>,
     cgroup: Option<Cgroup>,
     scope: Scope,
+    /// Without a tracer: readable when a counter of the cgroup may have changed.
+    changes: Option<AsyncFd<OwnedFd>>,
+    is_evidence: Arc<AtomicBool>,
     /// As was told last.
     forgotten: u64,
 }
@@ -124,7 +193,8 @@ struct Task {
 /// Whatever comes next.
 enum Event {
     Batch(Vec<TraceEvent>),
-    Sampled(Snapshot),
+    Sampled(Sample),
+    Changed,
     Request(Request),
     Attached(Result<mpsc::Receiver<Vec<TraceEvent>>, String>),
     TracerEnded,
@@ -135,7 +205,7 @@ impl Task {
     async fn run(
         mut self,
         tracer: Result<Loading, String>,
-        mut samples: mpsc::Receiver<Snapshot>,
+        mut samples: mpsc::Receiver<Sample>,
         mut requests: mpsc::Receiver<Request>,
         tasks: TaskGroup,
     ) {
@@ -152,6 +222,7 @@ impl Task {
                 batch = next(&mut batches) => batch.map_or(Event::TracerEnded, Event::Batch),
                 Some(sampled) = samples.recv() => Event::Sampled(sampled),
                 attached = &mut loading, if is_loading => Event::Attached(attached),
+                () = changed(self.changes.as_ref()) => Event::Changed,
                 Some(request) = requests.recv() => Event::Request(request),
                 _ = busy.tick(), if self.engine.is_busy(clock::boot_ns()) => Event::Tick,
                 _ = idle.tick() => Event::Tick,
@@ -161,10 +232,16 @@ impl Task {
                     is_loading = false;
                     let why_not = attached.as_ref().err().cloned();
                     batches = attached.ok();
+                    self.watch_without_tracer(batches.is_none());
+                    // Who came while the programs were being loaded has been told by nobody.
+                    if let Some(sampler) = self.sampler.as_ref().filter(|_| batches.is_some()) {
+                        sampler.scan_now();
+                    }
                     self.tell_watching(batches.is_some(), why_not).await;
                 }
                 Event::TracerEnded => {
                     batches = None;
+                    self.watch_without_tracer(true);
                     self.tell_watching(false, Some("the tracer's task has ended".to_owned())).await;
                 }
                 other => self.handle(other, batches.is_some()),
@@ -188,7 +265,32 @@ impl Task {
                 }
                 look
             }
-            Event::Sampled(snapshot) => {
+            Event::Sampled(sample) => self.sampled(sample, now_ns),
+            Event::Request(Request::ToldOfKill) => !traced && self.engine.told_of_kill(now_ns),
+            Event::Request(Request::Died(death)) => {
+                self.engine.died(&death, now_ns);
+                false
+            }
+            Event::Changed => {
+                if let Some(sampler) = &self.sampler {
+                    sampler.beat_now();
+                }
+                false
+            }
+            Event::Tick | Event::Attached(_) | Event::TracerEnded => {
+                self.engine.tick(now_ns);
+                false
+            }
+        };
+        if let Some(sampler) = self.sampler.as_ref().filter(|_| look) {
+            sampler.scan_now();
+        }
+    }
+
+    /// Returns whether to look at `/proc` now.
+    fn sampled(&mut self, sample: Sample, now_ns: u64) -> bool {
+        match sample {
+            Sample::Snapshot(snapshot) => {
                 self.engine.snapshot(&snapshot, now_ns);
                 let forgotten = self.engine.forgotten();
                 if forgotten > self.forgotten {
@@ -197,15 +299,28 @@ impl Task {
                 }
                 false
             }
-            Event::Request(Request::ToldOfKill) => !traced && self.engine.told_of_kill(now_ns),
-            Event::Tick | Event::Attached(_) | Event::TracerEnded => {
-                self.engine.tick(now_ns);
-                let figures = self.cgroup.as_ref().filter(|_| !traced).map(Cgroup::facts);
-                figures.is_some_and(|figures| self.engine.cgroup(figures, now_ns))
+            Sample::Glance(glance) => {
+                self.engine.glance(&glance, now_ns);
+                false
             }
-        };
-        if let Some(sampler) = self.sampler.as_ref().filter(|_| look) {
-            sampler.scan_now();
+            Sample::Counted { count, since_boot_ns, at_boot_ns } => {
+                self.engine.counted(count, since_boot_ns, at_boot_ns)
+            }
+        }
+    }
+
+    /// Counters and glances stand in for a tracer, or no more.
+    fn watch_without_tracer(&mut self, without: bool) {
+        self.is_evidence.store(without, Ordering::Relaxed);
+        let Some(sampler) = &self.sampler else { return };
+        if without {
+            // Where the kernel does not tell, the sampler's beat is all there is.
+            let changes = self.cgroup.as_ref().filter(|cgroup| cgroup.version == 2).and_then(changes_of);
+            self.changes = changes;
+            sampler.watch(self.cgroup.clone());
+        } else {
+            self.changes = None;
+            sampler.rest();
         }
     }
 
@@ -238,6 +353,23 @@ async fn attached(
         }
     });
     Ok(batches)
+}
+
+fn changes_of(cgroup: &Cgroup) -> Option<AsyncFd<OwnedFd>> {
+    let inotify = KillCounter::changes(cgroup).inspect_err(|error| {
+        tracing::debug!("the kernel does not tell when the cgroup's counters change ({error}): they are read in turns");
+    });
+    sys::readable(inotify.ok()?.into()).ok()
+}
+
+/// Waits until something has changed, and takes note.
+async fn changed(changes: Option<&AsyncFd<OwnedFd>>) {
+    /// One event has 16 bytes (inotify(7)); which they are does not matter.
+    const EVENTS_BYTES: usize = 1024;
+    let Some(changes) = changes else { return std::future::pending().await };
+    let Ok(mut ready) = changes.readable().await else { return std::future::pending().await };
+    while read(changes.get_ref(), &mut [0; EVENTS_BYTES]).is_ok_and(|bytes| bytes == EVENTS_BYTES) {}
+    ready.clear_ready();
 }
 
 async fn next(batches: &mut Option<mpsc::Receiver<Vec<TraceEvent>>>) -> Option<Vec<TraceEvent>> {

@@ -25,7 +25,7 @@ pub use command::Command;
 pub use control::{Asked, Asks, Control};
 pub use launcher::{Console, Launcher};
 pub use outcome::{Exit, Outcome};
-pub use reaper::Reaper;
+pub use reaper::{Reaper, Witness};
 pub use sink::{OutputSink, Rich, Stream};
 pub use source::InputSource;
 pub use spawn::SpawnError;

@@ -15,10 +15,14 @@ use crate::tasks::TaskGroup;
 
 type Waiters = HashMap<Pid, oneshot::Sender<Exit>>;
 
+/// Is shown each child that has ended while `/proc` still knows it, and the signal that has ended it.
+pub type Witness = Box<dyn Fn(Pid, Option<i32>) + Send + Sync>;
+
 /// Hands each exit status to whoever started the process; statuses of orphans end here.
 #[derive(Clone)]
 pub struct Reaper {
     waiters: Arc<Mutex<Waiters>>,
+    witness: Arc<Witness>,
 }
 
 impl Reaper {
@@ -26,10 +30,10 @@ impl Reaper {
     ///
     /// # Errors
     /// When SIGCHLD cannot be watched.
-    pub fn start(tasks: &TaskGroup) -> io::Result<Self> {
+    pub fn start(tasks: &TaskGroup, witness: Witness) -> io::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
         let mut child_signals = signal(SignalKind::child())?;
-        let reaper = Self { waiters: Arc::default() };
+        let reaper = Self { waiters: Arc::default(), witness: Arc::new(witness) };
         let task = reaper.clone();
         tasks.spawn("reaper", async move {
             while child_signals.recv().await.is_some() {
@@ -55,8 +59,9 @@ impl Reaper {
     /// Collects every child that has ended.
     fn reap(&self) {
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((pid, status)) = sys::reap_any() {
-            let exit = Exit::from_status(status);
+        while let Some(sys::Ended { pid, signal }) = sys::ended_child() {
+            (self.witness)(pid, signal);
+            let Some(exit) = sys::reap(pid).map(Exit::from_status) else { return };
             match waiters.remove(&pid) {
                 // The waiter may have given up; its child is reaped all the same.
                 Some(waiter) => _ = waiter.send(exit),

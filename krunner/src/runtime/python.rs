@@ -99,6 +99,10 @@ impl Runtime for Python {
         };
         Some(kernel.start(surroundings))
     }
+
+    fn examples(&self) -> Vec<Vec<String>> {
+        vec![vec!["setup.py".into()], vec!["main.py".into()]]
+    }
 }
 
 /// Writes the file whole or not at all: an interpreter may start at any moment.

@@ -88,9 +88,10 @@ impl Session {
         let tasks = TaskGroup::new();
         let inbound = transport::listen_pull(settings.ports.replin, &tasks).await?;
         transport::listen_push(settings.ports.replout, queue, &tasks).await?;
+        let oom = Oom::start(settings.means, settings.paths.logs(), &tasks);
         let setup = |source| Critical::Setup { what: "the reaping of children", source };
         let launcher = Launcher {
-            reaper: Reaper::start(&tasks).map_err(setup)?,
+            reaper: Reaper::start(&tasks, oom.witness()).map_err(setup)?,
             console: console.clone(),
             sink: Arc::new(Output::new(outbox.clone())),
             logs: Some(settings.paths.logs()),
@@ -99,7 +100,6 @@ impl Session {
         let (tell_wanted, inputs_wanted) = mpsc::channel(1);
         let socket = settings.paths.input_socket();
         let input = user_input::serve(&socket, settings.kind.user_input, tell_wanted, &tasks);
-        let oom = Oom::start(settings.means, settings.paths.logs(), &tasks);
         let (report, events) = mpsc::channel(QUEUED_EVENTS);
         let runtime = (settings.kind.make)(settings.runtime_path);
         let mut session = Self {

@@ -7,6 +7,7 @@ pub mod memory;
 mod privilege;
 mod proctitle;
 mod queues;
+mod readiness;
 mod reap;
 
 pub use bpf_call::try_bpf;
@@ -15,4 +16,5 @@ pub use fds::close_on_exec_from;
 pub use privilege::{Capabilities, Capability, drop_added, effective, permitted, raise_permitted, was_elevated};
 pub use proctitle::set_process_title;
 pub use queues::{readable_bytes, unsent_bytes};
-pub use reap::reap_any;
+pub use readiness::readable;
+pub use reap::{Ended, ended_child, reap};

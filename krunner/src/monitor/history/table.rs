@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::monitor::event::ProcessKey;
-use crate::monitor::process::Cmdline;
+use crate::monitor::process::{Cmdline, End};
 
 /// Entries: 2,000 living processes and 60 s of a busy build; some 9 MiB when all of it is in use, with names,
 /// arguments and all the books.
@@ -41,11 +41,16 @@ pub(super) struct Entry {
     pub(super) exec_ns: u64,
     pub(super) vm_bytes: u64,
     pub(super) rss_bytes: u64,
+    pub(super) oom_score_adj: i16,
     /// The last snapshot that shows it, by number; 0 if none does.
     pub(super) scan: u64,
     /// The time of the last snapshot that shows it alive.
     pub(super) alive_ns: Option<u64>,
+    /// When it was last seen to have grown, or its birth.
+    pub(super) grown_ns: u64,
     pub(super) gone: Option<Gone>,
+    /// How it ends, if that was seen, and when.
+    pub(super) end: Option<(End, u64)>,
     pub(super) books: Books,
 }
 
@@ -90,9 +95,12 @@ impl Entry {
             exec_ns: 0,
             vm_bytes: 0,
             rss_bytes: 0,
+            oom_score_adj: 0,
             scan: 0,
             alive_ns: None,
+            grown_ns: since_ns,
             gone: None,
+            end: None,
             books: Books { since_ns, children: 0, place: None },
         }
     }

@@ -83,6 +83,9 @@ pub enum BtfError {
     /// The kernel has none (`CONFIG_DEBUG_INFO_BTF`), or it cannot be read.
     #[error("cannot read the kernel's BTF from {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
+    /// A container's mask lies over it.
+    #[error("the kernel's BTF is empty as seen from here")]
+    Empty,
     /// Not BTF, or that of a machine with the other byte order.
     #[error("no BTF in this machine's byte order: it starts with {0:#06x}")]
     Magic(u16),
@@ -108,7 +111,8 @@ pub enum BtfError {
 
 /// Reads the BTF in `file`: for the running kernel, `/sys/kernel/btf/vmlinux`.
 pub fn read_kernel_facts(file: &Path) -> Result<KernelFacts, BtfError> {
-    kernel_facts(&fs::read(file).map_err(|error| BtfError::Read(file.to_owned(), error))?)
+    let btf = fs::read(file).map_err(|error| BtfError::Read(file.to_owned(), error))?;
+    if btf.is_empty() { Err(BtfError::Empty) } else { kernel_facts(&btf) }
 }
 
 /// Looks up in `btf` all that the programs need.

@@ -157,6 +157,7 @@ fn kernel_btf(findings: &Findings) -> Check {
         BtfError::Read(_, cause) if cause.kind() == io::ErrorKind::NotFound => {
             told.remedy("a kernel with CONFIG_DEBUG_INFO_BTF=y, and /sys mounted in the container")
         }
+        BtfError::Empty => told.remedy("start the container without a mask over /sys/kernel/btf"),
         BtfError::Read(..) => told.remedy("make the file readable to krunner"),
         _ => told.remedy("another kernel, or a krunner that knows this one"),
     }

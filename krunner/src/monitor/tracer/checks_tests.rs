@@ -148,6 +148,7 @@ fn each_want_of_btf_has_its_remedy() {
     let read = |kind: ErrorKind| BtfError::Read("/b".into(), kind.into());
     assert!(lacking(read(ErrorKind::NotFound)).contains("CONFIG_DEBUG_INFO_BTF"));
     assert!(lacking(read(ErrorKind::PermissionDenied)).contains("readable"));
+    assert!(lacking(BtfError::Empty).contains("without a mask"));
     assert!(lacking(BtfError::NoType("task_struct")).contains("another kernel"));
     let poor = KernelFacts {
         offsets: Offsets::UNKNOWN,

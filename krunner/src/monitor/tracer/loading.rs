@@ -7,6 +7,7 @@
 use std::io;
 use std::thread;
 
+use nix::sys::signal::SigSet;
 use tokio::sync::oneshot;
 
 use super::bpf::{self, Attached, Target};
@@ -29,6 +30,9 @@ impl Loading {
     pub fn start(target: Target) -> io::Result<Self> {
         let (done, loaded) = oneshot::channel();
         thread::Builder::new().name(LOADER_THREAD.to_owned()).spawn(move || {
+            // A thread that a signal waits for is refused with EAGAIN (`do_check`, kernel/bpf/verifier.c); there are
+            // other threads to take it. The call cannot fail.
+            let _ = SigSet::all().thread_block();
             let attached = attach(&target);
             // Before anybody hears of it: whoever sees the tracer at work is to find nobody with capabilities.
             let dropped =
@@ -62,7 +66,11 @@ fn attach(target: &Target) -> Result<Attached, String> {
     let _ = sys::raise_permitted();
     bpf::attach(target).map_err(|error| {
         let findings = probe::of_this_host(&ProbeRoots::default(), sys::try_bpf());
-        let reasons = findings.choose().why_not_better;
-        reasons.first().map_or_else(|| chain(&error), |reason| format!("{}: {reason}", chain(&error)))
+        let told = chain(&error);
+        match findings.choose().why_not_better.first() {
+            Some(reason) if reason.what == told => reason.to_string(),
+            Some(reason) => format!("{told}: {reason}"),
+            None => told,
+        }
     })
 }

@@ -1,0 +1,307 @@
+//! How many processes the kernel has killed for memory here, and how soon it may have to.
+//!
+//! Who may look into our memory cgroup may count kills, without any capability. What `oom_kill` counts differs
+//! (`memcg_memory_event`, include/linux/memcontrol.h):
+//!
+//! | hierarchy | counts |
+//! |---|---|
+//! | v2 | the cgroup and all below: ours alone is read, or each would be counted at every level |
+//! | v2 mounted with `memory_localevents`, v1 | the cgroup's own processes: all below are read as well and summed up |
+//! | v2's root | nothing there; `/proc/vmstat` counts the whole machine |
+//!
+//! Files stay open: reading one anew costs 1 to 2 us. A cgroup that has gone answers ENODEV; new ones show in their
+//! parent's link count. In v2 the kernel tells by inotify when a count or a limit was hit ([`KillCounter::changes`]);
+//! in v1 only reading shows.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use super::{Cgroup, CgroupFacts, V1, V2, number};
+
+/// Cgroups that are read. A container has few; who watches a whole node of v1 sees the first ones.
+const MOST: usize = 256;
+
+/// Limits change and cgroups come rarely.
+const SETTLED: Duration = Duration::from_millis(250);
+
+/// Enough for `memory.events`, `memory.oom_control` and `vmstat`'s first half.
+const TEXT_BYTES: usize = 8 * 1024;
+
+/// What a look at the counters shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::monitor) struct Count {
+    /// Kills since the look before.
+    pub(in crate::monitor) kills: Vec<Kills>,
+    /// Whether kills can be counted at all.
+    pub(in crate::monitor) is_counted: bool,
+    /// What may be taken before somebody is killed; none where our limit cannot be read.
+    pub(in crate::monitor) headroom_bytes: Option<u64>,
+}
+
+/// What one counter has counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::monitor) struct Kills {
+    /// How many.
+    pub(in crate::monitor) number: u64,
+    /// Some were killed for being in one cgroup with the one that was chosen (`memory.oom.group`, cgroup-v2.rst).
+    pub(in crate::monitor) is_group: bool,
+    /// Where.
+    pub(in crate::monitor) cgroup: Option<CgroupFacts>,
+}
+
+/// Reads the counters of a cgroup and of those below it.
+#[derive(Debug)]
+pub(in crate::monitor) struct KillCounter {
+    cgroup: Option<Cgroup>,
+    is_summed: bool,
+    levels: Vec<Level>,
+    vmstat: Option<Total>,
+    meminfo: Option<File>,
+    settled: Option<Instant>,
+    buffer: Vec<u8>,
+}
+
+/// One cgroup.
+#[derive(Debug)]
+struct Level {
+    dir: PathBuf,
+    id: u64,
+    links: u64,
+    events: Option<Total>,
+    usage: Option<File>,
+    limit_bytes: Option<u64>,
+    /// What others use of that limit.
+    beside_bytes: u64,
+}
+
+/// A number of kills, which only grows.
+#[derive(Debug)]
+struct Total {
+    file: File,
+    last: Option<u64>,
+    /// v2 can kill all of a cgroup at once.
+    may_be_group: bool,
+    /// `oom_group_kill`, since Linux 5.17: how often it did.
+    last_groups: Option<u64>,
+}
+
+impl KillCounter {
+    /// Begins with what is counted so far.
+    pub(in crate::monitor) fn start(cgroup: Option<Cgroup>) -> Self {
+        let is_summed = cgroup.as_ref().is_some_and(|cgroup| cgroup.version == 1 || cgroup.has_local_events());
+        let mut counter = Self {
+            is_summed,
+            levels: Vec::new(),
+            vmstat: None,
+            meminfo: File::open(cgroup.as_ref().map_or_else(|| "/proc/meminfo".into(), |it| it.root.proc("meminfo")))
+                .ok(),
+            cgroup,
+            settled: None,
+            buffer: vec![0; TEXT_BYTES],
+        };
+        if let Some(cgroup) = &counter.cgroup {
+            if cgroup.is_root_of_v2() {
+                counter.vmstat = File::open(cgroup.root.proc("vmstat")).ok().map(|file| Total::new(file, true));
+            }
+            counter.levels.extend(Level::open(&cgroup.charged_dir(), cgroup.version));
+        }
+        counter.settle();
+        // Those that are there now begin with what they have; those that come later, with nothing.
+        counter.grown();
+        counter
+    }
+
+    /// Tells when something has changed, where the kernel does (v2).
+    pub(in crate::monitor) fn changes(cgroup: &Cgroup) -> nix::Result<Inotify> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        inotify.add_watch(&cgroup.charged_dir().join(V2.events), AddWatchFlags::IN_MODIFY)?;
+        Ok(inotify)
+    }
+
+    /// Reads all counters.
+    pub(in crate::monitor) fn read(&mut self) -> Count {
+        if self.settled.is_none_or(|at| at.elapsed() >= SETTLED) {
+            self.settle();
+        }
+        let kills = self.grown();
+        let is_counted = self.vmstat.is_some() || self.levels.first().is_some_and(Level::is_counted);
+        let is_limit_known = self.vmstat.is_some() || self.levels.first().is_some_and(|own| own.usage.is_some());
+        let left = self.levels.iter().filter_map(|level| level.headroom_bytes(&mut self.buffer));
+        let headroom_bytes = left.chain(self.meminfo.as_ref().and_then(available_bytes)).min();
+        let headroom_bytes = headroom_bytes.filter(|_| is_limit_known);
+        Count { kills, is_counted, headroom_bytes }
+    }
+
+    fn grown(&mut self) -> Vec<Kills> {
+        let mut kills = Vec::new();
+        let buffer = &mut self.buffer;
+        if let Some((number, is_group)) = self.vmstat.as_mut().and_then(|total| total.grown(buffer)) {
+            kills.push(Kills { number, is_group, cgroup: self.cgroup.as_ref().map(Cgroup::facts) });
+        }
+        for level in &mut self.levels {
+            if let Some((number, is_group)) = level.events.as_mut().and_then(|total| total.grown(buffer)) {
+                let cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.facts_at(&level.dir));
+                kills.push(Kills { number, is_group, cgroup });
+            }
+        }
+        kills
+    }
+
+    /// Finds cgroups that came, forgets those that went, reads limits.
+    fn settle(&mut self) {
+        let is_first = self.settled.replace(Instant::now()).is_none();
+        let Some(cgroup) = &self.cgroup else { return };
+        self.levels.retain(|level| level.dir.is_dir());
+        let mut index = 0;
+        while index < self.levels.len() {
+            let level = &mut self.levels[index];
+            level.measure(cgroup, index == 0);
+            let links = fs::metadata(&level.dir).map_or(0, |metadata| metadata.nlink());
+            let has_changed = std::mem::replace(&mut level.links, links) != links;
+            let below = if self.is_summed && has_changed { folders(&level.dir) } else { Vec::new() };
+            for dir in below {
+                let is_known = self.levels.iter().any(|level| level.dir == dir && level.id == inode(&dir));
+                if !is_known && self.levels.len() < MOST {
+                    let level = Level::open(&dir, cgroup.version);
+                    self.levels.extend(level.map(|level| if is_first { level } else { level.counted_from_0() }));
+                }
+            }
+            index += 1;
+        }
+    }
+}
+
+impl Level {
+    fn open(dir: &Path, version: u8) -> Option<Self> {
+        let files = if version == 1 { &V1 } else { &V2 };
+        let open = |name: &str| File::open(dir.join(name)).ok();
+        let level = Self {
+            dir: dir.to_owned(),
+            id: inode(dir),
+            links: 0,
+            events: open(files.events).map(|file| Total::new(file, version == 2)),
+            usage: open(files.usage),
+            limit_bytes: None,
+            beside_bytes: 0,
+        };
+        dir.is_dir().then_some(level)
+    }
+
+    fn counted_from_0(mut self) -> Self {
+        if let Some(events) = &mut self.events {
+            events.last = Some(0);
+        }
+        self
+    }
+
+    /// Ours has the smallest limit of all above; those below, their own.
+    fn measure(&mut self, cgroup: &Cgroup, is_own: bool) {
+        let files = if cgroup.version == 1 { &V1 } else { &V2 };
+        if !is_own {
+            self.limit_bytes = number(&self.dir.join(files.limit), "limit").ok();
+            return;
+        }
+        let facts = cgroup.facts();
+        let own = number(&self.dir.join(files.usage), "number").unwrap_or(0);
+        self.limit_bytes = facts.limit_bytes;
+        self.beside_bytes = facts.usage_bytes.unwrap_or(0).saturating_sub(own);
+    }
+
+    /// A file may be there and say nothing: container engines mask some with an empty one.
+    fn is_counted(&self) -> bool {
+        self.events.as_ref().is_some_and(|total| total.last.is_some())
+    }
+
+    fn headroom_bytes(&self, buffer: &mut [u8]) -> Option<u64> {
+        let limit_bytes = self.limit_bytes.filter(|bytes| *bytes < super::NO_LIMIT_BYTES)?;
+        let usage_bytes: u64 = text(self.usage.as_ref()?, buffer).ok()?.trim().parse().ok()?;
+        Some(limit_bytes.saturating_sub(usage_bytes).saturating_sub(self.beside_bytes))
+    }
+}
+
+impl Total {
+    fn new(file: File, may_be_group: bool) -> Self {
+        Self { file, last: None, may_be_group, last_groups: None }
+    }
+
+    /// By how much it has grown since the last call, and whether by groups; nothing at the first.
+    fn grown(&mut self, buffer: &mut [u8]) -> Option<(u64, bool)> {
+        let text = text(&self.file, buffer).ok()?;
+        let (kills, groups) = (value(text, "oom_kill")?, value(text, "oom_group_kill"));
+        let (before, groups_before) = (self.last.replace(kills), std::mem::replace(&mut self.last_groups, groups));
+        let grown = kills.saturating_sub(before?);
+        let is_group =
+            self.may_be_group && grown > 1 && groups.is_none_or(|groups| groups > groups_before.unwrap_or(0));
+        (grown > 0).then_some((grown, is_group))
+    }
+}
+
+impl Cgroup {
+    /// The nearest one that memory is charged to: in v2 the controller may be off here.
+    fn charged_dir(&self) -> PathBuf {
+        let files = if self.version == 1 { &V1 } else { &V2 };
+        let mut levels = self.levels(&self.dir).into_iter();
+        levels.find(|level| level.join(files.usage).exists()).unwrap_or_else(|| self.dir.clone())
+    }
+
+    /// v2's root is the only one without the controller's files while the controller is on.
+    #[must_use]
+    pub(in crate::monitor) fn is_root_of_v2(&self) -> bool {
+        let is_on = || fs::read_to_string(self.dir.join("cgroup.controllers")).is_ok_and(|on| on.contains("memory"));
+        self.version == 2 && !self.dir.join("cgroup.events").exists() && is_on()
+    }
+
+    fn has_local_events(&self) -> bool {
+        self.version == 2 && self.mounts.iter().any(|mount| mount.has_local_events)
+    }
+
+    fn facts_at(&self, dir: &Path) -> CgroupFacts {
+        let below = dir.strip_prefix(&self.dir).ok().and_then(Path::to_str).unwrap_or_default();
+        let path =
+            if below.is_empty() { self.path.clone() } else { format!("{}/{below}", self.path.trim_end_matches('/')) };
+        self.read_at(&path, dir).facts
+    }
+}
+
+fn folders(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+}
+
+fn inode(dir: &Path) -> u64 {
+    fs::metadata(dir).map_or(0, |metadata| metadata.ino())
+}
+
+fn text<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match file.read_at(&mut buffer[length..], length as u64)? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    std::str::from_utf8(&buffer[..length]).map_err(io::Error::other)
+}
+
+fn value(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    line.trim().parse().ok()
+}
+
+/// What the kernel thinks can be had without swapping.
+fn available_bytes(meminfo: &File) -> Option<u64> {
+    let mut buffer = [0; 256];
+    let length = meminfo.read_at(&mut buffer, 0).ok()?;
+    let text = std::str::from_utf8(&buffer[..length]).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+#[cfg(test)]
+#[path = "counter_tests.rs"]
+mod tests;

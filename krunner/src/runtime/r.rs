@@ -1,0 +1,17 @@
+//! `r`: scripts, run by the `Rscript` that is installed with R.
+
+use std::path::PathBuf;
+
+use super::recipe::Word::{Text, Tool};
+use super::recipe::{KernelOf, Recipe, Rule, When};
+
+pub(super) fn runtime(path: PathBuf) -> Recipe {
+    Recipe {
+        execute: &[Rule { when: When::File("main.R"), run: &[Tool("Rscript"), Text("main.R")] }],
+        kernel: Some(KernelOf {
+            name: "ir",
+            remedy: "install one in R: `install.packages(\"IRkernel\"); IRkernel::installspec()`",
+        }),
+        ..Recipe::or_usual(path, "R")
+    }
+}
