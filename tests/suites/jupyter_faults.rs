@@ -54,7 +54,11 @@ fn a_kernel_that_never_answers_is_given_up() {
     let python = require!(host::agent_python());
     let (runner, agent) = start(&python, "mute");
     let pending = agent.start_query("1", &[]);
+    let asked_at = Instant::now();
     agent.started_at();
+    assert_eq!(agent.complete("x", &json!({})), json!({"suggestions": []}));
+    assert_eq!(agent.apps(), json!({"status": "done", "data": []}));
+    assert!(asked_at.elapsed() < Duration::from_secs(20), "other ops waited for the kernel: {:?}", asked_at.elapsed());
     let run = pending.wait();
     assert_eq!(run.codes(), [127]);
     assert!(run.stderr().contains("the python3 kernel has not answered within 30s"), "{run:#?}");

@@ -2,20 +2,12 @@
 
 use std::path::Path;
 
-use krunner_tests::{Agent, Run, Runner, host, require};
-use serde_json::json;
+use krunner_tests::{Agent, Run, Runner, Setup, host, require};
 
-use crate::jupyter::session;
 use crate::with_agent;
 
-/// A session that finds R's kernel where its language's is looked for.
 fn start(python: &Path, r: &Path) -> (Runner, Agent) {
-    let argv = json!([r, "--slave", "-e", "IRkernel::main()", "--args", "{connection_file}"]);
-    let spec = json!({"argv": argv, "display_name": "R", "language": "R"});
-    let folder = "home/work/kernels-of-ours";
-    let setup = session(python).file(&format!("{folder}/kernels/python-r/kernel.json"), spec.to_string());
-    let path = setup.root().join(folder);
-    with_agent(python, setup.runtime("/nonexistent/python").env("JUPYTER_PATH", path))
+    with_agent(python, Setup::new("r").runtime(r))
 }
 
 #[track_caller]

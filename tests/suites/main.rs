@@ -21,6 +21,7 @@ mod h2o;
 mod interrupt;
 mod jupyter;
 mod jupyter_faults;
+mod jupyter_oom;
 mod jupyter_output;
 mod jupyter_r;
 mod lifecycle;

@@ -291,15 +291,15 @@ mod tests {
     #[test]
     fn the_command_is_filled_in() {
         let folder = tempfile::tempdir().unwrap();
-        let argv = r#"["python3", "-m", "python", "--f={connection_file}", "{resource_dir}/x", "{prefix}{other}"]"#;
+        let argv = r#"["python3", "-m", "python", "--f={connection_file}", "{resource_dir}/x", "{prefix}/o"]"#;
         install(folder.path(), "python3", &spec(argv));
         let found = find("python", &[folder.path().to_path_buf()]).unwrap();
         let interpreter = Interpreter { path: "/v/bin/python".into(), prefix: "/v".into(), is_virtual: true };
         let resources = folder.path().join("kernels/python3");
         let command = found.command(Path::new("/tmp/c.json"), Some(&interpreter)).to_string();
-        assert_eq!(command, format!("/v/bin/python -m python --f=/tmp/c.json {}/x /v{{other}}", resources.display()));
+        assert_eq!(command, format!("/v/bin/python -m python --f=/tmp/c.json {}/x /v/o", resources.display()));
         let command = found.command(Path::new("c"), None).to_string();
-        assert_eq!(command, format!("python3 -m python --f=c {}/x {{prefix}}{{other}}", resources.display()));
+        assert_eq!(command, format!("python3 -m python --f=c {}/x '{{prefix}}/o'", resources.display()));
     }
 
     #[test]

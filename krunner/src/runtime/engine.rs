@@ -38,7 +38,7 @@ pub trait Engine: Send + Sync {
     async fn run(&self, code: &str, control: &Control) -> i32;
 
     /// Completions for a request of the agent (JSON with `code` and, perhaps, a cursor), also while a step
-    /// runs. The session gives up on it after eight seconds, by dropping the future.
+    /// runs. The session gives up on it after twenty seconds, by dropping the future.
     async fn complete(&self, _request: &str) -> Vec<String> {
         Vec::new()
     }

@@ -1,4 +1,5 @@
-//! `julia`: scripts, and snippets for IJulia; the image may have a script of its own that brings compiled packages into place.
+//! `julia`: scripts, and snippets for `IJulia`; the image may have a script of its own that brings compiled packages
+//! into place.
 
 use std::path::PathBuf;
 

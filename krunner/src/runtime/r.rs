@@ -1,4 +1,4 @@
-//! `r`: scripts, run by the `Rscript` that is installed with R; snippets go to IRkernel.
+//! `r`: scripts, run by the `Rscript` that is installed with R; snippets go to `IRkernel`.
 
 use std::path::PathBuf;
 

@@ -14,8 +14,9 @@ use tokio::time::timeout;
 
 use crate::runtime::Engine;
 
-/// The first completion of a session reads half a library. A person who types has gone on by then.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// The first completion of a session reads half a library, which takes seconds. A person who types has gone on by
+/// then.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Requests that are worked on; further ones get an empty answer, in their turn.
 const MAX_ASKED: usize = 64;
