@@ -13,7 +13,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Instant;
 
-use krunner_tests::{Message, Raw, Runner, Setup, Steps, Transcript, host, require, wait};
+use krunner_tests::{Message, Raw, Runner, Setup, Steps, Transcript, host, proc, require, wait};
 
 use self::table::Language;
 use crate::with_agent;
@@ -174,7 +174,9 @@ impl<'a> Trial<'a> {
         let run = raw.read_runs(1);
         assert_eq!(run.codes(), [("finished", exit_code)], "{}: {}", self.language.name, run.stderr());
         assert_eq!(raw.exec("echo alive").stdout(), "alive\n");
-        wait::until_true("no process is left", || runner.processes().is_empty());
+        // The kernel for query mode stays.
+        let is_kernel = |pid: &u32| proc::cmdline(*pid).is_none_or(|line| line.contains("IRkernel"));
+        wait::until_true("no process of the step is left", || runner.processes().iter().all(is_kernel));
     }
 
     fn flood_of_a_file_arrives(&self) {
