@@ -24,6 +24,11 @@ mod oom_silence;
 mod output;
 mod queue;
 mod reconnect;
+mod service_definitions;
+mod service_models;
+mod service_oracle;
+mod services;
+mod services_bad_input;
 mod startup;
 mod stop;
 

@@ -42,6 +42,12 @@ impl Control {
         self.demand.send_modify(|demand| demand.terminate = true);
     }
 
+    /// Whether the end was demanded.
+    #[must_use]
+    pub fn is_terminated(&self) -> bool {
+        self.demand.borrow().terminate
+    }
+
     /// Forgets interrupts that were meant for something else; the end stays the end.
     pub fn forget_interrupts(&self) {
         self.demand.send_modify(|demand| demand.interrupts = 0);

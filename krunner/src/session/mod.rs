@@ -17,6 +17,7 @@ mod event;
 mod oom;
 mod oom_log;
 mod queue;
+mod services;
 mod signals;
 mod start;
 mod stop;
