@@ -25,6 +25,7 @@ use super::template::Variables;
 use crate::config::ChildEnv;
 use crate::error::chain;
 use crate::process::{Control, Launcher};
+use crate::tasks::blocking;
 
 /// For all actions of a service; some install packages.
 const ACTIONS_DEADLINE: Duration = Duration::from_mins(10);
@@ -141,10 +142,13 @@ impl Job {
     /// Everything before the process; nothing is done when something about the order is wrong.
     async fn prepare(&mut self, tell: &watch::Sender<Progress>, control: &Control) -> Result<Launch, String> {
         check(&self.definition, &self.variables).map_err(|error| chain(&error))?;
-        if let Some(directory) = &self.directory
-            && !directory.is_dir()
-        {
-            return Err(format!("model directory does not exist: {}", directory.display()));
+        if let Some(directory) = self.directory.clone() {
+            let shown = directory.display().to_string();
+            tell.send_replace(Progress::Preparing(format!("the folder {shown}")));
+            // It may be on a network mount that hangs.
+            if !blocking(move || directory.is_dir()).await {
+                return Err(format!("model directory does not exist: {shown}"));
+            }
         }
         if let Some(holder) = listeners::holder(self.port).await {
             return Err(StartError::PortTaken { port: self.port, holder }.to_string());
