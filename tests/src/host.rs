@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -53,6 +53,13 @@ pub fn program(name: &str) -> Result<PathBuf, String> {
 /// A C compiler that can link.
 pub fn c_compiler() -> Result<PathBuf, String> {
     program("gcc")
+}
+
+/// The compiler of the toolchain that these tests were built with: Debian's is older, and rustup's proxies look for their
+/// files in the home folder.
+pub fn rustc() -> Result<PathBuf, String> {
+    let compiler = Path::new(env!("CARGO")).with_file_name("rustc");
+    if compiler.is_file() { Ok(compiler) } else { Err(format!("no {}", compiler.display())) }
 }
 
 /// The interpreter of the venv that holds the agent's packages.

@@ -171,7 +171,10 @@ impl Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         if thread::panicking() {
-            // A session that failed is ended at once, and tells what it wrote.
+            // A session that failed is ended at once, and tells what it wrote, and how it ended if it did.
+            if let Ok(Some(status)) = self.child.try_wait() {
+                eprintln!("--- the runner had ended: {status}");
+            }
             let _ = self.child.kill();
             let _ = self.child.wait();
             eprintln!("--- runner stdout\n{}", tail(&self.stdout()));

@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 
 use crate::config::{ChildEnv, Paths};
 use crate::error::chain;
-use crate::process::{Command, Control, Launcher};
-use crate::runtime::{InitContext, Runtime};
+use crate::process::{Command, Control, InputSource, Launcher};
+use crate::runtime::{Engine, InitContext, Runtime, Surroundings};
 use crate::tasks::blocking;
 
 /// Shells that can run a bootstrap script, best first.
@@ -20,15 +20,22 @@ pub(super) struct Preparation {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) launcher: Launcher,
     pub(super) paths: Paths,
+    pub(super) input: Arc<dyn InputSource>,
     /// Reaches the bootstrap script while it runs.
     pub(super) control: Control,
     /// Told of the environment before the bootstrap script runs, which may take long.
     pub(super) runtime_ready: oneshot::Sender<ChildEnv>,
 }
 
+/// What steps run with.
+pub(super) struct Prepared {
+    pub(super) env: ChildEnv,
+    pub(super) engine: Option<Arc<dyn Engine>>,
+}
+
 impl Preparation {
-    /// Returns the environment that steps run with.
-    pub(super) async fn run(self, mut env: ChildEnv) -> ChildEnv {
+    /// Prepares, in this order: the runtime, its engine, the bootstrap script.
+    pub(super) async fn run(self, mut env: ChildEnv) -> Prepared {
         let context =
             InitContext { launcher: &self.launcher, paths: &self.paths, control: &self.control, env: &mut env };
         if let Err(problem) = self.runtime.init(context).await {
@@ -36,12 +43,19 @@ impl Preparation {
         }
         // Whoever waits for it may have given up.
         let _ = self.runtime_ready.send(env.clone());
+        // It starts beside the bootstrap script.
+        let engine = self.runtime.engine(Surroundings {
+            launcher: self.launcher.clone(),
+            env: env.clone(),
+            paths: self.paths.clone(),
+            input: Arc::clone(&self.input),
+        });
         let script = self.paths.bootstrap();
         let candidate = script.clone();
         if blocking(move || candidate.is_file()).await {
             bootstrap(&self.launcher, &self.control, &script, &env).await;
         }
-        env
+        Prepared { env, engine }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | part | at most |
 //! |---|---|
-//! | the running step and the services: TERM, 2 s, KILL, their last output | [`STEP_DEADLINE`] |
+//! | the running step and the services: TERM, 2 s, KILL, their last output; the engine meanwhile | [`STEP_DEADLINE`] |
 //! | what user code left behind | 2 x [`ORPHAN_PATIENCE`] |
 //! | replies to the agent | [`FLUSH_DEADLINE`] |
 //! | our own tasks | [`TASKS_DEADLINE`] |
@@ -10,6 +10,7 @@
 //!
 //! A second signal kills what is left within [`FORCED_DEADLINE`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -19,6 +20,7 @@ use super::event::Event;
 use super::signals::Signals;
 use crate::exit::Exit;
 use crate::process::{end_adopted_children, kill_children};
+use crate::runtime::Engine;
 
 const STEP_DEADLINE: Duration = Duration::from_millis(3500);
 const ORPHAN_PATIENCE: Duration = Duration::from_millis(800);
@@ -41,8 +43,8 @@ pub(super) async fn stop(mut session: Session, signals: &mut Signals) -> Exit {
 
 async fn wind_down(session: &mut Session) {
     tracing::debug!("stopping");
-    let services = session.services.stop(STEP_DEADLINE);
-    let ((), services_ended) = tokio::join!(end_step(session), services);
+    let (engine, services) = (session.engine().cloned(), session.services.stop(STEP_DEADLINE));
+    let ((), (), services_ended) = tokio::join!(end_step(session), end_engine(engine), services);
     if !services_ended {
         tracing::warn!("some services did not end in time");
     }
@@ -70,7 +72,12 @@ async fn end_step(session: &mut Session) {
         loop {
             match session.events.recv().await {
                 Some(Event::StepDone { exit_code }) => return Some(exit_code),
-                Some(Event::Ready(_)) | None => return None,
+                Some(Event::Ready(prepared)) => {
+                    // Made while we stop, it has not been told yet.
+                    end_engine(prepared.engine).await;
+                    return None;
+                }
+                None => return None,
                 Some(_) => {}
             }
         }
@@ -82,5 +89,12 @@ async fn end_step(session: &mut Session) {
             tracing::warn!("a step did not end in time; some of its output may be lost");
             session.step_done(-nix::libc::SIGKILL);
         }
+    }
+}
+
+async fn end_engine(engine: Option<Arc<dyn Engine>>) {
+    let Some(engine) = engine else { return };
+    if timeout(STEP_DEADLINE, engine.stop()).await.is_err() {
+        tracing::warn!("what runs the code of query mode did not end in time");
     }
 }
