@@ -52,6 +52,15 @@ pub struct Stage {
     pub stdout: String,
     /// All stderr of the stage; the runner's log lines come this way too.
     pub stderr: String,
+    /// All that was shown, in its order: kind and value.
+    pub console: Vec<(String, Value)>,
+}
+
+impl Stage {
+    /// What was shown of this kind.
+    pub fn shown(&self, kind: &str) -> Vec<&Value> {
+        self.console.iter().filter(|(shown, _)| shown == kind).map(|(_, value)| value).collect()
+    }
 }
 
 /// All stages of a run, up to `finished`.
@@ -240,7 +249,13 @@ impl Agent {
     /// Runs source text in query mode.
     #[track_caller]
     pub fn query(&self, code: &str) -> Run {
-        self.start("query", json!({ "code": code })).wait()
+        self.start_query(code, &[]).wait()
+    }
+
+    /// Starts a run in query mode whose prompts get these answers.
+    #[track_caller]
+    pub fn start_query(&self, code: &str, answers: &[&str]) -> Pending<Run> {
+        self.start("query", json!({ "code": code, "answers": answers }))
     }
 
     /// Interrupts what runs.
@@ -261,6 +276,12 @@ impl Agent {
     #[track_caller]
     pub fn complete(&self, code: &str, opts: &Value) -> Value {
         self.start("complete", json!({ "code": code, "opts": opts })).wait()
+    }
+
+    /// Sends the text for a prompt.
+    #[track_caller]
+    pub fn input(&self, text: &str) {
+        self.order("input", json!({ "text": text }));
     }
 
     /// Notifies the runner of an event.

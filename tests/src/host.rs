@@ -83,6 +83,31 @@ fn find_agent_python() -> Result<PathBuf, String> {
     Ok(python)
 }
 
+/// The same interpreter, with a Jupyter kernel that has pandas and matplotlib.
+pub fn jupyter_python() -> Result<PathBuf, String> {
+    agent_python_with("ipykernel, pandas, matplotlib")
+}
+
+/// The folder of the environment that a Python belongs to.
+pub fn folder_of(python: &Path) -> PathBuf {
+    python.parent().and_then(Path::parent).unwrap_or(python).to_path_buf()
+}
+
+/// R with its Jupyter kernel.
+pub fn r_with_kernel() -> Result<PathBuf, String> {
+    let r = program("R")?;
+    let library = PathBuf::from("/usr/lib/R/site-library/IRkernel/DESCRIPTION");
+    if library.is_file() { Ok(r) } else { Err("no IRkernel for R".to_owned()) }
+}
+
+/// The same interpreter, if it has that module as well.
+pub fn agent_python_with(module: &str) -> Result<PathBuf, String> {
+    let python = agent_python()?;
+    let import = Command::new(&python).args(["-c", &format!("import {module}")]).stdin(Stdio::null()).output();
+    let imported = import.is_ok_and(|output| output.status.success());
+    if imported { Ok(python) } else { Err(format!("{} cannot import {module}", python.display())) }
+}
+
 /// An interpreter for user code: the system's, as in an image, else the venv's.
 pub fn user_python() -> Result<PathBuf, String> {
     let system = PathBuf::from("/usr/bin/python3");

@@ -51,6 +51,20 @@ pub fn cmdline(pid: u32) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
 }
 
+/// Its state as `/proc/PID/stat` has it, `T` when it is stopped.
+pub fn state(pid: u32) -> Option<char> {
+    status_field(pid, "State")?.chars().next()
+}
+
+/// The processor time it has used, in ticks.
+pub fn cpu_ticks(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything. After it come the state, field 3, and in time utime and stime, 14 and 15 (proc(5)).
+    let (_, after) = text.rsplit_once(") ")?;
+    let mut fields = after.split(' ').skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
 /// How many bytes a process has written so far, to pipes too.
 pub fn written_bytes(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;

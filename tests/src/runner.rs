@@ -22,12 +22,19 @@ pub struct Runner {
     child: Child,
     folder: TempDir,
     ports: (u16, u16),
+    terminal_ports: (u16, u16),
     marker: String,
 }
 
 impl Runner {
-    pub(crate) fn new(child: Child, folder: TempDir, ports: (u16, u16), marker: String) -> Self {
-        Self { child, folder, ports, marker }
+    pub(crate) fn new(
+        child: Child,
+        folder: TempDir,
+        ports: (u16, u16),
+        terminal_ports: (u16, u16),
+        marker: String,
+    ) -> Self {
+        Self { child, folder, ports, terminal_ports, marker }
     }
 
     /// The runner's process id.
@@ -50,6 +57,11 @@ impl Runner {
     /// The ports of the in and the out socket.
     pub fn ports(&self) -> (u16, u16) {
         self.ports
+    }
+
+    /// The ports of the terminal: typed, shown.
+    pub fn terminal_ports(&self) -> (u16, u16) {
+        self.terminal_ports
     }
 
     /// The folder that stands for `/`.

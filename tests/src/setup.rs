@@ -35,6 +35,7 @@ pub struct Setup {
     env: Vec<(OsString, OsString)>,
     user_id: Option<u32>,
     ports: (u16, u16),
+    terminal_ports: (u16, u16),
     write_ports: bool,
 }
 
@@ -58,6 +59,7 @@ impl Setup {
             env: vec![("PATH".into(), path), ("BACKENDAI_KERNEL_ID".into(), KERNEL_ID.into())],
             user_id: None,
             ports: (free_port(), free_port()),
+            terminal_ports: (free_port(), free_port()),
             write_ports: true,
         }
     }
@@ -145,6 +147,12 @@ impl Setup {
         self.ports
     }
 
+    /// The ports of a terminal: typed, shown.
+    #[must_use]
+    pub fn terminal_ports(&self) -> (u16, u16) {
+        self.terminal_ports
+    }
+
     /// The folder that stands for `/`.
     #[must_use]
     pub fn root(&self) -> PathBuf {
@@ -185,7 +193,7 @@ impl Setup {
         let env = [marker.clone(), format!("BACKENDAI_KERNEL_ID={KERNEL_ID}")];
         let capture = [self.capture("stdout"), self.capture("stderr")];
         let (child, container) = Container::start(spec, cgroup, &self.root(), &args, &env, capture);
-        (Runner::new(child, self.folder, self.ports, marker), container)
+        (Runner::new(child, self.folder, self.ports, self.terminal_ports, marker), container)
     }
 
     fn capture(&self, name: &str) -> File {
@@ -194,7 +202,9 @@ impl Setup {
 
     fn write_ports_file(&self) {
         if self.write_ports {
-            let ports = json!({ "replin": self.ports.0, "replout": self.ports.1 });
+            let (termin, termout) = self.terminal_ports;
+            let ports =
+                json!({ "replin": self.ports.0, "replout": self.ports.1, "termin": termin, "termout": termout });
             let path = self.root().join("home/config/intrinsic-ports.json");
             fs::write(path, ports.to_string()).expect("intrinsic-ports.json");
         }
@@ -227,7 +237,7 @@ impl Setup {
             command.uid(user_id).gid(user_id);
         }
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", argv[0].display()));
-        Runner::new(child, self.folder, self.ports, marker)
+        Runner::new(child, self.folder, self.ports, self.terminal_ports, marker)
     }
 }
 

@@ -8,9 +8,13 @@ wrong one is an error, never a figure.
 
 import json
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 
+import jupyter_client
 import msgpack
 import zmq
 
@@ -23,6 +27,9 @@ WARM_UP_ROUND_TRIPS = 200
 class Client:
     def __init__(self):
         self.context = zmq.Context()
+        # Its sockets find a peer as soon as it is up, as a runner's do.
+        self.eager_context = zmq.Context()
+        self.eager_context.setsockopt(zmq.RECONNECT_IVL, 1)
         self.ops = None
         self.replies = None
 
@@ -86,6 +93,64 @@ class Client:
                 raise ValueError(f"`{line}` wrote {written} bytes")
         return {"ms": median(took) / 1e6}
 
+    def start_code(self, gate, code, shown):
+        """Opens the gate behind which a runner waits; times it up to the end of a first `code`."""
+        handle = open_gate(gate)
+        self.ops.send_multipart([b"code", code.encode()])
+        began = time.perf_counter_ns()
+        os.write(handle, b"\n")
+        self._check(shown)
+        took = time.perf_counter_ns() - began
+        os.close(handle)
+        return {"ms": took / 1e6}
+
+    def code(self, code, shown, count):
+        """Steps of query mode, one at a time: the median."""
+        took = []
+        for _ in range(count):
+            began = time.perf_counter_ns()
+            self.ops.send_multipart([b"code", code.encode()])
+            self._check(shown)
+            took.append(time.perf_counter_ns() - began)
+        return {"ms": median(took) / 1e6}
+
+    def _check(self, shown):
+        text = bytearray()
+        self._until_finished(text)
+        if text.decode() != shown:
+            raise ValueError(f"{text!r} was shown, not {shown!r}")
+
+    def bare_kernel(self, code):
+        """A kernel that this client starts and asks itself, up to the end of its first `code`."""
+        folder = tempfile.mkdtemp(prefix="krunner-bench-")
+        address = os.path.join(folder, "kernel.json")
+        _, connection = jupyter_client.write_connection_file(address)
+        kernel_client = jupyter_client.BlockingKernelClient(context=self.eager_context)
+        kernel_client.load_connection_info(connection)
+        began = time.perf_counter_ns()
+        kernel = subprocess.Popen(
+            [sys.executable, "-m", "ipykernel_launcher", "-f", address],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": os.environ["PATH"], "HOME": folder, "JPY_PARENT_PID": str(os.getpid())},
+        )
+        try:
+            kernel_client.start_channels(stdin=False, hb=False)
+            kernel_client.kernel_info()
+            kernel_client.get_shell_msg(timeout=RECV_TIMEOUT_MS / 1000)
+            kernel_client.execute(code)
+            status = kernel_client.get_shell_msg(timeout=RECV_TIMEOUT_MS / 1000)["content"]["status"]
+            took = time.perf_counter_ns() - began
+        finally:
+            kernel_client.stop_channels()
+            kernel.kill()
+            kernel.wait()
+            shutil.rmtree(folder, ignore_errors=True)
+        if status != "ok":
+            raise ValueError(f"a bare kernel answers {status!r}")
+        return {"ms": took / 1e6}
+
     def stream(self, line):
         """One step and the bytes that it writes."""
         began = time.perf_counter_ns()
@@ -100,7 +165,7 @@ class Client:
         """What a step sent earlier wrote, up to its end."""
         return {"bytes": self._until_finished()}
 
-    def _until_finished(self):
+    def _until_finished(self, text=None):
         receive = self.replies.recv_multipart
         written = 0
         log = b""
@@ -108,6 +173,8 @@ class Client:
             kind, payload = receive()
             if kind == b"stdout":
                 written += len(payload)
+                if text is not None:
+                    text += payload
             elif kind == b"finished":
                 code = json.loads(payload)["exitCode"]
                 if code != 0:
@@ -148,7 +215,10 @@ def main():
     client = Client()
     tasks = {
         name: getattr(client, name)
-        for name in ("connect", "close", "start", "status", "execute", "stream", "send", "drain")
+        for name in (
+            *("connect", "close", "start", "status", "execute", "stream", "send", "drain"),
+            *("start_code", "code", "bare_kernel"),
+        )
     }
     for line in sys.stdin:
         command = json.loads(line)

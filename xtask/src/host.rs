@@ -44,6 +44,14 @@ const PACKAGES: &[Package] = &[
     Package { name: "runc", probe: Probe::Program("runc"), why: "containers, each with another handicap" },
     Package { name: "qemu-system-x86", probe: Probe::Program(QEMU), why: "other kernels, in virtual machines" },
     Package { name: "busybox-static", probe: Probe::File(BUSYBOX), why: "the shell in those machines" },
+    Package { name: "git", probe: Probe::Program("git"), why: "`%show graph` of the `git` runtime asks it" },
+    Package { name: "bash", probe: Probe::File("/bin/bash"), why: "the shell of the terminal" },
+    Package {
+        name: "r-cran-irkernel",
+        probe: Probe::File("/usr/lib/R/site-library/IRkernel/DESCRIPTION"),
+        why: "the Jupyter kernel of the `r` runtime",
+    },
+    Package { name: "openssl", probe: Probe::Program("openssl"), why: "certificates for servers in tests" },
     Package { name: "libcap2-bin", probe: Probe::File("/sbin/setcap"), why: "file capabilities of a non-root runner" },
 ];
 

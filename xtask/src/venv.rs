@@ -20,19 +20,22 @@ const REQUIREMENTS: &[&str] = &[
     "backend.ai-agent==23.3.8",  // the client that must work unmodified
     "ipykernel",                 // a Jupyter kernel for query mode
     "notebook",                  // a Jupyter server, started as a service
+    "moto[server,polly]",        // the Polly that `vendor.aws_polly` talks to
     "matplotlib",                // the commonest source of `media` replies
+    "pandas",                    // the commonest source of `html` replies
 ];
 
 /// The two Backend.AI packages accept this Python only.
 const PYTHON: (u32, u32) = (3, 11);
 
-/// Exits with 0 when each `name` or `name==version` of its arguments is installed and the one
+/// Exits with 0 when each `name`, `name[extras]` or `name==version` of its arguments is installed and the one
 /// compiled package that everything rests on loads.
 const CHECK: &str = "\
 import sys, zmq
 from importlib import metadata
 for requirement in sys.argv[1:]:
     name, _, wanted = requirement.partition('==')
+    name, _, _ = name.partition('[')
     found = metadata.version(name)
     if wanted and found != wanted:
         sys.exit(f'{name} is {found}, not {wanted}')

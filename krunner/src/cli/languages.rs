@@ -91,8 +91,10 @@ impl Row {
             steps.push(otherwise);
         }
         let folder = folder_with(&[])?;
-        let mut scratch = Scratch::for_show(folder.path());
-        steps.push(Case::of("code", None, runtime.query("", &mut scratch)?));
+        steps.push(match runtime.code_goes_to() {
+            Some(engine) => Case::handed_to(engine),
+            None => Case::of("code", None, runtime.query("", &mut Scratch::for_show(folder.path()))?),
+        });
         Ok(Self {
             name: kind.name,
             default_path: kind.default_path,
@@ -115,6 +117,10 @@ impl Row {
 }
 
 impl Case {
+    fn handed_to(engine: String) -> Self {
+        Self { step: "code", given: None, commands: Vec::new(), message: Some(engine), exit_code: None }
+    }
+
     fn of(step: &'static str, given: Option<String>, plan: Plan) -> Self {
         match plan {
             Plan::Run(commands) => {
@@ -130,7 +136,8 @@ impl Case {
     fn lines(&self) -> Vec<String> {
         let done = match (&self.message, self.exit_code) {
             (Some(message), Some(code)) => vec![format!("exit code {code}: {message}")],
-            _ => self.commands.clone(),
+            (Some(message), None) => vec![message.clone()],
+            (None, _) => self.commands.clone(),
         };
         let heads = [(self.step, self.given.as_deref().unwrap_or_default())].into_iter().chain(repeat(("", "")));
         heads.zip(done).map(|((step, given), done)| format!("  {step:<6} {given:<16} {done}\n")).collect()

@@ -72,6 +72,12 @@ impl Paths {
         self.at("home/work/.logs")
     }
 
+    /// For files that live no longer than the session.
+    #[must_use]
+    pub fn temporary(&self) -> PathBuf {
+        self.at("tmp")
+    }
+
     /// Where a program in batch mode asks for input.
     #[must_use]
     pub fn input_socket(&self) -> PathBuf {
@@ -82,6 +88,12 @@ impl Paths {
     #[must_use]
     pub fn service_definitions(&self) -> PathBuf {
         self.at("etc/backend.ai/service-defs")
+    }
+
+    /// Starts the daemon of H2O Driverless AI.
+    #[must_use]
+    pub fn h2o_daemon(&self) -> PathBuf {
+        self.at("opt/h2oai/dai/run-dai.sh")
     }
 
     /// Folders that lead `PATH` when they exist; the last one here comes first.

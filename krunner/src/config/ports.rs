@@ -15,11 +15,15 @@ pub struct Ports {
     pub replin: u16,
     /// Replies go out here.
     pub replout: u16,
+    /// What is typed into the terminal comes in here. The agent has no say in this, but tests do.
+    pub termin: u16,
+    /// The terminal's screen goes out here, likewise.
+    pub termout: u16,
 }
 
 impl Default for Ports {
     fn default() -> Self {
-        Self { replin: 2000, replout: 2001 }
+        Self { replin: 2000, replout: 2001, termin: 2002, termout: 2003 }
     }
 }
 
@@ -43,7 +47,13 @@ impl Ports {
                 warnings.push(Warning::new(file, Some(error.line()), problem));
             }
             Ok(object) => {
-                for (name, slot) in [("replin", &mut ports.replin), ("replout", &mut ports.replout)] {
+                let slots = [
+                    ("replin", &mut ports.replin),
+                    ("replout", &mut ports.replout),
+                    ("termin", &mut ports.termin),
+                    ("termout", &mut ports.termout),
+                ];
+                for (name, slot) in slots {
                     match object.get(name).map(port) {
                         None => {}
                         Some(Some(port)) => *slot = port,
@@ -87,13 +97,13 @@ mod tests {
     #[test]
     fn numbers_and_strings_are_ports() {
         let (ports, warnings) = parse(r#"{"replin": 12000, "replout": "12001", "sshd": 2200}"#);
-        assert_eq!((ports, warnings), (Ports { replin: 12000, replout: 12001 }, vec![]));
+        assert_eq!((ports, warnings), (Ports { replin: 12000, replout: 12001, ..Ports::default() }, vec![]));
     }
 
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
         let (ports, warnings) = parse("{\"replin\": 12000,\n \"replout\": 70000}");
-        assert_eq!(ports, Ports { replin: 12000, replout: 2001 });
+        assert_eq!(ports, Ports { replin: 12000, ..Ports::default() });
         assert_eq!(warnings, ["/p.json:2: `replout` is 70000, not a port; 2001 is used"]);
         let (ports, warnings) = parse("{\n\"replin\": }");
         assert_eq!(ports, Ports::default());

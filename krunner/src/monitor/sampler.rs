@@ -195,8 +195,7 @@ impl Lookout {
                     self.watch = None;
                 }
                 Err(RecvTimeoutError::Timeout) if self.next_scan <= Instant::now() => {
-                    let everybody = std::mem::take(&mut self.is_scan_asked);
-                    self.scan(everybody)?;
+                    self.scan(self.is_scan_asked)?;
                 }
                 Ok(Order::Beat) | Err(RecvTimeoutError::Timeout) => self.beat()?,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -205,6 +204,8 @@ impl Lookout {
     }
 
     fn scan(&mut self, everybody: bool) -> Result<(), Unheard> {
+        // Whoever asked for a scan gets this one, unless it leaves somebody out.
+        self.is_scan_asked &= !everybody;
         let scan = if everybody { self.scanner.scan() } else { self.scanner.scan_in_turns() };
         let scan = scan.inspect(|snapshot| self.scanner.keep_in_view(&snapshot.processes));
         self.last_cost = Duration::ZERO;
@@ -213,7 +214,8 @@ impl Lookout {
             self.send(Sample::Snapshot(snapshot))?;
         }
         self.last_scan = Instant::now();
-        self.next_scan = self.last_scan + pause(self.interval, self.last_cost);
+        let pause = if self.is_scan_asked { SHORTEST_PAUSE } else { pause(self.interval, self.last_cost) };
+        self.next_scan = self.last_scan + pause;
         if let Some(watch) = &mut self.watch {
             watch.scanned_headroom_bytes = watch.headroom_bytes.unwrap_or(u64::MAX);
         }

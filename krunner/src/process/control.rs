@@ -59,6 +59,7 @@ pub(super) type Settle = oneshot::Sender<()>;
 #[derive(Clone, Default)]
 pub struct Control {
     demand: Arc<watch::Sender<Demand>>,
+    paused: Arc<watch::Sender<bool>>,
     pumps: Arc<Mutex<Vec<mpsc::Sender<Settle>>>>,
 }
 
@@ -83,6 +84,17 @@ impl Control {
     #[must_use]
     pub fn is_terminated(&self) -> bool {
         self.demand.borrow().terminate
+    }
+
+    /// Stops the process group, or lets it go on (SIGSTOP, SIGCONT).
+    pub fn pause(&self, paused: bool) {
+        self.paused.send_replace(paused);
+    }
+
+    /// Whether the process group is to stand still.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        *self.paused.borrow()
     }
 
     /// Forgets interrupts that were meant for something else; the end stays the end.
@@ -112,6 +124,10 @@ impl Control {
     #[must_use]
     pub fn asks(&self) -> Asks {
         Asks { demands: self.demands(), interrupts: 0 }
+    }
+
+    pub(super) fn pauses(&self) -> watch::Receiver<bool> {
+        self.paused.subscribe()
     }
 
     pub(super) fn demands(&self) -> watch::Receiver<Demand> {

@@ -231,15 +231,26 @@ async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) 
 
 /// Waits for the exit, passing on signals meanwhile.
 async fn supervise(pid: Pid, mut exit: oneshot::Receiver<Exit>, control: &Control) -> Outcome {
-    let mut asks = control.asks();
+    let (mut asks, mut pauses) = (control.asks(), control.pauses());
     loop {
         let asked = tokio::select! {
             exit = &mut exit => return Outcome::Ended(exit.unwrap_or(Exit::Signal(nix::libc::SIGKILL))),
             asked = asks.next() => asked,
+            Ok(()) = pauses.changed() => {
+                let paused = *pauses.borrow_and_update();
+                let _ = killpg(pid, if paused { Signal::SIGSTOP } else { Signal::SIGCONT });
+                continue;
+            }
         };
         match asked {
             Asked::Interrupt => _ = killpg(pid, Signal::SIGINT),
-            Asked::Terminate => return Outcome::CutShort(end_group(pid, exit).await),
+            Asked::Terminate => {
+                if control.is_paused() {
+                    // SIGTERM waits for it.
+                    let _ = killpg(pid, Signal::SIGCONT);
+                }
+                return Outcome::CutShort(end_group(pid, exit).await);
+            }
         }
     }
 }

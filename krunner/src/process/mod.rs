@@ -28,5 +28,5 @@ pub use outcome::{Exit, Outcome};
 pub use reaper::{Reaper, Witness};
 pub use sink::{OutputSink, Rich, Stream};
 pub use source::InputSource;
-pub use spawn::SpawnError;
+pub use spawn::{OnTerminal, SpawnError, spawn_on_terminal};
 pub use sweep::{end_adopted_children, kill_children};

@@ -1,9 +1,9 @@
-//! Starting a child in a process group of its own, with two pipes and nothing else of ours.
+//! Starting a child in a process group of its own, with two pipes and nothing else of ours; or on a terminal.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -18,6 +18,7 @@ use super::command::Command;
 use super::outcome::Exit;
 use super::reaper::Reaper;
 use crate::config::ChildEnv;
+use crate::sys;
 
 /// A larger pipe means fewer switches between a fast writer and us. 1 MiB is what an unprivileged
 /// process may ask for (`/proc/sys/fs/pipe-max-size`, pipe(7)); a quarter is where it stops paying.
@@ -90,6 +91,35 @@ pub(super) fn spawn(reaper: &Reaper, command: &Command, env: &ChildEnv) -> Resul
             .and_then(|stdout| Ok((stdout, receiver(child.stderr.take().map(OwnedFd::from))?)));
         let (stdout, stderr) = pipes.inspect_err(|_| _ = killpg(pid, Signal::SIGKILL))?;
         Ok(Spawned { pid, stdout, stderr, exit })
+    });
+    started.map_err(|source| explain(source, command))
+}
+
+/// A process that leads a session on a terminal.
+pub struct OnTerminal {
+    /// Leader of its session and, at first, of the terminal's foreground group.
+    pub pid: Pid,
+    /// Its end.
+    pub exit: oneshot::Receiver<Exit>,
+}
+
+/// Starts a program in a session of its own, on a terminal that becomes its controlling one.
+///
+/// # Errors
+/// When it does not start.
+pub fn spawn_on_terminal(
+    reaper: &Reaper,
+    command: &Command,
+    env: &ChildEnv,
+    terminal: impl AsFd,
+) -> Result<OnTerminal, SpawnError> {
+    let started = working_directory().and_then(|_| {
+        let mut std_command = command.to_std(env);
+        let stream = || Ok::<_, io::Error>(Stdio::from(terminal.as_fd().try_clone_to_owned()?));
+        std_command.stdin(stream()?).stdout(stream()?).stderr(stream()?);
+        sys::lead_session_on_stdin(&mut std_command);
+        let (_, pid, exit) = reaper.spawn(&mut std_command)?;
+        Ok(OnTerminal { pid, exit })
     });
     started.map_err(|source| explain(source, command))
 }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 
 use crate::config::{ChildEnv, Paths};
 use crate::process::{Control, InputSource, Launcher};
+use crate::terminal::Line;
 
 /// What an engine works with.
 #[derive(Clone)]
@@ -22,6 +23,8 @@ pub struct Surroundings {
     pub paths: Paths,
     /// Asks the user.
     pub input: Arc<dyn InputSource>,
+    /// The wire of a terminal, for a runtime that [has one](super::Runtime::has_terminal).
+    pub line: Option<Arc<dyn Line>>,
 }
 
 /// Runs `code` for a session.
@@ -35,7 +38,7 @@ pub trait Engine: Send + Sync {
     async fn run(&self, code: &str, control: &Control) -> i32;
 
     /// Completions for a request of the agent (JSON with `code` and, perhaps, a cursor), also while a step
-    /// runs. The session gives up on it after a few seconds, by dropping the future.
+    /// runs. The session gives up on it after twenty seconds, by dropping the future.
     async fn complete(&self, _request: &str) -> Vec<String> {
         Vec::new()
     }

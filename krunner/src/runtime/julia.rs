@@ -1,10 +1,11 @@
-//! `julia`: scripts; the image may have a script of its own that brings compiled packages into place.
+//! `julia`: scripts, and snippets for `IJulia`; the image may have a script of its own that brings compiled packages
+//! into place.
 
 use std::path::PathBuf;
 
 use super::environment::Environment;
 use super::recipe::Word::{Runtime, Text};
-use super::recipe::{Recipe, Rule, When};
+use super::recipe::{KernelOf, Recipe, Rule, When};
 
 pub(super) fn runtime(path: PathBuf) -> Recipe {
     Recipe {
@@ -14,6 +15,7 @@ pub(super) fn runtime(path: PathBuf) -> Recipe {
         },
         start_script: Some("/usr/local/bin/movecompiled.sh"),
         execute: &[Rule { when: When::File("main.jl"), run: &[Runtime, Text("main.jl")] }],
+        kernel: Some(KernelOf { name: "julia", remedy: "install one: in Julia, `using Pkg; Pkg.add(\"IJulia\")`" }),
         ..Recipe::or_usual(path, "julia")
     }
 }

@@ -3,8 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+#[cfg(feature = "polly")]
+use super::polly;
 use super::traits::Runtime;
-use super::{app, c, cpp, golang, haskell, java, julia, lua, nodejs, octave, php, python, r, rust, scheme};
+use super::{
+    app, c, cpp, git, golang, h2o, haskell, java, julia, lua, nodejs, octave, php, python, r, r_server, rust, scheme,
+};
 use crate::config::Paths;
 
 /// One row: a language as the command line names it.
@@ -101,6 +105,7 @@ pub const KINDS: &[Kind] = &[
         user_input: false,
         make: |path| Arc::new(php::runtime(path)),
     },
+    Kind { name: "git", log_prefix: "shell-kernel", default_path: "", user_input: false, make: |_| Arc::new(git::Git) },
     Kind {
         name: "python",
         log_prefix: "python-kernel",
@@ -128,6 +133,28 @@ pub const KINDS: &[Kind] = &[
         default_path: "/usr/bin/scheme",
         user_input: false,
         make: |path| Arc::new(scheme::runtime(path)),
+    },
+    Kind {
+        name: "r_server_ms",
+        log_prefix: "r_server_ms-kernel",
+        default_path: "",
+        user_input: false,
+        make: |_| Arc::new(r_server::RServer),
+    },
+    #[cfg(feature = "polly")]
+    Kind {
+        name: "vendor.aws_polly",
+        log_prefix: "vendor.aws_polly-kernel",
+        default_path: "",
+        user_input: false,
+        make: |_| Arc::new(polly::Polly),
+    },
+    Kind {
+        name: "vendor.h2o",
+        log_prefix: "vendor.h2o-kernel",
+        default_path: "/opt/h2oai/dai/python/bin/python",
+        user_input: true,
+        make: |interpreter| Arc::new(h2o::H2o::new(interpreter)),
     },
 ];
 

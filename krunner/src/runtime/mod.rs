@@ -10,10 +10,13 @@ mod c;
 mod cpp;
 mod engine;
 mod environment;
+mod git;
 mod golang;
+mod h2o;
 mod haskell;
 mod java;
 mod julia;
+mod jupyter;
 mod kind;
 mod lua;
 mod native;
@@ -21,15 +24,20 @@ mod nodejs;
 mod octave;
 mod php;
 mod plan;
+#[cfg(feature = "polly")]
+mod polly;
 mod python;
 mod r;
+mod r_server;
 mod recipe;
+mod remote;
 mod rust;
 mod scheme;
 mod scratch;
 mod sources;
 mod toolchain;
 mod traits;
+mod user_site;
 
 #[cfg(test)]
 mod languages_tests;

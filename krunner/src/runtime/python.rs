@@ -1,39 +1,54 @@
-//! `python`: scripts in batch mode, with `input()` asking the runner.
+//! `python`: scripts in batch mode, with `input()` asking the runner; a Jupyter kernel in query mode.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::engine::{Engine, Surroundings};
+use super::jupyter::{self, JupyterKernel};
 use super::plan::{Plan, Severity};
 use super::traits::{InitContext, Runtime};
+use super::user_site;
 use crate::config::promote;
+use crate::jupyter::Interpreter;
 use crate::process::Command;
 use crate::tasks::blocking;
 
 /// An interpreter on a cold network mount takes seconds to start.
 const PROBE_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Loaded by the interpreter at its start (docs.python.org/3/library/site.html); the socket's path
-/// is filled in.
-const SITECUSTOMIZE: &str = include_str!("python/sitecustomize.py");
-const SOCKET_PLACEHOLDER: &str = "\"@INPUT_SOCKET@\"";
+/// What the names of its kernelspecs have in them.
+const KERNEL: &str = "python";
+
+/// Variables of the Jupyter kernel alone. Plots are shown where they are made, whatever the image says for
+/// programs in batch mode, and without touching the user's `IPython` configuration. The debugger, which nobody
+/// uses here, is not to warn of itself.
+const KERNEL_VARIABLES: [(&str, &str); 2] =
+    [("MPLBACKEND", "module://matplotlib_inline.backend_inline"), ("PYDEVD_DISABLE_FILE_VALIDATION", "1")];
+
+/// Asked of the interpreter at the start: `user site NUL prefix NUL whether that is a virtual environment`.
+const PROBE: &str = "\
+import site, sys
+sys.stdout.write('\\0'.join([site.getusersitepackages(), sys.prefix, str(sys.prefix != sys.base_prefix)]))
+";
 
 pub(super) struct Python {
-    interpreter: PathBuf,
+    path: PathBuf,
+    /// Known once it was asked.
+    interpreter: OnceLock<Interpreter>,
 }
 
 impl Python {
     pub(super) fn new(interpreter: PathBuf) -> Self {
-        Self { interpreter }
+        Self { path: interpreter, interpreter: OnceLock::new() }
     }
 
     fn call(&self, arguments: &[&str]) -> Command {
-        let program = self.interpreter.clone().into_os_string();
+        let program = self.path.clone().into_os_string();
         Command::argv(std::iter::once(program).chain(arguments.iter().map(OsString::from)))
     }
 }
@@ -42,18 +57,18 @@ impl Python {
 impl Runtime for Python {
     async fn init(&self, context: InitContext<'_>) -> Result<(), String> {
         let InitContext { launcher, paths, control, env } = context;
-        let probe = self.call(&["-c", "import site, sys; sys.stdout.write(site.getusersitepackages())"]);
-        let user_site =
-            PathBuf::from(OsString::from_vec(launcher.capture(&probe, env, control, PROBE_DEADLINE).await?));
+        let answer = launcher.capture(&self.call(&["-c", PROBE]), env, control, PROBE_DEADLINE).await?;
+        let mut answers = answer.split(|byte| *byte == 0).map(|answer| OsString::from_vec(answer.to_vec()));
+        let mut next = || answers.next().unwrap_or_default();
+        let (user_site, prefix, is_virtual) = (PathBuf::from(next()), PathBuf::from(next()), next() == "True");
+        let _ = self.interpreter.set(Interpreter { path: self.path.clone(), prefix, is_virtual });
         if !user_site.is_absolute() {
             return Err(format!("the interpreter names {} as its user site folder", user_site.display()));
         }
         env.entry(OsStr::new("PYTHONPATH").into()).or_default();
         promote(env, "PYTHONPATH", &user_site);
-        let file = user_site.join("sitecustomize.py");
-        let (target, socket) = (file.clone(), paths.input_socket());
-        let installed = blocking(move || install(&target, &socket)).await;
-        installed.map_err(|error| format!("cannot write {}: {error}", file.display()))
+        let socket = paths.input_socket();
+        blocking(move || user_site::install(&user_site, &socket)).await
     }
 
     fn build(&self, directory: &Path) -> Plan {
@@ -73,33 +88,26 @@ impl Runtime for Python {
     fn examples(&self) -> Vec<Vec<String>> {
         vec![vec!["setup.py".into()], vec!["main.py".into()]]
     }
-}
 
-/// Writes the file whole or not at all: an interpreter may start at any moment.
-fn install(file: &Path, socket: &Path) -> io::Result<()> {
-    let folder = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    fs::create_dir_all(folder)?;
-    // A JSON string is a Python string.
-    let socket = serde_json::to_string(&socket.to_string_lossy())?;
-    let mut new = tempfile::NamedTempFile::new_in(folder)?;
-    new.write_all(SITECUSTOMIZE.replace(SOCKET_PLACEHOLDER, &socket).as_bytes())?;
-    new.persist(file)?;
-    Ok(())
+    fn code_goes_to(&self) -> Option<String> {
+        Some(jupyter::phrase(KERNEL))
+    }
+
+    fn engine(&self, mut surroundings: Surroundings) -> Option<Arc<dyn Engine>> {
+        surroundings.env.extend(KERNEL_VARIABLES.map(|(name, value)| (name.into(), value.into())));
+        let kernel = JupyterKernel {
+            name: KERNEL,
+            interpreter: self.interpreter.get().cloned(),
+            remedy: format!("install one: `{} -m pip install ipykernel`", self.path.display()),
+        };
+        Some(kernel.start(surroundings))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_socket_is_filled_in() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("site/sitecustomize.py");
-        install(&file, Path::new("/tmp/it's \"here\".sock")).unwrap();
-        let text = fs::read_to_string(file).unwrap();
-        assert!(text.contains(r#"SOCKET = "/tmp/it's \"here\".sock""#), "{text}");
-        assert!(!text.contains("@INPUT_SOCKET@"));
-    }
+    use std::fs;
 
     #[test]
     fn heuristics_look_for_the_usual_files() {

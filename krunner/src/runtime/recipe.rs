@@ -8,10 +8,13 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::engine::{Engine, Surroundings};
 use super::environment::Environment;
+use super::jupyter::{self, JupyterKernel};
 use super::plan::{Plan, Severity, argument};
 use super::scratch::Scratch;
 use super::sources;
@@ -32,7 +35,19 @@ pub(super) struct Recipe {
     pub(super) execute: &'static [Rule],
     /// Whether `exec` without any of the files succeeds.
     pub(super) execute_is_optional: bool,
+    /// How `code` is run, unless a kernel takes it.
     pub(super) code: Option<Code>,
+    /// The Jupyter kernel that takes `code`.
+    pub(super) kernel: Option<KernelOf>,
+}
+
+/// A language's Jupyter kernel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KernelOf {
+    /// What the names of its kernelspecs have in them.
+    pub(super) name: &'static str,
+    /// How to get one.
+    pub(super) remedy: &'static str,
 }
 
 /// One way to do a step.
@@ -102,6 +117,7 @@ impl Recipe {
             execute: &[],
             execute_is_optional: false,
             code: None,
+            kernel: None,
         }
     }
 
@@ -170,6 +186,16 @@ impl Runtime for Recipe {
             _ => Vec::new(),
         };
         Ok(Plan::Run(how.run.iter().map(|words| self.command(words, fill)).collect()))
+    }
+
+    fn code_goes_to(&self) -> Option<String> {
+        self.kernel.map(|kernel| jupyter::phrase(kernel.name))
+    }
+
+    fn engine(&self, surroundings: Surroundings) -> Option<Arc<dyn Engine>> {
+        let KernelOf { name, remedy } = self.kernel?;
+        let kernel = JupyterKernel { name, interpreter: None, remedy: remedy.to_owned() };
+        Some(kernel.start(surroundings))
     }
 
     fn examples(&self) -> Vec<Vec<String>> {

@@ -61,6 +61,16 @@ pub trait Runtime: Send + Sync {
         Vec::new()
     }
 
+    /// What [`Self::engine`] gives `code` to, as a phrase for `krunner languages`.
+    fn code_goes_to(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether there is to be a [`Line`](crate::terminal::Line) for [`Self::engine`].
+    fn has_terminal(&self) -> bool {
+        false
+    }
+
     /// What runs `code` in place of a file, for languages that have such a thing. Called once, after
     /// [`Self::init`]; must not wait.
     fn engine(&self, _surroundings: Surroundings) -> Option<Arc<dyn Engine>> {

@@ -8,13 +8,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::completion::Completions;
 use super::event::{Event, Response};
-use super::oom::Oom;
+use super::oom::{EXPLANATION_PATIENCE, Oom};
 use super::output::Output;
 use super::queue::{Pushed, TaskQueue, Work};
 use super::services;
 use super::signals::Signals;
 use super::start::{Preparation, Prepared};
 use super::stop;
+use super::terminal;
 use super::worker::Worker;
 use crate::config::{ChildEnv, Paths, Ports};
 use crate::error::{Critical, chain};
@@ -24,12 +25,16 @@ use crate::process::{Console, Control, Launcher, Reaper};
 use crate::runtime::{Engine, Kind, Runtime};
 use crate::service::{Busy, Order, Services, Setting};
 use crate::tasks::TaskGroup;
+use crate::terminal::Line;
 use crate::transport::{self, Inbound, Outbox, Queue};
 use crate::user_input::{self, InputWanted, UserInput};
-use crate::wire::{InputOptions, Op, Reply, Step};
+use crate::wire::{InputOptions, Op, Reply, Step, StepKind};
 
 /// Tasks that report at the same time; they wait for their turn.
 const QUEUED_EVENTS: usize = 16;
+
+/// The exit code of a step that died of SIGKILL.
+const KILLED: i32 = -nix::libc::SIGKILL;
 
 /// What a session is started with.
 pub struct Settings {
@@ -68,6 +73,10 @@ pub struct Session {
     pub(super) oom: Oom,
     /// A request for input is about to be told; the next one waits.
     asking: bool,
+    /// The step that runs has been killed, and its end waits for an explanation.
+    killed: bool,
+    /// The step that runs is a `code` that was sent when none ran or waited.
+    alone: bool,
     /// Counts steps, so that what belongs to an earlier one is known by its number.
     step_number: u64,
     /// Seconds of `CLOCK_MONOTONIC`.
@@ -109,6 +118,7 @@ impl Session {
             final_env,
         });
         let runtime = (settings.kind.make)(settings.runtime_path);
+        let line = if runtime.has_terminal() { terminal::open(&settings.ports, &tasks).await } else { None };
         let mut session = Self {
             tasks,
             outbox,
@@ -127,14 +137,22 @@ impl Session {
             services,
             oom,
             asking: false,
+            killed: false,
+            alone: false,
             step_number: 0,
             started_at,
         };
-        session.prepare(settings.paths, settings.env, runtime_ready);
+        session.prepare(settings.paths, settings.env, line, runtime_ready);
         Ok(session)
     }
 
-    fn prepare(&mut self, paths: Paths, env: ChildEnv, runtime_ready: oneshot::Sender<ChildEnv>) {
+    fn prepare(
+        &mut self,
+        paths: Paths,
+        env: ChildEnv,
+        line: Option<Arc<dyn Line>>,
+        runtime_ready: oneshot::Sender<ChildEnv>,
+    ) {
         let control = Control::new();
         self.current = Some(control.clone());
         let preparation = Preparation {
@@ -142,6 +160,7 @@ impl Session {
             launcher: self.launcher.clone(),
             paths,
             input: self.input.source(),
+            line,
             control,
             runtime_ready,
         };
@@ -200,7 +219,12 @@ impl Session {
         match event {
             Event::Signal => return Response::Stop,
             Event::TaskPanicked(task) => return Response::Fail(task),
-            Event::Oom(told) => self.oom.handle(told),
+            Event::Oom(told) => {
+                self.oom.handle(told);
+                if self.killed && self.oom.has_just_reported() {
+                    self.end_killed();
+                }
+            }
             Event::Service(told) => self.outbox.answer(services::reply(told)),
             Event::Message(frames) => match Op::decode(&frames) {
                 Ok(op) => self.handle_op(op),
@@ -213,9 +237,15 @@ impl Session {
                 self.advance();
             }
             Event::Completed(suggestions) => self.outbox.answer(Reply::Completion(suggestions)),
+            Event::StepDone { exit_code: KILLED } if !self.oom.has_just_reported() => self.await_explanation(),
             Event::StepDone { exit_code } => {
                 self.step_done(exit_code);
                 self.advance();
+            }
+            Event::Unexplained { step_number } => {
+                if self.killed && step_number == self.step_number {
+                    self.end_killed();
+                }
             }
             Event::InputWanted(wanted) => self.settle_then_ask(wanted),
             Event::Settled { step_number, wanted } => {
@@ -274,6 +304,9 @@ impl Session {
 
     fn enqueue(&mut self, step: Step) {
         let op = step.kind.op_name();
+        if self.queue.is_idle() {
+            self.alone = step.kind == StepKind::Code;
+        }
         match self.queue.push(step) {
             Pushed::Queued => {}
             Pushed::Refused => tracing::error!("too many steps wait; this `{op}` will not be run"),
@@ -304,9 +337,28 @@ impl Session {
     pub(super) fn step_done(&mut self, exit_code: i32) {
         self.current = None;
         self.step_number += 1;
-        if let Some(kind) = self.queue.finished(exit_code) {
-            self.outbox.answer(Reply::Finished { kind, exit_code });
+        let alone = std::mem::take(&mut self.alone);
+        match self.queue.finished(exit_code).map(|kind| Reply::Finished { kind, exit_code }) {
+            Some(finished) if alone => self.outbox.answer_alone(finished),
+            Some(finished) => self.outbox.answer(finished),
+            None => {}
         }
+    }
+
+    /// A step was killed: a report on it may be on its way.
+    fn await_explanation(&mut self) {
+        self.killed = true;
+        let (report, step_number) = (self.report.clone(), self.step_number);
+        self.tasks.spawn("explanation", async move {
+            tokio::time::sleep(EXPLANATION_PATIENCE).await;
+            let _ = report.send(Event::Unexplained { step_number }).await;
+        });
+    }
+
+    fn end_killed(&mut self) {
+        self.killed = false;
+        self.step_done(KILLED);
+        self.advance();
     }
 
     /// Lets what the program has written, its prompt, go first.

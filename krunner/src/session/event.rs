@@ -20,6 +20,11 @@ pub(super) enum Event {
         /// For the agent.
         exit_code: i32,
     },
+    /// No report has explained why the step was killed.
+    Unexplained {
+        /// Which step that was.
+        step_number: u64,
+    },
     /// A program or the engine asks for input.
     InputWanted(InputWanted),
     /// What the program had written when it asked is with the agent's replies.

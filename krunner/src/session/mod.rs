@@ -23,6 +23,7 @@ mod services;
 mod signals;
 mod start;
 mod stop;
+mod terminal;
 mod worker;
 
 pub use dispatch::{Session, Settings};

@@ -28,6 +28,10 @@ use crate::tasks::TaskGroup;
 /// How long a report and the agent's event for the same kill may be apart.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How long the end of a step that was killed waits for a report that explains it. What comes later belongs to no
+/// step, and the agent passes it on to nobody.
+pub(super) const EXPLANATION_PATIENCE: Duration = Duration::from_millis(400);
+
 /// What users are told first; they know it from the Python runner.
 const HEADING: &str = "Out-of-memory detected!";
 
@@ -113,6 +117,11 @@ impl Oom {
                 monitor.told_of_kill();
             }
         }
+    }
+
+    /// Whether a kill was reported in the last moments.
+    pub(super) fn has_just_reported(&self) -> bool {
+        self.kills.reported.is_some_and(|at| at.elapsed() < EXPLANATION_PATIENCE)
     }
 
     fn report(&mut self, report: &Report) {

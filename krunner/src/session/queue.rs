@@ -114,6 +114,11 @@ impl TaskQueue {
         kind
     }
 
+    /// Whether no step runs or waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_none() && self.waiting.is_empty()
+    }
+
     /// Whether a step runs.
     #[cfg(test)]
     fn is_running(&self) -> bool {

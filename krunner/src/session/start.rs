@@ -10,6 +10,7 @@ use crate::error::chain;
 use crate::process::{Command, Control, InputSource, Launcher};
 use crate::runtime::{Engine, InitContext, Runtime, Surroundings};
 use crate::tasks::blocking;
+use crate::terminal::Line;
 
 /// Shells that can run a bootstrap script, best first.
 const POSIX_SHELLS: [&str; 7] =
@@ -21,6 +22,7 @@ pub(super) struct Preparation {
     pub(super) launcher: Launcher,
     pub(super) paths: Paths,
     pub(super) input: Arc<dyn InputSource>,
+    pub(super) line: Option<Arc<dyn Line>>,
     /// Reaches the bootstrap script while it runs.
     pub(super) control: Control,
     /// Told of the environment before the bootstrap script runs, which may take long.
@@ -49,6 +51,7 @@ impl Preparation {
             env: env.clone(),
             paths: self.paths.clone(),
             input: Arc::clone(&self.input),
+            line: self.line.clone(),
         });
         let script = self.paths.bootstrap();
         let candidate = script.clone();

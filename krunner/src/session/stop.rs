@@ -72,6 +72,7 @@ async fn end_step(session: &mut Session) {
         loop {
             match session.events.recv().await {
                 Some(Event::StepDone { exit_code }) => return Some(exit_code),
+                Some(Event::Unexplained { .. }) => return Some(-nix::libc::SIGKILL),
                 Some(Event::Ready(prepared)) => {
                     // Made while we stop, it has not been told yet.
                     end_engine(prepared.engine).await;

@@ -1,10 +1,11 @@
-//! Keeping inherited file descriptors out of user code.
+//! Keeping inherited file descriptors out of user code, and waiting on our own.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use tokio::io::unix::AsyncFd;
 
 /// Marks every descriptor from `first` on as close-on-exec, whoever opened it.
 ///
@@ -29,4 +30,14 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A non-blocking file that can be waited on, inside the async runtime.
+///
+/// # Errors
+/// When it is no file that can be polled.
+pub fn pollable(file: File) -> io::Result<AsyncFd<File>> {
+    // SAFETY: a File keeps its descriptor open, and the same one, until it is dropped; AsyncFd hands it out
+    // as `&File` and `&mut File`, and no caller of this crate assigns to the latter.
+    Ok(unsafe { AsyncFd::register(file) }?)
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zeromq::{PullSocket, PushSocket, Socket, SocketRecv as _, SocketSend as _, ZmqError, ZmqMessage};
 
 use super::link::{self, Link, LinkError};
 use super::listener;
 use super::outbox::framed_bytes;
-use super::relay::{LARGE_FRAME_BYTES, Progress, Role};
+use super::relay::{Intake, Progress, Role};
 use crate::tasks::TaskGroup;
 
 /// Between two attempts to connect, and between two looks at what has been acknowledged.
@@ -96,7 +96,7 @@ impl Client {
         let tasks = TaskGroup::new();
         let replies = if replies {
             let stream = dial(&address.host, address.out_port, deadline).await?;
-            let role = Role::Pull(Arc::new(Semaphore::new(LARGE_FRAME_BYTES)));
+            let role = Role::Pull(Intake::default());
             Some(open::<PullSocket>(stream, role, None, &tasks).await?)
         } else {
             None

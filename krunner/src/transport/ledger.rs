@@ -11,7 +11,7 @@
 //! links: while an older one has replies in flight, the newer gets none, and an older one that makes
 //! no progress for [`STALL`] is to be closed, which gives back what it has. A link is handed at most
 //! [`WINDOW_BYTES`] beyond what has reached its TCP socket. Replies that are *paced* keep [`PACE`]
-//! between one reaching the socket and the next being handed over.
+//! between one that sets the pace reaching the socket and the next being handed over.
 //!
 //! Pure: the clock is a parameter, links are numbers.
 
@@ -40,7 +40,9 @@ pub(super) struct LinkId(pub(super) u64);
 pub(super) trait Entry: Clone {
     /// Its length on the wire, framing included.
     fn wire_bytes(&self) -> u64;
-    /// Whether it keeps its distance from others of its kind.
+    /// Whether paced ones keep their distance from it.
+    fn sets_pace(&self) -> bool;
+    /// Whether it keeps its distance from those that set the pace.
     fn is_paced(&self) -> bool;
 }
 
@@ -119,7 +121,7 @@ impl<T: Entry> Ledger<T> {
             && *end <= bytes
         {
             if let Some((_, entry)) = link.in_flight.pop_front()
-                && entry.is_paced()
+                && entry.sets_pace()
             {
                 self.last_paced = Some(now);
             }
@@ -143,7 +145,7 @@ impl<T: Entry> Ledger<T> {
             };
         }
         if paced {
-            if newest.in_flight.iter().any(|(_, entry)| entry.is_paced()) {
+            if newest.in_flight.iter().any(|(_, entry)| entry.sets_pace()) {
                 return Next::Blocked;
             }
             if let Some(due) = self.last_paced.map(|last| last + PACE).filter(|due| *due > now) {
@@ -181,11 +183,16 @@ mod tests {
         number: u32,
         bytes: u64,
         paced: bool,
+        alone: bool,
     }
 
     impl Entry for Reply {
         fn wire_bytes(&self) -> u64 {
             self.bytes
+        }
+
+        fn sets_pace(&self) -> bool {
+            self.paced || self.alone
         }
 
         fn is_paced(&self) -> bool {
@@ -194,7 +201,7 @@ mod tests {
     }
 
     fn reply(number: u32) -> Reply {
-        Reply { number, bytes: 10, paced: false }
+        Reply { number, bytes: 10, paced: false, alone: false }
     }
 
     const A: LinkId = LinkId(1);
@@ -274,6 +281,21 @@ mod tests {
         assert!(matches!(ledger.next(start + PACE), Next::Send(..)));
     }
 
+    #[test]
+    fn one_that_only_sets_the_pace_does_not_wait() {
+        let start = Instant::now();
+        let mut ledger = Ledger::new();
+        ledger.link_up(A, start);
+        ledger.push(Reply { paced: true, ..reply(0) });
+        ledger.push(Reply { alone: true, ..reply(1) });
+        ledger.push(Reply { paced: true, ..reply(2) });
+        assert!(matches!(ledger.next(start), Next::Send(..)));
+        assert!(matches!(ledger.next(start), Next::Send(..)));
+        assert_eq!(ledger.next(start), Next::Blocked);
+        ledger.relayed(A, 20, start);
+        assert_eq!(ledger.next(start), Next::WaitUntil(start + PACE));
+    }
+
     #[derive(Debug, Clone)]
     enum Act {
         Push(u64, bool),
@@ -320,7 +342,7 @@ mod tests {
             for act in acts.into_iter().chain([Act::Up]).chain(finish) {
                 match act {
                     Act::Push(bytes, paced) => {
-                        ledger.push(Reply { number: next_number, bytes, paced });
+                        ledger.push(Reply { number: next_number, bytes, paced, alone: false });
                         next_number += 1;
                     }
                     Act::Up => {

@@ -6,6 +6,8 @@
 //! ```text
 //! agent ── TCP ── relay ── unix socket ── PullSocket ──▶ pull ──▶ Inbound
 //! agent ── TCP ── relay ── unix socket ── PushSocket ◀── push ◀── Outbox
+//! typed ── TCP ── relay ── unix socket ── SubSocket ──▶ pull ──▶ Inbound
+//! screen ─ TCP ─────────────────────────────────────── publish ◀── Publisher
 //! ```
 //!
 //! The crate alone queues 100,000 messages for a peer whatever their size, does not notice that the
@@ -16,10 +18,12 @@
 //! shutdown.
 
 mod client;
+mod frames;
 mod ledger;
 mod link;
 mod listener;
 mod outbox;
+mod publish;
 mod pull;
 mod push;
 mod relay;
@@ -27,5 +31,6 @@ mod zmtp;
 
 pub use client::{Address, Client, ClientError, RawReply};
 pub use outbox::{Outbox, Queue};
-pub use pull::{Inbound, listen as listen_pull};
+pub use publish::{Publisher, listen as listen_pub};
+pub use pull::{Inbound, listen as listen_pull, subscribe as listen_sub};
 pub use push::listen as listen_push;

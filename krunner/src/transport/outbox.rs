@@ -34,8 +34,16 @@ const OVERHEAD_BYTES: usize = 256;
 #[derive(Clone)]
 pub(super) struct Parcel {
     pub(super) message: Message,
-    paced: bool,
+    pace: Pace,
     _budget: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// What a reply has to do with the distance that some keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Free,
+    Sets,
+    Keeps,
 }
 
 impl Entry for Parcel {
@@ -43,8 +51,12 @@ impl Entry for Parcel {
         framed_bytes(self.message.kind().len()) + framed_bytes(self.message.payload().len())
     }
 
+    fn sets_pace(&self) -> bool {
+        self.pace != Pace::Free
+    }
+
     fn is_paced(&self) -> bool {
-        self.paced
+        self.pace == Pace::Keeps
     }
 }
 
@@ -101,15 +113,24 @@ impl Outbox {
     /// Sends what may be large, waiting for room: the output of programs, pictures.
     pub async fn send(&self, message: Message) {
         let budget = Arc::clone(&self.output).acquire_many_owned(cost(&message, OUTPUT_BYTES)).await.ok();
-        self.enqueue(message, false, budget);
+        self.enqueue(message, Pace::Free, budget);
     }
 
     /// Sends an answer or a notice, which is small, at once.
     pub fn answer(&self, reply: Reply) {
-        let paced = matches!(reply, Reply::Finished { .. });
-        let message = reply.into_message();
+        let pace = if matches!(reply, Reply::Finished { .. }) { Pace::Keeps } else { Pace::Free };
+        self.small(reply.into_message(), pace);
+    }
+
+    /// Sends the end of a step that was asked for when all ends before it had been told. Whoever asked has seen
+    /// those, so this one keeps no distance from them.
+    pub fn answer_alone(&self, reply: Reply) {
+        self.small(reply.into_message(), Pace::Sets);
+    }
+
+    fn small(&self, message: Message, pace: Pace) {
         let budget = Arc::clone(&self.answers).try_acquire_many_owned(cost(&message, ANSWER_BYTES)).ok();
-        self.enqueue(message, paced, budget);
+        self.enqueue(message, pace, budget);
     }
 
     /// Sends a log line as `stderr`, unless there is no room; then `false`.
@@ -119,7 +140,7 @@ impl Outbox {
         let budget = Arc::clone(&self.log).try_acquire_many_owned(cost(&message, LOG_BYTES)).ok();
         let room = budget.is_some();
         if room {
-            self.enqueue(message, false, budget);
+            self.enqueue(message, Pace::Free, budget);
         }
         room
     }
@@ -138,9 +159,9 @@ impl Outbox {
         asked && tokio::time::timeout(deadline, flushed).await.is_ok_and(|answer| answer.unwrap_or(false))
     }
 
-    fn enqueue(&self, message: Message, paced: bool, budget: Option<OwnedSemaphorePermit>) {
+    fn enqueue(&self, message: Message, pace: Pace, budget: Option<OwnedSemaphorePermit>) {
         // Fails only when the push side has ended, which is after the last flush.
-        let _ = self.parcels.send(Parcel { message, paced, _budget: budget.map(Arc::new) });
+        let _ = self.parcels.send(Parcel { message, pace, _budget: budget.map(Arc::new) });
     }
 }
 

@@ -33,7 +33,7 @@ const LARGE_FRAME_FROM: u64 = 64 * 1024;
 const LARGE_FRAME_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Large frames of all connections while they are received: two of the largest.
-pub(super) const LARGE_FRAME_BYTES: usize = 128 * 1024 * 1024;
+const LARGE_FRAME_BYTES: usize = 128 * 1024 * 1024;
 
 /// An op of more than 64 MiB is refused. Its frames are two; a few more are let through, so that a
 /// wrong count is told to the log rather than costing the connection.
@@ -50,11 +50,25 @@ pub(super) enum RelayError {
     Io(#[from] io::Error),
 }
 
+/// What a port takes from its peers.
+#[derive(Debug, Clone)]
+pub(super) struct Intake {
+    pub(super) limits: Limits,
+    /// Shared by the large frames of all its connections.
+    pub(super) large_frames: Arc<Semaphore>,
+}
+
+impl Default for Intake {
+    fn default() -> Self {
+        Self { limits: LIMITS, large_frames: Arc::new(Semaphore::new(LARGE_FRAME_BYTES)) }
+    }
+}
+
 /// Which `zeromq` socket is behind the relay.
 #[derive(Debug, Clone)]
 pub(super) enum Role {
-    /// Ops come in. Large frames share this budget.
-    Pull(Arc<Semaphore>),
+    /// Messages come in.
+    Pull(Intake),
     /// Replies go out; after the handshake the peer has nothing to say.
     Push,
 }
@@ -113,8 +127,8 @@ pub(super) async fn relay(
     let (from_socket, to_socket) = socket.into_split();
     let outbound = outbound(from_socket, to_peer, progress.as_deref());
     match role {
-        Role::Pull(budget) => {
-            tokio::try_join!(inbound(from_peer, to_socket, &budget), outbound)?;
+        Role::Pull(intake) => {
+            tokio::try_join!(inbound(from_peer, to_socket, &intake), outbound)?;
         }
         Role::Push => tokio::select! {
             ended = handshake_only(from_peer, to_socket) => ended?,
@@ -124,14 +138,14 @@ pub(super) async fn relay(
     Ok(())
 }
 
-/// Ops: all bytes, after a look at each frame's length.
+/// Messages: all bytes, after a look at each frame's length.
 async fn inbound(
     mut peer: tcp::OwnedReadHalf,
     mut socket: unix::OwnedWriteHalf,
-    budget: &Arc<Semaphore>,
+    intake: &Intake,
 ) -> Result<(), RelayError> {
     let mut buffer = vec![0; INBOUND_BUFFER_BYTES];
-    let mut scanner = Scanner::new(LIMITS);
+    let mut scanner = Scanner::new(intake.limits);
     let mut large: Option<OwnedSemaphorePermit> = None;
     loop {
         let read = peer.read(&mut buffer);
@@ -148,7 +162,7 @@ async fn inbound(
             large = None;
         } else if large.is_none() && scanner.body_left() >= LARGE_FRAME_FROM {
             let share = u32::try_from(scanner.body_left()).unwrap_or(u32::MAX);
-            large = Arc::clone(budget).acquire_many_owned(share).await.ok();
+            large = Arc::clone(&intake.large_frames).acquire_many_owned(share).await.ok();
         }
         socket.write_all(&buffer[..bytes]).await?;
     }

@@ -51,6 +51,21 @@ impl Client {
         number(&self.call(&json!({"do": "execute", "line": line, "count": count}))?, "ms")
     }
 
+    /// Lets a runner start; milliseconds to the end of a first `code`, which shows `shown`.
+    pub(super) fn open_gate_to_code(&mut self, gate: &Path, code: &str, shown: &str) -> Result<f64> {
+        number(&self.call(&json!({"do": "start_code", "gate": gate, "code": code, "shown": shown}))?, "ms")
+    }
+
+    /// Milliseconds of the median `code` that shows `shown`.
+    pub(super) fn code(&mut self, code: &str, shown: &str, count: u32) -> Result<f64> {
+        number(&self.call(&json!({"do": "code", "code": code, "shown": shown, "count": count}))?, "ms")
+    }
+
+    /// Starts a Jupyter kernel without any runner; milliseconds to the end of a first `code`.
+    pub(super) fn bare_kernel(&mut self, code: &str) -> Result<f64> {
+        number(&self.call(&json!({"do": "bare_kernel", "code": code}))?, "ms")
+    }
+
     /// Seconds that a step takes that writes `bytes` bytes.
     pub(super) fn stream(&mut self, line: &str, bytes: u64) -> Result<f64> {
         let answer = self.call(&json!({"do": "stream", "line": line}))?;

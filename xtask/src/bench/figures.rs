@@ -17,6 +17,12 @@ pub(crate) enum Figure {
     Exec,
     /// Standard output of `head -c 512M /dev/zero`, beside a bare copy loop
     Throughput,
+    /// From the start to the end of the first `code`, beside a bare kernel's
+    KernelStart,
+    /// Round trip of `code 1` in a Jupyter kernel
+    Code,
+    /// Resident memory of the runner beside its Jupyter kernel
+    KernelRss,
     /// Resident memory while a child writes 1 GiB and the agent reads nothing for 10 s
     Stall,
     /// From the start of `krunner monitor` until its tracer is attached
@@ -44,13 +50,19 @@ pub(crate) enum Figure {
 /// The protocol's pause ahead of each `finished`.
 const PAUSE_MS: f64 = 10.0;
 
+/// What a runner may add to its kernel's own start.
+const KERNEL_START_MS: f64 = 50.0;
+
 impl Figure {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Start,
         Self::Rss,
         Self::Status,
         Self::Exec,
         Self::Throughput,
+        Self::KernelStart,
+        Self::Code,
+        Self::KernelRss,
         Self::Stall,
         Self::OomAttach,
         Self::OomRss,
@@ -64,8 +76,11 @@ impl Figure {
         Self::OomLook,
     ];
 
-    /// Those that are taken round by round.
+    /// Those that are taken round by round, without a Jupyter kernel.
     pub(super) const ROUNDS: [Self; 5] = [Self::Start, Self::Rss, Self::Status, Self::Exec, Self::Throughput];
+
+    /// Those that are taken round by round, with one.
+    pub(super) const KERNEL_ROUNDS: [Self; 3] = [Self::KernelStart, Self::Code, Self::KernelRss];
 
     fn name(self) -> &'static str {
         match self {
@@ -74,6 +89,9 @@ impl Figure {
             Self::Status => "status",
             Self::Exec => "exec",
             Self::Throughput => "throughput",
+            Self::KernelStart => "kernel-start",
+            Self::Code => "code",
+            Self::KernelRss => "kernel-rss",
             Self::Stall => "stall",
             Self::OomAttach => "oom-attach",
             Self::OomRss => "oom-rss",
@@ -95,6 +113,9 @@ impl Figure {
             Self::Status => "status round trip, p50",
             Self::Exec => "exec true, p50",
             Self::Throughput => "stdout of head -c 512M",
+            Self::KernelStart => "start to the first code's end",
+            Self::Code => "code 1 in a kernel, p50",
+            Self::KernelRss => "RSS beside a kernel",
             Self::Stall => "peak RSS, agent stalls 10 s",
             Self::OomAttach => "start to OOM tracer attached",
             Self::OomRss => "RSS with the tracer attached",
@@ -111,8 +132,14 @@ impl Figure {
 
     fn unit(self) -> &'static str {
         match self {
-            Self::Start | Self::Exec | Self::OomAttach | Self::OomReport | Self::OomLook => "ms",
-            Self::Rss | Self::Stall | Self::OomRss => "MiB",
+            Self::Start
+            | Self::Exec
+            | Self::KernelStart
+            | Self::Code
+            | Self::OomAttach
+            | Self::OomReport
+            | Self::OomLook => "ms",
+            Self::Rss | Self::KernelRss | Self::Stall | Self::OomRss => "MiB",
             Self::BpfExit | Self::BpfFork | Self::BpfExec | Self::BpfSignal => "ns",
             Self::OomForks | Self::OomIdle => "%",
             Self::Status => "us",
@@ -130,6 +157,7 @@ impl Figure {
             Self::Status => Some("libzmq echo"),
             Self::Exec => Some("spawn and wait"),
             Self::Throughput => Some("bare copy loop"),
+            Self::KernelStart => Some("bare kernel"),
             _ => None,
         }
     }
@@ -141,13 +169,15 @@ impl Figure {
             Self::Stall => Some((32.0, "fixed; and every byte arrives")),
             Self::OomAttach => Some((150.0, "fixed")),
             Self::Rss | Self::OomRss => Some((12.0, "fixed")),
-            Self::OomReport | Self::OomLook => Some((10.0, "fixed")),
+            Self::KernelRss | Self::OomReport | Self::OomLook => Some((10.0, "fixed")),
             Self::BpfExit => Some((500.0, "fixed")),
             Self::BpfFork => Some((300.0, "fixed")),
             Self::BpfExec => Some((1000.0, "fixed")),
             Self::BpfSignal => Some((100.0, "fixed")),
             Self::OomForks => Some((3.0, "fixed")),
             Self::OomIdle => Some((0.3, "fixed")),
+            Self::KernelStart => Some((yardstick? + KERNEL_START_MS, "bare kernel + 50 ms")),
+            Self::Code => Some((0.8 * python?, "0.8 x Python")),
             Self::Status => Some((1.3 * yardstick?, "1.3 x libzmq echo")),
             Self::Exec => Some((PAUSE_MS + 2.0 * yardstick?, "pause + 2 x spawn and wait")),
             Self::Throughput => {
@@ -369,6 +399,10 @@ mod tests {
         assert!(row(Figure::Exec, 16.7, 11.9, 1.0).is_met());
         assert!(!row(Figure::Exec, 16.7, 12.1, 1.0).is_met());
         assert!(!row(Figure::Stall, 60.0, 32.1, 0.0).is_met());
+        assert!(row(Figure::Code, 10.0, 8.0, 0.0).is_met());
+        assert!(!row(Figure::Code, 10.0, 8.1, 0.0).is_met());
+        assert!(row(Figure::KernelStart, 0.0, 650.0, 600.0).is_met());
+        assert!(!row(Figure::KernelRss, 50.0, 10.1, 0.0).is_met());
     }
 
     #[test]

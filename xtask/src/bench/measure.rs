@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use super::client::Client;
 use super::figures::{Figure, Results, median};
 use super::oom;
-use super::world::{Peer, Ports, Programs, Who, World};
+use super::world::{Peer, Ports, Programs, Runtime, Who, World};
 use crate::workspace::step;
 
 /// After its first reply a runner goes on starting; by then both are done.
@@ -24,6 +24,9 @@ const STALL_MIB: u64 = 1024;
 
 /// Round trips of a slice.
 const STATUS_SLICE: u32 = 500;
+
+/// The code whose round trip is measured, and what it shows.
+const CODE: &str = "1";
 
 /// No runner gets to fill the machine's memory.
 const STALL_LIMIT_MIB: f64 = 4096.0;
@@ -68,16 +71,23 @@ impl Lab {
         for who in [Who::Python, Who::Krunner] {
             self.start(who)?.0.stop()?;
         }
-        if Figure::ROUNDS.iter().any(|&figure| self.results.wants(figure)) {
-            for round in 0..self.plan.rounds {
-                step(&format!("round {} of {}", round + 1, self.plan.rounds));
-                let mut order = [Who::Python, Who::Krunner];
-                order.rotate_left(round % 2);
-                for who in order {
-                    self.round(who).with_context(|| format!("measuring {}", who.name()))?;
+        let wants = |results: &Results, figures: &[Figure]| figures.iter().any(|&figure| results.wants(figure));
+        let plain = wants(&self.results, &Figure::ROUNDS);
+        let with_kernel = wants(&self.results, &Figure::KERNEL_ROUNDS);
+        for round in 0..if plain || with_kernel { self.plan.rounds } else { 0 } {
+            step(&format!("round {} of {}", round + 1, self.plan.rounds));
+            let mut order = [Who::Python, Who::Krunner];
+            order.rotate_left(round % 2);
+            for who in order {
+                let context = || format!("measuring {}", who.name());
+                if plain {
+                    self.round(who).with_context(context)?;
                 }
-                self.yardsticks().context("measuring the yardsticks")?;
+                if with_kernel {
+                    self.kernel_round(who).with_context(context)?;
+                }
             }
+            self.yardsticks().context("measuring the yardsticks")?;
         }
         if self.results.wants(Figure::Stall) {
             step(&format!("an agent that reads nothing for {} s", STALL.as_secs()));
@@ -93,7 +103,7 @@ impl Lab {
 
     /// Starts a runner in a world of its own; with the milliseconds to its first reply.
     fn start(&mut self, who: Who) -> Result<(World, f64)> {
-        let world = World::make(who, &self.programs)?;
+        let world = World::make(who, Runtime::Shell, &self.programs)?;
         self.client.connect(world.ports)?;
         let took = self.client.open_gate(&world.gate()).with_context(|| format!("starting {}", who.name()))?;
         Ok((world, took))
@@ -131,6 +141,21 @@ impl Lab {
         world.stop()
     }
 
+    /// What rests on a Jupyter kernel, the same for both.
+    fn kernel_round(&mut self, who: Who) -> Result<()> {
+        let world = World::make(who, Runtime::Jupyter, &self.programs)?;
+        self.client.connect(world.ports)?;
+        let took = self.client.open_gate_to_code(&world.gate(), CODE, CODE).context("starting it with a kernel")?;
+        self.results.add(Figure::KernelStart, who, took);
+        thread::sleep(SETTLE);
+        if self.results.wants(Figure::Code) {
+            let took = self.client.code(CODE, CODE, self.plan.steps)?;
+            self.results.add(Figure::Code, who, took);
+        }
+        self.results.add(Figure::KernelRss, who, world.rss_mib()?);
+        world.stop()
+    }
+
     /// Status round trips, in slices that alternate with the yardstick's: waking an idle processor costs
     /// several times more in one second than in the next on these machines.
     fn status(&mut self, who: Who, ports: Ports) -> Result<()> {
@@ -155,6 +180,10 @@ impl Lab {
     fn yardsticks(&mut self) -> Result<()> {
         if self.results.wants(Figure::Exec) {
             self.results.add_yardstick(Figure::Exec, spawn_and_wait(self.plan.steps)?);
+        }
+        if self.results.wants(Figure::KernelStart) {
+            let took = self.client.bare_kernel(CODE)?;
+            self.results.add_yardstick(Figure::KernelStart, took);
         }
         if self.results.wants(Figure::Throughput) {
             let peer = Peer::copy_loop(&self.programs)?;

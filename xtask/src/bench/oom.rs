@@ -17,7 +17,7 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 use serde_json::Value;
 
 use super::figures::{Figure, Results, median};
-use super::world::{Programs, Who, World};
+use super::world::{Programs, Runtime, Who, World};
 use crate::workspace::step;
 
 /// Kills whose reports are timed; their 99th percentile is the second worst.
@@ -198,7 +198,7 @@ impl Drop for Sender {
 #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
 fn reports(programs: &Programs, results: &mut Results) -> Result<()> {
     let cgroup = Cgroup::make()?;
-    let world = World::make(Who::Krunner, programs)?;
+    let world = World::make(Who::Krunner, Runtime::Shell, programs)?;
     let logs = world.home().join(".logs");
     fs::create_dir(&logs)?;
     world.open_gate()?;
@@ -235,7 +235,7 @@ fn reports(programs: &Programs, results: &mut Results) -> Result<()> {
 
 /// One kill, of which the Python runner is told at once.
 fn python_report(programs: &Programs, results: &mut Results, cgroup: &Cgroup) -> Result<()> {
-    let world = World::make(Who::Python, programs)?;
+    let world = World::make(Who::Python, Runtime::Shell, programs)?;
     world.open_gate()?;
     thread::sleep(Duration::from_secs(4));
     let line = format!("{}; echo killed; sleep {}", cgroup.victim(), PYTHON_PATIENCE.as_secs());
@@ -340,7 +340,7 @@ fn forks(programs: &Programs, results: &mut Results) -> Result<()> {
 /// What runners use while thousands of processes sleep, and how long a look at them takes.
 fn idle(programs: &Programs, results: &mut Results) -> Result<()> {
     for who in [Who::Krunner, Who::Python] {
-        let world = World::make(who, programs)?;
+        let world = World::make(who, Runtime::Shell, programs)?;
         world.open_gate()?;
         thread::sleep(Duration::from_secs(3));
         let line = format!("i=0; while [ $i -lt {IDLE} ]; do sleep 600 & i=$((i+1)); done; echo ready; wait");

@@ -3,8 +3,8 @@
 //! Both runners get the same: a fresh home, free ports, a short environment, nothing on standard
 //! input, output and error. krunner takes a root on its command line. The Python runner's paths are
 //! fixed, so it gets namespaces of its own in which that root is laid over `/home` and `/tmp`, and
-//! in which no Jupyter kernelspec is found, for it would start any kernel that it sees. Both wait
-//! behind a named pipe, so that the client can time the start without the making of the world.
+//! in which no Jupyter kernelspec is found but the wanted one, for it would start any kernel that it
+//! sees. Both wait behind a named pipe, so that the client can time the start without the making of the world.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -22,8 +22,14 @@ use tempfile::TempDir;
 use crate::venv;
 use crate::workspace::root;
 
-/// The runtime that both are asked for: it starts no kernel, and its steps are plain shell lines.
-const RUNTIME: [&str; 2] = ["c", "/usr/bin/gcc"];
+/// The runtime that both are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Runtime {
+    /// It starts no kernel, and its steps are plain shell lines.
+    Shell,
+    /// Python, in the kernel of the environment.
+    Jupyter,
+}
 
 /// krunner promises to stop within 10 s.
 const STOP: Duration = Duration::from_secs(12);
@@ -39,7 +45,7 @@ exec "$@" </dev/null >/dev/null 2>&1
 /// folders that are covered, so it is carried over first.
 const NAMESPACED: &str = r#"
 set -e
-world=$1 venv=$2 base=$3; shift 3
+world=$1 venv=$2 base=$3 hidden=$4; shift 4
 for keep in "$venv" "$base"; do
     case $keep in
     /home/*|/tmp/*) mkdir -p "$world$keep"; mount --rbind "$keep" "$world$keep" ;;
@@ -47,7 +53,7 @@ for keep in "$venv" "$base"; do
 done
 mount --rbind "$world/home" /home
 mount --rbind "$world/tmp" /tmp
-for specs in "$venv/share/jupyter" /usr/local/share/jupyter /usr/share/jupyter; do
+for specs in "$hidden" /usr/local/share/jupyter /usr/share/jupyter; do
     if [ -d "$specs" ]; then mount -t tmpfs none "$specs"; fi
 done
 cd /home/work
@@ -127,7 +133,7 @@ pub(super) struct World {
 
 impl World {
     /// Makes a world whose runner waits at the gate.
-    pub(super) fn make(who: Who, programs: &Programs) -> Result<Self> {
+    pub(super) fn make(who: Who, runtime: Runtime, programs: &Programs) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("krunner-bench-").tempdir()?;
         let at = |path: &str| folder.path().join(path);
         for path in ["home/work", "home/config", "tmp"] {
@@ -158,12 +164,21 @@ impl World {
                     "-c",
                     NAMESPACED,
                 ]);
-                command.arg("sh").arg(folder.path()).arg(venv::folder_of(&programs.python)).arg(&programs.base);
+                let venv = venv::folder_of(&programs.python);
+                let hidden = match runtime {
+                    Runtime::Shell => venv.join("share/jupyter"),
+                    Runtime::Jupyter => PathBuf::from("/usr/share/jupyter"),
+                };
+                command.arg("sh").arg(folder.path()).arg(venv).arg(&programs.base).arg(hidden);
                 command.arg(&programs.python).args(["-s", "-m", "ai.backend.kernel"]);
                 command
             }
         };
-        command.args(RUNTIME).env_clear();
+        match runtime {
+            Runtime::Shell => command.args(["c", "/usr/bin/gcc"]),
+            Runtime::Jupyter => command.arg("python").arg(&programs.python),
+        };
+        command.env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("LANG", "C.UTF-8");
         command.env("HOME", if who == Who::Python { "/home/work".into() } else { at("home/work") });
         command.env("BACKENDAI_KERNEL_ID", "00000000-0000-4000-8000-000000000000");

@@ -21,12 +21,13 @@ const ALONE: &[&str] = &["sys", "wire", "exit"];
 
 /// A room and the rooms that it may use besides infrastructure and `sys`.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("session", &["runtime", "service", "process", "user_input", "monitor", "transport", "wire"]),
-    ("runtime", &["jupyter", "terminal", "service", "process"]),
+    ("session", &["runtime", "terminal", "service", "process", "user_input", "monitor", "transport", "wire"]),
+    ("runtime", &["jupyter", "terminal", "service", "http_client", "process"]),
     ("jupyter", &["process"]),
-    ("service", &["process"]),
+    ("service", &["http_client", "process"]),
     ("terminal", &["process"]),
     ("transport", &["wire"]),
+    ("http_client", &[]),
     ("process", &[]),
     ("user_input", &["process"]),
     ("monitor", &[]),

@@ -1,0 +1,149 @@
+//! What a kernel publishes, as what the user sees.
+//!
+//! | message | shown as |
+//! |---|---|
+//! | `stream` | its text, on stdout or stderr |
+//! | `error` | the traceback on stderr, colours kept |
+//! | `execute_result`, `display_data` | the richest form that can be shown: see [`FORMS`] |
+//!
+//! Everything else is for notebooks, and ignored. Pure.
+
+use std::collections::BTreeMap;
+
+use jupyter_protocol::{ErrorOutput, Stdio, StreamContent};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::process::{Rich, Stream};
+
+/// One thing to show.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Shown {
+    Text(Stream, String),
+    Rich(Rich),
+}
+
+/// What a message shows, if anything.
+pub(super) fn render(kind: &str, content: &[u8]) -> Result<Option<Shown>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Display {
+        data: BTreeMap<String, Value>,
+    }
+    Ok(match kind {
+        "stream" => {
+            let StreamContent { name, text } = serde_json::from_slice(content)?;
+            Some(Shown::Text(stream(&name), text))
+        }
+        "error" => {
+            let ErrorOutput { traceback, .. } = serde_json::from_slice(content)?;
+            Some(Shown::Text(Stream::Stderr, traceback.join("\n")))
+        }
+        "execute_result" | "display_data" => {
+            let Display { mut data } = serde_json::from_slice(content)?;
+            FORMS.iter().find_map(|mime| Some(form(mime, text(data.remove(*mime)?)?)))
+        }
+        _ => None,
+    })
+}
+
+fn stream(name: &Stdio) -> Stream {
+    match name {
+        Stdio::Stdout => Stream::Stdout,
+        Stdio::Stderr => Stream::Stderr,
+    }
+}
+
+/// Of our own Python modules (`runtime/python/drawing`).
+const DRAWING: &str = "application/x-sorna-drawing";
+
+/// What can be shown, richest first. Plain text is better than nothing.
+const FORMS: [&str; 6] = [DRAWING, "text/html", "image/svg+xml", "image/png", "image/jpeg", "text/plain"];
+
+fn form(mime: &str, text: String) -> Shown {
+    match mime {
+        "text/plain" => Shown::Text(Stream::Stdout, text),
+        "text/html" => Shown::Rich(Rich::Html(text)),
+        "image/svg+xml" | DRAWING => Shown::Rich(Rich::Media { mime: mime.to_owned(), data: text.into() }),
+        _ => {
+            // Some kernels break it into lines, as MIME does.
+            let mut url = format!("data:{mime};base64,");
+            url.extend(text.split_ascii_whitespace());
+            Shown::Rich(Rich::Media { mime: mime.to_owned(), data: url.into() })
+        }
+    }
+}
+
+/// A text, or the lines of one, as notebooks have it.
+fn text(value: Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text),
+        Value::Array(lines) => lines.iter().map(Value::as_str).collect(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn shown(kind: &str, content: &Value) -> Vec<Shown> {
+        render(kind, content.to_string().as_bytes()).unwrap().into_iter().collect()
+    }
+
+    fn said(stream: Stream, text: &str) -> Shown {
+        Shown::Text(stream, text.to_owned())
+    }
+
+    fn media(mime: &str, data: &str) -> Shown {
+        Shown::Rich(Rich::Media { mime: mime.to_owned(), data: data.into() })
+    }
+
+    #[test]
+    fn text_and_tracebacks() {
+        assert_eq!(shown("stream", &json!({"name": "stdout", "text": "a"})), [said(Stream::Stdout, "a")]);
+        assert_eq!(shown("stream", &json!({"name": "stderr", "text": "b"})), [said(Stream::Stderr, "b")]);
+        let error = json!({"ename": "E", "evalue": "v", "traceback": ["\u{1b}[31m---", "E: v"]});
+        assert_eq!(shown("error", &error), [said(Stream::Stderr, "\u{1b}[31m---\nE: v")]);
+    }
+
+    #[test]
+    fn the_richest_form_is_shown() {
+        let display = |data: Value| shown("display_data", &json!({"data": data, "metadata": {}, "transient": {}}));
+        assert_eq!(display(json!({"text/plain": "1"})), [said(Stream::Stdout, "1")]);
+        let html = [Shown::Rich(Rich::Html("<b>1</b>".into()))];
+        assert_eq!(display(json!({"text/plain": "1", "text/html": ["<b>1", "</b>"]})), html);
+        let png = display(json!({"text/plain": "<Figure>", "image/png": "iVBO\nRw==\n"}));
+        assert_eq!(png, [media("image/png", "data:image/png;base64,iVBORw==")]);
+        assert_eq!(display(json!({"image/jpeg": "/9j/"})), [media("image/jpeg", "data:image/jpeg;base64,/9j/")]);
+        assert_eq!(display(json!({"image/png": "x", "image/svg+xml": "<svg/>"})), [media("image/svg+xml", "<svg/>")]);
+        let latex = json!({"text/latex": "$1$", "application/x-own": {"a": 1}, "text/plain": "1"});
+        assert_eq!(display(latex), [said(Stream::Stdout, "1")], "better than nothing");
+        assert_eq!(display(json!({"text/html": 1, "text/plain": "1"})), [said(Stream::Stdout, "1")]);
+        assert_eq!(display(json!({"application/json": {"a": 1}})), []);
+        assert_eq!(display(json!({})), []);
+    }
+
+    #[test]
+    fn a_result_is_shown_as_a_display_is() {
+        let result = json!({"execution_count": 1, "data": {"text/plain": "2"}, "metadata": {}});
+        assert_eq!(shown("execute_result", &result), [said(Stream::Stdout, "2")]);
+    }
+
+    #[test]
+    fn what_is_for_notebooks_is_ignored_and_what_is_malformed_told() {
+        for kind in ["status", "execute_input", "clear_output", "comm_open", "update_display_data", "iopub_welcome"] {
+            assert_eq!(render(kind, b"no JSON").unwrap(), None);
+        }
+        assert!(render("stream", b"{}").is_err());
+        assert!(render("display_data", b"{\"data\":1}").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(kind in "stream|error|display_data", content in prop::collection::vec(any::<u8>(), 0..60)) {
+            let _ = render(&kind, &content);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! A client's end of a ZMTP 3.0 connection (<https://rfc.zeromq.org/spec/23/>, NULL mechanism): frames in, frames out.
+//!
+//! The reader tells a frame's length before it takes its body, so that the caller decides how much of it is
+//! ever in memory. Commands of the peer mean nothing to a client and are passed over.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::sys;
+
+const GREETING_BYTES: usize = 64;
+const FLAG_MORE: u8 = 1;
+const FLAG_LONG: u8 = 2;
+const FLAG_COMMAND: u8 = 4;
+const KNOWN_FLAGS: u8 = FLAG_MORE | FLAG_LONG | FLAG_COMMAND;
+
+/// What is read from the socket at once.
+const READ_BYTES: usize = 64 * 1024;
+
+/// READY and the like; a longer one is nothing we could know.
+const MAX_COMMAND_BYTES: u64 = 64 * 1024;
+
+/// Why a connection is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("the peer closed the connection")]
+    Closed,
+    #[error("the peer does not speak ZMTP 3 without security")]
+    NotZmtp,
+    #[error("the peer refused the connection: {0}")]
+    Refused(String),
+    #[error("a frame with unknown flags {0:#04x}")]
+    Flags(u8),
+    #[error("a command of {0} bytes")]
+    LongCommand(u64),
+    #[error("it no longer answers")]
+    Silent,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// The header of a message's frame, whose body is to be read next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Frame {
+    pub(super) bytes: u64,
+    /// Another frame of the same message follows.
+    pub(super) more: bool,
+}
+
+/// Connects as `socket_type` and shakes hands. Has no deadline of its own.
+pub(super) async fn connect(
+    address: SocketAddr,
+    socket_type: &str,
+    identity: &str,
+) -> Result<(Reader, Writer), Broken> {
+    let stream = TcpStream::connect(address).await?;
+    if stream.local_addr()? == address {
+        // With nobody there, a port of the ephemeral range can be connected to itself.
+        return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+    }
+    stream.set_nodelay(true)?;
+    let (from_peer, to_peer) = stream.into_split();
+    let mut reader = Reader { stream: from_peer, buffer: BytesMut::new() };
+    let mut writer = Writer { stream: to_peer };
+    writer.stream.write_all(&introduction(socket_type, identity)).await?;
+    reader.greeting().await?;
+    reader.ready().await?;
+    Ok((reader, writer))
+}
+
+/// Greeting and READY.
+fn introduction(socket_type: &str, identity: &str) -> BytesMut {
+    let mut ready = BytesMut::from(&b"\x05READY"[..]);
+    for (name, value) in [("Socket-Type", socket_type), ("Identity", identity)] {
+        ready.put_u8(u8::try_from(name.len()).unwrap_or(u8::MAX));
+        ready.put_slice(name.as_bytes());
+        ready.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
+        ready.put_slice(value.as_bytes());
+    }
+    let mut greeting = [0; GREETING_BYTES];
+    (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
+    greeting[12..16].copy_from_slice(b"NULL");
+    let mut all = BytesMut::from(&greeting[..]);
+    put_frame(&mut all, FLAG_COMMAND, &ready);
+    all
+}
+
+fn put_frame(buffer: &mut BytesMut, flags: u8, body: &[u8]) {
+    match u8::try_from(body.len()) {
+        Ok(short) => {
+            buffer.put_u8(flags);
+            buffer.put_u8(short);
+        }
+        Err(_) => {
+            buffer.put_u8(flags | FLAG_LONG);
+            buffer.put_u64(body.len() as u64);
+        }
+    }
+    buffer.put_slice(body);
+}
+
+/// The receiving direction.
+pub(super) struct Reader {
+    stream: OwnedReadHalf,
+    buffer: BytesMut,
+}
+
+impl Reader {
+    /// The next frame of a message. Its body has to be read, whole or in pieces, before the next one.
+    pub(super) async fn frame(&mut self) -> Result<Frame, Broken> {
+        loop {
+            let (flags, bytes) = self.header().await?;
+            if flags & FLAG_COMMAND == 0 {
+                return Ok(Frame { bytes, more: flags & FLAG_MORE != 0 });
+            }
+            self.command(bytes).await?;
+        }
+    }
+
+    /// The body of a frame whose length the caller has looked at.
+    pub(super) async fn whole(&mut self, bytes: usize) -> Result<Bytes, Broken> {
+        self.fill(bytes).await?;
+        Ok(self.buffer.split_to(bytes).freeze())
+    }
+
+    /// The next piece of a body, of which `left` bytes are to come: at least one byte, unless nothing is left.
+    pub(super) async fn piece(&mut self, left: u64) -> Result<Bytes, Broken> {
+        self.fill(usize::from(left > 0)).await?;
+        let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
+        Ok(self.buffer.split_to(bytes).freeze())
+    }
+
+    /// Passes over a body.
+    pub(super) async fn skip(&mut self, mut left: u64) -> Result<(), Broken> {
+        while left > 0 {
+            left -= self.piece(left).await?.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// How much has arrived and was not read.
+    pub(super) fn unread_bytes(&self) -> usize {
+        self.buffer.len() + sys::readable_bytes(self.stream.as_ref().as_fd()).unwrap_or(0)
+    }
+
+    async fn greeting(&mut self) -> Result<(), Broken> {
+        let greeting = self.whole(GREETING_BYTES).await?;
+        let mechanism = greeting[12..32].split(|byte| *byte == 0).next();
+        let speaks = greeting[0] == 0xff && greeting[9] == 0x7f && greeting[10] >= 3 && mechanism == Some(b"NULL");
+        if speaks { Ok(()) } else { Err(Broken::NotZmtp) }
+    }
+
+    async fn ready(&mut self) -> Result<(), Broken> {
+        match self.header().await? {
+            (flags, bytes) if flags & FLAG_COMMAND != 0 => self.command(bytes).await,
+            _ => Err(Broken::NotZmtp),
+        }
+    }
+
+    async fn command(&mut self, bytes: u64) -> Result<(), Broken> {
+        if bytes > MAX_COMMAND_BYTES {
+            return Err(Broken::LongCommand(bytes));
+        }
+        let body = self.whole(usize::try_from(bytes).unwrap_or(usize::MAX)).await?;
+        match body.strip_prefix(b"\x05ERROR") {
+            Some(reason) => Err(Broken::Refused(reason.get(1..).unwrap_or_default().escape_ascii().to_string())),
+            None => Ok(()),
+        }
+    }
+
+    async fn header(&mut self) -> Result<(u8, u64), Broken> {
+        self.fill(2).await?;
+        let flags = self.buffer[0];
+        if flags & !KNOWN_FLAGS != 0 {
+            return Err(Broken::Flags(flags));
+        }
+        let header_bytes = if flags & FLAG_LONG == 0 { 2 } else { 9 };
+        self.fill(header_bytes).await?;
+        self.buffer.advance(1);
+        let bytes = if flags & FLAG_LONG == 0 { u64::from(self.buffer.get_u8()) } else { self.buffer.get_u64() };
+        Ok((flags, bytes))
+    }
+
+    async fn fill(&mut self, bytes: usize) -> Result<(), Broken> {
+        while self.buffer.len() < bytes {
+            self.buffer.reserve((bytes - self.buffer.len()).max(READ_BYTES / 4));
+            let limit = (bytes - self.buffer.len()).max(READ_BYTES);
+            if self.stream.read_buf(&mut (&mut self.buffer).limit(limit)).await? == 0 {
+                return Err(Broken::Closed);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The sending direction.
+pub(super) struct Writer {
+    stream: OwnedWriteHalf,
+}
+
+impl Writer {
+    /// Sends one message. A future dropped half way leaves the connection unusable.
+    pub(super) async fn send(&mut self, frames: &[Bytes]) -> Result<(), Broken> {
+        let bytes = frames.iter().map(|frame| frame.len() + 9).sum();
+        let mut message = BytesMut::with_capacity(bytes);
+        for (position, frame) in (1..).zip(frames) {
+            put_frame(&mut message, if position < frames.len() { FLAG_MORE } else { 0 }, frame);
+        }
+        Ok(self.stream.write_all(&message).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tokio::net::TcpListener;
+
+    /// A peer that says these bytes and closes.
+    async fn peer(said: Vec<u8>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn({
+            let listener = listener.into_std().unwrap();
+            move || {
+                use std::io::Write as _;
+                listener.set_nonblocking(false).unwrap();
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.write_all(&said);
+                // Reads until the client leaves, so that what was said is not lost to a reset.
+                let _ = std::io::copy(&mut stream, &mut std::io::sink());
+            }
+        });
+        address
+    }
+
+    fn said(body: &[u8]) -> Vec<u8> {
+        let mut bytes = introduction("PUB", "").to_vec();
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    #[tokio::test]
+    async fn frames_are_announced_before_they_are_read() {
+        let address = peer(said(b"\x01\x02ab\x04\x03\x02xy\x02\0\0\0\0\0\0\0\x03cde")).await;
+        let (mut reader, _writer) = connect(address, "SUB", "").await.unwrap();
+        assert_eq!(reader.frame().await.unwrap(), Frame { bytes: 2, more: true });
+        assert_eq!(reader.whole(2).await.unwrap(), "ab");
+        assert_eq!(reader.frame().await.unwrap(), Frame { bytes: 3, more: false });
+        reader.skip(3).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_no_zmtp_is_told() {
+        let refused = |said: Vec<u8>| async move {
+            let (mut reader, _writer) = connect(peer(said).await, "SUB", "").await.map_err(|e| e.to_string())?;
+            reader.frame().await.map_err(|e| e.to_string())
+        };
+        assert_eq!(refused([b'G'; 64].to_vec()).await.unwrap_err(), "the peer does not speak ZMTP 3 without security");
+        assert_eq!(refused(said(b"\xf0\x01")).await.unwrap_err(), "a frame with unknown flags 0xf0");
+        let huge = refused(said(b"\x06\x7f\xff\xff\xff\xff\xff\xff\xff")).await.unwrap_err();
+        assert_eq!(huge, "a command of 9223372036854775807 bytes");
+        assert_eq!(refused(said(b"\x04\x09\x05ERROR\x02no")).await.unwrap_err(), "the peer refused the connection: no");
+        let announced = refused(said(b"\x02\x7f\xff\xff\xff\xff\xff\xff\xff")).await.unwrap();
+        assert_eq!(announced.bytes, i64::MAX.cast_unsigned(), "nothing is allocated for a mere claim");
+    }
+
+    proptest! {
+        #[test]
+        fn framing_has_an_inverse(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..5)) {
+            let mut bytes = BytesMut::new();
+            for frame in &frames {
+                put_frame(&mut bytes, FLAG_MORE, frame);
+            }
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+                let (mut reader, _writer) = connect(peer(said(&bytes)).await, "SUB", "").await.unwrap();
+                for expected in &frames {
+                    let frame = reader.frame().await.unwrap();
+                    assert_eq!(frame.bytes, expected.len() as u64);
+                    assert_eq!(reader.whole(expected.len()).await.unwrap(), expected);
+                }
+            });
+        }
+    }
+}

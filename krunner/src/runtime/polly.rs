@@ -1,0 +1,276 @@
+//! `vendor.aws_polly`: text is spoken by Amazon Polly.
+//!
+//! `code` is JSON: `{"text": ..., "voiceId": ..., "textType": "text" or "ssml"}`. What comes back is a sound.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use aws_credential_types::Credentials;
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::sign::v4;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http::{Request, header};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::engine::{Engine, Surroundings};
+use super::plan::Plan;
+use super::remote::{Client, FAILED, quote, unless_asked, variable, write};
+use super::traits::Runtime;
+use crate::config::ChildEnv;
+use crate::http_client::{Answer, Limits};
+use crate::process::{Control, Launcher, Rich, Stream};
+
+const DEFAULT_REGION: &str = "ap-northeast-2";
+
+/// The agent takes a reply of 10 MiB, and base64 makes four bytes of three. Half an hour of speech is less.
+const MAX_SOUND_BYTES: usize = 7 * 1024 * 1024;
+
+/// For the longest text that Polly takes.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+const LIMITS: Limits = Limits { deadline: Some(DEADLINE), body_bytes: MAX_SOUND_BYTES };
+
+const NO_BATCH: &str = "this runtime speaks text in query mode only; `build` and `exec` take a command line";
+
+pub(super) struct Polly;
+
+impl Runtime for Polly {
+    fn build(&self, _: &Path) -> Plan {
+        Plan::missing(NO_BATCH)
+    }
+
+    fn execute(&self, _: &Path) -> Plan {
+        Plan::missing(NO_BATCH)
+    }
+
+    fn code_goes_to(&self) -> Option<String> {
+        Some("Amazon Polly, as `{text, voiceId, textType?}`".to_owned())
+    }
+
+    fn engine(&self, surroundings: Surroundings) -> Option<Arc<dyn Engine>> {
+        let Surroundings { launcher, env, .. } = surroundings;
+        Some(Arc::new(Speaker { launcher, account: Account::of(&env), client: Client::default() }))
+    }
+}
+
+/// What a step asks for.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Speech {
+    text: String,
+    voice_id: String,
+    #[serde(default)]
+    text_type: Option<String>,
+}
+
+/// Who asks, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Account {
+    key_id: String,
+    key: String,
+    session_token: Option<String>,
+    region: String,
+    endpoint: String,
+}
+
+impl Account {
+    /// From the variables of the AWS tools.
+    fn of(env: &ChildEnv) -> Result<Self, String> {
+        let region = variable(env, "AWS_DEFAULT_REGION").unwrap_or_else(|| DEFAULT_REGION.to_owned());
+        let endpoint = ["AWS_ENDPOINT_URL_POLLY", "AWS_ENDPOINT_URL"].iter().find_map(|name| variable(env, name));
+        let (Some(key_id), Some(key)) = (variable(env, "AWS_ACCESS_KEY_ID"), variable(env, "AWS_SECRET_ACCESS_KEY"))
+        else {
+            return Err("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not both set; give them to the session's \
+                        environment"
+                .to_owned());
+        };
+        let session_token = variable(env, "AWS_SESSION_TOKEN");
+        let endpoint = endpoint.unwrap_or_else(|| {
+            // The regions in China are a world of their own.
+            let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
+            format!("https://polly.{region}.amazonaws.com{suffix}")
+        });
+        Ok(Self { key_id, key, session_token, region, endpoint })
+    }
+
+    /// The request for that speech, signed.
+    fn request(&self, speech: &Speech, now: SystemTime) -> Result<Request<Bytes>, String> {
+        let body = json!({
+            "OutputFormat": "ogg_vorbis",
+            "Text": speech.text,
+            "TextType": speech.text_type.as_deref().unwrap_or("text"),
+            "VoiceId": speech.voice_id,
+        });
+        let body = Bytes::from(body.to_string());
+        let address = format!("{}/v1/speech", self.endpoint.trim_end_matches('/'));
+        let built = Request::post(&address).header(header::CONTENT_TYPE, "application/json").body(body);
+        let mut request = built
+            .map_err(|error| format!("{address} is no address for AWS_ENDPOINT_URL or AWS_DEFAULT_REGION: {error}"))?;
+        self.sign(&mut request, now).map_err(|error| format!("the request to {address} cannot be signed: {error}"))?;
+        Ok(request)
+    }
+
+    fn sign(&self, request: &mut Request<Bytes>, now: SystemTime) -> Result<(), Box<dyn std::error::Error>> {
+        let credentials = Credentials::new(&self.key_id, &self.key, self.session_token.clone(), None, "environment");
+        let identity = credentials.into();
+        let params = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(&self.region)
+            .name("polly")
+            .time(now)
+            .settings(SigningSettings::default())
+            .build()?
+            .into();
+        let content_type = [(header::CONTENT_TYPE.as_str(), "application/json")];
+        let signable = SignableRequest::new(
+            request.method().as_str(),
+            request.uri().to_string(),
+            content_type.into_iter(),
+            SignableBody::Bytes(request.body()),
+        )?;
+        let (instructions, _) = sign(signable, &params)?.into_parts();
+        instructions.apply_to_request_http1x(request);
+        Ok(())
+    }
+}
+
+/// Speaks for a session.
+struct Speaker {
+    launcher: Launcher,
+    account: Result<Account, String>,
+    client: Client,
+}
+
+#[async_trait]
+impl Engine for Speaker {
+    async fn run(&self, code: &str, control: &Control) -> i32 {
+        match unless_asked(control, self.speak(code)).await {
+            Ok(Ok(sound)) => {
+                self.launcher.sink.show(sound).await;
+                0
+            }
+            Ok(Err(problem)) => {
+                write(&self.launcher, Stream::Stderr, format!("{problem}\n")).await;
+                FAILED
+            }
+            Err(exit_code) => exit_code,
+        }
+    }
+}
+
+impl Speaker {
+    async fn speak(&self, code: &str) -> Result<Rich, String> {
+        let speech: Speech = serde_json::from_str(code).map_err(|error| {
+            format!("The code has to be JSON like {{\"text\": \"Hello\", \"voiceId\": \"Joanna\"}}: {error}")
+        })?;
+        let request = self.account.as_ref()?.request(&speech, SystemTime::now())?;
+        let answer = self.client.send(request, LIMITS).await?;
+        sound(&answer)
+    }
+}
+
+/// The sound in an answer, for the viewer; or what the server holds against the request.
+fn sound(answer: &Answer) -> Result<Rich, String> {
+    let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !answer.status.is_success() {
+        // `InvalidSsmlException:http://internal.amazon.com/...`
+        let kind = header("x-amzn-errortype").split(':').next().unwrap_or_default();
+        let said: Failure = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let kind = if kind.is_empty() { said.kind.as_deref().unwrap_or("an error") } else { kind };
+        let message = said.message.unwrap_or_else(|| quote(&answer.body));
+        return Err(format!("Polly answers {} with {kind}: {message}", answer.status));
+    }
+    let mime = header("content-type").split(';').next().unwrap_or_default().trim();
+    if !mime.starts_with("audio/") {
+        return Err(format!("Polly's answer is no sound but {mime:?}; is AWS_ENDPOINT_URL right?"));
+    }
+    let data = format!("data:{mime};base64,{}", BASE64.encode(&answer.body));
+    Ok(Rich::Media { mime: mime.to_owned(), data: data.into() })
+}
+
+/// The JSON of a refusal.
+#[derive(Debug, Default, Deserialize)]
+struct Failure {
+    #[serde(alias = "Message")]
+    message: Option<String>,
+    #[serde(rename = "__type")]
+    kind: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, StatusCode};
+
+    fn env(variables: &[(&str, &str)]) -> ChildEnv {
+        variables.iter().map(|(name, value)| (name.into(), value.into())).collect()
+    }
+
+    const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+
+    fn endpoint(more: &[(&str, &str)]) -> String {
+        Account::of(&env(&[&KEYS[..], more].concat())).unwrap().endpoint
+    }
+
+    #[test]
+    fn the_endpoint_follows_the_region_unless_it_is_given() {
+        assert_eq!(endpoint(&[]), "https://polly.ap-northeast-2.amazonaws.com");
+        assert_eq!(
+            endpoint(&[("AWS_DEFAULT_REGION", "cn-northwest-1")]),
+            "https://polly.cn-northwest-1.amazonaws.com.cn"
+        );
+        let both = [("AWS_ENDPOINT_URL", "http://all"), ("AWS_ENDPOINT_URL_POLLY", "http://polly")];
+        assert_eq!(endpoint(&both), "http://polly");
+        assert_eq!(endpoint(&both[..1]), "http://all");
+        let problem = Account::of(&env(&KEYS[..1])).unwrap_err();
+        assert!(problem.contains("AWS_SECRET_ACCESS_KEY"), "{problem}");
+    }
+
+    #[test]
+    fn requests_are_signed_for_polly_in_the_region() {
+        let token = [("AWS_SESSION_TOKEN", "token"), ("AWS_DEFAULT_REGION", "eu-west-1")];
+        let account = Account::of(&env(&[&KEYS[..], &token].concat())).unwrap();
+        let speech: Speech = serde_json::from_str(r#"{"text": "안녕", "voiceId": "Seoyeon"}"#).unwrap();
+        let request = account.request(&speech, SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(request.uri(), "https://polly.eu-west-1.amazonaws.com/v1/speech");
+        let header = |name: &str| request.headers()[name].to_str().unwrap();
+        assert_eq!((header("x-amz-date"), header("x-amz-security-token")), ("19700101T000000Z", "token"));
+        let authorization = header("authorization");
+        let scope = "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/19700101/eu-west-1/polly/aws4_request, ";
+        assert!(authorization.starts_with(scope), "{authorization}");
+        assert!(
+            authorization.contains("SignedHeaders=content-type;host;x-amz-date;x-amz-security-token"),
+            "{authorization}"
+        );
+        let body: serde_json::Value = serde_json::from_slice(request.body()).unwrap();
+        let expected = json!({"OutputFormat": "ogg_vorbis", "Text": "안녕", "TextType": "text", "VoiceId": "Seoyeon"});
+        assert_eq!(body, expected);
+    }
+
+    fn answer(status: u16, headers: &[(&'static str, &str)], body: &'static str) -> Answer {
+        let headers: HeaderMap =
+            headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        Answer { status: StatusCode::from_u16(status).unwrap(), headers, body: body.into() }
+    }
+
+    #[test]
+    fn answers_are_sounds_or_reasons() {
+        let ogg = answer(200, &[("content-type", "audio/ogg")], "OggS");
+        let data = "data:audio/ogg;base64,T2dnUw==".into();
+        assert_eq!(sound(&ogg), Ok(Rich::Media { mime: "audio/ogg".into(), data }));
+        let page = answer(200, &[("content-type", "text/html; charset=utf-8")], "<html>");
+        assert!(sound(&page).unwrap_err().contains("\"text/html\""));
+        let refused =
+            answer(400, &[("x-amzn-errortype", "InvalidSsmlException:http://x")], r#"{"message": "Bad SSML"}"#);
+        assert_eq!(sound(&refused).unwrap_err(), "Polly answers 400 Bad Request with InvalidSsmlException: Bad SSML");
+        let typed = answer(403, &[], r#"{"__type": "UnrecognizedClientException", "Message": "no"}"#);
+        assert!(sound(&typed).unwrap_err().ends_with("with UnrecognizedClientException: no"));
+        let empty = answer(503, &[], "");
+        assert!(sound(&empty).unwrap_err().ends_with("with an error: it does not say why"));
+    }
+}

@@ -1,0 +1,78 @@
+//! What user code in Python finds in its own site folder: `input()` by way of the runner, and drawings.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use crate::error::chain;
+
+/// Loaded by the interpreter at its start (docs.python.org/3/library/site.html); the socket's path
+/// is filled in.
+const SITECUSTOMIZE: &str = include_str!("python/sitecustomize.py");
+const SOCKET_PLACEHOLDER: &str = "\"@INPUT_SOCKET@\"";
+
+/// Where user code imports drawings from. The folders above have no `__init__.py`: as portions of a namespace
+/// they do not hide an installation of Backend.AI's own packages.
+const DRAWING: &str = "ai/backend/kernel/python/drawing";
+
+const DRAWING_FILES: [(&str, &str); 5] = [
+    ("__init__.py", include_str!("python/drawing/__init__.py")),
+    ("canvas.py", include_str!("python/drawing/canvas.py")),
+    ("color.py", include_str!("python/drawing/color.py")),
+    ("encoding.py", include_str!("python/drawing/encoding.py")),
+    ("turtle.py", include_str!("python/drawing/turtle.py")),
+];
+
+/// Puts everything into the folder.
+///
+/// # Errors
+/// A sentence that names the file.
+pub(super) fn install(user_site: &Path, socket: &Path) -> Result<(), String> {
+    // A JSON string is a Python string.
+    let socket = serde_json::Value::from(socket.to_string_lossy()).to_string();
+    let customize = SITECUSTOMIZE.replace(SOCKET_PLACEHOLDER, &socket);
+    let drawing = user_site.join(DRAWING);
+    let files = DRAWING_FILES.iter().map(|(name, text)| (drawing.join(name), *text));
+    for (file, text) in std::iter::once((user_site.join("sitecustomize.py"), customize.as_str())).chain(files) {
+        write(&file, text).map_err(|error| format!("cannot write {}: {}", file.display(), chain(&error)))?;
+    }
+    Ok(())
+}
+
+/// Whole or not at all: an interpreter may start at any moment.
+fn write(file: &Path, text: &str) -> io::Result<()> {
+    let folder = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::create_dir_all(folder)?;
+    let mut new = tempfile::NamedTempFile::new_in(folder)?;
+    new.write_all(text.as_bytes())?;
+    new.persist(file)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_filled_in_and_the_drawings_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        install(&folder.path().join("site"), Path::new("/tmp/it's \"here\".sock")).unwrap();
+        let text = fs::read_to_string(folder.path().join("site/sitecustomize.py")).unwrap();
+        assert!(text.contains(r#"SOCKET = "/tmp/it's \"here\".sock""#), "{text}");
+        assert!(!text.contains("@INPUT_SOCKET@"));
+        let drawing = folder.path().join("site").join(DRAWING);
+        assert_eq!(fs::read_dir(&drawing).unwrap().count(), DRAWING_FILES.len());
+        assert!(!drawing.with_file_name("__init__.py").exists());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("ai"), "").unwrap();
+        let problem = install(folder.path(), Path::new("/s")).unwrap_err();
+        assert!(
+            problem.starts_with(&format!("cannot write {}/{DRAWING}/__init__.py: ", folder.path().display())),
+            "{problem}"
+        );
+    }
+}

@@ -1,0 +1,300 @@
+//! The port where a terminal's screen goes out, to whoever has subscribed.
+//!
+//! ```text
+//! connected ──handshake──▶ silent ◀──"\0"── subscribed ──takes nothing for STALL──▶ stalled
+//!                            └────"\1"───────▶  ▲ │                                   │
+//!                                               │ └ each chunk, in order              │ the oldest chunks
+//!                                               └──────── takes something ────────────┘ are dropped
+//! ```
+//!
+//! A subscriber that is slow slows the terminal down, as a slow line does, so that it sees everything; one
+//! that takes nothing holds nobody up for longer than [`STALL`], and sees what came last when it is back.
+//! Without a subscriber the screen goes nowhere.
+//!
+//! The subscriber's side of ZMTP is spoken here rather than by the `zeromq` crate, whose PUB socket takes
+//! 4 MB of queue before the first message, drops what its 100,000 entries have no room for without a word,
+//! and keeps every subscription that a peer sends, of any length.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, tcp};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::frames::{self, Frame, FrameError};
+use super::listener;
+use crate::error::{Critical, chain};
+use crate::tasks::TaskGroup;
+
+/// Chunks that wait for one subscriber. They are shared by all, so this is also about what all of them cost.
+const QUEUED_CHUNKS: usize = 32;
+
+/// How long a subscriber may take nothing before the others go on without it.
+const STALL: Duration = Duration::from_secs(1);
+
+/// A peer that has not introduced itself by then is not one.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A subscription is a few bytes.
+const READ_BYTES: usize = 1024;
+
+/// Binds the port and lets peers subscribe.
+///
+/// # Errors
+/// When the port cannot be bound.
+pub async fn listen(name: &'static str, port: u16, tasks: &TaskGroup) -> Result<Publisher, Critical> {
+    let listener = listener::bind(name, port).await?;
+    let publisher = Publisher::default();
+    let register = publisher.clone();
+    listener::accept(listener, tasks, move |stream, peer| {
+        let register = register.clone();
+        async move { report(peer, &serve(stream, &register).await) }
+    });
+    Ok(publisher)
+}
+
+/// Sends to all subscribers.
+#[derive(Clone, Default)]
+pub struct Publisher {
+    subscribers: Arc<Mutex<Vec<Arc<Backlog>>>>,
+}
+
+impl Publisher {
+    /// Sends a chunk; returns when there is room for the next, or nobody is worth waiting for.
+    pub async fn publish(&self, chunk: Bytes) {
+        let subscribers = lock(&self.subscribers).clone();
+        let deadline = Instant::now() + STALL;
+        for subscriber in subscribers {
+            if timeout_at(deadline, subscriber.room()).await.is_err() {
+                tracing::debug!("a subscriber of the terminal takes nothing");
+                lock(&subscriber.state).stalled = true;
+            }
+            subscriber.push(chunk.clone());
+        }
+    }
+
+    fn add(&self, subscriber: &Arc<Backlog>) {
+        lock(&self.subscribers).push(Arc::clone(subscriber));
+    }
+
+    fn remove(&self, subscriber: &Arc<Backlog>) {
+        lock(&self.subscribers).retain(|other| !Arc::ptr_eq(other, subscriber));
+        // Whoever waits for its room need not any more.
+        lock(&subscriber.state).chunks.clear();
+        subscriber.taken.notify_one();
+    }
+}
+
+/// What one subscriber has not taken yet.
+#[derive(Default)]
+struct Backlog {
+    state: Mutex<State>,
+    pushed: Notify,
+    taken: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    chunks: VecDeque<Bytes>,
+    stalled: bool,
+}
+
+impl Backlog {
+    /// Waits until there is room; not for one that has stalled.
+    async fn room(&self) {
+        loop {
+            {
+                let state = lock(&self.state);
+                if state.stalled || state.chunks.len() < QUEUED_CHUNKS {
+                    return;
+                }
+            }
+            self.taken.notified().await;
+        }
+    }
+
+    fn push(&self, chunk: Bytes) {
+        let mut state = lock(&self.state);
+        if state.chunks.len() >= QUEUED_CHUNKS {
+            state.chunks.pop_front();
+        }
+        state.chunks.push_back(chunk);
+        self.pushed.notify_one();
+    }
+
+    /// The oldest chunk.
+    async fn next(&self) -> Bytes {
+        loop {
+            {
+                let mut state = lock(&self.state);
+                if let Some(chunk) = state.chunks.pop_front() {
+                    state.stalled = false;
+                    self.taken.notify_one();
+                    return chunk;
+                }
+            }
+            self.pushed.notified().await;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why a subscriber's connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("it left")]
+    Left,
+    #[error("no handshake within {HANDSHAKE_DEADLINE:?}")]
+    Late,
+    #[error(transparent)]
+    Protocol(#[from] FrameError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+fn report(peer: SocketAddr, ended: &Ended) {
+    match ended {
+        Ended::Left | Ended::Io(_) => tracing::debug!("the terminal's subscriber {peer} has gone: {}", chain(ended)),
+        Ended::Late | Ended::Protocol(_) => {
+            tracing::warn!("the connection from {peer} to the terminal's screen is closed: {}", chain(ended));
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, publisher: &Publisher) -> Ended {
+    let (from_peer, mut to_peer) = stream.into_split();
+    let mut inbound = Inbound { peer: from_peer, buffer: BytesMut::new() };
+    match timeout(HANDSHAKE_DEADLINE, shake_hands(&mut inbound, &mut to_peer)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(ended)) => return ended,
+        Err(_) => return Ended::Late,
+    }
+    let backlog = Arc::new(Backlog::default());
+    let ended = tokio::select! {
+        ended = follow_subscriptions(&mut inbound, publisher, &backlog) => ended,
+        error = write(&mut to_peer, &backlog) => error.into(),
+    };
+    publisher.remove(&backlog);
+    ended
+}
+
+async fn shake_hands(inbound: &mut Inbound, to_peer: &mut tcp::OwnedWriteHalf) -> Result<(), Ended> {
+    to_peer.write_all(&frames::introduction("PUB")).await?;
+    while !frames::take_greeting(&mut inbound.buffer)? {
+        inbound.fill().await?;
+    }
+    let ready = inbound.next().await?;
+    Ok(ready.check_ready(&["SUB", "XSUB"])?)
+}
+
+/// Counts subscriptions to everything. A terminal has no topics: one that names some gets nothing.
+async fn follow_subscriptions(inbound: &mut Inbound, publisher: &Publisher, backlog: &Arc<Backlog>) -> Ended {
+    let mut subscriptions = 0_u32;
+    loop {
+        let frame = match inbound.next().await {
+            Ok(frame) => frame,
+            Err(ended) => return ended,
+        };
+        match frame.message() {
+            Some([1]) => {
+                subscriptions = subscriptions.saturating_add(1);
+                if subscriptions == 1 {
+                    publisher.add(backlog);
+                }
+            }
+            Some([0]) if subscriptions > 0 => {
+                subscriptions -= 1;
+                if subscriptions == 0 {
+                    publisher.remove(backlog);
+                }
+            }
+            _ => tracing::debug!("a subscriber of the terminal sends what is no subscription to everything"),
+        }
+    }
+}
+
+/// Writes until that fails.
+async fn write(peer: &mut tcp::OwnedWriteHalf, backlog: &Backlog) -> io::Error {
+    loop {
+        if let Err(error) = peer.write_all(&frames::message(&backlog.next().await)).await {
+            return error;
+        }
+    }
+}
+
+/// What a subscriber sends, frame by frame.
+struct Inbound {
+    peer: tcp::OwnedReadHalf,
+    buffer: BytesMut,
+}
+
+impl Inbound {
+    async fn next(&mut self) -> Result<Frame, Ended> {
+        loop {
+            if let Some(frame) = frames::take_frame(&mut self.buffer)? {
+                return Ok(frame);
+            }
+            self.fill().await?;
+        }
+    }
+
+    async fn fill(&mut self) -> Result<(), Ended> {
+        self.buffer.reserve(READ_BYTES);
+        if self.peer.read_buf(&mut self.buffer).await? == 0 { Err(Ended::Left) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+
+    fn subscriber(publisher: &Publisher) -> Arc<Backlog> {
+        let backlog = Arc::new(Backlog::default());
+        publisher.add(&backlog);
+        backlog
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_takes_nothing_holds_the_others_up_once_and_then_sees_what_came_last() {
+        let publisher = Publisher::default();
+        let (stalled, reading) = (subscriber(&publisher), subscriber(&publisher));
+        let started = Instant::now();
+        let last = 10 * QUEUED_CHUNKS;
+        for number in 1..=last {
+            publisher.publish(Bytes::from(number.to_string())).await;
+            assert_eq!(reading.next().await, Bytes::from(number.to_string()));
+        }
+        assert!(started.elapsed() < 2 * STALL, "{:?}", started.elapsed());
+        for number in last - QUEUED_CHUNKS + 1..=last {
+            assert_eq!(stalled.next().await, Bytes::from(number.to_string()));
+        }
+        assert!(!lock(&stalled.state).stalled);
+    }
+
+    #[tokio::test]
+    async fn a_slow_subscriber_is_waited_for_until_it_leaves_and_nobody_is_not() {
+        let publisher = Publisher::default();
+        let publish = || publisher.publish(Bytes::from_static(b"x"));
+        (0..1000).for_each(|_| assert!(publish().now_or_never().is_some()));
+        let slow = subscriber(&publisher);
+        (0..QUEUED_CHUNKS).for_each(|_| assert!(publish().now_or_never().is_some()));
+        let mut next = Box::pin(publish());
+        assert!((&mut next).now_or_never().is_none());
+        slow.next().await;
+        assert!(next.now_or_never().is_some());
+        let mut next = Box::pin(publish());
+        assert!((&mut next).now_or_never().is_none());
+        publisher.remove(&slow);
+        assert!(next.now_or_never().is_some());
+    }
+}

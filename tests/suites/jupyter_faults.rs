@@ -1,0 +1,190 @@
+//! Kernels that misbehave: a stand-in of ours that dies, hangs, lies or babbles on demand.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use krunner_tests::{Agent, Runner, Setup, host, proc, require, wait};
+use serde_json::json;
+
+use crate::jupyter::session;
+use crate::{lines, with_agent};
+
+/// A session whose kernel is the stand-in.
+fn setup(python: &Path, mode: &str, interrupt_mode: &str) -> Setup {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/fake_kernel.py");
+    let argv = json!(["python", program, "{connection_file}", mode]);
+    let spec = json!({"argv": argv, "display_name": "fake", "language": "python", "interrupt_mode": interrupt_mode});
+    let folder = "home/work/kernels-of-ours";
+    let setup = session(python).file(&format!("{folder}/kernels/python3/kernel.json"), spec.to_string());
+    let path = setup.root().join(folder);
+    setup.env("JUPYTER_PATH", path)
+}
+
+fn start(python: &Path, mode: &str) -> (Runner, Agent) {
+    with_agent(python, setup(python, mode, "signal"))
+}
+
+#[test]
+fn a_kernel_that_dies_mid_run_ends_it_with_its_own_code() {
+    let python = require!(host::agent_python());
+    let (_runner, agent) = start(&python, "dies");
+    for code in ["7", "9"] {
+        let run = agent.query(code);
+        assert_eq!(run.codes(), [code.parse::<i32>().expect("a number")]);
+        assert_eq!(run.stdout(), "last words\n");
+        assert!(run.stderr().contains(&format!("the python3 kernel has ended with code {code}")), "{run:#?}");
+    }
+}
+
+#[test]
+fn a_kernel_that_does_not_start_is_told_and_tried_again() {
+    let python = require!(host::agent_python());
+    let (runner, agent) = start(&python, "exits");
+    for _ in 0..2 {
+        let run = agent.query("1");
+        assert_eq!(run.codes(), [127]);
+        assert!(run.stderr().contains("the python3 kernel has ended with code 3"), "{run:#?}");
+    }
+    assert!(runner.stderr().contains("no such module"), "its own words are on the runner's stderr");
+    assert_eq!(agent.exec("echo alive").stdout(), "alive\n");
+}
+
+#[test]
+fn a_kernel_that_never_answers_is_given_up() {
+    let python = require!(host::agent_python());
+    let (runner, agent) = start(&python, "mute");
+    let pending = agent.start_query("1", &[]);
+    let asked_at = Instant::now();
+    agent.started_at();
+    assert_eq!(agent.complete("x", &json!({})), json!({"suggestions": []}));
+    assert_eq!(agent.apps(), json!({"status": "done", "data": []}));
+    assert!(asked_at.elapsed() < Duration::from_secs(20), "other ops waited for the kernel: {:?}", asked_at.elapsed());
+    let run = pending.wait();
+    assert_eq!(run.codes(), [127]);
+    assert!(run.stderr().contains("the python3 kernel has not answered within 30s"), "{run:#?}");
+    wait::until_true("its process is gone", || runner.processes().is_empty());
+    assert_eq!(agent.exec("echo alive").stdout(), "alive\n");
+}
+
+#[test]
+fn a_run_that_waits_for_its_kernel_can_be_interrupted() {
+    let python = require!(host::agent_python());
+    let (_runner, agent) = start(&python, "mute");
+    let pending = agent.start_query("1", &[]);
+    agent.started_at();
+    let asked_at = Instant::now();
+    agent.interrupt();
+    assert_ne!(pending.wait().codes(), [0]);
+    assert!(asked_at.elapsed() < Duration::from_secs(20), "after {:?}", asked_at.elapsed());
+}
+
+#[test]
+fn garbage_is_passed_over_and_what_follows_is_shown() {
+    let python = require!(host::agent_python());
+    let (runner, agent) = start(&python, "garbage");
+    agent.query("1");
+    runner.settle();
+    let run = agent.query("1");
+    assert_eq!(run.codes(), [0]);
+    assert_eq!(run.stdout(), "after it\n");
+    for told in [
+        "too few frames",
+        "header is malformed",
+        "too many frames",
+        "too long",
+        "malformed stream",
+        "error is not shown",
+    ] {
+        assert!(run.stderr().contains(told), "{told}: {}", run.stderr());
+    }
+    let peak = proc::peak_rss_kib(runner.pid()).expect("the runner runs");
+    assert!(peak < 32 * 1024, "{peak} KiB for what was passed over");
+}
+
+#[test]
+fn a_wrong_signature_is_not_believed() {
+    let python = require!(host::agent_python());
+    let (_runner, agent) = start(&python, "forged");
+    let run = agent.query("1");
+    assert_eq!((run.codes(), run.stdout()), (vec![0], "genuine\n".to_owned()));
+    assert!(run.stderr().contains("its signature is wrong"), "{run:#?}");
+}
+
+#[test]
+fn a_length_that_is_only_claimed_costs_nothing() {
+    let python = require!(host::agent_python());
+    let (mut runner, agent) = start(&python, "claims");
+    let run = agent.query("1");
+    assert_eq!(run.codes(), [0], "it has answered, though nothing can be shown: {run:#?}");
+    assert!(runner.is_running());
+    let peak = proc::peak_rss_kib(runner.pid()).expect("the runner runs");
+    assert!(peak < 64 * 1024, "{peak} KiB for a claim");
+}
+
+#[test]
+fn an_answer_too_long_to_be_read_is_no_success() {
+    let python = require!(host::agent_python());
+    let (runner, agent) = start(&python, "huge-reply");
+    runner.settle();
+    let run = agent.query("1");
+    assert_eq!(run.codes(), [1]);
+    let peak = proc::peak_rss_kib(runner.pid()).expect("the runner runs");
+    assert!(peak < 32 * 1024, "{peak} KiB for an answer that is not read");
+}
+
+#[test]
+fn a_flood_comes_whole_and_in_order() {
+    const COUNT: u32 = 20_000;
+    let python = require!(host::agent_python());
+    let (_runner, agent) = start(&python, "floods");
+    let run = agent.query(&COUNT.to_string());
+    let expected = lines(0..COUNT);
+    assert_eq!(run.codes(), [0]);
+    assert!(run.stdout() == expected, "{} bytes in place of {}", run.stdout().len(), expected.len());
+}
+
+#[test]
+fn a_kernel_that_closes_its_sockets_is_ended() {
+    let python = require!(host::agent_python());
+    let (runner, agent) = start(&python, "closes");
+    let run = agent.query("1");
+    assert_eq!((run.codes(), run.stdout()), (vec![-1], "closing\n".to_owned()));
+    assert!(run.stderr().contains("the peer closed the connection"), "{run:#?}");
+    wait::until_true("the next kernel is the only one", || runner.processes().len() == 1);
+}
+
+#[test]
+fn an_interrupt_is_a_message_where_the_kernelspec_says_so() {
+    let python = require!(host::agent_python());
+    let (_runner, agent) = with_agent(&python, setup(&python, "waits", "message"));
+    let pending = agent.start_query("1", &[]);
+    agent.interrupt();
+    let run = pending.wait();
+    // Before it was asked to run, the interrupt ends the wait for the kernel.
+    if run.codes() != [-2] {
+        assert_eq!((run.codes(), run.stdout()), (vec![1], "waiting\ninterrupt_request\n".to_owned()));
+    }
+}
+
+#[test]
+fn a_child_that_keeps_the_sockets_open_does_not_hide_the_end() {
+    let python = require!(host::agent_python());
+    let (_runner, agent) = start(&python, "nested");
+    agent.complete("", &json!({}));
+    let asked_at = Instant::now();
+    let run = agent.query("1");
+    assert_eq!(run.codes(), [-9]);
+    assert!(asked_at.elapsed() < Duration::from_secs(10), "after {:?}", asked_at.elapsed());
+}
+
+#[test]
+fn a_kernel_that_does_not_want_to_end_is_killed() {
+    let python = require!(host::agent_python());
+    let (mut runner, agent) = start(&python, "stubborn");
+    assert_eq!(agent.query("1").codes(), [0]);
+    let began = Instant::now();
+    runner.signal(nix::sys::signal::Signal::SIGTERM);
+    runner.wait_exit();
+    assert!(began.elapsed() < Duration::from_secs(10), "stopped after {:?}", began.elapsed());
+    assert_eq!(runner.processes(), [0; 0]);
+}
