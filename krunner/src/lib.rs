@@ -14,6 +14,7 @@ pub mod logging;
 pub mod monitor;
 pub mod process;
 pub mod runtime;
+pub mod service;
 pub mod session;
 pub mod sys;
 pub mod tasks;

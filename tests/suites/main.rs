@@ -39,6 +39,11 @@ mod queue;
 mod r_server;
 mod reconnect;
 mod runtimes;
+mod service_definitions;
+mod service_models;
+mod service_oracle;
+mod services;
+mod services_bad_input;
 mod startup;
 mod stop;
 

@@ -84,6 +84,12 @@ impl Paths {
         self.at("tmp/bai-user-input.sock")
     }
 
+    /// The image's services, a file for each.
+    #[must_use]
+    pub fn service_definitions(&self) -> PathBuf {
+        self.at("etc/backend.ai/service-defs")
+    }
+
     /// Starts the daemon of H2O Driverless AI.
     #[must_use]
     pub fn h2o_daemon(&self) -> PathBuf {

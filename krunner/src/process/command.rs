@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::config::ChildEnv;
 
@@ -25,23 +26,32 @@ pub struct Command {
     pub program: Program,
     /// Whether this is the user's program in batch mode.
     pub batch: bool,
+    /// Where it runs; the runner's own working directory when it is not said.
+    pub directory: Option<PathBuf>,
 }
 
 impl Command {
     /// A command line.
     pub fn shell(line: impl Into<String>) -> Self {
-        Self { program: Program::Shell(line.into()), batch: false }
+        Self { program: Program::Shell(line.into()), batch: false, directory: None }
     }
 
     /// An argument list; the first is the program.
     pub fn argv(argv: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
-        Self { program: Program::Argv(argv.into_iter().map(Into::into).collect()), batch: false }
+        Self { program: Program::Argv(argv.into_iter().map(Into::into).collect()), batch: false, directory: None }
     }
 
     /// The same, as the user's program in batch mode.
     #[must_use]
     pub fn in_batch_mode(mut self) -> Self {
         self.batch = true;
+        self
+    }
+
+    /// The same, in this folder.
+    #[must_use]
+    pub fn in_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
         self
     }
 
@@ -60,6 +70,9 @@ impl Command {
             }
         };
         command.env_clear().envs(env);
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
         if self.batch {
             command.env(BATCH_MODE, "1");
         } else {

@@ -80,6 +80,12 @@ impl Control {
         self.demand.send_modify(|demand| demand.terminate = true);
     }
 
+    /// Whether the end was demanded.
+    #[must_use]
+    pub fn is_terminated(&self) -> bool {
+        self.demand.borrow().terminate
+    }
+
     /// Stops the process group, or lets it go on (SIGSTOP, SIGCONT).
     pub fn pause(&self, paused: bool) {
         self.paused.send_replace(paused);

@@ -89,6 +89,20 @@ impl Launcher {
         } else if demand.interrupts > 0 {
             return Ok(Outcome::NotStarted);
         }
+        Ok(self.start(command, env, control, task_log)?.finish(control).await)
+    }
+
+    /// Starts a program; its output is passed on from now on. What is returned is to be finished by whoever has it.
+    ///
+    /// # Errors
+    /// When it could not be started.
+    pub fn start(
+        &self,
+        command: &Command,
+        env: &ChildEnv,
+        control: &Control,
+        task_log: Writer,
+    ) -> Result<Running, SpawnError> {
         tracing::debug!("running: {command}");
         let Spawned { pid, stdout, stderr, exit } = spawn(&self.reaper, command, env)?;
         let outlets = |console: &Writer| Outlets {
@@ -99,15 +113,7 @@ impl Launcher {
         let (stdout, settle_stdout) = Pump::new(Stream::Stdout, stdout, outlets(&self.console.stdout));
         let (stderr, settle_stderr) = Pump::new(Stream::Stderr, stderr, outlets(&self.console.stderr));
         control.set_pumps(vec![settle_stdout, settle_stderr]);
-        let (stdout, stderr) = (self.start(stdout), self.start(stderr));
-
-        let outcome = supervise(pid, exit, control).await;
-        tokio::join!(stdout.finish(), stderr.finish());
-        // The next program's log has a writer of its own, which must not overtake this one.
-        if !task_log.flush(TASK_LOG_PATIENCE).await {
-            tracing::warn!("the task log is slow; what follows may be out of order in it");
-        }
-        Ok(outcome)
+        Ok(Running { pid, exit, stdout: self.start_pump(stdout), stderr: self.start_pump(stderr), task_log })
     }
 
     /// Runs a helper program of ours and returns what it wrote to stdout.
@@ -166,11 +172,39 @@ impl Launcher {
         Ok(Collected { outcome, stdout: take(&captured.stdout), stderr: take(&captured.stderr) })
     }
 
-    fn start(&self, pump: Pump) -> RunningPump {
+    fn start_pump(&self, pump: Pump) -> RunningPump {
         let (tell_exit, exited) = oneshot::channel();
         let (tell_done, done) = oneshot::channel();
         self.tasks.spawn("pump", pump.run(exited, tell_done));
         RunningPump { tell_exit, done }
+    }
+}
+
+/// A program that was started.
+pub struct Running {
+    pid: Pid,
+    exit: oneshot::Receiver<Exit>,
+    stdout: RunningPump,
+    stderr: RunningPump,
+    task_log: Writer,
+}
+
+impl Running {
+    /// Leader of its process group.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Stays with it until it has ended and the last of its output is passed on.
+    pub async fn finish(self, control: &Control) -> Outcome {
+        let outcome = supervise(self.pid, self.exit, control).await;
+        tokio::join!(self.stdout.finish(), self.stderr.finish());
+        // The next program's log has a writer of its own, which must not overtake this one.
+        if !self.task_log.flush(TASK_LOG_PATIENCE).await {
+            tracing::warn!("the task log is slow; what follows may be out of order in it");
+        }
+        outcome
     }
 }
 

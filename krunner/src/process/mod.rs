@@ -23,7 +23,7 @@ mod tasklog;
 
 pub use command::Command;
 pub use control::{Asked, Asks, Control};
-pub use launcher::{Collected, Console, Launcher};
+pub use launcher::{Collected, Console, Launcher, Running};
 pub use outcome::{Exit, Outcome};
 pub use reaper::{Reaper, Witness};
 pub use sink::{OutputSink, Rich, Stream};

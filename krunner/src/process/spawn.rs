@@ -30,6 +30,9 @@ pub enum SpawnError {
     /// The runner's working directory was removed.
     #[error("the working directory is gone; create it again and restart the session")]
     WorkingDirectoryGone,
+    /// The folder that it was to run in is not there.
+    #[error("the folder {} does not exist", .0.display())]
+    NoFolder(PathBuf),
     /// No such program.
     #[error("{} is not found{}", .0.display(), where_looked(.0))]
     NotFound(OsString),
@@ -60,7 +63,7 @@ impl SpawnError {
         match self {
             Self::NotFound(_) => 127,
             Self::NotExecutable { .. } => 126,
-            Self::WorkingDirectoryGone | Self::Refused { .. } => -1,
+            Self::WorkingDirectoryGone | Self::NoFolder(_) | Self::Refused { .. } => -1,
         }
     }
 }
@@ -89,7 +92,7 @@ pub(super) fn spawn(reaper: &Reaper, command: &Command, env: &ChildEnv) -> Resul
         let (stdout, stderr) = pipes.inspect_err(|_| _ = killpg(pid, Signal::SIGKILL))?;
         Ok(Spawned { pid, stdout, stderr, exit })
     });
-    started.map_err(|source| explain(source, command.executable()))
+    started.map_err(|source| explain(source, command))
 }
 
 /// A process that leads a session on a terminal.
@@ -118,7 +121,7 @@ pub fn spawn_on_terminal(
         let (_, pid, exit) = reaper.spawn(&mut std_command)?;
         Ok(OnTerminal { pid, exit })
     });
-    started.map_err(|source| explain(source, command.executable()))
+    started.map_err(|source| explain(source, command))
 }
 
 /// `getcwd` fails with ENOENT when the directory was removed (getcwd(2)).
@@ -126,10 +129,14 @@ fn working_directory() -> io::Result<PathBuf> {
     env::current_dir()
 }
 
-fn explain(source: io::Error, path: OsString) -> SpawnError {
+fn explain(source: io::Error, command: &Command) -> SpawnError {
+    let path = command.executable();
     match source.kind() {
         io::ErrorKind::NotFound if working_directory().is_err() => SpawnError::WorkingDirectoryGone,
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => SpawnError::NotFound(path),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => match &command.directory {
+            Some(folder) if !folder.is_dir() => SpawnError::NoFolder(folder.clone()),
+            _ => SpawnError::NotFound(path),
+        },
         io::ErrorKind::PermissionDenied => SpawnError::NotExecutable { path, source },
         _ if source.raw_os_error() == Some(nix::libc::ENOEXEC) => SpawnError::NotExecutable { path, source },
         _ => SpawnError::Refused { path, source },

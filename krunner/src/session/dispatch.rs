@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::time::{ClockId, clock_gettime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::completion::Completions;
 use super::event::{Event, Response};
 use super::oom::{EXPLANATION_PATIENCE, Oom};
 use super::output::Output;
 use super::queue::{Pushed, TaskQueue, Work};
+use super::services;
 use super::signals::Signals;
 use super::start::{Preparation, Prepared};
 use super::stop;
@@ -22,11 +23,12 @@ use crate::exit::Exit;
 use crate::monitor::Means;
 use crate::process::{Console, Control, Launcher, Reaper};
 use crate::runtime::{Engine, Kind, Runtime};
+use crate::service::{Busy, Order, Services, Setting};
 use crate::tasks::TaskGroup;
 use crate::terminal::Line;
 use crate::transport::{self, Inbound, Outbox, Queue};
 use crate::user_input::{self, InputWanted, UserInput};
-use crate::wire::{InputOptions, Op, Reply, ServiceOutcome, ServiceRequest, Step, StepKind};
+use crate::wire::{InputOptions, Op, Reply, Step, StepKind};
 
 /// Tasks that report at the same time; they wait for their turn.
 const QUEUED_EVENTS: usize = 16;
@@ -67,6 +69,7 @@ pub struct Session {
     input: UserInput,
     completions: Completions,
     inputs_wanted: mpsc::Receiver<InputWanted>,
+    pub(super) services: Services,
     pub(super) oom: Oom,
     /// A request for input is about to be told; the next one waits.
     asking: bool,
@@ -103,6 +106,17 @@ impl Session {
         let socket = settings.paths.input_socket();
         let input = user_input::serve(&socket, settings.kind.user_input, tell_wanted, &tasks);
         let (report, events) = mpsc::channel(QUEUED_EVENTS);
+        let (runtime_ready, final_env) = oneshot::channel();
+        let services = Services::start(Setting {
+            definitions: settings.paths.service_definitions(),
+            language: settings.kind.name,
+            runtime_path: settings.runtime_path.clone(),
+            work: settings.paths.work(),
+            own_libraries: settings.paths.volume_libraries().to_owned(),
+            launcher: launcher.clone(),
+            env: settings.env.clone(),
+            final_env,
+        });
         let runtime = (settings.kind.make)(settings.runtime_path);
         let line = if runtime.has_terminal() { terminal::open(&settings.ports, &tasks).await } else { None };
         let mut session = Self {
@@ -120,6 +134,7 @@ impl Session {
             input,
             completions: Completions::default(),
             inputs_wanted,
+            services,
             oom,
             asking: false,
             killed: false,
@@ -127,11 +142,17 @@ impl Session {
             step_number: 0,
             started_at,
         };
-        session.prepare(settings.paths, settings.env, line);
+        session.prepare(settings.paths, settings.env, line, runtime_ready);
         Ok(session)
     }
 
-    fn prepare(&mut self, paths: Paths, env: ChildEnv, line: Option<Arc<dyn Line>>) {
+    fn prepare(
+        &mut self,
+        paths: Paths,
+        env: ChildEnv,
+        line: Option<Arc<dyn Line>>,
+        runtime_ready: oneshot::Sender<ChildEnv>,
+    ) {
         let control = Control::new();
         self.current = Some(control.clone());
         let preparation = Preparation {
@@ -141,6 +162,7 @@ impl Session {
             input: self.input.source(),
             line,
             control,
+            runtime_ready,
         };
         let report = self.report.clone();
         self.tasks.spawn("preparation", async move {
@@ -176,12 +198,17 @@ impl Session {
             self.outbox.room_for_answers().await;
             self.inputs_wanted.recv().await
         };
+        let about_services = async {
+            self.outbox.room_for_answers().await;
+            self.services.next().await
+        };
         tokio::select! {
             biased;
             () = signals.next() => Event::Signal,
             task = self.tasks.failed() => Event::TaskPanicked(task),
             Some(event) = self.events.recv() => event,
             told = self.oom.next() => Event::Oom(told),
+            told = about_services => Event::Service(told),
             suggestions = self.completions.next() => Event::Completed(suggestions),
             Some(wanted) = wanted, if !self.asking => Event::InputWanted(wanted),
             Some(frames) = message => Event::Message(frames),
@@ -198,6 +225,7 @@ impl Session {
                     self.end_killed();
                 }
             }
+            Event::Service(told) => self.outbox.answer(services::reply(told)),
             Event::Message(frames) => match Op::decode(&frames) {
                 Ok(op) => self.handle_op(op),
                 Err(problem) => tracing::warn!("a message of the agent is skipped: {}", chain(&problem)),
@@ -245,14 +273,20 @@ impl Session {
             Op::Complete(request) => self.completions.ask(self.engine().cloned(), request),
             Op::Event(event) if event.kind == "oom" => self.oom.told_by_agent(),
             Op::Event(event) => tracing::info!("Agent-notified event: {} {}", event.kind, event.data),
-            Op::StartService(request) => self.outbox.answer(Reply::ServiceResult(start_service(&request))),
-            Op::StartModelService(request) => {
-                tracing::warn!("the model service {} is not started: there are no model services", request.name);
-                let outcome = ServiceOutcome::failed("model services are not supported");
-                self.outbox.answer(Reply::ModelServiceResult(outcome));
+            Op::StartService(request) => self.order(services::start(request)),
+            Op::StartModelService(request) => self.order(services::start_model(request)),
+            Op::ShutdownService(name) => self.order(Order::Stop(name)),
+            Op::GetApps(name) => self.order(Order::Apps(name)),
+        }
+    }
+
+    fn order(&self, order: Order) {
+        if let Err(busy) = self.services.order(order) {
+            tracing::warn!("a request is refused: {busy}");
+            let Busy(order) = &busy;
+            if let Some(reply) = services::refusal(order, &busy.to_string()) {
+                self.outbox.answer(reply);
             }
-            Op::ShutdownService(name) => tracing::warn!("the service {name} does not run"),
-            Op::GetApps(_) => self.outbox.answer(Reply::AppsResult(Vec::new())),
         }
     }
 
@@ -337,18 +371,6 @@ impl Session {
             }
             let _ = report.send(Event::Settled { step_number, wanted }).await;
         });
-    }
-}
-
-/// Services come with the service room; until then only what needs none can be answered otherwise.
-fn start_service(request: &ServiceRequest) -> ServiceOutcome {
-    match request.protocol.as_str() {
-        "preopen" => ServiceOutcome::Started,
-        "pty" => ServiceOutcome::failed("not implemented yet"),
-        _ => {
-            tracing::warn!("the service {} is not supported", request.name);
-            ServiceOutcome::failed("unsupported service")
-        }
     }
 }
 

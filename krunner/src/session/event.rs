@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::oom::Told;
 use super::start::Prepared;
+use crate::service;
 use crate::user_input::InputWanted;
 
 /// What the session's loop reacts to.
@@ -33,6 +34,8 @@ pub(super) enum Event {
         /// What it asks for.
         wanted: InputWanted,
     },
+    /// An answer about services, or news of a model service.
+    Service(service::Event),
     /// About kills for memory.
     Oom(Told),
     /// SIGINT or SIGTERM.

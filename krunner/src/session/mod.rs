@@ -19,6 +19,7 @@ mod oom;
 mod oom_log;
 mod output;
 mod queue;
+mod services;
 mod signals;
 mod start;
 mod stop;

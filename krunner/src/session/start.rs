@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use crate::config::{ChildEnv, Paths};
 use crate::error::chain;
 use crate::process::{Command, Control, InputSource, Launcher};
@@ -23,6 +25,8 @@ pub(super) struct Preparation {
     pub(super) line: Option<Arc<dyn Line>>,
     /// Reaches the bootstrap script while it runs.
     pub(super) control: Control,
+    /// Told of the environment before the bootstrap script runs, which may take long.
+    pub(super) runtime_ready: oneshot::Sender<ChildEnv>,
 }
 
 /// What steps run with.
@@ -39,6 +43,8 @@ impl Preparation {
         if let Err(problem) = self.runtime.init(context).await {
             tracing::warn!("the runtime is not fully set up: {problem}");
         }
+        // Whoever waits for it may have given up.
+        let _ = self.runtime_ready.send(env.clone());
         // It starts beside the bootstrap script.
         let engine = self.runtime.engine(Surroundings {
             launcher: self.launcher.clone(),
@@ -50,22 +56,22 @@ impl Preparation {
         let script = self.paths.bootstrap();
         let candidate = script.clone();
         if blocking(move || candidate.is_file()).await {
-            self.bootstrap(&script, &env).await;
+            bootstrap(&self.launcher, &self.control, &script, &env).await;
         }
         Prepared { env, engine }
     }
+}
 
-    async fn bootstrap(&self, script: &Path, env: &ChildEnv) {
-        let Some(shell) = POSIX_SHELLS.into_iter().find(|shell| Path::new(shell).is_file()) else {
-            tracing::error!("{} is not run: none of {} exists", script.display(), POSIX_SHELLS.join(", "));
-            return;
-        };
-        tracing::info!("running the bootstrap script {}", script.display());
-        self.control.forget_interrupts();
-        let command = Command::argv([shell.as_ref(), script.as_os_str()]);
-        match self.launcher.run(&command, env, &self.control).await {
-            Ok(outcome) => tracing::info!("the bootstrap script has exited with code {}", outcome.code()),
-            Err(error) => tracing::error!("the bootstrap script was not run: {}", chain(&error)),
-        }
+async fn bootstrap(launcher: &Launcher, control: &Control, script: &Path, env: &ChildEnv) {
+    let Some(shell) = POSIX_SHELLS.into_iter().find(|shell| Path::new(shell).is_file()) else {
+        tracing::error!("{} is not run: none of {} exists", script.display(), POSIX_SHELLS.join(", "));
+        return;
+    };
+    tracing::info!("running the bootstrap script {}", script.display());
+    control.forget_interrupts();
+    let command = Command::argv([shell.as_ref(), script.as_os_str()]);
+    match launcher.run(&command, env, control).await {
+        Ok(outcome) => tracing::info!("the bootstrap script has exited with code {}", outcome.code()),
+        Err(error) => tracing::error!("the bootstrap script was not run: {}", chain(&error)),
     }
 }

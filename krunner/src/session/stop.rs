@@ -2,7 +2,7 @@
 //!
 //! | part | at most |
 //! |---|---|
-//! | the running step: TERM, 2 s, KILL, its last output; the engine meanwhile | [`STEP_DEADLINE`] |
+//! | the running step and the services: TERM, 2 s, KILL, their last output; the engine meanwhile | [`STEP_DEADLINE`] |
 //! | what user code left behind | 2 x [`ORPHAN_PATIENCE`] |
 //! | replies to the agent | [`FLUSH_DEADLINE`] |
 //! | our own tasks | [`TASKS_DEADLINE`] |
@@ -43,8 +43,11 @@ pub(super) async fn stop(mut session: Session, signals: &mut Signals) -> Exit {
 
 async fn wind_down(session: &mut Session) {
     tracing::debug!("stopping");
-    let engine = session.engine().cloned();
-    tokio::join!(end_step(session), end_engine(engine));
+    let (engine, services) = (session.engine().cloned(), session.services.stop(STEP_DEADLINE));
+    let ((), (), services_ended) = tokio::join!(end_step(session), end_engine(engine), services);
+    if !services_ended {
+        tracing::warn!("some services did not end in time");
+    }
     if session.queue.waiting() > 0 {
         tracing::warn!("{} steps are not run any more: the runner stops", session.queue.waiting());
     }
