@@ -8,18 +8,25 @@ use serde_json::{Map, Value};
 
 use super::Warning;
 
-/// TCP ports of the runner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The most ports that dropbear listens on.
+const MAX_SSHD_PORTS: usize = 10;
+
+/// TCP ports of the runner and of the services that come with every session.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ports {
     /// Ops come in here.
     pub replin: u16,
     /// Replies go out here.
     pub replout: u16,
+    /// Where users log in; one, mostly.
+    pub sshd: Vec<u16>,
+    /// The terminal in the browser.
+    pub ttyd: u16,
 }
 
 impl Default for Ports {
     fn default() -> Self {
-        Self { replin: 2000, replout: 2001 }
+        Self { replin: 2000, replout: 2001, sshd: vec![2200], ttyd: 7681 }
     }
 }
 
@@ -43,7 +50,8 @@ impl Ports {
                 warnings.push(Warning::new(file, Some(error.line()), problem));
             }
             Ok(object) => {
-                for (name, slot) in [("replin", &mut ports.replin), ("replout", &mut ports.replout)] {
+                let slots = [("replin", &mut ports.replin), ("replout", &mut ports.replout), ("ttyd", &mut ports.ttyd)];
+                for (name, slot) in slots {
                     match object.get(name).map(port) {
                         None => {}
                         Some(Some(port)) => *slot = port,
@@ -51,6 +59,17 @@ impl Ports {
                             let problem = format!("`{name}` is {}, not a port; {slot} is used", object[name]);
                             warnings.push(Warning::new(file, line_of(text, name), problem));
                         }
+                    }
+                }
+                match object.get("sshd").map(several) {
+                    None => {}
+                    Some(Some(several)) => ports.sshd = several,
+                    Some(None) => {
+                        let problem = format!(
+                            "`sshd` is {}, neither a port nor a list of at most {MAX_SSHD_PORTS} ports; {} is used",
+                            object["sshd"], ports.sshd[0]
+                        );
+                        warnings.push(Warning::new(file, line_of(text, "sshd"), problem));
                     }
                 }
             }
@@ -67,6 +86,15 @@ fn port(value: &Value) -> Option<u16> {
         _ => return None,
     };
     (number != 0).then_some(number)
+}
+
+/// One port, or a list of them.
+fn several(value: &Value) -> Option<Vec<u16>> {
+    match value {
+        Value::Array(list) if (1..=MAX_SSHD_PORTS).contains(&list.len()) => list.iter().map(port).collect(),
+        Value::Array(_) => None,
+        single => port(single).map(|port| vec![port]),
+    }
 }
 
 fn line_of(text: &[u8], key: &str) -> Option<usize> {
@@ -86,14 +114,28 @@ mod tests {
 
     #[test]
     fn numbers_and_strings_are_ports() {
-        let (ports, warnings) = parse(r#"{"replin": 12000, "replout": "12001", "sshd": 2200}"#);
-        assert_eq!((ports, warnings), (Ports { replin: 12000, replout: 12001 }, vec![]));
+        let (ports, warnings) = parse(r#"{"replin": 12000, "replout": "12001", "sshd": 12002, "ttyd": "12003"}"#);
+        let expected = Ports { replin: 12000, replout: 12001, sshd: vec![12002], ttyd: 12003 };
+        assert_eq!((ports, warnings), (expected, vec![]));
+    }
+
+    #[test]
+    fn sshd_may_have_several_ports() {
+        assert_eq!(parse(r#"{"sshd": [2200, "2201"]}"#).0.sshd, [2200, 2201]);
+        for text in [r#"{"sshd": []}"#, r#"{"sshd": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]}"#, r#"{"sshd": [2200, 0]}"#] {
+            let (ports, warnings) = parse(text);
+            assert_eq!((ports, warnings.len()), (Ports::default(), 1), "{text}");
+            assert!(
+                warnings[0].ends_with("neither a port nor a list of at most 10 ports; 2200 is used"),
+                "{warnings:?}"
+            );
+        }
     }
 
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
         let (ports, warnings) = parse("{\"replin\": 12000,\n \"replout\": 70000}");
-        assert_eq!(ports, Ports { replin: 12000, replout: 2001 });
+        assert_eq!(ports, Ports { replin: 12000, ..Ports::default() });
         assert_eq!(warnings, ["/p.json:2: `replout` is 70000, not a port; 2001 is used"]);
         let (ports, warnings) = parse("{\n\"replin\": }");
         assert_eq!(ports, Ports::default());

@@ -47,6 +47,12 @@ impl Control {
         self.demand.send_modify(|demand| demand.interrupts = 0);
     }
 
+    /// Whether the end was demanded.
+    #[must_use]
+    pub fn is_terminated(&self) -> bool {
+        self.demand.borrow().terminate
+    }
+
     /// Resolves when the end was demanded.
     pub async fn terminated(&self) {
         // Cannot fail: `self` keeps the sending end.

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of the agent's messages: the session turns those into requests, and what is told here into replies.
 
+pub mod intrinsic;
 mod last_lines;
 mod listeners;
 mod supervised;

@@ -9,10 +9,11 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::event::{Event, Response};
+use super::intrinsic::Intrinsic;
 use super::oom::Oom;
 use super::queue::{Pushed, TaskQueue, Work};
 use super::signals::Signals;
-use super::start::Preparation;
+use super::start::{Preparation, Ready};
 use super::stop;
 use super::worker::Worker;
 use crate::config::{ChildEnv, Paths, Ports};
@@ -21,6 +22,7 @@ use crate::exit::Exit;
 use crate::monitor::Means;
 use crate::process::{Console, Control, Launcher, OutputSink, Reaper, Stream};
 use crate::runtime::{Kind, Runtime};
+use crate::service::intrinsic::{SSHD, TTYD};
 use crate::tasks::TaskGroup;
 use crate::transport::{self, Inbound, Outbox, Queue};
 use crate::user_input::{self, InputWanted, UserInput};
@@ -54,6 +56,8 @@ pub struct Session {
     /// Reaches the step that runs, or the bootstrap script.
     pub(super) current: Option<Control>,
     pub(super) worker: Option<Arc<Worker>>,
+    /// sshd and ttyd, once they are prepared for.
+    pub(super) intrinsic: Option<Intrinsic>,
     pub(super) events: mpsc::Receiver<Event>,
     inbound: Inbound,
     report: mpsc::Sender<Event>,
@@ -103,6 +107,7 @@ impl Session {
             queue: TaskQueue::default(),
             current: None,
             worker: None,
+            intrinsic: None,
             events,
             inbound,
             report,
@@ -115,19 +120,19 @@ impl Session {
             step_number: 0,
             started_at,
         };
-        session.prepare(settings.paths, settings.env);
+        session.prepare(settings.paths, settings.ports, settings.env);
         Ok(session)
     }
 
-    fn prepare(&mut self, paths: Paths, env: ChildEnv) {
+    fn prepare(&mut self, paths: Paths, ports: Ports, env: ChildEnv) {
         let control = Control::new();
         self.current = Some(control.clone());
         let preparation =
-            Preparation { runtime: Arc::clone(&self.runtime), launcher: self.launcher.clone(), paths, control };
+            Preparation { runtime: Arc::clone(&self.runtime), launcher: self.launcher.clone(), paths, ports, control };
         let report = self.report.clone();
         self.tasks.spawn("preparation", async move {
-            let env = preparation.run(env).await;
-            let _ = report.send(Event::Ready(Box::new(env))).await;
+            let ready = preparation.run(env).await;
+            let _ = report.send(Event::Ready(Box::new(ready))).await;
         });
     }
 
@@ -178,10 +183,12 @@ impl Session {
                 Ok(op) => self.handle_op(op),
                 Err(problem) => tracing::warn!("a message of the agent is skipped: {}", chain(&problem)),
             },
-            Event::Ready(env) => {
+            Event::Ready(ready) => {
                 tracing::debug!("ready for steps");
+                let Ready { env, intrinsic } = *ready;
                 self.current = None;
-                let worker = Worker { runtime: Arc::clone(&self.runtime), launcher: self.launcher.clone(), env: *env };
+                self.intrinsic = Some(intrinsic);
+                let worker = Worker { runtime: Arc::clone(&self.runtime), launcher: self.launcher.clone(), env };
                 self.worker = Some(Arc::new(worker));
                 self.advance();
             }
@@ -216,15 +223,43 @@ impl Session {
             Op::Complete(_) => self.outbox.answer(Reply::Completion(Vec::new())),
             Op::Event(event) if event.kind == "oom" => self.oom.told_by_agent(),
             Op::Event(event) => tracing::info!("Agent-notified event: {} {}", event.kind, event.data),
-            Op::StartService(request) => self.outbox.answer(Reply::ServiceResult(start_service(&request))),
+            Op::StartService(request) => self.start_service(&request),
             Op::StartModelService(request) => {
                 tracing::warn!("the model service {} is not started: there are no model services", request.name);
                 let outcome = ServiceOutcome::failed("model services are not supported");
                 self.outbox.answer(Reply::ModelServiceResult(outcome));
             }
-            Op::ShutdownService(name) => tracing::warn!("the service {name} does not run"),
+            Op::ShutdownService(name) => {
+                if !self.intrinsic.as_mut().is_some_and(|intrinsic| intrinsic.shut_down(&name)) {
+                    tracing::warn!("the service {name} does not run");
+                }
+            }
             Op::GetApps(_) => self.outbox.answer(Reply::AppsResult(Vec::new())),
         }
+    }
+
+    fn start_service(&mut self, request: &ServiceRequest) {
+        let outcome = match (request.protocol.as_str(), &mut self.intrinsic) {
+            ("preopen", _) => ServiceOutcome::Started,
+            (_, intrinsic) if matches!(request.name.as_str(), SSHD | TTYD) => {
+                match intrinsic.as_mut().and_then(|intrinsic| intrinsic.request(&request.name)) {
+                    Some(answer) => {
+                        let outbox = self.outbox.clone();
+                        self.tasks.spawn("start of a service", async move {
+                            outbox.answer(Reply::ServiceResult(answer.await));
+                        });
+                        return;
+                    }
+                    None => ServiceOutcome::failed("still starting"),
+                }
+            }
+            ("pty", _) => ServiceOutcome::failed("not implemented yet"),
+            _ => {
+                tracing::warn!("the service {} is not supported", request.name);
+                ServiceOutcome::failed("unsupported service")
+            }
+        };
+        self.outbox.answer(Reply::ServiceResult(outcome));
     }
 
     fn enqueue(&mut self, step: Step) {
@@ -274,18 +309,6 @@ impl Session {
             }
             let _ = report.send(Event::Settled { step_number }).await;
         });
-    }
-}
-
-/// Services come with the service room; until then only what needs none can be answered otherwise.
-fn start_service(request: &ServiceRequest) -> ServiceOutcome {
-    match request.protocol.as_str() {
-        "preopen" => ServiceOutcome::Started,
-        "pty" => ServiceOutcome::failed("not implemented yet"),
-        _ => {
-            tracing::warn!("the service {} is not supported", request.name);
-            ServiceOutcome::failed("unsupported service")
-        }
     }
 }
 

@@ -3,15 +3,15 @@
 use bytes::Bytes;
 
 use super::oom::Told;
-use crate::config::ChildEnv;
+use super::start::Ready;
 use crate::user_input::InputWanted;
 
 /// What the session's loop reacts to.
 pub(super) enum Event {
     /// A message of the agent, as its frames.
     Message(Vec<Bytes>),
-    /// Runtime and bootstrap script are through; steps may run with this environment.
-    Ready(Box<ChildEnv>),
+    /// Runtime and bootstrap script are through.
+    Ready(Box<Ready>),
     /// The running step has ended.
     StepDone {
         /// For the agent.

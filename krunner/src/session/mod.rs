@@ -14,6 +14,7 @@
 
 mod dispatch;
 mod event;
+mod intrinsic;
 mod oom;
 mod oom_log;
 mod queue;

@@ -1,12 +1,15 @@
-//! What comes before the first step: the runtime's own preparations and the user's bootstrap script.
+//! What comes before the first step: the runtime's own preparations and the user's bootstrap script; and, beside them,
+//! the services of every session.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{ChildEnv, Paths};
+use super::intrinsic::Intrinsic;
+use crate::config::{ChildEnv, Paths, Ports};
 use crate::error::chain;
 use crate::process::{Command, Control, Launcher};
 use crate::runtime::{InitContext, Runtime};
+use crate::service::intrinsic::Planner;
 use crate::tasks::blocking;
 
 /// Shells that can run a bootstrap script, best first.
@@ -18,24 +21,42 @@ pub(super) struct Preparation {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) launcher: Launcher,
     pub(super) paths: Paths,
+    pub(super) ports: Ports,
     /// Reaches the bootstrap script while it runs.
     pub(super) control: Control,
 }
 
+/// What the preparations come to.
+pub(super) struct Ready {
+    /// Steps run with it.
+    pub(super) env: ChildEnv,
+    pub(super) intrinsic: Intrinsic,
+}
+
 impl Preparation {
-    /// Returns the environment that steps run with.
-    pub(super) async fn run(self, mut env: ChildEnv) -> ChildEnv {
+    pub(super) async fn run(self, mut env: ChildEnv) -> Ready {
         let context =
             InitContext { launcher: &self.launcher, paths: &self.paths, control: &self.control, env: &mut env };
         if let Err(problem) = self.runtime.init(context).await {
             tracing::warn!("the runtime is not fully set up: {problem}");
         }
+        let planner = Planner {
+            paths: self.paths.clone(),
+            ports: self.ports.clone(),
+            launcher: self.launcher.clone(),
+            env: Arc::new(env.clone()),
+        };
+        let (mut intrinsic, keys_placed) = Intrinsic::prepare(planner);
         let script = self.paths.bootstrap();
         let candidate = script.clone();
         if blocking(move || candidate.is_file()).await {
-            self.bootstrap(&script, &env).await;
+            tokio::select! {
+                _ = keys_placed => self.bootstrap(&script, &env).await,
+                () = self.control.terminated() => {}
+            }
         }
-        env
+        intrinsic.begin();
+        Ready { env, intrinsic }
     }
 
     async fn bootstrap(&self, script: &Path, env: &ChildEnv) {

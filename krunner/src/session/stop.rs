@@ -2,7 +2,7 @@
 //!
 //! | part | at most |
 //! |---|---|
-//! | the running step: TERM, 2 s, KILL, its last output | [`STEP_DEADLINE`] |
+//! | the running step and the services: TERM, 2 s, KILL, their last output | [`STEP_DEADLINE`] |
 //! | what user code left behind | 2 x [`ORPHAN_PATIENCE`] |
 //! | replies to the agent | [`FLUSH_DEADLINE`] |
 //! | our own tasks | [`TASKS_DEADLINE`] |
@@ -12,10 +12,11 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::dispatch::Session;
 use super::event::Event;
+use super::intrinsic::Intrinsic;
 use super::signals::Signals;
 use crate::exit::Exit;
 use crate::process::{end_adopted_children, kill_children};
@@ -41,7 +42,10 @@ pub(super) async fn stop(mut session: Session, signals: &mut Signals) -> Exit {
 
 async fn wind_down(session: &mut Session) {
     tracing::debug!("stopping");
-    end_step(session).await;
+    let deadline = Instant::now() + STEP_DEADLINE;
+    session.intrinsic.iter().for_each(Intrinsic::stop);
+    end_step(session, deadline).await;
+    end_services(session, deadline).await;
     if session.queue.waiting() > 0 {
         tracing::warn!("{} steps are not run any more: the runner stops", session.queue.waiting());
     }
@@ -59,24 +63,38 @@ async fn wind_down(session: &mut Session) {
 }
 
 /// Ends the running step, or the bootstrap script, and answers for it.
-async fn end_step(session: &mut Session) {
+async fn end_step(session: &mut Session, deadline: Instant) {
     let Some(control) = &session.current else { return };
     control.terminate();
     let ended = async {
         loop {
             match session.events.recv().await {
                 Some(Event::StepDone { exit_code }) => return Some(exit_code),
-                Some(Event::Ready(_)) | None => return None,
+                Some(Event::Ready(ready)) => {
+                    ready.intrinsic.stop();
+                    session.intrinsic = Some(ready.intrinsic);
+                    return None;
+                }
+                None => return None,
                 Some(_) => {}
             }
         }
     };
-    match timeout(STEP_DEADLINE, ended).await {
+    match timeout_at(deadline, ended).await {
         Ok(Some(exit_code)) => session.step_done(exit_code),
         Ok(None) => {}
         Err(_) => {
             tracing::warn!("a step did not end in time; some of its output may be lost");
             session.step_done(-nix::libc::SIGKILL);
         }
+    }
+}
+
+/// Waits for the end of the services, which were told before.
+async fn end_services(session: &mut Session, deadline: Instant) {
+    if let Some(intrinsic) = &mut session.intrinsic
+        && !intrinsic.over(deadline).await
+    {
+        tracing::warn!("sshd or ttyd did not end in time");
     }
 }
