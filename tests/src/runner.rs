@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::Duration;
 
@@ -20,14 +20,24 @@ const SHOWN_BYTES: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct Runner {
     child: Child,
+    command: Command,
     folder: TempDir,
     ports: (u16, u16),
     marker: String,
 }
 
 impl Runner {
-    pub(crate) fn new(child: Child, folder: TempDir, ports: (u16, u16), marker: String) -> Self {
-        Self { child, folder, ports, marker }
+    pub(crate) fn new(mut command: Command, folder: TempDir, ports: (u16, u16), marker: String) -> Self {
+        let child = spawn(&mut command);
+        Self { child, command, folder, ports, marker }
+    }
+
+    /// Stops the session and starts it again in the same folder, as a container is.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.signal(Signal::SIGTERM);
+        assert!(self.wait_exit().success(), "{}", self.stderr());
+        self.child = spawn(&mut self.command);
     }
 
     /// The runner's process id.
@@ -179,6 +189,10 @@ impl Drop for Runner {
         }
         self.end();
     }
+}
+
+fn spawn(command: &mut Command) -> Child {
+    command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", command.get_program().display()))
 }
 
 fn tail(bytes: &[u8]) -> String {

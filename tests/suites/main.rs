@@ -24,8 +24,10 @@ mod oom_silence;
 mod output;
 mod queue;
 mod reconnect;
+mod sshd;
 mod startup;
 mod stop;
+mod ttyd;
 
 use std::fmt::{Display, Write as _};
 use std::path::Path;

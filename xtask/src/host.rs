@@ -31,6 +31,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "procps", probe: Probe::Program("pkill"), why: "ps and pkill, as users have them in a terminal" },
     Package { name: "iproute2", probe: Probe::Program("ip"), why: "raises `lo` in a private network namespace" },
     Package { name: "util-linux", probe: Probe::Program("unshare"), why: "private namespaces for suites and bench" },
+    Package { name: "openssh-client", probe: Probe::Program("sftp"), why: "logs in to the session's sshd" },
+    Package { name: "busybox", probe: Probe::Program("busybox"), why: "its ash is the shell of Alpine's images" },
     Package { name: "libcap2-bin", probe: Probe::File("/sbin/setcap"), why: "file capabilities of a non-root runner" },
 ];
 
