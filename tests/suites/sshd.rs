@@ -270,6 +270,7 @@ fn broken_cluster_files_are_named_and_logins_work_all_the_same() {
     let host = Host::start(setup);
     host.runner.wait_for_log(&["port-mapping.json", "is no host name"]);
     assert_eq!(host.runner.read(".ssh/config"), None);
+    assert_eq!(host.authorized().lines().count(), 2, "the user's and the cluster's");
     assert_eq!(host.login(&host.key(), "exit 4").status.code(), Some(4));
 }
 
@@ -309,6 +310,7 @@ fn ask(raw: &mut Raw) -> Value {
 fn agent_may_stop_it_and_start_it_anew() {
     let host = Host::start(require!(single()));
     let mut raw = Raw::connect(&host.runner);
+    assert_eq!(host.login(&host.key(), "exit 7").status.code(), Some(7));
     // We may have seen its port open before the runner has.
     ask(&mut raw);
     assert_eq!(ask(&mut raw), json!({ "status": "running" }));
@@ -319,7 +321,6 @@ fn agent_may_stop_it_and_start_it_anew() {
     assert!(!host.runner.stderr().contains("started again"));
 
     assert_eq!(ask(&mut raw), json!({ "status": "started" }));
-    fs::remove_file(host.runner.root().join("known_hosts")).ok();
     assert_eq!(host.login(&host.key(), "exit 8").status.code(), Some(8));
 }
 

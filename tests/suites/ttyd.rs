@@ -1,6 +1,7 @@
 //! The terminal in the browser: real ttyd binaries of both generations, driven over their websocket.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 
 use krunner_tests::{Runner, Setup, Tty, host, proc, require, wait};
 use nix::sys::signal::Signal;
@@ -122,6 +123,20 @@ fn terminal_that_tmux_does_not_know_is_one_without_it() {
     let mut tty = Tty::connect(port, 80, 24);
     tty.type_line("echo \"<$((6*7)) $PWD tmux:$TMUX>\"");
     tty.read_until(&format!("<42 {} tmux:>", runner.home().display()));
+}
+
+#[test]
+fn port_that_another_has_is_taken_when_it_is_free() {
+    let setup = require!(older());
+    let (_, port) = setup.service_ports();
+    let other = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free");
+    let (runner, port) = start(setup, "sh", "/bin/sh");
+    let holder = format!("(process {})", std::process::id());
+    runner.wait_for_log(&["ttyd was not started", &format!("port {port} is taken already by"), &holder]);
+    drop(other);
+    let mut tty = Tty::connect(port, 80, 24);
+    tty.type_line("echo \"<$((6*7))>\"");
+    tty.read_until("<42>");
 }
 
 #[test]

@@ -30,14 +30,14 @@ impl Intrinsic {
         let (begin_sshd, sshd_may_begin) = oneshot::channel();
         let (begin_ttyd, ttyd_may_begin) = oneshot::channel();
         let plan = planner.clone();
-        let sshd = Kept::start(&planner.launcher, |control| async move {
+        let sshd = Kept::start(planner.launcher(), |control| async move {
             let launch = plan.sshd(control.clone()).await;
             let _ = tell_placed.send(());
             gate(sshd_may_begin, &control).await;
             launch
         });
         let plan = planner.clone();
-        let ttyd = Kept::start(&planner.launcher, |control| async move {
+        let ttyd = Kept::start(planner.launcher(), |control| async move {
             gate(ttyd_may_begin, &control).await;
             plan.ttyd().await
         });
@@ -58,7 +58,7 @@ impl Intrinsic {
         let runs = kept.status() == Status::Open;
         if matches!(kept.status(), Status::Over(_)) {
             let planner = self.planner.clone();
-            let launcher = planner.launcher.clone();
+            let launcher = planner.launcher().clone();
             *self.named(name)? = match name {
                 SSHD => Kept::start(&launcher, |control| planner.sshd(control)),
                 _ => Kept::start(&launcher, |_| planner.ttyd()),

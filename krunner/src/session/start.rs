@@ -3,6 +3,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::intrinsic::Intrinsic;
 use crate::config::{ChildEnv, Paths, Ports};
@@ -15,6 +18,10 @@ use crate::tasks::blocking;
 /// Shells that can run a bootstrap script, best first.
 const POSIX_SHELLS: [&str; 7] =
     ["/bin/sh", "/usr/bin/sh", "/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash", "/bin/dash", "/bin/ash"];
+
+/// How long the bootstrap script, which may add to them, waits for the user's ssh keys: they take a second, and many
+/// with a fraction of a processor.
+const KEYS_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Prepares for steps. A part that fails is told, and the rest goes on.
 pub(super) struct Preparation {
@@ -40,18 +47,18 @@ impl Preparation {
         if let Err(problem) = self.runtime.init(context).await {
             tracing::warn!("the runtime is not fully set up: {problem}");
         }
-        let planner = Planner {
-            paths: self.paths.clone(),
-            ports: self.ports.clone(),
-            launcher: self.launcher.clone(),
-            env: Arc::new(env.clone()),
-        };
+        let planner = Planner::new(self.paths.clone(), self.ports.clone(), self.launcher.clone(), env.clone());
         let (mut intrinsic, keys_placed) = Intrinsic::prepare(planner);
         let script = self.paths.bootstrap();
         let candidate = script.clone();
         if blocking(move || candidate.is_file()).await {
             tokio::select! {
-                _ = keys_placed => self.bootstrap(&script, &env).await,
+                placed = timeout(KEYS_PATIENCE, keys_placed) => {
+                    if placed.is_err() {
+                        tracing::warn!("the bootstrap script is run without waiting any longer for ssh keys");
+                    }
+                    self.bootstrap(&script, &env).await;
+                }
                 () = self.control.terminated() => {}
             }
         }

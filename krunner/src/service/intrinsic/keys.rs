@@ -52,6 +52,9 @@ impl Keys<'_> {
         let made = blocking(move || make_anew(&fresh)).await;
         made.map_err(|error| format!("cannot make {} anew: {error}", folder.display()))?;
         if let Err(problem) = self.user_pair().await {
+            if self.control.is_terminated() {
+                return Err("the runner stops".to_owned());
+            }
             tracing::warn!("the user has no ssh key of this session: {problem}");
         }
         let (paths, replicas) = (self.paths.clone(), self.env.get(OsStr::new(REPLICAS)).cloned());

@@ -1,7 +1,7 @@
 //! From what is there to what is started, for each of the services.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::keys::Keys;
 use super::sshd::Dropbear;
@@ -21,34 +21,51 @@ pub const TTYD: &str = "ttyd";
 /// Where the other files of the server are.
 const PID_FILE: &str = "dropbear.pid";
 
-/// What is needed to plan.
+/// What is needed to plan. Clones share what was planned already.
 #[derive(Clone)]
 pub struct Planner {
-    /// Where things are.
-    pub paths: Paths,
-    /// What to listen on.
-    pub ports: Ports,
-    /// For the makers of keys.
-    pub launcher: Launcher,
-    /// The environment of user code, which is that of the services, too.
-    pub env: Arc<ChildEnv>,
+    paths: Paths,
+    ports: Ports,
+    launcher: Launcher,
+    env: Arc<ChildEnv>,
+    /// A server that starts anew is the same to its clients.
+    sshd: Arc<OnceLock<Launch>>,
 }
 
 impl Planner {
-    /// Puts keys in their places; then how the ssh server is started.
+    /// A planner for services whose environment is that of user code. The launcher is for the makers of keys.
+    #[must_use]
+    pub fn new(paths: Paths, ports: Ports, launcher: Launcher, env: ChildEnv) -> Self {
+        Self { paths, ports, launcher, env: Arc::new(env), sshd: Arc::default() }
+    }
+
+    /// What starts programs.
+    #[must_use]
+    pub fn launcher(&self) -> &Launcher {
+        &self.launcher
+    }
+
+    /// Puts keys in their places, once in a session; then how the ssh server is started.
     ///
     /// # Errors
     /// A sentence on why it is not; it is in the log already.
     pub async fn sshd(self, control: Control) -> Result<Launch, String> {
+        if let Some(launch) = self.sshd.get() {
+            return Ok(launch.clone());
+        }
         let paths = self.paths.clone();
         let dropbear = blocking(move || Dropbear::choose(&paths, Path::is_file)).await;
         let dropbear = dropbear.inspect_err(|problem| tell_missing(SSHD, problem))?;
         let Self { paths, launcher, env, .. } = &self;
         let keys = Keys { dropbear: &dropbear, paths, launcher, env, control: &control };
-        let host_key =
-            keys.prepare().await.inspect_err(|problem| tracing::error!("{SSHD} is not started: {problem}"))?;
+        let host_key = keys.prepare().await.inspect_err(|problem| {
+            if !control.is_terminated() {
+                tracing::error!("{SSHD} is not started: {problem}");
+            }
+        })?;
         let serve = dropbear.serve(&host_key, &paths.dropbear().join(PID_FILE), &self.ports.sshd);
-        Ok(self.launch(SSHD, serve, self.ports.sshd.first().copied()))
+        let launch = self.launch(SSHD, serve, self.ports.sshd.first().copied());
+        Ok(self.sshd.get_or_init(|| launch).clone())
     }
 
     /// How the terminal server is started.
