@@ -7,7 +7,7 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::libc::{O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK};
@@ -23,26 +23,33 @@ const OTHERS: u32 = 0o077;
 #[derive(Debug)]
 pub(super) struct Folder {
     held: File,
-    follow: bool,
+    /// The user and group whose home it is, for a runner of root, which gives them what it makes. No other runner can
+    /// give anything away; nor can it be led anywhere by links.
+    owner: Option<(u32, u32)>,
 }
 
 impl Folder {
     /// The home itself; whatever leads there is not the user's to change.
     pub(super) fn home(path: &Path) -> io::Result<Self> {
         let held = OpenOptions::new().read(true).custom_flags(O_DIRECTORY).open(path)?;
-        Ok(Self { held, follow: !nix::unistd::geteuid().is_root() })
+        let about = held.metadata()?;
+        let owner = nix::unistd::geteuid().is_root().then(|| (about.uid(), about.gid()));
+        Ok(Self { held, owner })
     }
 
     /// A folder in this one that is for its owner only; made if need be.
     pub(super) fn private(&self, name: &str) -> io::Result<Self> {
         let path = self.at(name);
-        match fs::DirBuilder::new().mode(PRIVATE_FOLDER).create(&path) {
+        let made = match fs::DirBuilder::new().mode(PRIVATE_FOLDER).create(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+            made => made.is_ok(),
+        };
         let held = self.open(&path, O_DIRECTORY)?;
+        if made {
+            self.give(&held)?;
+        }
         close_to_others(&held, PRIVATE_FOLDER, name)?;
-        Ok(Self { held, follow: self.follow })
+        Ok(Self { held, owner: self.owner })
     }
 
     /// The file's content; `None` without such a file. What is there already is closed to others.
@@ -68,12 +75,13 @@ impl Folder {
     /// Writes the file, for its owner only.
     pub(super) fn write_private(&self, name: &str, text: &[u8]) -> io::Result<()> {
         let mut target = self.at(name);
-        if self.follow {
+        if self.owner.is_none() {
             // A link stays one, and what it leads to is replaced.
             target = fs::canonicalize(&target).unwrap_or(target);
         }
         let folder = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
         let mut new = tempfile::Builder::new().permissions(Permissions::from_mode(PRIVATE_FILE)).tempfile_in(folder)?;
+        self.give(new.as_file())?;
         new.write_all(text)?;
         new.persist(&target)?;
         Ok(())
@@ -83,11 +91,17 @@ impl Folder {
         PathBuf::from(format!("/proc/self/fd/{}", self.held.as_raw_fd())).join(name)
     }
 
+    fn give(&self, made: &File) -> io::Result<()> {
+        self.owner.map_or(Ok(()), |(user, group)| fchown(made, Some(user), Some(group)))
+    }
+
     fn open(&self, path: &Path, flags: i32) -> io::Result<File> {
-        let flags = if self.follow { flags } else { flags | O_NOFOLLOW };
-        OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| match error.raw_os_error() {
-            Some(nix::libc::ELOOP | nix::libc::ENOTDIR) => {
-                io::Error::other("it is a link, or nothing of the kind it should be; a runner of root follows no link")
+        let stay = if self.owner.is_some() { O_NOFOLLOW } else { 0 };
+        let opened = OpenOptions::new().read(true).custom_flags(flags | stay).open(path);
+        // With O_NOFOLLOW a link is ELOOP, or ENOTDIR where a folder was asked for (open(2)).
+        opened.map_err(|error| match fs::symlink_metadata(path) {
+            Ok(about) if stay != 0 && about.is_symlink() => {
+                io::Error::other("it is a link, and a runner of root follows none in the home")
             }
             _ => error,
         })
@@ -111,10 +125,12 @@ mod tests {
 
     use super::*;
 
-    fn home(follow: bool) -> (tempfile::TempDir, Folder) {
+    /// A home, as a runner of root sees it, or any other.
+    fn home(for_root: bool) -> (tempfile::TempDir, Folder) {
         let place = tempfile::tempdir().unwrap();
         let mut home = Folder::home(place.path()).unwrap();
-        home.follow = follow;
+        let about = fs::metadata(place.path()).unwrap();
+        home.owner = for_root.then(|| (about.uid(), about.gid()));
         (place, home)
     }
 
@@ -124,7 +140,7 @@ mod tests {
 
     #[test]
     fn folders_and_files_are_for_their_owner_only() {
-        let (place, home) = home(false);
+        let (place, home) = home(true);
         let ssh = home.private(".ssh").unwrap();
         assert_eq!(ssh.read_private("config").unwrap(), None);
         ssh.write_private("config", b"1").unwrap();
@@ -140,8 +156,8 @@ mod tests {
 
     #[test]
     fn root_is_not_led_out_of_the_home_by_links() {
-        let (place, home) = home(false);
-        let (elsewhere, _) = self::home(false);
+        let (place, home) = home(true);
+        let (elsewhere, _) = self::home(true);
         let secret = elsewhere.path().join("secret");
         fs::write(&secret, "theirs").unwrap();
         fs::set_permissions(&secret, Permissions::from_mode(0o644)).unwrap();
@@ -160,8 +176,8 @@ mod tests {
 
     #[test]
     fn the_users_links_are_followed_by_whoever_has_the_users_rights_only() {
-        let (place, home) = home(true);
-        let (elsewhere, _) = self::home(true);
+        let (place, home) = home(false);
+        let (elsewhere, _) = self::home(false);
         symlink(elsewhere.path(), place.path().join(".ssh")).unwrap();
         symlink("keys", elsewhere.path().join("authorized_keys")).unwrap();
         fs::write(elsewhere.path().join("keys"), "old").unwrap();
@@ -173,8 +189,23 @@ mod tests {
     }
 
     #[test]
+    fn what_root_makes_is_the_homes_owners() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(place.path(), Some(4321), Some(1234)).unwrap();
+        let ssh = Folder::home(place.path()).unwrap().private(".ssh").unwrap();
+        ssh.write_private("config", b"").unwrap();
+        for made in [".ssh", ".ssh/config"] {
+            let about = fs::metadata(place.path().join(made)).unwrap();
+            assert_eq!((about.uid(), about.gid()), (4321, 1234), "{made}");
+        }
+    }
+
+    #[test]
     fn what_is_no_file_is_told() {
-        let (place, home) = home(false);
+        let (place, home) = home(true);
         nix::unistd::mkfifo(&place.path().join("config"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(home.read_private("config").is_err(), "a FIFO without a writer");
         fs::write(place.path().join(".ssh"), "").unwrap();

@@ -92,8 +92,9 @@ impl Keys<'_> {
     async fn host_key(&self) -> Result<PathBuf, String> {
         let given = self.paths.given_ssh(HOST_KEY);
         let candidate = given.clone();
-        match blocking(move || fs::File::open(candidate)).await {
-            Ok(_) => return Ok(given),
+        match blocking(move || fs::File::open(candidate)?.metadata()).await {
+            Ok(about) if about.is_file() => return Ok(given),
+            Ok(_) => tracing::warn!("{} is no file; a host key for this session is made", given.display()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => tracing::warn!("{}: {error}; a host key for this session is made", given.display()),
         }
