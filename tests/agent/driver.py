@@ -121,6 +121,9 @@ class Driver:
     async def op_start_service(self, request):
         return await self.client.feed_start_service(request["info"])
 
+    async def op_start_model_service(self, request):
+        return await self.client.feed_start_model_service(request["info"])
+
     async def op_shutdown_service(self, request):
         await self.client.feed_shutdown_service(request["name"])
 

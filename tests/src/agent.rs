@@ -281,6 +281,18 @@ impl Agent {
         self.start("start_service", json!({ "info": info })).wait()
     }
 
+    /// Asks to start a service, and does not wait for it.
+    #[track_caller]
+    pub fn start_starting_service(&self, info: &Value) -> Pending<Value> {
+        self.start("start_service", json!({ "info": info }))
+    }
+
+    /// Asks to start a model service.
+    #[track_caller]
+    pub fn start_model_service(&self, info: &Value) -> Value {
+        self.start("start_model_service", json!({ "info": info })).wait()
+    }
+
     /// Asks to stop a service; there is no reply.
     #[track_caller]
     pub fn shutdown_service(&self, name: &str) {

@@ -118,6 +118,16 @@ pub fn user_python() -> Result<PathBuf, String> {
     if system.is_file() { Ok(system) } else { agent_python() }
 }
 
+/// The interpreter of the venv, with a Jupyter server in it.
+pub fn notebook_python() -> Result<PathBuf, String> {
+    let python = agent_python()?;
+    let found = Command::new(&python).args(["-c", "import notebook"]).stdin(Stdio::null()).output();
+    match found {
+        Ok(output) if output.status.success() => Ok(python),
+        _ => Err(format!("{} has no notebook", python.display())),
+    }
+}
+
 /// The right to become another user, which permission checks need to be seen.
 pub fn root() -> Result<(), String> {
     if nix::unistd::geteuid().is_root() {

@@ -71,6 +71,10 @@ fn check_tmux(setup: Setup) {
     first.type_line("echo \"<${SHELL#\"${HOME%/home/work}\"}>\"");
     first.read_until("</bin/bash>");
 
+    let tmux = runner.root().join("opt/kernel/tmux");
+    first.type_line(&format!("echo \"<$({} list-sessions | wc -l) session>\"", tmux.display()));
+    first.read_until("<1 session>");
+
     let mut second = connect_to_tmux(port);
     second.type_line("echo \"<again $((answer+2))>\"");
     second.read_until("<again 43>");

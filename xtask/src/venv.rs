@@ -19,6 +19,7 @@ const REQUIREMENTS: &[&str] = &[
     "backend.ai-kernel==23.3.8", // the runner that krunner replaces: reference and yardstick
     "backend.ai-agent==23.3.8",  // the client that must work unmodified
     "ipykernel",                 // a Jupyter kernel for query mode
+    "notebook",                  // a Jupyter server, started as a service
     "matplotlib",                // the commonest source of `media` replies
 ];
 

@@ -16,6 +16,7 @@ Examples:
   krunner selftest                   see that everything works on this machine
   krunner monitor                    report every kill for memory here, without an agent
   krunner doctor                     see how OOM kills would be traced here, and why
+  krunner services                   check an image's service definitions and show what they start
 
 Exit codes:
   0    done, or stopped by SIGINT or SIGTERM     4    send: no answer in time
@@ -73,6 +74,8 @@ pub(super) enum Task {
     Monitor(MonitorArgs),
     /// Say which tracer of OOM kills a runner started here would use, and why not the better one
     Doctor(DoctorArgs),
+    /// Check service definitions and show what each would start; nothing is started
+    Services(ServicesArgs),
 }
 
 const SEND_EXAMPLES: &str = "\
@@ -169,6 +172,43 @@ pub(super) struct DoctorArgs {
     /// Print one JSON object: tracer, scope, and each check with its state, what was found and the remedy
     #[arg(long)]
     pub(super) json: bool,
+}
+
+const SERVICES_EXAMPLES: &str = "\
+Examples:
+  krunner services                                   those of this image
+  krunner services jupyter --language python         with what the language offers by itself
+  krunner services --definitions ./service-defs --port 8080 --port 8081 --json
+  krunner services --json | jq -r '.problems[]'      only what is wrong
+
+What an action would find out is shown as <name>. The exit code is 1 when a definition cannot be used.";
+
+/// `krunner services`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = SERVICES_EXAMPLES)]
+pub(super) struct ServicesArgs {
+    /// Only this one
+    pub(super) name: Option<String>,
+
+    /// Print one JSON object: services with argv, env and what users may set, and problems
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// The folder of NAME.json files
+    #[arg(long, value_name = "DIR", default_value = "/etc/backend.ai/service-defs")]
+    pub(super) definitions: PathBuf,
+
+    /// Show what this language offers where no definition has the name
+    #[arg(long, value_name = "LANG", value_parser = languages())]
+    pub(super) language: Option<String>,
+
+    /// What `{runtime_path}` stands for [default: that of the language]
+    #[arg(long, value_name = "PATH")]
+    pub(super) runtime_path: Option<PathBuf>,
+
+    /// What `{ports[0]}`, `{ports[1]}`, ... stand for
+    #[arg(long = "port", value_name = "PORT", default_values_t = [8080, 8081, 8082, 8083])]
+    pub(super) ports: Vec<u16>,
 }
 
 fn languages() -> PossibleValuesParser {

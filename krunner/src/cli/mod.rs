@@ -9,6 +9,7 @@ mod run;
 mod scratch;
 mod selftest;
 mod send;
+mod services;
 
 pub use args::command;
 pub use main::main;

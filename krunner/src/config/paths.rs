@@ -61,6 +61,12 @@ impl Paths {
         self.at("tmp/bai-user-input.sock")
     }
 
+    /// The image's services, a file for each.
+    #[must_use]
+    pub fn service_definitions(&self) -> PathBuf {
+        self.at("etc/backend.ai/service-defs")
+    }
+
     /// Folders that lead `PATH` when they exist; the last one here comes first.
     #[must_use]
     pub fn promoted_if_present(&self) -> [PathBuf; 3] {

@@ -127,33 +127,48 @@ impl Launcher {
         control: &Control,
         deadline: Duration,
     ) -> Result<Vec<u8>, String> {
-        let captured = Arc::new(Captured::default());
+        let own = Control::new();
+        let collect = self.collect(command, env, &own, CAPTURE_BYTES);
+        tokio::pin!(collect);
+        let collected = tokio::select! {
+            collected = &mut collect => collected,
+            () = either(control.terminated(), sleep(deadline)) => {
+                own.terminate();
+                collect.await.map(|collected| Collected { outcome: Outcome::NotStarted, ..collected })
+            }
+        };
+        match collected {
+            Ok(Collected { outcome: Outcome::Ended(Exit::Code(0)), stdout, .. }) => Ok(stdout),
+            Ok(Collected { outcome: Outcome::Ended(exit), stderr, .. }) => {
+                Err(format!("`{command}` failed with {}: {}", exit.code(), String::from_utf8_lossy(&stderr).trim_end()))
+            }
+            Ok(_) => Err(format!("`{command}` was ended: the runner stops, or it took more than {deadline:?}")),
+            Err(error) => Err(crate::error::chain(&error)),
+        }
+    }
+
+    /// Runs a helper program as a part of a step: nobody sees what it writes but the caller. Of each stream
+    /// at most `limit_bytes` are kept; the rest is read and thrown away.
+    ///
+    /// # Errors
+    /// When it could not be started.
+    pub async fn collect(
+        &self,
+        command: &Command,
+        env: &ChildEnv,
+        control: &Control,
+        limit_bytes: usize,
+    ) -> Result<Collected, SpawnError> {
+        let captured = Arc::new(Captured { limit_bytes, stdout: Mutex::default(), stderr: Mutex::default() });
         let quiet = Self {
             console: Console { stdout: Writer::discard(), stderr: Writer::discard() },
             sink: Arc::clone(&captured) as Arc<dyn OutputSink>,
             logs: None,
             ..self.clone()
         };
-        let own = Control::new();
-        let run = quiet.run(command, env, &own);
-        tokio::pin!(run);
-        let outcome = tokio::select! {
-            outcome = &mut run => outcome,
-            () = either(control.terminated(), sleep(deadline)) => {
-                own.terminate();
-                run.await.and(Ok(Outcome::NotStarted))
-            }
-        };
-        let text = |bytes: &Mutex<Vec<u8>>| bytes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (stdout, stderr) = (text(&captured.stdout), text(&captured.stderr));
-        match outcome {
-            Ok(Outcome::Ended(Exit::Code(0))) => Ok(stdout),
-            Ok(Outcome::Ended(exit)) => {
-                Err(format!("`{command}` failed with {}: {}", exit.code(), String::from_utf8_lossy(&stderr).trim_end()))
-            }
-            Ok(_) => Err(format!("`{command}` was ended: the runner stops, or it took more than {deadline:?}")),
-            Err(error) => Err(crate::error::chain(&error)),
-        }
+        let outcome = quiet.run(command, env, control).await?;
+        let take = |kept: &Mutex<Vec<u8>>| std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(Collected { outcome, stdout: take(&captured.stdout), stderr: take(&captured.stderr) })
     }
 
     fn start_pump(&self, pump: Pump) -> RunningPump {
@@ -256,9 +271,20 @@ async fn end_group(pid: Pid, exit: oneshot::Receiver<Exit>) -> Exit {
     exit.unwrap_or(Exit::Signal(nix::libc::SIGKILL))
 }
 
-/// Output kept in memory, up to [`CAPTURE_BYTES`] of each stream.
-#[derive(Default)]
+/// What a program wrote, and how it ended.
+#[derive(Debug)]
+pub struct Collected {
+    /// Its end.
+    pub outcome: Outcome,
+    /// The beginning of its standard output.
+    pub stdout: Vec<u8>,
+    /// The beginning of its standard error.
+    pub stderr: Vec<u8>,
+}
+
+/// Output kept in memory, up to `limit_bytes` of each stream.
 struct Captured {
+    limit_bytes: usize,
     stdout: Mutex<Vec<u8>>,
     stderr: Mutex<Vec<u8>>,
 }
@@ -271,7 +297,7 @@ impl OutputSink for Captured {
             Stream::Stderr => &self.stderr,
         };
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = CAPTURE_BYTES.saturating_sub(kept.len());
+        let room = self.limit_bytes.saturating_sub(kept.len());
         kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
     }
 }

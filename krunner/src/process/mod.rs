@@ -21,7 +21,7 @@ mod tasklog;
 
 pub use command::Command;
 pub use control::Control;
-pub use launcher::{Console, Launcher, Running};
+pub use launcher::{Collected, Console, Launcher, Running};
 pub use outcome::{Exit, Outcome};
 pub use pump::{OutputSink, Stream};
 pub use reaper::{Reaper, Witness};

@@ -143,6 +143,15 @@ impl Supervised {
         self.phase()
     }
 
+    /// Waits for the next phase.
+    pub async fn changed(&mut self) -> Phase {
+        match self.phase.changed().await {
+            Ok(()) => self.phase.borrow_and_update().clone(),
+            // Its task is gone, with all others.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Waits until it does not run any more.
     pub async fn ended(&mut self) -> Ended {
         let told = self.phase.wait_for(|phase| matches!(phase, Phase::Ended(_))).await.map(|phase| phase.clone());

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use nix::time::{ClockId, clock_gettime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::event::{Event, Response};
-use super::intrinsic::Intrinsic;
+use super::intrinsic::{self, Intrinsic};
 use super::oom::Oom;
 use super::queue::{Pushed, TaskQueue, Work};
+use super::services;
 use super::signals::Signals;
 use super::start::{Preparation, Ready};
 use super::stop;
@@ -22,11 +23,11 @@ use crate::exit::Exit;
 use crate::monitor::Means;
 use crate::process::{Console, Control, Launcher, OutputSink, Reaper, Stream};
 use crate::runtime::{Kind, Runtime};
-use crate::service::intrinsic::{SSHD, TTYD};
+use crate::service::{Busy, Order, Services, Setting};
 use crate::tasks::TaskGroup;
 use crate::transport::{self, Inbound, Outbox, Queue};
 use crate::user_input::{self, InputWanted, UserInput};
-use crate::wire::{Op, OutputStream, Reply, ServiceOutcome, ServiceRequest, Step};
+use crate::wire::{Op, OutputStream, Reply, Step};
 
 /// Tasks that report at the same time; they wait for their turn.
 const QUEUED_EVENTS: usize = 16;
@@ -65,6 +66,7 @@ pub struct Session {
     runtime: Arc<dyn Runtime>,
     input: Option<UserInput>,
     inputs_wanted: mpsc::Receiver<InputWanted>,
+    pub(super) services: Services,
     pub(super) oom: Oom,
     /// A request for input is about to be told; the next one waits.
     asking: bool,
@@ -99,6 +101,17 @@ impl Session {
             .inspect_err(|error| tracing::warn!("programs cannot ask for input: {}: {error}", socket.display()))
             .ok();
         let (report, events) = mpsc::channel(QUEUED_EVENTS);
+        let (runtime_ready, final_env) = oneshot::channel();
+        let services = Services::start(Setting {
+            definitions: settings.paths.service_definitions(),
+            language: settings.kind.name,
+            runtime_path: settings.runtime_path.clone(),
+            work: settings.paths.work(),
+            own_libraries: settings.paths.volume_libraries().to_owned(),
+            launcher: launcher.clone(),
+            env: settings.env.clone(),
+            final_env,
+        });
         let runtime = (settings.kind.make)(settings.runtime_path);
         let mut session = Self {
             tasks,
@@ -115,20 +128,21 @@ impl Session {
             runtime,
             input,
             inputs_wanted,
+            services,
             oom,
             asking: false,
             step_number: 0,
             started_at,
         };
-        session.prepare(settings.paths, settings.ports, settings.env);
+        session.prepare(settings.paths, settings.ports, settings.env, runtime_ready);
         Ok(session)
     }
 
-    fn prepare(&mut self, paths: Paths, ports: Ports, env: ChildEnv) {
+    fn prepare(&mut self, paths: Paths, ports: Ports, env: ChildEnv, runtime_ready: oneshot::Sender<ChildEnv>) {
         let control = Control::new();
         self.current = Some(control.clone());
-        let preparation =
-            Preparation { runtime: Arc::clone(&self.runtime), launcher: self.launcher.clone(), paths, ports, control };
+        let (runtime, launcher) = (Arc::clone(&self.runtime), self.launcher.clone());
+        let preparation = Preparation { runtime, launcher, paths, ports, control, runtime_ready };
         let report = self.report.clone();
         self.tasks.spawn("preparation", async move {
             let ready = preparation.run(env).await;
@@ -163,12 +177,17 @@ impl Session {
             self.outbox.room_for_answers().await;
             self.inputs_wanted.recv().await
         };
+        let about_services = async {
+            self.outbox.room_for_answers().await;
+            self.services.next().await
+        };
         tokio::select! {
             biased;
             () = signals.next() => Event::Signal,
             task = self.tasks.failed() => Event::TaskPanicked(task),
             Some(event) = self.events.recv() => event,
             told = self.oom.next() => Event::Oom(told),
+            told = about_services => Event::Service(told),
             Some(wanted) = wanted, if !self.asking => Event::InputWanted(wanted),
             Some(frames) = message => Event::Message(frames),
         }
@@ -179,6 +198,7 @@ impl Session {
             Event::Signal => return Response::Stop,
             Event::TaskPanicked(task) => return Response::Fail(task),
             Event::Oom(told) => self.oom.handle(told),
+            Event::Service(told) => self.outbox.answer(services::reply(told)),
             Event::Message(frames) => match Op::decode(&frames) {
                 Ok(op) => self.handle_op(op),
                 Err(problem) => tracing::warn!("a message of the agent is skipped: {}", chain(&problem)),
@@ -223,43 +243,28 @@ impl Session {
             Op::Complete(_) => self.outbox.answer(Reply::Completion(Vec::new())),
             Op::Event(event) if event.kind == "oom" => self.oom.told_by_agent(),
             Op::Event(event) => tracing::info!("Agent-notified event: {} {}", event.kind, event.data),
-            Op::StartService(request) => self.start_service(&request),
-            Op::StartModelService(request) => {
-                tracing::warn!("the model service {} is not started: there are no model services", request.name);
-                let outcome = ServiceOutcome::failed("model services are not supported");
-                self.outbox.answer(Reply::ModelServiceResult(outcome));
+            Op::StartService(request) => {
+                let order = intrinsic::order(&mut self.intrinsic, &request);
+                self.order(order.unwrap_or_else(|| services::start(request)));
             }
+            Op::StartModelService(request) => self.order(services::start_model(request)),
             Op::ShutdownService(name) => {
                 if !self.intrinsic.as_mut().is_some_and(|intrinsic| intrinsic.shut_down(&name)) {
-                    tracing::warn!("the service {name} does not run");
+                    self.order(Order::Stop(name));
                 }
             }
-            Op::GetApps(_) => self.outbox.answer(Reply::AppsResult(Vec::new())),
+            Op::GetApps(name) => self.order(Order::Apps(name)),
         }
     }
 
-    fn start_service(&mut self, request: &ServiceRequest) {
-        let outcome = match (request.protocol.as_str(), &mut self.intrinsic) {
-            ("preopen", _) => ServiceOutcome::Started,
-            (_, intrinsic) if matches!(request.name.as_str(), SSHD | TTYD) => {
-                match intrinsic.as_mut().and_then(|intrinsic| intrinsic.request(&request.name)) {
-                    Some(answer) => {
-                        let outbox = self.outbox.clone();
-                        self.tasks.spawn("start of a service", async move {
-                            outbox.answer(Reply::ServiceResult(answer.await));
-                        });
-                        return;
-                    }
-                    None => ServiceOutcome::failed("still starting"),
-                }
+    fn order(&self, order: Order) {
+        if let Err(busy) = self.services.order(order) {
+            tracing::warn!("a request is refused: {busy}");
+            let Busy(order) = &busy;
+            if let Some(reply) = services::refusal(order, &busy.to_string()) {
+                self.outbox.answer(reply);
             }
-            ("pty", _) => ServiceOutcome::failed("not implemented yet"),
-            _ => {
-                tracing::warn!("the service {} is not supported", request.name);
-                ServiceOutcome::failed("unsupported service")
-            }
-        };
-        self.outbox.answer(Reply::ServiceResult(outcome));
+        }
     }
 
     fn enqueue(&mut self, step: Step) {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::oom::Told;
 use super::start::Ready;
+use crate::service;
 use crate::user_input::InputWanted;
 
 /// What the session's loop reacts to.
@@ -24,6 +25,8 @@ pub(super) enum Event {
         /// Which step that was in.
         step_number: u64,
     },
+    /// An answer about services, or news of a model service.
+    Service(service::Event),
     /// About kills for memory.
     Oom(Told),
     /// SIGINT or SIGTERM.

@@ -10,10 +10,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::process::Control;
 use crate::service::intrinsic::{Kept, Planner, SSHD, Status, TTYD};
-use crate::wire::ServiceOutcome;
+use crate::service::{Order, Outcome};
+use crate::wire::ServiceRequest;
 
 /// The agent waits ten seconds for an answer.
 const ANSWER_DEADLINE: Duration = Duration::from_millis(8500);
+
+const STILL_STARTING: &str = "still starting";
 
 /// Both services.
 pub(super) struct Intrinsic {
@@ -52,8 +55,8 @@ impl Intrinsic {
         }
     }
 
-    /// Answers a request for one of the services; `None` if the name is another's. One that is over starts anew.
-    pub(super) fn request(&mut self, name: &str) -> Option<impl Future<Output = ServiceOutcome> + Send + 'static> {
+    /// The answer to a request for one of the services; `None` if the name is another's. One that is over starts anew.
+    fn request(&mut self, name: &str) -> Option<impl Future<Output = Outcome> + Send + 'static> {
         let kept = self.named(name)?;
         let runs = kept.status() == Status::Open;
         if matches!(kept.status(), Status::Over(_)) {
@@ -67,10 +70,10 @@ impl Intrinsic {
         let settled = self.named(name)?.settled(Instant::now() + ANSWER_DEADLINE);
         Some(async move {
             match settled.await {
-                Status::Open if runs => ServiceOutcome::Running,
-                Status::Open => ServiceOutcome::Started,
-                Status::Coming => ServiceOutcome::failed("still starting"),
-                Status::Over(reason) => ServiceOutcome::failed(reason),
+                Status::Open if runs => Outcome::Running,
+                Status::Open => Outcome::Started,
+                Status::Coming => Outcome::Failed(STILL_STARTING.to_owned()),
+                Status::Over(reason) => Outcome::Failed(reason),
             }
         })
     }
@@ -101,6 +104,17 @@ impl Intrinsic {
             TTYD => Some(&mut self.ttyd),
             _ => None,
         }
+    }
+}
+
+/// The order that a request for one of these services comes to: its answer takes its turn among the others'.
+pub(super) fn order(intrinsic: &mut Option<Intrinsic>, request: &ServiceRequest) -> Option<Order> {
+    if !matches!(request.name.as_str(), SSHD | TTYD) || request.protocol == "preopen" {
+        return None;
+    }
+    match intrinsic {
+        Some(intrinsic) => intrinsic.request(&request.name).map(Order::kept),
+        None => Some(Order::kept(async { Outcome::Failed(STILL_STARTING.to_owned()) })),
     }
 }
 

@@ -18,6 +18,7 @@ mod intrinsic;
 mod oom;
 mod oom_log;
 mod queue;
+mod services;
 mod signals;
 mod start;
 mod stop;

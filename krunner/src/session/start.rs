@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::intrinsic::Intrinsic;
@@ -31,6 +32,8 @@ pub(super) struct Preparation {
     pub(super) ports: Ports,
     /// Reaches the bootstrap script while it runs.
     pub(super) control: Control,
+    /// Told of the environment before the bootstrap script runs, which may take long.
+    pub(super) runtime_ready: oneshot::Sender<ChildEnv>,
 }
 
 /// What the preparations come to.
@@ -47,7 +50,9 @@ impl Preparation {
         if let Err(problem) = self.runtime.init(context).await {
             tracing::warn!("the runtime is not fully set up: {problem}");
         }
-        let planner = Planner::new(self.paths.clone(), self.ports.clone(), self.launcher.clone(), env.clone());
+        // Whoever waits for it may have given up.
+        let _ = self.runtime_ready.send(env.clone());
+        let planner = Planner::new(self.paths.clone(), self.ports, self.launcher.clone(), env.clone());
         let (mut intrinsic, keys_placed) = Intrinsic::prepare(planner);
         let script = self.paths.bootstrap();
         let candidate = script.clone();
@@ -57,7 +62,7 @@ impl Preparation {
                     if placed.is_err() {
                         tracing::warn!("the bootstrap script is run without waiting any longer for ssh keys");
                     }
-                    self.bootstrap(&script, &env).await;
+                    bootstrap(&self.launcher, &self.control, &script, &env).await;
                 }
                 () = self.control.terminated() => {}
             }
@@ -65,18 +70,18 @@ impl Preparation {
         intrinsic.begin();
         Ready { env, intrinsic }
     }
+}
 
-    async fn bootstrap(&self, script: &Path, env: &ChildEnv) {
-        let Some(shell) = POSIX_SHELLS.into_iter().find(|shell| Path::new(shell).is_file()) else {
-            tracing::error!("{} is not run: none of {} exists", script.display(), POSIX_SHELLS.join(", "));
-            return;
-        };
-        tracing::info!("running the bootstrap script {}", script.display());
-        self.control.forget_interrupts();
-        let command = Command::argv([shell.as_ref(), script.as_os_str()]);
-        match self.launcher.run(&command, env, &self.control).await {
-            Ok(outcome) => tracing::info!("the bootstrap script has exited with code {}", outcome.code()),
-            Err(error) => tracing::error!("the bootstrap script was not run: {}", chain(&error)),
-        }
+async fn bootstrap(launcher: &Launcher, control: &Control, script: &Path, env: &ChildEnv) {
+    let Some(shell) = POSIX_SHELLS.into_iter().find(|shell| Path::new(shell).is_file()) else {
+        tracing::error!("{} is not run: none of {} exists", script.display(), POSIX_SHELLS.join(", "));
+        return;
+    };
+    tracing::info!("running the bootstrap script {}", script.display());
+    control.forget_interrupts();
+    let command = Command::argv([shell.as_ref(), script.as_os_str()]);
+    match launcher.run(&command, env, control).await {
+        Ok(outcome) => tracing::info!("the bootstrap script has exited with code {}", outcome.code()),
+        Err(error) => tracing::error!("the bootstrap script was not run: {}", chain(&error)),
     }
 }

@@ -43,9 +43,17 @@ pub(super) async fn stop(mut session: Session, signals: &mut Signals) -> Exit {
 async fn wind_down(session: &mut Session) {
     tracing::debug!("stopping");
     let deadline = Instant::now() + STEP_DEADLINE;
+    let services = session.services.stop(STEP_DEADLINE);
     session.intrinsic.iter().for_each(Intrinsic::stop);
-    end_step(session, deadline).await;
-    end_services(session, deadline).await;
+    let ((), services_ended) = tokio::join!(end_step(session, deadline), services);
+    // Those that come with the session may have come to light with the end of the bootstrap script.
+    let intrinsic_ended = match &mut session.intrinsic {
+        Some(intrinsic) => intrinsic.over(deadline).await,
+        None => true,
+    };
+    if !(services_ended && intrinsic_ended) {
+        tracing::warn!("some services did not end in time");
+    }
     if session.queue.waiting() > 0 {
         tracing::warn!("{} steps are not run any more: the runner stops", session.queue.waiting());
     }
@@ -87,14 +95,5 @@ async fn end_step(session: &mut Session, deadline: Instant) {
             tracing::warn!("a step did not end in time; some of its output may be lost");
             session.step_done(-nix::libc::SIGKILL);
         }
-    }
-}
-
-/// Waits for the end of the services, which were told before.
-async fn end_services(session: &mut Session, deadline: Instant) {
-    if let Some(intrinsic) = &mut session.intrinsic
-        && !intrinsic.over(deadline).await
-    {
-        tracing::warn!("sshd or ttyd did not end in time");
     }
 }

@@ -57,6 +57,16 @@ pub enum BadMessage {
         /// Where the first wrong byte is.
         position: usize,
     },
+    /// The payload of this op is kept for a while, and has a limit.
+    #[error("a payload of `{op}` with {bytes} bytes; at most {limit} are taken")]
+    TooLarge {
+        /// The op it came with.
+        op: &'static str,
+        /// How many it has.
+        bytes: usize,
+        /// How many it may have.
+        limit: usize,
+    },
     /// The payload of this op has to be JSON of a certain shape.
     #[error("a malformed payload of `{op}`")]
     Json {

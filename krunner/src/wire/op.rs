@@ -11,6 +11,9 @@ use super::payload::{ModelServiceRequest, ServiceRequest};
 /// How much of an unknown op's name is shown in the log.
 const SHOWN_NAME_BYTES: usize = 64;
 
+/// Requests about services are kept until they are through: a definition of hundreds of flags is far below this.
+const MAX_SERVICE_BYTES: usize = 1024 * 1024;
+
 /// One request of the agent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
@@ -108,10 +111,11 @@ impl Op {
             b"interrupt" => Self::Interrupt,
             b"status" => Self::Status,
             b"event" => Self::Event(json("event", payload)?),
-            b"start-service" => Self::StartService(json("start-service", payload)?),
-            b"start-model-service" => Self::StartModelService(json("start-model-service", payload)?),
-            b"shutdown-service" => Self::ShutdownService(json("shutdown-service", payload)?),
+            b"start-service" => Self::StartService(small_json("start-service", payload)?),
+            b"start-model-service" => Self::StartModelService(small_json("start-model-service", payload)?),
+            b"shutdown-service" => Self::ShutdownService(small_json("shutdown-service", payload)?),
             b"get-apps" => {
+                small("get-apps", payload)?;
                 let name = text("get-apps", payload)?;
                 Self::GetApps((!name.is_empty()).then_some(name))
             }
@@ -135,6 +139,18 @@ fn text(op: &'static str, payload: &Bytes) -> Result<String, BadMessage> {
 
 fn json<'a, T: Deserialize<'a>>(op: &'static str, payload: &'a Bytes) -> Result<T, BadMessage> {
     serde_json::from_slice(payload).map_err(|source| BadMessage::Json { op, source })
+}
+
+fn small_json<'a, T: Deserialize<'a>>(op: &'static str, payload: &'a Bytes) -> Result<T, BadMessage> {
+    small(op, payload)?;
+    json(op, payload)
+}
+
+fn small(op: &'static str, payload: &Bytes) -> Result<(), BadMessage> {
+    if payload.len() <= MAX_SERVICE_BYTES {
+        return Ok(());
+    }
+    Err(BadMessage::TooLarge { op, bytes: payload.len(), limit: MAX_SERVICE_BYTES })
 }
 
 fn shown(name: &Bytes) -> String {
@@ -185,6 +201,9 @@ mod tests {
         assert_eq!(message(&[b"reboot", b""]), "an unknown op: reboot");
         assert_eq!(message(&[b"exec", b"ab\xff"]), "a payload of `exec` that is not UTF-8 (byte 2)");
         assert_eq!(message(&[b"event", b"{"]), "a malformed payload of `event`");
+        let long = vec![b' '; MAX_SERVICE_BYTES + 1];
+        let error = Op::decode(&[Bytes::from_static(b"get-apps"), long.into()]).unwrap_err();
+        assert_eq!(error.to_string(), "a payload of `get-apps` with 1048577 bytes; at most 1048576 are taken");
     }
 
     proptest! {

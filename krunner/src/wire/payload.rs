@@ -1,6 +1,6 @@
 //! The JSON shapes that travel inside messages.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 /// The payload of `start-service`.
@@ -12,14 +12,19 @@ pub struct ServiceRequest {
     #[serde(default)]
     pub port: Option<u16>,
     /// All container ports of the service.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub ports: Vec<u16>,
     /// `http`, `tcp`, `pty` or `preopen`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub protocol: String,
     /// What the user asked for: `arguments` and `envs`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub options: Map<String, Value>,
+}
+
+/// Null for what is not said, as some clients write it.
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// The payload of `start-model-service`.

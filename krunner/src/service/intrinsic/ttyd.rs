@@ -15,10 +15,12 @@ const SHELLS: [&str; 4] = ["zsh", "bash", "ash", "sh"];
 /// The shell of images in which the agent's tmux cannot run.
 const WITHOUT_TMUX: &str = "ash";
 
-/// Joins the session of the connections before. Where there is none, and the user's `.tmux.conf` makes none (the
-/// agent's does), it is made here; and a terminal without tmux is better than a connection that closes. `$0` is the
-/// shell, `$1` is tmux.
-const ATTACH: &str = "export SHELL=\"$0\"; \"$1\" -2 attach || \"$1\" -2 new-session || exec \"$0\"";
+/// Joins the session of the connections before. The first connection starts tmux: the agent's `.tmux.conf` makes a
+/// session, which is called 0 like every first one; where none does, `-A` does. `attach` alone would not do: it starts a
+/// server that has nothing to attach to, and ends while the next command talks to it. A terminal without tmux is better
+/// than a connection that closes. `$0` is the shell, `$1` is tmux.
+const ATTACH: &str = "export SHELL=\"$0\"; \
+    if \"$1\" has-session 2>/dev/null; then \"$1\" -2 attach; else \"$1\" -2 new-session -A -s 0; fi || exec \"$0\"";
 
 /// How the terminal server is started on this `port`.
 ///

@@ -1,0 +1,298 @@
+//! What a definition has done before its service starts.
+//!
+//! | action | arguments | result for its `ref` |
+//! |---|---|---|
+//! | `write_file` | `filename`, `body`, `mode`, `append` | none |
+//! | `write_tempfile` | `body`, `mode` | the file's path |
+//! | `run_command` | `command`, `echo` | `out` and `err` |
+//! | `mkdir` | `path` | none |
+//! | `log` | `message`, `debug` | none |
+//!
+//! All texts are templates.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+use serde_json::{Value as Json, json};
+
+use super::template::{Shell, TemplateError, Value, Variables, render};
+use crate::config::ChildEnv;
+use crate::error::chain;
+use crate::process::{Command, Control, Launcher};
+use crate::tasks::blocking;
+
+/// What is kept of a command's output, of each stream.
+const KEPT_OUTPUT_BYTES: usize = 256 * 1024;
+
+/// An action, and the name that its result gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Action {
+    /// What to do.
+    pub act: Act,
+    /// The name of the result.
+    pub reference: Option<String>,
+}
+
+/// The actions there are. The arguments are named as in definitions.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Act {
+    WriteFile {
+        filename: String,
+        body: Vec<String>,
+        #[serde(default)]
+        mode: Mode,
+        #[serde(default)]
+        append: bool,
+    },
+    WriteTempfile {
+        body: Vec<String>,
+        #[serde(default)]
+        mode: Mode,
+    },
+    RunCommand {
+        command: Vec<String>,
+        #[serde(default)]
+        echo: bool,
+    },
+    Mkdir {
+        path: String,
+    },
+    Log {
+        message: String,
+        #[serde(default)]
+        debug: bool,
+    },
+}
+
+const NAMES: [&str; 5] = ["write_file", "write_tempfile", "run_command", "mkdir", "log"];
+
+/// Permissions, written as a text of octal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode(u32);
+
+impl Default for Mode {
+    fn default() -> Self {
+        Self(0o644)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bits = u32::from_str_radix(text.trim_start_matches("0o"), 8).ok().filter(|bits| *bits <= 0o7777);
+        bits.map(Self).ok_or_else(|| D::Error::custom(format!("`mode` is {text:?}, not octal digits such as \"644\"")))
+    }
+}
+
+impl<'de> Deserialize<'de> for Action {
+    /// `{"action": NAME, "args": {...}, "ref": NAME}`, with the name and its arguments as one tagged enum.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written {
+            action: String,
+            #[serde(default)]
+            args: serde_json::Map<String, Json>,
+            #[serde(default, rename = "ref")]
+            reference: Option<String>,
+        }
+        let Written { action, mut args, reference } = Written::deserialize(deserializer)?;
+        if !NAMES.contains(&action.as_str()) {
+            return Err(D::Error::custom(format!("unknown action `{action}`; known are `{}`", NAMES.join("`, `"))));
+        }
+        if args.contains_key("action") {
+            return Err(D::Error::custom(format!("`{action}` has no argument `action`")));
+        }
+        args.insert("action".into(), json!(action));
+        let act =
+            Act::deserialize(Json::Object(args)).map_err(|error| D::Error::custom(format!("`{action}`: {error}")))?;
+        Ok(Self { act, reference })
+    }
+}
+
+impl Act {
+    /// As definitions name it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::WriteFile { .. } => "write_file",
+            Self::WriteTempfile { .. } => "write_tempfile",
+            Self::RunCommand { .. } => "run_command",
+            Self::Mkdir { .. } => "mkdir",
+            Self::Log { .. } => "log",
+        }
+    }
+
+    /// All its templates.
+    pub(super) fn templates(&self) -> Vec<&str> {
+        match self {
+            Self::WriteFile { filename, body, .. } => {
+                std::iter::once(filename.as_str()).chain(body.iter().map(String::as_str)).collect()
+            }
+            Self::WriteTempfile { body: texts, .. } | Self::RunCommand { command: texts, .. } => {
+                texts.iter().map(String::as_str).collect()
+            }
+            Self::Mkdir { path: text } | Self::Log { message: text, .. } => vec![text],
+        }
+    }
+}
+
+/// Why an action failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ActionError {
+    /// One of its texts.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The file or folder.
+    #[error("{path}")]
+    File {
+        /// Which.
+        path: String,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// The command.
+    #[error("{0}")]
+    Command(String),
+}
+
+/// What actions work with.
+pub(super) struct Workshop<'a> {
+    pub(super) launcher: &'a Launcher,
+    pub(super) env: &'a ChildEnv,
+    pub(super) control: &'a Control,
+}
+
+impl Workshop<'_> {
+    /// Carries out one action; what it results in.
+    pub(super) async fn carry_out(&self, act: &Act, variables: &Variables) -> Result<Value, ActionError> {
+        let fill = |template: &String| render(template, Shell::Never, variables);
+        match act {
+            Act::WriteFile { filename, body, mode, append } => {
+                let path = fill(filename)?;
+                let mut text = String::new();
+                for line in body {
+                    text.push_str(&fill(line)?);
+                    text.push('\n');
+                }
+                let (target, mode, append) = (path.clone(), *mode, *append);
+                let written = blocking(move || write_file(&target, &text, mode, append)).await;
+                written.map(|()| Value::Nothing).map_err(|source| ActionError::File { path, source })
+            }
+            Act::WriteTempfile { body, mode } => {
+                let text = body.iter().map(fill).collect::<Result<String, _>>()?;
+                let mode = *mode;
+                let written = blocking(move || write_tempfile(&text, mode)).await;
+                let path = std::env::temp_dir().display().to_string();
+                written.map(Value::Text).map_err(|source| ActionError::File { path, source })
+            }
+            Act::RunCommand { command, echo } => {
+                let argv = command.iter().map(fill).collect::<Result<Vec<_>, _>>()?;
+                self.run(argv, *echo).await
+            }
+            Act::Mkdir { path } => {
+                let path = fill(path)?;
+                let target = path.clone();
+                let made = blocking(move || fs::create_dir_all(target)).await;
+                made.map(|()| Value::Nothing).map_err(|source| ActionError::File { path, source })
+            }
+            Act::Log { message, debug } => {
+                let message = fill(message)?;
+                if *debug {
+                    tracing::debug!("{message}");
+                } else {
+                    tracing::info!("{message}");
+                }
+                Ok(Value::Nothing)
+            }
+        }
+    }
+
+    /// A failure is the service's to live with, as it always was; it is logged.
+    async fn run(&self, argv: Vec<String>, echo: bool) -> Result<Value, ActionError> {
+        let command = Command::argv(argv);
+        let collected = self.launcher.collect(&command, self.env, self.control, KEPT_OUTPUT_BYTES).await;
+        let collected = collected.map_err(|error| ActionError::Command(chain(&error)))?;
+        if collected.outcome.code() != 0 {
+            tracing::warn!("`{command}` has ended with exit code {}", collected.outcome.code());
+        }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let parts =
+            BTreeMap::from([("out".to_owned(), text(&collected.stdout)), ("err".to_owned(), text(&collected.stderr))]);
+        if echo {
+            self.launcher.console.stdout.write(collected.stdout.into()).await;
+            self.launcher.console.stderr.write(collected.stderr.into()).await;
+        }
+        Ok(Value::Parts(parts))
+    }
+}
+
+fn write_file(path: &str, text: &str, mode: Mode, append: bool) -> io::Result<()> {
+    // A file that is made here never has more permissions than it is to have.
+    let mut file =
+        File::options().write(true).create(true).append(append).truncate(!append).mode(mode.0 & 0o777).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_permissions(Permissions::from_mode(mode.0))
+}
+
+fn write_tempfile(text: &str, mode: Mode) -> io::Result<String> {
+    let mut file = tempfile::Builder::new().suffix(".py").tempfile()?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().set_permissions(Permissions::from_mode(mode.0))?;
+    let (_, path) = file.keep()?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Action, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn actions_are_read_with_their_defaults() {
+        let file =
+            parse(r#"{"action": "write_file", "args": {"filename": "/x", "body": ["a"], "mode": "600"}}"#).unwrap();
+        let body = vec!["a".to_owned()];
+        assert_eq!(file.act, Act::WriteFile { filename: "/x".into(), body, mode: Mode(0o600), append: false });
+        let run =
+            parse(r#"{"action": "run_command", "args": {"command": ["id"], "echo": true}, "ref": "me"}"#).unwrap();
+        assert_eq!(run.reference.as_deref(), Some("me"));
+        assert_eq!((run.act.name(), run.act.templates()), ("run_command", vec!["id"]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let error = |text: &str| parse(text).unwrap_err();
+        let mode = error(r#"{"action": "write_tempfile", "args": {"body": [], "mode": "rwx"}}"#);
+        assert!(mode.starts_with("`write_tempfile`: `mode` is \"rwx\", not octal digits"), "{mode}");
+        let missing = error(r#"{"action": "mkdir", "args": {}}"#);
+        assert!(missing.starts_with("`mkdir`: missing field `path`"), "{missing}");
+        let extra = error(r#"{"action": "mkdir", "args": {"path": "x", "parents": true}}"#);
+        assert!(extra.starts_with("`mkdir`: unknown field `parents`"), "{extra}");
+    }
+
+    #[test]
+    fn files_get_their_lines_and_modes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f").display().to_string();
+        write_file(&path, "one\n", Mode(0o600), false).unwrap();
+        write_file(&path, "two\n", Mode(0o640), true).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
+        write_file(&path, "three\n", Mode(0o640), false).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
+        let temporary = write_tempfile("x = 1", Mode::default()).unwrap();
+        assert_eq!(std::path::Path::new(&temporary).extension(), Some("py".as_ref()));
+        assert_eq!(fs::read_to_string(&temporary).unwrap(), "x = 1");
+        fs::remove_file(temporary).unwrap();
+    }
+}

@@ -1,0 +1,112 @@
+//! The definitions of an image: a folder of files, read once.
+//!
+//! A file that cannot be used is told and left out, and the others stand. Whatever lies in the folder, reading it takes
+//! bounded memory and does not wait for a writer, as opening a named pipe would.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use super::definition::Definition;
+
+/// Hundreds of times the largest definition known.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Of all files together.
+const MAX_TOTAL_BYTES: u64 = 16 * 1024 * 1024;
+
+/// What was read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Catalogue {
+    /// By the name of the service.
+    pub services: BTreeMap<String, Definition>,
+    /// Files that were left out: service name and what is wrong, which names the file.
+    pub problems: BTreeMap<String, String>,
+}
+
+impl Catalogue {
+    /// Reads all `NAME.json` of a folder; there need not be one.
+    #[must_use]
+    pub fn load(folder: &Path) -> Self {
+        let mut catalogue = Self::default();
+        let mut room = MAX_TOTAL_BYTES;
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return catalogue,
+            Err(error) => {
+                catalogue
+                    .problems
+                    .insert(String::new(), format!("{}: {error}; no service is defined", folder.display()));
+                return catalogue;
+            }
+        };
+        let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        paths.sort();
+        for path in paths {
+            let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+            let read = read(&path, room).and_then(|text| {
+                room -= text.len() as u64;
+                Definition::parse(&text)
+            });
+            match read {
+                Ok(definition) => _ = catalogue.services.insert(name, definition),
+                Err(problem) => _ = catalogue.problems.insert(name, format!("{}: {problem}", path.display())),
+            }
+        }
+        catalogue
+    }
+}
+
+fn read(path: &Path, room: u64) -> Result<Vec<u8>, String> {
+    let mut file =
+        File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(|error| error.to_string())?;
+    let kind = file.metadata().map_err(|error| error.to_string())?.file_type();
+    if !kind.is_file() {
+        return Err(if kind.is_dir() { "a folder" } else { "a device or a pipe" }.to_owned() + ", not a file");
+    }
+    let limit = MAX_FILE_BYTES.min(room);
+    let mut text = Vec::new();
+    file.by_ref().take(limit + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    if text.len() as u64 > limit {
+        let whole =
+            if limit < MAX_FILE_BYTES { " all definitions together may have" } else { " a definition may have" };
+        return Err(format!(
+            "more than the {} bytes that{whole}",
+            if limit < MAX_FILE_BYTES { MAX_TOTAL_BYTES } else { limit }
+        ));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_usable_is_used_and_the_rest_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        put("good.json", r#"{"command": ["x"]}"#);
+        put("bad.json", r#"{"command": ["x"], "odd": 1}"#);
+        put("broken.json", "{");
+        put("readme.txt", "no definition");
+        fs::create_dir(folder.path().join("folder.json")).unwrap();
+        File::create(folder.path().join("huge.json")).unwrap().set_len(100 * 1024 * 1024).unwrap();
+        nix::unistd::mkfifo(&folder.path().join("pipe.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("nowhere", folder.path().join("link.json")).unwrap();
+        let catalogue = Catalogue::load(folder.path());
+        assert_eq!(catalogue.services.keys().collect::<Vec<_>>(), ["good"]);
+        let problem = |name: &str| catalogue.problems[name].replace(&folder.path().display().to_string(), "");
+        assert!(problem("bad").starts_with("/bad.json: unknown field `odd`"), "{}", problem("bad"));
+        assert!(problem("broken").starts_with("/broken.json: EOF while parsing"));
+        assert_eq!(problem("folder"), "/folder.json: a folder, not a file");
+        assert_eq!(problem("huge"), "/huge.json: more than the 1048576 bytes that a definition may have");
+        assert_eq!(problem("pipe"), "/pipe.json: a device or a pipe, not a file");
+        assert!(problem("link").starts_with("/link.json: No such file"));
+        assert_eq!(catalogue.problems.len(), 6);
+        assert_eq!(Catalogue::load(&folder.path().join("nothing")), Catalogue::default());
+    }
+}
