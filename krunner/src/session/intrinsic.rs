@@ -57,17 +57,23 @@ impl Intrinsic {
 
     /// The answer to a request for one of the services; `None` if the name is another's. One that is over starts anew.
     fn request(&mut self, name: &str) -> Option<impl Future<Output = Outcome> + Send + 'static> {
+        let (planner, launcher) = (self.planner.clone(), self.planner.launcher().clone());
         let kept = self.named(name)?;
-        let runs = kept.status() == Status::Open;
-        if matches!(kept.status(), Status::Over(_)) {
-            let planner = self.planner.clone();
-            let launcher = planner.launcher().clone();
-            *self.named(name)? = match name {
-                SSHD => Kept::start(&launcher, |control| planner.sshd(control)),
-                _ => Kept::start(&launcher, |_| planner.ttyd()),
+        if kept.is_stopping() || matches!(kept.status(), Status::Over(_)) {
+            let before = kept.over();
+            *kept = match name {
+                SSHD => Kept::start(&launcher, |control| async move {
+                    before.await;
+                    planner.sshd(control).await
+                }),
+                _ => Kept::start(&launcher, |_| async move {
+                    before.await;
+                    planner.ttyd().await
+                }),
             };
         }
-        let settled = self.named(name)?.settled(Instant::now() + ANSWER_DEADLINE);
+        let runs = kept.status() == Status::Open;
+        let settled = kept.settled(Instant::now() + ANSWER_DEADLINE);
         Some(async move {
             match settled.await {
                 Status::Open if runs => Outcome::Running,
@@ -93,7 +99,7 @@ impl Intrinsic {
     }
 
     /// Waits until both are over; `false` when one is not at the deadline.
-    pub(super) async fn over(&mut self, deadline: Instant) -> bool {
+    pub(super) async fn over(&self, deadline: Instant) -> bool {
         let both = async { tokio::join!(self.sshd.over(), self.ttyd.over()) };
         timeout_at(deadline, both).await.is_ok()
     }

@@ -47,7 +47,7 @@ async fn wind_down(session: &mut Session) {
     session.intrinsic.iter().for_each(Intrinsic::stop);
     let ((), services_ended) = tokio::join!(end_step(session, deadline), services);
     // Those that come with the session may have come to light with the end of the bootstrap script.
-    let intrinsic_ended = match &mut session.intrinsic {
+    let intrinsic_ended = match &session.intrinsic {
         Some(intrinsic) => intrinsic.over(deadline).await,
         None => true,
     };

@@ -71,10 +71,19 @@ impl Kept {
         self.control.terminate();
     }
 
-    /// Waits until it is over; see [`Self::stop`].
-    pub async fn over(&mut self) {
-        // An error means that the keeper is gone, and nothing comes back.
-        let _ = self.status.wait_for(|status| matches!(status, Status::Over(_))).await;
+    /// Whether it was told to end.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.control.is_terminated()
+    }
+
+    /// Waits until it is over; see [`Self::stop`]. The handle may be dropped meanwhile.
+    pub fn over(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut status = self.status.clone();
+        async move {
+            // An error means that the keeper is gone, and nothing comes back.
+            let _ = status.wait_for(|status| matches!(status, Status::Over(_))).await;
+        }
     }
 }
 
