@@ -1,9 +1,9 @@
-//! The unix socket where a program in batch mode asks for input.
+//! Who asks the user for input: programs in batch mode, at a unix socket, and the engine of query mode.
 //!
 //! ```text
-//! program connects ─▶ waiting its turn ─▶ asked (the session says `waiting-input`)
-//!                                             │ text arrives: written, connection closed
-//!                                             └ program gone: its turn is over, the text is kept
+//! asks, or connects ─▶ waiting its turn ─▶ asked (the session says `waiting-input`)
+//!                                             │ text arrives: handed over, connection closed
+//!                                             └ asker gone: its turn is over, the text is kept
 //! ```
 //!
 //! Text that arrives before anybody asks is kept for the next one who does, as a terminal keeps what
@@ -15,20 +15,23 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
+use crate::process::InputSource;
 use crate::tasks::TaskGroup;
 
 /// Told to programs of a runtime that has no input.
 const UNSUPPORTED: &str = "<user-input is unsupported>";
 
-/// Programs that wait for input at the same time; more are turned away.
+/// Those that wait for input at the same time; more are turned away.
 const MAX_WAITING: usize = 64;
 
 /// Text typed ahead that is kept.
@@ -44,13 +47,23 @@ const HANG_UP_POLL: Duration = Duration::from_millis(50);
 /// How long a program may take to read the text it asked for.
 const WRITE_PATIENCE: Duration = Duration::from_mins(1);
 
-/// Sent for each program that asks, when its turn comes.
+/// Sent for each that asks, when its turn comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InputWanted;
+pub struct InputWanted {
+    /// Whether what is typed should not be shown; programs at the socket cannot say.
+    pub is_password: Option<bool>,
+}
 
 /// The session's end: texts go in, requests come out.
 pub struct UserInput {
     texts: mpsc::UnboundedSender<String>,
+    questions: mpsc::Sender<Question>,
+}
+
+/// An engine's request.
+struct Question {
+    is_password: bool,
+    answer: oneshot::Sender<String>,
 }
 
 impl UserInput {
@@ -59,25 +72,34 @@ impl UserInput {
         // Unbounded, and emptied at once by a task that counts what it keeps.
         let _ = self.texts.send(text);
     }
+
+    /// The way to ask without the socket.
+    #[must_use]
+    pub fn source(&self) -> Arc<dyn InputSource> {
+        Arc::new(Source(self.questions.clone()))
+    }
 }
 
-/// Opens the socket. With `supported` false, whoever asks is told so.
-///
-/// # Errors
-/// When the socket cannot be made.
-pub fn serve(
-    path: &Path,
-    supported: bool,
-    wanted: mpsc::Sender<InputWanted>,
-    tasks: &TaskGroup,
-) -> io::Result<UserInput> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+struct Source(mpsc::Sender<Question>);
+
+#[async_trait]
+impl InputSource for Source {
+    async fn ask(&self, is_password: bool) -> Option<String> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Question { is_password, answer }).await.ok()?;
+        answered.await.ok()
     }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+}
+
+/// Opens the socket; without it (which is told) only engines can ask. With `supported` false, whoever asks
+/// is told so.
+#[must_use]
+pub fn serve(path: &Path, supported: bool, wanted: mpsc::Sender<InputWanted>, tasks: &TaskGroup) -> UserInput {
+    let listener = bind(path)
+        .inspect_err(|error| tracing::warn!("programs cannot ask for input: {}: {error}", path.display()))
+        .ok();
     let (texts, typed) = mpsc::unbounded_channel();
+    let (questions, asked) = mpsc::channel(1);
     let desk = Desk {
         supported,
         wanted,
@@ -87,14 +109,48 @@ pub fn serve(
         typed_bytes: 0,
         tasks: tasks.clone(),
     };
-    tasks.spawn("user input", desk.run(listener, typed));
-    Ok(UserInput { texts })
+    tasks.spawn("user input", desk.run(listener, typed, asked));
+    UserInput { texts, questions }
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// One that waits for text.
+enum Asker {
+    Program(UnixStream),
+    Engine(Question),
+}
+
+impl Asker {
+    fn has_left(&self) -> bool {
+        match self {
+            Self::Program(stream) => has_hung_up(stream),
+            Self::Engine(question) => question.answer.is_closed(),
+        }
+    }
+
+    fn wanted(&self) -> InputWanted {
+        InputWanted {
+            is_password: match self {
+                Self::Program(_) => None,
+                Self::Engine(question) => Some(question.is_password),
+            },
+        }
+    }
 }
 
 struct Desk {
     supported: bool,
     wanted: mpsc::Sender<InputWanted>,
-    waiting: VecDeque<UnixStream>,
+    waiting: VecDeque<Asker>,
     /// Whether the agent was told of the first in the queue.
     asked: bool,
     typed_ahead: VecDeque<String>,
@@ -105,21 +161,29 @@ struct Desk {
 
 enum Event {
     Connected(io::Result<UnixStream>),
+    Asked(Question),
     Typed(String),
     FirstLeft,
     Closed,
 }
 
 impl Desk {
-    async fn run(mut self, listener: UnixListener, mut typed: mpsc::UnboundedReceiver<String>) {
+    async fn run(
+        mut self,
+        listener: Option<UnixListener>,
+        mut typed: mpsc::UnboundedReceiver<String>,
+        mut asked: mpsc::Receiver<Question>,
+    ) {
         loop {
             let event = tokio::select! {
-                connection = listener.accept() => Event::Connected(connection.map(|(stream, _)| stream)),
+                connection = accept(listener.as_ref()) => Event::Connected(connection),
+                Some(question) = asked.recv() => Event::Asked(question),
                 text = typed.recv() => text.map_or(Event::Closed, Event::Typed),
                 () = gone(self.waiting.front_mut()) => Event::FirstLeft,
             };
             match event {
-                Event::Connected(Ok(stream)) => self.connected(stream),
+                Event::Connected(Ok(stream)) => self.line_up(Asker::Program(stream)),
+                Event::Asked(question) => self.line_up(Asker::Engine(question)),
                 Event::Connected(Err(error)) => {
                     tracing::warn!("cannot accept a request for input: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -135,11 +199,11 @@ impl Desk {
         }
     }
 
-    fn connected(&mut self, stream: UnixStream) {
+    fn line_up(&mut self, asker: Asker) {
         if !self.supported {
-            self.hand_over(stream, UNSUPPORTED.to_owned());
+            self.hand_over(asker, UNSUPPORTED.to_owned());
         } else if self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back(stream);
+            self.waiting.push_back(asker);
         } else {
             tracing::warn!("more than {MAX_WAITING} programs wait for input; one more is turned away");
         }
@@ -163,26 +227,34 @@ impl Desk {
     /// Announces the first in the queue, once, and gives it the text when there is one.
     async fn serve_first(&mut self) {
         while let Some(first) = self.waiting.front() {
-            if has_left(first) {
+            if first.has_left() {
                 self.waiting.pop_front();
                 self.asked = false;
                 continue;
             }
             if !self.asked {
                 self.asked = true;
-                let _ = self.wanted.send(InputWanted).await;
+                let _ = self.wanted.send(first.wanted()).await;
             }
             let Some(text) = self.typed_ahead.pop_front() else { return };
             self.typed_bytes -= text.len() + TEXT_OVERHEAD_BYTES;
-            if let Some(stream) = self.waiting.pop_front() {
+            if let Some(asker) = self.waiting.pop_front() {
                 self.asked = false;
-                self.hand_over(stream, text);
+                self.hand_over(asker, text);
             }
         }
     }
 
     /// Writes and closes, beside the other requests: the program may read slowly.
-    fn hand_over(&self, mut stream: UnixStream, text: String) {
+    fn hand_over(&self, asker: Asker, text: String) {
+        let mut stream = match asker {
+            Asker::Program(stream) => stream,
+            // Fails when the engine has given up in this very moment; the text was meant for it.
+            Asker::Engine(question) => {
+                let _ = question.answer.send(text);
+                return;
+            }
+        };
         self.tasks.spawn("input text", async move {
             match timeout(WRITE_PATIENCE, stream.write_all(text.as_bytes())).await {
                 Ok(Ok(())) => {}
@@ -195,20 +267,31 @@ impl Desk {
     }
 }
 
-/// Resolves when the program at the head of the queue has closed its connection.
-async fn gone(first: Option<&mut UnixStream>) {
-    let Some(stream) = first else { return std::future::pending().await };
+async fn accept(listener: Option<&UnixListener>) -> io::Result<UnixStream> {
+    match listener {
+        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves when the one at the head of the queue no longer waits: a program when it has closed its connection.
+async fn gone(first: Option<&mut Asker>) {
+    let stream = match first {
+        Some(Asker::Program(stream)) => stream,
+        Some(Asker::Engine(question)) => return question.answer.closed().await,
+        None => return std::future::pending().await,
+    };
     let mut ignored = [0; 64];
     // What a program writes here has no meaning. At the end of it the program may still wait for its
     // text: `socat` with an empty stdin does.
     while stream.read(&mut ignored).await.is_ok_and(|bytes| bytes > 0) {}
-    while !has_left(stream) {
+    while !has_hung_up(stream) {
         sleep(HANG_UP_POLL).await;
     }
 }
 
 /// Whether both directions are closed (POLLHUP, poll(2)).
-fn has_left(stream: &UnixStream) -> bool {
+fn has_hung_up(stream: &UnixStream) -> bool {
     let mut asked = [PollFd::new(stream.as_fd(), PollFlags::empty())];
     let hang_up = PollFlags::POLLHUP | PollFlags::POLLERR;
     poll(&mut asked, PollTimeout::ZERO).is_ok() && asked[0].revents().is_some_and(|events| events.intersects(hang_up))
@@ -217,6 +300,8 @@ fn has_left(stream: &UnixStream) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PROGRAM: InputWanted = InputWanted { is_password: None };
 
     struct World {
         _folder: tempfile::TempDir,
@@ -230,7 +315,7 @@ mod tests {
         let path = folder.path().join("socket");
         fs::write(&path, "left over").unwrap();
         let (tell, wanted) = mpsc::channel(1);
-        let input = serve(&path, supported, tell, &TaskGroup::new()).unwrap();
+        let input = serve(&path, supported, tell, &TaskGroup::new());
         World { _folder: folder, path, input, wanted }
     }
 
@@ -244,12 +329,12 @@ mod tests {
     async fn each_asks_in_turn_and_gets_its_own_text() {
         let mut world = world(true);
         let first = UnixStream::connect(&world.path).await.unwrap();
-        assert_eq!(world.wanted.recv().await, Some(InputWanted));
+        assert_eq!(world.wanted.recv().await, Some(PROGRAM));
         let second = UnixStream::connect(&world.path).await.unwrap();
         let long = "ü".repeat(1_000_000);
         world.input.answer(long.clone());
         assert_eq!(read_all(first).await, long);
-        assert_eq!(world.wanted.recv().await, Some(InputWanted));
+        assert_eq!(world.wanted.recv().await, Some(PROGRAM));
         world.input.answer("b".into());
         assert_eq!(read_all(second).await, "b");
     }
@@ -258,10 +343,10 @@ mod tests {
     async fn text_typed_ahead_waits_and_a_program_that_left_takes_none() {
         let mut world = world(true);
         let left = UnixStream::connect(&world.path).await.unwrap();
-        assert_eq!(world.wanted.recv().await, Some(InputWanted));
+        assert_eq!(world.wanted.recv().await, Some(PROGRAM));
         drop(left);
         let next = UnixStream::connect(&world.path).await.unwrap();
-        assert_eq!(world.wanted.recv().await, Some(InputWanted));
+        assert_eq!(world.wanted.recv().await, Some(PROGRAM));
         world.input.answer("kept".into());
         assert_eq!(read_all(next).await, "kept");
         world.input.answer("ahead".into());
@@ -273,10 +358,32 @@ mod tests {
         let mut world = world(true);
         let mut stream = UnixStream::connect(&world.path).await.unwrap();
         stream.shutdown().await.unwrap();
-        assert_eq!(world.wanted.recv().await, Some(InputWanted));
+        assert_eq!(world.wanted.recv().await, Some(PROGRAM));
         sleep(3 * HANG_UP_POLL).await;
         world.input.answer("text".into());
         assert_eq!(read_all(stream).await, "text");
+    }
+
+    #[tokio::test]
+    async fn an_engine_may_give_up_and_its_text_is_kept() {
+        let mut world = world(true);
+        let source = world.input.source();
+        assert!(timeout(Duration::from_millis(20), source.ask(true)).await.is_err(), "withdrawn");
+        assert_eq!(world.wanted.recv().await, Some(InputWanted { is_password: Some(true) }));
+        world.input.answer("kept".into());
+        assert_eq!(source.ask(false).await.as_deref(), Some("kept"));
+    }
+
+    #[tokio::test]
+    async fn without_a_socket_engines_can_ask() {
+        let (tell, mut wanted) = mpsc::channel(1);
+        let input = serve(Path::new("/nonexistent/socket"), true, tell, &TaskGroup::new());
+        let source = input.source();
+        let (typed, ()) = tokio::join!(source.ask(false), async {
+            assert_eq!(wanted.recv().await, Some(InputWanted { is_password: Some(false) }));
+            input.answer("text".into());
+        });
+        assert_eq!(typed.as_deref(), Some("text"));
     }
 
     #[tokio::test]

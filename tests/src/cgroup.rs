@@ -20,6 +20,9 @@ use crate::{proc, wait};
 
 const MIB: u64 = 1 << 20;
 
+const MEMORY_HIERARCHY: &str = "/sys/fs/cgroup/memory";
+const UNIFIED_HIERARCHY: &str = "/sys/fs/cgroup";
+
 /// Tests with real kills at a time: each may take a limit of memory and a core.
 const AT_ONCE: u32 = 2;
 
@@ -49,14 +52,33 @@ pub struct Cgroup {
 impl Cgroup {
     /// An empty one without a limit, as soon as few enough other tests have one.
     pub fn scratch() -> Result<Self, String> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let (version, home) = hierarchy()?;
-        let slot = Slot::take();
+        Self::new(version, &home, Some(Slot::take()))
+    }
+
+    /// One for a container, whose runtime makes a cgroup of the same path in every hierarchy of version 1: at the top,
+    /// so that it makes no parents there, which nobody would remove.
+    pub fn for_container() -> Result<Self, String> {
+        let (version, home) = hierarchy()?;
+        Self::new(
+            version,
+            if version == Version::One { Path::new(MEMORY_HIERARCHY) } else { &home },
+            Some(Slot::take()),
+        )
+    }
+
+    /// One more beside it, by the same right: a test that waited for a second one could wait for another that does too.
+    pub fn beside(&self) -> Result<Self, String> {
+        Self::new(self.version, self.path.parent().expect("it is below the mount"), None)
+    }
+
+    fn new(version: Version, home: &Path, slot: Option<Slot>) -> Result<Self, String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("krunner-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = home.join(name);
         fs::create_dir(&path).map_err(|error| format!("cannot make the cgroup {}: {error}", path.display()))?;
         let counter = path.join(counter_file(version));
-        Ok(Self { path, version, limit_bytes: 0, counter, slot: Some(slot) })
+        Ok(Self { path, version, limit_bytes: 0, counter, slot })
     }
 
     /// One below it with a limit. In version 2 there can be only one with a limit below a scratch cgroup.
@@ -71,6 +93,46 @@ impl Cgroup {
         };
         fs::write(&limit_file, limit.to_string()).unwrap_or_else(|error| panic!("{}: {error}", limit_file.display()));
         Self { path, version: self.version, limit_bytes, counter, slot: None }
+    }
+
+    /// In version 2, where the monitor is charged to the same limit: no limit. A monitor that starts takes more for a
+    /// moment than it keeps.
+    pub fn lift(&self) {
+        if let Some(file) = self.shared_limit() {
+            fs::write(&file, "max").unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        }
+    }
+
+    /// In version 2: room for as much as was asked for beside whatever is there now.
+    pub fn fit(&self) {
+        let Some(file) = self.shared_limit() else { return };
+        let usage_file = file.with_file_name("memory.current");
+        let text = fs::read_to_string(&usage_file).unwrap_or_else(|error| panic!("{}: {error}", usage_file.display()));
+        let usage: u64 = text.trim().parse().expect("a number");
+        fs::write(&file, (usage + self.limit_bytes).to_string()).expect("the limit was written before");
+    }
+
+    fn shared_limit(&self) -> Option<PathBuf> {
+        let above = self.path.parent().expect("it is below the mount");
+        (self.version == Version::Two).then(|| above.join("memory.max"))
+    }
+
+    /// Whether those who share its limit die together, which only version 2 knows.
+    pub fn group(&self, together: bool) -> Result<(), String> {
+        let limit = self.shared_limit().ok_or("cgroup v1 has no memory.oom.group")?;
+        let file = limit.with_file_name("memory.oom.group");
+        fs::write(&file, if together { "1" } else { "0" }).map_err(|error| format!("{}: {error}", file.display()))
+    }
+
+    /// Ends whoever is in it.
+    pub fn clear(&self) {
+        wait::until_true("the cgroup is empty", || {
+            let members = members(&self.path);
+            for pid in &members {
+                proc::signal(*pid, Signal::SIGKILL);
+            }
+            members.is_empty()
+        });
     }
 
     /// The limit as it was asked for.
@@ -91,6 +153,12 @@ impl Cgroup {
         &self.path
     }
 
+    /// As `/proc/PID/cgroup` has it.
+    pub fn path_in_hierarchy(&self) -> PathBuf {
+        let mount = if self.version == Version::One { MEMORY_HIERARCHY } else { UNIFIED_HIERARCHY };
+        Path::new("/").join(self.path.strip_prefix(mount).expect("it is below the mount"))
+    }
+
     /// The memory controller's layout.
     pub fn version(&self) -> Version {
         self.version
@@ -104,7 +172,24 @@ impl Cgroup {
     /// How many processes the kernel has killed in it for memory: those that it chose, not those that went with them.
     #[track_caller]
     pub fn oom_kills(&self) -> u64 {
-        let text = fs::read_to_string(&self.counter).expect("the cgroup's counter");
+        self.counter().oom_kills()
+    }
+
+    /// The kernel's counter, for those who look at it beside the cgroup's owner.
+    pub fn counter(&self) -> Counter {
+        Counter(self.counter.clone())
+    }
+}
+
+/// Where the kernel counts the kills in a cgroup.
+#[derive(Clone, Debug)]
+pub struct Counter(PathBuf);
+
+impl Counter {
+    /// How far it is.
+    #[track_caller]
+    pub fn oom_kills(&self) -> u64 {
+        let text = fs::read_to_string(&self.0).expect("the cgroup's counter");
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no oom_kill in {text:?}"))
     }
@@ -122,20 +207,21 @@ impl Drop for Cgroup {
 
 /// Ends the processes of a cgroup and removes it.
 fn remove(path: &Path) {
-    let members = || {
-        let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<u32>>()
-    };
     // A member may be forking while we look, and a dead one leaves when it is reaped: until the folder can go.
     let gone = wait::within(wait::PATIENCE, || {
-        for pid in members() {
+        for pid in members(path) {
             proc::signal(pid, Signal::SIGKILL);
         }
         (fs::remove_dir(path).is_ok() || !path.exists()).then_some(())
     });
     if gone.is_none() {
-        eprintln!("the cgroup {} cannot be removed; in it: {:?}", path.display(), members());
+        eprintln!("the cgroup {} cannot be removed; in it: {:?}", path.display(), members(path));
     }
+}
+
+fn members(path: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 fn counter_file(version: Version) -> &'static str {
@@ -160,10 +246,10 @@ fn hierarchy() -> Result<(Version, PathBuf), String> {
         if own == Path::new(mount) { own } else { own.parent().expect("it is below the mount").to_owned() }
     };
     if let Some(path) = of(|controllers| controllers.split(',').any(|name| name == "memory")) {
-        return Ok((Version::One, beside("/sys/fs/cgroup/memory", path)));
+        return Ok((Version::One, beside(MEMORY_HIERARCHY, path)));
     }
     let path = of(str::is_empty).ok_or("no memory cgroups")?;
-    let home = beside("/sys/fs/cgroup", path);
+    let home = beside(UNIFIED_HIERARCHY, path);
     let enabled = fs::read_to_string(home.join("cgroup.subtree_control")).unwrap_or_default();
     if enabled.split_whitespace().any(|name| name == "memory") {
         Ok((Version::Two, home))

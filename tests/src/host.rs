@@ -57,6 +57,13 @@ pub fn c_compiler() -> Result<PathBuf, String> {
     program("gcc")
 }
 
+/// The compiler of the toolchain that these tests were built with: Debian's is older, and rustup's proxies look for their
+/// files in the home folder.
+pub fn rustc() -> Result<PathBuf, String> {
+    let compiler = Path::new(env!("CARGO")).with_file_name("rustc");
+    if compiler.is_file() { Ok(compiler) } else { Err(format!("no {}", compiler.display())) }
+}
+
 /// The interpreter of the venv that holds the agent's packages.
 pub fn agent_python() -> Result<PathBuf, String> {
     static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();

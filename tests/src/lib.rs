@@ -9,7 +9,9 @@
 #![expect(clippy::must_use_candidate, reason = "most calls here are waited for, and the value may be left")]
 
 mod agent;
+pub mod battery;
 pub mod cgroup;
+pub mod container;
 pub mod host;
 mod monitor;
 mod ports;

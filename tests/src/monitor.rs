@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -20,8 +20,9 @@ use crate::{proc, wait};
 #[derive(Debug)]
 pub struct Monitor {
     child: Child,
-    lines: Receiver<String>,
+    lines: Receiver<(String, Instant)>,
     said: Vec<Value>,
+    heard: Vec<Instant>,
     folder: TempDir,
 }
 
@@ -44,12 +45,12 @@ impl Monitor {
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
+                if sender.send((line, Instant::now())).is_err() {
                     break;
                 }
             }
         });
-        let mut monitor = Self { child, lines, said: Vec::new(), folder };
+        let mut monitor = Self { child, lines, said: Vec::new(), heard: Vec::new(), folder };
         monitor.until("the monitor to watch", |line| line["event"] == "watching");
         assert_eq!(monitor.said.len(), 1, "the first line: {:#?}", monitor.said);
         monitor
@@ -87,21 +88,31 @@ impl Monitor {
         &self.said
     }
 
+    /// When each of what it has said was heard.
+    pub fn heard(&self) -> &[Instant] {
+        &self.heard
+    }
+
     /// Listens until a line is as wanted.
     #[track_caller]
-    pub fn until(&mut self, what: &str, mut wanted: impl FnMut(&Value) -> bool) {
-        let deadline = Instant::now() + wait::PATIENCE;
+    pub fn until(&mut self, what: &str, wanted: impl FnMut(&Value) -> bool) {
+        let is_heard = self.within(wait::PATIENCE, what, wanted);
+        assert!(is_heard, "waited {:?} in vain for {what}; it said {:#?}", wait::PATIENCE, self.said);
+    }
+
+    /// Listens until a line is as wanted, or for so long: whether it was.
+    #[track_caller]
+    pub fn within(&mut self, limit: Duration, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> bool {
+        let deadline = Instant::now() + limit;
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    let value = self.take(&line);
+                    let value = self.take(line);
                     if wanted(&value) {
-                        return;
+                        return true;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    panic!("waited {:?} in vain for {what}; it said {:#?}", wait::PATIENCE, self.said)
-                }
+                Err(RecvTimeoutError::Timeout) => return false,
                 Err(RecvTimeoutError::Disconnected) => {
                     panic!("the monitor ended before {what}; it said {:#?}", self.said)
                 }
@@ -133,7 +144,7 @@ impl Monitor {
         let child = &mut self.child;
         let status = wait::until("the monitor to end", || child.try_wait().expect("wait for the monitor"));
         while let Ok(line) = self.lines.recv_timeout(wait::PATIENCE) {
-            self.take(&line);
+            self.take(line);
         }
         status
     }
@@ -144,9 +155,10 @@ impl Monitor {
     }
 
     #[track_caller]
-    fn take(&mut self, line: &str) -> Value {
-        let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+    fn take(&mut self, (line, heard): (String, Instant)) -> Value {
+        let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
         self.said.push(value.clone());
+        self.heard.push(heard);
         value
     }
 }

@@ -20,16 +20,22 @@ const SHOWN_BYTES: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct Runner {
     child: Child,
-    command: Command,
+    /// How to start it again; not known of one in a container.
+    command: Option<Command>,
     folder: TempDir,
     ports: (u16, u16),
     marker: String,
 }
 
 impl Runner {
-    pub(crate) fn new(mut command: Command, folder: TempDir, ports: (u16, u16), marker: String) -> Self {
-        let child = spawn(&mut command);
-        Self { child, command, folder, ports, marker }
+    pub(crate) fn new(child: Child, folder: TempDir, ports: (u16, u16), marker: String) -> Self {
+        Self { child, command: None, folder, ports, marker }
+    }
+
+    pub(crate) fn spawn(mut command: Command, folder: TempDir, ports: (u16, u16), marker: String) -> Self {
+        let mut runner = Self::new(spawn(&mut command), folder, ports, marker);
+        runner.command = Some(command);
+        runner
     }
 
     /// Stops the session and starts it again in the same folder, as a container is.
@@ -37,7 +43,7 @@ impl Runner {
     pub fn restart(&mut self) {
         self.signal(Signal::SIGTERM);
         assert!(self.wait_exit().success(), "{}", self.stderr());
-        self.child = spawn(&mut self.command);
+        self.child = spawn(self.command.as_mut().expect("a runner that the harness itself has started"));
     }
 
     /// The runner's process id.
@@ -181,7 +187,10 @@ impl Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         if thread::panicking() {
-            // A session that failed is ended at once, and tells what it wrote.
+            // A session that failed is ended at once, and tells what it wrote, and how it ended if it did.
+            if let Ok(Some(status)) = self.child.try_wait() {
+                eprintln!("--- the runner had ended: {status}");
+            }
             let _ = self.child.kill();
             let _ = self.child.wait();
             eprintln!("--- runner stdout\n{}", tail(&self.stdout()));

@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::cgroup::Cgroup;
+use crate::container::{self, Container, Spec};
 use crate::ports::free_port;
 use crate::runner::Runner;
 use crate::way::Way;
@@ -233,16 +235,38 @@ impl Setup {
         self
     }
 
+    /// Starts the runner as the first process of a container whose `/` is the session's root.
+    #[track_caller]
+    pub fn start_in(self, spec: &Spec, cgroup: Cgroup) -> (Runner, Container) {
+        self.write_ports_file();
+        let marker = format!("{MARKER}={}", self.folder.path().display());
+        let mut args = vec![container::KRUNNER.to_owned()];
+        args.extend(self.options.iter().cloned());
+        args.push(self.lang.clone());
+        let env = [marker.clone(), format!("BACKENDAI_KERNEL_ID={KERNEL_ID}")];
+        let capture = [self.capture("stdout"), self.capture("stderr")];
+        let (child, container) = Container::start(spec, cgroup, &self.root(), &args, &env, capture);
+        (Runner::new(child, self.folder, self.ports, marker), container)
+    }
+
+    fn capture(&self, name: &str) -> File {
+        File::create(self.folder.path().join(name)).expect("a capture file")
+    }
+
+    fn write_ports_file(&self) {
+        if self.write_ports {
+            let (sshd, ttyd) = self.service_ports;
+            let ports = json!({ "replin": self.ports.0, "replout": self.ports.1, "sshd": sshd, "ttyd": ttyd });
+            let path = self.root().join("home/config/intrinsic-ports.json");
+            fs::write(path, ports.to_string()).expect("intrinsic-ports.json");
+        }
+    }
+
     /// Starts the runner. It may not listen yet when this returns: every client of the harness waits for that.
     #[must_use]
     pub fn start(self) -> Runner {
         let root = self.root();
-        if self.write_ports {
-            let (sshd, ttyd) = self.service_ports;
-            let ports = json!({ "replin": self.ports.0, "replout": self.ports.1, "sshd": sshd, "ttyd": ttyd });
-            let path = root.join("home/config/intrinsic-ports.json");
-            fs::write(path, ports.to_string()).expect("intrinsic-ports.json");
-        }
+        self.write_ports_file();
         let marker = format!("{MARKER}={}", self.folder.path().display());
         let program = self.program.clone().unwrap_or_else(binary);
         let mut argv = self.prefix.clone();
@@ -251,7 +275,6 @@ impl Setup {
         argv.extend(["--root".into(), root.clone().into(), self.lang.clone().into()]);
         argv.extend(self.runtime.clone().map(Into::into));
 
-        let capture = |name| File::create(self.folder.path().join(name)).expect("a capture file");
         let mut command = Command::new(&argv[0]);
         command
             .args(&argv[1..])
@@ -260,12 +283,12 @@ impl Setup {
             .envs(self.env.iter().map(|(key, value)| (key, value)))
             .env(MARKER, self.folder.path())
             .stdin(Stdio::null())
-            .stdout(capture("stdout"))
-            .stderr(capture("stderr"));
+            .stdout(self.capture("stdout"))
+            .stderr(self.capture("stderr"));
         if let Some(user_id) = self.user_id {
             command.uid(user_id).gid(user_id);
         }
-        Runner::new(command, self.folder, self.ports, marker)
+        Runner::spawn(command, self.folder, self.ports, marker)
     }
 }
 

@@ -78,7 +78,7 @@ impl World {
     #[track_caller]
     pub fn new() -> Self {
         // As long as our end of stdin is open.
-        let command = ["--pid", "--mount", "--fork", "--mount-proc", "--kill-child", "sh", "-c", "read gone"];
+        let command = ["--pid", "--mount", "--fork", "--mount-proc", "sh", "-c", "read gone"];
         let outside = Command::new("unshare")
             .args(command)
             .stdin(Stdio::piped())

@@ -1,6 +1,7 @@
 //! The commands for people: `krunner send` and `krunner selftest`.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use krunner_tests::{Raw, Runner, binary, free_port, host, require};
@@ -109,6 +110,22 @@ fn selftest_goes_through_its_steps() {
     let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
     assert_eq!(report["ok"], true, "{report}");
     assert!(report["steps"].as_array().is_some_and(|steps| steps.len() >= 7), "{report}");
+}
+
+#[test]
+fn languages_are_listed_as_the_runner_knows_them() {
+    let output = krunner(&["languages", "--json"]);
+    let table: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let rows = table["languages"].as_array().expect("a row for each language");
+    let names: Vec<_> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
+    let refused = text(&krunner(&["cobol"]).stderr);
+    assert!(refused.contains(&names.join(", ")), "{names:?} are not those of\n{refused}");
+
+    let c = text(&krunner(&["languages", "c"]).stdout);
+    assert!(c.contains("exec   main             ./main\n"), "{c}");
+    let compiler = Path::new("/usr/bin/gcc");
+    assert_eq!(c.contains("not found here"), !compiler.is_file(), "{c}");
+    assert_eq!(krunner(&["languages", "cobol"]).status.code(), Some(2));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! User input through the agent's client: prompts of Python programs and of anything else that knows the socket.
 
+use std::fs;
+
 use krunner_tests::{Message, Raw, Run, Setup, Steps, host, require};
 
 use crate::{app, wait_for_file, with_agent};
@@ -44,6 +46,35 @@ fn input_has_no_length_limit() {
 
     let expected = format!("{} {}", text.chars().count(), digest.stdout());
     assert_eq!(run.exec().stdout, expected);
+}
+
+#[test]
+fn python_program_without_the_socket_is_told_and_goes_on() {
+    let setup = Setup::new("python")
+        .runtime(require!(host::user_python()))
+        .file("home/work/main.py", "print(input('name? '))\n");
+    let socket = setup.root().join("tmp/bai-user-input.sock");
+    let runner = setup.start();
+    let mut raw = Raw::connect(&runner);
+    raw.sync();
+    fs::remove_file(socket).expect("the input socket is there");
+    let run = raw.exec("*");
+    assert_eq!((run.codes(), run.stdout().as_str()), (vec![("finished", 0)], "name? <user-input-unavailable>\n"));
+}
+
+#[test]
+fn python_program_gets_no_newline_and_no_end_but_the_texts() {
+    let setup = Setup::new("python")
+        .runtime(require!(host::user_python()))
+        .file("home/work/main.py", "print([input(), input(), input('한? ')])\n");
+    let runner = setup.start();
+    let mut raw = Raw::connect(&runner);
+    raw.op("exec", "*");
+    for text in ["", "two\nlines\n", "\u{1F40D} \0"] {
+        raw.read_until(|message| message.kind == "waiting-input");
+        raw.op("input", text);
+    }
+    assert_eq!(raw.read_runs(1).stdout(), "['', 'two\\nlines\\n', '\u{1F40D} \\x00']\n");
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn assert_none(sets: &BTreeMap<String, String>) {
 }
 
 /// Whether the process is there and none of its threads has any capability.
-fn threads_without_any(pid: u32) -> bool {
+pub(crate) fn threads_without_any(pid: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the threads");
     let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status")).ok();
     let sets: Vec<_> = threads.flatten().filter_map(status).map(|status| capabilities(&status)).collect();
@@ -46,12 +46,12 @@ fn threads_without_any(pid: u32) -> bool {
 }
 
 /// The binary with file capabilities, in a folder that anybody may enter.
-struct Capable {
+pub(crate) struct Capable {
     _folder: TempDir,
-    program: PathBuf,
+    pub(crate) program: PathBuf,
 }
 
-fn capable() -> Result<Capable, String> {
+pub(crate) fn capable() -> Result<Capable, String> {
     host::root()?;
     let setcap = host::program("setcap")?;
     let folder = TempDir::with_prefix("krc-").map_err(|error| error.to_string())?;

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output, Stdio};
 
-use krunner_tests::{binary, host, require};
+use krunner_tests::{Raw, binary, host, require};
 use serde_json::{Value, json};
 
 use crate::{app, with_agent};
@@ -147,6 +147,13 @@ fn apps_are_those_of_the_usable_files() {
         { "name": "vscode", "url_template": "{protocol}://x", "allowed_envs": ["A"] },
     ]});
     assert_eq!(apps, expected);
+    let mut raw = Raw::connect(&runner);
+    for (name, expected) in [("vscode", json!([apps["data"][1]])), ("odd", json!([]))] {
+        raw.op("get-apps", name);
+        let told = raw.read_until(|message| message.kind == "apps-result");
+        let told: Value = serde_json::from_slice(&told.messages.last().expect("a reply").payload).expect("JSON");
+        assert_eq!(told["data"], expected, "{name}");
+    }
     runner.wait_for_log(&["broken.json: EOF while parsing"]);
     runner.wait_for_log(&["odd.json: unknown field `colour`"]);
     runner.wait_for_log(&["folder.json: a folder, not a file"]);

@@ -188,6 +188,27 @@ fn the_whole_group_is_stopped_and_by_force_if_need_be() {
 }
 
 #[test]
+fn a_program_that_goes_into_the_background_is_a_service_still() {
+    let client = require!(host::agent_python());
+    let python = require!(host::user_python());
+    let line = "exec \"$0\" -c 'import os, sys
+if os.fork(): os._exit(0)
+os.setsid()
+from http.server import *
+ThreadingHTTPServer((\"\", int(sys.argv[1])), SimpleHTTPRequestHandler).serve_forever()' \"$1\"";
+    let (runner, agent) = with_agent(&client, defined(app(), "daemon", &script(&python, line)));
+    let info = request("daemon", free_port());
+
+    for _ in 0..2 {
+        assert_eq!(agent.start_service(&info), json!({ "status": "started" }));
+        assert_eq!(agent.start_service(&info), json!({ "status": "running" }));
+        runner.wait_for_log(&["the service daemon goes on in the background"]);
+        agent.shutdown_service("daemon");
+        wait::until_true("the daemon to end", || runner.processes().is_empty());
+    }
+}
+
+#[test]
 fn an_action_that_hangs_is_told_and_ends_with_its_service() {
     let client = require!(host::agent_python());
     let definition = json!({
@@ -224,22 +245,24 @@ fn orders_are_answered_while_the_runner_is_still_starting() {
 fn jupyter_is_offered_by_python_itself() {
     let python = require!(host::notebook_python());
     let (runner, agent) = with_agent(&python, Setup::new("python").runtime(&python));
-    let port = free_port();
 
-    // A cold start may take longer than one answer.
-    let started = wait::within(wait::PATIENCE, || {
-        let answer = agent.start_service(&request("jupyter", port));
-        match answer["status"].as_str() {
-            Some("started" | "running") => Some(()),
-            _ if answer["error"].as_str().is_some_and(|error| error.starts_with("still starting")) => None,
-            _ => panic!("{answer}"),
-        }
-    });
+    for (name, page) in [("jupyter", "/tree"), ("jupyterlab", "/lab")] {
+        let port = free_port();
+        // A cold start may take longer than one answer.
+        let started = wait::within(wait::PATIENCE, || {
+            let answer = agent.start_service(&request(name, port));
+            match answer["status"].as_str() {
+                Some("started" | "running") => Some(()),
+                _ if answer["error"].as_str().is_some_and(|error| error.starts_with("still starting")) => None,
+                _ => panic!("{answer}"),
+            }
+        });
 
-    assert!(started.is_some());
-    // Without a token, and not only to requests from here.
-    assert!(get(port, "/api/status").contains("\"kernels\""), "{}", get(port, "/api/status"));
-    assert!(get(port, "/api/contents").starts_with("HTTP/1.1 200 "));
-    agent.shutdown_service("jupyter");
-    wait::until_true("the server to end", || runner.processes().is_empty());
+        assert!(started.is_some());
+        // Without a token.
+        assert!(get(port, "/api/status").contains("\"kernels\""), "{}", get(port, "/api/status"));
+        assert!(get(port, page).starts_with("HTTP/1.1 200 "), "{}", get(port, page));
+        agent.shutdown_service(name);
+        wait::until_true("the server to end", || runner.processes().is_empty());
+    }
 }

@@ -61,7 +61,7 @@ fn each_refusal_says_what_is_wrong() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let port = taken.local_addr().expect("its address").port();
     let us = std::process::id();
-    let cases: [(&str, Value, Vec<String>); 13] = [
+    let cases: [(&str, Value, Vec<String>); 14] = [
         (
             "an argument",
             options(json!({ "arguments": { "--logdir": "x", "--evil": "{ports[0]}" } })),
@@ -87,6 +87,7 @@ fn each_refusal_says_what_is_wrong() {
             options(json!({ "arguments": { "--logdir": 7 } })),
             vec!["the value of the argument `--logdir` is 7; a text, a list of texts or null is expected".into()],
         ),
+        ("port 0", request("limited", 0), vec!["the port is 0, on which nothing can listen".into()]),
         ("no ports", without_ports, vec!["the request names no `ports`".into()]),
         (
             "an unknown name",

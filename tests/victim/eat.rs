@@ -11,6 +11,9 @@ use nix::unistd::getppid;
 
 const MIB: usize = 1 << 20;
 
+/// Large enough for huge pages where they are on, small enough for the kernel to promise.
+const CHUNK_MIB: usize = 16;
+
 /// The smallest page size there is: each page is touched, whatever the machine's is.
 const PAGE: usize = 4096;
 
@@ -48,12 +51,12 @@ pub(crate) fn run(args: &[OsString]) {
 
 /// Takes so much memory and returns it.
 pub(crate) fn eat(mib: usize) -> Vec<Vec<u8>> {
-    let chunk = |_| {
-        let mut chunk = vec![0_u8; MIB];
+    let chunk = |begin: usize| {
+        let mut chunk = vec![0_u8; CHUNK_MIB.min(mib - begin) * MIB];
         chunk.iter_mut().step_by(PAGE).for_each(|byte| *byte = 1);
         black_box(chunk)
     };
-    (0..mib).map(chunk).collect()
+    (0..mib).step_by(CHUNK_MIB).map(chunk).collect()
 }
 
 /// Says who this process is.

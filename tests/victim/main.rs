@@ -14,6 +14,7 @@ mod started;
 use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Where a program without arguments finds them, one a line.
 const ARGS_VARIABLE: &str = "VICTIM_ARGS";
@@ -25,7 +26,7 @@ const USAGE: &str = "\
 victim eat MIB [--after-ms N] [--wait] [--hold] [--adj N] [--name NAME] [--role ROLE] [--unless-child-of PID] [-- ...]
 victim thread-eat MIB | leader-gone MIB | clone-vm MIB | orphan MIB
 victim crowd ROLE=MIB[:ADJ]...          all but the last hold what they have; the last asks for more
-victim bystanders COUNT MIB             so many that end while one eats
+victim bystanders COUNT MIB [AGE_MS]    so many that end while one eats
 victim nested-pidns MIB | nested-init MIB | pid-reuse MIB
 victim row COUNT MIB PROCS_FILE | storm COUNT MIB PROCS_FILE
 victim bare empty|wiped MIB             without a command line
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
         Some("orphan") => scenes::orphan(mib(args, 0)),
         Some("middle") => scenes::middle(mib(args, 0)),
         Some("crowd") => scenes::crowd(args),
-        Some("bystanders") => scenes::bystanders(number(args, 0), mib(args, 1)),
+        Some("bystanders") => scenes::bystanders(number(args, 0), mib(args, 1), age(args.get(2))),
         Some("nested-pidns") => scenes::nested_pidns(mib(args, 0)),
         Some("nested-init") => scenes::nested_init(mib(args, 0)),
         Some("pid-reuse") => scenes::pid_reuse(mib(args, 0)),
@@ -65,6 +66,11 @@ fn usage() -> ExitCode {
 
 fn mib(args: &[OsString], index: usize) -> usize {
     number(args, index)
+}
+
+fn age(arg: Option<&OsString>) -> Duration {
+    let millis = arg.map_or(0, |arg| arg.to_str().and_then(|text| text.parse().ok()).expect("AGE_MS"));
+    Duration::from_millis(millis)
 }
 
 fn number(args: &[OsString], index: usize) -> usize {

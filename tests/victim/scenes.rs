@@ -22,6 +22,10 @@ use super::started::Started;
 
 const SHORT: Duration = Duration::from_millis(1);
 
+/// The kernel sums up what a thread has taken from time to time only: every 64 pages (`TASK_RSS_EVENTS_THRESH`, mm/memory.c
+/// before 6.2), or in batches for each processor since.
+const UNCOUNTED_KIB: u64 = 512;
+
 /// A thread that is not the first one eats, while the first one only waits for it.
 pub(crate) fn thread_eat(mib: usize) {
     tell("victim");
@@ -100,7 +104,7 @@ fn member(spec: &OsStr, holds: bool) -> Started {
     args.push(if holds { "--hold" } else { "--wait" });
     let member = Started::victim(&args);
     let mib: u64 = mib.parse().expect("MIB");
-    while holds && resident_kib(member.pid()).is_some_and(|kib| kib < mib * 1024) {
+    while holds && resident_kib(member.pid()).is_some_and(|kib| kib + UNCOUNTED_KIB < mib * 1024) {
         thread::sleep(SHORT);
     }
     member
@@ -113,11 +117,12 @@ fn resident_kib(pid: u32) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// One eats, and before, beside and after it others come and go.
-pub(crate) fn bystanders(count: usize, mib: usize) {
+/// One eats when it is so old, and before, beside and after it others come and go.
+pub(crate) fn bystanders(count: usize, mib: usize, age: Duration) {
     let look_on = |_| Started::victim(&["eat", "0", "--role", "bystander", "--wait"]);
     let mut waiting: Vec<_> = (0..count).map(look_on).collect();
     let mut hog = Started::victim(&["eat", &mib.to_string(), "--wait"]);
+    thread::sleep(age);
     hog.go();
     for (index, bystander) in waiting.iter_mut().enumerate() {
         if index % 2 == 0 {

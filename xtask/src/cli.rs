@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{bench, build_ebpf, test, tidy};
+use crate::{battery, bench, build_ebpf, test, tidy, vm};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -12,6 +12,8 @@ Examples:
   cargo xtask test --all          installs what is missing; a skip is a failure (as in CI)
   cargo xtask test interrupt      only the tests with `interrupt` in their names
   cargo xtask tidy                the rules that no compiler checks
+  cargo xtask battery             how many kills for memory are told of rightly, with BPF and without
+  cargo xtask vm --kernel 5.10    the same on another kernel, in a virtual machine
   cargo xtask bench --quick       krunner beside the Python runner, in about a minute
   cargo xtask build-ebpf --check  is the eBPF object in the repository what its sources give?
 
@@ -33,6 +35,10 @@ enum Task {
     Tidy(tidy::Args),
     /// Measures krunner beside the Python runner, and fails when a target is missed
     Bench(bench::Args),
+    /// Plays every kind of kill for memory and scores what krunner tells of it, with BPF and without
+    Battery(battery::Args),
+    /// Boots other kernels in virtual machines and runs the battery there
+    Vm(vm::Args),
     /// Builds the eBPF object that krunner embeds, and writes it beside its sources
     BuildEbpf(build_ebpf::Args),
     /// One of the bench's yardsticks: a bare pipe -> PUSH copy loop behind the runner's protocol
@@ -46,6 +52,8 @@ pub(crate) fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Tidy(args) => tidy::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Battery(args) => battery::run(&args),
+        Task::Vm(args) => vm::run(&args),
         Task::BuildEbpf(args) => build_ebpf::run_task(&args),
         Task::BenchPeer(args) => bench::peer::run(&args).map(|()| true),
     };

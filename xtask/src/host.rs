@@ -27,14 +27,39 @@ struct Package {
 const PACKAGES: &[Package] = &[
     Package { name: "gcc", probe: Probe::Program("gcc"), why: "the `c` runtime compiles with it" },
     Package { name: "libc6-dev", probe: Probe::File("/usr/include/stdio.h"), why: "the headers of compiled programs" },
+    Package { name: "g++", probe: Probe::Program("g++"), why: "the `cpp` runtime compiles with it" },
+    Package { name: "golang-go", probe: Probe::Program("go"), why: "the `golang` runtime" },
+    Package { name: "ghc", probe: Probe::Program("ghc"), why: "the `haskell` runtime" },
+    Package { name: "default-jdk-headless", probe: Probe::Program("javac"), why: "the `java` runtime" },
+    Package { name: "lua5.4", probe: Probe::Program("lua5.4"), why: "the `lua` runtime" },
+    Package { name: "nodejs", probe: Probe::Program("node"), why: "the `nodejs` runtime" },
+    Package { name: "octave", probe: Probe::Program("octave-cli"), why: "the `octave` runtime" },
+    Package { name: "php-cli", probe: Probe::Program("php"), why: "the `php` runtime" },
+    Package { name: "r-base-core", probe: Probe::Program("Rscript"), why: "the `r` runtime" },
+    Package { name: "mit-scheme", probe: Probe::Program("mit-scheme"), why: "the `scheme` runtime" },
     Package { name: "make", probe: Probe::Program("make"), why: "`build *` runs a Makefile with it" },
     Package { name: "procps", probe: Probe::Program("pkill"), why: "ps and pkill, as users have them in a terminal" },
     Package { name: "iproute2", probe: Probe::Program("ip"), why: "raises `lo` in a private network namespace" },
     Package { name: "util-linux", probe: Probe::Program("unshare"), why: "private namespaces for suites and bench" },
     Package { name: "openssh-client", probe: Probe::Program("sftp"), why: "logs in to the session's sshd" },
-    Package { name: "busybox", probe: Probe::Program("busybox"), why: "its ash is the shell of Alpine's images" },
+    Package { name: "runc", probe: Probe::Program("runc"), why: "containers, each with another handicap" },
+    Package { name: "qemu-system-x86", probe: Probe::Program(QEMU), why: "other kernels, in virtual machines" },
+    Package { name: "busybox-static", probe: Probe::File(BUSYBOX), why: "the shell in those machines and in ttyd" },
     Package { name: "libcap2-bin", probe: Probe::File("/sbin/setcap"), why: "file capabilities of a non-root runner" },
 ];
+
+/// Runs virtual machines.
+const QEMU: &str = "qemu-system-x86_64";
+
+/// Goes into them.
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
+
+/// What virtual machines need and this machine has not.
+pub(crate) fn missing_for_machines() -> Option<String> {
+    let needed = ["qemu-system-x86", "busybox-static"];
+    let missing = PACKAGES.iter().find(|package| needed.contains(&package.name) && !package.is_there())?;
+    Some(format!("{} is missing: {}", missing.name, missing.why))
+}
 
 impl Package {
     fn is_there(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Development tasks of the workspace; `cargo xtask --help` lists them.
 
+mod battery;
 mod bench;
 mod build_ebpf;
 mod cli;
@@ -8,6 +9,7 @@ mod tally;
 mod test;
 mod tidy;
 mod venv;
+mod vm;
 mod workspace;
 
 fn main() -> std::process::ExitCode {

@@ -13,6 +13,14 @@ pub(crate) struct Tally {
     skips: BTreeMap<String, BTreeSet<String>>,
 }
 
+/// A check that is no test of cargo's.
+#[derive(Debug)]
+pub(crate) struct Check {
+    pub(crate) name: String,
+    /// What it fell short of, or why it was skipped.
+    pub(crate) outcome: Result<Vec<String>, String>,
+}
+
 impl Tally {
     /// Takes in one line of `cargo test`'s standard output.
     pub(crate) fn read_line(&mut self, line: &str) {
@@ -40,6 +48,18 @@ impl Tally {
             self.skip(name, reason);
         }
         self.passed = self.passed.saturating_sub(names.len() as u64);
+    }
+
+    /// Takes in a check that is no test of cargo's.
+    pub(crate) fn check(&mut self, Check { name, outcome }: &Check) {
+        match outcome {
+            Err(reason) => self.skip(name, reason),
+            Ok(shortfalls) if shortfalls.is_empty() => self.passed += 1,
+            Ok(shortfalls) => {
+                self.failed += 1;
+                self.failures.push(format!("{name} ({})", shortfalls.join("; ")));
+            }
+        }
     }
 
     fn skip(&mut self, name: &str, reason: &str) {
@@ -126,6 +146,17 @@ test result: ok. 10 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fin
     fn a_test_that_skipped_itself_did_not_pass() {
         let tally = tally(OUTPUT, "monitor::oom\tneeds root\nmonitor::oom\tneeds BTF\n");
         assert_eq!(tally.closing_line(), "suites: 11 passed, 1 failed, 3 skipped");
+    }
+
+    #[test]
+    fn checks_count_as_tests() {
+        let mut tally = tally(OUTPUT, "");
+        let check = |name: &str, outcome| Check { name: name.into(), outcome };
+        tally.check(&check("vm::5.10", Ok(Vec::new())));
+        tally.check(&check("vm::7", Ok(vec!["two missed".into(), "a hang".into()])));
+        tally.check(&check("vm::6.1", Err("no qemu".into())));
+        assert_eq!(tally.closing_line(), "suites: 13 passed, 2 failed, 3 skipped");
+        assert_eq!(tally.failures()[1], "vm::7 (two missed; a hang)");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that says whether this tree works, once.
 //!
 //! Tidy, then the unit tests of all packages, then the integration suites against the release
-//! binary. A part that fails does not stop the next one: the end of the output tells all.
+//! binary, then the battery of kills for memory here and, with `--all`, on other kernels. A part that fails does not stop the next one: the end of the output tells all.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -12,12 +12,12 @@ use anyhow::{Context as _, Result};
 
 use crate::tally::Tally;
 use crate::workspace::{build_release, cargo, named, root, step};
-use crate::{host, tidy, venv};
+use crate::{battery, host, tidy, venv, vm};
 
 const HELP: &str = "\
 A test that misses something on this machine (a program, root, the Python environment) skips itself, \
 and the end of the output lists it with its reason. With --all, what is missing is installed first: \
-Debian packages, and a Python environment at target/venv.
+Debian packages, kernels for virtual machines, and a Python environment at target/venv.
 
 Environment:
   KRUNNER_VENV   a Python environment to use as it is, in place of target/venv
@@ -29,7 +29,8 @@ KRUNNER_TEST_ALL=1.
 Examples:
   cargo xtask test
   cargo xtask test --all
-  cargo xtask test conformance::";
+  cargo xtask test conformance::
+  cargo xtask test --all vm";
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -78,6 +79,23 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         command.args(&args.filter);
         if !world.run(&mut command, &mut tally)? {
             problems.push(format!("the {what} failed"));
+        }
+    }
+
+    // After the suites: what these measure suffers from others who are at work.
+    for what in ["battery", "vm"] {
+        if args.filter.as_ref().is_some_and(|filter| !what.contains(filter.as_str())) {
+            continue;
+        }
+        step(what);
+        let checks = match what {
+            "battery" => battery::test(&world.krunner),
+            _ if args.all => vm::test(),
+            _ => Ok(vm::skipped("minutes of emulation: `cargo xtask vm`, or --all")),
+        };
+        match checks {
+            Ok(checks) => checks.iter().for_each(|check| tally.check(check)),
+            Err(error) => problems.push(format!("{what}: {error:#}")),
         }
     }
 

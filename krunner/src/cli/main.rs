@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use super::args::{Args, Task};
-use super::{doctor, monitor, run, selftest, send, services};
+use super::{doctor, languages, monitor, run, selftest, send, services};
 use crate::exit::Exit;
 
 /// The whole program.
@@ -17,6 +17,7 @@ pub fn main() -> ExitCode {
         Some(Task::Selftest(options)) => in_runtime(selftest::selftest(options)),
         Some(Task::Monitor(options)) => monitor::monitor(&options),
         Some(Task::Doctor(options)) => doctor::doctor(&options),
+        Some(Task::Languages(options)) => languages::languages(&options),
         Some(Task::Services(options)) => services::services(&options),
         None => run::run(args.runner),
     };

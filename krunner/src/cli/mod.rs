@@ -3,6 +3,7 @@
 
 mod args;
 mod doctor;
+mod languages;
 mod main;
 mod monitor;
 mod run;

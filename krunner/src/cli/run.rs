@@ -58,8 +58,7 @@ fn settings(kind: &'static Kind, root: PathBuf, runtime_path: Option<PathBuf>, m
     for warning in port_warnings.iter().chain(&env_warnings) {
         tracing::warn!("{warning}");
     }
-    let runtime_path = runtime_path.unwrap_or_else(|| kind.default_path.into());
-    Settings { paths, ports, env, kind, runtime_path, means }
+    Settings { paths, ports, env, kind, runtime_path: kind.program(runtime_path), means }
 }
 
 /// What we were started with. Where krunner's file has capabilities, libc has taken `LD_LIBRARY_PATH` and its

@@ -50,8 +50,12 @@ impl Shown {
     fn collect(args: &ServicesArgs) -> Self {
         let catalogue = Catalogue::load(&args.definitions);
         let kind = args.language.as_deref().and_then(Kind::find);
-        let default_path = kind.map_or("/usr/bin/python", |kind| kind.default_path);
-        let runtime_path = args.runtime_path.as_deref().unwrap_or(Path::new(default_path)).display().to_string();
+        let named = args.runtime_path.clone();
+        let runtime_path = match kind {
+            Some(kind) => kind.program(named),
+            None => named.unwrap_or_else(|| "/usr/bin/python".into()),
+        };
+        let runtime_path = runtime_path.display().to_string();
         let mut shown = Self { services: BTreeMap::new(), problems: catalogue.problems };
         let language = args.language.as_deref().unwrap_or_default();
         let offered = offered(language).iter().filter_map(|name| {

@@ -39,6 +39,14 @@ pub fn child_env(own: impl IntoIterator<Item = (OsString, OsString)>, paths: &Pa
     (env, warnings)
 }
 
+/// What the agent's `environ.txt` alone says; its flaws were told by [`child_env`].
+#[must_use]
+pub fn agent_env(paths: &Paths) -> ChildEnv {
+    let mut env = ChildEnv::new();
+    merge_file(&mut env, &paths.environ());
+    env
+}
+
 /// Puts `folder` first in a `:`-separated variable, once.
 pub fn promote(env: &mut ChildEnv, variable: &str, folder: &Path) {
     let old = remove_entry(env, variable, folder);

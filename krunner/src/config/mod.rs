@@ -8,7 +8,7 @@ mod paths;
 mod ports;
 mod warning;
 
-pub use environ::{ChildEnv, child_env, promote};
+pub use environ::{ChildEnv, agent_env, child_env, promote};
 pub use paths::Paths;
 pub use ports::Ports;
 pub use warning::Warning;

@@ -1,5 +1,6 @@
 //! Every absolute path of the contract, as one value.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// The places that the agent and the image agree on. Tests move them all below a root of their own.
@@ -23,6 +24,22 @@ impl Paths {
 
     fn at(&self, path: &str) -> PathBuf {
         self.root.join(path)
+    }
+
+    /// A place in the image; with a `*` in names of its pattern, the places there are, sorted.
+    #[must_use]
+    pub fn find(&self, pattern: &str) -> Vec<PathBuf> {
+        let mut found = vec![self.root.clone()];
+        for part in pattern.split('/').filter(|part| !part.is_empty()) {
+            found = match part.split_once('*') {
+                None => found.iter().map(|path| path.join(part)).collect(),
+                Some((start, end)) => found.iter().flat_map(|folder| matching(folder, start, end)).collect(),
+            };
+        }
+        if pattern.contains('*') {
+            found.retain(|path| path.exists());
+        }
+        found
     }
 
     /// The user's home and working directory.
@@ -113,5 +130,42 @@ impl Paths {
     #[must_use]
     pub fn dropbear(&self) -> PathBuf {
         self.at("tmp/dropbear")
+    }
+}
+
+/// What is in the folder with such a name, sorted.
+fn matching(folder: &Path, start: &str, end: &str) -> Vec<PathBuf> {
+    let wanted = |name: &OsString| {
+        let name = name.as_encoded_bytes();
+        name.strip_prefix(start.as_bytes()).is_some_and(|rest| rest.ends_with(end.as_bytes()))
+    };
+    let names = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut found: Vec<PathBuf> = names.filter(wanted).map(|name| folder.join(name)).collect();
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_pattern_stands_for_what_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        for made in ["jvm/java-17/bin", "jvm/java-11/bin", "jvm/java-8", "jvm/other/bin"] {
+            fs::create_dir_all(root.path().join(made)).unwrap();
+        }
+        let paths = Paths::below(root.path());
+        let found = ["jvm/java-11/bin", "jvm/java-17/bin"].map(|path| root.path().join(path));
+        assert_eq!(paths.find("/jvm/java-*/bin"), found);
+        assert_eq!(paths.find("/nowhere/*"), Vec::<PathBuf>::new());
+        assert_eq!(
+            paths.find("/jvm/none"),
+            [root.path().join("jvm/none")],
+            "without a star it is a place, there or not"
+        );
+        let overlapping = root.path().join("jvm/java-17");
+        assert!(!paths.find("/jvm/java-17*-17").contains(&overlapping), "start and end do not share characters");
     }
 }

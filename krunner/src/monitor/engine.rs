@@ -182,8 +182,8 @@ impl Engine {
     pub(super) fn counted(&mut self, count: Count, since_ns: u64, now_ns: u64) -> bool {
         self.is_counted = count.is_counted;
         let was_killed = !count.kills.is_empty();
-        for (kills, cgroup) in count.kills {
-            self.inference.counted(kills, since_ns, now_ns, cgroup);
+        for kills in count.kills {
+            self.inference.counted(kills, since_ns, now_ns);
         }
         was_killed
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::super::cgroup::counter::Kills;
 use super::super::event::{Actor, Exit, Mark, MemoryAtKill};
 use super::super::join::Confidence;
 use super::super::process::{Cmdline, End, Observed, ScanCost};
@@ -168,7 +169,8 @@ fn an_ancestor_that_is_not_there_any_more_is_told_as_gone() {
 
 /// A look at the counters that shows so many new kills.
 fn count(kills: &[u64]) -> Count {
-    let kills = kills.iter().map(|kills| (*kills, Some(figures(*kills)))).collect();
+    let kills = kills.iter().map(|number| Kills { number: *number, is_group: false, cgroup: Some(figures(*number)) });
+    let kills = kills.collect();
     Count { kills, is_counted: true, headroom_bytes: None }
 }
 

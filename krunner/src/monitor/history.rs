@@ -136,9 +136,13 @@ impl History {
         self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
     }
 
-    /// Somebody has looked and not found this process.
-    pub(super) fn mark_absent(&mut self, key: ProcessKey, at_boot_ns: u64) {
-        self.table.mark_gone(key, Gone { at_ns: at_boot_ns, is_certain: false });
+    /// Somebody has looked and not found this process: it is gone since then, or since it was last seen.
+    pub(super) fn mark_absent(&mut self, key: ProcessKey, since_boot_ns: u64) {
+        let seen_ns = self.table.get(key).map_or(0, |entry| {
+            let dying_ns = entry.end.map_or(0, |(_, at_ns)| at_ns);
+            entry.alive_ns.unwrap_or(0).max(dying_ns)
+        });
+        self.table.mark_gone(key, Gone { at_ns: since_boot_ns.max(seen_ns), is_certain: false });
     }
 
     /// A process, living or not.

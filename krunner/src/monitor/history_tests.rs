@@ -229,6 +229,15 @@ fn who_is_dying_of_sigkill_is_a_suspect_before_it_is_gone() {
 }
 
 #[test]
+fn nobody_is_gone_before_it_was_last_seen() {
+    let mut history = begun();
+    let at_boot_ns = 5 * SECOND_NS;
+    history.fold_glance(&Glance { at_boot_ns, processes: vec![observed(HOG, 10, 9)], absent: vec![] });
+    history.mark_absent(HOG, 4 * SECOND_NS);
+    assert_eq!(history.find(HOG).unwrap().gone_at_boot_ns, Some(at_boot_ns));
+}
+
+#[test]
 fn a_death_is_kept_also_of_one_whom_nobody_had_seen() {
     let mut history = begun();
     let death = Death { process: HOG, name: "hog".into(), parent_pid: 10, end: End::Killed, at_boot_ns: 3 * SECOND_NS };

@@ -18,6 +18,7 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use super::cgroup::CgroupFacts;
+use super::cgroup::counter::Kills;
 use super::history::Suspect;
 use super::join::Confidence;
 use super::process::End;
@@ -55,6 +56,8 @@ pub(super) struct Case {
     confidence: Confidence,
     /// How many of them have no name yet.
     kills: u64,
+    /// The small ones of a cgroup went with the large one.
+    is_group: bool,
     /// Nobody can have been killed before.
     since_ns: u64,
     /// When it was known.
@@ -83,15 +86,16 @@ pub(super) struct Inference {
 
 impl Inference {
     /// A counter has grown by so many since that time.
-    pub(super) fn counted(&mut self, kills: u64, since_ns: u64, now_ns: u64, cgroup: Option<CgroupFacts>) {
+    pub(super) fn counted(&mut self, kills: Kills, since_ns: u64, now_ns: u64) {
         self.open(Case {
             confidence: Confidence::Inferred,
-            kills,
+            kills: kills.number,
+            is_group: kills.is_group,
             since_ns,
             known_ns: now_ns,
             has_looked: false,
             spared_bytes: None,
-            cgroup,
+            cgroup: kills.cgroup,
         });
     }
 
@@ -104,6 +108,7 @@ impl Inference {
         self.open(Case {
             confidence: Confidence::Possible,
             kills: MOST_POSSIBLE,
+            is_group: false,
             since_ns,
             known_ns: now_ns,
             has_looked: false,
@@ -118,6 +123,7 @@ impl Inference {
         match same {
             Some(last) if is_full => {
                 last.kills = last.kills.saturating_add(case.kills);
+                last.is_group |= case.is_group;
                 (last.known_ns, last.has_looked, last.spared_bytes) = (case.known_ns, false, None);
             }
             _ => self.cases.push_back(case),
@@ -223,7 +229,8 @@ impl Case {
             && suspect.alive_ns.is_some_and(|alive_ns| alive_ns > self.known_ns + SPARED_NS);
         suspect.known.oom_score_adj != NEVER
             && suspect.end != Some(End::Other)
-            && (is_dying || has_left && (is_killed || !was_spared && !self.is_too_small(suspect)))
+            && !was_spared
+            && (is_dying || has_left && (is_killed || !self.is_too_small(suspect)))
             && suspect.known.key.start_boot_ns() <= self.known_ns
     }
 
@@ -231,7 +238,7 @@ impl Case {
     /// between two looks.
     fn is_too_small(&self, suspect: &Suspect) -> bool {
         let is_quiet = suspect.alive_ns.is_some_and(|alive_ns| alive_ns.saturating_sub(suspect.grown_ns) > LIVELY_NS);
-        is_quiet && self.badness(suspect) < self.spared_bytes.unwrap_or(0) / 4 * 3
+        is_quiet && !self.is_group && self.badness(suspect) < self.spared_bytes.unwrap_or(0) / 4 * 3
     }
 
     /// As the kernel weighs it.

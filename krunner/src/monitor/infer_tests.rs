@@ -34,10 +34,14 @@ fn killed(suspect: Suspect) -> Suspect {
     Suspect { end: Some(End::Killed), ..suspect }
 }
 
+fn kills(number: u64, cgroup: Option<CgroupFacts>) -> Kills {
+    Kills { number, is_group: false, cgroup }
+}
+
 /// A case of so many kills between 9 and 10 s, after the look that it asked for.
-fn case(kills: u64) -> Inference {
+fn case(number: u64) -> Inference {
     let mut inference = Inference::default();
-    inference.counted(kills, 9 * SECOND, 10 * SECOND, None);
+    inference.counted(kills(number, None), 9 * SECOND, 10 * SECOND);
     inference.looked(10 * SECOND);
     inference
 }
@@ -88,11 +92,24 @@ fn who_ended_otherwise_or_came_later_or_lived_on_is_no_victim() {
     let mut newcomer = left(10, 50, 10 * SECOND + 10 * MS);
     newcomer.known.key.start_ticks = 1001;
     let earlier = left(11, 50, 9 * SECOND - 1);
-    let suspects = [exited, spared, exempt, newcomer, earlier];
+    // The victim of a later kill.
+    let later = killed(Suspect { alive_ns: Some(10 * SECOND + SPARED_NS + 1), ..left(12, 50, 11 * SECOND) });
+    let suspects = [exited, spared, exempt, newcomer, earlier, later];
     let mut inference = case(1);
     assert_eq!(verdict(&mut inference, &suspects, IN_A_WHILE), (vec![], 0));
     assert_eq!(verdict(&mut inference, &suspects, LATE), (vec![], 1), "nobody is blamed for want of a better one");
     assert!(!inference.is_open());
+}
+
+#[test]
+fn kills_in_a_row_have_each_their_own_victim() {
+    let mut inference = Inference::default();
+    inference.counted(kills(1, None), 9 * SECOND, 10 * SECOND);
+    inference.counted(kills(1, None), 10 * SECOND, 10 * SECOND + 40 * MS);
+    inference.looked(10 * SECOND + 50 * MS);
+    let first = killed(left(7, 10, 10 * SECOND + MS));
+    let second = killed(Suspect { alive_ns: Some(10 * SECOND + 20 * MS), ..left(8, 20, 10 * SECOND + 45 * MS) });
+    assert_eq!(verdict(&mut inference, &[first, second], 10 * SECOND + 51 * MS), (vec![7, 8], 0));
 }
 
 #[test]
@@ -108,7 +125,7 @@ fn what_the_kernel_adds_to_a_size_counts() {
     let facts =
         CgroupFacts { path: "/".into(), version: 2, limit_bytes: Some(1000), usage_bytes: None, oom_kill_count: None };
     let mut inference = Inference::default();
-    inference.counted(1, 9 * SECOND, 10 * SECOND, Some(facts));
+    inference.counted(kills(1, Some(facts)), 9 * SECOND, 10 * SECOND);
     inference.looked(10 * SECOND);
     let mut adjusted = left(7, 10, 10 * SECOND);
     adjusted.known.oom_score_adj = 500;
@@ -159,13 +176,18 @@ fn who_is_quiet_and_smaller_than_one_who_lives_is_no_victim() {
     assert_eq!(verdict(quiet(7, 900)), 1, "about as large");
     assert_eq!(verdict(growing), 1, "it may have been large a moment later");
     assert_eq!(verdict(killed(quiet(7, 1))), 1);
+    let mut group = Inference::default();
+    group.counted(Kills { is_group: true, ..kills(2, None) }, 9 * SECOND, 10 * SECOND);
+    group.looked(10 * SECOND);
+    let (accused, _) = group.judge(vec![quiet(7, 1), quiet(8, 2000)], |_| 1000, IN_A_WHILE);
+    assert_eq!(accused.len(), 2, "the small one went with the large one");
 }
 
 #[test]
 fn more_cases_than_there_is_room_for_are_one() {
     let mut inference = Inference::default();
     for at in 0..3 * MAX_CASES as u64 {
-        inference.counted(1, 9 * SECOND, 10 * SECOND + at, None);
+        inference.counted(kills(1, None), 9 * SECOND, 10 * SECOND + at);
     }
     assert_eq!(inference.cases.len(), MAX_CASES);
     let kills: u64 = inference.cases.iter().map(|case| case.kills).sum();
@@ -210,9 +232,9 @@ proptest! {
         for step in steps {
             now_ns += 10 * MS;
             match step {
-                Step::Counted(kills) => {
-                    inference.counted(kills, counted_ns, now_ns, None);
-                    counted += kills;
+                Step::Counted(number) => {
+                    inference.counted(kills(number, None), counted_ns, now_ns);
+                    counted += number;
                     counted_ns = now_ns;
                 }
                 Step::ToldOfKill => {

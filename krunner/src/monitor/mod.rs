@@ -19,6 +19,7 @@ mod history;
 mod infer;
 mod join;
 pub mod means;
+mod pace;
 mod process;
 mod procfs;
 mod report;

@@ -296,12 +296,15 @@ impl Scanner {
         let name = self.name(key, comm);
         let is_zombie = stat.is_zombie();
         let end = stat.end(self.known(key).is_some_and(|known| known.arg_start != 0));
-        if stat.has_ended && !is_zombie {
-            // Only its first thread has ended; the memory is seen through the others.
-            let other = self.other_thread(pid);
-            stat = other.map_or(stat, |other| Stat { parent_pid: stat.parent_pid, ..other });
+        let mut shown_by = pid;
+        if stat.has_ended
+            && !is_zombie
+            && let Some((thread, other)) = self.other_thread(pid)
+        {
+            // Only its first thread has ended; memory and cgroup are seen through the others.
+            (shown_by, stat) = (thread, Stat { parent_pid: stat.parent_pid, ..other });
         }
-        let is_inside = self.is_inside(key);
+        let is_inside = self.is_inside(key, shown_by);
         let cmdline = if is_inside { self.cmdline(key, &name, &stat) } else { Arc::default() };
         if is_inside && stat.vm_bytes > 0 && cmdline.bytes.is_empty() && !self.has_memory(pid) {
             // It let go of its memory between the two reads: what it was before is what counts.
@@ -328,15 +331,16 @@ impl Scanner {
     }
 
     /// Whether the fence lets a process in. Who was in stays in: what is moved to another cgroup belongs to
-    /// whoever started it. Who was not is asked again while it is new: it may be on its way in.
-    fn is_inside(&mut self, key: ProcessKey) -> bool {
+    /// whoever started it. Who was not is asked again while it is new: it may be on its way in. `thread` is one of its
+    /// threads that has not ended; those that have are in no cgroup any more.
+    fn is_inside(&mut self, key: ProcessKey, thread: u32) -> bool {
         if let Some(known) = self.known(key)
             && (known.is_inside || known.unchanged >= QUIET_AFTER)
         {
             return known.is_inside;
         }
         let Some(fence) = self.fence.clone() else { return true };
-        let length = self.read(format_args!("{}/cgroup", key.pid));
+        let length = self.read(format_args!("{}/task/{thread}/cgroup", key.pid));
         length.is_some_and(|length| fence.lets_in(&String::from_utf8_lossy(&self.buffer[..length])))
     }
 
@@ -409,13 +413,14 @@ impl Scanner {
     }
 
     /// A thread that has not ended, of a process whose first one has.
-    fn other_thread(&mut self, pid: u32) -> Option<Stat> {
+    fn other_thread(&mut self, pid: u32) -> Option<(u32, Stat)> {
         let threads = std::fs::read_dir(self.root.path().join(format!("{pid}/task"))).ok()?;
         for thread in threads.take(MAX_ENDED_THREADS) {
-            let length = self.read(format_args!("{pid}/task/{}/stat", thread.ok()?.file_name().to_str()?));
+            let thread: u32 = thread.ok()?.file_name().to_str()?.parse().ok()?;
+            let length = self.read(format_args!("{pid}/task/{thread}/stat"));
             let stat = length.and_then(|length| Stat::parse(&self.buffer[..length])).map(|(_, stat)| stat);
             if let Some(stat) = stat.filter(|stat| !stat.has_ended) {
-                return Some(stat);
+                return Some((thread, stat));
             }
         }
         None

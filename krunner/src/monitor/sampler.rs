@@ -1,8 +1,8 @@
 //! The thread that looks at `/proc`, and at the counters of the memory cgroup.
 //!
 //! A thread of its own, because reading there may block on a lock of the process that is looked at, and takes
-//! milliseconds where there are thousands of processes. It scans every now and then, and spends at most [`DUTY`] of
-//! one processor on that: after an expensive scan the next one comes later. Asked for with [`Sampler::scan_now`], a scan
+//! milliseconds where there are thousands of processes. It scans every now and then, as `pace` says: after an expensive
+//! scan the next one comes later. Asked for with [`Sampler::scan_now`], a scan
 //! comes at once and reads everybody, the quiet ones too; there is at most one in each [`SHORTEST_PAUSE`].
 //!
 //! ```text
@@ -15,7 +15,7 @@
 //!
 //! While no tracer tells of kills it is *watchful*: at each beat it reads the counters and looks at newcomers and those
 //! who grow (`procfs::glance`). A beat comes before the memory that is left can be filled ([`beat`]): with gigabytes
-//! to go four times a second, with little left every [`SHORTEST_BEAT`]. When half of what was left at the last scan is
+//! to go four times a second, with little left every 5 ms. When half of what was left at the last scan is
 //! used up, somebody grows: everybody is looked at.
 //!
 //! Handing over waits on this thread only, never on the reader's; what is handed over carries its time.
@@ -30,33 +30,12 @@ use tokio::sync::mpsc;
 use super::cgroup::Cgroup;
 use super::cgroup::counter::{Count, KillCounter};
 use super::clock;
+use super::pace::{Allowance, LONGEST_BEAT, RUNNING_OUT_SHARE, beat, pause};
 use super::process::{Glance, Snapshot};
 use super::procfs::{Fence, ProcRoot, Scanner};
 
-/// The part of one processor that periodic scans may take is 1 / this: 0.25 %.
-const DUTY: u32 = 400;
-
-/// An expensive scan does not put off the next one further than this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
 /// Between a scan and the next one asked for. Who asks within it gets the same scan.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
-
-/// While memory runs out, scans may take 1 / this of one processor, and beats 1 / [`BEAT_DUTY`].
-const RUNNING_OUT_DUTY: u32 = 50;
-const BEAT_DUTY: u32 = 30;
-
-/// A beat takes some 30 us of a processor here.
-const SHORTEST_BEAT: Duration = Duration::from_millis(5);
-
-/// Where nobody knows how much is left.
-const BLIND_BEAT: Duration = Duration::from_millis(20);
-
-/// A kill is to be told within 500 ms.
-const LONGEST_BEAT: Duration = Duration::from_millis(250);
-
-/// How fast memory can be filled: a core touches some 4 GiB of new pages in a second, and there are several.
-const FILLED_BYTES_PER_MS: u64 = 16 << 20;
 
 /// Reading a folder is the deepest it goes; the default of 2 MiB would be the larger part of our address space.
 const STACK_BYTES: usize = 128 * 1024;
@@ -170,7 +149,9 @@ struct Watch {
     counter: KillCounter,
     read_boot_ns: u64,
     is_told: bool,
+    last_beat: Instant,
     next_beat: Instant,
+    allowance: Allowance,
     /// None where that cannot be known.
     headroom_bytes: Option<u64>,
     /// At the last scan.
@@ -255,11 +236,11 @@ impl Lookout {
             self.send(Sample::Glance(glance))?;
         }
         let cost = clock::thread_cpu().saturating_sub(cpu_before);
-        if is_running_out && self.last_scan.elapsed() > self.last_cost * RUNNING_OUT_DUTY {
+        if is_running_out && self.last_scan.elapsed() > self.last_cost * RUNNING_OUT_SHARE {
             self.scan(true)?;
         }
         if let Some(watch) = &mut self.watch {
-            watch.next_beat = Instant::now() + beat(watch.headroom_bytes).max(cost * BEAT_DUTY).min(LONGEST_BEAT);
+            watch.plan(cost);
         }
         Ok(())
     }
@@ -291,7 +272,9 @@ impl Watch {
             read_boot_ns: clock::boot_ns(),
             counter: KillCounter::start(cgroup),
             is_told: false,
+            last_beat: Instant::now(),
             next_beat: Instant::now(),
+            allowance: Allowance::full(),
             headroom_bytes: None,
             scanned_headroom_bytes: u64::MAX,
         }
@@ -311,20 +294,17 @@ impl Watch {
         is_news.then_some(Sample::Counted { count, since_boot_ns, at_boot_ns: clock::boot_ns() })
     }
 
+    /// When the next beat comes, after one that took so much of a processor.
+    fn plan(&mut self, cost: Duration) {
+        let now = Instant::now();
+        let passed = now.duration_since(std::mem::replace(&mut self.last_beat, now));
+        let put_off = self.allowance.spend(cost, passed);
+        self.next_beat = now + beat(self.headroom_bytes).max(put_off).min(LONGEST_BEAT);
+    }
+
     fn is_running_out(&self) -> bool {
         self.headroom_bytes.is_some_and(|bytes| bytes < self.scanned_headroom_bytes / 2)
     }
-}
-
-/// Until the next beat, where so much may still be taken.
-fn beat(headroom_bytes: Option<u64>) -> Duration {
-    let until_full = |bytes: u64| Duration::from_millis(bytes / FILLED_BYTES_PER_MS).clamp(SHORTEST_BEAT, LONGEST_BEAT);
-    headroom_bytes.map_or(BLIND_BEAT, until_full)
-}
-
-/// How long to wait after a scan that took so much of a processor.
-fn pause(interval: Duration, cpu: Duration) -> Duration {
-    interval.max((cpu * DUTY).min(LONGEST_PAUSE))
 }
 
 #[cfg(test)]
@@ -394,21 +374,6 @@ mod tests {
             assert!(begin.elapsed() < DEADLINE, "the thread is still there");
             thread::yield_now();
         }
-    }
-
-    #[test]
-    fn expensive_scans_are_rarer() {
-        let pause_ms = |cpu_ms| pause(Sampler::INTERVAL, Duration::from_millis(cpu_ms)).as_millis();
-        assert_eq!([0, 1, 5, 10, 1000].map(pause_ms), [2000, 2000, 2000, 4000, 30_000]);
-        assert_eq!(pause(HOUR, Duration::from_secs(1)), HOUR);
-    }
-
-    #[test]
-    fn a_beat_comes_before_what_is_left_can_be_filled() {
-        let beat_ms = |mib: u64| beat(Some(mib << 20)).as_millis();
-        assert_eq!([0, 32, 160, 1600, 1 << 20].map(beat_ms), [5, 5, 10, 100, 250]);
-        assert_eq!(beat(Some(u64::MAX)), LONGEST_BEAT);
-        assert_eq!(beat(None), BLIND_BEAT);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! What to run.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -99,10 +100,31 @@ impl fmt::Display for Command {
             Program::Argv(argv) => {
                 for (index, word) in argv.iter().enumerate() {
                     let gap = if index == 0 { "" } else { " " };
-                    write!(f, "{gap}{}", word.to_string_lossy())?;
+                    write!(f, "{gap}{}", quoted(&word.to_string_lossy()))?;
                 }
                 Ok(())
             }
         }
+    }
+}
+
+/// As one would type it in a shell.
+fn quoted(word: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:,=+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.into();
+    }
+    format!("'{}'", word.replace('\'', r"'\''")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn argument_lists_are_shown_as_one_would_type_them() {
+        let command = Command::argv(["sh", "-c", "exec \"$0\"", "./it's", "", "a\nb", "./größe.c"]);
+        assert_eq!(command.to_string(), "sh -c 'exec \"$0\"' './it'\\''s' '' 'a\nb' ./größe.c");
+        assert_eq!(Command::shell("make; true").to_string(), "make; true");
     }
 }

@@ -13,6 +13,43 @@ pub(super) struct Demand {
     pub(super) terminate: bool,
 }
 
+/// What is asked of a step while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// To interrupt what it does, as Ctrl-C would.
+    Interrupt,
+    /// To come to its end.
+    Terminate,
+}
+
+/// The demands on a step, one after the other; those made before are the first.
+pub struct Asks {
+    demands: watch::Receiver<Demand>,
+    interrupts: u32,
+}
+
+impl Asks {
+    /// Resolves with the next. After [`Asked::Terminate`] there are no others.
+    pub async fn next(&mut self) -> Asked {
+        loop {
+            let demand = *self.demands.borrow_and_update();
+            if demand.terminate {
+                return Asked::Terminate;
+            } else if demand.interrupts != self.interrupts {
+                let is_new = demand.interrupts > self.interrupts;
+                self.interrupts = demand.interrupts;
+                if is_new {
+                    return Asked::Interrupt;
+                }
+            }
+            if self.demands.changed().await.is_err() {
+                // Whoever could ask is gone.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
 /// Asks a pump to deliver what its pipe holds now, and to say when that is done.
 pub(super) type Settle = oneshot::Sender<()>;
 
@@ -69,6 +106,12 @@ impl Control {
                 let _ = settled.await;
             }
         }
+    }
+
+    /// The demands on this step, from its beginning.
+    #[must_use]
+    pub fn asks(&self) -> Asks {
+        Asks { demands: self.demands(), interrupts: 0 }
     }
 
     pub(super) fn demands(&self) -> watch::Receiver<Demand> {

@@ -13,10 +13,11 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::command::Command;
-use super::control::Control;
+use super::control::{Asked, Control};
 use super::outcome::{Exit, Outcome};
-use super::pump::{Outlets, OutputSink, Pump, Stream};
+use super::pump::{Outlets, Pump};
 use super::reaper::Reaper;
+use super::sink::{OutputSink, Rich, Stream};
 use super::spawn::{SpawnError, Spawned, spawn};
 use super::tasklog;
 use crate::config::ChildEnv;
@@ -230,20 +231,15 @@ async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) 
 
 /// Waits for the exit, passing on signals meanwhile.
 async fn supervise(pid: Pid, mut exit: oneshot::Receiver<Exit>, control: &Control) -> Outcome {
-    let mut demands = control.demands();
-    let mut interrupts = 0;
+    let mut asks = control.asks();
     loop {
-        let demand = *demands.borrow_and_update();
-        if demand.terminate {
-            return Outcome::CutShort(end_group(pid, exit).await);
-        }
-        if demand.interrupts > interrupts {
-            interrupts = demand.interrupts;
-            let _ = killpg(pid, Signal::SIGINT);
-        }
-        tokio::select! {
+        let asked = tokio::select! {
             exit = &mut exit => return Outcome::Ended(exit.unwrap_or(Exit::Signal(nix::libc::SIGKILL))),
-            _ = demands.changed() => {}
+            asked = asks.next() => asked,
+        };
+        match asked {
+            Asked::Interrupt => _ = killpg(pid, Signal::SIGINT),
+            Asked::Terminate => return Outcome::CutShort(end_group(pid, exit).await),
         }
     }
 }
@@ -300,4 +296,7 @@ impl OutputSink for Captured {
         let room = self.limit_bytes.saturating_sub(kept.len());
         kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
     }
+
+    /// Programs only write.
+    async fn show(&self, _: Rich) {}
 }

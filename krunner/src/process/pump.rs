@@ -16,7 +16,6 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
@@ -24,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::control::Settle;
+use super::sink::{OutputSink, Stream};
 use crate::sys;
 use crate::writer::Writer;
 
@@ -35,22 +35,6 @@ const MIN_ROOM_BYTES: usize = 16 * 1024;
 
 /// How long a step waits for a pipe that some other process still has open after its program ended.
 pub(super) const LEAK_TIMEOUT: Duration = Duration::from_millis(300);
-
-/// Which of the two output streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-/// Takes what programs write.
-#[async_trait]
-pub trait OutputSink: Send + Sync {
-    /// Takes a chunk of at most 64 KiB; returns when there is room for the next.
-    async fn deliver(&self, stream: Stream, chunk: Bytes);
-}
 
 /// The three receivers of one stream.
 pub(super) struct Outlets {

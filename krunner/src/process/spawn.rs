@@ -1,7 +1,7 @@
 //! Starting a child in a process group of its own, with two pipes and nothing else of ours.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
@@ -33,7 +33,7 @@ pub enum SpawnError {
     #[error("the folder {} does not exist", .0.display())]
     NoFolder(PathBuf),
     /// No such program.
-    #[error("{} is not found", .0.display())]
+    #[error("{} is not found{}", .0.display(), where_looked(.0))]
     NotFound(OsString),
     /// It is there, but not to be executed.
     #[error("{} cannot be executed", path.display())]
@@ -65,6 +65,11 @@ impl SpawnError {
             Self::WorkingDirectoryGone | Self::NoFolder(_) | Self::Refused { .. } => -1,
         }
     }
+}
+
+/// A bare name has been looked up.
+fn where_looked(program: &OsStr) -> &'static str {
+    if program.as_encoded_bytes().contains(&b'/') { "" } else { " in PATH" }
 }
 
 /// A process that runs.

@@ -1,9 +1,12 @@
 //! The shape of languages whose compiler turns one source into one object, and objects into `./main`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::plan::{Plan, Severity, argument};
+use super::scratch::Scratch;
 use super::sources;
 use super::traits::Runtime;
 use crate::process::Command;
@@ -22,22 +25,24 @@ const PROGRAM: &str = "./main";
 const OTHER_PROGRAM: &str = "./a.out";
 
 impl Native {
-    fn call(&self, arguments: impl IntoIterator<Item = String>) -> Command {
-        let mut argv = vec![self.compiler.clone().into_os_string()];
-        argv.extend(arguments.into_iter().map(Into::into));
+    fn compile(&self, source: &Path, object: OsString) -> Command {
+        let mut argv = vec![self.compiler.clone().into(), "-c".into(), argument(source)];
+        argv.extend(self.compile_flags.iter().map(OsString::from));
+        argv.extend(["-o".into(), object]);
         Command::argv(argv)
     }
 
-    fn compile(&self, source: &Path, object: &str) -> Command {
-        let flags = self.compile_flags.iter().map(ToString::to_string);
-        self.call(["-c".into(), argument(source)].into_iter().chain(flags).chain(["-o".into(), object.into()]))
+    fn link(&self, inputs: impl IntoIterator<Item = OsString>, program: &Path) -> Command {
+        let mut argv = vec![self.compiler.clone().into()];
+        argv.extend(inputs);
+        argv.extend(self.compile_flags.iter().map(OsString::from));
+        argv.extend(["-o".into(), program.into()]);
+        argv.extend(self.link_flags.iter().map(OsString::from));
+        Command::argv(argv)
     }
 
-    fn link(&self, inputs: impl IntoIterator<Item = String>) -> Command {
-        let flags = |flags: &[&str]| flags.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let compile_flags = flags(self.compile_flags);
-        let output = ["-o".into(), PROGRAM.into()];
-        self.call(inputs.into_iter().chain(compile_flags).chain(output).chain(flags(self.link_flags)))
+    fn main(&self) -> String {
+        format!("main.{}", self.extension)
     }
 }
 
@@ -50,15 +55,15 @@ impl Runtime for Native {
     }
 
     fn build(&self, directory: &Path) -> Plan {
-        let main = format!("main.{}", self.extension);
+        let main = self.main();
         if !directory.join(&main).is_file() {
             return Plan::missing(format!("there is neither a \"Makefile\" nor a \"{main}\" to build"));
         }
         let sources = sources::below(directory, self.extension);
         let objects = object_names(&sources);
-        let mut commands: Vec<Command> =
-            sources.iter().zip(&objects).map(|(source, object)| self.compile(source, object)).collect();
-        commands.push(self.link(objects));
+        let pairs = sources.iter().zip(objects.iter().cloned());
+        let mut commands: Vec<Command> = pairs.map(|(source, object)| self.compile(source, object)).collect();
+        commands.push(self.link(objects, Path::new(PROGRAM)));
         Plan::Run(commands)
     }
 
@@ -69,56 +74,51 @@ impl Runtime for Native {
         }
     }
 
-    fn query_suffix(&self) -> Option<&'static str> {
-        Some(match self.extension {
-            "c" => ".c",
-            _ => ".cpp",
-        })
+    fn query(&self, code: &str, scratch: &mut Scratch) -> io::Result<Plan> {
+        let source = scratch.beside(&format!(".{}", self.extension), &[code])?;
+        let program = scratch.folder()?.join("main");
+        Ok(Plan::Run(vec![self.link([source.into()], &program), Command::argv([program])]))
     }
 
-    fn query(&self, source: &Path) -> Plan {
-        Plan::Run(vec![self.link([argument(source)]), Command::argv([PROGRAM])])
+    fn examples(&self) -> Vec<Vec<String>> {
+        [&self.main(), "main", "a.out"].map(|file| vec![file.to_owned()]).into()
     }
 }
 
-/// `dir/util.c` becomes `./util.o`, or `./dir-util.o` where another source has the same stem.
-fn object_names(sources: &[PathBuf]) -> Vec<String> {
-    let stem = |source: &Path| source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let mut uses: HashMap<String, usize> = HashMap::new();
+/// `dir/util.c` becomes `./util.o`; where another source has that stem, `./dir-util.o`; where that is taken,
+/// `./dir-util-2.o`.
+fn object_names(sources: &[PathBuf]) -> Vec<OsString> {
+    let stem = |source: &'_ PathBuf| source.file_stem().unwrap_or_default().to_owned();
+    let mut uses: HashMap<OsString, usize> = HashMap::new();
     for source in sources {
         *uses.entry(stem(source)).or_default() += 1;
     }
-    let name = |source: &PathBuf| {
+    let mut taken = HashSet::new();
+    let mut name = |source: &PathBuf| {
         let stem = stem(source);
-        if uses[&stem] == 1 {
-            return format!("./{stem}.o");
+        let whole = source.with_extension("").iter().collect::<Vec<_>>().join(OsStr::new("-"));
+        let mut name = if uses[&stem] == 1 { stem } else { whole.clone() };
+        for number in 2.. {
+            if taken.insert(name.clone()) {
+                break;
+            }
+            name.clone_from(&whole);
+            name.push(format!("-{number}"));
         }
-        format!("./{}.o", source.with_extension("").to_string_lossy().replace('/', "-"))
+        let mut object = OsString::from("./");
+        object.push(name);
+        object.push(".o");
+        object
     };
-    sources.iter().map(name).collect()
+    sources.iter().map(&mut name).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{folder, shown};
     use super::*;
-    use std::fs;
 
-    fn folder(files: &[&str]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = folder.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "").unwrap();
-        }
-        folder
-    }
-
-    fn shown(plan: Plan) -> Vec<String> {
-        match plan {
-            Plan::Run(commands) => commands.iter().map(ToString::to_string).collect(),
-            Plan::Nothing { message, exit_code, .. } => vec![format!("{exit_code}: {message}")],
-        }
-    }
+    const NO_FILES: &[&str] = &[];
 
     fn c() -> Native {
         super::super::c::runtime("/usr/bin/gcc".into())
@@ -128,34 +128,34 @@ mod tests {
     fn every_source_is_compiled_then_linked() {
         let folder = folder(&["main.c", "lib/util.c", "lib/other.h", "-odd name.c"]);
         assert_eq!(
-            shown(c().build(folder.path())),
+            shown(&c().build(folder.path())),
             [
-                "/usr/bin/gcc -c ./-odd name.c -Wall -o ./-odd name.o",
+                "/usr/bin/gcc -c './-odd name.c' -Wall -o './-odd name.o'",
                 "/usr/bin/gcc -c ./lib/util.c -Wall -o ./util.o",
                 "/usr/bin/gcc -c ./main.c -Wall -o ./main.o",
-                "/usr/bin/gcc ./-odd name.o ./util.o ./main.o -Wall -o ./main -lrt -lm -lpthread -ldl",
+                "/usr/bin/gcc './-odd name.o' ./util.o ./main.o -Wall -o ./main -lrt -lm -lpthread -ldl",
             ]
         );
     }
 
     #[test]
     fn sources_of_one_stem_do_not_overwrite_each_others_objects() {
-        let sources = ["a/x.c", "b/x.c", "main.c"].map(PathBuf::from);
-        assert_eq!(object_names(&sources), ["./a-x.o", "./b-x.o", "./main.o"]);
+        let sources = ["a-x.c", "a/x.c", "b/x.c", "main.c"].map(PathBuf::from);
+        assert_eq!(object_names(&sources), ["./a-x.o", "./a-x-2.o", "./b-x.o", "./main.o"]);
     }
 
     #[test]
     fn what_is_missing_is_named() {
-        let empty = folder(&[]);
-        assert_eq!(shown(c().build(empty.path())), ["127: there is neither a \"Makefile\" nor a \"main.c\" to build"]);
-        assert_eq!(shown(c().execute(empty.path())), ["127: there is neither a \"main\" nor an \"a.out\" to run"]);
-        assert_eq!(shown(c().clean(empty.path())), ["0: nothing is cleaned: there is no \"Makefile\""]);
+        let empty = folder(NO_FILES);
+        assert_eq!(shown(&c().build(empty.path())), ["127: there is neither a \"Makefile\" nor a \"main.c\" to build"]);
+        assert_eq!(shown(&c().execute(empty.path())), ["127: there is neither a \"main\" nor an \"a.out\" to run"]);
+        assert_eq!(shown(&c().clean(empty.path())), ["0: nothing is cleaned: there is no \"Makefile\""]);
     }
 
     #[test]
     fn programs_run_in_the_order_of_preference() {
-        assert_eq!(shown(c().execute(folder(&["a.out"]).path())), ["./a.out"]);
-        assert_eq!(shown(c().execute(folder(&["a.out", "main"]).path())), ["./main"]);
-        assert_eq!(shown(c().clean(folder(&["Makefile"]).path())), ["make clean"]);
+        assert_eq!(shown(&c().execute(folder(&["a.out"]).path())), ["./a.out"]);
+        assert_eq!(shown(&c().execute(folder(&["a.out", "main"]).path())), ["./main"]);
+        assert_eq!(shown(&c().clean(folder(&["Makefile"]).path())), ["make clean"]);
     }
 }

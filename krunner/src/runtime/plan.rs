@@ -1,5 +1,6 @@
 //! What a step comes to.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use crate::process::Command;
@@ -49,10 +50,26 @@ impl Plan {
     pub fn missing(message: impl Into<String>) -> Self {
         Self::Nothing { message: message.into(), severity: Severity::Error, exit_code: 127 }
     }
+
+    /// `build` of a language without one.
+    #[must_use]
+    pub fn no_build() -> Self {
+        Self::skip(Severity::Info, "this runtime has no build of its own")
+    }
+
+    /// `code` for a language without a query mode.
+    #[must_use]
+    pub fn no_query() -> Self {
+        Self::missing("this runtime has no query mode")
+    }
 }
 
 /// A file of the working directory as an argument that no program takes for an option.
-pub(super) fn argument(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    if path.is_absolute() || text.starts_with("./") { text.into_owned() } else { format!("./{text}") }
+pub(super) fn argument(path: &Path) -> OsString {
+    if path.is_absolute() || path.as_os_str().as_encoded_bytes().starts_with(b"./") {
+        return path.into();
+    }
+    let mut argument = OsString::from("./");
+    argument.push(path);
+    argument
 }

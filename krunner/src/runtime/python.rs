@@ -69,6 +69,10 @@ impl Runtime for Python {
         }
         Plan::missing("there is no \"main.py\" to run")
     }
+
+    fn examples(&self) -> Vec<Vec<String>> {
+        vec![vec!["setup.py".into()], vec!["main.py".into()]]
+    }
 }
 
 /// Writes the file whole or not at all: an interpreter may start at any moment.

@@ -1,5 +1,6 @@
 //! Finding source files.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,19 @@ pub(super) fn below(directory: &Path, extension: &str) -> Vec<PathBuf> {
             }
         }
     }
+    found.sort();
+    found
+}
+
+/// The files of `directory` itself whose names end in `suffix` and not in `except`, relative to it and sorted.
+pub(super) fn here(directory: &Path, suffix: &str, except: &str) -> Vec<PathBuf> {
+    let wanted = |name: &OsString| {
+        let name = name.as_encoded_bytes();
+        name.ends_with(suffix.as_bytes()) && !name.ends_with(except.as_bytes())
+    };
+    let names = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut found: Vec<PathBuf> =
+        names.filter(wanted).map(PathBuf::from).filter(|path| directory.join(path).is_file()).collect();
     found.sort();
     found
 }

@@ -34,8 +34,8 @@ use crate::error::chain;
 use crate::process::Launcher;
 use crate::tasks::{TaskGroup, blocking};
 
-/// From an order to its answer: agents wait for ten seconds.
-const ANSWER_DEADLINE: Duration = Duration::from_millis(8800);
+/// From an order to its answer: agents wait for ten seconds, and are promised nine.
+const ANSWER_DEADLINE: Duration = Duration::from_millis(8500);
 
 /// How long orders wait at the session's start for definitions and for the runtime's environment.
 const READY_DEADLINE: Duration = Duration::from_secs(5);
@@ -267,6 +267,9 @@ impl Desk {
             return Err("the request names no `ports`".to_owned());
         };
         let port = order.port.unwrap_or(first);
+        if port == 0 {
+            return Err("the port is 0, on which nothing can listen".to_owned());
+        }
         self.begin(order.name, definition, chosen, &order.ports, port, None).map(Decision::Wait)
     }
 

@@ -8,6 +8,8 @@
 //!   Failed                     Ended ◀──────────────────┘
 //! ```
 //!
+//! A program that ends well and leaves a listener on the port has gone into the background: see `daemon`.
+//!
 //! The job goes on whether or not somebody still waits for it. To stop it ends what runs, an action's command too.
 
 use std::path::PathBuf;
@@ -17,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::action::Workshop;
+use super::daemon;
 use super::definition::Definition;
 use super::launch::{Chosen, assemble, check};
 use super::listeners;
@@ -25,6 +28,7 @@ use super::template::Variables;
 use crate::config::ChildEnv;
 use crate::error::chain;
 use crate::process::{Control, Launcher};
+use crate::tasks::blocking;
 
 /// For all actions of a service; some install packages.
 const ACTIONS_DEADLINE: Duration = Duration::from_mins(10);
@@ -128,7 +132,16 @@ impl Job {
         match Supervised::start(&self.launcher, &launch).await {
             Ok(service) => {
                 tracing::info!("Service {} has started (pid: {}, port: {})", self.name, service.pid(), self.port);
-                follow(service, tell, control).await
+                match follow(service, tell, control).await {
+                    End::Service(ended) => Progress::Ended(ended),
+                    End::FirstProcess { ended, was_open } => {
+                        let patience = if was_open { Duration::ZERO } else { daemon::PATIENCE };
+                        if daemon::comes(self.port, patience).await {
+                            daemon::follow(&self.name, self.port, tell, control).await;
+                        }
+                        Progress::Ended(ended)
+                    }
+                }
             }
             Err(error) => {
                 let problem = chain(&error);
@@ -141,13 +154,16 @@ impl Job {
     /// Everything before the process; nothing is done when something about the order is wrong.
     async fn prepare(&mut self, tell: &watch::Sender<Progress>, control: &Control) -> Result<Launch, String> {
         check(&self.definition, &self.variables).map_err(|error| chain(&error))?;
-        if let Some(directory) = &self.directory
-            && !directory.is_dir()
-        {
-            return Err(format!("model directory does not exist: {}", directory.display()));
+        if let Some(directory) = self.directory.clone() {
+            let shown = directory.display().to_string();
+            tell.send_replace(Progress::Preparing(format!("the folder {shown}")));
+            // It may be on a network mount that hangs.
+            if !blocking(move || directory.is_dir()).await {
+                return Err(format!("model directory does not exist: {shown}"));
+            }
         }
         if let Some(holder) = listeners::holder(self.port).await {
-            return Err(StartError::PortTaken { port: self.port, holder }.to_string());
+            return Err(StartError::PortTaken { port: self.port, holder: holder.to_string() }.to_string());
         }
         let variables = self.act_in_time(tell, control).await?;
         let assembled = assemble(&self.definition, &self.chosen, &variables).map_err(|error| chain(&error))?;
@@ -191,16 +207,30 @@ impl Job {
     }
 }
 
+/// What the end of a process is.
+enum End {
+    Service(Ended),
+    /// It may have put itself into the background.
+    FirstProcess {
+        ended: Ended,
+        was_open: bool,
+    },
+}
+
 /// Stays with a process to its end, telling how far it is.
-async fn follow(mut service: Supervised, tell: &watch::Sender<Progress>, control: &Control) -> Progress {
+async fn follow(mut service: Supervised, tell: &watch::Sender<Progress>, control: &Control) -> End {
     tell.send_replace(Progress::Starting);
-    let mut stopping = false;
+    let (mut stopping, mut was_open) = (false, false);
     loop {
         tokio::select! {
             phase = service.changed() => match phase {
                 Phase::Starting => {}
-                Phase::Open => _ = tell.send_replace(Progress::Open),
-                Phase::Ended(ended) => return Progress::Ended(ended),
+                Phase::Open => {
+                    was_open = true;
+                    tell.send_replace(Progress::Open);
+                }
+                Phase::Ended(ended) if daemon::may_begin(&ended) => return End::FirstProcess { ended, was_open },
+                Phase::Ended(ended) => return End::Service(ended),
             },
             () = control.terminated(), if !stopping => {
                 stopping = true;

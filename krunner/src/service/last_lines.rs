@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::process::{OutputSink, Stream};
+use crate::process::{OutputSink, Rich, Stream};
 
 /// Lines that are kept: a traceback's end with the error itself.
 const KEPT_LINES: usize = 12;
@@ -44,6 +44,9 @@ impl OutputSink for LastLines {
             Stream::Stderr => both.stderr.push(&chunk),
         }
     }
+
+    /// Programs only write.
+    async fn show(&self, _: Rich) {}
 }
 
 #[derive(Debug, Default)]

@@ -2,8 +2,10 @@
 //!
 //! A connection would count as a client, and some services treat their first one specially.
 
+use std::fmt;
 use std::path::Path;
 
+use nix::unistd::Pid;
 use procfs::ProcResult;
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::FDTarget;
@@ -15,11 +17,27 @@ pub(super) async fn is_open(port: u16) -> bool {
     blocking(move || listener(port).is_some()).await
 }
 
-/// `python3 (process 12)` if somebody listens there, as far as `/proc` shows who.
-pub(super) async fn holder(port: u16) -> Option<String> {
+/// Who listens on a port, as far as `/proc` shows it: processes of other users keep to themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Holder {
+    pub(super) pid: Option<Pid>,
+    name: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "{} (process {pid})", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+/// Whoever listens there, if somebody does.
+pub(super) async fn holder(port: u16) -> Option<Holder> {
     blocking(move || {
         let inode = listener(port)?.inode;
-        Some(owner(inode).unwrap_or_else(|| "another program".to_owned()))
+        Some(owner(inode).unwrap_or_else(|| Holder { pid: None, name: "another program".to_owned() }))
     })
     .await
 }
@@ -33,15 +51,15 @@ fn listener(port: u16) -> Option<TcpNetEntry> {
     on_port(procfs::net::tcp()).or_else(|| on_port(procfs::net::tcp6()))
 }
 
-/// The process that has the socket open. Processes of other users do not show theirs.
-fn owner(inode: u64) -> Option<String> {
+/// The process that has the socket open.
+fn owner(inode: u64) -> Option<Holder> {
     procfs::process::all_processes().ok()?.flatten().find_map(|process| {
         let has_it = |target: FDTarget| matches!(target, FDTarget::Socket(socket) if socket == inode);
         process.fd().ok()?.flatten().any(|fd| has_it(fd.target)).then_some(())?;
         let arguments = process.cmdline().unwrap_or_default();
         let name = arguments.first().and_then(|program| Path::new(program).file_name());
-        let name = name.map_or_else(|| "a program".into(), |name| name.to_string_lossy());
-        Some(format!("{name} (process {})", process.pid()))
+        let name = name.map_or_else(|| "a program".into(), |name| name.to_string_lossy().into_owned());
+        Some(Holder { pid: Some(Pid::from_raw(process.pid())), name })
     })
 }
 
@@ -54,7 +72,7 @@ mod tests {
         let listener = TcpListener::bind(address).unwrap();
         let port = listener.local_addr().unwrap().port();
         assert!(is_open(port).await, "{address}");
-        let holder = holder(port).await.unwrap();
+        let holder = holder(port).await.unwrap().to_string();
         assert!(holder.ends_with(&format!("(process {})", std::process::id())), "{holder}");
         drop(listener);
         assert!(!is_open(port).await);

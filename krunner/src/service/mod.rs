@@ -5,6 +5,7 @@
 
 mod action;
 mod catalogue;
+mod daemon;
 mod definition;
 mod desk;
 mod fallback;

@@ -110,7 +110,7 @@ impl Supervised {
         if let Some(port) = launch.port
             && let Some(holder) = listeners::holder(port).await
         {
-            return Err(StartError::PortTaken { port, holder });
+            return Err(StartError::PortTaken { port, holder: holder.to_string() });
         }
         let lines = Arc::new(LastLines::default());
         let launcher = Launcher { sink: lines.clone(), logs: None, ..launcher.clone() };

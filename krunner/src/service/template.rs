@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn variables_of_the_shell_are_left_alone() {
         assert_eq!(shown("${HOME}/x ${ports} $${A}}}").unwrap(), "${HOME}/x ${ports} $${A}}");
-        assert_eq!(shown("${ports[0]} $").unwrap(), "$8080 $");
+        assert_eq!(shown("${ports[0]} $ü{ports[0]}").unwrap(), "$8080 $ü8080");
         let never = render("${HOME}", Shell::Never, &variables()).unwrap_err().to_string();
         assert!(never.starts_with("`{HOME}`: the name `HOME` is unknown; known are `none`, `ports`, "), "{never}");
     }

@@ -3,31 +3,31 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
 
+use super::completion::Completions;
 use super::event::{Event, Response};
 use super::intrinsic::{self, Intrinsic};
 use super::oom::Oom;
+use super::output::Output;
 use super::queue::{Pushed, TaskQueue, Work};
 use super::services;
 use super::signals::Signals;
-use super::start::{Preparation, Ready};
+use super::start::{Preparation, Prepared};
 use super::stop;
 use super::worker::Worker;
 use crate::config::{ChildEnv, Paths, Ports};
 use crate::error::{Critical, chain};
 use crate::exit::Exit;
 use crate::monitor::Means;
-use crate::process::{Console, Control, Launcher, OutputSink, Reaper, Stream};
-use crate::runtime::{Kind, Runtime};
+use crate::process::{Console, Control, Launcher, Reaper};
+use crate::runtime::{Engine, Kind, Runtime};
 use crate::service::{Busy, Order, Services, Setting};
 use crate::tasks::TaskGroup;
 use crate::transport::{self, Inbound, Outbox, Queue};
 use crate::user_input::{self, InputWanted, UserInput};
-use crate::wire::{Op, OutputStream, Reply, Step};
+use crate::wire::{InputOptions, Op, Reply, Step};
 
 /// Tasks that report at the same time; they wait for their turn.
 const QUEUED_EVENTS: usize = 16;
@@ -64,7 +64,8 @@ pub struct Session {
     report: mpsc::Sender<Event>,
     launcher: Launcher,
     runtime: Arc<dyn Runtime>,
-    input: Option<UserInput>,
+    input: UserInput,
+    completions: Completions,
     inputs_wanted: mpsc::Receiver<InputWanted>,
     pub(super) services: Services,
     pub(super) oom: Oom,
@@ -91,15 +92,13 @@ impl Session {
         let launcher = Launcher {
             reaper: Reaper::start(&tasks, oom.witness()).map_err(setup)?,
             console: console.clone(),
-            sink: Arc::new(Output(outbox.clone())),
+            sink: Arc::new(Output::new(outbox.clone())),
             logs: Some(settings.paths.logs()),
             tasks: tasks.clone(),
         };
         let (tell_wanted, inputs_wanted) = mpsc::channel(1);
         let socket = settings.paths.input_socket();
-        let input = user_input::serve(&socket, settings.kind.user_input, tell_wanted, &tasks)
-            .inspect_err(|error| tracing::warn!("programs cannot ask for input: {}: {error}", socket.display()))
-            .ok();
+        let input = user_input::serve(&socket, settings.kind.user_input, tell_wanted, &tasks);
         let (report, events) = mpsc::channel(QUEUED_EVENTS);
         let (runtime_ready, final_env) = oneshot::channel();
         let services = Services::start(Setting {
@@ -127,6 +126,7 @@ impl Session {
             launcher,
             runtime,
             input,
+            completions: Completions::default(),
             inputs_wanted,
             services,
             oom,
@@ -141,12 +141,19 @@ impl Session {
     fn prepare(&mut self, paths: Paths, ports: Ports, env: ChildEnv, runtime_ready: oneshot::Sender<ChildEnv>) {
         let control = Control::new();
         self.current = Some(control.clone());
-        let (runtime, launcher) = (Arc::clone(&self.runtime), self.launcher.clone());
-        let preparation = Preparation { runtime, launcher, paths, ports, control, runtime_ready };
+        let preparation = Preparation {
+            runtime: Arc::clone(&self.runtime),
+            launcher: self.launcher.clone(),
+            paths,
+            ports,
+            input: self.input.source(),
+            control,
+            runtime_ready,
+        };
         let report = self.report.clone();
         self.tasks.spawn("preparation", async move {
-            let ready = preparation.run(env).await;
-            let _ = report.send(Event::Ready(Box::new(ready))).await;
+            let prepared = preparation.run(env).await;
+            let _ = report.send(Event::Ready(Box::new(prepared))).await;
         });
     }
 
@@ -188,6 +195,7 @@ impl Session {
             Some(event) = self.events.recv() => event,
             told = self.oom.next() => Event::Oom(told),
             told = about_services => Event::Service(told),
+            suggestions = self.completions.next() => Event::Completed(suggestions),
             Some(wanted) = wanted, if !self.asking => Event::InputWanted(wanted),
             Some(frames) = message => Event::Message(frames),
         }
@@ -203,25 +211,24 @@ impl Session {
                 Ok(op) => self.handle_op(op),
                 Err(problem) => tracing::warn!("a message of the agent is skipped: {}", chain(&problem)),
             },
-            Event::Ready(ready) => {
+            Event::Ready(prepared) => {
                 tracing::debug!("ready for steps");
-                let Ready { env, intrinsic } = *ready;
                 self.current = None;
-                self.intrinsic = Some(intrinsic);
-                let worker = Worker { runtime: Arc::clone(&self.runtime), launcher: self.launcher.clone(), env };
-                self.worker = Some(Arc::new(worker));
+                self.prepared(*prepared);
                 self.advance();
             }
+            Event::Completed(suggestions) => self.outbox.answer(Reply::Completion(suggestions)),
             Event::StepDone { exit_code } => {
                 self.step_done(exit_code);
                 self.advance();
             }
-            Event::InputWanted(InputWanted) => self.settle_then_ask(),
-            Event::Settled { step_number } => {
+            Event::InputWanted(wanted) => self.settle_then_ask(wanted),
+            Event::Settled { step_number, wanted } => {
                 self.asking = false;
                 // A program that has ended since waits for nothing.
                 if step_number == self.step_number {
-                    self.outbox.answer(Reply::WaitingInput(None));
+                    let options = wanted.is_password.map(|is_password| InputOptions { is_password });
+                    self.outbox.answer(Reply::WaitingInput(options));
                 }
             }
         }
@@ -231,16 +238,14 @@ impl Session {
     fn handle_op(&mut self, op: Op) {
         match op {
             Op::Step(step) => self.enqueue(step),
-            Op::Input(text) => match &self.input {
-                Some(input) => input.answer(text),
-                None => tracing::warn!("input arrived, but programs cannot ask for it"),
-            },
-            Op::Interrupt => match &self.current {
-                Some(control) => control.interrupt(),
-                None => tracing::debug!("nothing runs that could be interrupted"),
+            Op::Input(text) => self.input.answer(text),
+            Op::Interrupt => match (&self.current, self.engine()) {
+                (Some(control), _) => control.interrupt(),
+                (None, Some(engine)) => engine.interrupt(),
+                (None, None) => tracing::debug!("nothing runs that could be interrupted"),
             },
             Op::Status => self.outbox.answer(Reply::Status { started_at: self.started_at }),
-            Op::Complete(_) => self.outbox.answer(Reply::Completion(Vec::new())),
+            Op::Complete(request) => self.completions.ask(self.engine().cloned(), request),
             Op::Event(event) if event.kind == "oom" => self.oom.told_by_agent(),
             Op::Event(event) => tracing::info!("Agent-notified event: {} {}", event.kind, event.data),
             Op::StartService(request) => {
@@ -265,6 +270,19 @@ impl Session {
                 self.outbox.answer(reply);
             }
         }
+    }
+
+    /// Takes over what the preparation has made.
+    pub(super) fn prepared(&mut self, prepared: Prepared) {
+        let Prepared { env, engine, intrinsic } = prepared;
+        self.intrinsic = Some(intrinsic);
+        let worker = Worker { runtime: Arc::clone(&self.runtime), launcher: self.launcher.clone(), env, engine };
+        self.worker = Some(Arc::new(worker));
+    }
+
+    /// What runs `code`, if the language has such a thing.
+    pub(super) fn engine(&self) -> Option<&Arc<dyn Engine>> {
+        self.worker.as_ref()?.engine.as_ref()
     }
 
     fn enqueue(&mut self, step: Step) {
@@ -305,32 +323,18 @@ impl Session {
     }
 
     /// Lets what the program has written, its prompt, go first.
-    fn settle_then_ask(&mut self) {
+    fn settle_then_ask(&mut self, wanted: InputWanted) {
         self.asking = true;
         let (control, report, step_number) = (self.current.clone(), self.report.clone(), self.step_number);
         self.tasks.spawn("request for input", async move {
             if let Some(control) = control {
                 control.settle().await;
             }
-            let _ = report.send(Event::Settled { step_number }).await;
+            let _ = report.send(Event::Settled { step_number, wanted }).await;
         });
     }
 }
 
 fn monotonic_seconds() -> f64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0.0, |now| std::time::Duration::from(now).as_secs_f64())
-}
-
-/// Programs' output as replies.
-struct Output(Outbox);
-
-#[async_trait]
-impl OutputSink for Output {
-    async fn deliver(&self, stream: Stream, chunk: Bytes) {
-        let stream = match stream {
-            Stream::Stdout => OutputStream::Stdout,
-            Stream::Stderr => OutputStream::Stderr,
-        };
-        self.0.send(Reply::Output { stream, bytes: chunk }).await;
-    }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::oom::Told;
-use super::start::Ready;
+use super::start::Prepared;
 use crate::service;
 use crate::user_input::InputWanted;
 
@@ -11,19 +11,23 @@ use crate::user_input::InputWanted;
 pub(super) enum Event {
     /// A message of the agent, as its frames.
     Message(Vec<Bytes>),
-    /// Runtime and bootstrap script are through.
-    Ready(Box<Ready>),
+    /// Runtime and bootstrap script are through; steps may run with what they have made.
+    Ready(Box<Prepared>),
+    /// Suggestions for the oldest completion request.
+    Completed(Vec<String>),
     /// The running step has ended.
     StepDone {
         /// For the agent.
         exit_code: i32,
     },
-    /// A program asks for input.
+    /// A program or the engine asks for input.
     InputWanted(InputWanted),
     /// What the program had written when it asked is with the agent's replies.
     Settled {
         /// Which step that was in.
         step_number: u64,
+        /// What it asks for.
+        wanted: InputWanted,
     },
     /// An answer about services, or news of a model service.
     Service(service::Event),

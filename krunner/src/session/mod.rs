@@ -12,11 +12,13 @@
 //! waiting for anything, and lets tasks of their own do what takes time; these report with events.
 //! This is also where domain values become replies: nothing below knows of the wire.
 
+mod completion;
 mod dispatch;
 mod event;
 mod intrinsic;
 mod oom;
 mod oom_log;
+mod output;
 mod queue;
 mod services;
 mod signals;

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::oom_log::OomLog;
 use crate::logging::OPERATOR;
-use crate::monitor::{Means, Monitor, Notice, Report, Tell, TracerKind, Watching};
+use crate::monitor::{Confidence, Means, Monitor, Notice, Report, Tell, TracerKind, Watching};
 use crate::process::Witness;
 use crate::tasks::TaskGroup;
 
@@ -116,7 +116,7 @@ impl Oom {
     }
 
     fn report(&mut self, report: &Report) {
-        match self.kills.reported(Instant::now()) {
+        match self.kills.reported(report.confidence, Instant::now()) {
             Known::No => tracing::warn!("{HEADING}\n{report}"),
             Known::Yes => tracing::warn!("{report}"),
         }
@@ -151,32 +151,41 @@ enum Known {
 /// Which word of the agent belongs to which report.
 #[derive(Debug, Default)]
 struct Kills {
-    reported_at: Option<Instant>,
+    /// When the last report came.
+    reported: Option<Instant>,
     /// When an event of the agent came to which no report has come yet.
-    told_at: Option<Instant>,
+    told: Option<Instant>,
+    /// When the last one that had come was answered.
+    answered: Option<Instant>,
 }
 
 impl Kills {
     fn told_by_agent(&mut self, now: Instant) -> Known {
-        let reported = self.reported_at.is_some_and(|at| now - at < PATIENCE);
-        if reported || self.told_at.is_some() {
+        let reported = self.reported.is_some_and(|at| now - at < PATIENCE);
+        if reported || self.told.is_some() {
             return Known::Yes;
         }
-        self.told_at = Some(now);
+        self.told = Some(now);
         Known::No
     }
 
-    fn reported(&mut self, now: Instant) -> Known {
-        self.reported_at = Some(now);
-        if self.told_at.take().is_some() { Known::Yes } else { Known::No }
+    fn reported(&mut self, confidence: Confidence, now: Instant) -> Known {
+        self.reported = Some(now);
+        if self.told.take().is_some() {
+            self.answered = Some(now);
+            return Known::Yes;
+        }
+        // Those whom the agent's word alone makes possible come one after the other.
+        let is_of_same_event = self.answered.is_some_and(|at| now - at < PATIENCE);
+        if confidence == Confidence::Possible && is_of_same_event { Known::Yes } else { Known::No }
     }
 
     fn patience_ends_at(&self) -> Option<Instant> {
-        self.told_at.map(|at| at + PATIENCE)
+        self.told.map(|at| at + PATIENCE)
     }
 
     fn give_up(&mut self) {
-        self.told_at = None;
+        self.told = None;
     }
 }
 
@@ -188,7 +197,7 @@ mod tests {
     fn a_report_answers_for_the_events_around_it() {
         let mut kills = Kills::default();
         let start = Instant::now();
-        assert_eq!(kills.reported(start), Known::No);
+        assert_eq!(kills.reported(Confidence::Confirmed, start), Known::No);
         assert_eq!(kills.told_by_agent(start + PATIENCE / 2), Known::Yes, "the same kill");
         assert_eq!(kills.patience_ends_at(), None);
 
@@ -196,7 +205,13 @@ mod tests {
         assert_eq!(kills.told_by_agent(later), Known::No, "a new one");
         assert_eq!(kills.told_by_agent(later), Known::Yes, "told twice");
         assert_eq!(kills.patience_ends_at(), Some(later + PATIENCE));
-        assert_eq!(kills.reported(later + PATIENCE / 2), Known::Yes, "the heading was told with the event");
+        assert_eq!(
+            kills.reported(Confidence::Possible, later + PATIENCE / 2),
+            Known::Yes,
+            "the heading was told with the event"
+        );
+        assert_eq!(kills.reported(Confidence::Possible, later + PATIENCE / 2), Known::Yes, "another of the same");
+        assert_eq!(kills.reported(Confidence::Confirmed, later + PATIENCE / 2), Known::No, "a kill of its own");
         assert_eq!(kills.patience_ends_at(), None);
     }
 

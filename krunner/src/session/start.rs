@@ -11,8 +11,8 @@ use tokio::time::timeout;
 use super::intrinsic::Intrinsic;
 use crate::config::{ChildEnv, Paths, Ports};
 use crate::error::chain;
-use crate::process::{Command, Control, Launcher};
-use crate::runtime::{InitContext, Runtime};
+use crate::process::{Command, Control, InputSource, Launcher};
+use crate::runtime::{Engine, InitContext, Runtime, Surroundings};
 use crate::service::intrinsic::Planner;
 use crate::tasks::blocking;
 
@@ -30,21 +30,23 @@ pub(super) struct Preparation {
     pub(super) launcher: Launcher,
     pub(super) paths: Paths,
     pub(super) ports: Ports,
+    pub(super) input: Arc<dyn InputSource>,
     /// Reaches the bootstrap script while it runs.
     pub(super) control: Control,
     /// Told of the environment before the bootstrap script runs, which may take long.
     pub(super) runtime_ready: oneshot::Sender<ChildEnv>,
 }
 
-/// What the preparations come to.
-pub(super) struct Ready {
-    /// Steps run with it.
+/// What steps run with.
+pub(super) struct Prepared {
     pub(super) env: ChildEnv,
+    pub(super) engine: Option<Arc<dyn Engine>>,
     pub(super) intrinsic: Intrinsic,
 }
 
 impl Preparation {
-    pub(super) async fn run(self, mut env: ChildEnv) -> Ready {
+    /// Prepares, in this order: the runtime, its engine, the bootstrap script.
+    pub(super) async fn run(self, mut env: ChildEnv) -> Prepared {
         let context =
             InitContext { launcher: &self.launcher, paths: &self.paths, control: &self.control, env: &mut env };
         if let Err(problem) = self.runtime.init(context).await {
@@ -52,6 +54,13 @@ impl Preparation {
         }
         // Whoever waits for it may have given up.
         let _ = self.runtime_ready.send(env.clone());
+        // It starts beside the bootstrap script.
+        let engine = self.runtime.engine(Surroundings {
+            launcher: self.launcher.clone(),
+            env: env.clone(),
+            paths: self.paths.clone(),
+            input: Arc::clone(&self.input),
+        });
         let planner = Planner::new(self.paths.clone(), self.ports, self.launcher.clone(), env.clone());
         let (mut intrinsic, keys_placed) = Intrinsic::prepare(planner);
         let script = self.paths.bootstrap();
@@ -68,7 +77,7 @@ impl Preparation {
             }
         }
         intrinsic.begin();
-        Ready { env, intrinsic }
+        Prepared { env, engine, intrinsic }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | part | at most |
 //! |---|---|
-//! | the running step and the services: TERM, 2 s, KILL, their last output | [`STEP_DEADLINE`] |
+//! | the running step and the services: TERM, 2 s, KILL, their last output; the engine meanwhile | [`STEP_DEADLINE`] |
 //! | what user code left behind | 2 x [`ORPHAN_PATIENCE`] |
 //! | replies to the agent | [`FLUSH_DEADLINE`] |
 //! | our own tasks | [`TASKS_DEADLINE`] |
@@ -10,9 +10,10 @@
 //!
 //! A second signal kills what is left within [`FORCED_DEADLINE`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::dispatch::Session;
 use super::event::Event;
@@ -20,6 +21,7 @@ use super::intrinsic::Intrinsic;
 use super::signals::Signals;
 use crate::exit::Exit;
 use crate::process::{end_adopted_children, kill_children};
+use crate::runtime::Engine;
 
 const STEP_DEADLINE: Duration = Duration::from_millis(3500);
 const ORPHAN_PATIENCE: Duration = Duration::from_millis(800);
@@ -43,9 +45,9 @@ pub(super) async fn stop(mut session: Session, signals: &mut Signals) -> Exit {
 async fn wind_down(session: &mut Session) {
     tracing::debug!("stopping");
     let deadline = Instant::now() + STEP_DEADLINE;
-    let services = session.services.stop(STEP_DEADLINE);
+    let (engine, services) = (session.engine().cloned(), session.services.stop(STEP_DEADLINE));
     session.intrinsic.iter().for_each(Intrinsic::stop);
-    let ((), services_ended) = tokio::join!(end_step(session, deadline), services);
+    let ((), (), services_ended) = tokio::join!(end_step(session, deadline), end_engine(engine), services);
     // Those that come with the session may have come to light with the end of the bootstrap script.
     let intrinsic_ended = match &session.intrinsic {
         Some(intrinsic) => intrinsic.over(deadline).await,
@@ -78,9 +80,11 @@ async fn end_step(session: &mut Session, deadline: Instant) {
         loop {
             match session.events.recv().await {
                 Some(Event::StepDone { exit_code }) => return Some(exit_code),
-                Some(Event::Ready(ready)) => {
-                    ready.intrinsic.stop();
-                    session.intrinsic = Some(ready.intrinsic);
+                Some(Event::Ready(prepared)) => {
+                    prepared.intrinsic.stop();
+                    session.intrinsic = Some(prepared.intrinsic);
+                    // Made while we stop, it has not been told yet.
+                    end_engine(prepared.engine).await;
                     return None;
                 }
                 None => return None,
@@ -95,5 +99,12 @@ async fn end_step(session: &mut Session, deadline: Instant) {
             tracing::warn!("a step did not end in time; some of its output may be lost");
             session.step_done(-nix::libc::SIGKILL);
         }
+    }
+}
+
+async fn end_engine(engine: Option<Arc<dyn Engine>>) {
+    let Some(engine) = engine else { return };
+    if timeout(STEP_DEADLINE, engine.stop()).await.is_err() {
+        tracing::warn!("what runs the code of query mode did not end in time");
     }
 }

@@ -1,15 +1,12 @@
 //! Running one step to its exit code.
 
-use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
-
-use tempfile::TempPath;
 
 use crate::config::ChildEnv;
 use crate::error::chain;
 use crate::process::{Command, Control, Launcher, Outcome};
-use crate::runtime::{Plan, Runtime, Severity};
+use crate::runtime::{Engine, Plan, Runtime, Scratch, Severity, make_or_build};
 use crate::tasks::blocking;
 use crate::wire::{Step, StepKind};
 
@@ -24,6 +21,7 @@ pub(super) struct Worker {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) launcher: Launcher,
     pub(super) env: ChildEnv,
+    pub(super) engine: Option<Arc<dyn Engine>>,
 }
 
 impl Worker {
@@ -42,23 +40,23 @@ impl Worker {
         self.carry_out(plan, control).await
     }
 
-    /// Writes the code to a file beside the user's, and removes it afterwards.
+    /// Gives the code to the engine; without one, writes it to files in the working directory, and removes all that
+    /// was made of them afterwards.
     async fn query(&self, code: String, control: &Control) -> i32 {
-        let Some(suffix) = self.runtime.query_suffix() else {
-            tracing::error!("this runtime has no query mode");
-            return 127;
-        };
-        match blocking(move || write_source(suffix, &code)).await {
-            Ok(source) => {
-                let code = self.carry_out(self.runtime.query(&source), control).await;
-                blocking(move || drop(source)).await;
-                code
-            }
+        if let Some(engine) = &self.engine {
+            return engine.run(&code, control).await;
+        }
+        let (runtime, mut scratch) = (Arc::clone(&self.runtime), Scratch::new("."));
+        let (plan, scratch) = blocking(move || (runtime.query(&code, &mut scratch), scratch)).await;
+        let exit_code = match plan {
+            Ok(plan) => self.carry_out(plan, control).await,
             Err(error) => {
                 tracing::error!("cannot write the code to a file in the working directory: {error}");
                 INTERNAL_ERROR
             }
-        }
+        };
+        blocking(move || drop(scratch)).await;
+        exit_code
     }
 
     async fn carry_out(&self, plan: Plan, control: &Control) -> i32 {
@@ -96,14 +94,7 @@ fn heuristic(runtime: &dyn Runtime, kind: StepKind) -> Plan {
     let directory = Path::new(".");
     match kind {
         StepKind::Clean => runtime.clean(directory),
-        StepKind::Build if directory.join("Makefile").is_file() => Plan::one(Command::shell("make")),
-        StepKind::Build => runtime.build(directory),
+        StepKind::Build => make_or_build(runtime, directory),
         StepKind::Exec | StepKind::Code => runtime.execute(directory),
     }
-}
-
-fn write_source(suffix: &str, code: &str) -> io::Result<TempPath> {
-    let mut file = tempfile::Builder::new().prefix("tmp").suffix(suffix).tempfile_in(".")?;
-    file.write_all(code.as_bytes())?;
-    Ok(file.into_temp_path())
 }

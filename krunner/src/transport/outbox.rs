@@ -62,6 +62,14 @@ pub struct Queue {
     pub(super) flushes: mpsc::UnboundedReceiver<Flush>,
 }
 
+#[cfg(test)]
+impl Queue {
+    /// Replies that nobody has taken.
+    pub(crate) fn waiting(&self) -> usize {
+        self.parcels.len()
+    }
+}
+
 /// A handle for sending replies.
 #[derive(Clone)]
 pub struct Outbox {
@@ -91,8 +99,7 @@ impl Outbox {
     }
 
     /// Sends what may be large, waiting for room: the output of programs, pictures.
-    pub async fn send(&self, reply: Reply) {
-        let message = reply.into_message();
+    pub async fn send(&self, message: Message) {
         let budget = Arc::clone(&self.output).acquire_many_owned(cost(&message, OUTPUT_BYTES)).await.ok();
         self.enqueue(message, false, budget);
     }
@@ -147,8 +154,8 @@ mod tests {
     use super::*;
     use futures_util::FutureExt as _;
 
-    fn output(bytes: usize) -> Reply {
-        Reply::Output { stream: OutputStream::Stdout, bytes: vec![0; bytes].into() }
+    fn output(bytes: usize) -> Message {
+        Reply::Output { stream: OutputStream::Stdout, bytes: vec![0; bytes].into() }.into_message()
     }
 
     #[tokio::test]

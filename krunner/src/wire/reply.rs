@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::frame::Message;
 use super::op::StepKind;
@@ -31,8 +32,8 @@ pub enum Reply {
     Media {
         /// Its MIME type.
         mime: String,
-        /// A `data:` URL or the text of the object.
-        data: String,
+        /// A string (a `data:` URL, the text of the object), or what the type's viewer expects.
+        data: Value,
     },
     /// Raw HTML.
     Html(String),
@@ -67,7 +68,7 @@ pub enum Reply {
 #[derive(Serialize)]
 struct Media<'a> {
     r#type: &'a str,
-    data: &'a str,
+    data: &'a Value,
 }
 
 #[derive(Serialize)]
@@ -174,6 +175,8 @@ mod tests {
         assert_eq!(encoded(Reply::AppsResult(vec![])), ("apps-result", r#"{"status":"done","data":[]}"#.into()));
         let media = Reply::Media { mime: "image/png".into(), data: "x".into() };
         assert_eq!(encoded(media), ("media", r#"{"type":"image/png","data":"x"}"#.into()));
+        let graph = Reply::Media { mime: "application/graph".into(), data: serde_json::json!([{"oid": "a"}]) };
+        assert_eq!(encoded(graph).1, r#"{"type":"application/graph","data":[{"oid":"a"}]}"#);
     }
 
     #[test]

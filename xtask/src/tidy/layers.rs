@@ -28,7 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("terminal", &["process"]),
     ("transport", &["wire"]),
     ("process", &[]),
-    ("user_input", &[]),
+    ("user_input", &["process"]),
     ("monitor", &[]),
     ("wire", &[]),
 ];

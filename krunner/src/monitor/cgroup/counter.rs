@@ -35,12 +35,23 @@ const TEXT_BYTES: usize = 8 * 1024;
 /// What a look at the counters shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::monitor) struct Count {
-    /// Kills since the look before, with the cgroup that counted them.
-    pub(in crate::monitor) kills: Vec<(u64, Option<CgroupFacts>)>,
+    /// Kills since the look before.
+    pub(in crate::monitor) kills: Vec<Kills>,
     /// Whether kills can be counted at all.
     pub(in crate::monitor) is_counted: bool,
     /// What may be taken before somebody is killed; none where our limit cannot be read.
     pub(in crate::monitor) headroom_bytes: Option<u64>,
+}
+
+/// What one counter has counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::monitor) struct Kills {
+    /// How many.
+    pub(in crate::monitor) number: u64,
+    /// Some were killed for being in one cgroup with the one that was chosen (`memory.oom.group`, cgroup-v2.rst).
+    pub(in crate::monitor) is_group: bool,
+    /// Where.
+    pub(in crate::monitor) cgroup: Option<CgroupFacts>,
 }
 
 /// Reads the counters of a cgroup and of those below it.
@@ -68,11 +79,15 @@ struct Level {
     beside_bytes: u64,
 }
 
-/// A number that only grows.
+/// A number of kills, which only grows.
 #[derive(Debug)]
 struct Total {
     file: File,
     last: Option<u64>,
+    /// v2 can kill all of a cgroup at once.
+    may_be_group: bool,
+    /// `oom_group_kill`, since Linux 5.17: how often it did.
+    last_groups: Option<u64>,
 }
 
 impl KillCounter {
@@ -91,7 +106,7 @@ impl KillCounter {
         };
         if let Some(cgroup) = &counter.cgroup {
             if cgroup.is_root_of_v2() {
-                counter.vmstat = File::open(cgroup.root.proc("vmstat")).ok().map(|file| Total { file, last: None });
+                counter.vmstat = File::open(cgroup.root.proc("vmstat")).ok().map(|file| Total::new(file, true));
             }
             counter.levels.extend(Level::open(&cgroup.charged_dir(), cgroup.version));
         }
@@ -122,16 +137,16 @@ impl KillCounter {
         Count { kills, is_counted, headroom_bytes }
     }
 
-    fn grown(&mut self) -> Vec<(u64, Option<CgroupFacts>)> {
+    fn grown(&mut self) -> Vec<Kills> {
         let mut kills = Vec::new();
         let buffer = &mut self.buffer;
-        if let Some(grown) = self.vmstat.as_mut().map(|total| total.grown(buffer)).filter(|grown| *grown > 0) {
-            kills.push((grown, self.cgroup.as_ref().map(Cgroup::facts)));
+        if let Some((number, is_group)) = self.vmstat.as_mut().and_then(|total| total.grown(buffer)) {
+            kills.push(Kills { number, is_group, cgroup: self.cgroup.as_ref().map(Cgroup::facts) });
         }
         for level in &mut self.levels {
-            let grown = level.events.as_mut().map_or(0, |total| total.grown(buffer));
-            if grown > 0 {
-                kills.push((grown, self.cgroup.as_ref().map(|cgroup| cgroup.facts_at(&level.dir))));
+            if let Some((number, is_group)) = level.events.as_mut().and_then(|total| total.grown(buffer)) {
+                let cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.facts_at(&level.dir));
+                kills.push(Kills { number, is_group, cgroup });
             }
         }
         kills
@@ -169,7 +184,7 @@ impl Level {
             dir: dir.to_owned(),
             id: inode(dir),
             links: 0,
-            events: open(files.events).map(|file| Total { file, last: None }),
+            events: open(files.events).map(|file| Total::new(file, version == 2)),
             usage: open(files.usage),
             limit_bytes: None,
             beside_bytes: 0,
@@ -210,10 +225,19 @@ impl Level {
 }
 
 impl Total {
-    /// By how much it has grown since the last call; nothing at the first.
-    fn grown(&mut self, buffer: &mut [u8]) -> u64 {
-        let Some(now) = text(&self.file, buffer).ok().and_then(|text| value(text, "oom_kill")) else { return 0 };
-        self.last.replace(now).map_or(0, |last| now.saturating_sub(last))
+    fn new(file: File, may_be_group: bool) -> Self {
+        Self { file, last: None, may_be_group, last_groups: None }
+    }
+
+    /// By how much it has grown since the last call, and whether by groups; nothing at the first.
+    fn grown(&mut self, buffer: &mut [u8]) -> Option<(u64, bool)> {
+        let text = text(&self.file, buffer).ok()?;
+        let (kills, groups) = (value(text, "oom_kill")?, value(text, "oom_group_kill"));
+        let (before, groups_before) = (self.last.replace(kills), std::mem::replace(&mut self.last_groups, groups));
+        let grown = kills.saturating_sub(before?);
+        let is_group =
+            self.may_be_group && grown > 1 && groups.is_none_or(|groups| groups > groups_before.unwrap_or(0));
+        (grown > 0).then_some((grown, is_group))
     }
 }
 

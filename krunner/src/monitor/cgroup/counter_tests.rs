@@ -60,7 +60,7 @@ fn grown(counter: &mut KillCounter) -> Vec<(String, u64)> {
     counter.settled = counter.settled.and_then(|at| at.checked_sub(SETTLED));
     let count = counter.read();
     assert!(count.is_counted);
-    count.kills.into_iter().map(|(kills, facts)| (facts.unwrap().path, kills)).collect()
+    count.kills.into_iter().map(|kills| (kills.cgroup.unwrap().path, kills.number)).collect()
 }
 
 #[test]
@@ -105,6 +105,24 @@ fn v2_counts_those_below_at_every_level_and_ours_is_enough() {
     tree.kills("cg/below", 1);
     tree.kills("cg", 4);
     assert_eq!(grown(&mut counter), [("/".to_owned(), 1)]);
+}
+
+#[test]
+fn groups_that_were_killed_are_seen_as_such() {
+    let tree = Tree::new(2, "");
+    let mut counter = tree.counter();
+    let mut is_group = |events: &str| {
+        tree.write("cg/memory.events", events);
+        counter.read().kills.into_iter().map(|kills| (kills.number, kills.is_group)).collect::<Vec<_>>()
+    };
+    assert_eq!(is_group("oom_kill 5\noom_group_kill 8\n"), [(2, false)], "two, one by one");
+    assert_eq!(is_group("oom_kill 8\noom_group_kill 9\n"), [(3, true)]);
+    assert_eq!(is_group("oom_kill 9\noom_group_kill 9\n"), [(1, false)]);
+    assert_eq!(is_group("oom_kill 11\n"), [(2, true)], "an older kernel does not say");
+    let old = Tree::new(1, "");
+    let mut counter = old.counter();
+    old.kills("cg", 5);
+    assert!(!counter.read().kills[0].is_group, "v1 has none");
 }
 
 #[test]

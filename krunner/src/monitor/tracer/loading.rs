@@ -7,6 +7,7 @@
 use std::io;
 use std::thread;
 
+use nix::sys::signal::SigSet;
 use tokio::sync::oneshot;
 
 use super::bpf::{self, Attached, Target};
@@ -29,6 +30,9 @@ impl Loading {
     pub fn start(target: Target) -> io::Result<Self> {
         let (done, loaded) = oneshot::channel();
         thread::Builder::new().name(LOADER_THREAD.to_owned()).spawn(move || {
+            // A thread that a signal waits for is refused with EAGAIN (`do_check`, kernel/bpf/verifier.c); there are
+            // other threads to take it. The call cannot fail.
+            let _ = SigSet::all().thread_block();
             let attached = attach(&target);
             // Before anybody hears of it: whoever sees the tracer at work is to find nobody with capabilities.
             let dropped =

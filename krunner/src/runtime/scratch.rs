@@ -1,0 +1,111 @@
+//! The files of one `code` step: made beside the user's, and gone when the step is over.
+
+use std::fs::{self, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use tempfile::{Builder, TempDir, TempPath};
+
+/// What leads the names, as Python's own temporary files have it.
+const PREFIX: &str = "tmp";
+
+/// Characters after it that nobody guesses.
+const RANDOM_BYTES: usize = 6;
+
+/// Makes temporary files and removes them when it is dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    directory: PathBuf,
+    random_bytes: usize,
+    files: Vec<TempPath>,
+    folder: Option<TempDir>,
+}
+
+impl Scratch {
+    /// For a step that runs in this directory.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into(), random_bytes: RANDOM_BYTES, files: Vec::new(), folder: None }
+    }
+
+    /// The same with names that are always alike, to be shown and not to be run.
+    pub fn for_show(directory: impl Into<PathBuf>) -> Self {
+        Self { random_bytes: 0, ..Self::new(directory) }
+    }
+
+    /// Writes the pieces to a file beside the user's, where programs find those as its neighbours. The name
+    /// ends in `suffix`; the path is relative to the directory.
+    ///
+    /// # Errors
+    /// When the file cannot be made or written.
+    pub fn beside(&mut self, suffix: &str, pieces: &[&str]) -> io::Result<PathBuf> {
+        let mut file = self.builder().suffix(suffix).tempfile_in(&self.directory)?;
+        for piece in pieces {
+            file.write_all(piece.as_bytes())?;
+        }
+        let path = self.relative(file.path());
+        self.files.push(file.into_temp_path());
+        Ok(path)
+    }
+
+    /// A folder for what is made of the code, for the user alone; relative to the directory.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn folder(&mut self) -> io::Result<PathBuf> {
+        if self.folder.is_none() {
+            self.folder = Some(self.builder().permissions(Permissions::from_mode(0o700)).tempdir_in(&self.directory)?);
+        }
+        let path = self.folder.as_ref().map(|folder| folder.path().to_owned());
+        path.map(|path| self.relative(&path)).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Writes a file of this name into the folder.
+    ///
+    /// # Errors
+    /// When it cannot be made or written.
+    pub fn within(&mut self, name: &str, text: &str) -> io::Result<PathBuf> {
+        let path = self.folder()?.join(name);
+        fs::write(self.directory.join(&path), text)?;
+        Ok(path)
+    }
+
+    fn builder(&self) -> Builder<'static, 'static> {
+        let mut builder = Builder::new();
+        builder.prefix(PREFIX).rand_bytes(self.random_bytes);
+        builder
+    }
+
+    /// With a leading `./`, so that nothing takes it for an option or looks it up in `PATH`.
+    fn relative(&self, path: &Path) -> PathBuf {
+        Path::new(".").join(path.strip_prefix(&self.directory).unwrap_or(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_is_gone_after_the_step() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut scratch = Scratch::new(directory.path());
+        let source = scratch.beside(".php", &["<?php ", "echo 1;"]).unwrap();
+        let program = scratch.within("main", "x").unwrap();
+        assert_eq!(scratch.folder().unwrap(), program.parent().unwrap(), "one folder for all");
+        assert!(source.starts_with("./") || source.is_relative(), "{}", source.display());
+        assert_eq!(fs::read_to_string(directory.path().join(&source)).unwrap(), "<?php echo 1;");
+        let folder = directory.path().join(scratch.folder().unwrap());
+        assert_eq!(fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o700);
+        drop(scratch);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut scratch = Scratch::new(directory.path().join("gone"));
+        assert_eq!(scratch.beside(".c", &[""]).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(scratch.folder().unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,237 @@
+//! A session in a real container, what is done in there, and the measure of what it tells.
+//!
+//! The truth is the kernel's counter, read from outside, and what the processes themselves have told of who is who. A
+//! sentinel, one more kill, shows that nothing more was told of what came before.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use krunner_tests::cgroup::Cgroup;
+use krunner_tests::container::{self, Container, HELPER, KRUNNER, Spec};
+use krunner_tests::{Raw, Runner, proc, wait};
+use serde_json::Value;
+
+use crate::app;
+use crate::oom::{OWN_MIB, TOO_MUCH, VICTIM};
+
+/// What BPF needs.
+const FOR_BPF: [&str; 2] = ["CAP_BPF", "CAP_PERFMON"];
+
+/// How many in a row.
+const BURST: usize = 5;
+
+/// As Docker starts one, with the helper program and little memory.
+pub(crate) fn plain() -> Spec {
+    Spec::plain(OWN_MIB).helper(VICTIM)
+}
+
+/// The same, with what BPF needs.
+pub(crate) fn with_bpf() -> Spec {
+    plain().capabilities(&FOR_BPF)
+}
+
+/// A session in a container. They end in this order.
+pub(crate) struct Contained {
+    pub(crate) raw: Raw,
+    pub(crate) runner: Runner,
+    pub(crate) container: Container,
+    /// Victims so far, as the container numbers them.
+    pub(crate) victims: Vec<u32>,
+}
+
+impl Contained {
+    /// Starts one, where there can be containers.
+    pub(crate) fn start(spec: &Spec) -> Result<Self, String> {
+        container::available()?;
+        Ok(Self::start_in(spec, Cgroup::for_container()?))
+    }
+
+    /// In that cgroup, which is there for it.
+    #[track_caller]
+    pub(crate) fn start_in(spec: &Spec, cgroup: Cgroup) -> Self {
+        let (runner, container) = app().folder("home/work/.logs").start_in(spec, cgroup);
+        Self { raw: Raw::connect(&runner), runner, container, victims: Vec::new() }
+    }
+
+    /// Waits until it is known by which means.
+    #[track_caller]
+    pub(crate) fn until_it_watches(&self) {
+        let pid = self.container.pid();
+        wait::until_true("the session to watch for kills", || {
+            let is_loading = proc::threads(pid).iter().any(|thread| thread == "oom-loader");
+            !is_loading && (proc::has_bpf(pid) || self.runner.stderr().contains("kills for memory are inferred"))
+        });
+    }
+
+    /// Runs a command in the session; its stdout.
+    #[track_caller]
+    pub(crate) fn run(&mut self, line: &str) -> String {
+        self.raw.exec(line).stdout()
+    }
+
+    /// Runs a scene in which so many are killed.
+    #[track_caller]
+    pub(crate) fn kill(&mut self, scene: &str, kills: usize) {
+        let before = self.container.cgroup().oom_kills();
+        let told = self.run(&format!("{HELPER} {scene}; echo code $?"));
+        let killed = all(&told, "killed");
+        // A scene without children is the victim itself.
+        let victims = if killed.is_empty() && told.contains("code 137") { all(&told, "victim") } else { killed };
+        assert_eq!(victims.len(), kills, "{scene}: {told}");
+        let counted = self.container.cgroup().oom_kills() - before;
+        assert_eq!(counted, kills as u64, "{scene}: what the kernel counts; {told}");
+        self.victims.extend(victims);
+    }
+
+    /// Has one killed that has been large for a while.
+    #[track_caller]
+    pub(crate) fn kill_holder(&mut self) {
+        let before = self.container.cgroup().oom_kills();
+        // A second is a few looks, even where nothing hurries them.
+        let told = self.run(&format!(
+            "rm -f hold; mkfifo hold; {HELPER} eat 40 --hold --role big < hold > told & exec 3> hold
+             until grep -q ready told; do sleep 0.05; done; sleep 1
+             {HELPER} eat 36 --role trigger; echo code $?; exec 3>&-; wait; cat told"
+        ));
+        assert!(told.contains("code 0"), "{told}");
+        assert_eq!(self.container.cgroup().oom_kills(), before + 1, "{told}");
+        self.victims.extend(all(&told, "big"));
+    }
+
+    /// What the session has told of kills so far.
+    pub(crate) fn reports(&self) -> Vec<Value> {
+        let text = self.runner.read(".logs/oom.jsonl").unwrap_or_default();
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        whole.map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    /// Waits until it has told of that process.
+    #[track_caller]
+    pub(crate) fn until_report_of(&self, pid: u32) {
+        wait::until(&format!("the report of {pid}"), || {
+            self.reports().iter().any(|report| report["victim"]["pid"] == pid).then_some(())
+        });
+    }
+
+    /// All that can happen in a container, once.
+    #[track_caller]
+    pub(crate) fn play_battery(&mut self) {
+        self.kill(&format!("eat {TOO_MUCH}"), 1);
+        self.kill(&format!("eat {TOO_MUCH} --after-ms 40"), 1);
+        self.kill(&format!("bystanders 8 {TOO_MUCH}"), 1);
+        let told = self.run("sleep 600 & kill -9 $!; wait $!; echo code $?");
+        assert_eq!(told, "code 137\n");
+        self.kill(&format!("row {BURST} {TOO_MUCH} /dev/null"), BURST);
+    }
+
+    /// Every victim was told of, once, this sure, and nobody else.
+    #[track_caller]
+    pub(crate) fn assert_told(&mut self, tracer: &str, confidence: &str) {
+        let told = self.told(tracer, confidence);
+        let victims: BTreeSet<u32> = self.victims.iter().copied().collect();
+        assert_eq!(told, victims, "(left: told; right: true)");
+    }
+
+    /// Nobody but victims was told of; with BPF all of them.
+    #[track_caller]
+    pub(crate) fn assert_told_of_victims_only(&mut self, tracer: &str, confidence: &str) {
+        if tracer == "bpf" {
+            return self.assert_told(tracer, confidence);
+        }
+        let told = self.told(tracer, confidence);
+        let victims: BTreeSet<u32> = self.victims.iter().copied().collect();
+        assert!(told.is_subset(&victims), "told: {told:?}; true: {victims:?}");
+    }
+
+    /// Whom it has told of, each once and this sure, when all that can be told has been.
+    #[track_caller]
+    pub(crate) fn told(&mut self, tracer: &str, confidence: &str) -> BTreeSet<u32> {
+        self.kill_holder();
+        self.until_report_of(*self.victims.last().expect("the sentinel"));
+        let reports = self.reports();
+        for report in &reports {
+            assert_eq!((&report["tracer"], &report["confidence"]), (&tracer.into(), &confidence.into()), "{report}");
+            assert_names_own_processes_only(report);
+        }
+        let pid = |report: &Value| report["victim"]["pid"].as_u64().and_then(|pid| pid.try_into().ok());
+        let told: BTreeSet<u32> = reports.iter().map(|report| pid(report).expect("a pid")).collect();
+        assert_eq!(told.len(), reports.len(), "nobody twice: {reports:#?}");
+        assert!(told.len() <= self.victims.len(), "no more than the kernel has counted: {reports:#?}");
+        told
+    }
+
+    /// What `krunner doctor` says as one of its children.
+    #[track_caller]
+    fn doctor(&mut self) -> Value {
+        let told = self.run(&format!("{KRUNNER} doctor --json"));
+        serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error} in {told:?}"))
+    }
+
+    /// BPF is at work, and nothing of it is handed on.
+    #[track_caller]
+    pub(crate) fn assert_bpf(&mut self) {
+        self.until_it_watches();
+        assert!(proc::has_bpf(self.container.pid()), "{}", self.runner.stderr());
+        let told = self.doctor();
+        assert_eq!((&told["tracer"], missing(&told)), (&"bpf".into(), vec![]), "{told}");
+        self.assert_children_have_what_the_container_has();
+    }
+
+    /// No BPF for this reason: the doctor's check of that name, and the words of the session's log line.
+    #[track_caller]
+    pub(crate) fn assert_snapshot(&mut self, check: &str, reason: &str) {
+        self.runner.wait_for_log(&["kills for memory are inferred from snapshots, not traced", reason]);
+        let told = self.doctor();
+        assert_eq!((&told["tracer"], missing(&told)), (&"snapshot".into(), vec![check]), "{told}");
+        assert!(!proc::has_bpf(self.container.pid()));
+        self.assert_children_have_what_the_container_has();
+    }
+
+    /// As a process that krunner has no part in.
+    #[track_caller]
+    fn assert_children_have_what_the_container_has(&mut self) {
+        let output = self.container.way().command("cat").arg("/proc/self/status").output().expect("runc starts");
+        let beside = String::from_utf8(output.stdout).expect("text");
+        let child = self.run("cat /proc/self/status");
+        let (child, beside) = (rights(&child), rights(&beside));
+        assert_eq!(child, beside, "(left: the session's child)");
+        assert_eq!(child.len(), 7, "{child:?}");
+        let links = self.run("ls -l /proc/self/fd");
+        assert!(!links.contains("bpf") && links.contains("/dev/null"), "{links}");
+    }
+}
+
+/// Command lines inside begin with one of these, whatever runs outside.
+#[track_caller]
+pub(crate) fn assert_names_own_processes_only(report: &Value) {
+    const OWN: [&str; 10] = [KRUNNER, HELPER, "sh", "sleep", "ls", "cat", "grep", "rm", "mkfifo", "runc"];
+    let process = [&report["victim"]].into_iter();
+    let list = |name: &str| report[name].as_array().expect("a list");
+    for process in process.chain(list("ancestors")).chain(list("largest")) {
+        let cmdline = process["cmdline"].as_str().expect("a text");
+        let program = cmdline.split_once(' ').map_or(cmdline, |(program, _)| program);
+        // The runner gives itself a name. Of one that is on its way out only its own is left.
+        let is_own = OWN.contains(&program.trim_start_matches("/bin/"))
+            || cmdline.starts_with("backend.ai: ")
+            || cmdline.is_empty();
+        assert!(is_own, "{cmdline:?} in {report}");
+    }
+}
+
+/// The pids of which a scene has told this.
+pub(crate) fn all(told: &str, what: &str) -> Vec<u32> {
+    let pairs = told.lines().filter_map(|line| line.split_once(' '));
+    pairs.filter(|(told, _)| *told == what).map(|(_, pid)| pid.parse().expect("a pid")).collect()
+}
+
+/// Names of the checks that rule BPF out.
+fn missing(diagnosis: &Value) -> Vec<&str> {
+    let checks = diagnosis["checks"].as_array().expect("checks");
+    checks.iter().filter(|check| check["state"] == "missing").filter_map(|check| check["check"].as_str()).collect()
+}
+
+/// What a status file has of capabilities and of what curbs them.
+fn rights(status: &str) -> BTreeMap<String, String> {
+    let pairs = status.lines().filter_map(|line| line.split_once(":\t"));
+    let is_right = |field: &str| field.starts_with("Cap") || field == "Seccomp" || field == "NoNewPrivs";
+    pairs.filter(|(field, _)| is_right(field)).map(|(field, value)| (field.into(), value.into())).collect()
+}
