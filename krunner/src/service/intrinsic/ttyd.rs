@@ -79,7 +79,8 @@ mod tests {
     #[test]
     fn the_best_shell_runs_tmux_and_ash_does_not() {
         let all = ["/opt/kernel/ttyd", "/opt/kernel/tmux", "/bin/sh", "/bin/ash", "/bin/bash", "/bin/zsh"];
-        let through = |shell: &str| format!("/opt/kernel/ttyd -W -p 7681 {shell} -c {ATTACH} {shell} /opt/kernel/tmux");
+        let through =
+            |shell: &str| format!("/opt/kernel/ttyd -W -p 7681 {shell} -c '{ATTACH}' {shell} /opt/kernel/tmux");
         assert_eq!(planned(&all).unwrap(), through("/bin/zsh"));
         assert_eq!(planned(&all[..5]).unwrap(), through("/bin/bash"));
         assert_eq!(planned(&all[..4]).unwrap(), "/opt/kernel/ttyd -W -p 7681 /bin/ash");
