@@ -1,8 +1,10 @@
 //! What a test may need from the machine, and the loud way to go without it.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -106,6 +108,40 @@ pub fn agent_python_with(module: &str) -> Result<PathBuf, String> {
     let import = Command::new(&python).args(["-c", &format!("import {module}")]).stdin(Stdio::null()).output();
     let imported = import.is_ok_and(|output| output.status.success());
     if imported { Ok(python) } else { Err(format!("{} cannot import {module}", python.display())) }
+}
+
+/// The folder of a package that the agent's own brings along.
+fn agent_package(name: &str) -> Result<PathBuf, String> {
+    let python = agent_python()?;
+    let code = format!("import {name}; print({name}.__path__[0], end='')");
+    let output = Command::new(&python)
+        .args(["-c", &code])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", python.display()))?;
+    if output.status.success() {
+        Ok(PathBuf::from(OsString::from_vec(output.stdout)))
+    } else {
+        Err(format!("{} has no {name}", python.display()))
+    }
+}
+
+/// The programs that agents of 23.3 mount into containers: dropbear, tmux and their like.
+pub fn runner_programs() -> Result<PathBuf, String> {
+    agent_package("ai.backend.runner")
+}
+
+/// The `/opt/backend.ai` volume's package, which has the volume's ttyd as a file of its own.
+pub fn volume_package() -> Result<PathBuf, String> {
+    agent_package("ai.backend.krunner.static_gnu")
+}
+
+/// The programs that agents of 26.9 mount into containers. `cargo xtask test --all` puts them beside the others.
+pub fn newer_runner_programs() -> Result<PathBuf, String> {
+    let python = agent_python()?;
+    let venv = python.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+    let folder = venv.join("newer/ai/backend/runner");
+    if folder.is_dir() { Ok(folder) } else { Err(format!("there is no {}", folder.display())) }
 }
 
 /// An interpreter for user code: the system's, as in an image, else the venv's.

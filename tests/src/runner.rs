@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ const SHOWN_BYTES: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct Runner {
     child: Child,
+    /// How to start it again; not known of one in a container.
+    command: Option<Command>,
     folder: TempDir,
     ports: (u16, u16),
     terminal_ports: (u16, u16),
@@ -34,7 +36,27 @@ impl Runner {
         terminal_ports: (u16, u16),
         marker: String,
     ) -> Self {
-        Self { child, folder, ports, terminal_ports, marker }
+        Self { child, command: None, folder, ports, terminal_ports, marker }
+    }
+
+    pub(crate) fn spawn(
+        mut command: Command,
+        folder: TempDir,
+        ports: (u16, u16),
+        terminal_ports: (u16, u16),
+        marker: String,
+    ) -> Self {
+        let mut runner = Self::new(spawn(&mut command), folder, ports, terminal_ports, marker);
+        runner.command = Some(command);
+        runner
+    }
+
+    /// Stops the session and starts it again in the same folder, as a container is.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.signal(Signal::SIGTERM);
+        assert!(self.wait_exit().success(), "{}", self.stderr());
+        self.child = spawn(self.command.as_mut().expect("a runner that the harness itself has started"));
     }
 
     /// The runner's process id.
@@ -194,6 +216,10 @@ impl Drop for Runner {
         }
         self.end();
     }
+}
+
+fn spawn(command: &mut Command) -> Child {
+    command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", command.get_program().display()))
 }
 
 fn tail(bytes: &[u8]) -> String {

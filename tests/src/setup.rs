@@ -15,9 +15,14 @@ use crate::cgroup::Cgroup;
 use crate::container::{self, Container, Spec};
 use crate::ports::free_port;
 use crate::runner::Runner;
+use crate::way::Way;
 
 /// The kernel id of every session in the suites; its hex digits name the task log.
 pub const KERNEL_ID: &str = "deadbeef-0123-4567-89ab-cdef01234567";
+
+/// The user of a session that was started [`as_work`](Setup::as_work).
+pub const WORK: &str = "work";
+const WORK_ID: u32 = 4321;
 
 /// Every process of a session carries this variable with the session's own folder as its value, so that leftovers can
 /// be told from other sessions' processes.
@@ -36,6 +41,7 @@ pub struct Setup {
     user_id: Option<u32>,
     ports: (u16, u16),
     terminal_ports: (u16, u16),
+    service_ports: (u16, u16),
     write_ports: bool,
 }
 
@@ -60,6 +66,7 @@ impl Setup {
             user_id: None,
             ports: (free_port(), free_port()),
             terminal_ports: (free_port(), free_port()),
+            service_ports: (free_port(), free_port()),
             write_ports: true,
         }
     }
@@ -153,6 +160,12 @@ impl Setup {
         self.terminal_ports
     }
 
+    /// The ports of the services that come with the session: sshd, ttyd.
+    #[must_use]
+    pub fn service_ports(&self) -> (u16, u16) {
+        self.service_ports
+    }
+
     /// The folder that stands for `/`.
     #[must_use]
     pub fn root(&self) -> PathBuf {
@@ -163,6 +176,54 @@ impl Setup {
     #[must_use]
     pub fn home(&self) -> PathBuf {
         self.root().join("home/work")
+    }
+
+    /// Puts a copy of a program under the root.
+    #[must_use]
+    pub fn copy(self, path: &str, source: &Path) -> Self {
+        let program = fs::read(source).unwrap_or_else(|error| panic!("{}: {error}", source.display()));
+        let target = self.root().join(path);
+        let setup = self.file(path, program);
+        fs::set_permissions(target, Permissions::from_mode(0o755)).expect("chmod");
+        setup
+    }
+
+    /// Puts a link under the root.
+    #[must_use]
+    pub fn link(self, path: &str, target: &str) -> Self {
+        let link = self.root().join(path);
+        fs::create_dir_all(link.parent().expect("a link has a folder")).expect("the link's folder");
+        std::os::unix::fs::symlink(target, link).expect("a link under the root");
+        self
+    }
+
+    /// Starts the runner as the owner of its home, who is called [`WORK`] in a mount namespace of the session's own.
+    /// `/opt` and `/usr/libexec` are the session's there, for programs that have paths of these built in.
+    #[must_use]
+    pub fn as_work(mut self) -> Self {
+        let place = self.folder.path().to_owned();
+        let (root, home) = (self.root(), self.home());
+        fs::set_permissions(&place, Permissions::from_mode(0o755)).expect("chmod");
+        fs::set_permissions(root.join("tmp"), Permissions::from_mode(0o1777)).expect("chmod");
+        for folder in ["opt", "usr/libexec", "home/config/ssh"] {
+            fs::create_dir_all(root.join(folder)).expect("a folder under the root");
+        }
+        let user = format!("root:x:0:0::/root:/bin/sh\n{WORK}:x:{WORK_ID}:{WORK_ID}::{}:/bin/bash\n", home.display());
+        fs::write(place.join("passwd"), user).expect("a list of users");
+        let way = format!(
+            "mount --bind {place}/passwd /etc/passwd\nmount --bind {root}/opt /opt\n\
+             mount --bind {root}/usr/libexec /usr/libexec\nchown -R {WORK_ID}:{WORK_ID} {root}/home",
+            place = place.display(),
+            root = root.display()
+        );
+        self.prefix = Way::here().mounts(&way).user(WORK_ID).links().to_vec();
+        // The user may not look into the folder that ours is in.
+        let program = place.join("krunner");
+        if fs::hard_link(binary(), &program).is_err() {
+            fs::copy(binary(), &program).expect("a copy of the runner");
+        }
+        self.program = Some(program);
+        self
     }
 
     /// Puts a file under the root, with the folders it needs.
@@ -203,8 +264,11 @@ impl Setup {
     fn write_ports_file(&self) {
         if self.write_ports {
             let (termin, termout) = self.terminal_ports;
-            let ports =
-                json!({ "replin": self.ports.0, "replout": self.ports.1, "termin": termin, "termout": termout });
+            let (sshd, ttyd) = self.service_ports;
+            let ports = json!({
+                "replin": self.ports.0, "replout": self.ports.1,
+                "termin": termin, "termout": termout, "sshd": sshd, "ttyd": ttyd,
+            });
             let path = self.root().join("home/config/intrinsic-ports.json");
             fs::write(path, ports.to_string()).expect("intrinsic-ports.json");
         }
@@ -236,8 +300,7 @@ impl Setup {
         if let Some(user_id) = self.user_id {
             command.uid(user_id).gid(user_id);
         }
-        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", argv[0].display()));
-        Runner::new(child, self.folder, self.ports, self.terminal_ports, marker)
+        Runner::spawn(command, self.folder, self.ports, self.terminal_ports, marker)
     }
 }
 

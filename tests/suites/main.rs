@@ -44,8 +44,10 @@ mod service_models;
 mod service_oracle;
 mod services;
 mod services_bad_input;
+mod sshd;
 mod startup;
 mod stop;
+mod ttyd;
 
 use std::fmt::{Display, Write as _};
 use std::path::Path;

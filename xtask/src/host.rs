@@ -41,9 +41,10 @@ const PACKAGES: &[Package] = &[
     Package { name: "procps", probe: Probe::Program("pkill"), why: "ps and pkill, as users have them in a terminal" },
     Package { name: "iproute2", probe: Probe::Program("ip"), why: "raises `lo` in a private network namespace" },
     Package { name: "util-linux", probe: Probe::Program("unshare"), why: "private namespaces for suites and bench" },
+    Package { name: "openssh-client", probe: Probe::Program("sftp"), why: "logs in to the session's sshd" },
     Package { name: "runc", probe: Probe::Program("runc"), why: "containers, each with another handicap" },
     Package { name: "qemu-system-x86", probe: Probe::Program(QEMU), why: "other kernels, in virtual machines" },
-    Package { name: "busybox-static", probe: Probe::File(BUSYBOX), why: "the shell in those machines" },
+    Package { name: "busybox-static", probe: Probe::File(BUSYBOX), why: "the shell in those machines and in ttyd" },
     Package { name: "git", probe: Probe::Program("git"), why: "`%show graph` of the `git` runtime asks it" },
     Package { name: "bash", probe: Probe::File("/bin/bash"), why: "the shell of the terminal" },
     Package {

@@ -25,6 +25,12 @@ const REQUIREMENTS: &[&str] = &[
     "pandas",                    // the commonest source of `html` replies
 ];
 
+/// What newer agents mount into containers: programs, which need no Python and stand apart from the older ones.
+const NEWER: &str = "backend.ai-kernel-binary==26.9.6";
+
+/// The folder of [`NEWER`] in the environment; suites look there.
+const NEWER_FOLDER: &str = "newer";
+
 /// The two Backend.AI packages accept this Python only.
 const PYTHON: (u32, u32) = (3, 11);
 
@@ -72,6 +78,10 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     run(Command::new(&inside)
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
         .args(REQUIREMENTS))?;
+    run(Command::new(&inside)
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])
+        .args(["--ignore-requires-python", NEWER, "--target"])
+        .arg(folder.join(NEWER_FOLDER)))?;
     check(&inside).with_context(|| format!("{} was made, and does not work", folder.display()))?;
     fs::write(folder.join(STAMP), stamp())?;
     Ok(inside)
@@ -98,7 +108,7 @@ fn python_of(folder: &Path) -> PathBuf {
 }
 
 fn stamp() -> String {
-    format!("{REQUIREMENTS:?} {PYTHON:?}\n")
+    format!("{REQUIREMENTS:?} {NEWER:?} {PYTHON:?}\n")
 }
 
 fn is_ours_and_works(folder: &Path) -> bool {

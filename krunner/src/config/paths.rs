@@ -113,6 +113,36 @@ impl Paths {
     pub fn volume_libraries(&self) -> &'static Path {
         Path::new("/opt/backend.ai/lib")
     }
+
+    /// A program of the agent's that is no business of the user's `PATH`.
+    #[must_use]
+    pub fn kernel_program(&self, name: &str) -> PathBuf {
+        self.at("opt/kernel").join(name)
+    }
+
+    /// The terminal server that came with the `/opt/backend.ai` volume before it had a place of its own.
+    #[must_use]
+    pub fn volume_ttyd(&self) -> PathBuf {
+        self.at("opt/backend.ai/bin/ttyd")
+    }
+
+    /// A program of the image's `/bin`.
+    #[must_use]
+    pub fn image_program(&self, name: &str) -> PathBuf {
+        self.at("bin").join(name)
+    }
+
+    /// A file that the agent gives for ssh: a host key, the cluster's key pair, the cluster's ports.
+    #[must_use]
+    pub fn given_ssh(&self, name: &str) -> PathBuf {
+        self.at("home/config/ssh").join(name)
+    }
+
+    /// Where the runner makes ssh keys.
+    #[must_use]
+    pub fn dropbear(&self) -> PathBuf {
+        self.at("tmp/dropbear")
+    }
 }
 
 /// What is in the folder with such a name, sorted.

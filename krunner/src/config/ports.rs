@@ -8,8 +8,11 @@ use serde_json::{Map, Value};
 
 use super::Warning;
 
-/// TCP ports of the runner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The most ports that dropbear listens on.
+const MAX_SSHD_PORTS: usize = 10;
+
+/// TCP ports of the runner and of the services that come with every session.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ports {
     /// Ops come in here.
     pub replin: u16,
@@ -19,11 +22,15 @@ pub struct Ports {
     pub termin: u16,
     /// The terminal's screen goes out here, likewise.
     pub termout: u16,
+    /// Where users log in; one, mostly.
+    pub sshd: Vec<u16>,
+    /// The terminal in the browser.
+    pub ttyd: u16,
 }
 
 impl Default for Ports {
     fn default() -> Self {
-        Self { replin: 2000, replout: 2001, termin: 2002, termout: 2003 }
+        Self { replin: 2000, replout: 2001, termin: 2002, termout: 2003, sshd: vec![2200], ttyd: 7681 }
     }
 }
 
@@ -52,6 +59,7 @@ impl Ports {
                     ("replout", &mut ports.replout),
                     ("termin", &mut ports.termin),
                     ("termout", &mut ports.termout),
+                    ("ttyd", &mut ports.ttyd),
                 ];
                 for (name, slot) in slots {
                     match object.get(name).map(port) {
@@ -61,6 +69,17 @@ impl Ports {
                             let problem = format!("`{name}` is {}, not a port; {slot} is used", object[name]);
                             warnings.push(Warning::new(file, line_of(text, name), problem));
                         }
+                    }
+                }
+                match object.get("sshd").map(several) {
+                    None => {}
+                    Some(Some(several)) => ports.sshd = several,
+                    Some(None) => {
+                        let problem = format!(
+                            "`sshd` is {}, neither a port nor a list of at most {MAX_SSHD_PORTS} ports; {} is used",
+                            object["sshd"], ports.sshd[0]
+                        );
+                        warnings.push(Warning::new(file, line_of(text, "sshd"), problem));
                     }
                 }
             }
@@ -77,6 +96,15 @@ fn port(value: &Value) -> Option<u16> {
         _ => return None,
     };
     (number != 0).then_some(number)
+}
+
+/// One port, or a list of them.
+fn several(value: &Value) -> Option<Vec<u16>> {
+    match value {
+        Value::Array(list) if (1..=MAX_SSHD_PORTS).contains(&list.len()) => list.iter().map(port).collect(),
+        Value::Array(_) => None,
+        single => port(single).map(|port| vec![port]),
+    }
 }
 
 fn line_of(text: &[u8], key: &str) -> Option<usize> {
@@ -96,8 +124,22 @@ mod tests {
 
     #[test]
     fn numbers_and_strings_are_ports() {
-        let (ports, warnings) = parse(r#"{"replin": 12000, "replout": "12001", "sshd": 2200}"#);
-        assert_eq!((ports, warnings), (Ports { replin: 12000, replout: 12001, ..Ports::default() }, vec![]));
+        let (ports, warnings) = parse(r#"{"replin": 12000, "replout": "12001", "sshd": 12002, "ttyd": "12003"}"#);
+        let expected = Ports { replin: 12000, replout: 12001, sshd: vec![12002], ttyd: 12003, ..Ports::default() };
+        assert_eq!((ports, warnings), (expected, vec![]));
+    }
+
+    #[test]
+    fn sshd_may_have_several_ports() {
+        assert_eq!(parse(r#"{"sshd": [2200, "2201"]}"#).0.sshd, [2200, 2201]);
+        for text in [r#"{"sshd": []}"#, r#"{"sshd": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]}"#, r#"{"sshd": [2200, 0]}"#] {
+            let (ports, warnings) = parse(text);
+            assert_eq!((ports, warnings.len()), (Ports::default(), 1), "{text}");
+            assert!(
+                warnings[0].ends_with("neither a port nor a list of at most 10 ports; 2200 is used"),
+                "{warnings:?}"
+            );
+        }
     }
 
     #[test]

@@ -80,6 +80,11 @@ impl Control {
         self.demand.send_modify(|demand| demand.terminate = true);
     }
 
+    /// Forgets interrupts that were meant for something else; the end stays the end.
+    pub fn forget_interrupts(&self) {
+        self.demand.send_modify(|demand| demand.interrupts = 0);
+    }
+
     /// Whether the end was demanded.
     #[must_use]
     pub fn is_terminated(&self) -> bool {
@@ -95,11 +100,6 @@ impl Control {
     #[must_use]
     pub fn is_paused(&self) -> bool {
         *self.paused.borrow()
-    }
-
-    /// Forgets interrupts that were meant for something else; the end stays the end.
-    pub fn forget_interrupts(&self) {
-        self.demand.send_modify(|demand| demand.interrupts = 0);
     }
 
     /// Resolves when the end was demanded.

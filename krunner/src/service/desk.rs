@@ -215,6 +215,7 @@ impl Desk {
         self.jobs.retain(|_, job| !job.now().is_over());
         match order {
             Order::Service(order) => self.serve(order).await,
+            Order::Kept(answer) => self.services_told.tell(async { Event::Service(answer.0.await) }).await,
             Order::Model(order) => self.serve_model(order).await,
             Order::Stop(name) => match self.jobs.get(&name) {
                 Some(job) => job.stop(),

@@ -9,6 +9,7 @@ mod daemon;
 mod definition;
 mod desk;
 mod fallback;
+pub mod intrinsic;
 mod job;
 mod last_lines;
 mod launch;

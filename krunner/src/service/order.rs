@@ -1,5 +1,8 @@
 //! What is asked of the services, and what they tell: plain types, for the session to map to messages.
 
+use std::fmt;
+use std::pin::Pin;
+
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
@@ -10,12 +13,30 @@ use super::definition::Definition;
 pub enum Order {
     /// Start a service.
     Service(ServiceOrder),
+    /// A service that somebody else keeps: only the answer takes its turn here.
+    Kept(KeptAnswer),
     /// Start a model service.
     Model(ModelOrder),
     /// Stop the service of this name.
     Stop(String),
     /// List the services that can be started, or this one.
     Apps(Option<String>),
+}
+
+impl Order {
+    /// An order whose answer is found elsewhere, within the time that an answer may take.
+    pub fn kept(answer: impl Future<Output = Outcome> + Send + 'static) -> Self {
+        Self::Kept(KeptAnswer(Box::pin(answer)))
+    }
+}
+
+/// An answer that is on its way.
+pub struct KeptAnswer(pub(super) Pin<Box<dyn Future<Output = Outcome> + Send>>);
+
+impl fmt::Debug for KeptAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeptAnswer")
+    }
 }
 
 /// To start a service.

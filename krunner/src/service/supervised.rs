@@ -154,8 +154,9 @@ impl Supervised {
 
     /// Waits until it does not run any more.
     pub async fn ended(&mut self) -> Ended {
-        match self.phase.wait_for(|phase| matches!(phase, Phase::Ended(_))).await.as_deref() {
-            Ok(Phase::Ended(ended)) => ended.clone(),
+        let told = self.phase.wait_for(|phase| matches!(phase, Phase::Ended(_))).await.map(|phase| phase.clone());
+        match told {
+            Ok(Phase::Ended(ended)) => ended,
             _ => std::future::pending().await,
         }
     }

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::completion::Completions;
 use super::event::{Event, Response};
+use super::intrinsic::{self, Intrinsic};
 use super::oom::{EXPLANATION_PATIENCE, Oom};
 use super::output::Output;
 use super::queue::{Pushed, TaskQueue, Work};
@@ -61,6 +62,8 @@ pub struct Session {
     /// Reaches the step that runs, or the bootstrap script.
     pub(super) current: Option<Control>,
     pub(super) worker: Option<Arc<Worker>>,
+    /// sshd and ttyd, once they are prepared for.
+    pub(super) intrinsic: Option<Intrinsic>,
     pub(super) events: mpsc::Receiver<Event>,
     inbound: Inbound,
     report: mpsc::Sender<Event>,
@@ -126,6 +129,7 @@ impl Session {
             queue: TaskQueue::default(),
             current: None,
             worker: None,
+            intrinsic: None,
             events,
             inbound,
             report,
@@ -142,13 +146,14 @@ impl Session {
             step_number: 0,
             started_at,
         };
-        session.prepare(settings.paths, settings.env, line, runtime_ready);
+        session.prepare(settings.paths, settings.ports, settings.env, line, runtime_ready);
         Ok(session)
     }
 
     fn prepare(
         &mut self,
         paths: Paths,
+        ports: Ports,
         env: ChildEnv,
         line: Option<Arc<dyn Line>>,
         runtime_ready: oneshot::Sender<ChildEnv>,
@@ -159,6 +164,7 @@ impl Session {
             runtime: Arc::clone(&self.runtime),
             launcher: self.launcher.clone(),
             paths,
+            ports,
             input: self.input.source(),
             line,
             control,
@@ -273,9 +279,16 @@ impl Session {
             Op::Complete(request) => self.completions.ask(self.engine().cloned(), request),
             Op::Event(event) if event.kind == "oom" => self.oom.told_by_agent(),
             Op::Event(event) => tracing::info!("Agent-notified event: {} {}", event.kind, event.data),
-            Op::StartService(request) => self.order(services::start(request)),
+            Op::StartService(request) => {
+                let order = intrinsic::order(&mut self.intrinsic, &request);
+                self.order(order.unwrap_or_else(|| services::start(request)));
+            }
             Op::StartModelService(request) => self.order(services::start_model(request)),
-            Op::ShutdownService(name) => self.order(Order::Stop(name)),
+            Op::ShutdownService(name) => {
+                if !self.intrinsic.as_mut().is_some_and(|intrinsic| intrinsic.shut_down(&name)) {
+                    self.order(Order::Stop(name));
+                }
+            }
             Op::GetApps(name) => self.order(Order::Apps(name)),
         }
     }
@@ -292,7 +305,8 @@ impl Session {
 
     /// Takes over what the preparation has made.
     pub(super) fn prepared(&mut self, prepared: Prepared) {
-        let Prepared { env, engine } = prepared;
+        let Prepared { env, engine, intrinsic } = prepared;
+        self.intrinsic = Some(intrinsic);
         let worker = Worker { runtime: Arc::clone(&self.runtime), launcher: self.launcher.clone(), env, engine };
         self.worker = Some(Arc::new(worker));
     }

@@ -15,6 +15,7 @@
 mod completion;
 mod dispatch;
 mod event;
+mod intrinsic;
 mod oom;
 mod oom_log;
 mod output;

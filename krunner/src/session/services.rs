@@ -18,7 +18,7 @@ pub(super) fn start_model(request: ModelServiceRequest) -> Order {
 /// The answer to an order for which there is no room; nobody waits for one to a stop.
 pub(super) fn refusal(order: &Order, problem: &str) -> Option<Reply> {
     match order {
-        Order::Service(_) => Some(Reply::ServiceResult(ServiceOutcome::failed(problem))),
+        Order::Service(_) | Order::Kept(_) => Some(Reply::ServiceResult(ServiceOutcome::failed(problem))),
         Order::Model(_) => Some(Reply::ModelServiceResult(ServiceOutcome::failed(problem))),
         Order::Apps(_) => Some(Reply::AppsResult(Vec::new())),
         Order::Stop(_) => None,

@@ -1,14 +1,19 @@
-//! What comes before the first step: the runtime's own preparations and the user's bootstrap script.
+//! What comes before the first step: the runtime's own preparations and the user's bootstrap script; and, beside them,
+//! the services of every session.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use crate::config::{ChildEnv, Paths};
+use super::intrinsic::Intrinsic;
+use crate::config::{ChildEnv, Paths, Ports};
 use crate::error::chain;
 use crate::process::{Command, Control, InputSource, Launcher};
 use crate::runtime::{Engine, InitContext, Runtime, Surroundings};
+use crate::service::intrinsic::Planner;
 use crate::tasks::blocking;
 use crate::terminal::Line;
 
@@ -16,11 +21,16 @@ use crate::terminal::Line;
 const POSIX_SHELLS: [&str; 7] =
     ["/bin/sh", "/usr/bin/sh", "/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash", "/bin/dash", "/bin/ash"];
 
+/// How long the bootstrap script, which may add to them, waits for the user's ssh keys: they take a second, and many
+/// with a fraction of a processor.
+const KEYS_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Prepares for steps. A part that fails is told, and the rest goes on.
 pub(super) struct Preparation {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) launcher: Launcher,
     pub(super) paths: Paths,
+    pub(super) ports: Ports,
     pub(super) input: Arc<dyn InputSource>,
     pub(super) line: Option<Arc<dyn Line>>,
     /// Reaches the bootstrap script while it runs.
@@ -33,6 +43,7 @@ pub(super) struct Preparation {
 pub(super) struct Prepared {
     pub(super) env: ChildEnv,
     pub(super) engine: Option<Arc<dyn Engine>>,
+    pub(super) intrinsic: Intrinsic,
 }
 
 impl Preparation {
@@ -53,12 +64,23 @@ impl Preparation {
             input: Arc::clone(&self.input),
             line: self.line.clone(),
         });
+        let planner = Planner::new(self.paths.clone(), self.ports, self.launcher.clone(), env.clone());
+        let (mut intrinsic, keys_placed) = Intrinsic::prepare(planner);
         let script = self.paths.bootstrap();
         let candidate = script.clone();
         if blocking(move || candidate.is_file()).await {
-            bootstrap(&self.launcher, &self.control, &script, &env).await;
+            tokio::select! {
+                placed = timeout(KEYS_PATIENCE, keys_placed) => {
+                    if placed.is_err() {
+                        tracing::warn!("the bootstrap script is run without waiting any longer for ssh keys");
+                    }
+                    bootstrap(&self.launcher, &self.control, &script, &env).await;
+                }
+                () = self.control.terminated() => {}
+            }
         }
-        Prepared { env, engine }
+        intrinsic.begin();
+        Prepared { env, engine, intrinsic }
     }
 }
 

@@ -13,10 +13,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::dispatch::Session;
 use super::event::Event;
+use super::intrinsic::Intrinsic;
 use super::signals::Signals;
 use crate::exit::Exit;
 use crate::process::{end_adopted_children, kill_children};
@@ -43,9 +44,16 @@ pub(super) async fn stop(mut session: Session, signals: &mut Signals) -> Exit {
 
 async fn wind_down(session: &mut Session) {
     tracing::debug!("stopping");
+    let deadline = Instant::now() + STEP_DEADLINE;
     let (engine, services) = (session.engine().cloned(), session.services.stop(STEP_DEADLINE));
-    let ((), (), services_ended) = tokio::join!(end_step(session), end_engine(engine), services);
-    if !services_ended {
+    session.intrinsic.iter().for_each(Intrinsic::stop);
+    let ((), (), services_ended) = tokio::join!(end_step(session, deadline), end_engine(engine), services);
+    // Those that come with the session may have come to light with the end of the bootstrap script.
+    let intrinsic_ended = match &session.intrinsic {
+        Some(intrinsic) => intrinsic.over(deadline).await,
+        None => true,
+    };
+    if !(services_ended && intrinsic_ended) {
         tracing::warn!("some services did not end in time");
     }
     if session.queue.waiting() > 0 {
@@ -65,7 +73,7 @@ async fn wind_down(session: &mut Session) {
 }
 
 /// Ends the running step, or the bootstrap script, and answers for it.
-async fn end_step(session: &mut Session) {
+async fn end_step(session: &mut Session, deadline: Instant) {
     let Some(control) = &session.current else { return };
     control.terminate();
     let ended = async {
@@ -74,6 +82,8 @@ async fn end_step(session: &mut Session) {
                 Some(Event::StepDone { exit_code }) => return Some(exit_code),
                 Some(Event::Unexplained { .. }) => return Some(-nix::libc::SIGKILL),
                 Some(Event::Ready(prepared)) => {
+                    prepared.intrinsic.stop();
+                    session.intrinsic = Some(prepared.intrinsic);
                     // Made while we stop, it has not been told yet.
                     end_engine(prepared.engine).await;
                     return None;
@@ -83,7 +93,7 @@ async fn end_step(session: &mut Session) {
             }
         }
     };
-    match timeout(STEP_DEADLINE, ended).await {
+    match timeout_at(deadline, ended).await {
         Ok(Some(exit_code)) => session.step_done(exit_code),
         Ok(None) => {}
         Err(_) => {

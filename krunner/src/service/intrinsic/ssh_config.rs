@@ -1,0 +1,143 @@
+//! The hosts of a cluster in the user's ssh configuration.
+//!
+//! Pure. The user's folder outlives the session where it is mounted from elsewhere, so sections that were added by an
+//! earlier start are found again: by their exact shape, which is the Python runner's too. Everything else in the file
+//! is the user's, and stays.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+/// Where the others of a cluster listen, if nobody says otherwise.
+const DEFAULT_PORT: u16 = 2200;
+
+/// A host of the cluster, or a pattern of hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pattern: String,
+    address: Option<String>,
+    port: u16,
+}
+
+/// The hosts of `port-mapping.json`: `{NAME: [ADDRESS, PORT]}`.
+///
+/// # Errors
+/// A sentence on the first that cannot be used.
+pub(super) fn mapped(json: &[u8]) -> Result<Vec<Entry>, String> {
+    let hosts: BTreeMap<String, (String, Value)> =
+        serde_json::from_slice(json).map_err(|error| format!("not an object of [address, port] pairs ({error})"))?;
+    hosts
+        .into_iter()
+        .map(|(name, (address, port))| {
+            let number = match &port {
+                Value::Number(number) => number.as_u64().and_then(|number| u16::try_from(number).ok()),
+                Value::String(text) => text.parse().ok(),
+                _ => None,
+            };
+            match number.filter(|number| *number != 0) {
+                _ if !is_plain(&name) => Err(format!("{name:?} is no host name")),
+                _ if !is_plain(&address) => Err(format!("{address:?}, the address of {name}, is none")),
+                None => Err(format!("{port}, the port of {name}, is none")),
+                Some(port) => Ok(Entry { pattern: name, address: Some(address), port }),
+            }
+        })
+        .collect()
+}
+
+/// The hosts of `BACKENDAI_CLUSTER_REPLICAS`: `ROLE:COUNT,...`; each role's hosts are numbered, so a pattern finds all.
+///
+/// # Errors
+/// A sentence on the first that cannot be used.
+pub(super) fn by_role(replicas: &str) -> Result<Vec<Entry>, String> {
+    replicas
+        .split(',')
+        .map(str::trim)
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let role = pair.rsplit_once(':').map_or(pair, |(role, _)| role);
+            if !is_plain(role) {
+                return Err(format!("{role:?} is no role"));
+            }
+            Ok(Entry { pattern: format!("{role}*"), address: None, port: DEFAULT_PORT })
+        })
+        .collect()
+}
+
+/// Whether ssh takes the word for one word, and for nothing but a name or an address.
+fn is_plain(word: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:%[]".contains(&byte);
+    !word.is_empty() && !word.starts_with('-') && word.bytes().all(allowed)
+}
+
+/// The user's `config` with these entries, each once, behind everything of the user's: of what is said twice, ssh
+/// takes the first.
+pub(super) fn with_entries(config: &[u8], entries: &[Entry], identity: &Path) -> Vec<u8> {
+    let identity = identity.to_string_lossy();
+    let mut kept = without_entries(config, &identity);
+    for entry in entries {
+        if !kept.is_empty() {
+            kept.extend_from_slice(b"\n");
+        }
+        kept.extend_from_slice(entry.render(&identity).as_bytes());
+    }
+    kept
+}
+
+impl Entry {
+    fn render(&self, identity: &str) -> String {
+        let Self { pattern, address, port } = self;
+        let address = address.as_ref().map(|address| format!("\tHostName {address}\n")).unwrap_or_default();
+        format!("Host {pattern}\n{address}\tPort {port}\n\tStrictHostKeyChecking no\n\tIdentityFile {identity}\n")
+    }
+}
+
+/// Takes the sections out that a start before this one has added, with the empty line before each.
+fn without_entries(config: &[u8], identity: &str) -> Vec<u8> {
+    let lines: Vec<&[u8]> = config.split_inclusive(|byte| *byte == b'\n').collect();
+    let mut kept: Vec<&[u8]> = Vec::new();
+    let mut at = 0;
+    while at < lines.len() {
+        match length_of_entry(&lines[at..], identity) {
+            Some(length) => {
+                at += length;
+                if kept.last().is_some_and(|line| line.trim_ascii().is_empty()) {
+                    kept.pop();
+                }
+            }
+            None => {
+                kept.push(lines[at]);
+                at += 1;
+            }
+        }
+    }
+    let mut kept = kept.concat();
+    if !kept.is_empty() && !kept.ends_with(b"\n") {
+        kept.push(b'\n');
+    }
+    kept
+}
+
+/// How many lines the section has that begins here, if it is one of ours as we have written it. One that goes on is
+/// the user's: something was added to it.
+fn length_of_entry(lines: &[&[u8]], identity: &str) -> Option<usize> {
+    let mut length = 0;
+    let mut take = |fits: &dyn Fn(&str) -> bool| {
+        let line = lines.get(length).and_then(|line| str::from_utf8(line).ok());
+        let found = line.is_some_and(|line| fits(line.trim_end()));
+        length += usize::from(found);
+        found
+    };
+    let ours = take(&|line| line.starts_with("Host ")) && {
+        take(&|line| line.starts_with("\tHostName "));
+        take(&|line| line.starts_with("\tPort "))
+            && take(&|line| line == "\tStrictHostKeyChecking no")
+            && take(&|line| line.strip_prefix("\tIdentityFile ") == Some(identity))
+    };
+    let goes_on = lines.get(length).is_some_and(|line| line.starts_with(b" ") || line.starts_with(b"\t"));
+    (ours && !goes_on).then_some(length)
+}
+
+#[cfg(test)]
+#[path = "ssh_config_tests.rs"]
+mod tests;
