@@ -37,6 +37,22 @@ fn assert_only_killed(field: Field, told: &Told) -> Value {
     field.finish(&[(killed, CONFIRMED)]).remove(0)
 }
 
+/// Plays a crowd in which that one is to be killed. Now and then the kernel kills another one as well, because the memory
+/// of the first counts as free before it is: that is another scene, and this one is played again.
+#[track_caller]
+fn play_crowd(members: &[&str], victim: &str) -> Result<(Field, Told), String> {
+    const TIMES: usize = 4;
+    for _ in 0..TIMES {
+        let field = Field::new()?;
+        let told = field.play(&[&["crowd"], members].concat());
+        if told.all("killed") == [told.pid(victim)] {
+            return Ok((field, told));
+        }
+        eprintln!("played again, as others were killed: {told:?}");
+    }
+    panic!("{TIMES} times others than {victim} were killed");
+}
+
 fn running_s(report: &Value) -> f64 {
     report["victim"]["running_s"].as_f64().expect("seconds")
 }
@@ -86,9 +102,7 @@ fn bystanders_that_end_in_the_same_second() {
 
 #[test]
 fn trigger_is_not_the_victim() {
-    let field = require!(Field::new());
-    let told = field.play(&["crowd", "big=20", "trigger=16"]);
-    assert_eq!(told.all("killed"), [told.pid("big")], "{told:?}");
+    let (field, told) = require!(play_crowd(&["big=20", "trigger=16"], "big"));
 
     let report = assert_only_killed(field, &told);
 
@@ -99,17 +113,13 @@ fn trigger_is_not_the_victim() {
 
 #[test]
 fn biggest_is_not_the_newest() {
-    let field = require!(Field::new());
-    let told = field.play(&["crowd", "big=18", "newer=4", "newest=14"]);
-    assert_eq!(told.all("killed"), [told.pid("big")], "{told:?}");
+    let (field, told) = require!(play_crowd(&["big=18", "newer=4", "newest=14"], "big"));
     assert_only_killed(field, &told);
 }
 
 #[test]
 fn smallest_is_the_victim_because_of_its_score() {
-    let field = require!(Field::new());
-    let told = field.play(&["crowd", "small=8:1000", "other=9", "trigger=16"]);
-    assert_eq!(told.all("killed"), [told.pid("small")], "{told:?}");
+    let (field, told) = require!(play_crowd(&["small=8:1000", "other=9", "trigger=16"], "small"));
     let report = assert_only_killed(field, &told);
     assert_eq!(report["victim"]["oom_score_adj"], 1000);
 }

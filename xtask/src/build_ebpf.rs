@@ -118,6 +118,7 @@ fn build() -> Result<Vec<u8>> {
     command.env("CARGO_ENCODED_RUSTFLAGS", flags().join("\u{1f}"));
     command.env("CARGO_PROFILE_RELEASE_DEBUG", "0").env("CARGO_PROFILE_RELEASE_STRIP", "none");
     command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1").env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3");
+    command.env("CARGO_PROFILE_RELEASE_LTO", "false");
     run(&mut command)?;
     let object = target.join(TARGET).join("release").join(PACKAGE);
     fs::read(&object).with_context(|| format!("cargo built no {}", object.display()))
