@@ -281,8 +281,7 @@ impl Mount {
 pub(super) fn own_fence(root: &CgroupRoot) -> Result<Fence, CgroupError> {
     let own = root.read("self/cgroup")?;
     let (version, path) = own_path(&own).ok_or(CgroupError::NotMounted)?;
-    let controller = if version == 1 { "memory" } else { "" };
-    Ok(Fence { controller: controller.to_owned(), path: path.to_owned() })
+    Ok(Fence::around(version, path))
 }
 
 /// In which version's hierarchy memory is counted, and where we are there.

@@ -32,10 +32,9 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
-use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, read, sysconf};
 
-use super::cgroup::CgroupFacts;
+use super::clock;
 use super::event::{Death, ProcessKey};
 use super::process::{Cmdline, End, Observed, ScanCost, Snapshot};
 use glance::Attention;
@@ -128,10 +127,10 @@ pub(super) struct Fence {
 }
 
 impl Fence {
-    /// Around a cgroup that is known by its path.
-    pub(super) fn around(cgroup: &CgroupFacts) -> Self {
-        let controller = if cgroup.version == 1 { "memory" } else { "" };
-        Self { controller: controller.to_owned(), path: cgroup.path.clone() }
+    /// Around the cgroup at that path in the hierarchy of that version which counts memory.
+    pub(super) fn around(version: u8, path: &str) -> Self {
+        let controller = if version == 1 { "memory" } else { "" };
+        Self { controller: controller.to_owned(), path: path.to_owned() }
     }
 
     /// Whether that text of a process's `cgroup` says that it is inside (cgroups(7)).
@@ -228,8 +227,8 @@ impl Scanner {
     }
 
     fn scan_some(&mut self, mut quiet_read: usize) -> io::Result<Snapshot> {
-        let (began, cpu_before) = (Instant::now(), clock(ClockId::CLOCK_THREAD_CPUTIME_ID)?);
-        let at = clock(ClockId::CLOCK_BOOTTIME)?;
+        let (began, cpu_before) = (Instant::now(), clock::thread_cpu());
+        let at_boot_ns = clock::boot_ns();
         let left_out = self.list()?;
         self.scans += 1;
         let mut processes = Vec::with_capacity(self.listed.len());
@@ -246,13 +245,8 @@ impl Scanner {
             processes.extend(self.observe(pid, inode));
         }
         self.forget_the_gone();
-        let cpu = clock(ClockId::CLOCK_THREAD_CPUTIME_ID)?.saturating_sub(cpu_before);
-        Ok(Snapshot {
-            at_boot_ns: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX),
-            processes,
-            left_out,
-            cost: ScanCost { wall: began.elapsed(), cpu },
-        })
+        let cpu = clock::thread_cpu().saturating_sub(cpu_before);
+        Ok(Snapshot { at_boot_ns, processes, left_out, cost: ScanCost { wall: began.elapsed(), cpu } })
     }
 
     /// Fills `listed`, beginning behind whose turn it was last; returns how many had no room.
@@ -458,10 +452,6 @@ pub fn time_look(root: ProcRoot) -> io::Result<(usize, Duration)> {
     }
     let snapshot = scanner.scan_in_turns()?;
     Ok((snapshot.processes.len(), snapshot.cost.wall))
-}
-
-fn clock(id: ClockId) -> io::Result<Duration> {
-    Ok(Duration::from(clock_gettime(id)?))
 }
 
 #[cfg(test)]

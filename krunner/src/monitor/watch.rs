@@ -160,7 +160,7 @@ impl Present for ProcRoot {
     }
 
     fn is_charged(&self, process: ProcessKey, cgroup: &CgroupFacts) -> bool {
-        self.lets_in(process.pid, &Fence::around(cgroup))
+        self.lets_in(process.pid, &Fence::around(cgroup.version, &cgroup.path))
     }
 }
 

@@ -10,10 +10,10 @@
 
 use std::io;
 
-use super::{Scanner, clock};
+use super::Scanner;
+use crate::monitor::clock;
 use crate::monitor::event::ProcessKey;
 use crate::monitor::process::{Glance, Observed};
-use nix::time::ClockId;
 
 /// Processes in view at a time: the last ones to come. Reading one costs some 10 us.
 const IN_VIEW: usize = 64;
@@ -77,8 +77,7 @@ impl Scanner {
     /// # Errors
     /// When the root itself cannot be read.
     pub(in crate::monitor) fn glance(&mut self) -> io::Result<Glance> {
-        let at_boot_ns = u64::try_from(clock(ClockId::CLOCK_BOOTTIME)?.as_nanos()).unwrap_or(u64::MAX);
-        let mut glance = Glance { at_boot_ns, ..Glance::default() };
+        let mut glance = Glance { at_boot_ns: clock::boot_ns(), ..Glance::default() };
         let newcomers = self.newcomers()?;
         let Some(attention) = &mut self.attention else { return Ok(glance) };
         let in_view = std::mem::take(&mut attention.in_view);
