@@ -147,6 +147,7 @@ impl Engine {
                     }
                     self.figures.insert(kill.victim, figures);
                 }
+                self.note_ancestors(kill.victim, event.at_boot_ns, now_ns);
                 look = self.wants_look(now_ns);
             }
             _ => {}
@@ -274,6 +275,17 @@ impl Engine {
             lost_records: self.lost_records,
         };
         self.notices.push(Notice::Report(Box::new(Report::of_victim(victim, &self.history, circumstances))));
+    }
+
+    /// Who waits for the victim may end right after it, before the report: who is there now was there at the kill.
+    fn note_ancestors(&mut self, victim: ProcessKey, at_ns: u64, now_ns: u64) {
+        for ancestor in self.history.chain(victim, u64::MAX) {
+            match ancestor.gone_at_boot_ns {
+                Some(_) => {}
+                None if self.present.has(ancestor.key) => self.history.mark_present(ancestor.key, now_ns),
+                None => self.history.mark_absent(ancestor.key, at_ns),
+            }
+        }
     }
 
     /// Who ended by itself did so without a word, and the snapshot may be a while ago: whoever a report is about to

@@ -175,6 +175,30 @@ fn count(kills: &[u64]) -> Count {
 }
 
 #[test]
+fn an_ancestor_that_ends_right_after_the_victim_was_there() {
+    /// Is there when it is asked for first, and not any more.
+    struct Once(std::sync::atomic::AtomicBool);
+    impl Present for Once {
+        fn has(&self, process: ProcessKey) -> bool {
+            process.pid != 3 || !self.0.swap(true, std::sync::atomic::Ordering::Relaxed)
+        }
+
+        fn is_charged(&self, _: ProcessKey, _: &CgroupFacts) -> bool {
+            true
+        }
+    }
+    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(Once(false.into())));
+    let mut family = snapshot(9 * SECOND, &[3, 7], Duration::from_millis(1));
+    family.processes[1].parent_pid = 3;
+    engine.snapshot(&family, 9 * SECOND);
+    let _ = feed(&mut engine, &oom_kill(10 * SECOND, 7), 10 * SECOND + MS);
+    engine.tick(11 * SECOND);
+    let notices = engine.take_notices();
+    let [Notice::Report(report)] = &notices[..] else { panic!("{notices:?}") };
+    assert_eq!((report.ancestors[0].pid, report.ancestors[0].exited), (3, false));
+}
+
+#[test]
 fn the_largest_alive_are_those_who_are_there() {
     let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(AllBut(90..100)));
     let pids: Vec<u32> = (80..96).collect();

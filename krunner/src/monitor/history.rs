@@ -136,6 +136,13 @@ impl History {
         self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
     }
 
+    /// Somebody has looked and found this process.
+    pub(super) fn mark_present(&mut self, key: ProcessKey, at_boot_ns: u64) {
+        if let Some(entry) = self.table.get_mut(key) {
+            entry.alive_ns = entry.alive_ns.max(Some(at_boot_ns));
+        }
+    }
+
     /// Somebody has looked and not found this process: it is gone since then, or since it was last seen.
     pub(super) fn mark_absent(&mut self, key: ProcessKey, since_boot_ns: u64) {
         let seen_ns = self.table.get(key).map_or(0, |entry| {

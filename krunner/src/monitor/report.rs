@@ -196,7 +196,7 @@ impl Report {
             victim,
             with_pid: None,
             trigger: None,
-            ancestors: seen(history.chain(key, u64::MAX)),
+            ancestors: seen(history.chain(key, at_ns)),
             largest: seen(largest),
             cgroup: circumstances.cgroup,
             lost_records: circumstances.lost_records,
