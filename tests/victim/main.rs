@@ -13,6 +13,7 @@ mod started;
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ victim bare empty|wiped MIB             without a command line
 victim no-bpf PROGRAM ARGUMENTS...      runs a program for which bpf(2) is forbidden";
 
 fn main() -> ExitCode {
+    be_mortal();
     let args: Vec<OsString> = match env::var(ARGS_VARIABLE) {
         Ok(text) => text.lines().map(OsString::from).collect(),
         Err(_) => env::args_os().skip(1).collect(),
@@ -57,6 +59,14 @@ fn main() -> ExitCode {
         _ => return usage(),
     }
     ExitCode::SUCCESS
+}
+
+/// Whoever started this may be spared by the kernel; its children inherit that (`copy_signal` in kernel/fork.c).
+fn be_mortal() {
+    let score = "/proc/self/oom_score_adj";
+    if fs::read_to_string(score).is_ok_and(|adjusted| adjusted.starts_with('-')) {
+        fs::write(score, "0").expect("oom_score_adj");
+    }
 }
 
 fn usage() -> ExitCode {
