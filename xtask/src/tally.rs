@@ -3,12 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Enough for an assertion and what led to it.
+const LINES_OF_A_FAILURE: usize = 12;
+const COLUMNS_OF_A_FAILURE: usize = 500;
+
 /// The sums over all test binaries of a run.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     passed: u64,
     failed: u64,
     failures: Vec<String>,
+    /// Test -> how it failed, in its own words.
+    words: BTreeMap<String, Vec<String>>,
+    /// Whose words the next lines are.
+    speaker: Option<String>,
     /// Reason -> tests. A test may be in more than one group.
     skips: BTreeMap<String, BTreeSet<String>>,
 }
@@ -24,6 +32,7 @@ pub(crate) struct Check {
 impl Tally {
     /// Takes in one line of `cargo test`'s standard output.
     pub(crate) fn read_line(&mut self, line: &str) {
+        self.read_words(line);
         let Some(rest) = line.strip_prefix("test ") else { return };
         if let Some((_, counts)) = rest.strip_prefix("result: ").and_then(|rest| rest.split_once(". ")) {
             self.passed += count(counts, "passed");
@@ -35,6 +44,16 @@ impl Tally {
                 ("ignored", reason) => self.skip(name, reason),
                 _ => {}
             }
+        }
+    }
+
+    /// Keeps what a test that failed has printed: `---- NAME stdout ----`, its lines, and then the next one or the list.
+    fn read_words(&mut self, line: &str) {
+        let header = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"));
+        if header.is_some() || line == "failures:" {
+            self.speaker = header.map(str::to_owned);
+        } else if let Some(speaker) = self.speaker.clone().filter(|_| !line.trim().is_empty()) {
+            self.words.entry(speaker).or_default().push(line.to_owned());
         }
     }
 
@@ -76,9 +95,18 @@ impl Tally {
         self.passed == 0 && self.failed == 0 && self.skips.is_empty()
     }
 
-    /// The tests that failed.
-    pub(crate) fn failures(&self) -> &[String] {
-        &self.failures
+    /// The tests that failed, each with the end of its words: where the output is kept in part, it is this part.
+    pub(crate) fn failure_list(&self) -> String {
+        let mut text = Vec::new();
+        for name in &self.failures {
+            text.push(format!("failed: {name}\n"));
+            let words = self.words.get(name).map_or(&[][..], Vec::as_slice);
+            for line in &words[words.len().saturating_sub(LINES_OF_A_FAILURE)..] {
+                let cut: String = line.chars().take(COLUMNS_OF_A_FAILURE).collect();
+                text.push(format!("    {cut}\n"));
+            }
+        }
+        text.concat()
     }
 
     /// The skips by reason, for people.
@@ -130,7 +158,15 @@ test slow ... ignored, takes an hour
 test src/lib.rs - parse (line 3) ... ignored
 
 failures:
+
+---- conformance::input stdout ----
+thread 'conformance::input' panicked at tests/suites/conformance.rs:7:5:
+
+assertion failed: it arrived
+
+failures:
     conformance::input
+
 test result: FAILED. 2 passed; 1 failed; 2 ignored; 0 measured; 7 filtered out; finished in 0.31s
 test result: ok. 10 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
 ";
@@ -139,7 +175,21 @@ test result: ok. 10 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fin
     fn sums_all_binaries_and_names_the_failures() {
         let tally = tally(OUTPUT, "");
         assert_eq!(tally.closing_line(), "suites: 12 passed, 1 failed, 2 skipped");
-        assert_eq!(tally.failures(), ["conformance::input"]);
+        let told = "failed: conformance::input
+    thread 'conformance::input' panicked at tests/suites/conformance.rs:7:5:
+    assertion failed: it arrived
+";
+        assert_eq!(tally.failure_list(), told);
+    }
+
+    #[test]
+    fn of_a_long_failure_the_end_is_told() {
+        let lines = (0..99).map(|index| format!("{index} {}\n", "x".repeat(999))).collect::<Vec<_>>().concat();
+        let tally =
+            tally(&format!("test a ... FAILED\n\nfailures:\n\n---- a stdout ----\n{lines}\nfailures:\n    a\n"), "");
+        let told = tally.failure_list();
+        assert_eq!(told.lines().count(), 1 + LINES_OF_A_FAILURE);
+        assert!(told.ends_with(&format!("    98 {}\n", "x".repeat(497))), "{told}");
     }
 
     #[test]
@@ -156,7 +206,7 @@ test result: ok. 10 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fin
         tally.check(&check("vm::7", Ok(vec!["two missed".into(), "a hang".into()])));
         tally.check(&check("vm::6.1", Err("no qemu".into())));
         assert_eq!(tally.closing_line(), "suites: 13 passed, 2 failed, 3 skipped");
-        assert_eq!(tally.failures()[1], "vm::7 (two missed; a hang)");
+        assert!(tally.failure_list().ends_with("failed: vm::7 (two missed; a hang)\n"));
     }
 
     #[test]

@@ -138,9 +138,7 @@ impl World {
 /// The end of the output: failures, skips with their reasons, and the line that CI reads.
 fn close(tally: &Tally, problems: &[String]) {
     println!();
-    for failure in tally.failures() {
-        println!("failed: {failure}");
-    }
+    print!("{}", tally.failure_list());
     for problem in problems {
         println!("problem: {problem}");
     }
