@@ -4,12 +4,12 @@
 //! ever in memory. Commands of the peer mean nothing to a client and are passed over.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::AsFd as _;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::sys;
@@ -53,17 +53,19 @@ pub(super) struct Frame {
     pub(super) more: bool,
 }
 
+/// A kernel's ports are of the range that connections get theirs from. With its own address, ours could take the port that
+/// a kernel is about to open, were it by connecting to itself; one of another kernel's as well.
+const OURS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2), 0));
+
 /// Connects as `socket_type` and shakes hands. Has no deadline of its own.
 pub(super) async fn connect(
     address: SocketAddr,
     socket_type: &str,
     identity: &str,
 ) -> Result<(Reader, Writer), Broken> {
-    let stream = TcpStream::connect(address).await?;
-    if stream.local_addr()? == address {
-        // With nobody there, a port of the ephemeral range can be connected to itself.
-        return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
-    }
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(OURS)?;
+    let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     let (from_peer, to_peer) = stream.into_split();
     let mut reader = Reader { stream: from_peer, buffer: BytesMut::new() };
@@ -254,6 +256,14 @@ mod tests {
         assert_eq!(reader.whole(2).await.unwrap(), "ab");
         assert_eq!(reader.frame().await.unwrap(), Frame { bytes: 3, more: false });
         reader.skip(3).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_leaves_the_ports_of_kernels_alone() {
+        let address = peer(said(b"")).await;
+        let (_reader, writer) = connect(address, "SUB", "").await.unwrap();
+        let ours = writer.stream.local_addr().unwrap();
+        TcpListener::bind((address.ip(), ours.port())).await.expect("a kernel can take the same port");
     }
 
     #[tokio::test]
