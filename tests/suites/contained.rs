@@ -68,7 +68,8 @@ impl Contained {
         self.raw.exec(line).stdout()
     }
 
-    /// Runs a scene in which so many are killed.
+    /// Runs a scene in which so many are killed, or some more: a dead one's memory is not back at once, and who asks
+    /// meanwhile is killed as well (`exit_mmap` in mm/mmap.c sets `MMF_OOM_SKIP` before the pages are free).
     #[track_caller]
     pub(crate) fn kill(&mut self, scene: &str, kills: usize) {
         let before = self.container.cgroup().oom_kills();
@@ -76,13 +77,13 @@ impl Contained {
         let killed = all(&told, "killed");
         // A scene without children is the victim itself.
         let victims = if killed.is_empty() && told.contains("code 137") { all(&told, "victim") } else { killed };
-        assert_eq!(victims.len(), kills, "{scene}: {told}");
+        assert!(victims.len() >= kills, "{scene}: {told}");
         let counted = self.container.cgroup().oom_kills() - before;
-        assert_eq!(counted, kills as u64, "{scene}: what the kernel counts; {told}");
+        assert_eq!(counted, victims.len() as u64, "{scene}: what the kernel counts; {told}");
         self.victims.extend(victims);
     }
 
-    /// Has one killed that has been large for a while.
+    /// Has one killed that has been large for a while; the one that asks for more may be the next.
     #[track_caller]
     pub(crate) fn kill_holder(&mut self) {
         let before = self.container.cgroup().oom_kills();
@@ -92,9 +93,11 @@ impl Contained {
              until grep -q ready told; do sleep 0.05; done; sleep 1
              {HELPER} eat 36 --role trigger; echo code $?; exec 3>&-; wait; cat told"
         ));
-        assert!(told.contains("code 0"), "{told}");
-        assert_eq!(self.container.cgroup().oom_kills(), before + 1, "{told}");
+        let is_next = told.contains("code 137");
+        assert!(is_next || told.contains("code 0"), "{told}");
+        assert_eq!(self.container.cgroup().oom_kills(), before + 1 + u64::from(is_next), "{told}");
         self.victims.extend(all(&told, "big"));
+        self.victims.extend(all(&told, "trigger").iter().filter(|_| is_next));
     }
 
     /// What the session has told of kills so far.

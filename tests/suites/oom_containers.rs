@@ -152,15 +152,20 @@ fn monitors(mut session: Contained, tracer: &str, confidence: &str) {
 
     session.kill_holder();
 
-    let victim = session.victims[0];
-    monitor.until_report_of(victim);
-    session.until_report_of(victim);
+    for victim in &session.victims {
+        monitor.until_report_of(*victim);
+        session.until_report_of(*victim);
+    }
     assert_eq!(monitor.end().code(), Some(0), "{}", monitor.stderr());
-    let [told] = monitor.reports()[..] else { panic!("one: {:#?}", monitor.said()) };
-    assert_eq!(told["confidence"], confidence, "{told}");
-    assert_names_own_processes_only(told);
-    let reports = session.reports();
-    assert_eq!((reports.len(), &reports[0]["victim"]["cmdline"]), (1, &told["victim"]["cmdline"]));
+    let (told, reports) = (monitor.reports(), session.reports());
+    assert_eq!((told.len(), reports.len()), (session.victims.len(), session.victims.len()), "{:#?}", monitor.said());
+    for (told, report) in told.into_iter().zip(&reports) {
+        assert_eq!(
+            (&told["confidence"], &told["victim"]["cmdline"]),
+            (&confidence.into(), &report["victim"]["cmdline"])
+        );
+        assert_names_own_processes_only(told);
+    }
 }
 
 #[test]
