@@ -23,3 +23,4 @@ pub mod transport;
 pub mod user_input;
 pub mod wire;
 pub mod writer;
+pub mod zmtp;

@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 
+use super::frames::{Broken, Frame, Reader};
 use super::message::{DELIMITER, Head, Message, Parts, Signer};
-use super::zmtp::{Broken, Frame, Reader};
 
 /// Routing frames before the delimiter; there is one, mostly.
 const MAX_ROUTING_FRAMES: usize = 16;

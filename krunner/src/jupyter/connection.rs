@@ -11,8 +11,8 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::channel::Inlet;
+use super::frames::{self, Broken, Reader, Writer};
 use super::message::Signer;
-use super::zmtp::{self, Broken, Reader, Writer};
 
 /// Between two tries to reach a port that the kernel has not opened yet.
 const RETRY: Duration = Duration::from_millis(5);
@@ -114,7 +114,7 @@ pub(super) struct Served {
 async fn open(port: u16, socket_type: &str, identity: &str) -> Result<(Reader, Writer), Broken> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     loop {
-        match zmtp::connect(address, socket_type, identity).await {
+        match frames::connect(address, socket_type, identity).await {
             Err(Broken::Io(error)) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(RETRY).await,
             connected => return connected,
         }

@@ -8,7 +8,7 @@
 //!             Client: requests, who waits      Connection: five sockets, read and written here
 //! ```
 //!
-//! Messages are `jupyter-protocol`'s. The sockets are ours (`zmtp.rs`, `channel.rs`): a kernel runs the
+//! Messages are `jupyter-protocol`'s. The sockets are ours (`frames.rs`, `channel.rs`): a kernel runs the
 //! user's code, and neither one print of 100 MB nor a length of 2^62 may cost us more than a chunk of memory,
 //! which a client that hands out whole messages cannot promise.
 
@@ -16,6 +16,7 @@ mod channel;
 mod client;
 mod connection;
 mod execution;
+mod frames;
 mod kernel;
 mod kernelspec;
 mod long_text;
@@ -25,7 +26,6 @@ mod raw_output;
 mod render;
 mod sockets;
 mod supervisor;
-mod zmtp;
 
 pub use kernel::{Kernel, KernelSettings};
 pub use kernelspec::Interpreter;

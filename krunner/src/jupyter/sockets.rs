@@ -13,11 +13,11 @@ use tokio::time::{Instant, sleep, timeout};
 use super::channel::{Arrival, Inlet};
 use super::client::{Client, Outgoing, Question};
 use super::connection::Served;
+use super::frames::{Broken, Reader, Writer};
 use super::long_text::LongText;
 use super::message::Message;
 use super::pulse::Pulse;
 use super::render::{Shown, render};
-use super::zmtp::{Broken, Reader, Writer};
 use crate::process::{Control, OutputSink, Stream};
 
 /// What is delivered at once.

@@ -22,11 +22,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::{Client, End};
 use super::connection::{Endpoints, Sockets};
+use super::frames::Broken;
 use super::kernel::{KernelSettings, Live, Shared, State};
 use super::kernelspec::{self, Kernelspec};
 use super::raw_output::RawOutput;
 use super::sockets::Traffic;
-use super::zmtp::Broken;
 use crate::config::ChildEnv;
 use crate::error::chain;
 use crate::process::{Control, Exit, Launcher, Outcome, OutputSink, SpawnError};

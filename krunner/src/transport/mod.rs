@@ -27,7 +27,7 @@ mod publish;
 mod pull;
 mod push;
 mod relay;
-mod zmtp;
+mod scanner;
 
 pub use client::{Address, Client, ClientError, RawReply};
 pub use outbox::{Outbox, Queue};

@@ -31,6 +31,7 @@ use super::frames::{self, Frame, FrameError};
 use super::listener;
 use crate::error::{Critical, chain};
 use crate::tasks::TaskGroup;
+use crate::zmtp;
 
 /// Chunks that wait for one subscriber. They are shared by all, so this is also about what all of them cost.
 const QUEUED_CHUNKS: usize = 32;
@@ -188,7 +189,7 @@ async fn serve(stream: TcpStream, publisher: &Publisher) -> Ended {
 }
 
 async fn shake_hands(inbound: &mut Inbound, to_peer: &mut tcp::OwnedWriteHalf) -> Result<(), Ended> {
-    to_peer.write_all(&frames::introduction("PUB")).await?;
+    to_peer.write_all(&zmtp::introduction("PUB", "")).await?;
     while !frames::take_greeting(&mut inbound.buffer)? {
         inbound.fill().await?;
     }
@@ -225,7 +226,9 @@ async fn follow_subscriptions(inbound: &mut Inbound, publisher: &Publisher, back
 /// Writes until that fails.
 async fn write(peer: &mut tcp::OwnedWriteHalf, backlog: &Backlog) -> io::Error {
     loop {
-        if let Err(error) = peer.write_all(&frames::message(&backlog.next().await)).await {
+        let mut message = BytesMut::new();
+        zmtp::put_frame(&mut message, 0, &backlog.next().await);
+        if let Err(error) = peer.write_all(&message).await {
             return error;
         }
     }

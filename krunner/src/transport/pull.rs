@@ -14,7 +14,7 @@ use zeromq::{PullSocket, Socket, SocketEvent, SocketRecv, SubSocket, ZmqResult};
 use super::link::{self, Link, LinkError, report};
 use super::listener;
 use super::relay::{Intake, Role};
-use super::zmtp::Limits;
+use super::scanner::Limits;
 use crate::error::Critical;
 use crate::tasks::TaskGroup;
 

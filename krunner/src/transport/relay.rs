@@ -14,7 +14,7 @@ use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::zmtp::{Limits, Scanner, ZmtpError};
+use super::scanner::{Limits, Scanner, ZmtpError};
 use crate::sys;
 
 /// For ops and handshakes.

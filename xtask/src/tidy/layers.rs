@@ -16,22 +16,23 @@ const TOP: &str = "cli";
 const INFRASTRUCTURE: &[&str] = &["config", "logging", "writer", "error", "exit", "tasks"];
 
 /// Rooms that use no other room at all, infrastructure included: `sys` wraps system calls, `wire` is
-/// the protocol as plain types, `exit` a list of numbers.
-const ALONE: &[&str] = &["sys", "wire", "exit"];
+/// the protocol as plain types, `zmtp` the framing below it, `exit` a list of numbers.
+const ALONE: &[&str] = &["sys", "wire", "zmtp", "exit"];
 
 /// A room and the rooms that it may use besides infrastructure and `sys`.
 const ARROWS: &[(&str, &[&str])] = &[
     ("session", &["runtime", "terminal", "service", "process", "user_input", "monitor", "transport", "wire"]),
     ("runtime", &["jupyter", "terminal", "service", "http_client", "process"]),
-    ("jupyter", &["process"]),
+    ("jupyter", &["process", "zmtp"]),
     ("service", &["http_client", "process"]),
     ("terminal", &["process"]),
-    ("transport", &["wire"]),
+    ("transport", &["wire", "zmtp"]),
     ("http_client", &[]),
     ("process", &[]),
     ("user_input", &["process"]),
     ("monitor", &[]),
     ("wire", &[]),
+    ("zmtp", &[]),
 ];
 
 /// Complaints about arrows that point up or sideways.

@@ -1,16 +1,10 @@
-//! Reading along with a ZMTP stream: where frames begin and how long they claim to be.
-//!
-//! ZMTP 3.0 (<https://rfc.zeromq.org/spec/23/>): a greeting of 64 bytes, then frames of one flags
-//! byte (1 = more, 2 = long, 4 = command), a length of 1 or 8 bytes, and a body. Nothing is
-//! interpreted beyond that.
+//! Reading along with a ZMTP stream: where frames begin and how long they claim to be. Keeps no more of it than the
+//! header that it is in.
 
-/// Bytes of the greeting.
-const GREETING_BYTES: usize = 64;
+use crate::zmtp::{GREETING_BYTES, Header, UnknownFlags, fits_greeting};
 
-const FLAG_LONG: u8 = 2;
-const FLAG_COMMAND: u8 = 4;
-const FLAG_MORE: u8 = 1;
-const KNOWN_FLAGS: u8 = FLAG_LONG | FLAG_COMMAND | FLAG_MORE;
+/// Of the longest header.
+const HEADER_BYTES: usize = 9;
 
 /// What a peer may send.
 #[derive(Debug, Clone, Copy)]
@@ -24,10 +18,10 @@ pub(super) struct Limits {
 /// Why a connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ZmtpError {
-    #[error("it does not speak ZMTP")]
+    #[error("it does not speak ZMTP 3 without security")]
     NotZmtp,
-    #[error("a frame with unknown flags {0:#04x}")]
-    Flags(u8),
+    #[error(transparent)]
+    Flags(#[from] UnknownFlags),
     #[error("a message of {bytes} bytes or more; at most {limit} are taken")]
     TooLong { bytes: u64, limit: u64 },
     #[error("a message of more than {0} frames")]
@@ -37,10 +31,12 @@ pub(super) enum ZmtpError {
 #[derive(Debug, Clone, Copy)]
 enum State {
     Greeting { seen: usize },
-    Flags,
-    Length { flags: u8, seen: u8, value: u64 },
+    Header { seen: usize, bytes: [u8; HEADER_BYTES] },
     Body { left: u64 },
 }
+
+/// Before the next header.
+const BETWEEN_FRAMES: State = State::Header { seen: 0, bytes: [0; HEADER_BYTES] };
 
 /// Follows one direction of a connection.
 #[derive(Debug)]
@@ -78,7 +74,7 @@ impl Scanner {
 
     /// Whether greeting and READY command have gone by.
     pub(super) fn handshake_done(&self) -> bool {
-        self.commands > 0 && matches!(self.state, State::Flags)
+        self.commands > 0 && matches!(self.state, State::Header { seen: 0, .. })
     }
 
     /// What the body that is being read still lacks.
@@ -91,53 +87,41 @@ impl Scanner {
         match self.state {
             State::Greeting { seen } => {
                 let taken = piece.len().min(GREETING_BYTES - seen);
-                // The signature is ff, eight bytes of padding, 7f.
-                let wrong = |position: usize, value: u8| {
-                    position.checked_sub(seen).and_then(|at| piece.get(at)).is_some_and(|byte| *byte != value)
-                };
-                if wrong(0, 0xff) || wrong(9, 0x7f) {
+                if !fits_greeting(seen, &piece[..taken]) {
                     return Err(ZmtpError::NotZmtp);
                 }
                 let seen = seen + taken;
-                self.state = if seen == GREETING_BYTES { State::Flags } else { State::Greeting { seen } };
+                self.state = if seen == GREETING_BYTES { BETWEEN_FRAMES } else { State::Greeting { seen } };
                 Ok(taken)
             }
-            State::Flags => {
-                let flags = piece[0];
-                if flags & !KNOWN_FLAGS != 0 {
-                    return Err(ZmtpError::Flags(flags));
-                }
-                self.state = State::Length { flags, seen: 0, value: 0 };
-                Ok(1)
-            }
-            State::Length { flags, seen, value } => {
-                let value = value << 8 | u64::from(piece[0]);
-                let width = if flags & FLAG_LONG != 0 { 8 } else { 1 };
-                if seen + 1 < width {
-                    self.state = State::Length { flags, seen: seen + 1, value };
-                } else {
-                    self.begin_body(flags, value)?;
+            State::Header { seen, mut bytes } => {
+                bytes[seen] = piece[0];
+                let seen = seen + 1;
+                match Header::parse(&bytes[..seen])? {
+                    Some((header, _)) => self.begin_body(header)?,
+                    None => self.state = State::Header { seen, bytes },
                 }
                 Ok(1)
             }
             State::Body { left } => {
                 let taken = usize::try_from(left).map_or(piece.len(), |left| piece.len().min(left));
                 let left = left - taken as u64;
-                self.state = if left == 0 { State::Flags } else { State::Body { left } };
+                self.state = if left == 0 { BETWEEN_FRAMES } else { State::Body { left } };
                 Ok(taken)
             }
         }
     }
 
-    fn begin_body(&mut self, flags: u8, length: u64) -> Result<(), ZmtpError> {
-        if flags & FLAG_COMMAND != 0 {
+    fn begin_body(&mut self, header: Header) -> Result<(), ZmtpError> {
+        let length = header.body_bytes;
+        if header.is_command() {
             self.commands += 1;
-        } else if !self.more {
-            (self.frames, self.bytes) = (0, 0);
-        }
-        if flags & FLAG_COMMAND == 0 {
+        } else {
+            if !self.more {
+                (self.frames, self.bytes) = (0, 0);
+            }
             self.frames += 1;
-            self.more = flags & FLAG_MORE != 0;
+            self.more = header.has_more();
         }
         let bytes = self.bytes.saturating_add(length);
         if bytes > self.limits.message_bytes {
@@ -146,10 +130,10 @@ impl Scanner {
         if self.frames > self.limits.message_frames {
             return Err(ZmtpError::TooManyFrames(self.limits.message_frames));
         }
-        if flags & FLAG_COMMAND == 0 {
+        if !header.is_command() {
             self.bytes = bytes;
         }
-        self.state = if length == 0 { State::Flags } else { State::Body { left: length } };
+        self.state = if length == 0 { BETWEEN_FRAMES } else { State::Body { left: length } };
         Ok(())
     }
 }
@@ -157,15 +141,13 @@ impl Scanner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::zmtp::{FLAG_COMMAND, FLAG_LONG, introduction};
     use proptest::prelude::*;
 
     const LIMITS: Limits = Limits { message_bytes: 1000, message_frames: 4 };
 
     fn greeting() -> Vec<u8> {
-        let mut greeting = vec![0; GREETING_BYTES];
-        greeting[0] = 0xff;
-        greeting[9] = 0x7f;
-        greeting
+        introduction("PUSH", "")[..GREETING_BYTES].to_vec()
     }
 
     fn frame(flags: u8, body: &[u8]) -> Vec<u8> {
@@ -206,7 +188,7 @@ mod tests {
         assert_eq!(Scanner::new(LIMITS).feed(b"GET / HTTP/1.1\r\n"), Err(ZmtpError::NotZmtp));
         assert_eq!(Scanner::new(LIMITS).feed(&[0xff; 64]), Err(ZmtpError::NotZmtp));
         let stream = [greeting(), vec![0x80]].concat();
-        assert_eq!(Scanner::new(LIMITS).feed(&stream), Err(ZmtpError::Flags(0x80)));
+        assert_eq!(Scanner::new(LIMITS).feed(&stream), Err(ZmtpError::Flags(UnknownFlags(0x80))));
     }
 
     proptest! {

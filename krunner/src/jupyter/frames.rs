@@ -13,12 +13,7 @@ use tokio::net::TcpSocket;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::sys;
-
-const GREETING_BYTES: usize = 64;
-const FLAG_MORE: u8 = 1;
-const FLAG_LONG: u8 = 2;
-const FLAG_COMMAND: u8 = 4;
-const KNOWN_FLAGS: u8 = FLAG_MORE | FLAG_LONG | FLAG_COMMAND;
+use crate::zmtp::{FLAG_MORE, GREETING_BYTES, Header, UnknownFlags, fits_greeting, introduction, put_frame};
 
 /// What is read from the socket at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -35,8 +30,8 @@ pub(super) enum Broken {
     NotZmtp,
     #[error("the peer refused the connection: {0}")]
     Refused(String),
-    #[error("a frame with unknown flags {0:#04x}")]
-    Flags(u8),
+    #[error(transparent)]
+    Flags(#[from] UnknownFlags),
     #[error("a command of {0} bytes")]
     LongCommand(u64),
     #[error("it no longer answers")]
@@ -76,37 +71,6 @@ pub(super) async fn connect(
     Ok((reader, writer))
 }
 
-/// Greeting and READY.
-fn introduction(socket_type: &str, identity: &str) -> BytesMut {
-    let mut ready = BytesMut::from(&b"\x05READY"[..]);
-    for (name, value) in [("Socket-Type", socket_type), ("Identity", identity)] {
-        ready.put_u8(u8::try_from(name.len()).unwrap_or(u8::MAX));
-        ready.put_slice(name.as_bytes());
-        ready.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
-        ready.put_slice(value.as_bytes());
-    }
-    let mut greeting = [0; GREETING_BYTES];
-    (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
-    greeting[12..16].copy_from_slice(b"NULL");
-    let mut all = BytesMut::from(&greeting[..]);
-    put_frame(&mut all, FLAG_COMMAND, &ready);
-    all
-}
-
-fn put_frame(buffer: &mut BytesMut, flags: u8, body: &[u8]) {
-    match u8::try_from(body.len()) {
-        Ok(short) => {
-            buffer.put_u8(flags);
-            buffer.put_u8(short);
-        }
-        Err(_) => {
-            buffer.put_u8(flags | FLAG_LONG);
-            buffer.put_u64(body.len() as u64);
-        }
-    }
-    buffer.put_slice(body);
-}
-
 /// The receiving direction.
 pub(super) struct Reader {
     stream: OwnedReadHalf,
@@ -117,11 +81,11 @@ impl Reader {
     /// The next frame of a message. Its body has to be read, whole or in pieces, before the next one.
     pub(super) async fn frame(&mut self) -> Result<Frame, Broken> {
         loop {
-            let (flags, bytes) = self.header().await?;
-            if flags & FLAG_COMMAND == 0 {
-                return Ok(Frame { bytes, more: flags & FLAG_MORE != 0 });
+            let header = self.header().await?;
+            if !header.is_command() {
+                return Ok(Frame { bytes: header.body_bytes, more: header.has_more() });
             }
-            self.command(bytes).await?;
+            self.command(header.body_bytes).await?;
         }
     }
 
@@ -153,16 +117,12 @@ impl Reader {
 
     async fn greeting(&mut self) -> Result<(), Broken> {
         let greeting = self.whole(GREETING_BYTES).await?;
-        let mechanism = greeting[12..32].split(|byte| *byte == 0).next();
-        let speaks = greeting[0] == 0xff && greeting[9] == 0x7f && greeting[10] >= 3 && mechanism == Some(b"NULL");
-        if speaks { Ok(()) } else { Err(Broken::NotZmtp) }
+        if fits_greeting(0, &greeting) { Ok(()) } else { Err(Broken::NotZmtp) }
     }
 
     async fn ready(&mut self) -> Result<(), Broken> {
-        match self.header().await? {
-            (flags, bytes) if flags & FLAG_COMMAND != 0 => self.command(bytes).await,
-            _ => Err(Broken::NotZmtp),
-        }
+        let header = self.header().await?;
+        if header.is_command() { self.command(header.body_bytes).await } else { Err(Broken::NotZmtp) }
     }
 
     async fn command(&mut self, bytes: u64) -> Result<(), Broken> {
@@ -176,17 +136,14 @@ impl Reader {
         }
     }
 
-    async fn header(&mut self) -> Result<(u8, u64), Broken> {
-        self.fill(2).await?;
-        let flags = self.buffer[0];
-        if flags & !KNOWN_FLAGS != 0 {
-            return Err(Broken::Flags(flags));
+    async fn header(&mut self) -> Result<Header, Broken> {
+        loop {
+            if let Some((header, header_bytes)) = Header::parse(&self.buffer)? {
+                self.buffer.advance(header_bytes);
+                return Ok(header);
+            }
+            self.fill(self.buffer.len() + 1).await?;
         }
-        let header_bytes = if flags & FLAG_LONG == 0 { 2 } else { 9 };
-        self.fill(header_bytes).await?;
-        self.buffer.advance(1);
-        let bytes = if flags & FLAG_LONG == 0 { u64::from(self.buffer.get_u8()) } else { self.buffer.get_u64() };
-        Ok((flags, bytes))
     }
 
     async fn fill(&mut self, bytes: usize) -> Result<(), Broken> {
