@@ -1,4 +1,4 @@
-//! The exit codes of the krunner process, in one place; `krunner --help` lists them.
+//! The exit codes of the krunner process, in one place; `krunner --help` and the manual page list them from here.
 
 use std::process::ExitCode;
 
@@ -20,6 +20,26 @@ pub enum Exit {
     Internal = 70,
     /// A second signal cut the shutdown short.
     Forced = 130,
+}
+
+impl Exit {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 7] =
+        [Self::Ok, Self::Failure, Self::Usage, Self::Port, Self::NoAnswer, Self::Internal, Self::Forced];
+
+    /// For people, in few words.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Ok => "done, or stopped by SIGINT or SIGTERM",
+            Self::Failure => "failed; the last line on stderr says why",
+            Self::Usage => "wrong usage",
+            Self::Port => "a port is taken",
+            Self::NoAnswer => "send: no answer in time",
+            Self::Internal => "a bug: an internal task panicked",
+            Self::Forced => "a second signal cut the shutdown short",
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {

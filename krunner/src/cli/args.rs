@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args as ClapArgs, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
+use crate::exit::Exit;
 use crate::runtime::KINDS;
 
 const EXAMPLES: &str = "\
@@ -18,16 +20,17 @@ Examples:
   krunner doctor                     see how OOM kills would be traced here, and why
   krunner languages                  see what each language runs, and which are found here
   krunner services                   check an image's service definitions and show what they start
+  krunner man | man -l -             read the manual page";
 
-Exit codes:
-  0    done, or stopped by SIGINT or SIGTERM     4    send: no answer in time
-  1    failed; the last line on stderr says why  70   a bug: an internal task panicked
-  2    wrong usage                               130  a second signal cut the shutdown short
-  3    a port is taken";
+/// The examples, and all exit codes.
+fn after_help() -> String {
+    let codes = Exit::ALL.map(|code| format!("\n  {:<4} {}", code as u8, code.meaning()));
+    format!("{EXAMPLES}\n\nExit codes:{}", codes.concat())
+}
 
 /// Backend.AI kernel runner: takes orders from the node's agent and supervises user code.
 #[derive(Debug, Parser)]
-#[command(name = "krunner", version, after_help = EXAMPLES)]
+#[command(name = "krunner", version, after_help = after_help())]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -79,6 +82,10 @@ pub(super) enum Task {
     Languages(LanguagesArgs),
     /// Check service definitions and show what each would start; nothing is started
     Services(ServicesArgs),
+    /// Print the manual page of krunner or of one of its commands
+    Man(ManArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
 }
 
 const SEND_EXAMPLES: &str = "\
@@ -90,7 +97,10 @@ Examples:
 
 A runner sends its replies to the connection made last. While an op with replies is under way here, an agent
 that is connected misses what is sent. Ops without replies (input, interrupt, event, shutdown-service)
-take nothing from it.";
+take nothing from it.
+
+Exit codes: that of the command for exec, build, clean and code; else 0 done, 1 refused or failed, 2 wrong usage, \
+4 no answer in time.";
 
 /// `krunner send`.
 #[derive(Debug, ClapArgs)]
@@ -125,8 +135,19 @@ pub(super) struct SendArgs {
     pub(super) wait: u64,
 }
 
+const SELFTEST_EXAMPLES: &str = "\
+Examples:
+  krunner selftest
+  krunner selftest --json | jq '.steps[] | select(.ok | not)'
+
+It listens on free ports of 127.0.0.1 and works in a temporary folder. As root, with the memory controller, it has a \
+process killed for memory and attributes that.
+
+Exit codes: 0 every step went well, 1 one did not, 2 wrong usage.";
+
 /// `krunner selftest`.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = SELFTEST_EXAMPLES)]
 pub(super) struct SelftestArgs {
     /// Print the steps as one JSON object
     #[arg(long)]
@@ -140,7 +161,9 @@ Examples:
   sudo krunner monitor --all-namespaces   every container of the machine
 
 Precise with CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN) and a kernel with BTF; otherwise inferred from
-snapshots and counters, with less confidence. `krunner doctor` says which it would be here, and why.";
+snapshots and counters, with less confidence. `krunner doctor` says which it would be here, and why.
+
+Exit codes: 0 interrupted by SIGINT or SIGTERM, 1 it cannot watch, 2 wrong usage.";
 
 /// `krunner monitor`.
 #[derive(Debug, ClapArgs)]
@@ -165,8 +188,9 @@ Examples:
   krunner doctor --json | jq -r .tracer      bpf or snapshot
   setpriv --reuid 1000 --clear-groups krunner doctor         as a user without capabilities would see it
 
-BPF is used when nothing is MISSING; `->` says what would help. A note rules nothing out. The exit
-code is 0 whichever tracer it is.";
+BPF is used when nothing is MISSING; `->` says what would help. A note rules nothing out.
+
+Exit codes: 0 whichever tracer it is, 1 it cannot be told, 2 wrong usage.";
 
 /// `krunner doctor`.
 #[derive(Debug, ClapArgs)]
@@ -185,7 +209,9 @@ Examples:
 
 clean, build and exec are the steps with `*`, which depend on the files of the working directory: the file
 in the second column decides, and a line without one says what happens where there is none of them. tmp
-stands for a temporary name. A program without a path is looked up in PATH.";
+stands for a temporary name. A program without a path is looked up in PATH.
+
+Exit codes: 0 done, 1 no temporary folder, 2 wrong usage.";
 
 /// `krunner languages`.
 #[derive(Debug, ClapArgs)]
@@ -207,7 +233,9 @@ Examples:
   krunner services --definitions ./service-defs --port 8080 --port 8081 --json
   krunner services --json | jq -r '.problems[]'      only what is wrong
 
-What an action would find out is shown as <name>. The exit code is 1 when a definition cannot be used.";
+What an action would find out is shown as <name>.
+
+Exit codes: 0 done, 1 a definition cannot be used, 2 wrong usage.";
 
 /// `krunner services`.
 #[derive(Debug, ClapArgs)]
@@ -235,6 +263,46 @@ pub(super) struct ServicesArgs {
     /// What `{ports[0]}`, `{ports[1]}`, ... stand for
     #[arg(long = "port", value_name = "PORT", default_values_t = [8080, 8081, 8082, 8083])]
     pub(super) ports: Vec<u16>,
+}
+
+/// The names of all commands.
+const COMMANDS: [&str; 8] = ["send", "selftest", "monitor", "doctor", "languages", "services", "man", "completions"];
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  krunner man | man -l -                             read it
+  krunner man monitor > krunner-monitor.1            of one command
+  krunner man --dir /usr/local/share/man/man1        all of them, a file each
+
+Exit codes: 0 done, 1 a file cannot be written, 2 wrong usage.";
+
+/// `krunner man`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = MAN_EXAMPLES)]
+pub(super) struct ManArgs {
+    /// Of this command [default: of krunner as a whole]
+    #[arg(conflicts_with = "dir", value_parser = COMMANDS)]
+    pub(super) command: Option<String>,
+
+    /// Write all pages to this folder, which has to be there
+    #[arg(long, value_name = "DIR")]
+    pub(super) dir: Option<PathBuf>,
+}
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  krunner completions bash > /usr/share/bash-completion/completions/krunner
+  krunner completions zsh > /usr/local/share/zsh/site-functions/_krunner
+  krunner completions fish > ~/.config/fish/completions/krunner.fish
+
+Exit codes: 0 done, 1 stdout cannot be written to, 2 wrong usage.";
+
+/// `krunner completions`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = COMPLETIONS_EXAMPLES)]
+pub(super) struct CompletionsArgs {
+    /// Whose
+    pub(super) shell: Shell,
 }
 
 fn languages() -> PossibleValuesParser {
@@ -273,5 +341,38 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_page() {
+        let command = command();
+        assert_eq!(command.get_subcommands().map(clap::Command::get_name).collect::<Vec<_>>(), COMMANDS);
+    }
+
+    /// All lines of examples: what is said to krunner, up to a pipe, a redirection or the explanation.
+    fn examples(help: &str) -> Vec<Vec<String>> {
+        let lines = help.lines().skip_while(|line| *line != "Examples:").skip(1).take_while(|line| !line.is_empty());
+        let ours = lines.filter_map(|line| line.find("krunner ").map(|at| &line[at..]));
+        let said = |line: &str| {
+            let ends = [" | ", " > ", " < ", "; echo ", "   "].map(|end| line.find(end).unwrap_or(line.len()));
+            shlex::split(&line[..ends.into_iter().min().unwrap_or(line.len())]).expect("words")
+        };
+        ours.map(said).collect()
+    }
+
+    #[test]
+    fn every_help_has_examples_that_can_be_said_and_its_exit_codes() {
+        let command = command();
+        for each in [&command].into_iter().chain(command.get_subcommands()) {
+            let name = each.get_name();
+            let help = each.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Exit codes:"), "{name}: {help}");
+            let examples = examples(&help);
+            assert!(!examples.is_empty(), "{name}: {help}");
+            for example in examples {
+                let parsed = Args::try_parse_from(&example);
+                assert!(parsed.is_ok(), "{name}: {example:?}: {}", parsed.unwrap_err());
+            }
+        }
     }
 }
