@@ -59,11 +59,14 @@ pub struct Spec {
     krunner: PathBuf,
     helper: Option<PathBuf>,
     user_id: u32,
-    capabilities: Vec<&'static str>,
+    home_user_id: Option<u32>,
+    capabilities: Vec<String>,
     no_new_privileges: bool,
-    refused: Option<(&'static str, i32)>,
+    is_privileged: bool,
+    seccomp: Option<Value>,
     namespaces: Vec<&'static str>,
     file_systems: Vec<(&'static str, &'static str)>,
+    binds: Vec<(PathBuf, String)>,
     masked: Vec<String>,
 }
 
@@ -76,11 +79,14 @@ impl Spec {
             krunner: binary(),
             helper: None,
             user_id: 0,
-            capabilities: DEFAULT_CAPABILITIES.to_vec(),
+            home_user_id: None,
+            capabilities: DEFAULT_CAPABILITIES.map(str::to_owned).to_vec(),
             no_new_privileges: false,
-            refused: None,
+            is_privileged: false,
+            seccomp: None,
             namespaces: vec!["mount", "ipc", "uts", "pid"],
             file_systems: vec![("cgroup", "/sys/fs/cgroup")],
+            binds: Vec::new(),
             masked: MASKED.map(str::to_owned).to_vec(),
         }
     }
@@ -106,11 +112,47 @@ impl Spec {
         self
     }
 
+    /// The home folder is another user's, whom the container's first process becomes.
+    #[must_use]
+    pub fn home_of(mut self, user_id: u32) -> Self {
+        self.home_user_id = Some(user_id);
+        self
+    }
+
     /// `--cap-add`.
     #[must_use]
-    pub fn capabilities(mut self, more: &[&'static str]) -> Self {
-        self.capabilities.extend(more);
+    pub fn capabilities(mut self, more: &[&str]) -> Self {
+        self.capabilities.extend(more.iter().map(|&name| name.to_owned()));
         self
+    }
+
+    /// `--cap-drop ALL`, for those that come after it.
+    #[must_use]
+    pub fn no_capabilities(mut self) -> Self {
+        self.capabilities.clear();
+        self
+    }
+
+    /// `--privileged`, as far as these tests have it to give themselves: every capability that they hold, nothing hidden or
+    /// write-protected, no filter.
+    #[must_use]
+    pub fn privileged(mut self) -> Self {
+        self.capabilities = held_capabilities();
+        self.masked.clear();
+        self.is_privileged = true;
+        self
+    }
+
+    /// The seccomp profile that an engine has for this set of capabilities, in OCI's form.
+    #[must_use]
+    pub fn seccomp(mut self, profile: Value) -> Self {
+        self.seccomp = Some(profile);
+        self
+    }
+
+    /// What it may hold.
+    pub fn held(&self) -> &[String] {
+        &self.capabilities
     }
 
     /// `--security-opt no-new-privileges`.
@@ -122,9 +164,9 @@ impl Spec {
 
     /// A seccomp profile that lets this system call fail with that error number.
     #[must_use]
-    pub fn refuse(mut self, call: &'static str, errno: i32) -> Self {
-        self.refused = Some((call, errno));
-        self
+    pub fn refuse(self, call: &str, errno: i32) -> Self {
+        let refusal = json!({ "names": [call], "action": "SCMP_ACT_ERRNO", "errnoRet": errno });
+        self.seccomp(json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refusal] }))
     }
 
     /// Root inside is nobody in particular outside.
@@ -162,6 +204,13 @@ impl Spec {
         self
     }
 
+    /// `--volume SOURCE:POINT:ro`.
+    #[must_use]
+    pub fn bind(mut self, source: impl Into<PathBuf>, point: &str) -> Self {
+        self.binds.push((source.into(), point.to_owned()));
+        self
+    }
+
     /// Hides a file behind `/dev/null`, a folder behind an empty one.
     #[must_use]
     pub fn mask(mut self, path: &str) -> Self {
@@ -183,7 +232,7 @@ impl Spec {
         variables.extend_from_slice(env);
         let namespaces: Vec<Value> = self.namespaces.iter().map(|kind| json!({ "type": kind })).collect();
         // Docker has root hold them, and others gain them by files at most (`SetCapabilities`, oci/oci.go of moby).
-        let held: &[&str] = if self.user_id == 0 { &self.capabilities } else { &[] };
+        let held: &[String] = if self.user_id == 0 { &self.capabilities } else { &[] };
         let mut config = json!({
             "ociVersion": "1.0.2",
             "root": { "path": root, "readonly": false },
@@ -201,7 +250,7 @@ impl Spec {
                 "resources": { "memory": { "limit": self.memory_mib << 20 } },
                 "namespaces": namespaces,
                 "maskedPaths": self.masked,
-                "readonlyPaths": READ_ONLY,
+                "readonlyPaths": if self.is_privileged { &[][..] } else { &READ_ONLY[..] },
             },
         });
         let linux = &mut config["linux"];
@@ -210,9 +259,8 @@ impl Spec {
             linux["uidMappings"] = mapping.clone();
             linux["gidMappings"] = mapping;
         }
-        if let Some((call, errno)) = self.refused {
-            let refusal = json!({ "names": [call], "action": "SCMP_ACT_ERRNO", "errnoRet": errno });
-            linux["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refusal] });
+        if let Some(profile) = &self.seccomp {
+            linux["seccomp"] = profile.clone();
         }
         config
     }
@@ -228,6 +276,7 @@ impl Spec {
             of("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=64m"]),
         ];
         mounts.extend(self.helper.iter().map(|program| bind(program, HELPER, "bind")));
+        mounts.extend(self.binds.iter().map(|(source, point)| bind(source, point, "bind")));
         // A sysfs is the network namespace's, and in a user namespace only who owns that may mount it.
         mounts.push(if self.has_user_namespace() {
             bind(Path::new("/sys"), "/sys", "rbind")
@@ -237,6 +286,11 @@ impl Spec {
         mounts.extend(self.file_systems.iter().map(|(kind, point)| of(kind, point, &hardened)));
         mounts
     }
+}
+
+/// Those of this process's bounding set, by their names.
+fn held_capabilities() -> Vec<String> {
+    caps::read(None, caps::CapSet::Bounding).expect("our own sets").iter().map(ToString::to_string).collect()
 }
 
 /// A container that was started.
@@ -261,6 +315,9 @@ impl Container {
         [stdout, stderr]: [File; 2],
     ) -> (Child, Self) {
         furnish(root, spec.owner());
+        if let Some(user_id) = spec.home_user_id {
+            give(&root.join("home/work"), user_id);
+        }
         let folder = TempDir::with_prefix("krb-").expect("a temporary folder");
         let config = spec.config(root, &cgroup.path_in_hierarchy(), args, env);
         fs::write(folder.path().join("config.json"), config.to_string()).expect("config.json");
@@ -342,6 +399,8 @@ fn furnish(root: &Path, owner: u32) {
     let folder = root.parent().expect("a root has a folder");
     fs::set_permissions(folder, Permissions::from_mode(0o755)).expect("chmod");
     give(root, owner);
+    fs::create_dir_all(root.join("tmp")).expect("a folder");
+    fs::set_permissions(root.join("tmp"), Permissions::from_mode(0o1777)).expect("chmod");
 }
 
 /// Gives all of it to that user.

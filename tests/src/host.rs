@@ -136,6 +136,39 @@ pub fn volume_package() -> Result<PathBuf, String> {
     agent_package("ai.backend.krunner.static_gnu")
 }
 
+/// The `/opt/backend.ai` volume, unpacked below that folder, as the agent does it, unless it is there.
+pub fn volume(below: &Path) -> Result<PathBuf, String> {
+    static UNPACKED: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    UNPACKED.get_or_init(|| unpack_volume(below)).clone()
+}
+
+fn unpack_volume(below: &Path) -> Result<PathBuf, String> {
+    let archive = volume_package()?.join("krunner-env.static-gnu.x86_64.tar.xz");
+    let folder = below.join("volume");
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    let draft = folder.with_extension(std::process::id().to_string());
+    std::fs::create_dir_all(&draft).map_err(|error| format!("{}: {error}", draft.display()))?;
+    let mut unpack = Command::new("tar");
+    let output = unpack.arg("-xJf").arg(&archive).arg("-C").arg(&draft).stdin(Stdio::null()).output();
+    match output {
+        // Another process may have been first.
+        Ok(output) if output.status.success() => std::fs::rename(&draft, &folder)
+            .or_else(|error| if folder.is_dir() { std::fs::remove_dir_all(&draft) } else { Err(error) })
+            .map_err(|error| format!("{}: {error}", folder.display()))
+            .map(|()| folder),
+        Ok(output) => Err(format!("{}: {}", archive.display(), String::from_utf8_lossy(&output.stderr).trim())),
+        Err(error) => Err(format!("cannot run tar: {error}")),
+    }
+}
+
+/// What `cargo xtask dist` has made.
+pub fn dist() -> Result<PathBuf, String> {
+    let folder = env::var_os("KRUNNER_DIST").map(PathBuf::from);
+    folder.ok_or_else(|| "KRUNNER_DIST is not set: there is nothing of `cargo xtask dist` to test".to_owned())
+}
+
 /// The programs that agents of 26.9 mount into containers. `cargo xtask test --all` puts them beside the others.
 pub fn newer_runner_programs() -> Result<PathBuf, String> {
     let python = agent_python()?;

@@ -246,14 +246,27 @@ impl Setup {
     /// Starts the runner as the first process of a container whose `/` is the session's root.
     #[track_caller]
     pub fn start_in(self, spec: &Spec, cgroup: Cgroup) -> (Runner, Container) {
+        let mut line = vec![container::KRUNNER.to_owned()];
+        line.extend(self.options.iter().cloned());
+        line.push(self.lang.clone());
+        self.start_line_in(spec, cgroup, &line, &[])
+    }
+
+    /// Starts a container of that command line, which comes to a runner in the end, with these variables.
+    #[track_caller]
+    pub fn start_line_in(
+        self,
+        spec: &Spec,
+        cgroup: Cgroup,
+        line: &[String],
+        variables: &[String],
+    ) -> (Runner, Container) {
         self.write_ports_file();
         let marker = format!("{MARKER}={}", self.folder.path().display());
-        let mut args = vec![container::KRUNNER.to_owned()];
-        args.extend(self.options.iter().cloned());
-        args.push(self.lang.clone());
-        let env = [marker.clone(), format!("BACKENDAI_KERNEL_ID={KERNEL_ID}")];
+        let mut env = vec![marker.clone(), format!("BACKENDAI_KERNEL_ID={KERNEL_ID}")];
+        env.extend_from_slice(variables);
         let capture = [self.capture("stdout"), self.capture("stderr")];
-        let (child, container) = Container::start(spec, cgroup, &self.root(), &args, &env, capture);
+        let (child, container) = Container::start(spec, cgroup, &self.root(), line, &env, capture);
         (Runner::new(child, self.folder, self.ports, self.terminal_ports, marker), container)
     }
 

@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let means = if args.means.is_empty() { Means::ALL.to_vec() } else { args.means.clone() };
     let plan = Plan {
         krunner: build_release("krunner")?,
-        victim: build_binary("krunner-tests", "victim", None)?,
+        victim: build_binary("krunner-tests", "victim")?,
         means: means.clone(),
         only: args.only.clone(),
         machine: Machine::Shared,
@@ -101,7 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 pub(crate) fn test(krunner: &Path) -> Result<Vec<Check>> {
     let plan = Plan {
         krunner: krunner.to_owned(),
-        victim: build_binary("krunner-tests", "victim", None)?,
+        victim: build_binary("krunner-tests", "victim")?,
         means: Means::ALL.to_vec(),
         only: Vec::new(),
         machine: Machine::Shared,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{battery, bench, build_ebpf, test, tidy, vm};
+use crate::{battery, bench, build_ebpf, dist, test, tidy, vm};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -15,6 +15,7 @@ Examples:
   cargo xtask battery             how many kills for memory are told of rightly, with BPF and without
   cargo xtask vm --kernel 5.10    the same on another kernel, in a virtual machine
   cargo xtask bench --quick       krunner beside the Python runner, in about a minute
+  cargo xtask dist                what is handed out, in target/dist
   cargo xtask build-ebpf --check  is the eBPF object in the repository what its sources give?
 
 Exit codes: 0 all is well, 1 a check or a target failed or the task could not run, 2 wrong usage.";
@@ -39,6 +40,8 @@ enum Task {
     Battery(battery::Args),
     /// Boots other kernels in virtual machines and runs the battery there
     Vm(vm::Args),
+    /// Makes what is handed out: static binaries, the package for the agent, manual pages, sums
+    Dist(dist::Args),
     /// Builds the eBPF object that krunner embeds, and writes it beside its sources
     BuildEbpf(build_ebpf::Args),
     /// One of the bench's yardsticks: a bare pipe -> PUSH copy loop behind the runner's protocol
@@ -54,6 +57,7 @@ pub(crate) fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Battery(args) => battery::run(&args),
         Task::Vm(args) => vm::run(&args),
+        Task::Dist(args) => dist::run(&args),
         Task::BuildEbpf(args) => build_ebpf::run_task(&args),
         Task::BenchPeer(args) => bench::peer::run(&args).map(|()| true),
     };

@@ -44,6 +44,14 @@ const PACKAGES: &[Package] = &[
     Package { name: "openssh-client", probe: Probe::Program("sftp"), why: "logs in to the session's sshd" },
     Package { name: "runc", probe: Probe::Program("runc"), why: "containers, each with another handicap" },
     Package { name: "qemu-system-x86", probe: Probe::Program(QEMU), why: "other kernels, in virtual machines" },
+    Package { name: "qemu-user", probe: Probe::Program(QEMU_AARCH64), why: "starts the binary for aarch64" },
+    Package { name: "clang", probe: Probe::Program("clang"), why: "compiles the C of `ring` for aarch64" },
+    Package {
+        name: "golang-github-containers-common",
+        probe: Probe::File("/usr/share/containers/seccomp.json"),
+        why: "an engine's own seccomp profile",
+    },
+    Package { name: "mandoc", probe: Probe::Program("mandoc"), why: "judges the manual pages" },
     Package { name: "busybox-static", probe: Probe::File(BUSYBOX), why: "the shell in those machines and in ttyd" },
     Package { name: "git", probe: Probe::Program("git"), why: "`%show graph` of the `git` runtime asks it" },
     Package { name: "bash", probe: Probe::File("/bin/bash"), why: "the shell of the terminal" },
@@ -57,6 +65,8 @@ const PACKAGES: &[Package] = &[
 ];
 
 /// Runs virtual machines.
+pub(crate) const QEMU_AARCH64: &str = "qemu-aarch64";
+
 const QEMU: &str = "qemu-system-x86_64";
 
 /// Goes into them.
@@ -64,7 +74,15 @@ pub(crate) const BUSYBOX: &str = "/bin/busybox";
 
 /// What virtual machines need and this machine has not.
 pub(crate) fn missing_for_machines() -> Option<String> {
-    let needed = ["qemu-system-x86", "busybox-static"];
+    missing_of(&["qemu-system-x86", "busybox-static"])
+}
+
+/// What `cargo xtask dist` needs, with its check or without, and this machine has not.
+pub(crate) fn missing_for_dist(with_check: bool) -> Option<String> {
+    missing_of(if with_check { &["clang", "qemu-user"] } else { &["clang"] })
+}
+
+fn missing_of(needed: &[&str]) -> Option<String> {
     let missing = PACKAGES.iter().find(|package| needed.contains(&package.name) && !package.is_there())?;
     Some(format!("{} is missing: {}", missing.name, missing.why))
 }

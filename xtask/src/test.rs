@@ -1,7 +1,9 @@
 //! `cargo xtask test`: everything that says whether this tree works, once.
 //!
 //! Tidy, then the unit tests of all packages, then the integration suites against the release
-//! binary, then the battery of kills for memory here and, with `--all`, on other kernels. A part that fails does not stop the next one: the end of the output tells all.
+//! binary, then the battery of kills for memory here and, with `--all`, on other kernels. With `--all` what is handed out is
+//! made first, since suites try it, and others' licences are looked at. A part that fails does not stop the next one: the end
+//! of the output tells all.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -10,9 +12,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 
+use crate::musl::Arch;
 use crate::tally::Tally;
 use crate::workspace::{build_release, cargo, named, root, step};
-use crate::{battery, host, tidy, venv, vm};
+use crate::{battery, dist, host, supply, tidy, venv, vm};
 
 const HELP: &str = "\
 A test that misses something on this machine (a program, root, the Python environment) skips itself, \
@@ -24,7 +27,7 @@ Environment:
 
 Tests are told where things are by KRUNNER_BIN (the release binary), KRUNNER_TEST_PYTHON (unset \
 without a Python environment), KRUNNER_SKIP_FILE (where to say what was skipped) and, with --all, \
-KRUNNER_TEST_ALL=1.
+KRUNNER_DIST (what `cargo xtask dist` makes) and KRUNNER_TEST_ALL=1.
 
 Examples:
   cargo xtask test
@@ -47,6 +50,7 @@ pub(crate) struct Args {
 struct World {
     krunner: PathBuf,
     python: Option<PathBuf>,
+    dist: Option<PathBuf>,
     skip_file: PathBuf,
     all: bool,
 }
@@ -68,8 +72,10 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let scratch = tempfile::tempdir().context("no temporary folder")?;
     let skip_file = scratch.path().join("skips");
     fs::write(&skip_file, "")?;
-    let world = World { krunner: build_release("krunner")?, python, skip_file, all: args.all };
     let mut tally = Tally::default();
+    let krunner = build_release("krunner")?;
+    let dist = args.make_dist(&mut tally, &mut problems);
+    let world = World { krunner, python, dist, skip_file, all: args.all };
     // The suites' package runs on its own, so that they run once; krunner-ebpf is for another target.
     let unit = ["test", "--no-fail-fast", "--workspace", "--exclude", "krunner-ebpf", "--exclude", "krunner-tests"];
     let suites = ["test", "--no-fail-fast", "--package", "krunner-tests"];
@@ -83,15 +89,17 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     }
 
     // After the suites: what these measure suffers from others who are at work.
-    for what in ["battery", "vm"] {
-        if args.filter.as_ref().is_some_and(|filter| !what.contains(filter.as_str())) {
+    for what in ["battery", "vm", "supply"] {
+        if !args.wants(what) {
             continue;
         }
         step(what);
         let checks = match what {
             "battery" => battery::test(&world.krunner),
-            _ if args.all => vm::test(),
-            _ => Ok(vm::skipped("minutes of emulation: `cargo xtask vm`, or --all")),
+            "vm" if args.all => vm::test(),
+            "vm" => Ok(vm::skipped("minutes of emulation: `cargo xtask vm`, or --all")),
+            _ if args.all => supply::test(),
+            _ => Ok(supply::skipped("cargo-deny may have to be installed: --all")),
         };
         match checks {
             Ok(checks) => checks.iter().for_each(|check| tally.check(check)),
@@ -113,11 +121,44 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     Ok(problems.is_empty())
 }
 
+impl Args {
+    /// Whether the filter lets a part through that is no test of cargo's.
+    fn wants(&self, part: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| part.contains(filter.as_str()))
+    }
+
+    /// What is handed out, for the suites to try, unless only another part is wanted.
+    fn make_dist(&self, tally: &mut Tally, problems: &mut Vec<String>) -> Option<PathBuf> {
+        let is_for_others = self.filter.is_some() && ["battery", "vm", "supply"].iter().any(|part| self.wants(part));
+        if is_for_others {
+            return None;
+        }
+        if !self.all {
+            for check in dist::skipped("minutes of building: `cargo xtask dist --check`, or --all") {
+                tally.check(&check);
+            }
+            return None;
+        }
+        step("dist");
+        // One of them is built twice: the other differs in its instructions only.
+        let made = dist::make().and_then(|made| {
+            for check in made.checks(&[Arch::X86_64])? {
+                tally.check(&check);
+            }
+            Ok(made.folder().to_owned())
+        });
+        made.map_err(|error| problems.push(format!("dist: {error:#}"))).ok()
+    }
+}
+
 impl World {
     /// Runs `cargo test`, shows its output as it comes and counts along.
     fn run(&self, command: &mut Command, tally: &mut Tally) -> Result<bool> {
         command.env("KRUNNER_BIN", &self.krunner).env("KRUNNER_SKIP_FILE", &self.skip_file);
-        command.env_remove("KRUNNER_TEST_PYTHON").env_remove("KRUNNER_TEST_ALL");
+        command.env_remove("KRUNNER_TEST_PYTHON").env_remove("KRUNNER_DIST").env_remove("KRUNNER_TEST_ALL");
+        if let Some(dist) = &self.dist {
+            command.env("KRUNNER_DIST", dist);
+        }
         if let Some(python) = &self.python {
             command.env("KRUNNER_TEST_PYTHON", python);
         }

@@ -42,16 +42,14 @@ pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> 
 
 /// Builds the binary of `package` in release; yields its path.
 pub(crate) fn build_release(package: &str) -> Result<PathBuf> {
-    build_binary(package, package, None)
+    build_binary(package, package)
 }
 
-/// Builds a binary in release, for that target or this machine; yields its path.
-pub(crate) fn build_binary(package: &str, name: &str, target: Option<&str>) -> Result<PathBuf> {
-    step(&format!("building {name} (release{})", target.map_or_else(String::new, |target| format!(", {target}"))));
-    let mut command = cargo(["build", "--release", "--package", package, "--bin", name]);
-    command.args(target.iter().flat_map(|target| ["--target", target]));
-    run(&mut command)?;
-    let binary = target_dir()?.join(target.unwrap_or_default()).join("release").join(name);
+/// Builds a binary in release; yields its path.
+pub(crate) fn build_binary(package: &str, name: &str) -> Result<PathBuf> {
+    step(&format!("building {name} (release)"));
+    run(&mut cargo(["build", "--release", "--package", package, "--bin", name]))?;
+    let binary = target_dir()?.join("release").join(name);
     if !binary.is_file() {
         bail!("cargo built no {}", binary.display());
     }

@@ -3,26 +3,22 @@
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::cpio::Archive;
 use crate::host::BUSYBOX;
-use crate::workspace::{build_binary, on_path, run, step};
-
-/// Static programs run on whatever kernel, without a C library beside them.
-const TARGET: &str = "x86_64-unknown-linux-musl";
+use crate::musl::{Arch, Site};
 
 /// What scenes and the harness call of busybox.
 const APPLETS: &[&str] = &["cat", "grep", "mount", "nsenter", "sh", "sleep", "true", "umount", "unshare"];
 
 /// Builds what goes into it and packs it; yields its path.
 pub(super) fn pack(folder: &Path) -> Result<PathBuf> {
-    ensure_target()?;
-    let krunner = build_binary("krunner", "krunner", Some(TARGET))?;
-    let victim = build_binary("krunner-tests", "victim", Some(TARGET))?;
-    let init = build_binary("krunner-tests", "vm-init", Some(TARGET))?;
+    let site = Site::here()?;
+    let krunner = site.build("krunner", "krunner", Arch::X86_64)?;
+    let victim = site.build("krunner-tests", "victim", Arch::X86_64)?;
+    let init = site.build("krunner-tests", "vm-init", Arch::X86_64)?;
     let image = folder.join("initramfs");
     let sink = File::create(&image).with_context(|| format!("cannot write {}", image.display()))?;
     let mut archive = Archive::new(BufWriter::new(sink));
@@ -41,26 +37,4 @@ pub(super) fn pack(folder: &Path) -> Result<PathBuf> {
     }
     archive.finish()?.into_inner().context("cannot write the image")?;
     Ok(image)
-}
-
-/// The Rust standard library for static programs.
-fn ensure_target() -> Result<()> {
-    if has_target()? {
-        return Ok(());
-    }
-    if !on_path("rustup") {
-        bail!(
-            "this compiler has no standard library for {TARGET}, and there is no rustup to get it with; install it the \
-             way the compiler came (Debian has none: use rustup, then `rustup target add {TARGET}`)"
-        );
-    }
-    step(&format!("rustup target add {TARGET}"));
-    run(Command::new("rustup").args(["target", "add", TARGET]))
-}
-
-fn has_target() -> Result<bool> {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]).output();
-    let output = output.context("cannot run rustc")?;
-    Ok(output.status.success() && Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
 }

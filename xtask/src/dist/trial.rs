@@ -1,0 +1,147 @@
+//! What is handed out, put to the test: its sums, a second build elsewhere, a start on the other processor.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::panic::catch_unwind;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use krunner_tests::{Raw, Setup};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::sums::{self, sha256};
+use crate::host::QEMU_AARCH64;
+use crate::musl::{Arch, Site};
+use crate::workspace::root;
+
+/// An emulated processor takes seconds to start a program.
+const PATIENCE_SECONDS: &str = "120";
+
+/// `sha256sum -c`, as whoever gets it calls it.
+pub(super) fn sums(folder: &Path) -> Result<Vec<String>, String> {
+    let arguments = ["--check", "--strict", "--quiet", sums::NAME].map(OsStr::new);
+    let output = finished("sha256sum", &arguments, folder)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(if output.status.success() { Vec::new() } else { vec![text.trim().to_owned()] })
+}
+
+/// Starts the binary for aarch64 under qemu-user, with all of krunner that such a process can do.
+pub(super) fn runs(binary: &Path) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut expect = |arguments: &[&str], judge: fn(&Output) -> Result<(), String>| {
+        let words: Vec<&OsStr> = [binary.as_os_str()].into_iter().chain(arguments.iter().map(OsStr::new)).collect();
+        let judged = finished(QEMU_AARCH64, &words, Path::new("/")).and_then(|output| {
+            judge(&output).map_err(|problem| format!("{problem}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+        });
+        problems.extend(judged.err().map(|problem| format!("krunner {}: {problem}", arguments.join(" "))));
+    };
+    expect(&["--version"], |output| {
+        let told = String::from_utf8_lossy(&output.stdout);
+        if told.trim() == concat!("krunner ", env!("CARGO_PKG_VERSION")) { Ok(()) } else { Err(format!("{told:?}")) }
+    });
+    expect(&["languages", "--json"], |output| {
+        let count = parsed(output)?["languages"].as_array().map_or(0, Vec::len);
+        if count == 19 { Ok(()) } else { Err(format!("{count} languages")) }
+    });
+    expect(&["doctor", "--json"], |output| {
+        // There is no bpf(2) in qemu-user; the fallback is what it has to find.
+        let tracer = parsed(output)?["tracer"].clone();
+        if tracer == "snapshot" { Ok(()) } else { Err(format!("the tracer is {tracer}")) }
+    });
+    problems.extend(serves(binary).err());
+    problems
+}
+
+/// A session with that binary runs a step and stops. (`selftest` would start itself, which the kernel cannot.)
+fn serves(binary: &Path) -> Result<(), String> {
+    let session = || {
+        let mut runner = Setup::new("app").prefix(&[QEMU_AARCH64]).program(binary).start();
+        let told = Raw::connect(&runner).exec("echo $((6 * 7)); exit 3");
+        assert_eq!((told.stdout().as_str(), told.codes()), ("42\n", vec![("finished", 3)]), "{}", runner.stderr());
+        runner.signal(Signal::SIGTERM);
+        assert_eq!(runner.wait_exit().code(), Some(0), "{}", runner.stderr());
+    };
+    // The harness panics where it cannot go on.
+    catch_unwind(session).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        format!("a session fails: {}", text.unwrap_or_else(|| "a panic".to_owned()))
+    })
+}
+
+fn parsed(output: &Output) -> Result<Value, String> {
+    serde_json::from_slice(&output.stdout).map_err(|error| format!("{} and no JSON ({error})", output.status))
+}
+
+/// Runs a program of coreutils' PATH to its end, which comes in time or by force.
+fn finished(program: &str, arguments: &[&OsStr], folder: &Path) -> Result<Output, String> {
+    let mut command = Command::new("timeout");
+    command.args(["--signal=KILL", PATIENCE_SECONDS, program]).args(arguments).current_dir(folder).stdin(Stdio::null());
+    command.output().map_err(|error| format!("cannot run {program}: {error}"))
+}
+
+/// Another place to build in: a copy of the sources at a path of another length, and another `CARGO_HOME`.
+pub(super) struct Elsewhere {
+    _folder: TempDir,
+    site: Site,
+}
+
+impl Elsewhere {
+    pub(super) fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("krunner-built-elsewhere-").tempdir()?;
+        let here = Site::here()?;
+        let place = |name: &str| folder.path().join(name);
+        let site = Site { sources: place("sources"), cargo_home: place("home-of-cargo"), target_dir: place("target") };
+        copy_sources(&site.sources)?;
+        // The same files by other paths: nothing is fetched twice.
+        fs::create_dir(&site.cargo_home)?;
+        for entry in fs::read_dir(&here.cargo_home)? {
+            let entry = entry?;
+            symlink(entry.path(), site.cargo_home.join(entry.file_name()))?;
+        }
+        Ok(Self { _folder: folder, site })
+    }
+
+    /// How a build of it there differs from this one.
+    pub(super) fn differences(&self, binary: &Path, arch: Arch) -> Result<Vec<String>> {
+        let other = fs::read(self.site.build("krunner", "krunner", arch)?)?;
+        let this = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
+        if this == other {
+            return Ok(Vec::new());
+        }
+        let first = this.iter().zip(&other).position(|(this, other)| this != other);
+        Ok(vec![format!(
+            "{} has {} bytes, SHA-256 {}; built elsewhere {} bytes, {}; the first byte that differs is {:?} \
+             (`strings` may show a path that got in)",
+            binary.display(),
+            this.len(),
+            sha256(&this),
+            other.len(),
+            sha256(&other),
+            first
+        )])
+    }
+}
+
+/// Every file that git tracks or would track, as it is now.
+fn copy_sources(to: &Path) -> Result<()> {
+    let list = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .context("cannot run git")?;
+    if !list.status.success() {
+        bail!("git ls-files failed: {}", String::from_utf8_lossy(&list.stderr).trim());
+    }
+    fs::create_dir(to)?;
+    let names = String::from_utf8(list.stdout).context("a file's name is not UTF-8")?;
+    for name in names.split('\0').filter(|name| root().join(name).is_file()) {
+        let target = to.join(name);
+        fs::create_dir_all(target.parent().context("a file is in a folder")?)?;
+        fs::copy(root().join(name), &target).with_context(|| format!("cannot copy {name}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! Static binaries, linked with musl: they run on whatever distribution, in whatever container, `FROM scratch` as well.
+//!
+//! The same sources give the same bytes, wherever they are and whoever builds them: paths of this machine, which panics
+//! would name, are replaced. So whoever has the sources can check what others hand out (`cargo xtask dist --check`).
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::workspace::{self, cargo, on_path, root, run, step, target_dir};
+
+/// As in `Cargo.toml`.
+const PROFILE: &str = "static";
+
+/// A processor that static binaries are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arch {
+    X86_64,
+    Aarch64,
+}
+
+impl Arch {
+    pub(crate) const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
+
+    /// As `uname -m` has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+
+    pub(crate) fn target(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64-unknown-linux-musl",
+            Self::Aarch64 => "aarch64-unknown-linux-musl",
+        }
+    }
+
+    /// Whether this compiler has a standard library for it.
+    pub(crate) fn is_installed(self) -> Result<bool> {
+        let folder = rustc(&["--print", "target-libdir", "--target", self.target()])?;
+        Ok(Path::new(&folder).is_dir())
+    }
+
+    /// Has `rustup` install that.
+    pub(crate) fn ensure(self) -> Result<()> {
+        if self.is_installed()? {
+            return Ok(());
+        }
+        let target = self.target();
+        if !on_path("rustup") {
+            bail!(
+                "this compiler has no standard library for {target}, and there is no rustup to get it with; install it the \
+                 way the compiler came (Debian has none: use rustup, then `rustup target add {target}`)"
+            );
+        }
+        step(&format!("rustup target add {target}"));
+        run(Command::new("rustup").args(["target", "add", target]))
+    }
+}
+
+/// Where a build happens, and where what it needs is.
+pub(crate) struct Site {
+    pub(crate) sources: PathBuf,
+    pub(crate) cargo_home: PathBuf,
+    pub(crate) target_dir: PathBuf,
+}
+
+impl Site {
+    /// This checkout.
+    pub(crate) fn here() -> Result<Self> {
+        let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+        let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+        let cargo_home = home.context("neither CARGO_HOME nor HOME says where cargo keeps its files")?;
+        Ok(Self { sources: root(), cargo_home, target_dir: target_dir()? })
+    }
+
+    /// Builds a binary of a package; yields its path.
+    pub(crate) fn build(&self, package: &str, name: &str, arch: Arch) -> Result<PathBuf> {
+        arch.ensure()?;
+        step(&format!("building {name} ({PROFILE}, {})", arch.target()));
+        // The folder of unpacked crates is named after the registry, and there only when they are.
+        run(self.cargo().args(["fetch", "--locked", "--quiet", "--target", arch.target()]))?;
+        let mut command = self.cargo();
+        command.args(["build", "--locked", "--profile", PROFILE, "--package", package, "--bin", name]);
+        command.args(["--target", arch.target()]);
+        command.env("CARGO_ENCODED_RUSTFLAGS", self.flags(arch)?);
+        run(&mut command)?;
+        let binary = self.target_dir.join(arch.target()).join(PROFILE).join(name);
+        if !binary.is_file() {
+            bail!("cargo built no {}", binary.display());
+        }
+        Ok(binary)
+    }
+
+    fn cargo(&self) -> Command {
+        let mut command = cargo::<&str>([]);
+        command.current_dir(&self.sources).env("CARGO_HOME", &self.cargo_home);
+        command.env("CARGO_TARGET_DIR", &self.target_dir);
+        command
+    }
+
+    /// In the form of `CARGO_ENCODED_RUSTFLAGS`.
+    fn flags(&self, arch: Arch) -> Result<OsString> {
+        let mut renamed = vec![(self.sources.clone(), "/krunner")];
+        let crates = self.cargo_home.join("registry/src");
+        for entry in fs::read_dir(&crates).with_context(|| format!("cannot read {}", crates.display()))? {
+            renamed.push((entry?.path(), "/crates"));
+        }
+        renamed.push((PathBuf::from(rustc(&["--print", "sysroot"])?), "/rust"));
+        let mut flags = Vec::new();
+        for (path, name) in renamed {
+            let mut flag = OsString::from("--remap-path-prefix=");
+            flag.push(path);
+            flag.push("=");
+            flag.push(name);
+            flags.push(flag);
+        }
+        if arch == Arch::Aarch64 {
+            // There is no linker of the system for it; the compiler brings one.
+            flags.push("-Clinker=rust-lld".into());
+        }
+        Ok(flags.join(&OsString::from("\u{1f}")))
+    }
+}
+
+/// The first line that the compiler answers.
+fn rustc(arguments: &[&str]) -> Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut command = Command::new(rustc);
+    let output = command.args(arguments).output().context("cannot run rustc")?;
+    if !output.status.success() {
+        bail!("{} failed: {}", workspace::named(&command), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
