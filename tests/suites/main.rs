@@ -35,6 +35,7 @@ mod oom_session;
 mod oom_silence;
 mod oom_tenants;
 mod output;
+mod pages;
 mod polly;
 mod queue;
 mod r_server;
