@@ -34,6 +34,7 @@ mod oom_session;
 mod oom_silence;
 mod oom_tenants;
 mod output;
+mod pages;
 mod polly;
 mod queue;
 mod r_server;

@@ -4,6 +4,7 @@ mod battery;
 mod bench;
 mod build_ebpf;
 mod cli;
+mod dist;
 mod host;
 mod tally;
 mod test;

@@ -3,31 +3,21 @@
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args as ClapArgs, CommandFactory as _, Parser, Subcommand};
+use clap::{Args as ClapArgs, CommandFactory as _, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
 
+use super::help;
 use crate::runtime::KINDS;
 
-const EXAMPLES: &str = "\
-Examples:
-  krunner c /usr/bin/gcc             serve the agent on ports 2000 and 2001 with the C runtime
-  krunner --debug python             the same with Python, logging more, and only to stderr
-  krunner send status                ask a running runner when it started
-  krunner send exec 'make test'      run a command line in it and show its output
-  krunner selftest                   see that everything works on this machine
-  krunner monitor                    report every kill for memory here, without an agent
-  krunner doctor                     see how OOM kills would be traced here, and why
-  krunner languages                  see what each language runs, and which are found here
-  krunner services                   check an image's service definitions and show what they start
-
-Exit codes:
-  0    done, or stopped by SIGINT or SIGTERM     4    send: no answer in time
-  1    failed; the last line on stderr says why  70   a bug: an internal task panicked
-  2    wrong usage                               130  a second signal cut the shutdown short
-  3    a port is taken";
+/// As clap would write it, and the agent's form, which has options that are of no use to anybody else.
+const USAGE: &str = "\
+krunner [--debug] [--root DIR] LANG [RUNTIME_PATH]
+       krunner [-s] -m ai.backend.kernel [--debug] LANG [RUNTIME_PATH]
+       krunner COMMAND [ARGUMENTS]";
 
 /// Backend.AI kernel runner: takes orders from the node's agent and supervises user code.
 #[derive(Debug, Parser)]
-#[command(name = "krunner", version, after_help = EXAMPLES)]
+#[command(name = "krunner", version, override_usage = USAGE, after_help = help::KRUNNER.text())]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -79,22 +69,15 @@ pub(super) enum Task {
     Languages(LanguagesArgs),
     /// Check service definitions and show what each would start; nothing is started
     Services(ServicesArgs),
+    /// Print a manual page, or write all of them to a folder
+    Man(ManArgs),
+    /// Print what makes a shell complete command lines of krunner
+    Completions(CompletionsArgs),
 }
-
-const SEND_EXAMPLES: &str = "\
-Examples:
-  krunner send status
-  krunner send exec 'echo hello; exit 3'; echo $?        the command's own exit code
-  krunner send --json code - < snippet.c
-  krunner send --in-port 12000 --out-port 12001 interrupt
-
-A runner sends its replies to the connection made last. While an op with replies is under way here, an agent
-that is connected misses what is sent. Ops without replies (input, interrupt, event, shutdown-service)
-take nothing from it.";
 
 /// `krunner send`.
 #[derive(Debug, ClapArgs)]
-#[command(after_help = SEND_EXAMPLES)]
+#[command(after_help = help::SEND.text())]
 pub(super) struct SendArgs {
     /// clean, build, exec, code, input, complete, interrupt, status, event, start-service,
     /// start-model-service, shutdown-service or get-apps
@@ -127,24 +110,16 @@ pub(super) struct SendArgs {
 
 /// `krunner selftest`.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = help::SELFTEST.text())]
 pub(super) struct SelftestArgs {
     /// Print the steps as one JSON object
     #[arg(long)]
     pub(super) json: bool,
 }
 
-const MONITOR_EXAMPLES: &str = "\
-Examples:
-  krunner monitor                         until interrupted: kills in this container, or in this cgroup
-  krunner monitor --json | jq .victim     a JSON object a line
-  sudo krunner monitor --all-namespaces   every container of the machine
-
-Precise with CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN) and a kernel with BTF; otherwise inferred from
-snapshots and counters, with less confidence. `krunner doctor` says which it would be here, and why.";
-
 /// `krunner monitor`.
 #[derive(Debug, ClapArgs)]
-#[command(after_help = MONITOR_EXAMPLES)]
+#[command(after_help = help::MONITOR.text())]
 pub(super) struct MonitorArgs {
     /// Print a JSON object a line
     #[arg(long)]
@@ -159,37 +134,18 @@ pub(super) struct MonitorArgs {
     pub(super) no_bpf: bool,
 }
 
-const DOCTOR_EXAMPLES: &str = "\
-Examples:
-  krunner doctor                             a line for each check: ok, MISSING or note
-  krunner doctor --json | jq -r .tracer      bpf or snapshot
-  setpriv --reuid 1000 --clear-groups krunner doctor         as a user without capabilities would see it
-
-BPF is used when nothing is MISSING; `->` says what would help. A note rules nothing out. The exit
-code is 0 whichever tracer it is.";
-
 /// `krunner doctor`.
 #[derive(Debug, ClapArgs)]
-#[command(after_help = DOCTOR_EXAMPLES)]
+#[command(after_help = help::DOCTOR.text())]
 pub(super) struct DoctorArgs {
     /// Print one JSON object: tracer, scope, and each check with its state, what was found and the remedy
     #[arg(long)]
     pub(super) json: bool,
 }
 
-const LANGUAGES_EXAMPLES: &str = "\
-Examples:
-  krunner languages                       every language: its program, and what each step runs
-  krunner languages rust java             these two
-  krunner languages --json | jq -r '.languages[] | select(.found) | .name'        those found here
-
-clean, build and exec are the steps with `*`, which depend on the files of the working directory: the file
-in the second column decides, and a line without one says what happens where there is none of them. tmp
-stands for a temporary name. A program without a path is looked up in PATH.";
-
 /// `krunner languages`.
 #[derive(Debug, ClapArgs)]
-#[command(after_help = LANGUAGES_EXAMPLES)]
+#[command(after_help = help::LANGUAGES.text())]
 pub(super) struct LanguagesArgs {
     /// Print one JSON object
     #[arg(long)]
@@ -200,18 +156,9 @@ pub(super) struct LanguagesArgs {
     pub(super) names: Vec<String>,
 }
 
-const SERVICES_EXAMPLES: &str = "\
-Examples:
-  krunner services                                   those of this image
-  krunner services jupyter --language python         with what the language offers by itself
-  krunner services --definitions ./service-defs --port 8080 --port 8081 --json
-  krunner services --json | jq -r '.problems[]'      only what is wrong
-
-What an action would find out is shown as <name>. The exit code is 1 when a definition cannot be used.";
-
 /// `krunner services`.
 #[derive(Debug, ClapArgs)]
-#[command(after_help = SERVICES_EXAMPLES)]
+#[command(after_help = help::SERVICES.text())]
 pub(super) struct ServicesArgs {
     /// Only this one
     pub(super) name: Option<String>,
@@ -237,14 +184,56 @@ pub(super) struct ServicesArgs {
     pub(super) ports: Vec<u16>,
 }
 
+/// `krunner man`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = help::MAN.text())]
+pub(super) struct ManArgs {
+    /// The page of this command [default: krunner's own]
+    #[arg(value_parser = commands())]
+    pub(super) command: Option<String>,
+
+    /// Write all pages to this folder, which is made if it is missing: krunner.1, krunner-send.1, ...
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath, conflicts_with = "command")]
+    pub(super) dir: Option<PathBuf>,
+}
+
+/// `krunner completions`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = help::COMPLETIONS.text())]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    pub(super) shell: Shell,
+}
+
 fn languages() -> PossibleValuesParser {
     PossibleValuesParser::new(KINDS.iter().map(|kind| kind.name))
 }
 
-/// The command line as clap knows it, for completions and manual pages.
-#[must_use]
-pub fn command() -> clap::Command {
+/// Asked of the commands themselves it would not end: `man` is one of them.
+fn commands() -> PossibleValuesParser {
+    PossibleValuesParser::new(help::COMMANDS.iter().map(|(name, _)| *name))
+}
+
+/// The command line as clap knows it.
+pub(super) fn command() -> clap::Command {
     Args::command()
+}
+
+/// The same for manual pages and completions: built, without what is only tolerated and without `help`, which says what
+/// `--help` says.
+pub(super) fn documented() -> clap::Command {
+    let command = command();
+    let tolerated = |argument: &&clap::Arg| !argument.is_hide_set();
+    let arguments: Vec<_> = command.get_arguments().filter(tolerated).cloned().collect();
+    let mut documented = clap::Command::new("krunner")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(command.get_about().cloned().unwrap_or_default())
+        .override_usage(USAGE)
+        .disable_help_subcommand(true)
+        .args(arguments)
+        .subcommands(command.get_subcommands().cloned());
+    documented.build();
+    documented
 }
 
 #[cfg(test)]

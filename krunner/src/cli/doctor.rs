@@ -1,12 +1,11 @@
 //! `krunner doctor`: which tracer a runner started here would use, and why not the better one.
 
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use serde_json::json;
 
 use super::args::DoctorArgs;
+use super::stdout::print;
 use crate::exit::Exit;
 use crate::monitor::tracer::probe::{self, Check, Findings, ProbeRoots, State};
 use crate::monitor::{ProcRoot, Scope, TracerKind, means, time_look};
@@ -21,11 +20,8 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut diagnosis = Diagnosis::new(&findings, &means::try_tracer());
     diagnosis.checks.push(look());
     let text = if args.json { diagnosis.to_json() } else { diagnosis.to_text() };
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever has closed stdout does not want to know.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
-        _ => Ok(Exit::Ok.into()),
-    }
+    print(text)?;
+    Ok(Exit::Ok.into())
 }
 
 /// What a look at `/proc` takes here, once it has been looked at.
@@ -90,7 +86,7 @@ mod tests {
     /// A folder without anything in it: no capabilities, no BTF.
     fn findings() -> Findings {
         let empty = tempfile::TempDir::new().unwrap();
-        probe::of_this_host(&ProbeRoots::below(empty.path()), Err(io::ErrorKind::PermissionDenied.into()))
+        probe::of_this_host(&ProbeRoots::below(empty.path()), Err(std::io::ErrorKind::PermissionDenied.into()))
     }
 
     #[test]

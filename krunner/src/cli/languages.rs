@@ -4,7 +4,7 @@
 //! account of it that could be wrong. Nothing is started.
 
 use std::fs::{self, Permissions};
-use std::io::{self, Write as _};
+use std::io;
 use std::iter::repeat;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::args::LanguagesArgs;
+use super::stdout::print;
 use crate::exit::Exit;
 use crate::runtime::{KINDS, Kind, Plan, Runtime, Scratch, make_or_build};
 
@@ -28,11 +29,8 @@ pub(super) fn languages(args: &LanguagesArgs) -> anyhow::Result<ExitCode> {
     } else {
         rows.iter().map(Row::to_text).collect::<Vec<_>>().join("\n")
     };
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever has closed stdout does not want to know.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
-        _ => Ok(Exit::Ok.into()),
-    }
+    print(text)?;
+    Ok(Exit::Ok.into())
 }
 
 /// A language.

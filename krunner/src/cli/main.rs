@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use super::args::{Args, Task};
-use super::{doctor, languages, monitor, run, selftest, send, services};
+use super::{completions, doctor, languages, man, monitor, run, selftest, send, services};
 use crate::exit::Exit;
 
 /// The whole program.
@@ -19,6 +19,8 @@ pub fn main() -> ExitCode {
         Some(Task::Doctor(options)) => doctor::doctor(&options),
         Some(Task::Languages(options)) => languages::languages(&options),
         Some(Task::Services(options)) => services::services(&options),
+        Some(Task::Man(options)) => man::man(&options),
+        Some(Task::Completions(options)) => completions::completions(&options),
         None => run::run(args.runner),
     };
     match ended {

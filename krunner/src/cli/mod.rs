@@ -2,15 +2,19 @@
 //! exit codes.
 
 mod args;
+mod completions;
 mod doctor;
+mod help;
 mod languages;
 mod main;
+mod man;
 mod monitor;
+mod places;
 mod run;
 mod scratch;
 mod selftest;
 mod send;
 mod services;
+mod stdout;
 
-pub use args::command;
 pub use main::main;

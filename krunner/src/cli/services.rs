@@ -1,14 +1,14 @@
 //! `krunner services`: what an image's definitions would start, and what is wrong with them.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use serde_json::{Map, Value, json};
 
 use super::args::ServicesArgs;
+use super::stdout::print;
 use crate::error::chain;
 use crate::exit::Exit;
 use crate::runtime::Kind;
@@ -24,11 +24,7 @@ pub(super) fn services(args: &ServicesArgs) -> anyhow::Result<ExitCode> {
         bail!("there is no service {name} in {}", args.definitions.display());
     }
     let text = if args.json { shown.to_json() } else { shown.to_text() };
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever has closed stdout does not want to know.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error).context("cannot write to stdout"),
-        _ => {}
-    }
+    print(text)?;
     Ok(if shown.problems.is_empty() { Exit::Ok } else { Exit::Failure }.into())
 }
 
