@@ -1,59 +1,89 @@
-//! Manual pages and completions, judged by the programs that they are for.
+//! Manual pages and completions, tried with what reads them: mandoc, groff and the shells.
 
-use std::fs;
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use krunner_tests::{binary, host, require};
 
-fn krunner(arguments: &[&str]) -> Vec<u8> {
-    let output = Command::new(binary()).args(arguments).stdin(Stdio::null()).output().expect("the binary runs");
-    assert!(output.status.success(), "{arguments:?}: {output:?}");
+/// The output of krunner with these arguments.
+fn printed(arguments: &[&str]) -> Vec<u8> {
+    let output = Command::new(binary()).args(arguments).output().expect("the binary runs");
+    assert!(output.status.success(), "{output:?}");
     output.stdout
 }
 
-#[test]
-fn every_page_is_one_for_man() {
-    require!(host::program("mandoc"));
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    krunner(&["man", "--dir", folder.path().to_str().expect("a path")]);
-    let pages: Vec<_> = fs::read_dir(folder.path()).expect("the pages").flatten().map(|entry| entry.path()).collect();
-    assert!(pages.len() > 8, "{pages:?}");
-    let output = Command::new("mandoc").args(["-Tlint", "-Werror"]).args(&pages).output().expect("mandoc runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    let read = Command::new("mandoc").args(["-Tutf8"]).arg(folder.path().join("krunner-monitor.1")).output();
-    let read = String::from_utf8_lossy(&read.expect("mandoc runs").stdout).into_owned();
-    for part in ["krunner monitor --json | jq .victim", "krunner-doctor(1)"] {
-        assert!(read.contains(part), "{part}: {read}");
-    }
+/// Gives a program this text on its stdin.
+fn feed(program: &str, arguments: &[&str], text: &[u8]) -> Output {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it is installed");
+    child.stdin.take().expect("a pipe").write_all(text).expect("it reads");
+    child.wait_with_output().expect("its output")
 }
 
-/// What bash would offer at the end of these words.
+/// What bash offers for the last word of a line.
 fn offered(words: &[&str]) -> Vec<String> {
-    let script = r#"source /dev/stdin; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
-        _krunner "$1" "${!#}" "${COMP_WORDS[COMP_CWORD - 1]}"; printf '%s\n' "${COMPREPLY[@]}""#;
-    let mut bash = Command::new("bash");
-    bash.args(["-c", script, "bash"]).args(words).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut bash = bash.spawn().expect("bash runs");
-    bash.stdin.take().expect("a pipe").write_all(&krunner(&["completions", "bash"])).expect("bash reads");
-    let output = bash.wait_with_output().expect("bash ends");
+    let last = words.len() - 1;
+    let mut script = printed(&["completions", "bash"]);
+    let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+    write!(
+        script,
+        "\nCOMP_WORDS=({})\nCOMP_CWORD={last}\n_krunner krunner '{}' '{}'\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"\n",
+        quoted.join(" "),
+        words[last],
+        words[last - 1],
+    )
+    .expect("a Vec takes it");
+    let output = feed("/bin/bash", &["--norc"], &script);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 
 #[test]
-fn bash_completes_commands_languages_and_options() {
-    require!(host::program("bash"));
-    assert_eq!(offered(&["krunner", "mon"]), ["monitor"]);
-    assert_eq!(offered(&["krunner", "py"]), ["python"]);
-    assert_eq!(offered(&["krunner", "monitor", "--a"]), ["--all-namespaces"]);
-    assert_eq!(offered(&["krunner", "languages", "vendor."]), ["vendor.aws_polly", "vendor.h2o"]);
-    assert_eq!(offered(&["krunner", "man", "lang"]), ["languages"]);
+fn manual_pages_are_sound() {
+    let mandoc = require!(host::program("mandoc"));
+    let groff = require!(host::program("groff"));
+    for page in [&["man"][..], &["man", "send"], &["man", "languages"], &["man", "services"], &["man", "completions"]] {
+        let text = printed(page);
+        let lint = feed(&mandoc.to_string_lossy(), &["-T", "lint", "-W", "warning"], &text);
+        assert!(lint.status.success() && lint.stdout.is_empty(), "{page:?}: {lint:?}");
+        let set = feed(&groff.to_string_lossy(), &["-ww", "-man", "-T", "utf8"], &text);
+        assert!(set.status.success() && set.stderr.is_empty(), "{page:?}: {set:?}");
+    }
 }
 
 #[test]
-fn other_shells_have_theirs() {
-    for (shell, mark) in [("zsh", "#compdef krunner"), ("fish", "complete -c krunner"), ("elvish", "edit:completion")] {
-        let script = String::from_utf8(krunner(&["completions", shell])).expect("text");
-        assert!(script.contains(mark) && script.contains("all-namespaces"), "{shell}: {script}");
+fn bash_completes_languages_commands_and_options() {
+    require!(host::program("bash"));
+    assert_eq!(offered(&["krunner", "pyt"]), ["python"]);
+    assert_eq!(offered(&["krunner", "languages", "ru"]), ["rust"]);
+    assert_eq!(offered(&["krunner", "mon"]), ["monitor"]);
+    assert_eq!(offered(&["krunner", "monitor", "--a"]), ["--all-namespaces"]);
+    assert_eq!(offered(&["krunner", "services", "--language", "jul"]), ["julia"]);
+    assert_eq!(offered(&["krunner", "completions", "z"]), ["zsh"]);
+    let all = offered(&["krunner", ""]);
+    for word in ["c", "vendor.h2o", "doctor", "--debug"] {
+        assert!(all.iter().any(|offered| offered == word), "{word} is not in {all:?}");
     }
+    assert!(!all.iter().any(|offered| offered == "-m"), "the agent's own options are of no use: {all:?}");
+}
+
+#[test]
+fn zsh_and_fish_can_read_their_completions() {
+    let zsh = require!(host::program("zsh"));
+    let fish = require!(host::program("fish"));
+    for (shell, program) in [("zsh", zsh), ("fish", fish)] {
+        let output = feed(&program.to_string_lossy(), &["-n"], &printed(&["completions", shell]));
+        assert!(output.status.success() && output.stderr.is_empty(), "{shell}: {output:?}");
+    }
+    let asked = "complete -C 'krunner languages ju'\n";
+    let mut script = printed(&["completions", "fish"]);
+    script.extend_from_slice(asked.as_bytes());
+    let output = feed("fish", &["--no-config"], &script);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.lines().any(|line| line.split('\t').next() == Some("julia")), "{output:?}");
 }

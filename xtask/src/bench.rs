@@ -40,7 +40,7 @@ Examples:
   cargo xtask bench --quick --only start rss
   cargo xtask bench --json target/bench.json
 
-Exit codes: 0 every target is met, 1 one is missed (its row says MISSED) or the bench could not run.";
+Exit codes: 0 every target is met, 1 one is missed (its row says MISSED) or the bench could not run, 2 wrong usage.";
 
 /// Arguments of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]

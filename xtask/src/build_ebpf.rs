@@ -27,7 +27,19 @@ const SOURCES: &[&str] =
 /// The linker whose output is in the repository.
 const LINKER: &str = "0.13";
 
+const HELP: &str = "\
+Needs the compiler's sources (rust-src) and bpf-linker. What is missing is named with the way to get it. Who does not \
+change the programs needs none of it: the object is in the repository.
+
+Examples:
+  cargo xtask build-ebpf
+  cargo xtask build-ebpf --check
+
+Exit codes: 0 written, or up to date, 1 the object is stale or could not be built, 2 wrong usage.";
+
+/// Arguments of `cargo xtask build-ebpf`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
 pub(crate) struct Args {
     /// Builds, writes nothing, and fails when the object in the repository is not what the sources give
     #[arg(long)]

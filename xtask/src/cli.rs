@@ -70,3 +70,27 @@ pub(crate) fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_task_has_examples_that_parse_and_its_exit_codes() {
+        let mut tasks: Vec<_> = Cli::command().get_subcommands().filter(|task| !task.is_hide_set()).cloned().collect();
+        tasks.push(Cli::command());
+        for mut task in tasks {
+            let help = task.render_long_help().to_string();
+            assert!(help.contains("\nExamples:\n") && help.contains("\nExit codes: 0 "), "{help}");
+            let examples = help.lines().filter_map(|line| line.strip_prefix("  cargo xtask "));
+            for example in examples {
+                // What it does stands beside it.
+                let line = example.split("  ").next().unwrap_or_default();
+                let parsed = Cli::try_parse_from(["cargo xtask"].into_iter().chain(line.split(' ')));
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            }
+        }
+    }
+}

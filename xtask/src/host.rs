@@ -55,6 +55,9 @@ const PACKAGES: &[Package] = &[
     Package { name: "busybox-static", probe: Probe::File(BUSYBOX), why: "the shell in those machines and in ttyd" },
     Package { name: "git", probe: Probe::Program("git"), why: "`%show graph` of the `git` runtime asks it" },
     Package { name: "bash", probe: Probe::File("/bin/bash"), why: "the shell of the terminal" },
+    Package { name: "zsh", probe: Probe::Program("zsh"), why: "reads the completions made for it" },
+    Package { name: "fish", probe: Probe::Program("fish"), why: "reads the completions made for it" },
+    Package { name: "groff", probe: Probe::Program("groff"), why: "sets the manual pages" },
     Package {
         name: "r-cran-irkernel",
         probe: Probe::File("/usr/lib/R/site-library/IRkernel/DESCRIPTION"),

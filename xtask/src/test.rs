@@ -33,7 +33,9 @@ Examples:
   cargo xtask test
   cargo xtask test --all
   cargo xtask test conformance::
-  cargo xtask test --all vm";
+  cargo xtask test --all vm
+
+Exit codes: 0 nothing failed, 1 a test or a check failed or could not run, 2 wrong usage.";
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]

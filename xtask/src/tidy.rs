@@ -28,7 +28,12 @@ Rules:
   files    every .rs file opens with //! and stays within 500 lines; mod.rs only declares;
            main.rs is tiny
   tree     no new top-level folders, no host name of a package registry, a reason in
-           ARCHITECTURE.md for each dependency of krunner";
+           ARCHITECTURE.md for each dependency of krunner
+
+Examples:
+  cargo xtask tidy
+
+Exit codes: 0 no complaints, 1 a rule is broken, 2 wrong usage.";
 
 /// Arguments of `cargo xtask tidy`: none, there is nothing to choose.
 #[derive(Debug, clap::Args)]

@@ -1,15 +1,16 @@
-//! `krunner completions`: what a shell has to know to complete krunner's command lines.
+//! `krunner completions`: what a shell needs to complete command lines of krunner.
 
 use std::process::ExitCode;
 
-use super::args::{CompletionsArgs, command};
-use super::stdout;
+use clap_complete::generate;
+
+use super::args::{CompletionsArgs, documented};
+use super::stdout::print;
 use crate::exit::Exit;
 
-/// Prints it.
 pub(super) fn completions(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut command(), "krunner", &mut script);
-    stdout::print(&script)?;
+    generate(args.shell, &mut documented(), "krunner", &mut script);
+    print(&script)?;
     Ok(Exit::Ok.into())
 }

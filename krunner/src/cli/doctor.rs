@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::args::DoctorArgs;
-use super::stdout;
+use super::stdout::print;
 use crate::exit::Exit;
 use crate::monitor::tracer::probe::{self, Check, Findings, ProbeRoots, State};
 use crate::monitor::{ProcRoot, Scope, TracerKind, means, time_look};
@@ -20,7 +20,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut diagnosis = Diagnosis::new(&findings, &means::try_tracer());
     diagnosis.checks.push(look());
     let text = if args.json { diagnosis.to_json() } else { diagnosis.to_text() };
-    stdout::print(text.as_bytes())?;
+    print(text)?;
     Ok(Exit::Ok.into())
 }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::args::LanguagesArgs;
-use super::stdout;
+use super::stdout::print;
 use crate::exit::Exit;
 use crate::runtime::{KINDS, Kind, Plan, Runtime, Scratch, make_or_build};
 
@@ -29,7 +29,7 @@ pub(super) fn languages(args: &LanguagesArgs) -> anyhow::Result<ExitCode> {
     } else {
         rows.iter().map(Row::to_text).collect::<Vec<_>>().join("\n")
     };
-    stdout::print(text.as_bytes())?;
+    print(text)?;
     Ok(Exit::Ok.into())
 }
 

@@ -1,182 +1,167 @@
-//! `krunner man`: manual pages, made of the command line's own help, so that there is no second account of it.
+//! `krunner man`: the manual pages, made from the command line's own definition and from `help`.
 
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use clap::Command;
+use anyhow::{Context as _, Result};
+use clap::{Arg, Command};
 use clap_mangen::Man;
-use clap_mangen::roff::{Roff, bold, italic, roman};
+use clap_mangen::roff::{Roff, bold, roman};
 
-use super::args::{ManArgs, command};
-use super::stdout;
+use super::args::{ManArgs, documented};
+use super::help::{self, Help};
+use super::places;
+use super::stdout::print;
 use crate::exit::Exit;
 
-const SECTION: &str = "1";
+/// When what the pages say has changed last; a page has to have a date.
+const DATE: &str = "2026-11-25";
 
-/// What a person may set.
-const ENVIRONMENT: [(&str, &str); 4] = [
-    (
-        "LOCAL_USER_ID, BACKEND_..., and all others",
-        "The environment of user code, less what concerns the runner alone.",
-    ),
-    ("JUPYTER_PATH, JUPYTER_DATA_DIR, XDG_DATA_HOME", "Where kernelspecs are looked for, beside the usual places."),
-    ("SSL_CERT_FILE, SSL_CERT_DIR", "Certificates by which servers are known, beside those that Mozilla trusts."),
-    ("AWS_*, MRS_*", "Keys and addresses of the runtimes vendor.aws_polly and r_server_ms."),
-];
-
-/// What is read and written.
-const FILES: [(&str, &str); 6] = [
-    ("/home/config/environ.txt", "Variables of user code, a NAME=VALUE a line."),
-    (
-        "/home/config/intrinsic-ports.json",
-        "Ports other than 2000 (replin), 2001 (replout), 2200 (sshd) and 7681 (ttyd).",
-    ),
-    ("/etc/backend.ai/service-defs/NAME.json", "Services that the image defines."),
-    ("/opt/container/bootstrap.sh, /home/work/bootstrap.sh", "Run before the first step."),
-    ("/home/work/.logs", "Where it is there: the task log, and oom.jsonl with a JSON object for each kill for memory."),
-    ("/tmp/bai-user-input.sock", "Where programs ask the user for input."),
-];
-
-/// Prints a page, or writes all of them.
-pub(super) fn man(args: &ManArgs) -> anyhow::Result<ExitCode> {
-    let krunner = command();
-    let pages = || krunner.get_subcommands().filter(|command| command.get_name() != "help");
-    if let Some(folder) = &args.dir {
-        for page in [&krunner].into_iter().chain(pages()) {
-            let file = folder.join(format!("{}.{SECTION}", title(page)));
-            fs::write(&file, render(page)?).with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        return Ok(Exit::Ok.into());
+pub(super) fn man(args: &ManArgs) -> Result<ExitCode> {
+    let root = documented();
+    match (&args.dir, &args.command) {
+        (Some(folder), _) => write_all(&root, folder)?,
+        (None, Some(name)) => print(&page(command(&root, name)?, help_of(name)?)?)?,
+        (None, None) => print(&page(&root, &help::KRUNNER)?)?,
     }
-    let wanted = args.command.as_deref().and_then(|name| pages().find(|page| page.get_name() == name));
-    stdout::print(&render(wanted.unwrap_or(&krunner))?)?;
     Ok(Exit::Ok.into())
 }
 
-/// `krunner`, `krunner-monitor`.
-fn title(command: &Command) -> String {
-    match command.get_name() {
-        "krunner" => "krunner".to_owned(),
-        name => format!("krunner-{name}"),
-    }
+fn write_all(root: &Command, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let write = |command: &Command, help: &Help| {
+        let file = folder.join(format!("{}.1", title(command)));
+        fs::write(&file, page(command, help)?).with_context(|| format!("cannot write {}", file.display()))
+    };
+    write(root, &help::KRUNNER)?;
+    help::COMMANDS.iter().try_for_each(|(name, help)| write(command(root, name)?, help))
 }
 
-fn render(of: &Command) -> anyhow::Result<Vec<u8>> {
-    let krunner = command();
-    let is_whole = of.get_name() == krunner.get_name();
-    let title = title(of);
-    let usage = format!("krunner {}", of.get_name());
-    let page = of.clone().name(title.clone());
-    let page = if is_whole { page } else { page.bin_name(usage) };
-    let man = Man::new(page);
-    // No date: the same sources make the same page.
-    let heading = format!(".TH {} {SECTION} \"\" \"krunner {}\"\n", title.to_uppercase(), env!("CARGO_PKG_VERSION"));
-    let mut text = heading.into_bytes();
+fn command<'a>(root: &'a Command, name: &str) -> Result<&'a Command> {
+    root.find_subcommand(name).with_context(|| format!("a bug: there is no command {name}"))
+}
+
+fn help_of(name: &str) -> Result<&'static Help> {
+    let found = help::COMMANDS.iter().find(|(known, _)| *known == name);
+    found.map(|(_, help)| *help).with_context(|| format!("a bug: there is no help on {name}"))
+}
+
+/// `krunner-send`.
+fn title(command: &Command) -> &str {
+    command.get_display_name().unwrap_or_else(|| command.get_name())
+}
+
+/// The page of one command as roff.
+fn page(command: &Command, help: &Help) -> Result<Vec<u8>> {
+    let man = Man::new(command.clone().mut_args(values_in_line))
+        .title(title(command).to_uppercase())
+        .date(DATE)
+        .source(format!("krunner {}", env!("CARGO_PKG_VERSION")))
+        .manual("Backend.AI kernel runner");
+    let mut text = Vec::new();
+    man.render_title(&mut text)?;
     man.render_name_section(&mut text)?;
     man.render_synopsis_section(&mut text)?;
     man.render_description_section(&mut text)?;
+    paragraphs(help.remarks).to_writer(&mut text)?;
     man.render_options_section(&mut text)?;
-    let mut rest = Roff::new();
-    if is_whole {
-        commands(&krunner, &mut rest);
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut text)?;
     }
-    let help = of.get_after_help().map(ToString::to_string).unwrap_or_default();
-    after_help(&help, &mut rest);
-    if is_whole {
-        table("ENVIRONMENT", &ENVIRONMENT, &mut rest);
-        table("FILES", &FILES, &mut rest);
+    let exits: Vec<_> = help.exits.iter().map(|(exit, meaning)| ((*exit as u8).to_string(), *meaning)).collect();
+    for (heading, rows) in [
+        ("EXIT STATUS", exits),
+        ("ENVIRONMENT", owned(places::variables(command.get_name()))),
+        ("FILES", owned(places::files(command.get_name()))),
+        ("EXAMPLES", owned(help.examples.iter().copied())),
+    ] {
+        section(heading, &rows).to_writer(&mut text)?;
     }
-    see_also(&krunner, &title, &mut rest);
-    text.extend_from_slice(rest.render().as_bytes());
+    see_also(command).to_writer(&mut text)?;
     Ok(text)
 }
 
-fn commands(krunner: &Command, page: &mut Roff) {
-    page.control("SH", ["COMMANDS"]);
-    for command in krunner.get_subcommands() {
-        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-        page.control("TP", []);
-        page.text([bold(command.get_name().to_owned())]);
-        page.text([roman(about)]);
+/// The generator would give each language three lines.
+fn values_in_line(argument: Arg) -> Arg {
+    let values = argument.get_possible_values();
+    if values.is_empty() || !argument.get_action().takes_values() {
+        return argument;
     }
+    let names: Vec<_> = values.iter().map(|value| value.get_name().to_owned()).collect();
+    let help = format!("{}: {}", argument.get_help().cloned().unwrap_or_default(), names.join(", "));
+    argument.help(help).hide_possible_values(true)
 }
 
-/// Our help after the options: examples, paragraphs, exit codes; blank lines are between them.
-fn after_help(help: &str, page: &mut Roff) {
-    let mut has_notes = false;
-    for block in help.split("\n\n") {
-        if let Some(examples) = block.strip_prefix("Examples:\n") {
-            page.control("SH", ["EXAMPLES"]);
-            as_it_is(examples, page);
-        } else if let Some(codes) = block.strip_prefix("Exit codes:") {
-            page.control("SH", ["EXIT STATUS"]);
-            if codes.starts_with('\n') { as_it_is(codes.trim_start_matches('\n'), page) } else { flowing(codes, page) }
-        } else {
-            page.control(if has_notes { "PP" } else { "SH" }, if has_notes { vec![] } else { vec!["NOTES"] });
-            has_notes = true;
-            flowing(block, page);
-        }
+fn owned(rows: impl Iterator<Item = (impl Into<String>, &'static str)>) -> Vec<(String, &'static str)> {
+    rows.map(|(term, meaning)| (term.into(), meaning)).collect()
+}
+
+fn paragraphs(texts: &[&str]) -> Roff {
+    let mut roff = Roff::new();
+    for text in texts {
+        roff.control("PP", []).text([roman(*text)]);
     }
+    roff
 }
 
-fn as_it_is(lines: &str, page: &mut Roff) {
-    page.control("nf", []);
-    for line in lines.lines() {
-        page.text([roman(line)]);
+/// Terms, each with what it means; nothing where there are none.
+fn section(heading: &str, rows: &[(String, &str)]) -> Roff {
+    let mut roff = Roff::new();
+    if !rows.is_empty() {
+        roff.control("SH", [heading]);
     }
-    page.control("fi", []);
-}
-
-fn flowing(text: &str, page: &mut Roff) {
-    page.text([roman(text.split_whitespace().collect::<Vec<_>>().join(" "))]);
-}
-
-fn table(heading: &str, rows: &[(&str, &str)], page: &mut Roff) {
-    page.control("SH", [heading]);
     for (term, meaning) in rows {
-        page.control("TP", []);
-        page.text([italic(*term)]);
-        page.text([roman(*meaning)]);
+        roff.control("TP", []).text([bold(term)]).text([roman(*meaning)]);
     }
+    roff
 }
 
-fn see_also(krunner: &Command, own: &str, page: &mut Roff) {
-    page.control("SH", ["SEE ALSO"]);
-    let others = [krunner].into_iter().chain(krunner.get_subcommands()).map(title).filter(|title| title != own);
-    let named: Vec<_> = others.map(|title| format!("{title}({SECTION})")).collect();
-    page.text([roman(named.join(", "))]);
+fn see_also(command: &Command) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["SEE ALSO"]);
+    let own = title(command);
+    let others = help::COMMANDS.iter().map(|(name, _)| format!("krunner-{name}"));
+    let pages: Vec<String> = ["krunner".to_owned()].into_iter().chain(others).filter(|page| page != own).collect();
+    for (index, page) in pages.iter().enumerate() {
+        let after = if index + 1 == pages.len() { "(1)" } else { "(1)," };
+        roff.text([bold(page), roman(after)]);
+    }
+    roff
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn text(name: &str) -> String {
-        let krunner = command();
-        let page = krunner.find_subcommand(name).unwrap_or(&krunner);
-        String::from_utf8(render(page).unwrap()).unwrap()
+    #[test]
+    fn there_is_a_page_for_every_command() {
+        let folder = tempfile::tempdir().unwrap();
+        write_all(&documented(), folder.path()).unwrap();
+        for command in documented().get_subcommands() {
+            let name = command.get_name();
+            let page = fs::read_to_string(folder.path().join(format!("krunner-{name}.1"))).unwrap();
+            assert!(page.contains(&format!("krunner\\-{name} \\- ")), "{page}");
+            for heading in ["SYNOPSIS", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"] {
+                let line =
+                    if heading.contains(' ') { format!(".SH \"{heading}\"\n") } else { format!(".SH {heading}\n") };
+                assert!(page.contains(&line), "{name} has no {heading}:\n{page}");
+            }
+        }
     }
 
     #[test]
-    fn the_page_of_krunner_has_all_commands_and_exit_codes() {
-        let page = text("krunner");
-        for code in Exit::ALL {
-            assert!(page.contains(&format!("{:<4} {}", code as u8, code.meaning())), "{code:?}: {page}");
+    fn krunners_own_page_has_the_agents_line_and_what_is_around() {
+        let page = String::from_utf8(page(&documented(), &help::KRUNNER).unwrap()).unwrap();
+        for part in [
+            "\\-m ai.backend.kernel [\\-\\-debug] LANG",
+            ".SH ENVIRONMENT",
+            "JUPYTER_PATH",
+            ".SH FILES",
+            "intrinsic\\-ports.json",
+        ] {
+            assert!(page.contains(part), "{part} is not in\n{page}");
         }
-        for command in command().get_subcommands() {
-            assert!(page.contains(&format!("\\fB{}\\fR", command.get_name())), "{}: {page}", command.get_name());
-        }
-    }
-
-    #[test]
-    fn pages_of_commands_have_their_examples_and_notes() {
-        let page = text("monitor");
-        for part in
-            [".TH KRUNNER-MONITOR 1", ".SH EXAMPLES", "krunner monitor \\-\\-json", ".SH NOTES", ".SH \"EXIT STATUS\""]
-        {
-            assert!(page.contains(part), "{part}: {page}");
-        }
-        assert!(!page.contains("ENVIRONMENT"), "{page}");
+        assert!(!page.contains("\\-\\-module") && !page.contains("Tolerated"), "{page}");
     }
 }

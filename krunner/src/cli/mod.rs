@@ -4,10 +4,12 @@
 mod args;
 mod completions;
 mod doctor;
+mod help;
 mod languages;
 mod main;
 mod man;
 mod monitor;
+mod places;
 mod run;
 mod scratch;
 mod selftest;
@@ -15,5 +17,4 @@ mod send;
 mod services;
 mod stdout;
 
-pub use args::command;
 pub use main::main;

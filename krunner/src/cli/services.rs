@@ -8,7 +8,7 @@ use anyhow::bail;
 use serde_json::{Map, Value, json};
 
 use super::args::ServicesArgs;
-use super::stdout;
+use super::stdout::print;
 use crate::error::chain;
 use crate::exit::Exit;
 use crate::runtime::Kind;
@@ -24,7 +24,7 @@ pub(super) fn services(args: &ServicesArgs) -> anyhow::Result<ExitCode> {
         bail!("there is no service {name} in {}", args.definitions.display());
     }
     let text = if args.json { shown.to_json() } else { shown.to_text() };
-    stdout::print(text.as_bytes())?;
+    print(text)?;
     Ok(if shown.problems.is_empty() { Exit::Ok } else { Exit::Failure }.into())
 }
 

@@ -1,13 +1,13 @@
-//! Printing what a command has to say.
+//! Printing all that a command has to say.
 
 use std::io::{self, Write as _};
 
 use anyhow::Context as _;
 
-/// Prints all of it. Whoever has closed stdout does not want to know.
-pub(super) fn print(bytes: &[u8]) -> anyhow::Result<()> {
+/// Writes it. Whoever has closed stdout does not want to know.
+pub(super) fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+    match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
         _ => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! Manual pages and completions, as the binary prints them.
+//! The manual pages and completions of a release, as the binary itself prints them.
 
 use std::fs;
 use std::path::Path;
@@ -6,24 +6,49 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::workspace::{named, run};
+use crate::workspace::named;
 
-/// Shells, and how their files are called.
+/// Shells, and the name under which each looks for a program's completions.
 const COMPLETIONS: [(&str, &str); 3] = [("bash", "krunner.bash"), ("zsh", "_krunner"), ("fish", "krunner.fish")];
 
-/// Has that binary, which has to run here, write them.
-pub(super) fn write(krunner: &Path, into: &Path) -> Result<()> {
-    let pages = into.join("man");
-    fs::create_dir_all(&pages).with_context(|| format!("cannot make {}", pages.display()))?;
-    run(Command::new(krunner).args(["man", "--dir"]).arg(&pages))?;
+/// Has `krunner`, which runs on this machine, write `into/man/*.1` and `into/completions/`.
+pub(crate) fn write(krunner: &Path, into: &Path) -> Result<()> {
+    printed(Command::new(krunner).args(["man", "--dir"]).arg(into.join("man")))?;
+    let folder = into.join("completions");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     for (shell, name) in COMPLETIONS {
-        let mut command = Command::new(krunner);
-        let output = command.args(["completions", shell]).stderr(Stdio::inherit()).output();
-        let output = output.with_context(|| format!("cannot run {}", named(&command)))?;
-        if !output.status.success() {
-            bail!("{} failed: {}", named(&command), output.status);
-        }
-        super::write(&into.join("completions").join(name), &output.stdout, 0o644)?;
+        let script = printed(Command::new(krunner).args(["completions", shell]))?;
+        let file = folder.join(name);
+        fs::write(&file, script).with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
+}
+
+/// What a program prints; an error if it fails.
+fn printed(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    if !output.status.success() {
+        bail!("{} failed: {}", named(command), output.status);
+    }
+    Ok(output.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_program_that_fails_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("krunner");
+        fs::write(&program, "#!/bin/sh\nexit 2\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let error = write(&program, folder.path()).unwrap_err().to_string();
+        assert!(error.contains("krunner man failed"), "{error}");
+    }
 }
