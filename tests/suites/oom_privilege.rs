@@ -58,7 +58,7 @@ pub(crate) fn capable() -> Result<Capable, String> {
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).map_err(|error| error.to_string())?;
     let program = folder.path().join("krunner");
     fs::copy(binary(), &program).map_err(|error| error.to_string())?;
-    let output = Command::new(setcap).arg("cap_bpf,cap_perfmon+ep").arg(&program).output();
+    let output = Command::new(setcap).arg("cap_bpf,cap_perfmon+p").arg(&program).output();
     match output {
         Ok(output) if output.status.success() => Ok(Capable { _folder: folder, program }),
         Ok(output) => Err(format!("setcap: {}", String::from_utf8_lossy(&output.stderr))),
