@@ -27,7 +27,7 @@ pub const KRUNNER: &str = "/opt/kernel/krunner";
 pub const HELPER: &str = "/opt/kernel/helper";
 
 /// What Docker gives by default (`oci/caps/defaults.go` of moby).
-const DEFAULT_CAPABILITIES: [&str; 14] = [
+pub(crate) const DEFAULT_CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -61,10 +61,13 @@ pub struct Spec {
     user_id: u32,
     capabilities: Vec<&'static str>,
     no_new_privileges: bool,
-    refused: Option<(&'static str, i32)>,
+    seccomp: Option<Value>,
     namespaces: Vec<&'static str>,
     file_systems: Vec<(&'static str, &'static str)>,
+    shown: Vec<PathBuf>,
     masked: Vec<String>,
+    read_only: Vec<&'static str>,
+    is_read_only: bool,
 }
 
 impl Spec {
@@ -78,11 +81,21 @@ impl Spec {
             user_id: 0,
             capabilities: DEFAULT_CAPABILITIES.to_vec(),
             no_new_privileges: false,
-            refused: None,
+            seccomp: None,
             namespaces: vec!["mount", "ipc", "uts", "pid"],
             file_systems: vec![("cgroup", "/sys/fs/cgroup")],
+            shown: Vec::new(),
             masked: MASKED.map(str::to_owned).to_vec(),
+            read_only: READ_ONLY.to_vec(),
+            is_read_only: false,
         }
+    }
+
+    /// `--memory`.
+    #[must_use]
+    pub fn memory(mut self, memory_mib: u64) -> Self {
+        self.memory_mib = memory_mib;
+        self
     }
 
     /// With that copy of the binary under test.
@@ -113,6 +126,13 @@ impl Spec {
         self
     }
 
+    /// `--cap-drop ALL`, and these.
+    #[must_use]
+    pub fn exactly(mut self, capabilities: Vec<&'static str>) -> Self {
+        self.capabilities = capabilities;
+        self
+    }
+
     /// `--security-opt no-new-privileges`.
     #[must_use]
     pub fn no_new_privileges(mut self) -> Self {
@@ -122,8 +142,39 @@ impl Spec {
 
     /// A seccomp profile that lets this system call fail with that error number.
     #[must_use]
-    pub fn refuse(mut self, call: &'static str, errno: i32) -> Self {
-        self.refused = Some((call, errno));
+    pub fn refuse(self, call: &'static str, errno: i32) -> Self {
+        let refusal = json!({ "names": [call], "action": "SCMP_ACT_ERRNO", "errnoRet": errno });
+        self.seccomp(json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refusal] }))
+    }
+
+    /// This seccomp profile, as a runtime takes it.
+    #[must_use]
+    pub fn seccomp(mut self, profile: Value) -> Self {
+        self.seccomp = Some(profile);
+        self
+    }
+
+    /// `--read-only`.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.is_read_only = true;
+        self
+    }
+
+    /// `--volume PATH:PATH:ro`: the host's folder, instead of what else would be mounted there.
+    #[must_use]
+    pub fn show(mut self, path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        self.file_systems.retain(|(_, point)| Path::new(point) != path);
+        self.shown.push(path);
+        self
+    }
+
+    /// Nothing is hidden or write-protected by default.
+    #[must_use]
+    pub fn unmasked(mut self) -> Self {
+        self.masked.clear();
+        self.read_only.clear();
         self
     }
 
@@ -186,7 +237,7 @@ impl Spec {
         let held: &[&str] = if self.user_id == 0 { &self.capabilities } else { &[] };
         let mut config = json!({
             "ociVersion": "1.0.2",
-            "root": { "path": root, "readonly": false },
+            "root": { "path": root, "readonly": self.is_read_only },
             "process": {
                 "args": args,
                 "env": variables,
@@ -201,7 +252,7 @@ impl Spec {
                 "resources": { "memory": { "limit": self.memory_mib << 20 } },
                 "namespaces": namespaces,
                 "maskedPaths": self.masked,
-                "readonlyPaths": READ_ONLY,
+                "readonlyPaths": self.read_only,
             },
         });
         let linux = &mut config["linux"];
@@ -210,9 +261,8 @@ impl Spec {
             linux["uidMappings"] = mapping.clone();
             linux["gidMappings"] = mapping;
         }
-        if let Some((call, errno)) = self.refused {
-            let refusal = json!({ "names": [call], "action": "SCMP_ACT_ERRNO", "errnoRet": errno });
-            linux["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refusal] });
+        if let Some(profile) = &self.seccomp {
+            linux["seccomp"] = profile.clone();
         }
         config
     }
@@ -235,6 +285,7 @@ impl Spec {
             of("sysfs", "/sys", &hardened)
         });
         mounts.extend(self.file_systems.iter().map(|(kind, point)| of(kind, point, &hardened)));
+        mounts.extend(self.shown.iter().map(|path| bind(path, &path.to_string_lossy(), "rbind")));
         mounts
     }
 }
@@ -252,7 +303,7 @@ impl Container {
     /// Starts these arguments in a container with that `/`, which gets the folders it needs. Returns `runc run`,
     /// which passes signals on and ends as they do, when they run.
     #[track_caller]
-    pub(crate) fn start(
+    pub fn start(
         spec: &Spec,
         cgroup: Cgroup,
         root: &Path,

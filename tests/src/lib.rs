@@ -17,6 +17,7 @@ mod monitor;
 mod ports;
 pub mod proc;
 mod raw;
+pub mod recipe;
 mod runner;
 mod server;
 mod setup;

@@ -37,6 +37,7 @@ mod output;
 mod polly;
 mod queue;
 mod r_server;
+mod recipes;
 mod reconnect;
 mod runtimes;
 mod service_definitions;

@@ -43,6 +43,11 @@ const PACKAGES: &[Package] = &[
     Package { name: "util-linux", probe: Probe::Program("unshare"), why: "private namespaces for suites and bench" },
     Package { name: "openssh-client", probe: Probe::Program("sftp"), why: "logs in to the session's sshd" },
     Package { name: "runc", probe: Probe::Program("runc"), why: "containers, each with another handicap" },
+    Package {
+        name: "golang-github-containers-common",
+        probe: Probe::File("/usr/share/containers/seccomp.json"),
+        why: "the default seccomp profile of container engines",
+    },
     Package { name: "qemu-system-x86", probe: Probe::Program(QEMU), why: "other kernels, in virtual machines" },
     Package { name: "busybox-static", probe: Probe::File(BUSYBOX), why: "the shell in those machines and in ttyd" },
     Package { name: "git", probe: Probe::Program("git"), why: "`%show graph` of the `git` runtime asks it" },
