@@ -45,13 +45,11 @@ macro_rules! recipes {
 recipes! {
     a_monitor_of_docker_with_all_rights: node("docker/node-privileged.sh");
     a_monitor_of_docker_with_two_capabilities: node("docker/node-capabilities.sh");
-    a_monitor_of_docker_without_rights: node("docker/node-plain.sh");
     a_session_of_docker_with_all_rights: session("docker/session-privileged.sh");
     a_session_of_docker_with_two_capabilities: session("docker/session-capabilities.sh");
     a_session_of_docker_without_rights: session("docker/session-plain.sh");
     a_daemon_set_with_all_rights: node("kubernetes/node-privileged.yaml");
     a_daemon_set_with_two_capabilities: node("kubernetes/node-capabilities.yaml");
-    a_daemon_set_without_rights: node("kubernetes/node-plain.yaml");
     a_pod_with_all_rights: session("kubernetes/session-privileged.yaml");
     a_pod_with_two_capabilities: session("kubernetes/session-capabilities.yaml");
     a_pod_without_rights: session("kubernetes/session-plain.yaml");
@@ -144,6 +142,9 @@ fn node(name: &str) -> Result<(), String> {
     let report = monitor.until("the report", |line| line["victim"]["pid"] == pid);
     assert_eq!(report["confidence"], recipe.confidence.as_str(), "{report}");
     assert_eq!(report["tracer"], recipe.tracer.as_str(), "{report}");
+    // Where the victim has left its cgroup by then, nothing is said; never is it the monitor's own.
+    let (limit, own) = (&report["cgroup"]["limit_bytes"], recipe.memory_mib << 20);
+    assert!(limit.is_null() || *limit == limited.limit_bytes() && *limit != own, "{report}");
     Ok(())
 }
 
@@ -173,7 +174,7 @@ fn kill_one(session: &mut Contained, recipe: &Recipe) {
     session.until_report_of(session.victims[0]);
 }
 
-/// What holds where engines let `bpf` through for CAP_SYS_ADMIN only.
+/// What holds where engines let `bpf` through for `CAP_SYS_ADMIN` only.
 #[test]
 fn an_old_engines_seccomp_profile_stands_in_the_way() {
     for name in ["docker/session-capabilities.sh", "kubernetes/session-capabilities.yaml"] {

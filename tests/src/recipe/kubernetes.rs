@@ -1,4 +1,4 @@
-//! A DaemonSet or a Pod, as far as the recipes use them (kubernetes.io/docs/reference/kubernetes-api).
+//! A `DaemonSet` or a `Pod`, as far as the recipes use them (kubernetes.io/docs/reference/kubernetes-api).
 //!
 //! Every field is one that was looked at: others are refused. Capabilities and seccomp are applied as containerd and
 //! CRI-O do; a container's cgroup is the top of what it sees (cgroup v2).
@@ -108,7 +108,6 @@ struct Container {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "so does Kubernetes have them")]
 struct SecurityContext {
     #[serde(default)]
     privileged: bool,

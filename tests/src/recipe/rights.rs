@@ -58,9 +58,9 @@ const CAPABILITIES: [&str; 41] = [
 /// Which generation of container engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// Its seccomp profile lets `bpf` through for CAP_BPF: Docker since 23.0.
+    /// Its seccomp profile lets `bpf` through for `CAP_BPF`: Docker since 23.0.
     New,
-    /// For CAP_SYS_ADMIN only: podman of Debian 12.
+    /// For `CAP_SYS_ADMIN` only: podman of Debian 12.
     Old,
 }
 
