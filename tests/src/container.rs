@@ -27,7 +27,7 @@ pub const KRUNNER: &str = "/opt/kernel/krunner";
 pub const HELPER: &str = "/opt/kernel/helper";
 
 /// What Docker gives by default (`oci/caps/defaults.go` of moby).
-const DEFAULT_CAPABILITIES: [&str; 14] = [
+pub(crate) const DEFAULT_CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -60,14 +60,15 @@ pub struct Spec {
     helper: Option<PathBuf>,
     user_id: u32,
     home_user_id: Option<u32>,
-    capabilities: Vec<String>,
+    capabilities: Vec<&'static str>,
     no_new_privileges: bool,
-    is_privileged: bool,
     seccomp: Option<Value>,
     namespaces: Vec<&'static str>,
     file_systems: Vec<(&'static str, &'static str)>,
     binds: Vec<(PathBuf, String)>,
     masked: Vec<String>,
+    read_only: Vec<&'static str>,
+    is_read_only: bool,
 }
 
 impl Spec {
@@ -80,15 +81,23 @@ impl Spec {
             helper: None,
             user_id: 0,
             home_user_id: None,
-            capabilities: DEFAULT_CAPABILITIES.map(str::to_owned).to_vec(),
+            capabilities: DEFAULT_CAPABILITIES.to_vec(),
             no_new_privileges: false,
-            is_privileged: false,
             seccomp: None,
             namespaces: vec!["mount", "ipc", "uts", "pid"],
             file_systems: vec![("cgroup", "/sys/fs/cgroup")],
             binds: Vec::new(),
             masked: MASKED.map(str::to_owned).to_vec(),
+            read_only: READ_ONLY.to_vec(),
+            is_read_only: false,
         }
+    }
+
+    /// `--memory`.
+    #[must_use]
+    pub fn memory(mut self, memory_mib: u64) -> Self {
+        self.memory_mib = memory_mib;
+        self
     }
 
     /// With that copy of the binary under test.
@@ -121,38 +130,16 @@ impl Spec {
 
     /// `--cap-add`.
     #[must_use]
-    pub fn capabilities(mut self, more: &[&str]) -> Self {
-        self.capabilities.extend(more.iter().map(|&name| name.to_owned()));
+    pub fn capabilities(mut self, more: &[&'static str]) -> Self {
+        self.capabilities.extend(more);
         self
     }
 
-    /// `--cap-drop ALL`, for those that come after it.
+    /// `--cap-drop ALL`, and these.
     #[must_use]
-    pub fn no_capabilities(mut self) -> Self {
-        self.capabilities.clear();
+    pub fn exactly(mut self, capabilities: Vec<&'static str>) -> Self {
+        self.capabilities = capabilities;
         self
-    }
-
-    /// `--privileged`, as far as these tests have it to give themselves: every capability that they hold, nothing hidden or
-    /// write-protected, no filter.
-    #[must_use]
-    pub fn privileged(mut self) -> Self {
-        self.capabilities = held_capabilities();
-        self.masked.clear();
-        self.is_privileged = true;
-        self
-    }
-
-    /// The seccomp profile that an engine has for this set of capabilities, in OCI's form.
-    #[must_use]
-    pub fn seccomp(mut self, profile: Value) -> Self {
-        self.seccomp = Some(profile);
-        self
-    }
-
-    /// What it may hold.
-    pub fn held(&self) -> &[String] {
-        &self.capabilities
     }
 
     /// `--security-opt no-new-privileges`.
@@ -164,9 +151,45 @@ impl Spec {
 
     /// A seccomp profile that lets this system call fail with that error number.
     #[must_use]
-    pub fn refuse(self, call: &str, errno: i32) -> Self {
+    pub fn refuse(self, call: &'static str, errno: i32) -> Self {
         let refusal = json!({ "names": [call], "action": "SCMP_ACT_ERRNO", "errnoRet": errno });
         self.seccomp(json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refusal] }))
+    }
+
+    /// This seccomp profile, as a runtime takes it.
+    #[must_use]
+    pub fn seccomp(mut self, profile: Value) -> Self {
+        self.seccomp = Some(profile);
+        self
+    }
+
+    /// `--read-only`.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.is_read_only = true;
+        self
+    }
+
+    /// `--volume PATH:PATH:ro`: the host's folder, instead of what else would be mounted there.
+    #[must_use]
+    pub fn show(mut self, path: &str) -> Self {
+        self.file_systems.retain(|(_, point)| *point != path);
+        self.bind(path, path)
+    }
+
+    /// `--volume SOURCE:POINT:ro`.
+    #[must_use]
+    pub fn bind(mut self, source: impl Into<PathBuf>, point: &str) -> Self {
+        self.binds.push((source.into(), point.to_owned()));
+        self
+    }
+
+    /// Nothing is hidden or write-protected by default.
+    #[must_use]
+    pub fn unmasked(mut self) -> Self {
+        self.masked.clear();
+        self.read_only.clear();
+        self
     }
 
     /// Root inside is nobody in particular outside.
@@ -204,13 +227,6 @@ impl Spec {
         self
     }
 
-    /// `--volume SOURCE:POINT:ro`.
-    #[must_use]
-    pub fn bind(mut self, source: impl Into<PathBuf>, point: &str) -> Self {
-        self.binds.push((source.into(), point.to_owned()));
-        self
-    }
-
     /// Hides a file behind `/dev/null`, a folder behind an empty one.
     #[must_use]
     pub fn mask(mut self, path: &str) -> Self {
@@ -232,10 +248,10 @@ impl Spec {
         variables.extend_from_slice(env);
         let namespaces: Vec<Value> = self.namespaces.iter().map(|kind| json!({ "type": kind })).collect();
         // Docker has root hold them, and others gain them by files at most (`SetCapabilities`, oci/oci.go of moby).
-        let held: &[String] = if self.user_id == 0 { &self.capabilities } else { &[] };
+        let held: &[&str] = if self.user_id == 0 { &self.capabilities } else { &[] };
         let mut config = json!({
             "ociVersion": "1.0.2",
-            "root": { "path": root, "readonly": false },
+            "root": { "path": root, "readonly": self.is_read_only },
             "process": {
                 "args": args,
                 "env": variables,
@@ -250,7 +266,7 @@ impl Spec {
                 "resources": { "memory": { "limit": self.memory_mib << 20 } },
                 "namespaces": namespaces,
                 "maskedPaths": self.masked,
-                "readonlyPaths": if self.is_privileged { &[][..] } else { &READ_ONLY[..] },
+                "readonlyPaths": self.read_only,
             },
         });
         let linux = &mut config["linux"];
@@ -276,7 +292,6 @@ impl Spec {
             of("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=64m"]),
         ];
         mounts.extend(self.helper.iter().map(|program| bind(program, HELPER, "bind")));
-        mounts.extend(self.binds.iter().map(|(source, point)| bind(source, point, "bind")));
         // A sysfs is the network namespace's, and in a user namespace only who owns that may mount it.
         mounts.push(if self.has_user_namespace() {
             bind(Path::new("/sys"), "/sys", "rbind")
@@ -284,13 +299,9 @@ impl Spec {
             of("sysfs", "/sys", &hardened)
         });
         mounts.extend(self.file_systems.iter().map(|(kind, point)| of(kind, point, &hardened)));
+        mounts.extend(self.binds.iter().map(|(source, point)| bind(source, point, "rbind")));
         mounts
     }
-}
-
-/// Those of this process's bounding set, by their names.
-fn held_capabilities() -> Vec<String> {
-    caps::read(None, caps::CapSet::Bounding).expect("our own sets").iter().map(ToString::to_string).collect()
 }
 
 /// A container that was started.
@@ -306,7 +317,7 @@ impl Container {
     /// Starts these arguments in a container with that `/`, which gets the folders it needs. Returns `runc run`,
     /// which passes signals on and ends as they do, when they run.
     #[track_caller]
-    pub(crate) fn start(
+    pub fn start(
         spec: &Spec,
         cgroup: Cgroup,
         root: &Path,

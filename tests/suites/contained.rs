@@ -227,7 +227,7 @@ pub(crate) fn all(told: &str, what: &str) -> Vec<u32> {
 }
 
 /// Names of the checks that rule BPF out.
-fn missing(diagnosis: &Value) -> Vec<&str> {
+pub(crate) fn missing(diagnosis: &Value) -> Vec<&str> {
     let checks = diagnosis["checks"].as_array().expect("checks");
     checks.iter().filter(|check| check["state"] == "missing").filter_map(|check| check["check"].as_str()).collect()
 }

@@ -52,13 +52,18 @@ pub(crate) struct Capable {
 }
 
 pub(crate) fn capable() -> Result<Capable, String> {
+    capable_of("cap_bpf,cap_perfmon+ep")
+}
+
+/// The same with these, in the words of `setcap`.
+pub(crate) fn capable_of(capabilities: &str) -> Result<Capable, String> {
     host::root()?;
     let setcap = host::program("setcap")?;
     let folder = TempDir::with_prefix("krc-").map_err(|error| error.to_string())?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).map_err(|error| error.to_string())?;
     let program = folder.path().join("krunner");
     fs::copy(binary(), &program).map_err(|error| error.to_string())?;
-    let output = Command::new(setcap).arg("cap_bpf,cap_perfmon+p").arg(&program).output();
+    let output = Command::new(setcap).arg(capabilities).arg(&program).output();
     match output {
         Ok(output) if output.status.success() => Ok(Capable { _folder: folder, program }),
         Ok(output) => Err(format!("setcap: {}", String::from_utf8_lossy(&output.stderr))),

@@ -1,142 +1,252 @@
-//! The recipes of `krunner/dist`, followed to the letter: each in a real container with a real kill.
+//! The recipes of `krunner/dist`, each carried out: a container with just these rights, a kill, and what is told of it.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
+use std::process::{Child, Command};
 
-use krunner_tests::container::KRUNNER;
-use krunner_tests::recipe::{self, Recipe, podmans_profile};
-use krunner_tests::{Monitor, require};
+use krunner_tests::cgroup::Cgroup;
+use krunner_tests::container::{self, Container, KRUNNER};
+use krunner_tests::recipe::dockerfile::{self, Stage};
+use krunner_tests::recipe::{self, Engine, Recipe};
+use krunner_tests::{Scene, Way, proc, require, wait};
+use nix::sys::signal::Signal;
 use serde_json::Value;
+use tempfile::TempDir;
 
-use crate::contained::{Contained, plain, with_bpf};
-use crate::oom_privilege::capable;
+use crate::contained::{Contained, missing};
+use crate::oom::{LIMIT_MIB, TOO_MUCH, VICTIM};
+use crate::oom_privilege::{Capable, capable_of};
 
-const README: &str = include_str!("../../krunner/dist/README.md");
-const DOCKERFILE: &str = include_str!("../../krunner/dist/Dockerfile");
+/// One that lives long enough to be seen by a look that nothing hurries.
+const SEEN_MS: u64 = 600;
 
-/// The lines of `docker run` in the text, in their order.
-fn docker_lines() -> Vec<Recipe> {
-    let lines = README.lines().filter(|line| line.starts_with("docker run "));
-    lines.map(|line| recipe::docker(line).unwrap_or_else(|problem| panic!("{line}: {problem}"))).collect()
-}
+macro_rules! recipes {
+    ($($test:ident: $carry_out:ident($name:literal);)*) => {
+        $(
+            #[test]
+            fn $test() {
+                let carried_out = $carry_out($name);
+                require!(carried_out);
+            }
+        )*
 
-/// The only line whose tracer and rights are these.
-fn docker_line(tracer: &str, has_file_capabilities: bool) -> Recipe {
-    let fits = |recipe: &Recipe| {
-        recipe.tracer.as_deref() == Some(tracer) && recipe.rights.needs_file_capabilities() == has_file_capabilities
+        /// There is no recipe that nobody has tried.
+        #[test]
+        fn every_recipe_is_carried_out() {
+            let known: BTreeSet<&str> = [$($name),*].into_iter().collect();
+            let there = recipe::names();
+            assert_eq!(there.iter().map(String::as_str).collect::<BTreeSet<_>>(), known);
+        }
     };
-    let mut found: Vec<Recipe> = docker_lines().into_iter().filter(fits).collect();
-    assert_eq!(found.len(), 1, "{found:?}");
-    found.remove(0)
 }
 
-fn manifest(text: &str) -> Recipe {
-    recipe::kubernetes(text).unwrap_or_else(|problem| panic!("{problem}: {text}"))
+recipes! {
+    a_monitor_of_docker_with_all_rights: node("docker/node-privileged.sh");
+    a_monitor_of_docker_with_two_capabilities: node("docker/node-capabilities.sh");
+    a_session_of_docker_with_all_rights: session("docker/session-privileged.sh");
+    a_session_of_docker_with_two_capabilities: session("docker/session-capabilities.sh");
+    a_session_of_docker_without_rights: session("docker/session-plain.sh");
+    a_daemon_set_with_all_rights: node("kubernetes/node-privileged.yaml");
+    a_daemon_set_with_two_capabilities: node("kubernetes/node-capabilities.yaml");
+    a_pod_with_all_rights: session("kubernetes/session-privileged.yaml");
+    a_pod_with_two_capabilities: session("kubernetes/session-capabilities.yaml");
+    a_pod_without_rights: session("kubernetes/session-plain.yaml");
+    a_session_of_the_agent: session("agent-docker-container-opts.json");
 }
 
-/// What the recipe says will result does.
-#[track_caller]
-fn holds(recipe: &Recipe) -> Result<(), String> {
-    let tracer = recipe.tracer.as_deref().expect("a recipe says which tracer results");
-    let confidence = if tracer == "bpf" { "confirmed" } else { "inferred" };
-    let mut spec = recipe.rights.apply(plain())?;
-    let marked = if recipe.rights.needs_file_capabilities() { Some(capable()?) } else { None };
-    if let Some(marked) = &marked {
-        spec = spec.krunner(&marked.program);
+/// A monitor that is a container's first process.
+struct Node {
+    container: Container,
+    runc: Child,
+    folder: TempDir,
+}
+
+impl Node {
+    fn start(recipe: &Recipe, program: &Path) -> Result<Self, String> {
+        let spec = recipe.spec(Engine::New)?.krunner(program);
+        let folder = TempDir::with_prefix("krn-").map_err(|error| error.to_string())?;
+        let root = folder.path().join("root");
+        fs::create_dir_all(root.join("home/work")).expect("a folder");
+        let capture = ["stdout", "stderr"].map(|name| File::create(folder.path().join(name)).expect("a capture file"));
+        let (runc, container) = Container::start(&spec, Cgroup::for_container()?, &root, &recipe.command, &[], capture);
+        Ok(Self { container, runc, folder })
     }
-    let mut session = Contained::start(&spec)?;
-    session.until_it_watches();
 
-    let output = session.container.way().command(KRUNNER).args(["doctor", "--json"]).output().expect("runc starts");
-    let diagnosis: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
-    assert_eq!(diagnosis["tracer"], tracer, "{diagnosis:#}");
-    let [first, options @ ..] = &recipe.arguments[..] else { panic!("no command: {recipe:?}") };
-    assert_eq!(first, "monitor");
-    let options: Vec<&str> = options.iter().map(String::as_str).filter(|option| *option != "--json").collect();
-    let mut monitor = Monitor::start_program(&session.container.way(), Path::new(KRUNNER), &options);
-    assert_eq!(monitor.watching()["tracer"], tracer, "{}", monitor.watching());
+    fn said(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.folder.path().join("stdout")).expect("the capture file");
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        whole.map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    }
 
-    session.kill_holder();
+    #[track_caller]
+    fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        wait::until(what, || self.said().into_iter().find(&wanted))
+    }
+}
 
-    let victim = session.victims[0];
-    monitor.until_report_of(victim);
-    let reports = monitor.reports();
-    let report = reports.iter().find(|report| report["victim"]["pid"] == victim).expect("its report");
-    assert_eq!((&report["tracer"], &report["confidence"]), (&tracer.into(), &confidence.into()), "{report:#}");
-    assert_eq!(monitor.end().code(), Some(0), "{}", monitor.stderr());
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let stderr = fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default();
+            eprintln!("--- monitor\n{:#?}\n{stderr}---", self.said());
+        }
+        // As the container's end is not before that of its first process.
+        proc::signal(self.container.pid(), Signal::SIGKILL);
+        let _ = self.runc.wait();
+    }
+}
+
+fn stages() -> Vec<Stage> {
+    let path = recipe::folder().join("../Dockerfile");
+    dockerfile::stages(&fs::read_to_string(path).expect("the Dockerfile")).expect("its stages")
+}
+
+/// The binary with the capabilities that it has in the image.
+fn image() -> Result<Capable, String> {
+    container::available()?;
+    let stages = stages();
+    let runs = stages.iter().flat_map(|stage| stage.all("RUN"));
+    let capabilities = runs.filter(|words| words[0] == "setcap").map(|words| &words[1]).next();
+    capable_of(capabilities.expect("setcap"))
+}
+
+/// `krunner doctor` in there, with the rights of the container's first process, says what the recipe says.
+#[track_caller]
+fn doctor_agrees(container: &Container, recipe: &Recipe) {
+    let output = container.way().command(KRUNNER).args(["doctor", "--json"]).output().expect("runc starts");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let expected: &[&str] = if recipe.tracer == "bpf" { &[] } else { &["capabilities"] };
+    assert_eq!((&told["tracer"], missing(&told)), (&recipe.tracer.as_str().into(), expected.to_vec()), "{told}");
+}
+
+/// A monitor of the whole machine is told of a kill in somebody else's cgroup.
+fn node(name: &str) -> Result<(), String> {
+    let recipe = recipe::read(name);
+    assert_eq!(recipe.command, [KRUNNER, "monitor", "--all-namespaces", "--json"]);
+    let image = image()?;
+    let monitor = Node::start(&recipe, &image.program)?;
+    let watching = monitor.until("the monitor to watch", |line| line["event"] == "watching");
+    assert_eq!((&watching["tracer"], &watching["scope"]), (&recipe.tracer.as_str().into(), &"all".into()));
+    doctor_agrees(&monitor.container, &recipe);
+
+    let victims = monitor.container.cgroup().beside()?;
+    let limited = victims.limited("limited", LIMIT_MIB);
+    let mut command = Way::here().cgroup(&limited).command(VICTIM);
+    command.args(["eat", TOO_MUCH, "--after-ms", &SEEN_MS.to_string()]);
+    let told = Scene::start(command).end();
+    assert_eq!(told.status.signal(), Some(9), "{told:?}");
+    let pid = told.pid("victim");
+
+    let report = monitor.until("the report", |line| line["victim"]["pid"] == pid);
+    assert_eq!(report["confidence"], recipe.confidence.as_str(), "{report}");
+    assert_eq!(report["tracer"], recipe.tracer.as_str(), "{report}");
+    // Where the victim has left its cgroup by then, nothing is said; never is it the monitor's own.
+    let (limit, own) = (&report["cgroup"]["limit_bytes"], recipe.memory_mib << 20);
+    assert!(limit.is_null() || *limit == limited.limit_bytes() && *limit != own, "{report}");
     Ok(())
 }
 
-#[test]
-fn docker_privileged() {
-    require!(holds(&docker_line("bpf", false)));
+/// A session is told of a kill of its own.
+fn session(name: &str) -> Result<(), String> {
+    let recipe = recipe::read(name);
+    let mut session = start(&recipe, Engine::New)?;
+    doctor_agrees(&session.container, &recipe);
+    kill_one(&mut session, &recipe);
+    let reports = session.reports();
+    assert_eq!(reports[0]["confidence"], recipe.confidence.as_str(), "{reports:#?}");
+    assert_eq!(reports[0]["tracer"], recipe.tracer.as_str(), "{reports:#?}");
+    assert_eq!(reports[0]["cgroup"]["limit_bytes"], recipe.memory_mib << 20, "{reports:#?}");
+    Ok(())
 }
 
-#[test]
-fn docker_with_two_capabilities() {
-    require!(holds(&docker_line("bpf", true)));
+fn start(recipe: &Recipe, engine: Engine) -> Result<Contained, String> {
+    assert_eq!(recipe.command, [KRUNNER, "app"]);
+    let image = image()?;
+    let session = Contained::start(&recipe.spec(engine)?.krunner(&image.program).helper(VICTIM))?;
+    session.until_it_watches();
+    Ok(session)
 }
 
-#[test]
-fn docker_plain() {
-    require!(holds(&docker_line("snapshot", false)));
+fn kill_one(session: &mut Contained, recipe: &Recipe) {
+    session.kill(&format!("eat {} --after-ms {SEEN_MS}", recipe.memory_mib + 64), 1);
+    session.until_report_of(session.victims[0]);
 }
 
+/// What holds where engines let `bpf` through for `CAP_SYS_ADMIN` only.
 #[test]
-fn kubernetes_privileged() {
-    require!(holds(&manifest(include_str!("../../krunner/dist/kubernetes/privileged.yaml"))));
-}
-
-#[test]
-fn kubernetes_with_two_capabilities() {
-    require!(holds(&manifest(include_str!("../../krunner/dist/kubernetes/capable.yaml"))));
-}
-
-#[test]
-fn kubernetes_plain() {
-    require!(holds(&manifest(include_str!("../../krunner/dist/kubernetes/plain.yaml"))));
-}
-
-#[test]
-fn agents_options() {
-    let text = include_str!("../../krunner/dist/agent-docker-container-opts.json");
-    require!(holds(&recipe::agents_options(text).expect("the agent's own form")));
-}
-
-#[test]
-fn doctor_lines_give_what_the_lines_before_them_give() {
-    let lines = docker_lines();
-    let looks: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].arguments == ["doctor"]).collect();
-    assert_eq!(looks.len(), 2);
-    for at in looks {
-        assert_eq!(lines[at].rights, lines[at - 1].rights);
+fn an_old_engines_seccomp_profile_stands_in_the_way() {
+    for name in ["docker/session-capabilities.sh", "kubernetes/session-capabilities.yaml"] {
+        let recipe = recipe::read(name);
+        let mut session = require!(start(&recipe, Engine::Old));
+        session.assert_snapshot("bpf-call", "refused by the seccomp filter, for the capabilities are there");
+        kill_one(&mut session, &recipe);
+        assert_eq!(session.reports()[0]["confidence"], "inferred", "{name}");
     }
 }
 
-/// As the text says of engines whose profile does not know `CAP_BPF`.
 #[test]
-fn profile_that_does_not_know_the_capability_is_named_by_the_doctor() {
-    let spec = with_bpf();
-    let filter = require!(podmans_profile(spec.held()));
-    let session = require!(Contained::start(&spec.seccomp(filter)));
-    let doctor = session.container.way().command(KRUNNER).arg("doctor").output().expect("runc starts");
-    let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    assert!(text.contains("refused by the seccomp filter, for the capabilities are there"), "{text}");
+fn capabilities_of_the_file_do_not_count_without_new_privileges() {
+    let recipe = recipe::read("docker/session-capabilities.sh");
+    let image = require!(image());
+    let spec = require!(recipe.spec(Engine::New)).krunner(&image.program).helper(VICTIM).no_new_privileges();
+    let mut session = require!(Contained::start(&spec));
+    session.assert_snapshot("capabilities", "under no_new_privs a file's capabilities do not count");
 }
 
 #[test]
-fn dockerfile_copies_what_dist_makes() {
-    let copied: Vec<&str> = DOCKERFILE
-        .lines()
-        .filter_map(|line| line.strip_prefix("COPY "))
-        .filter(|rest| !rest.starts_with("--from"))
-        .map(|rest| rest.split_whitespace().next().expect("a source"))
-        .collect();
-    assert_eq!(copied, ["x86_64/krunner", "aarch64/krunner"]);
-    let dist = require!(krunner_tests::host::dist());
-    for source in copied {
-        assert!(fs::metadata(dist.join(source)).is_ok_and(|file| file.is_file()), "{source}");
+fn the_image_has_the_right_binary_for_each_machine_and_its_capabilities() {
+    let stages = stages();
+    let by_name = dockerfile::by_name(&stages);
+    // As `cargo xtask dist` lays them out in `target/dist`, which is what `docker build` is given.
+    for (docker, rust) in [("amd64", "x86_64"), ("arm64", "aarch64")] {
+        let stage = by_name[docker];
+        assert_eq!(
+            (stage.from.as_str(), stage.all("COPY")),
+            ("scratch", vec![&words(&[&format!("{rust}/krunner"), "/krunner"])[..]])
+        );
     }
-    let marks = DOCKERFILE.lines().any(|line| line.contains("setcap cap_bpf,cap_perfmon+ep /krunner"));
-    assert!(marks && DOCKERFILE.matches("FROM scratch").count() == 2, "{DOCKERFILE}");
+    assert_eq!(by_name["static"].from, "${TARGETARCH}");
+    let copies = by_name["capable"].all("COPY");
+    assert_eq!(copies, [&words(&["--from=static", "/krunner", KRUNNER])[..]]);
+    let setcap = words(&["setcap", "cap_bpf,cap_perfmon+p", KRUNNER]);
+    assert!(by_name["capable"].all("RUN").contains(&setcap.as_slice()));
+
+    let image = stages.last().expect("a stage");
+    assert_eq!(
+        (image.from.as_str(), image.all("COPY")),
+        ("scratch", vec![&words(&["--from=capable", KRUNNER, KRUNNER])[..]])
+    );
+    assert_eq!((image.all("ENTRYPOINT"), image.all("RUN").len()), (vec![&words(&[KRUNNER])[..]], 0));
+    let [[user]] = image.all("USER")[..] else { panic!("one user: {image:?}") };
+    assert!(
+        user.split(':').all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)),
+        "{user}: nobody can be looked up in there"
+    );
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[test]
+fn the_image_of_the_recipes_is_of_this_version() {
+    let own = format!("krunner:{}", env!("CARGO_PKG_VERSION"));
+    for name in recipe::names().iter().filter(|name| name.contains("/node-")) {
+        assert_eq!(recipe::read(name).image.as_deref(), Some(own.as_str()), "{name}");
+    }
+    for file in ["Dockerfile", "README.md"] {
+        let text = fs::read_to_string(recipe::folder().join("..").join(file)).expect("a text");
+        assert!(text.contains(&own), "{file} tells of another version than {own}");
+    }
+}
+
+/// Shells read them, too.
+#[test]
+fn the_scripts_have_no_mistakes_that_a_shell_sees() {
+    for name in recipe::names().iter().filter(|name| Path::new(name).extension().is_some_and(|kind| kind == "sh")) {
+        let status = Command::new("sh").arg("-n").arg(recipe::folder().join(name)).status().expect("a shell");
+        assert!(status.success(), "{name}");
+    }
 }

@@ -43,6 +43,11 @@ const PACKAGES: &[Package] = &[
     Package { name: "util-linux", probe: Probe::Program("unshare"), why: "private namespaces for suites and bench" },
     Package { name: "openssh-client", probe: Probe::Program("sftp"), why: "logs in to the session's sshd" },
     Package { name: "runc", probe: Probe::Program("runc"), why: "containers, each with another handicap" },
+    Package {
+        name: "golang-github-containers-common",
+        probe: Probe::File("/usr/share/containers/seccomp.json"),
+        why: "the default seccomp profile of container engines",
+    },
     Package { name: "qemu-system-x86", probe: Probe::Program(QEMU), why: "other kernels, in virtual machines" },
     Package { name: "qemu-user", probe: Probe::Program(QEMU_AARCH64), why: "starts the binary for aarch64" },
     Package { name: "clang", probe: Probe::Program("clang"), why: "compiles the C of `ring` for aarch64" },

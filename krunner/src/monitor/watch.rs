@@ -328,9 +328,13 @@ impl Task {
     fn figures(&self, event: &TraceEvent) -> Option<CgroupFacts> {
         let Trace::Kill(kill) = &event.what else { return None };
         let cgroup = self.cgroup.as_ref().filter(|_| is_of_interest(kill))?;
-        // One that has exited is in the root cgroup by then.
+        let facts = cgroup.facts_of_pid(kill.victim.pid);
+        // One that has exited is in the root cgroup by then. Of the whole machine it need not have been in ours.
+        if self.scope == Scope::All {
+            return facts.filter(|facts| facts.path != "/");
+        }
         let is_ours = |facts: &CgroupFacts| facts.path.starts_with(&cgroup.path);
-        Some(cgroup.facts_of_pid(kill.victim.pid).filter(is_ours).unwrap_or_else(|| cgroup.facts()))
+        Some(facts.filter(is_ours).unwrap_or_else(|| cgroup.facts()))
     }
 
     async fn tell_watching(&self, traced: bool, why_not_bpf: Option<String>) {

@@ -1,0 +1,8 @@
+#!/bin/sh
+# Kills for memory of the whole machine, by a monitor that may do everything.
+exec docker run --detach --name krunner-monitor \
+    --label krunner/tracer=bpf --label krunner/confidence=confirmed \
+    --privileged --user 0:0 \
+    --pid host --cgroupns host --volume /sys/fs/cgroup:/sys/fs/cgroup:ro \
+    --read-only --network none --memory 128m --restart unless-stopped \
+    krunner:0.1.0 monitor --all-namespaces --json

@@ -1,0 +1,6 @@
+#!/bin/sh
+# A session as any other container.
+exec docker run --detach --name session \
+    --label krunner/tracer=snapshot --label krunner/confidence=inferred \
+    --user 1000:1000 --memory 512m \
+    example/image-with-krunner:1.0 /opt/kernel/krunner app
