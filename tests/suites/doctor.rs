@@ -178,7 +178,7 @@ fn hidepid_and_a_hidden_cgroup_are_only_noted() {
 fn help_says_what_the_exit_code_means_and_a_full_disk_is_a_failure() {
     let help = run(&[], &binary(), &["--help"]);
     let help = String::from_utf8(help.stdout).expect("text");
-    assert!(help.contains("Examples:") && help.contains("0 whichever tracer"), "{help}");
+    assert!(help.contains("Examples:") && help.contains("\n  0    done, whichever tracer"), "{help}");
     let full = Command::new(binary())
         .arg("doctor")
         .stdout(fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full"))

@@ -80,10 +80,12 @@ fn zsh_and_fish_can_read_their_completions() {
         let output = feed(&program.to_string_lossy(), &["-n"], &printed(&["completions", shell]));
         assert!(output.status.success() && output.stderr.is_empty(), "{shell}: {output:?}");
     }
-    let asked = "complete -C 'krunner languages ju'\n";
     let mut script = printed(&["completions", "fish"]);
-    script.extend_from_slice(asked.as_bytes());
+    script.extend_from_slice(
+        b"complete -C 'krunner languages jul'\ncomplete -C 'krunner pyt'\ncomplete -C 'krunner mon'\n",
+    );
     let output = feed("fish", &["--no-config"], &script);
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(told.lines().any(|line| line.split('\t').next() == Some("julia")), "{output:?}");
+    let words: Vec<&str> = told.lines().filter_map(|line| line.split('\t').next()).collect();
+    assert_eq!(words, ["julia", "python", "monitor"], "{output:?}");
 }
