@@ -322,9 +322,9 @@ fn comm_with_parentheses_and_newlines() {
 fn all_namespaces_shows_what_the_fence_hides() {
     let scratch = require!(Cgroup::scratch());
     let (own, limited) = (scratch.limited("own", OWN_MIB), scratch.limited("other", LIMIT_MIB));
+    require!(Monitor::start(&Way::here()).needs_bpf());
     let mut monitor =
         Monitor::start_program(&Way::here().cgroup(&own), &krunner_tests::binary(), &["--all-namespaces"]);
-    require!(monitor.needs_bpf());
     assert_eq!(monitor.watching()["scope"], "all");
     let mut command = Way::here().cgroup(&limited).command(VICTIM);
     command.args(["eat", TOO_MUCH]);

@@ -137,6 +137,18 @@ fn file_capabilities_are_no_way_to_see_other_peoples_processes() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
+/// Without BPF only the kills of a cgroup are counted.
+#[test]
+fn whole_machine_is_not_watched_by_halves() {
+    require!(host::root());
+    let way = Way::here().user(NOBODY);
+    let output = way.command(binary()).args(["monitor", "--all-namespaces"]).output().expect("krunner starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let reason = "--all-namespaces takes BPF, which cannot be had: the kernel refuses bpf(2)";
+    assert_eq!((output.status.code(), said.contains(reason)), (Some(1), true), "{said}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+}
+
 /// Has one killed for memory there.
 #[track_caller]
 fn killed_in(way: &Way) -> u32 {

@@ -99,7 +99,7 @@ pub(super) const MONITOR: Help = Help {
     remarks: &[
         "Precise with CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN) and a kernel with BTF; otherwise inferred from \
                 snapshots and counters, with less confidence. `krunner doctor` says which it would be here, and why. \
-                Sizes are in MiB in text and in bytes in JSON.",
+                --all-namespaces takes BPF. Sizes are in MiB in text and in bytes in JSON.",
     ],
     exits: &[(Exit::Ok, "stopped by SIGINT or SIGTERM, or stdout was closed"), FAILED, USAGE],
 };

@@ -34,6 +34,7 @@ async fn watch(means: Means, json: bool) -> anyhow::Result<ExitCode> {
     let print_all = async {
         loop {
             let tell = tells.recv().await.context("a bug: the monitor has ended")?;
+            refuse_half_a_machine(&tell)?;
             let line = if json { in_json(&tell)?.to_string() } else { in_words(&tell) };
             // Whoever has closed stdout does not want to know. One who does not read holds us up, and what then
             // finds no room with the tracer is counted.
@@ -49,6 +50,18 @@ async fn watch(means: Means, json: bool) -> anyhow::Result<ExitCode> {
         printed = print_all => printed?,
     }
     Ok(Exit::Ok.into())
+}
+
+/// Without BPF kills are known from the counter of a cgroup: to watch that and say that it is the machine would be a lie.
+fn refuse_half_a_machine(tell: &Tell) -> anyhow::Result<()> {
+    if let Tell::Watching(Watching { scope: Scope::All, tracer: TracerKind::Snapshot, why_not_bpf, .. }) = tell {
+        let reason = why_not_bpf.as_deref().unwrap_or("unknown");
+        bail!(
+            "--all-namespaces takes BPF, which cannot be had: {reason} (`krunner doctor` knows more); without that option \
+             the kills in this cgroup are inferred"
+        );
+    }
+    Ok(())
 }
 
 fn in_json(tell: &Tell) -> anyhow::Result<Value> {
