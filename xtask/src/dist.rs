@@ -12,6 +12,7 @@
 //! Nothing in it depends on the time or on where it was made. `trial` builds it once more elsewhere, and starts the binary
 //! for the other processor.
 
+mod form;
 mod notices;
 mod package;
 mod pages;
@@ -30,9 +31,6 @@ use crate::musl::{Arch, Site};
 use crate::tally::Check;
 use crate::workspace::{step, target_dir};
 
-/// Of one binary. It is copied into containers and mapped by each of them.
-const MAX_MIB: u64 = 12;
-
 const HELP: &str = "\
 Writes to target/dist:
   x86_64/krunner, aarch64/krunner       static binaries, stripped
@@ -50,14 +48,18 @@ Needs rustup's standard libraries for musl (it adds them) and, for aarch64, clan
 Examples:
   cargo xtask dist
   cargo xtask dist --check
+  cargo xtask dist --target x86_64
   (cd target/dist && sha256sum -c SHA256SUMS)
 
-Exit codes: 0 done, 1 a build failed, a binary is too large, or the check found a difference, 2 wrong usage.";
+Exit codes: 0 done, 1 a build failed, a binary is not fit for handing out, or the check found a difference, 2 wrong usage.";
 
 /// Arguments of `cargo xtask dist`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Args {
+    /// Make it for these processors only; this machine's own has to be among them, since its binary prints the pages
+    #[arg(long, value_name = "PROCESSOR", num_args = 1.., default_values_t = Arch::ALL)]
+    target: Vec<Arch>,
     /// Build again elsewhere and compare; start the binary for aarch64
     #[arg(long)]
     check: bool,
@@ -68,13 +70,13 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     if let Some(missing) = host::missing_for_dist(args.check) {
         bail!("{missing}; `cargo xtask test --all` installs it");
     }
-    let dist = make()?;
+    let dist = make(&args.target)?;
     print!("\n{}", dist.list()?);
     if !args.check {
         return Ok(true);
     }
     let mut is_fine = true;
-    for Check { name, outcome } in dist.checks(&Arch::ALL)? {
+    for Check { name, outcome } in dist.checks(&args.target)? {
         let problems = outcome.unwrap_or_else(|reason| vec![reason]);
         println!("{name}: {}", if problems.is_empty() { "ok".to_owned() } else { problems.join("\n    ") });
         is_fine &= problems.is_empty();
@@ -84,7 +86,10 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 
 /// The checks of a run of tests where it is not made.
 pub(crate) fn skipped(reason: &str) -> Vec<Check> {
-    ["sums", "aarch64_runs", "x86_64_reproducible"].iter().map(|name| check(name, Err(reason.to_owned()))).collect()
+    ["sums", "x86_64", "aarch64", "aarch64_runs", "x86_64_reproducible"]
+        .iter()
+        .map(|name| check(name, Err(reason.to_owned())))
+        .collect()
 }
 
 fn check(name: &str, outcome: Result<Vec<String>, String>) -> Check {
@@ -94,19 +99,26 @@ fn check(name: &str, outcome: Result<Vec<String>, String>) -> Check {
 /// What was made.
 pub(crate) struct Dist {
     folder: PathBuf,
+    binaries: Vec<(Arch, PathBuf)>,
 }
 
 /// Makes it anew.
-pub(crate) fn make() -> Result<Dist> {
+pub(crate) fn make(archs: &[Arch]) -> Result<Dist> {
+    if !archs.iter().any(|arch| arch.is_native()) {
+        bail!("the pages are printed by a binary that runs here: name {} as well", std::env::consts::ARCH);
+    }
     let folder = target_dir()?.join("dist");
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
     let site = Site::here()?;
     let mut binaries = Vec::new();
-    for arch in Arch::ALL {
+    for &arch in archs {
         let built = site.build("krunner", "krunner", arch)?;
-        check_size(&built)?;
+        let problems = form::problems(&built, arch)?;
+        if !problems.is_empty() {
+            bail!("{} cannot be handed out: {}", built.display(), problems.join("; "));
+        }
         let binary = folder.join(arch.name()).join("krunner");
         copy(&built, &binary, 0o755)?;
         binaries.push((arch, binary));
@@ -116,23 +128,15 @@ pub(crate) fn make() -> Result<Dist> {
         package::write(binary, *arch, &folder)?;
     }
     pages::write(&native(&binaries)?, &folder)?;
-    notices::write(&folder)?;
+    notices::write(archs, &folder)?;
     sums::write(&folder)?;
-    Ok(Dist { folder })
+    Ok(Dist { folder, binaries })
 }
 
 /// The one that runs here.
 fn native(binaries: &[(Arch, PathBuf)]) -> Result<PathBuf> {
-    let own = binaries.iter().find(|(arch, _)| arch.name() == std::env::consts::ARCH);
+    let own = binaries.iter().find(|(arch, _)| arch.is_native());
     own.map(|(_, binary)| binary.clone()).context("none of the binaries runs on this processor")
-}
-
-fn check_size(binary: &Path) -> Result<()> {
-    let bytes = fs::metadata(binary).with_context(|| format!("cannot look at {}", binary.display()))?.len();
-    if bytes > MAX_MIB << 20 {
-        bail!("{} has {bytes} bytes; at most {MAX_MIB} MiB are handed out", binary.display());
-    }
-    Ok(())
 }
 
 /// Copies a file, making the folder it is in.
@@ -165,15 +169,18 @@ impl Dist {
         Ok(text)
     }
 
-    /// The sums as other tools see them, builds of these elsewhere, the other processor.
+    /// The sums as other tools see them, what is in the binaries, builds of these elsewhere, the other processor.
     pub(crate) fn checks(&self, rebuilt: &[Arch]) -> Result<Vec<Check>> {
-        let mut checks = vec![
-            check("sums", trial::sums(&self.folder)),
-            check("aarch64_runs", Ok(trial::runs(&self.folder.join("aarch64/krunner")))),
-        ];
+        let mut checks = vec![check("sums", trial::sums(&self.folder))];
+        for (arch, binary) in &self.binaries {
+            checks.push(check(arch.name(), Ok(form::problems(binary, *arch)?)));
+            if *arch == Arch::Aarch64 {
+                checks.push(check("aarch64_runs", Ok(trial::runs(binary))));
+            }
+        }
         let site = trial::Elsewhere::new()?;
-        for arch in rebuilt {
-            let outcome = site.differences(&self.folder.join(arch.name()).join("krunner"), *arch)?;
+        for (arch, binary) in self.binaries.iter().filter(|(arch, _)| rebuilt.contains(arch)) {
+            let outcome = site.differences(binary, *arch)?;
             checks.push(check(&format!("{}_reproducible", arch.name()), Ok(outcome)));
         }
         Ok(checks)

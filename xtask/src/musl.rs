@@ -4,6 +4,7 @@
 //! would name, are replaced. So whoever has the sources can check what others hand out (`cargo xtask dist --check`).
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,9 +17,11 @@ use crate::workspace::{self, cargo, on_path, root, run, step, target_dir};
 const PROFILE: &str = "static";
 
 /// A processor that static binaries are made for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Arch {
+    #[value(name = "x86_64")]
     X86_64,
+    #[value(name = "aarch64")]
     Aarch64,
 }
 
@@ -38,6 +41,11 @@ impl Arch {
             Self::X86_64 => "x86_64-unknown-linux-musl",
             Self::Aarch64 => "aarch64-unknown-linux-musl",
         }
+    }
+
+    /// Whether its programs run here.
+    pub(crate) fn is_native(self) -> bool {
+        self.name() == std::env::consts::ARCH
     }
 
     /// Whether this compiler has a standard library for it.
@@ -60,6 +68,13 @@ impl Arch {
         }
         step(&format!("rustup target add {target}"));
         run(Command::new("rustup").args(["target", "add", target]))
+    }
+}
+
+/// As the command line has it.
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -23,7 +23,8 @@ and the end of the output lists it with its reason. With --all, what is missing 
 Debian packages, kernels for virtual machines, and a Python environment at target/venv.
 
 Environment:
-  KRUNNER_VENV   a Python environment to use as it is, in place of target/venv
+  KRUNNER_VENV         a Python environment to use as it is, in place of target/venv
+  KRUNNER_ADVISORY_DB  a clone of the RustSec advisory database; without it, only withdrawn versions are looked for
 
 Tests are told where things are by KRUNNER_BIN (the release binary), KRUNNER_TEST_PYTHON (unset \
 without a Python environment), KRUNNER_SKIP_FILE (where to say what was skipped) and, with --all, \
@@ -143,7 +144,7 @@ impl Args {
         }
         step("dist");
         // One of them is built twice: the other differs in its instructions only.
-        let made = dist::make().and_then(|made| {
+        let made = dist::make(&Arch::ALL).and_then(|made| {
             for check in made.checks(&[Arch::X86_64])? {
                 tally.check(&check);
             }

@@ -39,12 +39,6 @@ struct Package {
     /// None for those of this workspace.
     source: Option<String>,
     manifest_path: PathBuf,
-    targets: Vec<Target>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    kind: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -84,8 +78,8 @@ struct Locked {
 }
 
 /// Writes `krunner.cdx.json` and `LICENSES.txt`.
-pub(super) fn write(folder: &Path) -> Result<()> {
-    let linked = Linked::find()?;
+pub(super) fn write(archs: &[Arch], folder: &Path) -> Result<()> {
+    let linked = Linked::find(archs)?;
     let bill = format!("{:#}\n", linked.bill(&checksums()?)?);
     super::write(&folder.join("krunner.cdx.json"), bill.as_bytes(), 0o644)?;
     super::write(&folder.join("LICENSES.txt"), linked.texts()?.as_bytes(), 0o644)
@@ -99,16 +93,16 @@ struct Linked {
 }
 
 impl Linked {
-    fn find() -> Result<Self> {
+    fn find(archs: &[Arch]) -> Result<Self> {
         let mut all = Self { packages: BTreeMap::new(), uses: BTreeMap::new(), krunner: String::new() };
-        for arch in Arch::ALL {
-            all.add(metadata(arch)?)?;
+        for &arch in archs {
+            all.add(metadata(arch)?, &tree(arch)?)?;
         }
         Ok(all)
     }
 
-    /// Walks from krunner along what is linked in. Macros run at build time only.
-    fn add(&mut self, metadata: Metadata) -> Result<()> {
+    /// Walks from krunner along what is linked in, as far as `tree` has it.
+    fn add(&mut self, metadata: Metadata, tree: &BTreeSet<(String, String)>) -> Result<()> {
         let mut packages: BTreeMap<_, _> = metadata.packages.into_iter().map(|each| (each.id.clone(), each)).collect();
         let nodes: BTreeMap<_, _> = metadata.resolve.nodes.iter().map(|node| (&node.id, node)).collect();
         let krunner = packages.values().find(|each| each.name == "krunner" && each.source.is_none());
@@ -116,13 +110,14 @@ impl Linked {
         let mut open = vec![self.krunner.clone()];
         while let Some(id) = open.pop() {
             let Some(package) = packages.remove(&id) else { continue };
+            if !tree.contains(&(package.name.clone(), package.version.clone())) {
+                continue;
+            }
             let node = nodes.get(&id).with_context(|| format!("cargo metadata has no node of {id}"))?;
             let linked = node.deps.iter().filter(|each| each.dep_kinds.iter().any(|kind| kind.kind.is_none()));
             open.extend(linked.clone().map(|each| each.pkg.clone()));
             self.uses.entry(id.clone()).or_default().extend(linked.map(|each| each.pkg.clone()));
-            if !package.is_macro() {
-                self.packages.insert(id, package);
-            }
+            self.packages.insert(id, package);
         }
         Ok(())
     }
@@ -174,10 +169,6 @@ impl Linked {
 }
 
 impl Package {
-    fn is_macro(&self) -> bool {
-        self.targets.iter().any(|target| target.kind.iter().any(|kind| kind == "proc-macro"))
-    }
-
     fn url(&self) -> String {
         format!("pkg:cargo/{}@{}", self.name, self.version)
     }
@@ -228,6 +219,28 @@ fn metadata(arch: Arch) -> Result<Metadata> {
     serde_json::from_slice(&output.stdout).context("cargo metadata is not what we know")
 }
 
+/// Names and versions of what is linked in. `cargo metadata` gives every crate the features that any member of the workspace
+/// asks for, and with them crates that a build of krunner alone does not have; and it does not tell macros apart.
+fn tree(arch: Arch) -> Result<BTreeSet<(String, String)>> {
+    let edges = ["tree", "--locked", "--package", "krunner", "--edges", "normal,no-proc-macro"];
+    let form = ["--prefix", "none", "--format", "{p}", "--target", arch.target()];
+    let output = cargo(edges.iter().chain(&form)).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("cargo tree failed: {}", output.status);
+    }
+    let text = String::from_utf8(output.stdout).context("cargo tree is not what we know")?;
+    let named = text.lines().map(|line| {
+        let mut words = line.split(' ');
+        let version = |words: &mut std::str::Split<'_, char>| words.next()?.strip_prefix('v').map(str::to_owned);
+        words
+            .next()
+            .map(str::to_owned)
+            .zip(version(&mut words))
+            .with_context(|| format!("cargo tree has a line {line:?}"))
+    });
+    named.collect()
+}
+
 fn checksums() -> Result<BTreeMap<(String, String), String>> {
     let lock: Lock = toml::from_str(&read(&root().join("Cargo.lock"))?).context("Cargo.lock is not what we know")?;
     let known = lock.package.into_iter().filter_map(|each| Some(((each.name, each.version), each.checksum?)));
@@ -240,19 +253,19 @@ mod tests {
 
     #[test]
     fn what_is_linked_in_is_listed_and_what_only_builds_is_not() {
-        let linked = Linked::find().unwrap();
+        let linked = Linked::find(&Arch::ALL).unwrap();
         let names: BTreeSet<&str> = linked.packages.values().map(|package| package.name.as_str()).collect();
         for name in ["krunner", "krunner-common", "aya", "tokio", "ring", "nix"] {
             assert!(names.contains(name), "{name}");
         }
-        for name in ["cc", "proptest", "serde_derive", "krunner-tests", "windows-sys"] {
+        for name in ["cc", "proptest", "serde_derive", "syn", "aho-corasick", "krunner-tests", "windows-sys"] {
             assert!(!names.contains(name), "{name}");
         }
     }
 
     #[test]
     fn every_crate_has_its_checksum_its_licence_and_its_place_in_the_tree() {
-        let bill = Linked::find().unwrap().bill(&checksums().unwrap()).unwrap();
+        let bill = Linked::find(&Arch::ALL).unwrap().bill(&checksums().unwrap()).unwrap();
         let components = bill["components"].as_array().unwrap();
         for component in components {
             let is_ours = component["name"].as_str().unwrap().starts_with("krunner");
