@@ -175,7 +175,7 @@ impl Dist {
         for (arch, binary) in &self.binaries {
             checks.push(check(arch.name(), Ok(form::problems(binary, *arch)?)));
             if *arch == Arch::Aarch64 {
-                checks.push(check("aarch64_runs", Ok(trial::runs(binary))));
+                checks.push(check("aarch64_runs", Ok(trial::runs(binary, &native(&self.binaries)?))));
             }
         }
         let site = trial::Elsewhere::new()?;

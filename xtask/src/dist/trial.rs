@@ -29,25 +29,26 @@ pub(super) fn sums(folder: &Path) -> Result<Vec<String>, String> {
     Ok(if output.status.success() { Vec::new() } else { vec![text.trim().to_owned()] })
 }
 
-/// Starts the binary for aarch64 under qemu-user, with all of krunner that such a process can do.
-pub(super) fn runs(binary: &Path) -> Vec<String> {
+/// Starts the binary for aarch64 under qemu-user, with all of krunner that such a process can do. The native one knows the
+/// right answers.
+pub(super) fn runs(binary: &Path, native: &Path) -> Vec<String> {
     let mut problems = Vec::new();
-    let mut expect = |arguments: &[&str], judge: fn(&Output) -> Result<(), String>| {
+    let mut expect = |arguments: &[&str], judge: &dyn Fn(&Output) -> Result<(), String>| {
         let words: Vec<&OsStr> = [binary.as_os_str()].into_iter().chain(arguments.iter().map(OsStr::new)).collect();
         let judged = finished(QEMU_AARCH64, &words, Path::new("/")).and_then(|output| {
             judge(&output).map_err(|problem| format!("{problem}: {}", String::from_utf8_lossy(&output.stderr).trim()))
         });
         problems.extend(judged.err().map(|problem| format!("krunner {}: {problem}", arguments.join(" "))));
     };
-    expect(&["--version"], |output| {
-        let told = String::from_utf8_lossy(&output.stdout);
-        if told.trim() == concat!("krunner ", env!("CARGO_PKG_VERSION")) { Ok(()) } else { Err(format!("{told:?}")) }
-    });
-    expect(&["languages", "--json"], |output| {
-        let count = parsed(output)?["languages"].as_array().map_or(0, Vec::len);
-        if count == 19 { Ok(()) } else { Err(format!("{count} languages")) }
-    });
-    expect(&["doctor", "--json"], |output| {
+    for arguments in [&["--version"][..], &["languages", "--json"]] {
+        let words: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+        let right = finished(&native.to_string_lossy(), &words, Path::new("/"));
+        expect(arguments, &|output| match &right {
+            Ok(right) if right.status.success() && right.stdout == output.stdout => Ok(()),
+            _ => Err(format!("{:?} is not {right:?}", String::from_utf8_lossy(&output.stdout))),
+        });
+    }
+    expect(&["doctor", "--json"], &|output| {
         // There is no bpf(2) in qemu-user; the fallback is what it has to find.
         let tracer = parsed(output)?["tracer"].clone();
         if tracer == "snapshot" { Ok(()) } else { Err(format!("the tracer is {tracer}")) }
