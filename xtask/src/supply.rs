@@ -48,6 +48,8 @@ patched = []
 /// Asks, installing cargo-deny first where it is missing.
 pub(crate) fn test() -> Result<Vec<Check>> {
     let deny = ensure()?;
+    // It reads the manifests of other platforms' crates, too, which no build here has fetched.
+    run(&mut cargo(["fetch", "--locked", "--quiet"]))?;
     let mut checks = Vec::new();
     for what in CHECKS {
         checks.push(check(what, Ok(complaints(Command::new(&deny).arg("--offline"), what)?)));
