@@ -14,6 +14,7 @@ pub mod cgroup;
 pub mod container;
 pub mod host;
 mod monitor;
+mod mounts;
 mod ports;
 pub mod proc;
 mod raw;
@@ -29,6 +30,7 @@ pub mod zmtp;
 
 pub use agent::{Agent, Pending, Run, Stage, Steps, child_lines};
 pub use monitor::{Monitor, Scene, Told};
+pub use mounts::Mounts;
 pub use ports::free_port;
 pub use raw::{Message, Raw, Transcript};
 pub use runner::Runner;

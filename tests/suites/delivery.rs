@@ -5,10 +5,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 use krunner_tests::cgroup::Cgroup;
 use krunner_tests::container::{self, Container, Spec};
-use krunner_tests::{Agent, Runner, Setup, Steps, host, proc, require, wait};
+use krunner_tests::{Agent, Mounts, Runner, Setup, Steps, host, proc, require, wait};
 use nix::sys::signal::Signal;
 
 /// Enough for a compiler.
@@ -28,24 +29,31 @@ fn package() -> Result<PathBuf, String> {
     Ok(host::dist()?.join("x86_64/ai/backend/kernel"))
 }
 
-/// What agents of 23.3 mount into every container of an Ubuntu image, from the agent's own packages.
-fn agents_mounts() -> Result<Spec, String> {
+/// What the agent of that environment mounts into every container of an Ubuntu image.
+fn mounts(python: &Path) -> Result<Mounts, String> {
     container::available()?;
-    let (volume, programs) = (host::volume(Path::new(TEMPORARY))?, host::runner_programs()?);
-    let mut spec = Spec::plain(MEMORY_MIB).capabilities(&["CAP_IPC_LOCK"]).bind(volume, "/opt/backend.ai");
-    spec = spec.bind(package()?, PACKAGE).home_of(USER);
-    for name in ["su-exec", "tmux"] {
-        spec = spec.bind(programs.join(format!("{name}.ubuntu20.04.x86_64.bin")), &format!("/opt/kernel/{name}"));
-    }
+    let mut mounts = Mounts::of(python, "ubuntu20.04", &host::volume(Path::new(TEMPORARY))?)?;
     // Ubuntu's crash with another distribution's C library; these have their own in them.
+    let programs = host::runner_programs()?;
     for name in ["dropbear", "dropbearkey", "dropbearconvert"] {
-        spec = spec.bind(programs.join(format!("{name}.alpine3.8.x86_64.bin")), &format!("/opt/kernel/{name}"));
+        let program = programs.join(format!("{name}.alpine3.8.x86_64.bin"));
+        mounts = mounts.replace(&format!("/opt/kernel/{name}"), program);
     }
-    spec = spec.bind(programs.join("libbaihook.ubuntu20.04.x86_64.so"), "/opt/kernel/libbaihook.so");
-    for name in ["entrypoint.sh", "extract_dotfiles.py", "fantompass.py", "hash_phrase.py", "words.json"] {
-        spec = spec.bind(programs.join(name), &format!("/opt/kernel/{name}"));
-    }
-    Ok(spec)
+    Ok(mounts)
+}
+
+/// The same with our folder in the place of the agent's.
+fn mounts_with_ours() -> Result<Mounts, String> {
+    static ASKED: OnceLock<Result<Mounts, String>> = OnceLock::new();
+    let ask = || Ok(mounts(&host::agent_python()?)?.replace(PACKAGE, package()?));
+    ASKED.get_or_init(ask).clone()
+}
+
+/// A container with them, but for those below `/usr`, which is the host's.
+fn container_of(mounts: &Mounts) -> Spec {
+    let spec = Spec::plain(MEMORY_MIB).capabilities(&["CAP_IPC_LOCK"]).home_of(USER);
+    let binds = mounts.binds().filter(|(_, point)| !point.starts_with("/usr/"));
+    binds.fold(spec, |spec, (source, point)| spec.bind(source, point))
 }
 
 /// An image's own files, as far as the agent's entrypoint changes them.
@@ -69,17 +77,20 @@ struct Session {
 impl Session {
     /// With these arguments for the interpreter, the last of them the runner's own.
     #[track_caller]
-    fn start(spec: &Spec, lang: &str, arguments: &[&str]) -> Self {
+    fn start(mounts: &Mounts, lang: &str, arguments: &[&str]) -> Self {
+        Self::start_in(&container_of(mounts), mounts, lang, arguments)
+    }
+
+    /// In a container of one's own.
+    #[track_caller]
+    fn start_in(spec: &Spec, mounts: &Mounts, lang: &str, arguments: &[&str]) -> Self {
         let cgroup = Cgroup::for_container().expect("containers are available");
         let mut line = vec!["/opt/kernel/entrypoint.sh", "/opt/backend.ai/bin/python"];
         line.extend(arguments);
         let line: Vec<String> = line.into_iter().map(str::to_owned).collect();
-        let variables = [
-            format!("LOCAL_USER_ID={USER}"),
-            format!("LOCAL_GROUP_ID={USER}"),
-            "LD_PRELOAD=/opt/kernel/libbaihook.so".to_owned(),
-            "FROM_AGENT=yes".to_owned(),
-        ];
+        let mut variables =
+            vec![format!("LOCAL_USER_ID={USER}"), format!("LOCAL_GROUP_ID={USER}"), "FROM_AGENT=yes".to_owned()];
+        variables.extend(mounts.variables());
         let image = image(lang);
         let (sshd, _) = image.service_ports();
         let (runner, container) = image.start_line_in(spec, cgroup, &line, &variables);
@@ -106,8 +117,8 @@ impl Session {
 #[test]
 fn agents_client_compiles_and_runs_in_a_container_of_the_agents_own_files() {
     let client = require!(host::agent_python());
-    let spec = require!(agents_mounts());
-    let session = Session::start(&spec, "c", &["-s", "-m", "ai.backend.kernel", "--debug", "c", "/usr/bin/gcc"]);
+    let mounts = require!(mounts_with_ours());
+    let session = Session::start(&mounts, "c", &["-s", "-m", "ai.backend.kernel", "--debug", "c", "/usr/bin/gcc"]);
     let agent = Agent::connect(&client, &session.runner);
     agent.open();
 
@@ -123,10 +134,54 @@ fn agents_client_compiles_and_runs_in_a_container_of_the_agents_own_files() {
 }
 
 #[test]
+fn user_code_ignores_none_of_the_signals_that_python_ignores() {
+    /// SIGPIPE, SIGXFSZ.
+    const THESE: u64 = 1 << 12 | 1 << 24;
+    let client = require!(host::agent_python());
+    let mounts = require!(mounts_with_ours());
+    let session = Session::start(&mounts, "app", &["-m", "ai.backend.kernel", "app"]);
+    let agent = Agent::connect(&client, &session.runner);
+    agent.open();
+
+    let run = agent.exec("sed -n 's/^SigIgn:.//p' /proc/self/status");
+    let ignored = u64::from_str_radix(run.stdout().trim(), 16).expect("a mask in hex");
+    assert_eq!(ignored & THESE, 0, "{ignored:x}");
+}
+
+/// The folders of an interpreter that is not the system's: its environment, and what that was made from.
+fn folders_of(python: &Path) -> [PathBuf; 2] {
+    let mut command = Command::new(python);
+    let output = command.args(["-c", "import sys; print(sys.base_prefix, end='')"]).output().expect("python runs");
+    [host::folder_of(python), PathBuf::from(String::from_utf8(output.stdout).expect("a path"))]
+}
+
+#[test]
+fn code_in_python_runs_in_a_kernel_that_the_image_has() {
+    let client = require!(host::agent_python_with("ipykernel"));
+    let mounts = require!(mounts_with_ours());
+    let folders = folders_of(&client);
+    let others = folders.iter().filter(|folder| !folder.starts_with("/usr"));
+    let spec = others.fold(container_of(&mounts), |spec, folder| spec.bind(folder, folder.to_str().expect("a path")));
+    let runtime = client.to_str().expect("a path");
+    let session = Session::start_in(&spec, &mounts, "python", &["-s", "-m", "ai.backend.kernel", "python", runtime]);
+    let agent = Agent::connect(&client, &session.runner);
+    agent.open();
+
+    let run = agent.query("answer = 6 * 7");
+    assert_eq!(run.exec().exit_code, Some(0), "{run:#?}");
+    let run = agent.query("import os; print(answer, os.getuid(), os.environ['FROM_AGENT'])");
+    assert_eq!((run.exec().exit_code, run.stdout()), (Some(0), format!("42 {USER} yes\n")), "{run:#?}");
+    let is_kernel = |(_, line): &(String, String)| line.contains("ipykernel_launcher");
+    let (kernels, others): (Vec<_>, Vec<_>) = session.processes().into_iter().partition(is_kernel);
+    assert_eq!(kernels.len(), 1, "{others:?}");
+    assert!(!others.iter().any(|(comm, line)| comm.contains("python") || line.contains("python")), "{others:?}");
+}
+
+#[test]
 fn a_session_in_python_runs_scripts_that_ask_and_draw() {
     let client = require!(host::agent_python());
-    let spec = require!(agents_mounts());
-    let session = Session::start(&spec, "python", &["-m", "ai.backend.kernel", "python", "/usr/bin/python3"]);
+    let mounts = require!(mounts_with_ours());
+    let session = Session::start(&mounts, "python", &["-m", "ai.backend.kernel", "python", "/usr/bin/python3"]);
     let agent = Agent::connect(&client, &session.runner);
     agent.open();
 
@@ -142,8 +197,8 @@ fn a_session_in_python_runs_scripts_that_ask_and_draw() {
 #[test]
 fn what_docker_stop_sends_ends_the_session_and_tells_the_running_step() {
     let client = require!(host::agent_python());
-    let spec = require!(agents_mounts());
-    let mut session = Session::start(&spec, "c", &["-m", "ai.backend.kernel", "c", "/usr/bin/gcc"]);
+    let mounts = require!(mounts_with_ours());
+    let mut session = Session::start(&mounts, "c", &["-m", "ai.backend.kernel", "c", "/usr/bin/gcc"]);
     let agent = Agent::connect(&client, &session.runner);
     agent.open();
     let run = agent.start_exec("echo begun > begun; sleep 600");
@@ -161,8 +216,8 @@ fn what_docker_stop_sends_ends_the_session_and_tells_the_running_step() {
 #[test]
 fn sshd_comes_with_the_session() {
     require!(host::program("ssh"));
-    let spec = require!(agents_mounts());
-    let session = Session::start(&spec, "app", &["-m", "ai.backend.kernel", "app"]);
+    let mounts = require!(mounts_with_ours());
+    let session = Session::start(&mounts, "app", &["-m", "ai.backend.kernel", "app"]);
     wait::until_true("sshd listens", || proc::listens(session.container.pid(), session.sshd));
     let key = session.runner.home().join("id_container");
     let mut ssh = Command::new("ssh");
@@ -241,15 +296,20 @@ fn the_wheel_takes_the_place_of_the_package_where_the_agent_looks_for_it() {
 
     let complaints = call(&["-m", "pip", "check"]);
     assert!(!complaints.contains("backend.ai-kernel "), "{complaints}");
-    let code = "from ai.backend.agent.docker.agent import DockerKernelCreationContext as C
-print(C.resolve_krunner_filepath(None, 'kernel'), end='')";
-    let told = call(&["-W", "ignore", "-c", code]);
-    let package = Path::new(told.lines().last().expect("a path"));
-    assert!(package.starts_with(environment.path().canonicalize().expect("a path")), "{told}");
+    let mounts = require!(mounts(&environment.path().join("bin/python")));
+    let package = mounts.source(PACKAGE);
+    assert!(package.starts_with(environment.path().canonicalize().expect("a path")), "{}", package.display());
     let ours = fs::read(dist.join("x86_64/krunner")).expect("the binary");
     assert!(fs::read(package.join("krunner")).expect("the binary") == ours, "{}", package.display());
     let names: Vec<_> = fs::read_dir(package).expect("the package").flatten().map(|entry| entry.file_name()).collect();
     assert!(!names.iter().any(|name| name == "base.py"), "the Python runner is gone: {names:?}");
     let version = call(&["-m", "ai.backend.kernel", "--version"]);
     assert!(version.starts_with("krunner "), "{version}");
+
+    let session = Session::start(&mounts, "c", &["-m", "ai.backend.kernel", "c", "/usr/bin/gcc"]);
+    let agent = Agent::connect(&python, &session.runner);
+    agent.open();
+    let run = agent.query("#include <stdio.h>\nint main(void) { puts(\"installed\"); }");
+    assert_eq!((run.exec().exit_code, run.exec().stdout.as_str()), (Some(0), "installed\n"), "{run:#?}");
+    session.assert_no_python();
 }
