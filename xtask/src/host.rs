@@ -72,9 +72,10 @@ const PACKAGES: &[Package] = &[
     Package { name: "libcap2-bin", probe: Probe::File("/sbin/setcap"), why: "file capabilities of a non-root runner" },
 ];
 
-/// Runs virtual machines.
+/// Runs programs of that processor.
 pub(crate) const QEMU_AARCH64: &str = "qemu-aarch64";
 
+/// Runs virtual machines.
 const QEMU: &str = "qemu-system-x86_64";
 
 /// Goes into them.

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::workspace::{self, cargo, on_path, root, run, step, target_dir};
+use crate::workspace::{cargo, on_path, printed, root, run, step, target_dir};
 
 /// As in `Cargo.toml`.
 const PROFILE: &str = "static";
@@ -49,7 +49,7 @@ impl Arch {
     }
 
     /// Whether this compiler has a standard library for it.
-    pub(crate) fn is_installed(self) -> Result<bool> {
+    fn is_installed(self) -> Result<bool> {
         let folder = rustc(&["--print", "target-libdir", "--target", self.target()])?;
         Ok(Path::new(&folder).is_dir())
     }
@@ -146,10 +146,6 @@ impl Site {
 /// The first line that the compiler answers.
 fn rustc(arguments: &[&str]) -> Result<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let mut command = Command::new(rustc);
-    let output = command.args(arguments).output().context("cannot run rustc")?;
-    if !output.status.success() {
-        bail!("{} failed: {}", workspace::named(&command), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let told = printed(Command::new(rustc).args(arguments))?;
+    Ok(String::from_utf8_lossy(&told).trim().to_owned())
 }

@@ -11,11 +11,10 @@ mod tree;
 
 use std::fmt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use crate::workspace::root;
+use crate::workspace::{root, tracked_files};
 use source::Source;
 
 const HELP: &str = "\
@@ -102,23 +101,10 @@ fn check(sources: &[Source]) -> (Vec<Complaint>, Vec<String>) {
 
 /// The files that git tracks or would track, with their text. Binary files come with none.
 fn read_all(root: &Path) -> Result<Vec<Source>> {
-    let output = Command::new("git")
-        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-        .current_dir(root)
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot run git")?;
-    if !output.status.success() {
-        bail!("git ls-files failed in {}", root.display());
-    }
-    let names = String::from_utf8(output.stdout).context("a file's name is not UTF-8")?;
-    let mut names: Vec<&str> = names.split('\0').filter(|name| !name.is_empty()).collect();
-    names.sort_unstable();
-    names.dedup();
     let mut sources = Vec::new();
-    for name in names {
-        match std::fs::read(root.join(name)) {
-            Ok(bytes) => sources.push(Source::new(name, &String::from_utf8(bytes).unwrap_or_default())),
+    for name in tracked_files(root)? {
+        match std::fs::read(root.join(&name)) {
+            Ok(bytes) => sources.push(Source::new(&name, &String::from_utf8(bytes).unwrap_or_default())),
             // Deleted and not yet committed so.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("cannot read {name}")),

@@ -22,14 +22,8 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     struct Metadata {
         target_directory: PathBuf,
     }
-    let output = cargo(["metadata", "--no-deps", "--format-version", "1"])
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot run cargo")?;
-    if !output.status.success() {
-        bail!("cargo metadata failed: {}", output.status);
-    }
-    let metadata: Metadata = serde_json::from_slice(&output.stdout).context("cargo metadata is not what we know")?;
+    let told = printed(&mut cargo(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let metadata: Metadata = serde_json::from_slice(&told).context("cargo metadata is not what we know")?;
     Ok(metadata.target_directory)
 }
 
@@ -68,6 +62,27 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("{} failed: {status}", named(command));
     }
     Ok(())
+}
+
+/// Runs a program to its end; what it printed. What it has to say of a failure is shown.
+pub(crate) fn printed(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("cannot run {}", named(command)))?;
+    if !output.status.success() {
+        bail!("{} failed: {}", named(command), output.status);
+    }
+    Ok(output.stdout)
+}
+
+/// The files of this checkout that git tracks or would track, sorted.
+pub(crate) fn tracked_files(root: &Path) -> Result<Vec<String>> {
+    let mut git = Command::new("git");
+    git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(root);
+    let names = String::from_utf8(printed(&mut git)?).context("a file's name is not UTF-8")?;
+    let mut names: Vec<String> = names.split('\0').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
 }
 
 /// The program of a command, for messages.

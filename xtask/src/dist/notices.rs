@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::musl::Arch;
-use crate::workspace::{cargo, root};
+use crate::workspace::{cargo, printed, root};
 
 /// How the files are called that have a crate's licence, or what it wants to be said.
 const TEXTS: [&str; 5] = ["LICEN", "COPYING", "COPYRIGHT", "NOTICE", "UNLICEN"];
@@ -212,11 +211,7 @@ fn read(file: &Path) -> Result<String> {
 
 fn metadata(arch: Arch) -> Result<Metadata> {
     let arguments = ["metadata", "--locked", "--format-version", "1", "--filter-platform", arch.target()];
-    let output = cargo(arguments).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-    if !output.status.success() {
-        bail!("cargo metadata failed: {}", output.status);
-    }
-    serde_json::from_slice(&output.stdout).context("cargo metadata is not what we know")
+    serde_json::from_slice(&printed(&mut cargo(arguments))?).context("cargo metadata is not what we know")
 }
 
 /// Names and versions of what is linked in. `cargo metadata` gives every crate the features that any member of the workspace
@@ -224,11 +219,8 @@ fn metadata(arch: Arch) -> Result<Metadata> {
 fn tree(arch: Arch) -> Result<BTreeSet<(String, String)>> {
     let edges = ["tree", "--locked", "--package", "krunner", "--edges", "normal,no-proc-macro"];
     let form = ["--prefix", "none", "--format", "{p}", "--target", arch.target()];
-    let output = cargo(edges.iter().chain(&form)).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-    if !output.status.success() {
-        bail!("cargo tree failed: {}", output.status);
-    }
-    let text = String::from_utf8(output.stdout).context("cargo tree is not what we know")?;
+    let told = printed(&mut cargo(edges.iter().chain(&form)))?;
+    let text = String::from_utf8(told).context("cargo tree is not what we know")?;
     let named = text.lines().map(|line| {
         let mut words = line.split(' ');
         let version = |words: &mut std::str::Split<'_, char>| words.next()?.strip_prefix('v').map(str::to_owned);

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use crate::workspace::named;
+use crate::workspace::printed;
 
 /// Shells, and the name under which each looks for a program's completions.
 const COMPLETIONS: [(&str, &str); 3] = [("bash", "krunner.bash"), ("zsh", "_krunner"), ("fish", "krunner.fish")];
@@ -22,19 +22,6 @@ pub(crate) fn write(krunner: &Path, into: &Path) -> Result<()> {
         fs::write(&file, script).with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
-}
-
-/// What a program prints; an error if it fails.
-fn printed(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
-    if !output.status.success() {
-        bail!("{} failed: {}", named(command), output.status);
-    }
-    Ok(output.stdout)
 }
 
 #[cfg(test)]

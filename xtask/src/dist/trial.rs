@@ -7,7 +7,7 @@ use std::panic::catch_unwind;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use krunner_tests::{Raw, Setup};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::sums::{self, sha256};
 use crate::host::QEMU_AARCH64;
 use crate::musl::{Arch, Site};
-use crate::workspace::root;
+use crate::workspace::{root, tracked_files};
 
 /// An emulated processor takes seconds to start a program.
 const PATIENCE_SECONDS: &str = "120";
@@ -139,17 +139,8 @@ impl Elsewhere {
 
 /// Every file that git tracks or would track, as it is now.
 fn copy_sources(to: &Path) -> Result<()> {
-    let list = Command::new("git")
-        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-        .current_dir(root())
-        .output()
-        .context("cannot run git")?;
-    if !list.status.success() {
-        bail!("git ls-files failed: {}", String::from_utf8_lossy(&list.stderr).trim());
-    }
     fs::create_dir(to)?;
-    let names = String::from_utf8(list.stdout).context("a file's name is not UTF-8")?;
-    for name in names.split('\0').filter(|name| root().join(name).is_file()) {
+    for name in tracked_files(&root())?.iter().filter(|name| root().join(name).is_file()) {
         let target = to.join(name);
         fs::create_dir_all(target.parent().context("a file is in a folder")?)?;
         fs::copy(root().join(name), &target).with_context(|| format!("cannot copy {name}"))?;
