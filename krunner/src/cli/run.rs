@@ -14,8 +14,8 @@ use crate::config::{Paths, Ports, child_env};
 use crate::error::{Critical, chain};
 use crate::exit::Exit;
 use crate::logging;
-use crate::monitor::{By, Means, Wanted};
-use crate::process::Console;
+use crate::monitor::{By, Cgroup, CgroupRoot, Means, Wanted};
+use crate::process::{Console, OomRank};
 use crate::runtime::Kind;
 use crate::session::{Session, Settings, Signals};
 use crate::sys;
@@ -32,7 +32,8 @@ const LAST_WORDS_DEADLINE: Duration = Duration::from_millis(300);
 const FIRST_PRIVATE_FD: i32 = 3;
 
 pub(super) fn run(args: RunnerArgs) -> anyhow::Result<ExitCode> {
-    // First of all: see `Means::of_this_host`.
+    // These two first of all, while there is one thread with all capabilities.
+    let rank = OomRank::set_up(memory_limit());
     let means = Means::of_this_host(Wanted::Ours, By::TheBest);
     let kind = args.lang.as_deref().and_then(Kind::find).context("no such language")?;
     let console = Console::of_this_process().context("cannot use stdout and stderr")?;
@@ -47,18 +48,29 @@ pub(super) fn run(args: RunnerArgs) -> anyhow::Result<ExitCode> {
     if let Err(error) = sys::close_on_exec_from(FIRST_PRIVATE_FD) {
         tracing::warn!("descriptors that krunner was started with may be passed on to programs: {error}");
     }
-    let settings = settings(kind, args.root, args.runtime_path, means);
+    let settings = settings(kind, args.root, args.runtime_path, means, rank);
     Ok(in_runtime(serve(settings, console, outbox, queue))?.into())
 }
 
-fn settings(kind: &'static Kind, root: PathBuf, runtime_path: Option<PathBuf>, means: Means) -> Settings {
+fn settings(
+    kind: &'static Kind,
+    root: PathBuf,
+    runtime_path: Option<PathBuf>,
+    means: Means,
+    rank: OomRank,
+) -> Settings {
     let paths = Paths::below(root);
     let (ports, port_warnings) = Ports::load(&paths.intrinsic_ports());
     let (env, env_warnings) = child_env(environment(), &paths);
     for warning in port_warnings.iter().chain(&env_warnings) {
         tracing::warn!("{warning}");
     }
-    Settings { paths, ports, env, kind, runtime_path: kind.program(runtime_path), means }
+    Settings { paths, ports, env, kind, runtime_path: kind.program(runtime_path), means, rank }
+}
+
+/// The smallest limit that applies to this process, if one can be seen.
+fn memory_limit() -> Option<u64> {
+    Cgroup::find(&CgroupRoot::default()).ok()?.facts().limit_bytes
 }
 
 /// What we were started with. Where krunner's file has capabilities, libc has taken `LD_LIBRARY_PATH` and its

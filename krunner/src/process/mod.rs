@@ -12,6 +12,7 @@
 mod command;
 mod control;
 mod launcher;
+mod oom_score;
 mod outcome;
 mod pump;
 mod reaper;
@@ -24,6 +25,7 @@ mod tasklog;
 pub use command::Command;
 pub use control::{Asked, Asks, Control};
 pub use launcher::{Collected, Console, Launcher, Running};
+pub use oom_score::OomRank;
 pub use outcome::{Exit, Outcome};
 pub use reaper::{Reaper, Witness};
 pub use sink::{OutputSink, Rich, Stream};

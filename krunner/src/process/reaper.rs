@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::oom_score::OomRank;
 use super::outcome::Exit;
 use crate::sys;
 use crate::tasks::TaskGroup;
@@ -23,6 +24,7 @@ pub type Witness = Box<dyn Fn(Pid, Option<i32>) + Send + Sync>;
 pub struct Reaper {
     waiters: Arc<Mutex<Waiters>>,
     witness: Arc<Witness>,
+    rank: OomRank,
 }
 
 impl Reaper {
@@ -30,10 +32,10 @@ impl Reaper {
     ///
     /// # Errors
     /// When SIGCHLD cannot be watched.
-    pub fn start(tasks: &TaskGroup, witness: Witness) -> io::Result<Self> {
+    pub fn start(tasks: &TaskGroup, witness: Witness, rank: OomRank) -> io::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
         let mut child_signals = signal(SignalKind::child())?;
-        let reaper = Self { waiters: Arc::default(), witness: Arc::new(witness) };
+        let reaper = Self { waiters: Arc::default(), witness: Arc::new(witness), rank };
         let task = reaper.clone();
         tasks.spawn("reaper", async move {
             while child_signals.recv().await.is_some() {
@@ -43,11 +45,12 @@ impl Reaper {
         Ok(reaper)
     }
 
-    /// Starts a process and registers for its exit status.
+    /// Starts a process, ranked as a child in the eyes of the OOM killer, and registers for its exit status.
     ///
     /// Both happen under the lock that [`Self::reap`] takes, so that a child cannot be reaped
     /// before it is known; nor can the one that std makes and waits for when `exec` fails.
     pub(super) fn spawn(&self, command: &mut Command) -> io::Result<(Child, Pid, oneshot::Receiver<Exit>)> {
+        self.rank.apply(command);
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
         let child = command.spawn()?;
         let pid = Pid::from_raw(child.id().cast_signed());

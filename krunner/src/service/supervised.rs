@@ -208,7 +208,7 @@ impl Life {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::{Console, Exit, Reaper};
+    use crate::process::{Console, Exit, OomRank, Reaper};
     use crate::tasks::TaskGroup;
     use std::collections::BTreeMap;
     use std::net::TcpListener;
@@ -216,7 +216,7 @@ mod tests {
     fn world() -> Launcher {
         let tasks = TaskGroup::new();
         Launcher {
-            reaper: Reaper::start(&tasks, Box::new(|_, _| ())).unwrap(),
+            reaper: Reaper::start(&tasks, Box::new(|_, _| ()), OomRank::Unchanged).unwrap(),
             console: Console { stdout: Writer::discard(), stderr: Writer::discard() },
             sink: Arc::new(LastLines::default()),
             logs: None,

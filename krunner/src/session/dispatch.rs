@@ -22,7 +22,7 @@ use crate::config::{ChildEnv, Paths, Ports};
 use crate::error::{Critical, chain};
 use crate::exit::Exit;
 use crate::monitor::Means;
-use crate::process::{Console, Control, Launcher, Reaper};
+use crate::process::{Console, Control, Launcher, OomRank, Reaper};
 use crate::runtime::{Engine, Kind, Runtime};
 use crate::service::{Busy, Order, Services, Setting};
 use crate::tasks::TaskGroup;
@@ -51,6 +51,8 @@ pub struct Settings {
     pub runtime_path: PathBuf,
     /// How kills for memory are seen.
     pub means: Means,
+    /// Who dies first of the runner and its children.
+    pub rank: OomRank,
 }
 
 /// A running session.
@@ -99,7 +101,7 @@ impl Session {
         let oom = Oom::start(settings.means, settings.paths.logs(), &tasks);
         let setup = |source| Critical::Setup { what: "the reaping of children", source };
         let launcher = Launcher {
-            reaper: Reaper::start(&tasks, oom.witness()).map_err(setup)?,
+            reaper: Reaper::start(&tasks, oom.witness(), settings.rank).map_err(setup)?,
             console: console.clone(),
             sink: Arc::new(Output::new(outbox.clone())),
             logs: Some(settings.paths.logs()),

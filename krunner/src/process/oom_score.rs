@@ -1,0 +1,123 @@
+//! Who dies first: the runner or what it started.
+//!
+//! At a memory limit the kernel kills the process with the highest *badness* (`oom_badness`, mm/oom_kill.c): its resident
+//! memory, swap and page tables, plus `oom_score_adj` thousandths of the limit that was hit. By default all processes of a
+//! container have the same `oom_score_adj`, so among small processes (forty shells of 2 MiB; a `dd` that fills a tmpfs,
+//! whose pages belong to no process) the runner is the largest, and the session dies with it.
+//!
+//! So children start with a value that makes the smallest of them outrank the runner, and no more than that:
+//!
+//! ```text
+//! child = inherited + ceil(1000 * RUNNER_BYTES / limit)      64 MiB: +375    1 GiB: +24    24 GiB, no limit: +1
+//! ```
+//!
+//! The smallest limit above us counts: at a larger one the same thousandths are more bytes. Without a limit the machine's
+//! memory takes its place, which adds next to nothing, so containers keep their order when the whole node runs short. What was
+//! inherited is the base, because orchestrators rank containers by it; -1000 ("never") stays as it is. A program that sets its
+//! own value keeps it.
+//!
+//! With CAP_SYS_RESOURCE the runner takes itself out instead (-1000), which also keeps it alive when `memory.oom.group` ends a
+//! whole container (`oom_kill_memcg_member`, mm/oom_kill.c), and children start with what was inherited.
+
+use std::io;
+
+use crate::sys;
+
+/// What the runner may be at most while a session works: twice its resident memory beside a Jupyter kernel
+/// (`cargo xtask bench --only kernel-rss stall`).
+const RUNNER_BYTES: u64 = 24 << 20;
+
+/// `OOM_SCORE_ADJ_MIN` and `OOM_SCORE_ADJ_MAX` (include/uapi/linux/oom.h).
+const NEVER: i16 = -1000;
+const FIRST: i16 = 1000;
+
+/// The `oom_score_adj` of children, for a runner that inherited `base`. `limit_bytes` is the smallest memory limit that
+/// applies, `machine_bytes` what the machine has, for when there is none.
+#[must_use]
+pub(crate) fn child_adjustment(base: i16, limit_bytes: Option<u64>, machine_bytes: u64) -> i16 {
+    if base <= NEVER {
+        return NEVER;
+    }
+    let total_bytes = limit_bytes.unwrap_or(u64::MAX).min(machine_bytes).max(1);
+    let thousandths = RUNNER_BYTES.saturating_mul(1000).div_ceil(total_bytes);
+    base.saturating_add(i16::try_from(thousandths).unwrap_or(FIRST)).min(FIRST)
+}
+
+/// How this runner and its children are ranked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OomRank {
+    /// Nothing was changed: the kernel's file could not be read.
+    Unchanged,
+    /// Children start with this value, above the runner's.
+    ChildrenFirst(i16),
+    /// The runner is never killed; children start with this value, which it inherited.
+    RunnerNever(i16),
+}
+
+impl OomRank {
+    /// Ranks this process and what it is going to start. To be called while there is one thread, before the
+    /// capabilities of krunner's file are dropped. `limit_bytes` as for [`child_adjustment`].
+    #[must_use]
+    pub fn set_up(limit_bytes: Option<u64>) -> Self {
+        let Ok(base) = sys::oom_score_adj() else { return Self::Unchanged };
+        match sys::never_kill_this_process() {
+            Ok(true) => Self::RunnerNever(base),
+            // Without the right to it, or refused: the other way works for everybody.
+            Ok(false) | Err(_) => Self::ChildrenFirst(child_adjustment(base, limit_bytes, machine_bytes())),
+        }
+    }
+
+    /// Has a command start with the value of a child.
+    pub(super) fn apply(self, command: &mut std::process::Command) {
+        match self {
+            Self::Unchanged => {}
+            Self::ChildrenFirst(value) => sys::start_with_oom_score_adj(command, value, false),
+            // One that cannot let go of the runner's own value must not run with it.
+            Self::RunnerNever(value) => sys::start_with_oom_score_adj(command, value, true),
+        }
+    }
+}
+
+/// `MemTotal` (proc(5)).
+fn machine_bytes() -> u64 {
+    let read = || -> io::Result<Option<u64>> {
+        let text = std::fs::read_to_string("/proc/meminfo")?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        Ok(line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).map(|kib| kib << 10))
+    };
+    read().ok().flatten().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const MACHINE: u64 = 24 << 30;
+
+    #[test]
+    fn smallest_child_outranks_the_runner_at_the_limit() {
+        for limit_mib in [16, 64, 300, 1024, 16 << 10] {
+            let limit = limit_mib * MIB;
+            let child = child_adjustment(0, Some(limit), MACHINE);
+            let bytes = u64::try_from(child).unwrap() * (limit / 1000);
+            assert!(bytes + MIB >= RUNNER_BYTES || child == FIRST, "{limit_mib} MiB: {child}");
+            assert!(bytes <= RUNNER_BYTES + limit / 1000 + MIB, "{limit_mib} MiB: {child} is more than it takes");
+        }
+        assert_eq!([64, 300, 1024].map(|mib| child_adjustment(0, Some(mib * MIB), MACHINE)), [375, 80, 24]);
+    }
+
+    #[test]
+    fn without_a_limit_containers_keep_their_order() {
+        assert_eq!(child_adjustment(0, None, MACHINE), 1);
+        assert_eq!(child_adjustment(0, Some(u64::MAX), MACHINE), 1);
+    }
+
+    #[test]
+    fn inherited_value_is_the_base() {
+        assert_eq!(child_adjustment(995, Some(64 * MIB), MACHINE), FIRST);
+        assert_eq!(child_adjustment(-500, Some(64 * MIB), MACHINE), -125);
+        assert_eq!(child_adjustment(NEVER, Some(64 * MIB), MACHINE), NEVER);
+        assert_eq!(child_adjustment(0, Some(1), MACHINE), FIRST);
+    }
+}

@@ -1,0 +1,175 @@
+//! Rank in the eyes of the OOM killer: of this process, and of a child before its program begins.
+//!
+//! The value belongs to the process and is inherited by fork. Facts from the kernel (`__set_oom_adj`, fs/proc/base.c):
+//!
+//! - Anyone may raise their own value, and lower it again down to the lowest that was ever set with CAP_SYS_RESOURCE. That floor
+//!   is inherited too: a child of a runner that lowered itself through `oom_score_adj` could do the same without any
+//!   capability. The older file `oom_adj` leaves the floor alone, so it is what [`never_kill_this_process`] writes.
+//! - The files of a process that is not dumpable belong to root. A runner with file capabilities is one (see `privilege`).
+//!   It may be dumpable for the moment of one write while it still has its capabilities: nobody without them may trace it
+//!   (`cap_ptrace_access_check`, security/commoncap.c).
+//! - A forked child of such a runner is not dumpable either until its exec makes it so. It makes itself dumpable a moment
+//!   earlier, and closes everything but its pipes first, so that there is nothing in it to take.
+
+use std::ffi::CStr;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use caps::{CapSet, Capability};
+
+const OWN_VALUE: &CStr = c"/proc/self/oom_score_adj";
+
+/// The older file: -17 there is -1000 (`OOM_DISABLE`, include/uapi/linux/oom.h).
+const OWN_OLDER_VALUE: &str = "/proc/self/oom_adj";
+const OLDER_NEVER: &[u8] = b"-17";
+
+/// Our own value.
+///
+/// # Errors
+/// When there is no `/proc`.
+pub fn oom_score_adj() -> io::Result<i16> {
+    let text = fs::read_to_string("/proc/self/oom_score_adj")?;
+    text.trim().parse().map_err(io::Error::other)
+}
+
+/// Takes this process out of the OOM killer's reach if CAP_SYS_RESOURCE is permitted; whether it was. Children have
+/// to be given another value, and have the floor that they would have had.
+///
+/// # Errors
+/// When the kernel refuses, or no longer has the file for it.
+pub fn never_kill_this_process() -> io::Result<bool> {
+    let is_permitted =
+        caps::has_cap(None, CapSet::Permitted, Capability::CAP_SYS_RESOURCE).map_err(io::Error::other)?;
+    if !is_permitted {
+        return Ok(false);
+    }
+    let was_effective =
+        caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).map_err(io::Error::other)?;
+    let was_dumpable = nix::sys::prctl::get_dumpable()?;
+    caps::raise(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).map_err(io::Error::other)?;
+    nix::sys::prctl::set_dumpable(true)?;
+    let written =
+        fs::File::options().write(true).open(OWN_OLDER_VALUE).and_then(|mut file| file.write_all(OLDER_NEVER));
+    nix::sys::prctl::set_dumpable(was_dumpable)?;
+    if !was_effective {
+        caps::drop(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).map_err(io::Error::other)?;
+    }
+    written.map(|()| true)
+}
+
+/// Has the program start with this value. `is_required`: rather not at all than with ours.
+pub fn start_with_oom_score_adj(command: &mut Command, value: i16, is_required: bool) {
+    let text = value.to_string();
+    let set_up = move || {
+        let is_set = become_dumpable().and_then(|()| write_once(OWN_VALUE, text.as_bytes()));
+        if is_required { is_set } else { Ok(()) }
+    };
+    // SAFETY: between fork and exec the closure makes system calls on values that were made before, and allocates nothing.
+    unsafe { command.pre_exec(set_up) };
+}
+
+/// In a forked child that is not dumpable, as its parent.
+fn become_dumpable() -> io::Result<()> {
+    // SAFETY: PR_GET_DUMPABLE takes no argument and returns the value (prctl(2)).
+    if unsafe { libc::prctl(libc::PR_GET_DUMPABLE) } == 1 {
+        return Ok(());
+    }
+    close_all_but_pipes()?;
+    // SAFETY: PR_SET_DUMPABLE takes a number.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) })
+}
+
+/// Closes every descriptor above stderr that is no pipe: std reports through one when the exec fails, and the child's own
+/// are for its output. Allocates nothing.
+fn close_all_but_pipes() -> io::Result<()> {
+    /// The names of some 40 descriptors at a time.
+    const LISTING_BYTES: usize = 1024;
+    /// Where the name is in a `linux_dirent64` (getdents(2)): behind inode, offset, length and type.
+    const NAME: usize = 19;
+    /// Where its length is.
+    const LENGTH: usize = 16;
+    // SAFETY: a path with its NUL; the descriptor is ours alone.
+    let folder = unsafe { libc::open(c"/proc/self/fd".as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC) };
+    check(folder)?;
+    let mut listing = [0_u8; LISTING_BYTES];
+    loop {
+        // SAFETY: the kernel writes at most the length that is given, to the array of that length.
+        let length = unsafe { libc::syscall(libc::SYS_getdents64, folder, listing.as_mut_ptr(), LISTING_BYTES) };
+        let Ok(length @ 1..) = usize::try_from(length) else { break };
+        let mut entry = 0;
+        while entry + NAME < length {
+            let bytes = usize::from(u16::from_ne_bytes([listing[entry + LENGTH], listing[entry + LENGTH + 1]]));
+            let digits = listing[entry + NAME..length].iter().take_while(|byte| byte.is_ascii_digit());
+            let descriptor = digits.fold(0, |number: i32, digit| number * 10 + i32::from(digit - b'0'));
+            if descriptor > libc::STDERR_FILENO && descriptor != folder && !is_pipe(descriptor) {
+                // SAFETY: this child executes a program next; nothing here uses the descriptor any more.
+                unsafe { libc::close(descriptor) };
+            }
+            entry += bytes.max(1);
+        }
+    }
+    // SAFETY: opened above.
+    unsafe { libc::close(folder) };
+    Ok(())
+}
+
+fn is_pipe(descriptor: i32) -> bool {
+    // SAFETY: a stat is plain numbers, for which 0 is a value.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: fstat writes one stat, to the one that `status` is.
+    let known = unsafe { libc::fstat(descriptor, &raw mut status) } == 0;
+    known && status.st_mode & libc::S_IFMT == libc::S_IFIFO
+}
+
+fn write_once(path: &CStr, bytes: &[u8]) -> io::Result<()> {
+    // SAFETY: a path with its NUL; the descriptor is ours alone.
+    let file = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    check(file)?;
+    // SAFETY: reads `bytes` only.
+    let written = unsafe { libc::write(file, bytes.as_ptr().cast(), bytes.len()) };
+    let told = if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+    // SAFETY: opened above.
+    unsafe { libc::close(file) };
+    told
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use super::*;
+
+    fn value_of_child(command: &mut Command) -> String {
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn child_starts_with_the_value_and_passes_it_on() {
+        let base = oom_score_adj().unwrap();
+        let value = (base + 123).min(1000);
+        let mut command = Command::new("sh");
+        command.args(["-c", "cat /proc/self/oom_score_adj; ls /proc/self/fd | wc -l"]);
+        start_with_oom_score_adj(&mut command, value, true);
+        let said = value_of_child(&mut command);
+        assert_eq!(said.lines().next(), Some(value.to_string().as_str()));
+        assert_eq!(oom_score_adj().unwrap(), base, "ours is as before");
+    }
+
+    #[test]
+    fn value_that_the_kernel_refuses_stops_the_program_only_where_it_is_required() {
+        let start = |is_required| {
+            let mut command = Command::new("true");
+            start_with_oom_score_adj(&mut command, 1001, is_required);
+            command.status()
+        };
+        assert!(start(true).is_err());
+        assert!(start(false).unwrap().success());
+    }
+}
