@@ -58,7 +58,7 @@ impl Contained {
         let pid = self.container.pid();
         wait::until_true("the session to watch for kills", || {
             let is_loading = proc::threads(pid).iter().any(|thread| thread == "oom-loader");
-            !is_loading && (proc::has_bpf(pid) || self.runner.stderr().contains("kills for memory are inferred"))
+            !is_loading && (proc::has_bpf(pid) || self.runner.stderr().contains("OOM kills are inferred"))
         });
     }
 
@@ -182,7 +182,7 @@ impl Contained {
     /// No BPF for this reason: the doctor's check of that name, and the words of the session's log line.
     #[track_caller]
     pub(crate) fn assert_snapshot(&mut self, check: &str, reason: &str) {
-        self.runner.wait_for_log(&["kills for memory are inferred from snapshots, not traced", reason]);
+        self.runner.wait_for_log(&["OOM kills are inferred from snapshots, not traced", reason]);
         let told = self.doctor();
         assert_eq!((&told["tracer"], missing(&told)), (&"snapshot".into(), vec![check]), "{told}");
         assert!(!proc::has_bpf(self.container.pid()));

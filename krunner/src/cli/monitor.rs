@@ -35,7 +35,8 @@ async fn watch(means: Means, json: bool) -> anyhow::Result<ExitCode> {
         loop {
             let tell = tells.recv().await.context("a bug: the monitor has ended")?;
             refuse_half_a_machine(&tell)?;
-            let line = if json { in_json(&tell)?.to_string() } else { in_words(&tell) };
+            let line = if json { in_json(&tell)?.map(|value| value.to_string()) } else { in_words(&tell) };
+            let Some(line) = line else { continue };
             // Whoever has closed stdout does not want to know. One who does not read holds us up, and what then
             // finds no room with the tracer is counted.
             if blocking(move || writeln!(io::stdout(), "{line}")).await.is_err() {
@@ -64,14 +65,16 @@ fn refuse_half_a_machine(tell: &Tell) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn in_json(tell: &Tell) -> anyhow::Result<Value> {
-    Ok(match tell {
+/// `None` for what is only of interest to a session.
+fn in_json(tell: &Tell) -> anyhow::Result<Option<Value>> {
+    Ok(Some(match tell {
         Tell::Watching(watching) => named("watching", watching)?,
         Tell::Notice(Notice::Report(report)) => serde_json::to_value(report)?,
         Tell::Notice(Notice::Suppressed(suppressed)) => serde_json::to_value(suppressed)?,
         Tell::Notice(Notice::Lost { records }) => json!({ "event": "records_lost", "count": records }),
         Tell::Notice(Notice::Unattributed { kills }) => json!({ "event": "oom_kills_unattributed", "count": kills }),
-    })
+        Tell::Notice(Notice::Unnamed { .. }) | Tell::Settled(_) | Tell::Unconfirmed => return Ok(None),
+    }))
 }
 
 /// An object that says first what it is.
@@ -83,18 +86,19 @@ fn named(event: &str, what: &impl Serialize) -> anyhow::Result<Value> {
     Ok(value)
 }
 
-fn in_words(tell: &Tell) -> String {
-    match tell {
+fn in_words(tell: &Tell) -> Option<String> {
+    Some(match tell {
         Tell::Watching(watching) => watching_in_words(watching),
         Tell::Notice(Notice::Report(report)) => format!("Out-of-memory detected!\n{report}"),
         Tell::Notice(Notice::Suppressed(suppressed)) => suppressed.to_string(),
         Tell::Notice(Notice::Lost { records }) => {
-            format!("{records} records of the tracer found no room; a kill may have gone unseen")
+            format!("{records} tracer records were dropped (ring buffer full); an OOM kill may have been missed")
         }
         Tell::Notice(Notice::Unattributed { kills }) => {
-            format!("the kernel has counted {kills} kills for memory of processes that no look at /proc had shown")
+            format!("{kills} OOM kills could not be attributed to a process")
         }
-    }
+        Tell::Notice(Notice::Unnamed { .. }) | Tell::Settled(_) | Tell::Unconfirmed => return None,
+    })
 }
 
 fn watching_in_words(watching: &Watching) -> String {

@@ -42,6 +42,11 @@ pub(super) fn run(args: RunnerArgs) -> anyhow::Result<ExitCode> {
     let bridge = (!args.debug).then(|| Box::new(move |line| to_agent.try_log(line)) as logging::Bridge);
     logging::init(kind.log_prefix, args.debug, console.stderr.clone(), bridge);
 
+    match sys::memory::keep_code_resident() {
+        Ok(bytes) => tracing::debug!("{} KiB of the program are locked in memory as they are used", bytes >> 10),
+        Err(error) => tracing::debug!("the program is not locked in memory, and slow at a memory limit: {error}"),
+    }
+    sys::memory::reserve_heap();
     if let Err(error) = sys::set_process_title(TITLE) {
         tracing::debug!("the process title is not set: {error}");
     }

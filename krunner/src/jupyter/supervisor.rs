@@ -29,7 +29,7 @@ use super::raw_output::RawOutput;
 use super::sockets::Traffic;
 use crate::config::ChildEnv;
 use crate::error::chain;
-use crate::process::{Control, Exit, Launcher, Outcome, OutputSink, SpawnError};
+use crate::process::{Control, Exit, ExplainedEnd, Launcher, Outcome, OutputSink, SpawnError};
 use crate::tasks::blocking;
 
 /// From its start to its first answer. Interpreters on a cold network mount take their time.
@@ -70,7 +70,7 @@ enum Ended {
 
 /// What ends a kernel that runs.
 enum Cause {
-    Process(Result<Outcome, SpawnError>),
+    Process(Result<ExplainedEnd, SpawnError>),
     Sockets(Broken),
     NotReady,
     OwnWish,
@@ -114,7 +114,7 @@ impl Supervisor {
         let raw = RawOutput::new(Arc::clone(&settings.launcher.sink));
         let launcher = Launcher { sink: Arc::clone(&raw) as Arc<dyn OutputSink>, ..settings.launcher.clone() };
         endpoints.release_ports();
-        let mut exit = pin!(launcher.run(&command, &env, &process));
+        let mut exit = pin!(launcher.run_explained(&command, &env, &process));
         let cause = tokio::select! {
             biased;
             () = self.shared.stop.cancelled() => Cause::Stop,
@@ -156,7 +156,7 @@ impl Supervisor {
         deadline: Instant,
         process: &Control,
         raw: &RawOutput,
-        mut exit: Pin<&mut (impl Future<Output = Result<Outcome, SpawnError>> + Send)>,
+        mut exit: Pin<&mut (impl Future<Output = Result<ExplainedEnd, SpawnError>> + Send)>,
     ) -> Ended {
         let (client, outgoing) = Client::new(sockets.signer);
         let traffic = Traffic { client: &client, sink: &*self.shared.settings.launcher.sink, process };
@@ -225,7 +225,7 @@ async fn farewell(
     cause: &mut Cause,
     client: &Client,
     process: &Control,
-    mut exit: Pin<&mut (impl Future<Output = Result<Outcome, SpawnError>> + Send)>,
+    mut exit: Pin<&mut (impl Future<Output = Result<ExplainedEnd, SpawnError>> + Send)>,
 ) {
     let patience = match cause {
         Cause::Process(_) => return,
@@ -260,13 +260,7 @@ fn ended(name: &str, cause: &Cause, was_used: bool) -> Ended {
         }
         Cause::NotReady => format!("has not answered within {READY_DEADLINE:?}"),
         Cause::Sockets(broken) => format!("was ended: {}", chain(broken)),
-        Cause::Process(Ok(outcome)) => match outcome {
-            Outcome::Ended(Exit::Signal(signal)) => {
-                let name = Signal::try_from(*signal).map_or("a real-time signal", Signal::as_str);
-                format!("was killed by signal {signal} ({name})")
-            }
-            outcome => format!("has ended with code {}", outcome.code()),
-        },
+        Cause::Process(Ok(end)) => in_words(end),
         Cause::Process(Err(error)) => format!("was not started: {}", chain(error)),
     };
     if was_used {
@@ -277,10 +271,24 @@ fn ended(name: &str, cause: &Cause, was_used: bool) -> Ended {
     }
 }
 
+fn in_words(end: &ExplainedEnd) -> String {
+    let what = match end.outcome {
+        Outcome::Ended(Exit::Signal(signal)) => {
+            let name = Signal::try_from(signal).map_or("a real-time signal", Signal::as_str);
+            format!("was killed by signal {signal} ({name})")
+        }
+        outcome => format!("has ended with code {}", outcome.code()),
+    };
+    match &end.reason {
+        Some(reason) => format!("{what}: {}", reason.text),
+        None => what,
+    }
+}
+
 /// For the code that was cut short, which has not succeeded.
 fn exit_code(cause: &Cause) -> i32 {
     match cause {
-        Cause::Process(Ok(outcome)) if outcome.code() != 0 => outcome.code(),
+        Cause::Process(Ok(end)) if end.outcome.code() != 0 => end.outcome.code(),
         Cause::Process(Ok(_)) | Cause::OwnWish => 1,
         Cause::Stop => -nix::libc::SIGTERM,
         Cause::Sockets(_) | Cause::NotReady | Cause::Process(Err(_)) => BROKEN,
@@ -299,9 +307,13 @@ fn environment(settings: &KernelSettings, spec: &Kernelspec) -> ChildEnv {
 mod tests {
     use super::*;
 
+    fn process_ended(exit: Exit) -> Cause {
+        Cause::Process(Ok(ExplainedEnd { outcome: Outcome::Ended(exit), reason: None }))
+    }
+
     #[test]
     fn code_that_was_cut_short_has_not_succeeded() {
-        let exited = |exit| exit_code(&Cause::Process(Ok(Outcome::Ended(exit))));
+        let exited = |exit| exit_code(&process_ended(exit));
         assert_eq!([exited(Exit::Code(0)), exited(Exit::Code(3)), exited(Exit::Signal(9))], [1, 3, -9]);
         assert_eq!(exit_code(&Cause::Sockets(Broken::Silent)), -1);
         assert_eq!(exit_code(&Cause::Stop), -15);
@@ -309,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_kernel_that_nobody_used_is_not_started_again_unasked() {
-        let cause = Cause::Process(Ok(Outcome::Ended(Exit::Signal(9))));
+        let cause = process_ended(Exit::Signal(9));
         assert!(matches!(ended("python3", &cause, true), Ended::Died));
         let Ended::Failed(reason) = ended("python3", &cause, false) else { panic!("it would spin") };
         assert!(reason.starts_with("the python3 kernel was killed by signal 9 (SIGKILL);"), "{reason}");

@@ -11,6 +11,7 @@
 //! Finding it may fail; after that, what cannot be read is a problem to mention ([`Reading::problems`]) and a
 //! gap in the facts. Nothing here writes, waits, or decides what the facts mean.
 
+pub(super) mod charge;
 pub(super) mod counter;
 
 use std::collections::VecDeque;
@@ -191,6 +192,14 @@ impl Cgroup {
             oom_kill_count,
         };
         Reading { facts, problems }
+    }
+
+    /// The smallest limit here or above, and the folder of the cgroup that has it.
+    fn limited_level(&self) -> Option<(u64, PathBuf)> {
+        let files = if self.version == 1 { &V1 } else { &V2 };
+        let mut levels = self.levels(&self.dir);
+        levels.retain(|level| level.join(files.usage).exists());
+        files.smallest_limit(&levels, &mut Vec::new())
     }
 
     /// The folder and those above, as far as they are mounted; innermost first.

@@ -10,18 +10,22 @@
 //! A kill asks for a look at `/proc` at once, so that the report tells who else was big at that moment.
 //! The look runs beside the victim's death and mostly wins; a report never waits longer than
 //! [`LOOK_PATIENCE_NS`] for it, and goes with the last regular snapshot instead.
+//!
+//! While the engine is *held*, because the limit that was hit is our own and the victim's memory is not back, it asks for
+//! nothing and reports nothing: see `cgroup::charge`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
+use super::attribution::sigkill::{RecentKills, SigkillCause};
 use super::cgroup::CgroupFacts;
 use super::cgroup::counter::Count;
-use super::event::{Death, Kill, KillSource, ProcessKey, Trace, TraceEvent};
+use super::event::{Actor, Death, Kill, KillSource, ProcessKey, Trace, TraceEvent};
 use super::history::{History, Known};
 use super::infer::{Accused, Inference};
 use super::join::{Joiner, Verdict, Victim};
-use super::process::{Glance, Snapshot};
-use super::report::{Circumstances, LARGEST, Report};
+use super::process::{End, Glance, Snapshot};
+use super::report::{Circumstances, LARGEST, Report, mib};
 use super::storm::{Storm, Suppressed};
 
 const MS: u64 = 1_000_000;
@@ -58,6 +62,11 @@ pub enum Notice {
     Lost {
         /// How many.
         records: u64,
+    },
+    /// Kills were counted some time ago; which processes they were is not known yet.
+    Unnamed {
+        /// How many.
+        kills: u64,
     },
     /// Kills were counted of processes that nobody can name.
     Unattributed {
@@ -103,6 +112,11 @@ pub(super) struct Engine {
     is_counted: bool,
     /// Who was told of, by whichever way: nobody is told of twice.
     told: VecDeque<ProcessKey>,
+    /// Why processes got SIGKILL, for those who waited for them.
+    recent: RecentKills,
+    /// Without a tracer: when kills were counted last.
+    counted_ns: Option<u64>,
+    is_held: bool,
     notices: Vec<Notice>,
 }
 
@@ -125,6 +139,9 @@ impl Engine {
             inference: Inference::default(),
             is_counted: false,
             told: VecDeque::new(),
+            recent: RecentKills::default(),
+            counted_ns: None,
+            is_held: false,
             notices: Vec::new(),
         }
     }
@@ -147,8 +164,10 @@ impl Engine {
                     }
                     self.figures.insert(kill.victim, figures);
                 }
-                self.note_ancestors(kill.victim, event.at_boot_ns, now_ns);
-                look = self.wants_look(now_ns);
+                if !self.is_held {
+                    self.note_ancestors(kill.victim, event.at_boot_ns, now_ns);
+                    look = self.wants_look(now_ns);
+                }
             }
             _ => {}
         }
@@ -156,6 +175,65 @@ impl Engine {
             self.judged(verdict, now_ns);
         }
         look
+    }
+
+    /// From now on nothing is looked at and nothing reported.
+    pub(super) fn hold(&mut self) {
+        self.is_held = true;
+        self.look_asked_ns = None;
+    }
+
+    /// The victim's memory is back. `figures` are those of our own cgroup, whose limit was hit. Returns whether to look at
+    /// `/proc` now.
+    #[must_use]
+    pub(super) fn resume(&mut self, figures: Option<&CgroupFacts>, now_ns: u64) -> bool {
+        self.is_held = false;
+        if self.waiting.is_empty() {
+            return false;
+        }
+        for waiting in &mut self.waiting {
+            waiting.until_ns = now_ns + LOOK_PATIENCE_NS;
+            if let Some(figures) = figures {
+                self.figures.entry(waiting.victim.kill.victim).or_insert_with(|| figures.clone());
+            }
+        }
+        let look = self.wants_look(now_ns);
+        if self.look_asked_ns.is_none() {
+            self.release(u64::MAX);
+        }
+        look
+    }
+
+    /// Whether kills are known of whose reports are still to come, and soon.
+    #[must_use]
+    pub(super) fn has_unreported(&self, now_ns: u64) -> bool {
+        self.is_held
+            || !self.waiting.is_empty()
+            || self.joiner.has_pending_victim(now_ns)
+            || self.inference.has_fresh_kills(now_ns)
+    }
+
+    /// Reports what is certain now, without waiting for more to be said of it.
+    pub(super) fn report_now(&mut self, now_ns: u64) {
+        for verdict in self.joiner.close_marked() {
+            self.judged(verdict, now_ns);
+        }
+        self.release(u64::MAX);
+    }
+
+    /// Why a process, or one below it, got SIGKILL since that time. `is_traced`: a tracer would have seen it.
+    #[must_use]
+    pub(super) fn sigkill_cause(&self, pid: u32, since_ns: u64, is_traced: bool) -> SigkillCause {
+        let is_below = |process| self.history.chain(process, u64::MAX).iter().any(|known| known.key.pid == pid);
+        if let Some(cause) = self.recent.find(pid, since_ns, is_below) {
+            return cause.clone();
+        }
+        match (is_traced, self.is_counted) {
+            (true, _) if self.joiner.is_killed_by_kernel(pid) => SigkillCause::Kernel,
+            (true, _) | (false, false) => SigkillCause::Unknown,
+            (false, true) if self.counted_ns.is_some_and(|at_ns| at_ns >= since_ns) => SigkillCause::MaybeOom,
+            (false, true) => SigkillCause::NotOom,
+        }
     }
 
     /// Takes in a look at `/proc`.
@@ -180,13 +258,22 @@ impl Engine {
     /// Without a tracer: takes in what our cgroup has counted since that time. Returns whether to look at `/proc`
     /// now, because somebody was killed.
     #[must_use]
-    pub(super) fn counted(&mut self, count: Count, since_ns: u64, now_ns: u64) -> bool {
+    pub(super) fn counted(&mut self, count: Count) -> bool {
         self.is_counted = count.is_counted;
         let was_killed = !count.kills.is_empty();
+        if was_killed {
+            self.counted_ns = Some(count.at_boot_ns);
+        }
         for kills in count.kills {
-            self.inference.counted(kills, since_ns, now_ns);
+            self.inference.counted(kills, count.since_boot_ns, count.at_boot_ns);
         }
         was_killed
+    }
+
+    /// Whether the cgroup counts kills.
+    #[must_use]
+    pub(super) fn is_counted(&self) -> bool {
+        self.is_counted
     }
 
     /// Without a tracer: the agent says that there was a kill. Returns whether to look at `/proc` now. Where
@@ -205,13 +292,27 @@ impl Engine {
         self.infer(now_ns);
     }
 
+    /// The same, where nobody could look whose process that was.
+    pub(super) fn died_unseen(&mut self, pid: u32, end: End, now_ns: u64) {
+        if let Some(process) = self.history.holder_of(pid, now_ns) {
+            self.history.ended_unseen(process, end, now_ns);
+            self.infer(now_ns);
+        }
+    }
+
     /// Lets time pass.
     pub(super) fn tick(&mut self, now_ns: u64) {
         for verdict in self.joiner.tick(now_ns) {
             self.judged(verdict, now_ns);
         }
-        self.release(now_ns);
+        if !self.is_held {
+            self.release(now_ns);
+        }
         self.infer(now_ns);
+        let unnamed = self.inference.announce(now_ns);
+        if unnamed > 0 {
+            self.notices.push(Notice::Unnamed { kills: unnamed });
+        }
         if self.look_asked_ns.is_some_and(|asked_ns| now_ns.saturating_sub(asked_ns) > LOOK_PATIENCE_NS) {
             self.look_asked_ns = None;
         }
@@ -245,15 +346,24 @@ impl Engine {
     }
 
     fn judged(&mut self, verdict: Verdict, now_ns: u64) {
-        let Verdict::Oom(victim) = verdict else { return };
+        let victim = match verdict {
+            Verdict::Oom(victim) => victim,
+            Verdict::Killed { process, name, by } => {
+                let victim = Actor { pid: process.pid, name };
+                return self.recent.add(process, now_ns, SigkillCause::Sent { victim, by });
+            }
+        };
         if !self.first_time(victim.kill.victim) {
             return;
         }
+        let memory = victim.kill.memory;
+        let rss_bytes = memory.anon_bytes + memory.file_bytes + memory.shmem_bytes;
+        self.remember_oom(victim.kill.victim, &victim.kill.name, rss_bytes, now_ns);
         if !self.storm.admit(now_ns, &victim.kill.name) {
             self.figures.remove(&victim.kill.victim);
             return;
         }
-        if self.look_asked_ns.is_some() {
+        if self.is_held || self.look_asked_ns.is_some() {
             self.waiting.push_back(Waiting { victim, until_ns: now_ns + LOOK_PATIENCE_NS });
         } else {
             self.report(&victim);
@@ -334,11 +444,17 @@ impl Engine {
             return;
         }
         let (key, known_ns) = (process.key, accused.known_ns);
+        self.remember_oom(key, &process.name, process.rss_bytes, now_ns);
         self.look_for_others(key, known_ns);
         let time = self.time_of_day(known_ns);
         let circumstances = Circumstances { time, cgroup: accused.cgroup, lost_records: 0 };
         let report = Report::of_suspect(accused.confidence, &accused.suspect, known_ns, &self.history, circumstances);
         self.notices.push(Notice::Report(Box::new(report)));
+    }
+
+    fn remember_oom(&mut self, process: ProcessKey, name: &str, rss_bytes: u64, now_ns: u64) {
+        let victim = format!("{} ({}, rss {})", process.pid, name.escape_debug(), mib(rss_bytes));
+        self.recent.add(process, now_ns, SigkillCause::Oom { victim });
     }
 
     fn first_time(&mut self, process: ProcessKey) -> bool {

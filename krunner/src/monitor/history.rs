@@ -214,10 +214,21 @@ impl History {
             let entry = Entry { parent, ..Entry::new(death.name.as_str().into(), key.start_boot_ns()) };
             self.table.insert(key, entry, death.at_boot_ns);
         }
-        if let Some(entry) = self.table.get_mut(key) {
-            entry.end = Some((death.end, death.at_boot_ns));
+        self.ended_unseen(key, death.end, death.at_boot_ns);
+    }
+
+    /// The same of one that is known here.
+    pub(super) fn ended_unseen(&mut self, process: ProcessKey, end: End, at_boot_ns: u64) {
+        if let Some(entry) = self.table.get_mut(process) {
+            entry.end = Some((end, at_boot_ns));
         }
-        self.table.mark_gone(key, Gone { at_ns: death.at_boot_ns, is_certain: true });
+        self.table.mark_gone(process, Gone { at_ns: at_boot_ns, is_certain: true });
+    }
+
+    /// Who has that pid at that time, as far as is known.
+    #[must_use]
+    pub(super) fn holder_of(&self, pid: u32, at_boot_ns: u64) -> Option<ProcessKey> {
+        self.table.holder_of(pid, at_boot_ns)
     }
 
     /// How many processes were forgotten before their time for want of room.

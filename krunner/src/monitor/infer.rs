@@ -32,6 +32,9 @@ const PATIENCE_NS: u64 = 60 * MS;
 /// `mm/oom_kill.c`).
 const SPARED_NS: u64 = MS / 2;
 
+/// How long the end of a step waits for the name of a kill. After that the kill alone is told, and the name follows.
+const FRESH_NS: u64 = 600 * MS;
+
 /// Giving back a large memory takes its time.
 const SLOW_DEATH_NS: u64 = 10_000 * MS;
 
@@ -63,6 +66,8 @@ pub(super) struct Case {
     /// When it was known.
     known_ns: u64,
     has_looked: bool,
+    /// That there were kills was told, without a name.
+    is_announced: bool,
     /// The largest that was spared, once somebody has looked: the kernel takes nobody who is smaller.
     spared_bytes: Option<u64>,
     cgroup: Option<CgroupFacts>,
@@ -94,6 +99,7 @@ impl Inference {
             since_ns,
             known_ns: now_ns,
             has_looked: false,
+            is_announced: false,
             spared_bytes: None,
             cgroup: kills.cgroup,
         });
@@ -112,6 +118,7 @@ impl Inference {
             since_ns,
             known_ns: now_ns,
             has_looked: false,
+            is_announced: false,
             spared_bytes: None,
             cgroup: None,
         });
@@ -141,6 +148,28 @@ impl Inference {
     #[must_use]
     pub(super) fn is_open(&self) -> bool {
         !self.cases.is_empty()
+    }
+
+    /// Whether kills were counted so recently that their names are worth waiting for.
+    #[must_use]
+    pub(super) fn has_fresh_kills(&self, now_ns: u64) -> bool {
+        self.cases
+            .iter()
+            .any(|case| case.confidence == Confidence::Inferred && now_ns.saturating_sub(case.known_ns) <= FRESH_NS)
+    }
+
+    /// How many kills were counted a while ago, have no name yet, and were not announced before.
+    pub(super) fn announce(&mut self, now_ns: u64) -> u64 {
+        let is_due = |case: &&mut Case| {
+            case.confidence == Confidence::Inferred
+                && !case.is_announced
+                && now_ns.saturating_sub(case.known_ns) > FRESH_NS
+        };
+        let due = self.cases.iter_mut().filter(is_due).map(|case| {
+            case.is_announced = true;
+            case.kills
+        });
+        due.sum()
     }
 
     /// Whether a verdict is near, so that time should pass in small steps.

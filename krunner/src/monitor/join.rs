@@ -91,6 +91,8 @@ pub enum Verdict {
     Killed {
         /// Who.
         process: ProcessKey,
+        /// Its comm.
+        name: String,
         /// By whom, if that can be seen.
         by: Option<Actor>,
     },
@@ -183,6 +185,26 @@ impl Joiner {
         self.cases.values().any(|case| now_ns.saturating_sub(case.opened_ns) <= 2 * MARK_PATIENCE_NS)
     }
 
+    /// Whether an OOM kill was seen whose verdict is still to come, or may have been.
+    #[must_use]
+    pub fn has_pending_victim(&self, now_ns: u64) -> bool {
+        self.cases.values().any(|case| case.is_pending_victim(now_ns))
+    }
+
+    /// The verdicts on victims that were marked and have not exited, without waiting for that any longer.
+    pub fn close_marked(&mut self) -> Vec<Verdict> {
+        let is_victim = |case: &Case| case.kill.is_some() && case.is_victim();
+        let victims: Vec<ProcessKey> =
+            self.cases.iter().filter(|(_, case)| is_victim(case)).map(|(process, _)| *process).collect();
+        victims.into_iter().filter_map(|process| self.close_now(process)).collect()
+    }
+
+    /// Whether the kernel sent SIGKILL to this process and no mark of the OOM killer has come.
+    #[must_use]
+    pub fn is_killed_by_kernel(&self, pid: u32) -> bool {
+        self.cases.iter().any(|(process, case)| process.pid == pid && case.kill.is_some() && !case.is_victim())
+    }
+
     /// How many cases were given up for want of room.
     #[must_use]
     pub fn given_up(&self) -> u64 {
@@ -253,9 +275,10 @@ impl Joiner {
     /// Closes a case that is complete at this time.
     fn close(&mut self, process: ProcessKey, now_ns: u64) -> Option<Verdict> {
         let case = self.cases.get(&process)?;
-        if !case.is_complete(now_ns) {
-            return None;
-        }
+        if case.is_complete(now_ns) { self.close_now(process) } else { None }
+    }
+
+    fn close_now(&mut self, process: ProcessKey) -> Option<Verdict> {
         let case = self.cases.remove(&process)?;
         if self.told.len() == MAX_TOLD {
             self.told.pop_front();
@@ -277,6 +300,17 @@ impl Case {
         }
     }
 
+    /// Marked, or of the memory of one that was.
+    fn is_victim(&self) -> bool {
+        self.mark.is_some() || self.company.is_some_and(|company| company.shares_memory)
+    }
+
+    /// A victim that was not told yet, or one that the kernel killed and may still mark.
+    fn is_pending_victim(&self, now_ns: u64) -> bool {
+        let Some((killed_ns, _)) = &self.kill else { return false };
+        self.is_victim() || now_ns.saturating_sub(*killed_ns) < MARK_PATIENCE_NS
+    }
+
     /// Whether nothing can come of it any more.
     fn is_stale(&self, now_ns: u64) -> bool {
         let patience_ns = match (&self.kill, &self.mark, self.company, &self.user_kill) {
@@ -290,7 +324,10 @@ impl Case {
         // A marked process belongs to an earlier victim only if that one was still there.
         let with = self.company.filter(|company| self.mark.is_none() || company.was_there).map(|company| company.first);
         match self.kill {
-            None => Verdict::Killed { process, by: self.user_kill.and_then(|kill| kill.sender) },
+            None => {
+                let (name, by) = self.user_kill.map(|kill| (kill.name, kill.sender)).unwrap_or_default();
+                Verdict::Killed { process, name, by }
+            }
             Some((killed_at_boot_ns, kill)) => Verdict::Oom(Box::new(Victim {
                 confidence: if with.is_some() { Confidence::CoVictim } else { Confidence::Confirmed },
                 with,

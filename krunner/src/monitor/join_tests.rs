@@ -154,7 +154,7 @@ fn two_kills_in_a_row_by_one_sender_are_two() {
 #[test]
 fn kill_9_by_a_user_is_told_as_that() {
     let verdicts = verdicts(vec![kill(0, 7, User, 33), exit(1, 7)]);
-    assert_eq!(verdicts, [Verdict::Killed { process: process(7), by: Some(actor(33)) }]);
+    assert_eq!(verdicts, [Verdict::Killed { process: process(7), name: "victim".into(), by: Some(actor(33)) }]);
 }
 
 #[test]

@@ -8,13 +8,15 @@
 //! ```
 //!
 //! A tracer passes plain values; what they mean is decided by pure code: [`join`] makes verdicts of events,
-//! [`history`] knows who started whom, [`report`] what is told. [`watch`] is the task around it. Knows nothing
+//! [`history`] knows who started whom, [`report`] what is told. [`task`] is the task around it, [`handle`] what others hold of it. Knows nothing
 //! of sessions, replies or the agent.
 
+mod attribution;
 mod cgroup;
 pub mod clock;
 mod engine;
 mod event;
+mod handle;
 mod history;
 mod infer;
 mod join;
@@ -25,17 +27,21 @@ mod procfs;
 mod report;
 mod sampler;
 mod storm;
+mod task;
 pub mod tracer;
-mod watch;
 
+pub use attribution::sigkill::SigkillCause;
+pub(crate) use cgroup::charge::OwnCharge;
 pub use cgroup::{Cgroup, CgroupError, CgroupFacts, CgroupRoot, Reading};
+pub(crate) use clock::boot_ns;
 pub use engine::Notice;
 pub use event::{Actor, Death, Exec, Exit, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessKey, Trace, TraceEvent};
+pub use handle::{Deaths, Monitor, SigkillCauses, Tell, Watching};
 pub use join::{Confidence, Joiner, Verdict, Victim};
 pub use means::{By, Means, Wanted};
 pub use process::{Cmdline, End, Glance, Observed, ScanCost, Snapshot};
 pub use procfs::{ProcRoot, time_look};
+pub(crate) use report::utc;
 pub use report::{Dead, Report, Seen};
 pub use storm::Suppressed;
 pub use tracer::{Scope, TracerKind};
-pub use watch::{Deaths, Monitor, Tell, Watching};

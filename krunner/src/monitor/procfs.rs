@@ -28,12 +28,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirEntryExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{SysconfVar, read, sysconf};
 
+use super::cgroup::charge::HOLD_PATIENCE;
 use super::clock;
 use super::event::{Death, ProcessKey};
 use super::process::{Cmdline, End, Observed, ScanCost, Snapshot};
@@ -162,6 +165,8 @@ pub(super) struct Scanner {
     turn: u32,
     /// Set while nobody else tells of kills: then more is read, and more often.
     attention: Option<Attention>,
+    /// While set, nothing is opened.
+    is_paused: Arc<AtomicBool>,
     remembered: HashMap<u32, Remembered>,
     /// Bytes of command lines in `remembered`.
     cmdline_bytes: usize,
@@ -203,10 +208,16 @@ impl Scanner {
             listed: Vec::new(),
             turn: 0,
             attention: None,
+            is_paused: Arc::default(),
             remembered: HashMap::new(),
             cmdline_bytes: 0,
             scans: 0,
         })
+    }
+
+    /// The same, which opens nothing while that is set, for [`HOLD_PATIENCE`] at most.
+    pub(super) fn paused_by(self, is_paused: Arc<AtomicBool>) -> Self {
+        Self { is_paused, ..self }
     }
 
     /// Reads all processes.
@@ -423,11 +434,20 @@ impl Scanner {
     /// One read into the buffer; `None` when the file cannot be read, usually because the process is gone.
     /// Both files give all they have, up to the buffer's end, to a single read.
     fn read(&mut self, path: fmt::Arguments<'_>) -> Option<usize> {
+        self.wait_for_pause();
         self.path.clear();
         write!(self.path, "{path}\0").ok()?;
         let path = CStr::from_bytes_with_nul(self.path.as_bytes()).ok()?;
         let file = openat(&self.folder, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
         read(&file, &mut self.buffer).ok()
+    }
+
+    fn wait_for_pause(&self) {
+        const POLL: Duration = Duration::from_millis(1);
+        let begun = Instant::now();
+        while self.is_paused.load(Ordering::Relaxed) && begun.elapsed() < HOLD_PATIENCE {
+            thread::sleep(POLL);
+        }
     }
 
     fn forget_the_gone(&mut self) {

@@ -310,7 +310,8 @@ fn running_s(process: ProcessKey, at_ns: u64) -> f64 {
     Duration::from_nanos(at_ns.saturating_sub(process.start_boot_ns())).as_millis() as f64 / 1000.0
 }
 
-fn mib(bytes: u64) -> String {
+/// As `ps` users read it: whole mebibytes, rounded up.
+pub(super) fn mib(bytes: u64) -> String {
     format!("{}m", grouped(bytes.div_ceil(MIB)))
 }
 
@@ -336,7 +337,8 @@ fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
 }
 
 /// RFC 3339, in UTC, with microseconds.
-fn utc(time: SystemTime) -> String {
+#[must_use]
+pub(crate) fn utc(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = date(days);

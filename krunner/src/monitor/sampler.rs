@@ -21,13 +21,15 @@
 //! Handing over waits on this thread only, never on the reader's; what is handed over carries its time.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::cgroup::Cgroup;
+use super::cgroup::charge::OwnCharge;
 use super::cgroup::counter::{Count, KillCounter};
 use super::clock;
 use super::pace::{Allowance, LONGEST_BEAT, RUNNING_OUT_SHARE, beat, pause};
@@ -51,13 +53,7 @@ pub(super) enum Sample {
     /// Some.
     Glance(Glance),
     /// That kills were counted, or whether they can be.
-    Counted {
-        count: Count,
-        /// When the counters were read before.
-        since_boot_ns: u64,
-        /// And when they were read now.
-        at_boot_ns: u64,
-    },
+    Counted(Count),
 }
 
 /// What it is told.
@@ -65,8 +61,8 @@ pub(super) enum Sample {
 enum Order {
     Scan,
     Beat,
-    /// Nobody else tells of kills: be watchful, with the counters of this cgroup.
-    Watch(Option<Cgroup>),
+    /// Nobody else tells of kills: be watchful, with these counters.
+    Watch(Arc<Mutex<KillCounter>>),
     /// A tracer does.
     Rest,
 }
@@ -75,6 +71,7 @@ enum Order {
 #[derive(Debug)]
 pub(super) struct Sampler {
     orders: SyncSender<Order>,
+    is_paused: Arc<AtomicBool>,
 }
 
 impl Sampler {
@@ -88,17 +85,24 @@ impl Sampler {
     pub(super) fn start(
         root: ProcRoot,
         fence: Option<Fence>,
+        charge: Option<Arc<OwnCharge>>,
         interval: Duration,
         samples: mpsc::Sender<Sample>,
     ) -> io::Result<Self> {
-        let scanner = Scanner::new(root, fence)?;
+        let is_paused = Arc::new(AtomicBool::new(false));
+        let scanner = Scanner::new(root, fence)?.paused_by(Arc::clone(&is_paused));
         let (orders, ordered) = sync_channel(QUEUED_ORDERS);
         let run = move || {
             // The reader has gone: nobody is there to be told.
-            let _ = Lookout::new(scanner, interval, samples).run(&ordered);
+            let _ = Lookout::new(scanner, charge, interval, samples).run(&ordered);
         };
         thread::Builder::new().name("oom-sampler".into()).stack_size(STACK_BYTES).spawn(run)?;
-        Ok(Self { orders })
+        Ok(Self { orders, is_paused })
+    }
+
+    /// Has the thread open nothing, or go on. A pause ends by itself after [`HOLD_PATIENCE`](super::cgroup::charge::HOLD_PATIENCE).
+    pub(super) fn pause(&self, is_paused: bool) {
+        self.is_paused.store(is_paused, Ordering::Relaxed);
     }
 
     /// Asks for a scan that begins after this call. Does not wait.
@@ -112,8 +116,8 @@ impl Sampler {
     }
 
     /// From now on nobody else tells of kills.
-    pub(super) fn watch(&self, cgroup: Option<Cgroup>) {
-        self.order(Order::Watch(cgroup));
+    pub(super) fn watch(&self, counter: Arc<Mutex<KillCounter>>) {
+        self.order(Order::Watch(counter));
     }
 
     /// From now on a tracer does.
@@ -133,6 +137,7 @@ struct Unheard;
 /// The thread's own state.
 struct Lookout {
     scanner: Scanner,
+    charge: Option<Arc<OwnCharge>>,
     interval: Duration,
     samples: mpsc::Sender<Sample>,
     /// While watchful.
@@ -146,8 +151,7 @@ struct Lookout {
 
 /// What being watchful takes.
 struct Watch {
-    counter: KillCounter,
-    read_boot_ns: u64,
+    counter: Arc<Mutex<KillCounter>>,
     is_told: bool,
     last_beat: Instant,
     next_beat: Instant,
@@ -159,10 +163,16 @@ struct Watch {
 }
 
 impl Lookout {
-    fn new(scanner: Scanner, interval: Duration, samples: mpsc::Sender<Sample>) -> Self {
+    fn new(
+        scanner: Scanner,
+        charge: Option<Arc<OwnCharge>>,
+        interval: Duration,
+        samples: mpsc::Sender<Sample>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             scanner,
+            charge,
             interval,
             samples,
             watch: None,
@@ -185,9 +195,9 @@ impl Lookout {
                     self.next_scan = self.next_scan.min(self.last_scan + SHORTEST_PAUSE);
                 }
                 Ok(Order::Scan) => {}
-                Ok(Order::Watch(cgroup)) => {
+                Ok(Order::Watch(counter)) => {
                     self.scanner.pay_attention(true);
-                    self.watch = Some(Watch::start(cgroup));
+                    self.watch = Some(Watch::start(counter));
                     self.beat()?;
                 }
                 Ok(Order::Rest) => {
@@ -229,7 +239,11 @@ impl Lookout {
         let counted = watch.count();
         let is_running_out = watch.is_running_out();
         if let Some(counted) = counted {
-            self.send(counted)?;
+            let was_killed = !counted.kills.is_empty();
+            self.send(Sample::Counted(counted))?;
+            if let Some(charge) = self.charge.as_ref().filter(|_| was_killed) {
+                charge.block_until_room();
+            }
         }
         let glance = self.scanner.glance();
         if let Some(glance) = self.seen(glance)
@@ -269,10 +283,9 @@ impl Lookout {
 }
 
 impl Watch {
-    fn start(cgroup: Option<Cgroup>) -> Self {
+    fn start(counter: Arc<Mutex<KillCounter>>) -> Self {
         Self {
-            read_boot_ns: clock::boot_ns(),
-            counter: KillCounter::start(cgroup),
+            counter,
             is_told: false,
             last_beat: Instant::now(),
             next_beat: Instant::now(),
@@ -283,17 +296,15 @@ impl Watch {
     }
 
     /// Reads the counters; what is to be told of them.
-    fn count(&mut self) -> Option<Sample> {
-        let at_boot_ns = clock::boot_ns();
-        let count = self.counter.read();
-        let since_boot_ns = std::mem::replace(&mut self.read_boot_ns, at_boot_ns);
+    fn count(&mut self) -> Option<Count> {
+        let count = self.counter.lock().unwrap_or_else(PoisonError::into_inner).read();
         self.headroom_bytes = count.headroom_bytes;
         // Memory was given back: running out begins anew.
         if let Some(headroom_bytes) = self.headroom_bytes.filter(|bytes| bytes / 2 > self.scanned_headroom_bytes) {
             self.scanned_headroom_bytes = headroom_bytes;
         }
         let is_news = !std::mem::replace(&mut self.is_told, true) || !count.kills.is_empty();
-        is_news.then_some(Sample::Counted { count, since_boot_ns, at_boot_ns: clock::boot_ns() })
+        is_news.then_some(count)
     }
 
     /// When the next beat comes, after one that took so much of a processor.
@@ -325,7 +336,7 @@ mod tests {
 
     fn start(interval: Duration, capacity: usize) -> (Sampler, mpsc::Receiver<Sample>) {
         let (sender, snapshots) = mpsc::channel(capacity);
-        (Sampler::start(ProcRoot::default(), None, interval, sender).unwrap(), snapshots)
+        (Sampler::start(ProcRoot::default(), None, None, interval, sender).unwrap(), snapshots)
     }
 
     #[tokio::test]
@@ -382,7 +393,7 @@ mod tests {
     async fn while_watchful_newcomers_are_seen_and_how_they_end() {
         let (sampler, mut samples) = start(HOUR, 8);
         assert!(next(&mut samples).await.is_some());
-        sampler.watch(None);
+        sampler.watch(Arc::new(Mutex::new(KillCounter::start(None))));
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let pid = child.id();
         let mut until_it = async |end: Option<End>| loop {
@@ -401,6 +412,6 @@ mod tests {
     #[test]
     fn a_root_that_is_not_there_is_told_at_once() {
         let (sender, _snapshots) = mpsc::channel(1);
-        assert!(Sampler::start(ProcRoot::new("/nonexistent"), None, HOUR, sender).is_err());
+        assert!(Sampler::start(ProcRoot::new("/nonexistent"), None, None, HOUR, sender).is_err());
     }
 }

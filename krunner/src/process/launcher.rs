@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::command::Command;
 use super::control::{Asked, Control};
+use super::end_reason::{EndReason, ExplainEnd, PuzzlingEnd};
 use super::outcome::{Exit, Outcome};
 use super::pump::{Outlets, Pump};
 use super::reaper::Reaper;
@@ -74,6 +75,17 @@ pub struct Launcher {
     pub logs: Option<PathBuf>,
     /// Where pumps run.
     pub tasks: TaskGroup,
+    /// Knows why programs ended.
+    pub reasons: Arc<dyn ExplainEnd>,
+}
+
+/// How a program ended, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExplainedEnd {
+    /// Its end.
+    pub outcome: Outcome,
+    /// The reason, where the exit code does not say it.
+    pub reason: Option<EndReason>,
 }
 
 impl Launcher {
@@ -83,13 +95,37 @@ impl Launcher {
     /// When it could not be started.
     pub async fn run(&self, command: &Command, env: &ChildEnv, control: &Control) -> Result<Outcome, SpawnError> {
         let task_log = tasklog::open(self.logs.clone(), env).await;
-        let demand = *control.demands().borrow();
-        if demand.terminate {
-            return Ok(Outcome::CutShort(Exit::Signal(nix::libc::SIGTERM)));
-        } else if demand.interrupts > 0 {
-            return Ok(Outcome::NotStarted);
+        if let Some(outcome) = forestalled(control) {
+            return Ok(outcome);
         }
         Ok(self.start(command, env, control, task_log)?.finish(control).await)
+    }
+
+    /// The same, and why it ended.
+    ///
+    /// # Errors
+    /// When it could not be started.
+    pub async fn run_explained(
+        &self,
+        command: &Command,
+        env: &ChildEnv,
+        control: &Control,
+    ) -> Result<ExplainedEnd, SpawnError> {
+        let task_log = tasklog::open(self.logs.clone(), env).await;
+        if let Some(outcome) = forestalled(control) {
+            return Ok(ExplainedEnd { outcome, reason: None });
+        }
+        let running = self.start(command, env, control, task_log)?;
+        let (pid, began) = (running.pid(), running.began());
+        let outcome = running.finish(control).await;
+        let reason = self.explain(pid, outcome, began.elapsed()).await;
+        Ok(ExplainedEnd { outcome, reason })
+    }
+
+    /// Why a program that ran for so long ended, where its exit code does not say.
+    pub async fn explain(&self, pid: Pid, outcome: Outcome, ran_for: Duration) -> Option<EndReason> {
+        let Outcome::Ended(exit) = outcome else { return None };
+        self.reasons.explain(pid, PuzzlingEnd::of(exit)?, ran_for).await
     }
 
     /// Starts a program; its output is passed on from now on. What is returned is to be finished by whoever has it.
@@ -113,7 +149,14 @@ impl Launcher {
         let (stdout, settle_stdout) = Pump::new(Stream::Stdout, stdout, outlets(&self.console.stdout));
         let (stderr, settle_stderr) = Pump::new(Stream::Stderr, stderr, outlets(&self.console.stderr));
         control.set_pumps(vec![settle_stdout, settle_stderr]);
-        Ok(Running { pid, exit, stdout: self.start_pump(stdout), stderr: self.start_pump(stderr), task_log })
+        Ok(Running {
+            pid,
+            began: Instant::now(),
+            exit,
+            stdout: self.start_pump(stdout),
+            stderr: self.start_pump(stderr),
+            task_log,
+        })
     }
 
     /// Runs a helper program of ours and returns what it wrote to stdout.
@@ -180,9 +223,22 @@ impl Launcher {
     }
 }
 
+/// What comes of a program that was not to start any more.
+fn forestalled(control: &Control) -> Option<Outcome> {
+    let demand = *control.demands().borrow();
+    if demand.terminate {
+        Some(Outcome::CutShort(Exit::Signal(nix::libc::SIGTERM)))
+    } else if demand.interrupts > 0 {
+        Some(Outcome::NotStarted)
+    } else {
+        None
+    }
+}
+
 /// A program that was started.
 pub struct Running {
     pid: Pid,
+    began: Instant,
     exit: oneshot::Receiver<Exit>,
     stdout: RunningPump,
     stderr: RunningPump,
@@ -194,6 +250,12 @@ impl Running {
     #[must_use]
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// When it was started.
+    #[must_use]
+    pub fn began(&self) -> Instant {
+        self.began
     }
 
     /// Stays with it until it has ended and the last of its output is passed on.

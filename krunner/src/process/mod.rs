@@ -11,6 +11,7 @@
 
 mod command;
 mod control;
+mod end_reason;
 mod launcher;
 mod oom_score;
 mod outcome;
@@ -24,7 +25,8 @@ mod tasklog;
 
 pub use command::Command;
 pub use control::{Asked, Asks, Control};
-pub use launcher::{Collected, Console, Launcher, Running};
+pub use end_reason::{EndReason, ExplainEnd, PuzzlingEnd, Unexplained};
+pub use launcher::{Collected, Console, ExplainedEnd, Launcher, Running};
 pub use oom_score::OomRank;
 pub use outcome::{Exit, Outcome};
 pub use reaper::{Reaper, Witness};

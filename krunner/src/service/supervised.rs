@@ -51,6 +51,8 @@ pub struct Launch {
 pub struct Ended {
     /// Its exit.
     pub outcome: Outcome,
+    /// Why, where the exit code does not say it.
+    pub reason: Option<String>,
     /// The last that it wrote.
     pub last_lines: String,
 }
@@ -58,6 +60,9 @@ pub struct Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "it has ended with exit code {}", self.outcome.code())?;
+        if let Some(reason) = &self.reason {
+            write!(f, " ({reason})")?;
+        }
         if self.last_lines.is_empty() {
             f.write_str("; it wrote nothing")
         } else {
@@ -118,8 +123,9 @@ impl Supervised {
         let running = launcher.start(&launch.command, &launch.env, &control, Writer::discard())?;
         let (tell_phase, phase) = watch::channel(Phase::Starting);
         let service = Self { pid: running.pid(), control: control.clone(), phase };
-        let life = Life { name: launch.name.clone(), port: launch.port, control, lines, phase: tell_phase };
-        launcher.tasks.spawn("service", life.live(running));
+        let tasks = launcher.tasks.clone();
+        let life = Life { name: launch.name.clone(), port: launch.port, control, lines, launcher, phase: tell_phase };
+        tasks.spawn("service", life.live(running));
         Ok(service)
     }
 
@@ -173,6 +179,7 @@ struct Life {
     port: Option<u16>,
     control: Control,
     lines: Arc<LastLines>,
+    launcher: Launcher,
     phase: watch::Sender<Phase>,
 }
 
@@ -183,12 +190,14 @@ impl Life {
             self.phase.send_replace(Phase::Open);
             std::future::pending().await
         };
+        let (pid, began) = (running.pid(), running.began());
         let outcome = tokio::select! {
             biased;
             outcome = running.finish(&self.control) => outcome,
             never = opening => never,
         };
-        let ended = Ended { outcome, last_lines: self.lines.text() };
+        let reason = self.launcher.explain(pid, outcome, began.elapsed()).await.map(|reason| reason.text);
+        let ended = Ended { outcome, reason, last_lines: self.lines.text() };
         match outcome {
             Outcome::CutShort(_) | Outcome::NotStarted => tracing::info!("the service {} was ended", self.name),
             Outcome::Ended(_) => tracing::info!("the service {}: {ended}", self.name),
@@ -208,7 +217,7 @@ impl Life {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::{Console, Exit, OomRank, Reaper};
+    use crate::process::{Console, Exit, OomRank, Reaper, Unexplained};
     use crate::tasks::TaskGroup;
     use std::collections::BTreeMap;
     use std::net::TcpListener;
@@ -221,6 +230,7 @@ mod tests {
             sink: Arc::new(LastLines::default()),
             logs: None,
             tasks,
+            reasons: Arc::new(Unexplained),
         }
     }
 

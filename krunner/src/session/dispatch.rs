@@ -2,14 +2,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 
 use super::completion::Completions;
+use super::end_reason::EndReasons;
 use super::event::{Event, Response};
 use super::intrinsic::{self, Intrinsic};
-use super::oom::{EXPLANATION_PATIENCE, Oom};
+use super::oom::Oom;
 use super::output::Output;
 use super::queue::{Pushed, TaskQueue, Work};
 use super::services;
@@ -34,8 +37,8 @@ use crate::wire::{InputOptions, Op, Reply, Step, StepKind};
 /// Tasks that report at the same time; they wait for their turn.
 const QUEUED_EVENTS: usize = 16;
 
-/// The exit code of a step that died of SIGKILL.
-const KILLED: i32 = -nix::libc::SIGKILL;
+/// How long the end of a step waits for the reports of kills before it. The monitor answers within one second.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a session is started with.
 pub struct Settings {
@@ -78,14 +81,20 @@ pub struct Session {
     pub(super) oom: Oom,
     /// A request for input is about to be told; the next one waits.
     asking: bool,
-    /// The step that runs has been killed, and its end waits for an explanation.
-    killed: bool,
+    /// The step that ran has ended, and its end waits for the reports of kills before it.
+    pub(super) ending: Option<Ending>,
     /// The step that runs is a `code` that was sent when none ran or waited.
     alone: bool,
     /// Counts steps, so that what belongs to an earlier one is known by its number.
     step_number: u64,
     /// Seconds of `CLOCK_MONOTONIC`.
     started_at: f64,
+}
+
+/// A step that has ended and is not answered yet.
+pub(super) struct Ending {
+    pub(super) exit_code: i32,
+    until: Instant,
 }
 
 impl Session {
@@ -98,7 +107,7 @@ impl Session {
         let tasks = TaskGroup::new();
         let inbound = transport::listen_pull(settings.ports.replin, &tasks).await?;
         transport::listen_push(settings.ports.replout, queue, &tasks).await?;
-        let oom = Oom::start(settings.means, settings.paths.logs(), &tasks);
+        let oom = Oom::start(settings.means, settings.paths.logs(), outbox.clone(), &tasks);
         let setup = |source| Critical::Setup { what: "the reaping of children", source };
         let launcher = Launcher {
             reaper: Reaper::start(&tasks, oom.witness(), settings.rank).map_err(setup)?,
@@ -106,6 +115,7 @@ impl Session {
             sink: Arc::new(Output::new(outbox.clone())),
             logs: Some(settings.paths.logs()),
             tasks: tasks.clone(),
+            reasons: Arc::new(EndReasons { causes: oom.causes() }),
         };
         let (tell_wanted, inputs_wanted) = mpsc::channel(1);
         let socket = settings.paths.input_socket();
@@ -143,7 +153,7 @@ impl Session {
             services,
             oom,
             asking: false,
-            killed: false,
+            ending: None,
             alone: false,
             step_number: 0,
             started_at,
@@ -210,6 +220,7 @@ impl Session {
             self.outbox.room_for_answers().await;
             self.services.next().await
         };
+        let overdue_at = self.ending.as_ref().map(|ending| ending.until);
         tokio::select! {
             biased;
             () = signals.next() => Event::Signal,
@@ -217,6 +228,7 @@ impl Session {
             Some(event) = self.events.recv() => event,
             told = self.oom.next() => Event::Oom(told),
             told = about_services => Event::Service(told),
+            () = reached(overdue_at) => Event::Overdue,
             suggestions = self.completions.next() => Event::Completed(suggestions),
             Some(wanted) = wanted, if !self.asking => Event::InputWanted(wanted),
             Some(frames) = message => Event::Message(frames),
@@ -228,10 +240,14 @@ impl Session {
             Event::Signal => return Response::Stop,
             Event::TaskPanicked(task) => return Response::Fail(task),
             Event::Oom(told) => {
-                self.oom.handle(told);
-                if self.killed && self.oom.has_just_reported() {
-                    self.end_killed();
+                let answered = self.oom.handle(told, !self.queue.is_idle());
+                if answered == Some(self.step_number) {
+                    self.end_step();
                 }
+            }
+            Event::Overdue => {
+                tracing::warn!("a report of an OOM kill in this step may come later");
+                self.end_step();
             }
             Event::Service(told) => self.outbox.answer(services::reply(told)),
             Event::Message(frames) => match Op::decode(&frames) {
@@ -245,16 +261,7 @@ impl Session {
                 self.advance();
             }
             Event::Completed(suggestions) => self.outbox.answer(Reply::Completion(suggestions)),
-            Event::StepDone { exit_code: KILLED } if !self.oom.has_just_reported() => self.await_explanation(),
-            Event::StepDone { exit_code } => {
-                self.step_done(exit_code);
-                self.advance();
-            }
-            Event::Unexplained { step_number } => {
-                if self.killed && step_number == self.step_number {
-                    self.end_killed();
-                }
-            }
+            Event::StepDone { exit_code } => self.settle(exit_code),
             Event::InputWanted(wanted) => self.settle_then_ask(wanted),
             Event::Settled { step_number, wanted } => {
                 self.asking = false;
@@ -336,8 +343,12 @@ impl Session {
         let Some(worker) = &self.worker else { return };
         while let Some(work) = self.queue.next() {
             match work {
-                Work::Answer { kind, exit_code } => self.outbox.answer(Reply::Finished { kind, exit_code }),
+                Work::Answer { kind, exit_code } => {
+                    self.oom.attached();
+                    self.outbox.answer(Reply::Finished { kind, exit_code });
+                }
                 Work::Run(step) => {
+                    self.oom.attached();
                     let control = Control::new();
                     self.current = Some(control.clone());
                     let (worker, report) = (Arc::clone(worker), self.report.clone());
@@ -361,20 +372,20 @@ impl Session {
         }
     }
 
-    /// A step was killed: a report on it may be on its way.
-    fn await_explanation(&mut self) {
-        self.killed = true;
-        let (report, step_number) = (self.report.clone(), self.step_number);
-        self.tasks.spawn("explanation", async move {
-            tokio::time::sleep(EXPLANATION_PATIENCE).await;
-            let _ = report.send(Event::Unexplained { step_number }).await;
-        });
+    /// A step has ended: what is known of kills before that goes first.
+    fn settle(&mut self, exit_code: i32) {
+        self.ending = Some(Ending { exit_code, until: Instant::now() + SETTLE_PATIENCE });
+        if !self.oom.settle(self.step_number) {
+            self.end_step();
+        }
     }
 
-    fn end_killed(&mut self) {
-        self.killed = false;
-        self.step_done(KILLED);
-        self.advance();
+    /// Answers for the step that has ended, and goes on with the next.
+    fn end_step(&mut self) {
+        if let Some(Ending { exit_code, .. }) = self.ending.take() {
+            self.step_done(exit_code);
+            self.advance();
+        }
     }
 
     /// Lets what the program has written, its prompt, go first.
@@ -387,6 +398,13 @@ impl Session {
             }
             let _ = report.send(Event::Settled { step_number, wanted }).await;
         });
+    }
+}
+
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

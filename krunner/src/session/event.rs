@@ -20,11 +20,8 @@ pub(super) enum Event {
         /// For the agent.
         exit_code: i32,
     },
-    /// No report has explained why the step was killed.
-    Unexplained {
-        /// Which step that was.
-        step_number: u64,
-    },
+    /// The end of a step has waited long enough for reports of kills.
+    Overdue,
     /// A program or the engine asks for input.
     InputWanted(InputWanted),
     /// What the program had written when it asked is with the agent's replies.

@@ -14,12 +14,14 @@
 
 mod completion;
 mod dispatch;
+mod end_reason;
 mod event;
 mod intrinsic;
 mod oom;
 mod oom_log;
 mod output;
 mod queue;
+mod reports;
 mod services;
 mod signals;
 mod start;

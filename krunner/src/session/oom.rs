@@ -1,4 +1,7 @@
-//! What a session does with kills for memory: tells the user, keeps a record, answers for the agent's word.
+//! What a session does with OOM kills: tells the user, keeps a record, answers for the agent's word.
+//!
+//! With a tracer or a counter the agent's event adds nothing: what happened is reported anyway, and an event that comes late, twice
+//! or without a kill is no alarm. Only where neither knows, its word counts:
 //!
 //! ```text
 //!                   report                         agent's event
@@ -9,37 +12,36 @@
 //!                  └──────▶ "failed to get the information ..."
 //! ```
 //!
-//! The monitor mostly is first; the agent learns of a kill by way of the container engine. A kill is one
-//! log entry with the whole tree, so that no output of programs gets in between.
+//! A kill is one entry with the whole tree, so that no output of programs gets in between. The end of a step waits for
+//! the reports of all kills before it ([`Oom::settle`]).
 
 use std::future::pending;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::oom_log::OomLog;
+use super::reports::Reports;
 use crate::logging::OPERATOR;
-use crate::monitor::{Confidence, Means, Monitor, Notice, Report, Tell, TracerKind, Watching};
+use crate::monitor::{Confidence, Means, Monitor, Notice, Report, SigkillCauses, Tell, TracerKind, Watching};
 use crate::process::Witness;
 use crate::tasks::TaskGroup;
+use crate::transport::Outbox;
 
 /// How long a report and the agent's event for the same kill may be apart.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How long the end of a step that was killed waits for a report that explains it. What comes later belongs to no
-/// step, and the agent passes it on to nobody.
-pub(super) const EXPLANATION_PATIENCE: Duration = Duration::from_millis(400);
-
 /// What users are told first; they know it from the Python runner.
 const HEADING: &str = "Out-of-memory detected!";
 
-/// Kills for memory, as a session sees them.
+/// OOM kills, as a session sees them.
 pub(super) struct Oom {
     /// None when it could not be started, which has been told.
     monitor: Option<(Monitor, mpsc::Receiver<Tell>)>,
     log: OomLog,
+    reports: Reports,
     kills: Kills,
 }
 
@@ -52,11 +54,13 @@ pub(super) enum Told {
 }
 
 impl Oom {
-    pub(super) fn start(means: Means, logs: PathBuf, tasks: &TaskGroup) -> Self {
+    pub(super) fn start(means: Means, logs: PathBuf, outbox: Outbox, tasks: &TaskGroup) -> Self {
         let monitor = Monitor::start(means, tasks)
-            .inspect_err(|error| tracing::error!("kills for memory will not be explained: {error}"))
+            .inspect_err(|error| tracing::error!("OOM kills will not be explained: {error}"))
             .ok();
-        Self { monitor, log: OomLog::start(logs, tasks), kills: Kills::default() }
+        let charge = monitor.as_ref().and_then(|(monitor, _)| monitor.charge());
+        let log = OomLog::start(logs, charge, tasks);
+        Self { monitor, log, reports: Reports::new(outbox), kills: Kills::default() }
     }
 
     /// Shows the monitor how children end.
@@ -67,6 +71,22 @@ impl Oom {
                 deaths.tell(pid.as_raw().unsigned_abs(), signal == Some(nix::libc::SIGKILL));
             }
         })
+    }
+
+    /// Where to ask why processes got SIGKILL.
+    pub(super) fn causes(&self) -> Option<SigkillCauses> {
+        self.monitor.as_ref().map(|(monitor, _)| monitor.causes())
+    }
+
+    /// Asks for [`Tell::Settled`] with this number, when all kills up to now are told; `false` when nobody will say so.
+    #[must_use]
+    pub(super) fn settle(&self, number: u64) -> bool {
+        self.monitor.as_ref().is_some_and(|(monitor, _)| monitor.settle(number))
+    }
+
+    /// A step is attached from now on.
+    pub(super) fn attached(&mut self) {
+        self.reports.attached();
     }
 
     pub(super) async fn next(&mut self) -> Told {
@@ -88,47 +108,62 @@ impl Oom {
         }
     }
 
-    pub(super) fn handle(&mut self, told: Told) {
+    /// Tells it. `is_attached`: a step runs or waits. Returns the number of a question that is answered by this.
+    pub(super) fn handle(&mut self, told: Told, is_attached: bool) -> Option<u64> {
         match told {
+            Told::ByMonitor(Tell::Settled(number)) => return Some(number),
             Told::ByMonitor(Tell::Watching(watching)) => log_means(&watching),
-            Told::ByMonitor(Tell::Notice(Notice::Report(report))) => self.report(&report),
-            Told::ByMonitor(Tell::Notice(Notice::Suppressed(suppressed))) => {
-                tracing::warn!("{suppressed}");
-                self.record(&suppressed);
-            }
-            Told::ByMonitor(Tell::Notice(Notice::Lost { records })) => {
-                tracing::warn!("{records} records of the OOM tracer found no room; a kill may have gone unseen");
-            }
-            Told::ByMonitor(Tell::Notice(Notice::Unattributed { kills })) => {
-                tracing::warn!("{HEADING}\n{kills} processes were killed that no look at /proc had shown");
+            Told::ByMonitor(Tell::Notice(notice)) => self.notice(&notice, is_attached),
+            Told::ByMonitor(Tell::Unconfirmed) => {
+                if self.kills.told_by_agent(Instant::now()) == Known::No {
+                    self.reports.tell(HEADING, SystemTime::now(), is_attached);
+                }
             }
             Told::PatienceEnds => {
                 self.kills.give_up();
-                tracing::warn!("failed to get the information of oom-killed processes");
+                let text = "failed to get the information of oom-killed processes";
+                self.reports.tell(text, SystemTime::now(), is_attached);
             }
         }
+        None
     }
 
     /// The agent says that there was a kill.
-    pub(super) fn told_by_agent(&mut self) {
-        if self.kills.told_by_agent(Instant::now()) == Known::No {
-            tracing::warn!("{HEADING}");
-            if let Some((monitor, _)) = &self.monitor {
-                monitor.told_of_kill();
+    pub(super) fn told_by_agent(&self) {
+        if let Some((monitor, _)) = &self.monitor {
+            monitor.told_of_kill();
+        }
+    }
+
+    fn notice(&mut self, notice: &Notice, is_attached: bool) {
+        let text = match notice {
+            Notice::Report(report) => return self.report(report, is_attached),
+            Notice::Suppressed(suppressed) => {
+                self.record(suppressed);
+                suppressed.to_string()
             }
-        }
+            Notice::Lost { records } => {
+                tracing::warn!(
+                    "{records} records of the OOM tracer were dropped (ring buffer full); an OOM kill may have been missed"
+                );
+                return;
+            }
+            Notice::Unnamed { kills } => {
+                format!("{HEADING}\nthe kernel counted {kills} OOM kills; which processes were killed is not known yet")
+            }
+            Notice::Unattributed { kills } => {
+                format!("{HEADING}\n{kills} OOM kills could not be attributed to a process")
+            }
+        };
+        self.reports.tell(&text, SystemTime::now(), is_attached);
     }
 
-    /// Whether a kill was reported in the last moments.
-    pub(super) fn has_just_reported(&self) -> bool {
-        self.kills.reported.is_some_and(|at| at.elapsed() < EXPLANATION_PATIENCE)
-    }
-
-    fn report(&mut self, report: &Report) {
-        match self.kills.reported(report.confidence, Instant::now()) {
-            Known::No => tracing::warn!("{HEADING}\n{report}"),
-            Known::Yes => tracing::warn!("{report}"),
-        }
+    fn report(&mut self, report: &Report, is_attached: bool) {
+        let text = match self.kills.reported(report.confidence, Instant::now()) {
+            Known::No => format!("{HEADING}\n{report}"),
+            Known::Yes => report.to_string(),
+        };
+        self.reports.tell(&text, report.time, is_attached);
         self.record(report);
     }
 
@@ -144,9 +179,9 @@ fn log_means(watching: &Watching) {
     match (watching.tracer, &watching.why_not_bpf) {
         (TracerKind::Snapshot, Some(reason)) => tracing::info!(
             target: OPERATOR,
-            "kills for memory are inferred from snapshots, not traced: {reason} (`krunner doctor` knows more)"
+            "OOM kills are inferred, not traced: {reason} (details: `krunner doctor`)"
         ),
-        (tracer, _) => tracing::debug!("kills for memory are seen by {tracer:?}"),
+        (tracer, _) => tracing::debug!("tracer of OOM kills: {tracer:?}"),
     }
 }
 

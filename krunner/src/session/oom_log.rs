@@ -7,11 +7,13 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 use tokio::sync::mpsc;
 
+use crate::monitor::OwnCharge;
 use crate::tasks::{TaskGroup, blocking};
 
 /// Lines that wait for the disk; a kill storm is summed up long before. Further ones are dropped, and told.
@@ -28,13 +30,17 @@ pub(super) struct OomLog(mpsc::Sender<String>);
 
 impl OomLog {
     /// A record in this folder, if it exists when there is something to write.
-    pub(super) fn start(folder: PathBuf, tasks: &TaskGroup) -> Self {
+    pub(super) fn start(folder: PathBuf, charge: Option<Arc<OwnCharge>>, tasks: &TaskGroup) -> Self {
         let (lines, mut queued) = mpsc::channel(QUEUED_LINES);
         tasks.spawn("oom record", async move {
             let mut lines = Vec::new();
             while queued.recv_many(&mut lines, QUEUED_LINES).await > 0 {
                 let (folder, text): (_, String) = (folder.clone(), lines.concat());
                 lines.clear();
+                // Opening a file right after a kill may be the next kill.
+                if let Some(charge) = &charge {
+                    charge.room().await;
+                }
                 if let Err(error) = blocking(move || append(&folder, &text)).await {
                     tracing::warn!("the record of kills was not written: {FILE}: {error}");
                 }

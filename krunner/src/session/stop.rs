@@ -74,13 +74,15 @@ async fn wind_down(session: &mut Session) {
 
 /// Ends the running step, or the bootstrap script, and answers for it.
 async fn end_step(session: &mut Session, deadline: Instant) {
+    if let Some(ending) = session.ending.take() {
+        return session.step_done(ending.exit_code);
+    }
     let Some(control) = &session.current else { return };
     control.terminate();
     let ended = async {
         loop {
             match session.events.recv().await {
                 Some(Event::StepDone { exit_code }) => return Some(exit_code),
-                Some(Event::Unexplained { .. }) => return Some(-nix::libc::SIGKILL),
                 Some(Event::Ready(prepared)) => {
                     prepared.intrinsic.stop();
                     session.intrinsic = Some(prepared.intrinsic);

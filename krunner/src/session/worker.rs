@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::config::ChildEnv;
 use crate::error::chain;
-use crate::process::{Command, Control, Launcher, Outcome};
+use crate::logging::OPERATOR;
+use crate::process::{Command, Control, ExplainedEnd, Launcher, Stream};
 use crate::runtime::{Engine, Plan, Runtime, Scratch, Severity, make_or_build};
 use crate::tasks::blocking;
 use crate::wire::{Step, StepKind};
@@ -71,19 +72,32 @@ impl Worker {
             }
             Plan::Run(commands) => {
                 for command in commands {
-                    let outcome = self.launcher.run(&command, &self.env, control).await;
-                    let code = outcome.map_or_else(
-                        |error| {
-                            tracing::error!("{}", chain(&error));
-                            error.code()
-                        },
-                        Outcome::code,
-                    );
+                    let code = self.run_program(&command, control).await;
                     if code != 0 {
                         return code;
                     }
                 }
                 0
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// The exit code. Why it was killed goes to the user, unless a report has said so.
+    async fn run_program(&self, command: &Command, control: &Control) -> i32 {
+        match self.launcher.run_explained(command, &self.env, control).await {
+            Ok(ExplainedEnd { outcome, reason }) => {
+                if let Some(reason) = reason.filter(|reason| !reason.is_reported) {
+                    let line = format!("{}\n", reason.text);
+                    tracing::info!(target: OPERATOR, "{}", reason.text);
+                    self.launcher.sink.deliver(Stream::Stderr, line.into()).await;
+                }
+                outcome.code()
+            }
+            Err(error) => {
+                tracing::error!("{}", chain(&error));
+                error.code()
             }
         }
     }

@@ -43,6 +43,65 @@ const MMAP_THRESHOLD_BYTES: libc::c_int = 128 * 1024;
 #[cfg(target_env = "gnu")]
 const TRIM_THRESHOLD_BYTES: libc::c_int = 1024 * 1024;
 
+/// Keeps pages of our program and its libraries in memory once they were used (`mlock2(2)`, `MLOCK_ONFAULT`); how many bytes of
+/// address space that covers. At a memory limit the kernel evicts them first, since they are clean, and reads them back one by
+/// one whenever they are needed: thousands of times a second, each one a charge. What was never used stays out of memory.
+///
+/// # Errors
+/// When nothing can be locked: `RLIMIT_MEMLOCK` is 0.
+pub fn keep_code_resident() -> io::Result<u64> {
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let mut locked = 0;
+    for (start, bytes) in code_mappings(&maps) {
+        // SAFETY: locking changes no content, whatever is mapped there.
+        let result = unsafe { libc::mlock2(std::ptr::without_provenance(start), bytes, libc::MLOCK_ONFAULT) };
+        if result == 0 {
+            locked += bytes as u64;
+        } else if locked == 0 {
+            return Err(io::Error::last_os_error());
+        } else {
+            // The limit is used up; the mappings come in the order of their use.
+            break;
+        }
+    }
+    Ok(locked)
+}
+
+/// Where executable files are mapped: first what is executed, then the constants beside it (proc(5)).
+fn code_mappings(maps: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut files = Vec::new();
+    for permissions in ["r-xp", "r--p"] {
+        for line in maps.lines() {
+            let mut fields = line.split_ascii_whitespace();
+            let (Some(range), Some(has), Some(path)) = (fields.next(), fields.next(), fields.nth(3)) else { continue };
+            let Some((start, end)) = range.split_once('-') else { continue };
+            let address = |text| usize::from_str_radix(text, 16).ok();
+            let (Some(start), Some(end)) = (address(start), address(end)) else { continue };
+            if has == "r-xp" && path.starts_with('/') {
+                files.push(path);
+            }
+            if has == permissions && files.contains(&path) {
+                found.push((start, end.saturating_sub(start)));
+            }
+        }
+    }
+    found
+}
+
+/// Has the heap keep that much memory that is there already, so that what is allocated at a memory limit needs no new page. To
+/// be called after [`keep_little`], whose limits it stays below.
+pub fn reserve_heap() {
+    const PAGE_BYTES: usize = 4096;
+    let mut reserve = vec![0_u8; HEAP_RESERVE_BYTES];
+    // A page is there once it was written to.
+    reserve.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 1);
+    drop(std::hint::black_box(reserve));
+}
+
+/// Below glibc's threshold for pieces that are mapped, and given back, one by one.
+const HEAP_RESERVE_BYTES: usize = 120 * 1024;
+
 /// Words that the kernel side of a map counts up, read without a system call.
 #[derive(Debug)]
 pub struct Words {
@@ -84,4 +143,26 @@ impl Drop for Words {
 
 fn bytes(count: NonZeroUsize) -> NonZeroUsize {
     count.saturating_mul(const { NonZeroUsize::new(size_of::<u64>()).expect("a word has bytes") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_comes_before_constants_and_nothing_else_is_locked() {
+        let maps = "1000-2000 r--p 00000000 08:01 1 /bin/krunner\n2000-5000 r-xp 00001000 08:01 1 /bin/krunner\n\
+                    5000-6000 rw-p 00004000 08:01 1 /bin/krunner\n7000-8000 rw-p 00000000 00:00 0 [heap]\n\
+                    9000-a000 r-xp 00000000 08:01 2 /lib/libc.so.6\nb000-c000 r-xp 00000000 00:00 0 [vdso]\n\
+                    d000-e000 r--s 00000000 00:00 3 /etc/locale\n";
+        assert_eq!(code_mappings(maps), [(0x2000, 0x3000), (0x9000, 0x1000), (0x1000, 0x1000)]);
+    }
+
+    #[test]
+    fn own_code_can_be_kept() {
+        match keep_code_resident() {
+            Ok(bytes) => assert!(bytes > 1 << 20, "{bytes}"),
+            Err(error) => eprintln!("SKIPPED: {error}"),
+        }
+    }
 }

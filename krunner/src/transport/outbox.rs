@@ -145,6 +145,19 @@ impl Outbox {
         room
     }
 
+    /// Sends a report as `stderr` on the answers' budget, so that no flood of output or log lines pushes it out; `false`
+    /// when there is no room.
+    #[must_use]
+    pub fn try_report(&self, bytes: Bytes) -> bool {
+        let message = Reply::Output { stream: OutputStream::Stderr, bytes }.into_message();
+        let budget = Arc::clone(&self.answers).try_acquire_many_owned(cost(&message, ANSWER_BYTES)).ok();
+        let room = budget.is_some();
+        if room {
+            self.enqueue(message, Pace::Free, budget);
+        }
+        room
+    }
+
     /// Waits until at least half the budget for answers is free.
     pub async fn room_for_answers(&self) {
         let half = u32::try_from(ANSWER_BYTES / 2).unwrap_or(u32::MAX);

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::{Cgroup, CgroupFacts, V1, V2, number};
+use crate::monitor::clock;
 
 /// Cgroups that are read. A container has few; who watches a whole node of v1 sees the first ones.
 const MOST: usize = 256;
@@ -39,8 +40,12 @@ pub(in crate::monitor) struct Count {
     pub(in crate::monitor) kills: Vec<Kills>,
     /// Whether kills can be counted at all.
     pub(in crate::monitor) is_counted: bool,
-    /// What may be taken before somebody is killed; none where our limit cannot be read.
+    /// What may be taken before somebody is killed; none where our limit cannot be read, or was not asked for.
     pub(in crate::monitor) headroom_bytes: Option<u64>,
+    /// When the counters were read before, in nanoseconds since boot.
+    pub(in crate::monitor) since_boot_ns: u64,
+    /// And when they were read now.
+    pub(in crate::monitor) at_boot_ns: u64,
 }
 
 /// What one counter has counted.
@@ -63,6 +68,7 @@ pub(in crate::monitor) struct KillCounter {
     vmstat: Option<Total>,
     meminfo: Option<File>,
     settled: Option<Instant>,
+    read_boot_ns: u64,
     buffer: Vec<u8>,
 }
 
@@ -102,6 +108,7 @@ impl KillCounter {
                 .ok(),
             cgroup,
             settled: None,
+            read_boot_ns: clock::boot_ns(),
             buffer: vec![0; TEXT_BYTES],
         };
         if let Some(cgroup) = &counter.cgroup {
@@ -123,18 +130,25 @@ impl KillCounter {
         Ok(inotify)
     }
 
-    /// Reads all counters.
+    /// Reads all counters, and what is left.
     pub(in crate::monitor) fn read(&mut self) -> Count {
         if self.settled.is_none_or(|at| at.elapsed() >= SETTLED) {
             self.settle();
         }
-        let kills = self.grown();
-        let is_counted = self.vmstat.is_some() || self.levels.first().is_some_and(Level::is_counted);
+        let count = self.read_kills();
         let is_limit_known = self.vmstat.is_some() || self.levels.first().is_some_and(|own| own.usage.is_some());
         let left = self.levels.iter().filter_map(|level| level.headroom_bytes(&mut self.buffer));
         let headroom_bytes = left.chain(self.meminfo.as_ref().and_then(available_bytes)).min();
-        let headroom_bytes = headroom_bytes.filter(|_| is_limit_known);
-        Count { kills, is_counted, headroom_bytes }
+        Count { headroom_bytes: headroom_bytes.filter(|_| is_limit_known), ..count }
+    }
+
+    /// Reads the counters that are known, and nothing else: opens no file.
+    pub(in crate::monitor) fn read_kills(&mut self) -> Count {
+        let at_boot_ns = clock::boot_ns();
+        let since_boot_ns = std::mem::replace(&mut self.read_boot_ns, at_boot_ns);
+        let kills = self.grown();
+        let is_counted = self.vmstat.is_some() || self.levels.first().is_some_and(Level::is_counted);
+        Count { kills, is_counted, headroom_bytes: None, since_boot_ns, at_boot_ns: clock::boot_ns() }
     }
 
     fn grown(&mut self) -> Vec<Kills> {
@@ -143,9 +157,17 @@ impl KillCounter {
         if let Some((number, is_group)) = self.vmstat.as_mut().and_then(|total| total.grown(buffer)) {
             kills.push(Kills { number, is_group, cgroup: self.cgroup.as_ref().map(Cgroup::facts) });
         }
+        let mut own = None;
         for level in &mut self.levels {
+            let of_level = (level.limit_bytes, level.usage_bytes(buffer).map(|bytes| bytes + level.beside_bytes));
+            let above = *own.get_or_insert(of_level);
             if let Some((number, is_group)) = level.events.as_mut().and_then(|total| total.grown(buffer)) {
-                let cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.facts_at(&level.dir));
+                let smallest = if of_level.0.is_some_and(|limit| above.0.is_none_or(|above| limit < above)) {
+                    of_level
+                } else {
+                    above
+                };
+                let cgroup = self.cgroup.as_ref().map(|cgroup| level.facts(cgroup, smallest));
                 kills.push(Kills { number, is_group, cgroup });
             }
         }
@@ -219,8 +241,26 @@ impl Level {
 
     fn headroom_bytes(&self, buffer: &mut [u8]) -> Option<u64> {
         let limit_bytes = self.limit_bytes.filter(|bytes| *bytes < super::NO_LIMIT_BYTES)?;
-        let usage_bytes: u64 = text(self.usage.as_ref()?, buffer).ok()?.trim().parse().ok()?;
+        let usage_bytes = self.usage_bytes(buffer)?;
         Some(limit_bytes.saturating_sub(usage_bytes).saturating_sub(self.beside_bytes))
+    }
+
+    fn usage_bytes(&self, buffer: &mut [u8]) -> Option<u64> {
+        text(self.usage.as_ref()?, buffer).ok()?.trim().parse().ok()
+    }
+
+    /// As [`Cgroup::facts`], of what was read already: right after a kill no file is opened.
+    fn facts(&self, cgroup: &Cgroup, (limit_bytes, usage_bytes): (Option<u64>, Option<u64>)) -> CgroupFacts {
+        let below = self.dir.strip_prefix(&cgroup.dir).ok().and_then(Path::to_str).unwrap_or_default();
+        let top = cgroup.path.trim_end_matches('/');
+        let path = if below.is_empty() { cgroup.path.clone() } else { format!("{top}/{below}") };
+        CgroupFacts {
+            path,
+            version: cgroup.version,
+            limit_bytes: limit_bytes.filter(|bytes| *bytes < super::NO_LIMIT_BYTES),
+            usage_bytes,
+            oom_kill_count: self.events.as_ref().and_then(|total| total.last),
+        }
     }
 }
 
@@ -258,13 +298,6 @@ impl Cgroup {
 
     fn has_local_events(&self) -> bool {
         self.version == 2 && self.mounts.iter().any(|mount| mount.has_local_events)
-    }
-
-    fn facts_at(&self, dir: &Path) -> CgroupFacts {
-        let below = dir.strip_prefix(&self.dir).ok().and_then(Path::to_str).unwrap_or_default();
-        let path =
-            if below.is_empty() { self.path.clone() } else { format!("{}/{below}", self.path.trim_end_matches('/')) };
-        self.read_at(&path, dir).facts
     }
 }
 

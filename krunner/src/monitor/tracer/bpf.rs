@@ -1,7 +1,7 @@
 //! The eBPF tracer: loads the programs, attaches them, and reads what they write.
 //!
 //! ```text
-//! loader thread: gate ─▶ offsets from BTF ─▶ load, attach ──Attached──▶ reader task ──batches──▶ monitor
+//! loader thread: gate ─▶ offsets from BTF ─▶ load, attach ──Attached──▶ RingReader ──batches──▶ monitor
 //! ```
 //!
 //! The only file that knows aya. Loading needs capabilities, some 50 ms and, for a moment, some 30 MiB
@@ -22,8 +22,7 @@ use krunner_common::program::{self, Program};
 use krunner_common::{CONFIG, Config, LEVEL_UNKNOWN, LOST, LOST_ENTRIES, OFFSETS, RING, config_flag};
 use nix::unistd::{SysconfVar, sysconf};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
-use tokio::time::{Duration, MissedTickBehavior, interval};
+use tokio::time::{Duration, Interval, MissedTickBehavior, interval};
 
 use super::btf::{self, BtfError, KernelFacts};
 use super::decode::decode;
@@ -235,47 +234,64 @@ fn reason(error: &ProgramError) -> String {
 }
 
 impl Attached {
-    /// Passes on what the programs write, in batches, until `events` is closed.
+    /// The end at which records are read.
     ///
     /// # Errors
     /// When the ring buffer cannot be waited for.
-    pub(in crate::monitor) async fn read(self, events: mpsc::Sender<Vec<TraceEvent>>) -> io::Result<()> {
-        // SAFETY: the ring buffer keeps the same descriptor, its own, until it is dropped, with this.
-        let mut ring = unsafe { AsyncFd::register(self.ring) }?;
-        let mut reader = Reader { lost: self.lost, told_lost: 0, page_bytes: page_bytes()?, told_unreadable: false };
+    pub(in crate::monitor) fn into_reader(self) -> io::Result<RingReader> {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                ready = ring.readable_mut() => ready?.clear_ready(),
-                _ = look.tick() => {}
-            }
-            loop {
-                let batch = reader.batch(ring.get_mut());
-                let more = batch.len() >= BATCH;
-                if !batch.is_empty() && events.send(batch).await.is_err() {
-                    return Ok(());
-                }
-                if !more {
-                    break;
-                }
-            }
-        }
+        Ok(RingReader {
+            // SAFETY: the ring buffer keeps the same descriptor, its own, until it is dropped, with the AsyncFd.
+            ring: unsafe { AsyncFd::register(self.ring) }?,
+            look,
+            is_more: false,
+            lost: self.lost,
+            told_lost: 0,
+            page_bytes: page_bytes()?,
+            told_unreadable: false,
+            _links: self._links,
+        })
     }
 }
 
-/// Makes events of records.
-struct Reader {
+/// Makes events of the records that the programs write; they run until this is dropped.
+pub(in crate::monitor) struct RingReader {
+    ring: AsyncFd<RingBuf<MapData>>,
+    look: Interval,
+    /// The last batch was full.
+    is_more: bool,
     lost: Words,
     told_lost: u64,
     page_bytes: u64,
     told_unreadable: bool,
+    _links: Vec<RawTracePointLink>,
 }
 
-impl Reader {
-    /// Up to [`BATCH`] events, and what was lost since the last batch behind them.
-    fn batch(&mut self, ring: &mut RingBuf<MapData>) -> Vec<TraceEvent> {
+impl RingReader {
+    /// Waits for records; there may be none. Nothing is lost when this is dropped while it waits.
+    ///
+    /// # Errors
+    /// When the ring buffer cannot be waited for.
+    pub(in crate::monitor) async fn next(&mut self) -> io::Result<Vec<TraceEvent>> {
+        if !self.is_more {
+            tokio::select! {
+                ready = self.ring.readable_mut() => ready?.clear_ready(),
+                _ = self.look.tick() => {}
+            }
+        }
+        Ok(self.read_batch())
+    }
+
+    /// Whether there may be more behind this batch.
+    pub(in crate::monitor) fn is_full(batch: &[TraceEvent]) -> bool {
+        batch.len() >= BATCH
+    }
+
+    /// Up to [`BATCH`] events that are there now, and what was lost since the last batch behind them.
+    pub(in crate::monitor) fn read_batch(&mut self) -> Vec<TraceEvent> {
         let mut batch = Vec::new();
+        let ring = self.ring.get_mut();
         while batch.len() < BATCH {
             let Some(record) = ring.next() else { break };
             match decode(&record, self.page_bytes) {
@@ -293,6 +309,7 @@ impl Reader {
             batch.push(TraceEvent { at_boot_ns: clock::boot_ns(), what: Trace::Lost { records } });
             self.told_lost = lost;
         }
+        self.is_more = Self::is_full(&batch);
         batch
     }
 }

@@ -1,0 +1,3 @@
+//! What events mean: pure, time is a parameter.
+
+pub(super) mod sigkill;

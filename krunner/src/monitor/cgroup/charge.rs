@@ -1,0 +1,117 @@
+//! How close our own cgroup is to its limit, asked at the worst moment: nothing is opened and nothing allocated.
+//!
+//! Right after an OOM kill the victim's memory is not back yet, but the kernel no longer counts the victim as one
+//! (`MMF_OOM_SKIP`, mm/oom_kill.c), so whoever is charged for one more page makes it choose again. A file that is opened is such a
+//! charge (`alloc_empty_file`, fs/file_table.c), and so is the first read of a file that the kernel makes up (`seq_read_iter`,
+//! fs/seq_file.c). Reading a file again that was read before is none.
+//!
+//! Only a limit that we are charged to matters: where the victim's limit is another one, [`OwnCharge::is_at_limit`] says no, and all
+//! may be looked at.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Cgroup, V1, V2};
+
+/// The longest that a victim's memory is waited for: `exit_mmap` of some GiB takes this long. After that the limit is full of
+/// something else, mostly page cache, which gives way.
+pub(in crate::monitor) const HOLD_PATIENCE: Duration = Duration::from_millis(60);
+
+/// Between two readings. One takes 1 to 2 us.
+const POLL: Duration = Duration::from_millis(1);
+
+/// With less than this left the next page may be too much: a look at `/proc` and the report take some 100 KiB, and each
+/// processor keeps up to 256 KiB of charge in stock (`MEMCG_CHARGE_BATCH`, mm/memcontrol.c).
+const RESERVE_BYTES: u64 = 1 << 20;
+
+/// A number in decimal, or `max`.
+const NUMBER_BYTES: usize = 32;
+
+/// The smallest limit that applies to us, and what is charged to it.
+#[derive(Debug)]
+pub(crate) struct OwnCharge {
+    usage: File,
+    limit: File,
+}
+
+impl OwnCharge {
+    /// `None` without a limit, or where it cannot be read.
+    #[must_use]
+    pub(in crate::monitor) fn open(cgroup: &Cgroup) -> Option<Self> {
+        let files = if cgroup.version == 1 { &V1 } else { &V2 };
+        let (_, level) = cgroup.limited_level()?;
+        let open = |name: &str| File::open(level.join(name)).ok();
+        let charge = Self { usage: open(files.usage)?, limit: open(files.limit)? };
+        // The first reading allocates what later ones use.
+        number(&charge.usage).and(number(&charge.limit)).map(|_| charge)
+    }
+
+    /// Whether the next page may be one too many.
+    #[must_use]
+    pub(crate) fn is_at_limit(&self) -> bool {
+        let left = number(&self.limit).zip(number(&self.usage)).map(|(limit, usage)| limit.saturating_sub(usage));
+        left.is_some_and(|bytes| bytes < RESERVE_BYTES)
+    }
+
+    /// Blocks until there is room again, at most [`HOLD_PATIENCE`].
+    pub(in crate::monitor) fn block_until_room(&self) {
+        let begun = Instant::now();
+        while self.is_at_limit() && begun.elapsed() < HOLD_PATIENCE {
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until there is room again, at most [`HOLD_PATIENCE`].
+    pub(crate) async fn room(&self) {
+        let begun = Instant::now();
+        while self.is_at_limit() && begun.elapsed() < HOLD_PATIENCE {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+/// `max` is no number: there is no limit.
+fn number(file: &File) -> Option<u64> {
+    let mut buffer = [0; NUMBER_BYTES];
+    let length = file.read_at(&mut buffer, 0).ok()?;
+    std::str::from_utf8(&buffer[..length]).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn limit_is_near_when_less_than_the_reserve_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let open = |name: &str| File::open(folder.path().join(name)).unwrap();
+        write("limit", "67108864\n");
+        write("usage", "1\n");
+        let charge = OwnCharge { usage: open("usage"), limit: open("limit") };
+        assert!(!charge.is_at_limit());
+        write("usage", "66666666\n");
+        assert!(charge.is_at_limit());
+        write("usage", "67108999\n");
+        assert!(charge.is_at_limit(), "more than the limit is charged for a moment");
+        write("limit", "max\n");
+        assert!(!charge.is_at_limit());
+    }
+
+    #[test]
+    fn waiting_ends_although_there_is_no_room() {
+        let file = || {
+            let file = tempfile::tempfile().unwrap();
+            file.write_at(b"100\n", 0).unwrap();
+            file
+        };
+        let charge = OwnCharge { usage: file(), limit: file() };
+        let begun = Instant::now();
+        charge.block_until_room();
+        assert!(begun.elapsed() >= HOLD_PATIENCE);
+    }
+}

@@ -1,0 +1,428 @@
+//! The monitor at work: one task that owns the [`Engine`], fed by a tracer, a sampler and whoever asks.
+//!
+//! ```text
+//!  loader thread ─Attached─▶ ring buffer ─batches─▶┐
+//!  sampler thread ─────────────────────Snapshot──▶ │ this task ─Tell─▶ session, or `krunner monitor`
+//!  the session ────────────────────────Request───▶ ┘
+//! ```
+//!
+//! It starts with snapshots and goes over to the tracer when that is attached. It never waits for `/proc`:
+//! reading there may block on a process that the kernel is about to kill.
+//!
+//! **A question is a barrier.** The end of a step asks to be told of all kills before it ([`Request::Settle`]). What the kernel
+//! said of them is in the ring buffer, or in the counter, before the parent of the killed process can wait for it. So both
+//! are read when the question comes, and it is answered as soon as no kill is left that was seen and not told: at
+//! once where there was none, after [`SETTLE_DEADLINE`] at the latest.
+//!
+//! **Hold.** From a kill at our own limit until the victim's memory is back nothing is opened here, and nothing told: see
+//! `cgroup::charge`.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::time::Duration;
+
+use nix::unistd::read;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::attribution::sigkill::SigkillCause;
+use super::cgroup::charge::{HOLD_PATIENCE, OwnCharge};
+use super::cgroup::counter::KillCounter;
+use super::cgroup::{Cgroup, CgroupFacts};
+use super::clock;
+use super::engine::{Engine, is_of_interest};
+use super::event::{Trace, TraceEvent};
+use super::handle::{Request, Tell, Watching};
+use super::sampler::{Sample, Sampler};
+use super::tracer::{Loading, RingReader, Scope, TracerKind};
+use crate::sys;
+
+/// A snapshot is large, and an older one of no use. A beat of the sampler may bring two samples.
+pub(super) const QUEUED_SAMPLES: usize = 2;
+
+/// How often time passes for the engine while something waits for it.
+const BUSY_TICK: Duration = Duration::from_millis(1);
+
+/// And while nothing does: for what is kept by age.
+const IDLE_TICK: Duration = Duration::from_millis(250);
+
+/// How long a question waits for kills that were seen and cannot be told yet. A victim of some GiB takes a second to exit.
+pub(super) const SETTLE_DEADLINE: Duration = Duration::from_secs(1);
+
+pub(super) struct Task {
+    engine: Engine,
+    sampler: Option<Sampler>,
+    tells: mpsc::Sender<Tell>,
+    cgroup: Option<Cgroup>,
+    scope: Scope,
+    charge: Option<Arc<OwnCharge>>,
+    /// Set while the tracer is attached.
+    ring: Option<RingReader>,
+    /// Without a tracer: the counter that the sampler reads too.
+    counter: Option<Arc<Mutex<KillCounter>>>,
+    /// Without a tracer: readable when a counter of the cgroup may have changed.
+    changes: Option<AsyncFd<OwnedFd>>,
+    is_evidence: Arc<AtomicBool>,
+    questions: Vec<Question>,
+    /// Until then the victim's memory is waited for.
+    held_until_ns: Option<u64>,
+    /// As was told last.
+    forgotten: u64,
+}
+
+/// Asked by somebody who waits until all kills up to now are told.
+struct Question {
+    asked: Asked,
+    /// The counter still has to be read: the sampler was reading it.
+    needs_count: bool,
+    until_ns: u64,
+}
+
+enum Asked {
+    Settle(u64),
+    Explain { pid: u32, since_boot_ns: u64, answer: oneshot::Sender<SigkillCause> },
+}
+
+/// Whatever comes next.
+enum Event {
+    Batch(Vec<TraceEvent>),
+    Sampled(Sample),
+    Changed,
+    Request(Request),
+    Attached(Result<RingReader, String>),
+    TracerEnded(String),
+    Tick,
+}
+
+impl Task {
+    pub(super) fn new(
+        engine: Engine,
+        sampler: Option<Sampler>,
+        tells: mpsc::Sender<Tell>,
+        cgroup: Option<Cgroup>,
+        scope: Scope,
+        charge: Option<Arc<OwnCharge>>,
+        is_evidence: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            engine,
+            sampler,
+            tells,
+            cgroup,
+            scope,
+            charge,
+            ring: None,
+            counter: None,
+            changes: None,
+            is_evidence,
+            questions: Vec::new(),
+            held_until_ns: None,
+            forgotten: 0,
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        tracer: Result<Loading, String>,
+        mut samples: mpsc::Receiver<Sample>,
+        mut requests: mpsc::Receiver<Request>,
+    ) {
+        let mut loading = Box::pin(attached(tracer));
+        let mut is_loading = true;
+        let mut busy = interval(BUSY_TICK);
+        busy.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut idle = interval(IDLE_TICK);
+        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let is_busy = self.is_busy();
+            let event = tokio::select! {
+                batch = next_batch(self.ring.as_mut()) => batch.map_or_else(Event::TracerEnded, Event::Batch),
+                Some(sampled) = samples.recv() => Event::Sampled(sampled),
+                attached = &mut loading, if is_loading => Event::Attached(attached),
+                () = changed(self.changes.as_ref()) => Event::Changed,
+                Some(request) = requests.recv() => Event::Request(request),
+                _ = busy.tick(), if is_busy => Event::Tick,
+                _ = idle.tick() => Event::Tick,
+            };
+            is_loading &= !matches!(event, Event::Attached(_));
+            let is_more_to_read = matches!(&event, Event::Batch(batch) if RingReader::is_full(batch));
+            self.handle(event).await;
+            if !self.tell().await {
+                return;
+            }
+            if is_more_to_read {
+                // A flood of forks is not to keep the session from its other work.
+                yield_now().await;
+            }
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.held_until_ns.is_some() || !self.questions.is_empty() || self.engine.is_busy(clock::boot_ns())
+    }
+
+    async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Attached(attached) => {
+                let why_not = attached.as_ref().err().cloned();
+                self.ring = attached.ok();
+                self.tracer_changed(why_not).await;
+            }
+            Event::TracerEnded(reason) => {
+                tracing::error!("the ring buffer of the OOM tracer cannot be read: {reason}");
+                self.ring = None;
+                self.tracer_changed(Some(reason)).await;
+            }
+            Event::Batch(batch) => self.traced(&batch),
+            Event::Sampled(sample) => self.sampled(sample),
+            Event::Request(request) => self.requested(request).await,
+            Event::Changed => {
+                if let Some(sampler) = &self.sampler {
+                    sampler.beat_now();
+                }
+            }
+            Event::Tick => {
+                self.end_hold();
+                self.engine.tick(clock::boot_ns());
+            }
+        }
+    }
+
+    /// Passes on what is to be told, and answers those who waited for it; `false` when nobody listens any more.
+    async fn tell(&mut self) -> bool {
+        let answered = self.answerable();
+        for notice in self.engine.take_notices() {
+            if self.tells.send(Tell::Notice(notice)).await.is_err() {
+                return false;
+            }
+        }
+        for asked in answered {
+            match asked {
+                Asked::Settle(number) => {
+                    if self.tells.send(Tell::Settled(number)).await.is_err() {
+                        return false;
+                    }
+                }
+                Asked::Explain { pid, since_boot_ns, answer } => {
+                    // Whoever asked may have given up.
+                    let _ = answer.send(self.engine.sigkill_cause(pid, since_boot_ns, self.ring.is_some()));
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes out the questions that can be answered now.
+    fn answerable(&mut self) -> Vec<Asked> {
+        if self.questions.is_empty() {
+            return Vec::new();
+        }
+        let now_ns = clock::boot_ns();
+        if self.questions.iter().any(|question| question.needs_count) && self.count_now() {
+            self.questions.iter_mut().for_each(|question| question.needs_count = false);
+        }
+        if self.questions.iter().any(|question| question.until_ns <= now_ns) {
+            self.engine.report_now(now_ns);
+        }
+        let is_settled = !self.engine.has_unreported(now_ns);
+        let is_answerable =
+            |question: &mut Question| question.until_ns <= now_ns || is_settled && !question.needs_count;
+        self.questions.extract_if(.., is_answerable).map(|question| question.asked).collect()
+    }
+
+    async fn requested(&mut self, request: Request) {
+        let now_ns = clock::boot_ns();
+        match request {
+            Request::ToldOfKill => {
+                if self.ring.is_some() || self.engine.is_counted() {
+                    tracing::debug!(
+                        "the agent reports an OOM kill; the tracer or the counter reports those that happened"
+                    );
+                    return;
+                }
+                // Fails when nobody listens any more; the next notice ends the task then.
+                let _ = self.tells.send(Tell::Unconfirmed).await;
+                let look = self.engine.told_of_kill(now_ns);
+                self.scan_if(look);
+            }
+            Request::Died(death) => self.engine.died(&death, now_ns),
+            Request::DiedUnseen { pid, end } => self.engine.died_unseen(pid, end, now_ns),
+            Request::Settle(number) => self.ask(Asked::Settle(number)),
+            Request::Explain { pid, since_boot_ns, answer } => self.ask(Asked::Explain { pid, since_boot_ns, answer }),
+        }
+    }
+
+    /// Reads all that was said of kills up to now; the answer comes when all of it is told.
+    fn ask(&mut self, asked: Asked) {
+        if let Some(mut ring) = self.ring.take() {
+            loop {
+                let batch = ring.read_batch();
+                self.traced(&batch);
+                if !RingReader::is_full(&batch) {
+                    break;
+                }
+            }
+            self.ring = Some(ring);
+        }
+        let until_ns = clock::boot_ns().saturating_add(nanoseconds(SETTLE_DEADLINE));
+        self.questions.push(Question { asked, needs_count: self.counter.is_some(), until_ns });
+    }
+
+    /// Without a tracer: reads the counter; `false` when the sampler is doing so.
+    fn count_now(&mut self) -> bool {
+        let Some(counter) = &self.counter else { return true };
+        let count = match counter.try_lock() {
+            Ok(mut counter) => counter.read_kills(),
+            Err(TryLockError::Poisoned(counter)) => counter.into_inner().read_kills(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        let was_killed = self.engine.counted(count);
+        // The sampler waits for room by itself.
+        self.scan_if(was_killed);
+        true
+    }
+
+    fn traced(&mut self, batch: &[TraceEvent]) {
+        let now_ns = clock::boot_ns();
+        let mut look = false;
+        for event in batch {
+            self.begin_hold(event, now_ns);
+            let figures = self.figures(event);
+            look |= self.engine.trace(event, figures, now_ns);
+        }
+        self.scan_if(look);
+    }
+
+    fn sampled(&mut self, sample: Sample) {
+        let now_ns = clock::boot_ns();
+        match sample {
+            Sample::Snapshot(snapshot) => {
+                self.engine.snapshot(&snapshot, now_ns);
+                let forgotten = self.engine.forgotten();
+                if forgotten > self.forgotten {
+                    tracing::debug!("{} processes were dropped from the history (full)", forgotten - self.forgotten);
+                    self.forgotten = forgotten;
+                }
+            }
+            Sample::Glance(glance) => self.engine.glance(&glance, now_ns),
+            Sample::Counted(count) => {
+                let was_killed = self.engine.counted(count);
+                self.scan_if(was_killed);
+            }
+        }
+    }
+
+    fn scan_if(&self, look: bool) {
+        if let Some(sampler) = self.sampler.as_ref().filter(|_| look) {
+            sampler.scan_now();
+        }
+    }
+
+    /// At the first sign of a kill at our own limit.
+    fn begin_hold(&mut self, event: &TraceEvent, now_ns: u64) {
+        let is_kill = matches!(&event.what, Trace::Kill(kill) if is_of_interest(kill));
+        let is_at_limit = || self.charge.as_ref().is_some_and(|charge| charge.is_at_limit());
+        if is_kill && (self.held_until_ns.is_some() || is_at_limit()) {
+            self.held_until_ns = Some(now_ns.saturating_add(nanoseconds(HOLD_PATIENCE)));
+            self.engine.hold();
+            self.pause_sampler(true);
+        }
+    }
+
+    /// When there is room again, or patience ends.
+    fn end_hold(&mut self) {
+        let Some(until_ns) = self.held_until_ns else { return };
+        let now_ns = clock::boot_ns();
+        if now_ns < until_ns && self.charge.as_ref().is_some_and(|charge| charge.is_at_limit()) {
+            return;
+        }
+        self.held_until_ns = None;
+        self.pause_sampler(false);
+        let facts = self.cgroup.as_ref().map(Cgroup::facts);
+        let look = self.engine.resume(facts.as_ref(), now_ns);
+        self.scan_if(look);
+    }
+
+    fn pause_sampler(&self, is_paused: bool) {
+        if let Some(sampler) = &self.sampler {
+            sampler.pause(is_paused);
+        }
+    }
+
+    async fn tracer_changed(&mut self, why_not_bpf: Option<String>) {
+        let traced = self.ring.is_some();
+        self.watch_without_tracer(!traced);
+        // Who came while the programs were being loaded has been told by nobody.
+        self.scan_if(traced);
+        let tracer = if traced { TracerKind::Bpf } else { TracerKind::Snapshot };
+        // As above.
+        let _ = self.tells.send(Tell::Watching(Watching { tracer, why_not_bpf, scope: self.scope })).await;
+    }
+
+    /// Counters and glances stand in for a tracer, or no more.
+    fn watch_without_tracer(&mut self, without: bool) {
+        self.is_evidence.store(without, Ordering::Relaxed);
+        let Some(sampler) = &self.sampler else { return };
+        if without {
+            // Where the kernel does not tell, the sampler's beat is all there is.
+            self.changes = self.cgroup.as_ref().filter(|cgroup| cgroup.version == 2).and_then(changes_of);
+            let counter = Arc::new(Mutex::new(KillCounter::start(self.cgroup.clone())));
+            self.counter = Some(Arc::clone(&counter));
+            sampler.watch(counter);
+        } else {
+            self.changes = None;
+            self.counter = None;
+            sampler.rest();
+        }
+    }
+
+    /// The victim's cgroup, read before the victim is gone.
+    fn figures(&self, event: &TraceEvent) -> Option<CgroupFacts> {
+        let Trace::Kill(kill) = &event.what else { return None };
+        let cgroup = self.cgroup.as_ref().filter(|_| is_of_interest(kill) && self.held_until_ns.is_none())?;
+        let facts = cgroup.facts_of_pid(kill.victim.pid);
+        // One that has exited is in the root cgroup by then. Of the whole machine it need not have been in ours.
+        if self.scope == Scope::All {
+            return facts.filter(|facts| facts.path != "/");
+        }
+        let is_ours = |facts: &CgroupFacts| facts.path.starts_with(&cgroup.path);
+        Some(facts.filter(is_ours).unwrap_or_else(|| cgroup.facts()))
+    }
+}
+
+/// Waits for the loader; `Err` with why there is no tracer.
+async fn attached(tracer: Result<Loading, String>) -> Result<RingReader, String> {
+    let attached = tracer?.attached().await?;
+    attached.into_reader().map_err(|error| format!("the ring buffer of the OOM tracer cannot be read: {error}"))
+}
+
+fn changes_of(cgroup: &Cgroup) -> Option<AsyncFd<OwnedFd>> {
+    let inotify = KillCounter::changes(cgroup).inspect_err(|error| {
+        tracing::debug!("the kernel does not tell when the cgroup's counters change ({error}): they are polled");
+    });
+    sys::readable(inotify.ok()?.into()).ok()
+}
+
+/// Waits until something has changed, and takes note.
+async fn changed(changes: Option<&AsyncFd<OwnedFd>>) {
+    /// One event has 16 bytes (inotify(7)); which they are does not matter.
+    const EVENTS_BYTES: usize = 1024;
+    let Some(changes) = changes else { return std::future::pending().await };
+    let Ok(mut ready) = changes.readable().await else { return std::future::pending().await };
+    while read(changes.get_ref(), &mut [0; EVENTS_BYTES]).is_ok_and(|bytes| bytes == EVENTS_BYTES) {}
+    ready.clear_ready();
+}
+
+async fn next_batch(ring: Option<&mut RingReader>) -> Result<Vec<TraceEvent>, String> {
+    match ring {
+        Some(ring) => ring.next().await.map_err(|error| error.to_string()),
+        None => std::future::pending().await,
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
