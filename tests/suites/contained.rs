@@ -182,7 +182,7 @@ impl Contained {
     /// No BPF for this reason: the doctor's check of that name, and the words of the session's log line.
     #[track_caller]
     pub(crate) fn assert_snapshot(&mut self, check: &str, reason: &str) {
-        self.runner.wait_for_log(&["OOM kills are inferred from snapshots, not traced", reason]);
+        self.runner.wait_for_log(&["OOM kills are inferred, not traced", reason]);
         let told = self.doctor();
         assert_eq!((&told["tracer"], missing(&told)), (&"snapshot".into(), vec![check]), "{told}");
         assert!(!proc::has_bpf(self.container.pid()));
