@@ -73,6 +73,7 @@ fn in_json(tell: &Tell) -> anyhow::Result<Option<Value>> {
         Tell::Notice(Notice::Suppressed(suppressed)) => serde_json::to_value(suppressed)?,
         Tell::Notice(Notice::Lost { records }) => json!({ "event": "records_lost", "count": records }),
         Tell::Notice(Notice::Unattributed { kills }) => json!({ "event": "oom_kills_unattributed", "count": kills }),
+        Tell::Notice(Notice::Stuck) => json!({ "event": "oom_without_kill" }),
         Tell::Notice(Notice::Unnamed { .. }) | Tell::Settled(_) | Tell::Unconfirmed => return Ok(None),
     }))
 }
@@ -97,6 +98,7 @@ fn in_words(tell: &Tell) -> Option<String> {
         Tell::Notice(Notice::Unattributed { kills }) => {
             format!("{kills} OOM kills could not be attributed to a process")
         }
+        Tell::Notice(Notice::Stuck) => "out of memory, and the kernel may not kill here (oom_kill_disable)".to_owned(),
         Tell::Notice(Notice::Unnamed { .. }) | Tell::Settled(_) | Tell::Unconfirmed => return None,
     })
 }

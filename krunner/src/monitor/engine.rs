@@ -63,6 +63,8 @@ pub enum Notice {
         /// How many.
         records: u64,
     },
+    /// The limit is reached, and the kernel may not kill here.
+    Stuck,
     /// Kills were counted some time ago; which processes they were is not known yet.
     Unnamed {
         /// How many.
@@ -298,6 +300,11 @@ impl Engine {
             self.history.ended_unseen(process, end, now_ns);
             self.infer(now_ns);
         }
+    }
+
+    /// Our cgroup has reached its limit, and the kernel may not kill in it.
+    pub(super) fn stuck(&mut self) {
+        self.notices.push(Notice::Stuck);
     }
 
     /// Lets time pass.

@@ -96,6 +96,14 @@ impl ProcRoot {
         Stat::parse(&line).is_some_and(|(_, stat)| stat.start_ticks == key.start_ticks && !stat.is_zombie())
     }
 
+    /// The controlling terminal of this very process, as a device number.
+    #[must_use]
+    pub(crate) fn terminal_of(&self, key: ProcessKey) -> Option<u64> {
+        let line = std::fs::read(self.0.join(format!("{}/stat", key.pid))).ok()?;
+        let (_, stat) = Stat::parse(&line).filter(|(_, stat)| stat.start_ticks == key.start_ticks)?;
+        stat.terminal()
+    }
+
     /// Whether a process is inside a fence.
     #[must_use]
     pub(super) fn lets_in(&self, pid: u32, fence: &Fence) -> bool {

@@ -205,6 +205,18 @@ impl Report {
 }
 
 impl Seen {
+    /// Which process.
+    #[must_use]
+    pub(crate) fn key(&self) -> ProcessKey {
+        ProcessKey { pid: self.pid, start_ticks: self.start_ticks }
+    }
+
+    /// Its resident memory in words.
+    #[must_use]
+    pub(crate) fn rss(&self) -> String {
+        mib(self.rss_bytes)
+    }
+
     fn of(process: &Known, at_ns: u64) -> Self {
         Self {
             pid: process.key.pid,
@@ -255,6 +267,12 @@ impl fmt::Display for Report {
 }
 
 impl Report {
+    /// The limit of the victim's cgroup in words, if there is one.
+    #[must_use]
+    pub(crate) fn limit(&self) -> Option<String> {
+        self.cgroup.as_ref()?.limit_bytes.map(mib)
+    }
+
     fn how_sure(&self) -> String {
         match (self.confidence, self.with_pid) {
             (Confidence::Confirmed, _) => "confirmed (the kernel's kill and mark were seen)".to_owned(),

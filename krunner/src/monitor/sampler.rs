@@ -214,6 +214,10 @@ impl Lookout {
     }
 
     fn scan(&mut self, everybody: bool) -> Result<(), Unheard> {
+        if self.is_stuck() {
+            self.next_scan = Instant::now() + LONGEST_BEAT;
+            return Ok(());
+        }
         // Whoever asked for a scan gets this one, unless it leaves somebody out.
         self.is_scan_asked &= !everybody;
         let scan = if everybody { self.scanner.scan() } else { self.scanner.scan_in_turns() };
@@ -234,7 +238,12 @@ impl Lookout {
 
     /// Counters, newcomers and those who grow.
     fn beat(&mut self) -> Result<(), Unheard> {
+        let is_stuck = self.is_stuck();
         let Some(watch) = &mut self.watch else { return Ok(()) };
+        if is_stuck {
+            watch.next_beat = Instant::now() + LONGEST_BEAT;
+            return Ok(());
+        }
         let cpu_before = clock::thread_cpu();
         let counted = watch.count();
         let is_running_out = watch.is_running_out();
@@ -259,6 +268,11 @@ impl Lookout {
             watch.plan(cost);
         }
         Ok(())
+    }
+
+    /// Whoever asks for memory now waits until there is some, and with it whoever waits for the allocator.
+    fn is_stuck(&self) -> bool {
+        self.charge.as_ref().is_some_and(|charge| charge.is_stuck())
     }
 
     /// What was seen, unless it was nothing; complains once.

@@ -69,6 +69,8 @@ pub(super) struct Task {
     questions: Vec<Question>,
     /// Until then the victim's memory is waited for.
     held_until_ns: Option<u64>,
+    /// That nobody may be killed here was told.
+    is_stuck: bool,
     /// As was told last.
     forgotten: u64,
 }
@@ -120,6 +122,7 @@ impl Task {
             is_evidence,
             questions: Vec::new(),
             held_until_ns: None,
+            is_stuck: false,
             forgotten: 0,
         }
     }
@@ -186,6 +189,7 @@ impl Task {
             }
             Event::Tick => {
                 self.end_hold();
+                self.watch_for_stuck();
                 self.engine.tick(clock::boot_ns());
             }
         }
@@ -344,6 +348,15 @@ impl Task {
         let facts = self.cgroup.as_ref().map(Cgroup::facts);
         let look = self.engine.resume(facts.as_ref(), now_ns);
         self.scan_if(look);
+    }
+
+    /// Tells it once, until it is over.
+    fn watch_for_stuck(&mut self) {
+        let is_stuck = self.charge.as_ref().is_some_and(|charge| charge.is_stuck());
+        if is_stuck && !self.is_stuck {
+            self.engine.stuck();
+        }
+        self.is_stuck = is_stuck;
     }
 
     fn pause_sampler(&self, is_paused: bool) {

@@ -27,6 +27,7 @@ mod signals;
 mod start;
 mod stop;
 mod terminal;
+mod terminal_notice;
 mod worker;
 
 pub use dispatch::{Session, Settings};

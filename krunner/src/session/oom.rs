@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::oom_log::OomLog;
 use super::reports::Reports;
+use super::terminal_notice;
 use crate::logging::OPERATOR;
 use crate::monitor::{Confidence, Means, Monitor, Notice, Report, SigkillCauses, Tell, TracerKind, Watching};
 use crate::process::Witness;
@@ -142,6 +143,10 @@ impl Oom {
                 self.record(suppressed);
                 suppressed.to_string()
             }
+            Notice::Stuck => format!(
+                "{HEADING}\nout of memory, and the kernel may not kill here (oom_kill_disable): programs wait until memory is \
+                 freed or the limit is raised"
+            ),
             Notice::Lost { records } => {
                 tracing::warn!(
                     "{records} records of the OOM tracer were dropped (ring buffer full); an OOM kill may have been missed"
@@ -165,6 +170,7 @@ impl Oom {
         };
         self.reports.tell(&text, report.time, is_attached);
         self.record(report);
+        terminal_notice::notify(report);
     }
 
     fn record(&self, entry: &impl serde::Serialize) {

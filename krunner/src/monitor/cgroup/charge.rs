@@ -26,6 +26,9 @@ const POLL: Duration = Duration::from_millis(1);
 /// processor keeps up to 256 KiB of charge in stock (`MEMCG_CHARGE_BATCH`, mm/memcontrol.c).
 const RESERVE_BYTES: u64 = 1 << 20;
 
+/// Three lines of a word and a number.
+const CONTROL_BYTES: usize = 128;
+
 /// A number in decimal, or `max`.
 const NUMBER_BYTES: usize = 32;
 
@@ -34,6 +37,8 @@ const NUMBER_BYTES: usize = 32;
 pub(crate) struct OwnCharge {
     usage: File,
     limit: File,
+    /// v1: whether the kernel may kill, and whether somebody waits for memory.
+    control: Option<File>,
 }
 
 impl OwnCharge {
@@ -43,9 +48,21 @@ impl OwnCharge {
         let files = if cgroup.version == 1 { &V1 } else { &V2 };
         let (_, level) = cgroup.limited_level()?;
         let open = |name: &str| File::open(level.join(name)).ok();
-        let charge = Self { usage: open(files.usage)?, limit: open(files.limit)? };
+        let control = if cgroup.version == 1 { open(files.events) } else { None };
+        let charge = Self { usage: open(files.usage)?, limit: open(files.limit)?, control };
         // The first reading allocates what later ones use.
+        let _ = charge.is_stuck();
         number(&charge.usage).and(number(&charge.limit)).map(|_| charge)
+    }
+
+    /// Whether processes wait for memory that the kernel may not free by a kill (`oom_kill_disable`,
+    /// Documentation/admin-guide/cgroup-v1/memory.rst). Whoever touches a new page then waits, too.
+    #[must_use]
+    pub(crate) fn is_stuck(&self) -> bool {
+        let mut buffer = [0; CONTROL_BYTES];
+        let length = self.control.as_ref().and_then(|file| file.read_at(&mut buffer, 0).ok()).unwrap_or(0);
+        let text = std::str::from_utf8(&buffer[..length]).unwrap_or_default();
+        ["oom_kill_disable 1", "under_oom 1"].iter().all(|wanted| text.lines().any(|line| line == *wanted))
     }
 
     /// Whether the next page may be one too many.
@@ -92,7 +109,7 @@ mod tests {
         let open = |name: &str| File::open(folder.path().join(name)).unwrap();
         write("limit", "67108864\n");
         write("usage", "1\n");
-        let charge = OwnCharge { usage: open("usage"), limit: open("limit") };
+        let charge = OwnCharge { usage: open("usage"), limit: open("limit"), control: None };
         assert!(!charge.is_at_limit());
         write("usage", "66666666\n");
         assert!(charge.is_at_limit());
@@ -103,13 +120,27 @@ mod tests {
     }
 
     #[test]
+    fn stuck_is_who_waits_and_may_not_be_helped() {
+        let stuck = |text: &[u8]| {
+            let control = tempfile::tempfile().unwrap();
+            control.write_at(text, 0).unwrap();
+            let empty = || tempfile::tempfile().unwrap();
+            OwnCharge { usage: empty(), limit: empty(), control: Some(control) }.is_stuck()
+        };
+        assert!(stuck(b"oom_kill_disable 1\nunder_oom 1\noom_kill 0\n"));
+        assert!(!stuck(b"oom_kill_disable 1\nunder_oom 0\noom_kill 0\n"));
+        assert!(!stuck(b"oom_kill_disable 0\nunder_oom 1\noom_kill 0\n"), "a kill is under way");
+        assert!(!stuck(b""), "masked");
+    }
+
+    #[test]
     fn waiting_ends_although_there_is_no_room() {
         let file = || {
             let file = tempfile::tempfile().unwrap();
             file.write_at(b"100\n", 0).unwrap();
             file
         };
-        let charge = OwnCharge { usage: file(), limit: file() };
+        let charge = OwnCharge { usage: file(), limit: file(), control: None };
         let begun = Instant::now();
         charge.block_until_room();
         assert!(begun.elapsed() >= HOLD_PATIENCE);

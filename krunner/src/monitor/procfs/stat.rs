@@ -1,5 +1,7 @@
 //! One line of `/proc/PID/stat`, as far as it is wanted. Pure.
 
+use nix::sys::stat::makedev;
+
 use crate::monitor::process::End;
 
 /// signal(7)
@@ -25,6 +27,8 @@ pub(super) struct Stat {
     pub(super) has_ended: bool,
     /// 4
     pub(super) parent_pid: u32,
+    /// 7: its controlling terminal; 0 for none.
+    pub(super) tty_nr: u32,
     /// From 9 and 31: a signal ends it, or it has begun to exit. Anybody may know.
     pub(super) is_leaving: bool,
     /// 20
@@ -50,6 +54,14 @@ impl Stat {
         self.has_ended && self.threads <= 1
     }
 
+    /// Its controlling terminal as a device number. In the field the minor number is in bits 31 to 20 and 7 to 0, the major
+    /// one in 15 to 8 (proc(5)).
+    pub(super) fn terminal(&self) -> Option<u64> {
+        let device =
+            makedev(u64::from(self.tty_nr >> 8 & 0xff), u64::from(self.tty_nr >> 12 & 0xfff00 | self.tty_nr & 0xff));
+        (self.tty_nr != 0).then_some(device)
+    }
+
     /// How it ends, if it does and that can be told. `is_ours` says that its exit code is shown to us.
     pub(super) fn end(&self, is_ours: bool) -> Option<End> {
         if self.exit_code & SIGNAL_BITS == SIGKILL {
@@ -68,6 +80,7 @@ impl Stat {
             match number {
                 3 => stat.has_ended = matches!(field, b"Z" | b"X"),
                 4 => stat.parent_pid = decimal(field)?.try_into().ok()?,
+                7 => stat.tty_nr = decimal(field).and_then(|number| u32::try_from(number).ok()).unwrap_or(0),
                 9 => stat.is_leaving = decimal(field).is_some_and(|flags| flags & (EXITING | SIGNALED) != 0),
                 20 => stat.threads = decimal(field)?,
                 22 => stat.start_ticks = decimal(field)?,
