@@ -26,6 +26,7 @@ mod jupyter_oom;
 mod jupyter_output;
 mod jupyter_r;
 mod lifecycle;
+mod no_threads;
 mod oom;
 mod oom_burst;
 mod oom_containers;

@@ -18,6 +18,7 @@ mod reaper;
 mod sink;
 mod source;
 mod spawn;
+mod spawn_limits;
 mod sweep;
 mod tasklog;
 
