@@ -49,6 +49,7 @@ mod service_oracle;
 mod services;
 mod services_bad_input;
 mod sshd;
+mod stalled_log;
 mod startup;
 mod stop;
 mod ttyd;
