@@ -48,8 +48,13 @@ impl PidsCgroup {
         });
         let current: u64 = self.read("pids.current").parse().expect("a number");
         let limit = current - ending;
-        self.write("pids.max", &limit.to_string());
+        self.limit(limit);
         limit
+    }
+
+    /// Sets the limit.
+    pub fn limit(&self, max: u64) {
+        self.write("pids.max", &max.to_string());
     }
 
     /// Takes the limit away.

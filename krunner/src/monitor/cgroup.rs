@@ -193,6 +193,12 @@ impl Cgroup {
         Reading { facts, problems }
     }
 
+    /// Its folder and those above, as far as they are mounted; innermost first.
+    #[must_use]
+    pub fn visible(&self) -> Vec<PathBuf> {
+        self.levels(&self.dir)
+    }
+
     /// The folder and those above, as far as they are mounted; innermost first.
     fn levels(&self, dir: &Path) -> Vec<PathBuf> {
         let top = self.mounts.iter().map(|mount| &mount.point).find(|point| dir.starts_with(point));

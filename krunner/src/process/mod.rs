@@ -12,6 +12,7 @@
 mod command;
 mod control;
 mod launcher;
+pub(crate) mod oom_score;
 mod outcome;
 mod pump;
 mod reaper;
@@ -30,4 +31,5 @@ pub use reaper::{Reaper, Witness};
 pub use sink::{OutputSink, Rich, Stream};
 pub use source::InputSource;
 pub use spawn::{OnTerminal, SpawnError, spawn_on_terminal};
+pub(crate) use spawn_limits::PidsLimit;
 pub use sweep::{end_adopted_children, kill_children};
