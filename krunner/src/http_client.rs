@@ -4,6 +4,8 @@
 //! not followed: they would carry credentials elsewhere. Certificates are those that Mozilla trusts, which are
 //! built in since images may come without any, and those that the image trusts, for servers of a company.
 
+mod resolver;
+
 use std::error::Error as _;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
+use self::resolver::Resolver;
 use crate::error::chain;
 use crate::tasks::blocking;
 
@@ -35,7 +38,7 @@ const IDLE_PATIENCE: Duration = Duration::from_secs(30);
 /// Sends requests.
 #[derive(Clone)]
 pub struct HttpClient {
-    pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    pool: Pool<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>,
 }
 
 /// What an answer may cost.
@@ -110,7 +113,7 @@ impl HttpClient {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let mut tcp = HttpConnector::new();
+        let mut tcp = HttpConnector::new_with_resolver(Resolver);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_DEADLINE));

@@ -3,6 +3,8 @@
 //! A task belongs to a named group, ends when the group is cancelled, and cannot fail unseen: a
 //! panic is logged and makes [`TaskGroup::failed`] resolve, which ends the session.
 
+mod blocking;
+
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
@@ -12,20 +14,7 @@ use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Runs work that may block, on files mostly, on a thread of its own.
-///
-/// # Panics
-/// When the work does.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The async runtime shuts down, and this future with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
+pub use blocking::{blocking, keep_threads};
 
 /// A set of tasks that end together.
 #[derive(Debug, Clone, Default)]

@@ -3,20 +3,42 @@
 //! A container's stdout is a pipe to a log driver that can stall, and shared with other processes, so
 //! it must not be made non-blocking. Each such file has a thread of its own and a bounded queue before
 //! it; whoever writes waits for room in the queue, never for the file.
+//!
+//! ```text
+//!              the queue is full, and nothing was written for PATIENCE
+//!  copying ───────────────────────────────────────────────────────────▶ given up: bytes are dropped and counted
+//!     ▲                                                                      │
+//!     └── the gap is written to the file and logged ◀── all that was queued is written
+//! ```
+//!
+//! What is written here is a copy: the agent gets the original. So a pipe that nobody reads may hold the user's
+//! program up for a while, and not for ever.
 
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 /// Chunks that wait for a slow file: at 64 KiB each, at most 1 MiB.
 const QUEUED_CHUNKS: usize = 16;
+
+/// A log driver that is busy, restarts or rotates its files takes bytes again within seconds; longer than this, and the
+/// user's program waits for something that nobody may ever look at.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// When the process stops it has no time for that.
+const HURRIED_PATIENCE: Duration = Duration::from_millis(300);
+
+/// How often whoever waits looks at whether anything was written.
+const PROGRESS_POLL: Duration = Duration::from_millis(100);
 
 /// The thread only writes; the default of 2 MiB would be the larger part of our address space.
 const STACK_BYTES: usize = 64 * 1024;
@@ -32,14 +54,81 @@ enum Job {
 /// The queue before one file.
 #[derive(Clone)]
 pub struct Writer {
-    jobs: Option<mpsc::Sender<Job>>,
+    open: Option<Open>,
+}
+
+#[derive(Clone)]
+struct Open {
+    jobs: mpsc::Sender<Job>,
+    progress: Arc<Progress>,
+    name: Arc<str>,
+}
+
+/// How far the thread is, for those who write.
+struct Progress(Mutex<State>);
+
+struct State {
+    /// Since when the thread has been busy with the same chunk; none while it waits for one.
+    busy_since: Option<Instant>,
+    patience: Duration,
+    gap: Option<Gap>,
+}
+
+/// What was dropped because the file took nothing.
+struct Gap {
+    since: Instant,
+    dropped_bytes: u64,
+}
+
+impl Progress {
+    fn new(patience: Duration) -> Self {
+        Self(Mutex::new(State { busy_since: None, patience, gap: None }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops these bytes if the file was given up, or is to be given up now; whether they were dropped.
+    fn drops(&self, bytes: usize, name: &str) -> bool {
+        let mut state = self.lock();
+        let is_new = state.gap.is_none();
+        if is_new {
+            match state.busy_since {
+                Some(since) if since.elapsed() >= state.patience => {
+                    state.gap = Some(Gap { since, dropped_bytes: 0 });
+                }
+                _ => return false,
+            }
+        }
+        if let Some(gap) = &mut state.gap {
+            gap.dropped_bytes += bytes as u64;
+        }
+        drop(state);
+        if is_new {
+            tracing::warn!("{name} takes nothing: output is not copied there until it does");
+        }
+        true
+    }
+
+    fn has_given_up(&self) -> bool {
+        self.lock().gap.is_some()
+    }
+
+    fn begin(&self) {
+        self.lock().busy_since = Some(Instant::now());
+    }
+
+    fn finish(&self) {
+        self.lock().busy_since = None;
+    }
 }
 
 impl Writer {
     /// Writes that go nowhere.
     #[must_use]
     pub fn discard() -> Self {
-        Self { jobs: None }
+        Self { open: None }
     }
 
     /// A writer to one of our standard streams; none is started for `/dev/null`.
@@ -60,52 +149,110 @@ impl Writer {
     /// # Errors
     /// When the thread cannot be started.
     pub fn to_file(file: impl Into<OwnedFd>, name: String) -> io::Result<Self> {
-        let (jobs, queue) = mpsc::channel(QUEUED_CHUNKS);
-        let file = File::from(file.into());
-        thread::Builder::new().name("writer".into()).stack_size(STACK_BYTES).spawn(move || run(file, &name, queue))?;
-        Ok(Self { jobs: Some(jobs) })
+        Self::patient(file, name, PATIENCE)
     }
 
-    /// Queues bytes, waiting for room.
+    fn patient(file: impl Into<OwnedFd>, name: String, patience: Duration) -> io::Result<Self> {
+        let (jobs, queue) = mpsc::channel(QUEUED_CHUNKS);
+        let (progress, name) = (Arc::new(Progress::new(patience)), Arc::<str>::from(name));
+        let thread =
+            Thread { file: File::from(file.into()), name: Arc::clone(&name), queue, progress: Arc::clone(&progress) };
+        thread::Builder::new().name("writer".into()).stack_size(STACK_BYTES).spawn(move || thread.run())?;
+        Ok(Self { open: Some(Open { jobs, progress, name }) })
+    }
+
+    /// Queues bytes, waiting for room as long as the file takes any; drops and counts them when it does not.
     pub async fn write(&self, bytes: Bytes) {
-        if let Some(jobs) = &self.jobs {
-            // The receiver lives as long as the thread, which lives as long as a sender does.
-            let _ = jobs.send(Job::Write(bytes)).await;
+        let Some(open) = &self.open else { return };
+        let length = bytes.len();
+        let queued = open.jobs.reserve();
+        tokio::pin!(queued);
+        loop {
+            if open.progress.has_given_up() && open.progress.drops(length, &open.name) {
+                return;
+            }
+            match timeout(PROGRESS_POLL, &mut queued).await {
+                Ok(Ok(room)) => return room.send(Job::Write(bytes)),
+                // The receiver lives as long as the thread, which lives as long as a sender does.
+                Ok(Err(_)) => return,
+                Err(_) if open.progress.drops(length, &open.name) => return,
+                Err(_) => {}
+            }
         }
     }
 
     /// Queues bytes if there is room now; `false` when they were dropped.
     #[must_use]
     pub fn try_write(&self, bytes: Bytes) -> bool {
-        self.jobs.as_ref().is_none_or(|jobs| jobs.try_send(Job::Write(bytes)).is_ok())
+        self.open.as_ref().is_none_or(|open| open.jobs.try_send(Job::Write(bytes)).is_ok())
     }
 
-    /// Waits until all that was queued has been written; `false` at the deadline.
+    /// Waits until all that was queued has been written; `false` at the deadline, and at once when the file takes
+    /// nothing.
     pub async fn flush(&self, deadline: Duration) -> bool {
-        let Some(jobs) = &self.jobs else { return true };
+        let Some(open) = &self.open else { return true };
+        if open.progress.has_given_up() {
+            return false;
+        }
         let (done, written) = oneshot::channel();
-        let flushed = async { jobs.send(Job::Flush(done)).await.is_ok() && written.await.is_ok() };
-        tokio::time::timeout(deadline, flushed).await.unwrap_or(false)
+        let flushed = async { open.jobs.send(Job::Flush(done)).await.is_ok() && written.await.is_ok() };
+        timeout(deadline, flushed).await.unwrap_or(false)
+    }
+
+    /// From now on gives a file that takes nothing up soon: the process stops.
+    pub fn hurry(&self) {
+        if let Some(open) = &self.open {
+            open.progress.lock().patience = HURRIED_PATIENCE;
+        }
     }
 }
 
-/// The thread: until every [`Writer`] is gone. After a failure the rest is thrown away, so that a full
-/// disk or a closed pipe does not stop the program whose output this is.
-fn run(mut file: File, name: &str, mut queue: mpsc::Receiver<Job>) {
-    let mut broken = false;
-    while let Some(job) = queue.blocking_recv() {
-        match job {
-            Job::Write(bytes) if !broken => {
-                if let Err(error) = write_all(&mut file, &bytes) {
-                    broken = true;
-                    tracing::warn!("cannot write to {name}: {error}; what follows is not written there");
+/// The thread's own state.
+struct Thread {
+    file: File,
+    name: Arc<str>,
+    queue: mpsc::Receiver<Job>,
+    progress: Arc<Progress>,
+}
+
+impl Thread {
+    /// Until every [`Writer`] is gone. After a failure the rest is thrown away, so that a full disk or a closed pipe
+    /// does not stop the program whose output this is.
+    fn run(mut self) {
+        let mut broken = false;
+        while let Some(job) = self.queue.blocking_recv() {
+            match job {
+                Job::Write(bytes) if !broken => broken = !self.write(&bytes),
+                Job::Write(_) => {}
+                Job::Flush(done) => {
+                    let _ = done.send(());
                 }
             }
-            Job::Write(_) => {}
-            Job::Flush(done) => {
-                let _ = done.send(());
+            if self.queue.is_empty() && !broken {
+                broken = !self.tell_gap();
             }
         }
+    }
+
+    /// Whether it could be written.
+    fn write(&mut self, bytes: &[u8]) -> bool {
+        self.progress.begin();
+        let written = write_all(&mut self.file, bytes);
+        self.progress.finish();
+        written
+            .inspect_err(|error| {
+                tracing::warn!("cannot write to {}: {error}; what follows is not written there", self.name);
+            })
+            .is_ok()
+    }
+
+    /// The file takes bytes again: tells what is missing, there and in the log. What is queued meanwhile comes after it.
+    fn tell_gap(&mut self) -> bool {
+        let Some(gap) = self.progress.lock().gap.take() else { return true };
+        let (bytes, seconds) = (gap.dropped_bytes, gap.since.elapsed().as_secs());
+        tracing::warn!("{bytes} bytes of output were not copied to {}: it took nothing for {seconds} s", self.name);
+        let line = format!("krunner: {bytes} bytes of output were not copied here: nobody read them for {seconds} s\n");
+        self.write(line.as_bytes())
     }
 }
 
@@ -159,6 +306,61 @@ mod tests {
         let taken = (0..1000).take_while(|_| writer.try_write(chunk.clone())).count();
         assert!(taken <= QUEUED_CHUNKS + 1, "{taken}");
         assert!(!writer.flush(Duration::from_millis(50)).await);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_takes_nothing_is_given_up_and_the_gap_is_told_there() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let writer = Writer::patient(writer, "pipe".into(), Duration::from_millis(200)).unwrap();
+        let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
+        let write_all = async {
+            for _ in 0..1000 {
+                writer.write(chunk.clone()).await;
+            }
+        };
+        timeout(DEADLINE, write_all).await.unwrap();
+        assert!(!writer.flush(DEADLINE).await, "at once");
+
+        let read = thread::spawn(move || {
+            let mut all = String::new();
+            reader.read_to_string(&mut all).unwrap();
+            all
+        });
+        let deadline = Instant::now() + DEADLINE;
+        while writer.open.as_ref().unwrap().progress.has_given_up() {
+            assert!(Instant::now() < deadline);
+            tokio::task::yield_now().await;
+        }
+        writer.write(Bytes::from_static(b"next\n")).await;
+        assert!(writer.flush(DEADLINE).await);
+        drop(writer);
+        let all = read.join().unwrap();
+        let (copied, rest) = all.split_at(all.find("krunner: ").unwrap());
+        let dropped = 1000 * chunk.len() - copied.len();
+        assert!(copied.len() >= QUEUED_CHUNKS * chunk.len() && copied.len() < 40 * chunk.len(), "{}", copied.len());
+        let told = format!("krunner: {dropped} bytes of output were not copied here: nobody read them for 0 s\n");
+        assert!(rest.split_inclusive('\n').eq([told.as_str(), "next\n"]), "{rest}");
+    }
+
+    #[tokio::test]
+    async fn a_slow_file_is_not_given_up() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let writer = Writer::patient(writer, "pipe".into(), Duration::from_secs(2)).unwrap();
+        let read = thread::spawn(move || {
+            let mut buffer = vec![0; 64 * 1024];
+            let mut length = 0;
+            while let Ok(more @ 1..) = reader.read(&mut buffer) {
+                length += more;
+                thread::yield_now();
+            }
+            length
+        });
+        let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
+        for _ in 0..200 {
+            writer.write(chunk.clone()).await;
+        }
+        drop(writer);
+        assert_eq!(read.join().unwrap(), 200 * chunk.len());
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,7 @@ pub struct Setup {
     terminal_ports: (u16, u16),
     service_ports: (u16, u16),
     write_ports: bool,
+    stdout: Option<OwnedFd>,
 }
 
 impl Setup {
@@ -68,6 +70,7 @@ impl Setup {
             terminal_ports: (free_port(), free_port()),
             service_ports: (free_port(), free_port()),
             write_ports: true,
+            stdout: None,
         }
     }
 
@@ -104,6 +107,13 @@ impl Setup {
     #[must_use]
     pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
         self.program = Some(path.into());
+        self
+    }
+
+    /// The runner's own stdout, instead of a file.
+    #[must_use]
+    pub fn stdout(mut self, stdout: impl Into<OwnedFd>) -> Self {
+        self.stdout = Some(stdout.into());
         self
     }
 
@@ -289,7 +299,7 @@ impl Setup {
 
     /// Starts the runner. It may not listen yet when this returns: every client of the harness waits for that.
     #[must_use]
-    pub fn start(self) -> Runner {
+    pub fn start(mut self) -> Runner {
         let root = self.root();
         self.write_ports_file();
         let marker = format!("{MARKER}={}", self.folder.path().display());
@@ -300,6 +310,8 @@ impl Setup {
         argv.extend(["--root".into(), root.clone().into(), self.lang.clone().into()]);
         argv.extend(self.runtime.clone().map(Into::into));
 
+        let capture = self.capture("stdout");
+        let stdout = self.stdout.take().map_or_else(|| Stdio::from(capture), Stdio::from);
         let mut command = Command::new(&argv[0]);
         command
             .args(&argv[1..])
@@ -308,7 +320,7 @@ impl Setup {
             .envs(self.env.iter().map(|(key, value)| (key, value)))
             .env(MARKER, self.folder.path())
             .stdin(Stdio::null())
-            .stdout(self.capture("stdout"))
+            .stdout(stdout)
             .stderr(self.capture("stderr"));
         if let Some(user_id) = self.user_id {
             command.uid(user_id).gid(user_id);

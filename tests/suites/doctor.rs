@@ -7,8 +7,10 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
-use krunner_tests::{binary, host, require};
+use krunner_tests::pids::PidsCgroup;
+use krunner_tests::{binary, host, require, wait};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -85,7 +87,7 @@ fn root_has_bpf_and_reads_why() {
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines.iter().any(|line| line.starts_with("ok       capabilities      ")), "{text}");
     assert!(lines.last().expect("a last line").starts_with("tracer: bpf;"), "{text}");
-    assert_eq!(lines.len(), 15, "a line for each check and one for the tracer\n{text}");
+    assert_eq!(lines.len(), 18, "a line for each check and one for the tracer\n{text}");
 }
 
 #[test]
@@ -172,6 +174,62 @@ fn hidepid_and_a_hidden_cgroup_are_only_noted() {
     assert_eq!((&told["tracer"], missing(&told)), (&"bpf".into(), vec![]));
     assert!(remedy(&told, "proc").contains("without hidepid"), "{told}");
     assert!(remedy(&told, "cgroup").contains("mount the cgroup file system"), "{told}");
+}
+
+#[test]
+fn check_that_hangs_is_named_and_given_up() {
+    require!(bpf());
+    let hang = "mkfifo \"$KRT\" && mount --bind \"$KRT\" /sys/kernel/btf/vmlinux && exec \"$@\"";
+    let folder = TempDir::with_prefix("krt-").expect("a temporary folder");
+    let mut child = Command::new("unshare")
+        .args(["--mount", "sh", "-c", hang, "sh"])
+        .arg(binary())
+        .arg("doctor")
+        .env("KRT", folder.path().join("fifo"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("unshare runs");
+    let ended = wait::within(Duration::from_secs(30), || child.try_wait().expect("wait for krunner"));
+    // One that hangs does so for as long as it lives.
+    let _ = child.kill();
+    let output = child.wait_with_output().expect("its output");
+    assert_eq!(ended.and_then(|status| status.code()), Some(0), "{output:?}");
+    let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("still waiting for: probe (2 s)") && said.contains("still waiting for: trial ("), "{said}");
+    assert!(told.contains("note     probe             given up after 2."), "{told}");
+    assert!(told.contains("note     trial             given up after "), "{told}");
+    assert!(told.contains(" oom-protection    ") && told.contains(" proc-look         "), "{told}");
+}
+
+#[test]
+fn no_room_for_a_thread_is_told_and_no_hindrance() {
+    let pids = require!(PidsCgroup::scratch());
+    pids.limit(1);
+    let enter = pids.enter();
+    let told = diagnosis(&enter.each_ref().map(String::as_str));
+    let found = check(&told, "pids-limit");
+    assert_eq!(
+        (&found["state"], &found["found"]),
+        (&"note".into(), &"1 of 1 processes and threads in use: steps that find no room end with -1".into(),)
+    );
+    assert!(remedy(&told, "pids-limit").contains("--pids-limit"), "{told}");
+    assert!(check(&told, "trial")["found"].is_string(), "{told}");
+}
+
+#[test]
+fn runner_that_may_not_protect_itself_ranks_its_children() {
+    require!(host::root());
+    let ranked = |score: &str| {
+        let set = format!("echo {score} > /proc/self/oom_score_adj && exec \"$@\"");
+        let told = diagnosis(&["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-all", "sh", "-c", &set, "sh"]);
+        check(&told, "oom-protection").clone()
+    };
+    assert_eq!(ranked("200")["state"], "ok");
+    let last = ranked("1000");
+    assert_eq!(last["state"], "note");
+    assert!(last["found"].as_str().expect("text").contains("ranked 0 above it"), "{last}");
+    assert!(last["remedy"].as_str().expect("text").contains("cap_sys_resource+p"), "{last}");
 }
 
 #[test]

@@ -1,27 +1,66 @@
-//! `krunner doctor`: which tracer a runner started here would use, and why not the better one.
+//! `krunner doctor`: which tracer a runner started here would use, and why not the better one; and what the container may
+//! do to it.
+//!
+//! It ends within [`DEADLINE`], whatever hangs: each part is attended by a watchdog. The trial comes last, since loading
+//! the tracer takes the most memory, and so the longest where the kernel slows the container down.
 
+mod host;
+mod watchdog;
+
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use self::host::HostFacts;
+use self::watchdog::attend;
 use super::args::DoctorArgs;
 use super::stdout::print;
 use crate::exit::Exit;
 use crate::monitor::tracer::probe::{self, Check, Findings, ProbeRoots, State};
 use crate::monitor::{ProcRoot, Scope, TracerKind, means, time_look};
 use crate::sys;
+use crate::sys::Capability;
 
-/// Looks with the rights of the calling thread, which are to be those that krunner was started with.
+/// For all together.
+const DEADLINE: Duration = Duration::from_secs(9);
+
+/// For each part but the last.
+const PART_DEADLINE: Duration = Duration::from_millis(2100);
+
+/// Looks with the rights of the calling thread, which are to be those that krunner was started with: threads that it
+/// starts inherit them.
 pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     // What cannot be raised is refused, and then told.
     let _ = sys::raise_permitted();
-    let findings = probe::of_this_host(&ProbeRoots::default(), sys::try_bpf());
+    let end = Instant::now() + DEADLINE;
+    let say = |word: &str| eprintln!("krunner: {word}");
+    let soon = || Instant::now() + PART_DEADLINE;
+    let findings = attend("probe", soon(), say, || probe::of_this_host(&ProbeRoots::default(), sys::try_bpf()));
+    let may_protect = findings.as_ref().is_ok_and(may_protect_itself);
+    let host = attend("host", soon(), say, move || HostFacts::find(Path::new("/"), may_protect));
+    let look = attend("proc-look", soon(), say, look);
     // The kernel's own word, above what was probed.
-    let mut diagnosis = Diagnosis::new(&findings, &means::try_tracer());
-    diagnosis.checks.push(look());
+    let trial = attend("trial", end, say, means::try_tracer);
+
+    let mut diagnosis = Diagnosis::new(findings, trial, host.as_ref().ok().and_then(HostFacts::throttling));
+    diagnosis.checks.extend(host.map_or_else(|waited| vec![given_up("host", waited)], |host| host.checks()));
+    diagnosis.checks.push(look.unwrap_or_else(|waited| given_up("proc-look", waited)));
     let text = if args.json { diagnosis.to_json() } else { diagnosis.to_text() };
     print(text)?;
     Ok(Exit::Ok.into())
+}
+
+/// `oom_score_adj` can be lowered with the capability in the host's user namespace only (`has_capability_noaudit`,
+/// kernel/capability.c).
+fn may_protect_itself(findings: &Findings) -> bool {
+    findings.permitted.contains(Capability::CAP_SYS_RESOURCE) && findings.is_initial_user_namespace != Some(false)
+}
+
+fn given_up(check: &'static str, waited: Duration) -> Check {
+    let found = format!("given up after {:.1} s", waited.as_secs_f64());
+    Check { check, state: State::Note, found, remedy: None }
 }
 
 /// What a look at `/proc` takes here, once it has been looked at.
@@ -43,18 +82,28 @@ struct Diagnosis {
 }
 
 impl Diagnosis {
-    fn new(findings: &Findings, trial: &Result<(), String>) -> Self {
-        let mut checks = findings.checks();
+    /// Each with how long was waited for it if it did not end, and why that may be.
+    fn new(
+        findings: Result<Findings, Duration>,
+        trial: Result<Result<(), String>, Duration>,
+        why_slow: Option<String>,
+    ) -> Self {
+        let scope = findings.as_ref().map_or(Scope::Cgroup, Findings::scope);
+        let choice = findings.as_ref().map_or(TracerKind::Snapshot, |findings| findings.choose().tracer);
+        let mut checks = findings.map_or_else(|waited| vec![given_up("probe", waited)], |findings| findings.checks());
         let (tracer, state, found) = match trial {
-            Ok(()) => (TracerKind::Bpf, State::Ok, "the programs load and attach".to_owned()),
+            Ok(Ok(())) => (TracerKind::Bpf, State::Ok, "the programs load and attach".to_owned()),
             // What was found above is the reason, if anything was.
-            Err(error) if findings.choose().tracer == TracerKind::Snapshot => {
-                (TracerKind::Snapshot, State::Note, error.clone())
+            Ok(Err(error)) if choice == TracerKind::Snapshot => (TracerKind::Snapshot, State::Note, error),
+            Ok(Err(error)) => (TracerKind::Snapshot, State::Missing, error),
+            // A runner loads it for as long as it takes.
+            Err(waited) => {
+                let reason = why_slow.map(|reason| format!(": {reason}")).unwrap_or_default();
+                (choice, State::Note, given_up("trial", waited).found + &reason)
             }
-            Err(error) => (TracerKind::Snapshot, State::Missing, error.clone()),
         };
         checks.push(Check { check: "trial", state, found, remedy: None });
-        Self { tracer, scope: findings.scope(), checks }
+        Self { tracer, scope, checks }
     }
 
     fn to_json(&self) -> String {
@@ -91,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_line_has_state_check_finding_and_remedy() {
-        let text = Diagnosis::new(&findings(), &Err("refused".to_owned())).to_text();
+        let text = Diagnosis::new(Ok(findings()), Ok(Err("refused".to_owned())), None).to_text();
         let first = text.lines().next().unwrap();
         assert_eq!(
             first,
@@ -104,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_trial_has_the_last_word() {
-        let tried = |trial| Diagnosis::new(&findings(), &trial);
+        let tried = |trial| Diagnosis::new(Ok(findings()), Ok(trial), None);
         assert_eq!(tried(Ok(())).tracer, TracerKind::Bpf);
         let refused = tried(Err("the kernel refuses".to_owned()));
         assert_eq!(refused.tracer, TracerKind::Snapshot);
@@ -113,9 +162,19 @@ mod tests {
     }
 
     #[test]
+    fn what_did_not_end_is_told_and_the_rest_too() {
+        let late = Duration::from_secs(9);
+        let text = Diagnosis::new(Ok(findings()), Err(late), Some("slow".to_owned())).to_text();
+        assert!(text.contains("note     trial             given up after 9.0 s: slow\n"), "{text}");
+        let text = Diagnosis::new(Err(late), Ok(Ok(())), None).to_text();
+        assert!(text.starts_with("note     probe             given up after 9.0 s\nok       trial "), "{text}");
+    }
+
+    #[test]
     fn the_json_names_are_stable() {
         let told: serde_json::Value =
-            serde_json::from_str(&Diagnosis::new(&findings(), &Err("refused".to_owned())).to_json()).unwrap();
+            serde_json::from_str(&Diagnosis::new(Ok(findings()), Ok(Err("refused".to_owned())), None).to_json())
+                .unwrap();
         assert_eq!((&told["tracer"], &told["scope"]), (&json!("snapshot"), &json!("cgroup")));
         let check = &told["checks"][3];
         assert_eq!(check, &json!({ "check": "seccomp", "state": "note", "found": "cannot be seen", "remedy": null }));

@@ -110,7 +110,8 @@ pub(super) const DOCTOR: Help = Help {
         ("krunner doctor --json | jq -r .tracer", "bpf or snapshot"),
         ("setpriv --reuid 1000 --clear-groups krunner doctor", "as a user without capabilities would see it"),
     ],
-    remarks: &["BPF is used when nothing is MISSING; `->` says what would help. A note rules nothing out."],
+    remarks: &["BPF is used when nothing is MISSING; `->` says what would help. A note rules nothing out. A \
+                check that hangs is named on stderr and given up; all end within 10 s."],
     exits: &[(Exit::Ok, "done, whichever tracer it is"), FAILED, USAGE],
 };
 

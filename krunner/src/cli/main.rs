@@ -7,6 +7,7 @@ use clap::Parser as _;
 use super::args::{Args, Task};
 use super::{completions, doctor, languages, man, monitor, run, selftest, send, services};
 use crate::exit::Exit;
+use crate::tasks::keep_threads;
 
 /// The whole program.
 #[must_use]
@@ -34,9 +35,7 @@ pub fn main() -> ExitCode {
 
 /// One thread: the runner moves bytes, and user code needs the cores more.
 pub(super) fn in_runtime<T>(main: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    keep_threads();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(main);
-    // Without waiting for a thread that is stuck in a file system.
-    runtime.shutdown_background();
-    ended
+    runtime.block_on(main)
 }

@@ -202,6 +202,12 @@ impl Cgroup {
         files.smallest_limit(&levels, &mut Vec::new())
     }
 
+    /// Its folder and those above, as far as they are mounted; innermost first.
+    #[must_use]
+    pub fn visible(&self) -> Vec<PathBuf> {
+        self.levels(&self.dir)
+    }
+
     /// The folder and those above, as far as they are mounted; innermost first.
     fn levels(&self, dir: &Path) -> Vec<PathBuf> {
         let top = self.mounts.iter().map(|mount| &mount.point).find(|point| dir.starts_with(point));

@@ -28,8 +28,8 @@ use crate::sys;
 const RUNNER_BYTES: u64 = 24 << 20;
 
 /// `OOM_SCORE_ADJ_MIN` and `OOM_SCORE_ADJ_MAX` (include/uapi/linux/oom.h).
-const NEVER: i16 = -1000;
-const FIRST: i16 = 1000;
+pub(crate) const NEVER: i16 = -1000;
+pub(crate) const HIGHEST: i16 = 1000;
 
 /// The `oom_score_adj` of children, for a runner that inherited `base`. `limit_bytes` is the smallest memory limit that
 /// applies, `machine_bytes` what the machine has, for when there is none.
@@ -40,7 +40,7 @@ pub(crate) fn child_adjustment(base: i16, limit_bytes: Option<u64>, machine_byte
     }
     let total_bytes = limit_bytes.unwrap_or(u64::MAX).min(machine_bytes).max(1);
     let thousandths = RUNNER_BYTES.saturating_mul(1000).div_ceil(total_bytes);
-    base.saturating_add(i16::try_from(thousandths).unwrap_or(FIRST)).min(FIRST)
+    base.saturating_add(i16::try_from(thousandths).unwrap_or(HIGHEST)).min(HIGHEST)
 }
 
 /// How this runner and its children are ranked.
@@ -101,7 +101,7 @@ mod tests {
             let limit = limit_mib * MIB;
             let child = child_adjustment(0, Some(limit), MACHINE);
             let bytes = u64::try_from(child).unwrap() * (limit / 1000);
-            assert!(bytes + MIB >= RUNNER_BYTES || child == FIRST, "{limit_mib} MiB: {child}");
+            assert!(bytes + MIB >= RUNNER_BYTES || child == HIGHEST, "{limit_mib} MiB: {child}");
             assert!(bytes <= RUNNER_BYTES + limit / 1000 + MIB, "{limit_mib} MiB: {child} is more than it takes");
         }
         assert_eq!([64, 300, 1024].map(|mib| child_adjustment(0, Some(mib * MIB), MACHINE)), [375, 80, 24]);
@@ -115,9 +115,9 @@ mod tests {
 
     #[test]
     fn inherited_value_is_the_base() {
-        assert_eq!(child_adjustment(995, Some(64 * MIB), MACHINE), FIRST);
+        assert_eq!(child_adjustment(995, Some(64 * MIB), MACHINE), HIGHEST);
         assert_eq!(child_adjustment(-500, Some(64 * MIB), MACHINE), -125);
         assert_eq!(child_adjustment(NEVER, Some(64 * MIB), MACHINE), NEVER);
-        assert_eq!(child_adjustment(0, Some(1), MACHINE), FIRST);
+        assert_eq!(child_adjustment(0, Some(1), MACHINE), HIGHEST);
     }
 }

@@ -6,7 +6,8 @@
 //!    └────────────▶ done                  └────────────▶ lingering ──EOF──▶ gone
 //! ```
 //!
-//! When a sink has no room the pump waits, the pipe fills, and the program blocks in `write`, as it
+//! When a sink has no room the pump waits (for the copies in our own stdout and the task log only for a while,
+//! [`writer`](crate::writer)), the pipe fills, and the program blocks in `write`, as it
 //! would on a full pipe. What the pipe holds when the program exits belongs to its step however long
 //! the delivery takes; a grandchild that keeps the pipe holds the step for [`LEAK_TIMEOUT`] only, and
 //! its later output is delivered all the same.
@@ -132,10 +133,11 @@ impl Pump {
         true
     }
 
+    /// The agent comes first: the copies may wait for a file that takes nothing.
     async fn deliver(&self, chunk: Bytes) {
+        self.outlets.sink.deliver(self.stream, chunk.clone()).await;
         self.outlets.console.write(chunk.clone()).await;
-        self.outlets.task_log.write(chunk.clone()).await;
-        self.outlets.sink.deliver(self.stream, chunk).await;
+        self.outlets.task_log.write(chunk).await;
     }
 }
 

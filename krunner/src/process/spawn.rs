@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::command::Command;
 use super::outcome::Exit;
 use super::reaper::Reaper;
+use super::spawn_limits;
 use crate::config::ChildEnv;
 use crate::sys;
 
@@ -139,7 +140,7 @@ fn explain(source: io::Error, command: &Command) -> SpawnError {
         },
         io::ErrorKind::PermissionDenied => SpawnError::NotExecutable { path, source },
         _ if source.raw_os_error() == Some(nix::libc::ENOEXEC) => SpawnError::NotExecutable { path, source },
-        _ => SpawnError::Refused { path, source },
+        _ => SpawnError::Refused { path, source: spawn_limits::explain(source) },
     }
 }
 

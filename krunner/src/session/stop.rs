@@ -22,6 +22,7 @@ use super::signals::Signals;
 use crate::exit::Exit;
 use crate::process::{end_adopted_children, kill_children};
 use crate::runtime::Engine;
+use crate::writer::Writer;
 
 const STEP_DEADLINE: Duration = Duration::from_millis(3500);
 const ORPHAN_PATIENCE: Duration = Duration::from_millis(800);
@@ -44,6 +45,8 @@ pub(super) async fn stop(mut session: Session, signals: &mut Signals) -> Exit {
 
 async fn wind_down(session: &mut Session) {
     tracing::debug!("stopping");
+    // What a program still writes is for the agent; a pipe that nobody reads must not keep it from there.
+    [&session.console.stdout, &session.console.stderr].into_iter().for_each(Writer::hurry);
     let deadline = Instant::now() + STEP_DEADLINE;
     let (engine, services) = (session.engine().cloned(), session.services.stop(STEP_DEADLINE));
     session.intrinsic.iter().for_each(Intrinsic::stop);

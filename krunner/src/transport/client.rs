@@ -1,6 +1,7 @@
 //! The agent's side of the two sockets: for `krunner send` and the self-test.
 
 use std::io;
+use std::net::ToSocketAddrs as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::link::{self, Link, LinkError};
 use super::listener;
 use super::outbox::framed_bytes;
 use super::relay::{Intake, Progress, Role};
-use crate::tasks::TaskGroup;
+use crate::tasks::{TaskGroup, blocking};
 
 /// Between two attempts to connect, and between two looks at what has been acknowledged.
 const POLL: Duration = Duration::from_millis(5);
@@ -167,11 +168,18 @@ async fn open<S: Socket + 'static>(
     Ok(socket)
 }
 
+/// tokio's own look-up of a name panics when the kernel has no thread for it.
+async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let name = host.to_owned();
+    let addresses: Vec<_> = blocking(move || (name, port).to_socket_addrs()).await?.collect();
+    TcpStream::connect(&addresses[..]).await
+}
+
 /// Connects, trying again while nobody listens.
 async fn dial(host: &str, port: u16, deadline: Duration) -> Result<TcpStream, ClientError> {
     let give_up_at = Instant::now() + deadline;
     let connected = loop {
-        let connected = timeout_at(give_up_at, TcpStream::connect((host, port))).await;
+        let connected = timeout_at(give_up_at, connect(host, port)).await;
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() + POLL < give_up_at => {
                 sleep(POLL).await;

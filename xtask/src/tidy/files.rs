@@ -60,6 +60,13 @@ const OWNED: &[Owned] = &[
         in_tests_too: false,
         remedy: "spawn through a TaskGroup, which ends the task with its group and surfaces its panic",
     },
+    Owned {
+        word: "spawn_blocking",
+        within: "krunner/src/",
+        owners: &[],
+        in_tests_too: false,
+        remedy: "use tasks::blocking: tokio's own pool panics when the container has no thread left",
+    },
 ];
 
 /// The rooms that never see frames or sockets, under whatever path they would be named.
@@ -238,7 +245,7 @@ mod tests {
         assert_eq!(problems("krunner/src/tasks.rs", spawn), []);
         let in_tests = "//! X.\n\n#[cfg(test)]\nmod tests {\n    fn f() { tokio::spawn(async {}); }\n}\n";
         assert_eq!(problems("krunner/src/session/x.rs", in_tests), []);
-        assert_eq!(problems("krunner/src/a.rs", "//! X.\nfn f() { tokio::task::spawn_blocking(g); }\n"), []);
+        assert_eq!(problems("krunner/src/a.rs", "//! X.\nfn f() { tokio::task::spawn_blocking(g); }\n").len(), 1);
     }
 
     #[test]

@@ -1,0 +1,182 @@
+//! What a container may do to a runner, beside BPF: ended together with its children, killed in their place, left without
+//! processes.
+//!
+//! [`HostFacts::find`] reads, and [`HostFacts::checks`] is pure. None of these checks rules BPF out.
+
+use std::fs;
+use std::path::Path;
+
+use crate::monitor::tracer::probe::{Check, State};
+use crate::monitor::{Cgroup, CgroupRoot};
+use crate::process::{PidsLimit, oom_score};
+
+const MIB: u64 = 1 << 20;
+
+/// A step may be a shell and some programs with threads of their own.
+const FEW_PROCESSES: u64 = 16;
+
+const PROTECT: &str = "`setcap cap_bpf,cap_perfmon,cap_sys_resource+p` krunner's file, in a container started with --cap-add \
+                       SYS_RESOURCE, so that the runner protects itself";
+
+/// What was found.
+#[derive(Debug, Clone)]
+pub(super) struct HostFacts {
+    /// Version of the memory cgroup; none if there is none to be seen.
+    cgroup_version: Option<u8>,
+    /// The cgroup with `memory.oom.group`, ours or one above.
+    oom_group: Option<String>,
+    limit_bytes: Option<u64>,
+    /// In use and `memory.high`, where that is reached.
+    throttled: Option<(u64, u64)>,
+    machine_bytes: Option<u64>,
+    oom_score_adj: Option<i16>,
+    /// `CAP_SYS_RESOURCE`, in the host's user namespace.
+    may_protect_itself: bool,
+    pids: Option<PidsLimit>,
+}
+
+impl HostFacts {
+    /// Looks below this folder, which stands for `/`.
+    pub(super) fn find(root: &Path, may_protect_itself: bool) -> Self {
+        let cgroup = Cgroup::find(&CgroupRoot::below(root)).ok();
+        let levels = cgroup.as_ref().filter(|cgroup| cgroup.version == 2).map(Cgroup::visible).unwrap_or_default();
+        let number = |file: &Path| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+        let throttled = levels.iter().find_map(|level| {
+            let (current, high) = (number(&level.join("memory.current"))?, number(&level.join("memory.high"))?);
+            (current >= high).then_some((current, high))
+        });
+        let oom_group = levels.iter().find(|level| number(&level.join("memory.oom.group")) == Some(1));
+        let meminfo = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
+        let machine_kib = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let machine_kib = machine_kib.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        Self {
+            cgroup_version: cgroup.as_ref().map(|cgroup| cgroup.version),
+            oom_group: oom_group.map(|level| level.display().to_string()),
+            limit_bytes: cgroup.as_ref().and_then(|cgroup| cgroup.facts().limit_bytes),
+            throttled,
+            machine_bytes: machine_kib.map(|kib| kib * 1024),
+            oom_score_adj: fs::read_to_string(root.join("proc/self/oom_score_adj"))
+                .ok()
+                .and_then(|text| text.trim().parse().ok()),
+            may_protect_itself,
+            pids: PidsLimit::find(root),
+        }
+    }
+
+    /// Why everything here is slow, if it is.
+    pub(super) fn throttling(&self) -> Option<String> {
+        self.throttled.map(|(current, high)| {
+            format!(
+                "{} of {} MiB of memory.high are in use: the kernel slows this container down",
+                current / MIB,
+                high / MIB
+            )
+        })
+    }
+
+    /// A line each.
+    pub(super) fn checks(&self) -> Vec<Check> {
+        let mut checks = vec![self.oom_group(), self.oom_protection(), self.pids_limit()];
+        checks.extend(self.throttling().map(|found| {
+            note("memory-high", found, Some("end processes, or raise memory.high (Kubernetes: MemoryQoS)"))
+        }));
+        checks
+    }
+
+    fn oom_group(&self) -> Check {
+        const CHECK: &str = "oom-group";
+        match (&self.oom_group, self.cgroup_version) {
+            (None, Some(2)) => ok(CHECK, "memory.oom.group is 0: an OOM kill ends one process"),
+            (None, Some(_)) => ok(CHECK, "cgroup v1 has none: an OOM kill ends one process"),
+            (None, None) => note(CHECK, "cannot be seen", None),
+            (Some(at), _) if self.may_protect_itself => ok(
+                CHECK,
+                format!(
+                    "memory.oom.group is 1 in {at}: an OOM kill ends all processes but the runner, which protects itself"
+                ),
+            ),
+            (Some(at), _) => {
+                let found = format!(
+                    "memory.oom.group is 1 in {at}: one OOM kill ends the whole container, this runner included \
+                     (Kubernetes 1.28 and later sets it)"
+                );
+                let remedy = format!(
+                    "kubelet: `singleProcessOOMKill: true` (1.32 and later, cgroup v2); elsewhere write 0 to \
+                     memory.oom.group of the container's cgroup; or {PROTECT}"
+                );
+                note(CHECK, found, Some(&remedy))
+            }
+        }
+    }
+
+    fn oom_protection(&self) -> Check {
+        const CHECK: &str = "oom-protection";
+        if self.may_protect_itself {
+            return ok(CHECK, "the runner protects itself (CAP_SYS_RESOURCE)");
+        }
+        let (Some(base), Some(machine_bytes)) = (self.oom_score_adj, self.machine_bytes) else {
+            return note(CHECK, "cannot be seen: /proc has no oom_score_adj or meminfo", None);
+        };
+        if base == oom_score::NEVER {
+            return ok(CHECK, "the container is exempt from OOM kills (oom_score_adj -1000)");
+        }
+        let limit = self.limit_bytes.filter(|limit| *limit < machine_bytes);
+        let children = oom_score::child_adjustment(base, limit, machine_bytes);
+        // The most negative base leaves room for everything.
+        let needed = oom_score::child_adjustment(0, limit, machine_bytes);
+        let at = limit.map_or_else(|| "no limit".to_owned(), |bytes| format!("limit {} MiB", bytes / MIB));
+        if children - base >= needed {
+            return ok(
+                CHECK,
+                format!(
+                    "children start at oom_score_adj {children:+} ({at}), so that they are killed before the runner"
+                ),
+            );
+        }
+        let found = format!(
+            "the runner has oom_score_adj {base} of at most {}: children are ranked {} above it, and {needed} are needed \
+             ({at}); a small child may survive the runner",
+            oom_score::HIGHEST,
+            children - base
+        );
+        let remedy = format!(
+            "start the container with a lower oom_score_adj (Kubernetes: limits equal to requests make the pod \
+             Guaranteed), or {PROTECT}"
+        );
+        note(CHECK, found, Some(&remedy))
+    }
+
+    fn pids_limit(&self) -> Check {
+        const CHECK: &str = "pids-limit";
+        match self.pids {
+            None => ok(CHECK, "no limit, or none that can be seen"),
+            Some(limit) => {
+                let found = format!("{} of {} processes and threads in use", limit.current, limit.max);
+                let is_low = limit.left() < FEW_PROCESSES.max(limit.max / 10);
+                if is_low {
+                    note(
+                        CHECK,
+                        format!("{found}: steps that find no room end with -1"),
+                        Some(
+                            "end some, or start the container with a larger limit (--pids-limit, kubelet's podPidsLimit)",
+                        ),
+                    )
+                } else {
+                    ok(CHECK, found)
+                }
+            }
+        }
+    }
+}
+
+fn ok(check: &'static str, found: impl Into<String>) -> Check {
+    Check { check, state: State::Ok, found: found.into(), remedy: None }
+}
+
+fn note(check: &'static str, found: impl Into<String>, remedy: Option<&str>) -> Check {
+    Check { check, state: State::Note, found: found.into(), remedy: remedy.map(str::to_owned) }
+}
+
+#[cfg(test)]
+#[path = "host_tests.rs"]
+mod tests;

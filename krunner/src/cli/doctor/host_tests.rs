@@ -1,0 +1,98 @@
+//! Hosts of fake files, and what is said of them.
+
+use super::*;
+
+/// A container of cgroup v2 with these files, the last part of the path being the content.
+fn container(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| {
+        let path = root.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("proc/self/cgroup", "0::/pod/box\n");
+    write("proc/self/mountinfo", "31 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+    write("proc/self/oom_score_adj", "0\n");
+    write("proc/meminfo", "MemTotal:        4194304 kB\nMemFree: 1 kB\n");
+    write("sys/fs/cgroup/pod/box/memory.max", "67108864\n");
+    write("sys/fs/cgroup/pod/box/memory.current", "1048576\n");
+    write("sys/fs/cgroup/pod/box/memory.events", "oom_kill 0\n");
+    write("sys/fs/cgroup/pod/memory.max", "max\n");
+    for (file, text) in files {
+        write(file, text);
+    }
+    root
+}
+
+/// `STATE CHECK: found -> remedy`, a line each.
+fn told(files: &[(&str, &str)], may_protect_itself: bool) -> Vec<String> {
+    let root = container(files);
+    let folder = format!("{}/sys/fs/cgroup", root.path().display());
+    let line = |check: Check| {
+        let remedy = check.remedy.map(|remedy| format!(" -> {remedy}")).unwrap_or_default();
+        format!("{:?} {}: {}{remedy}", check.state, check.check, check.found.replace(&folder, "CGROUP"))
+    };
+    HostFacts::find(root.path(), may_protect_itself).checks().into_iter().map(line).collect()
+}
+
+#[test]
+fn a_container_with_nothing_against_it() {
+    assert_eq!(
+        told(&[("sys/fs/cgroup/pod/box/memory.oom.group", "0\n")], false),
+        [
+            "Ok oom-group: memory.oom.group is 0: an OOM kill ends one process",
+            "Ok oom-protection: children start at oom_score_adj +375 (limit 64 MiB), so that they are killed before the \
+             runner",
+            "Ok pids-limit: no limit, or none that can be seen",
+        ]
+    );
+}
+
+#[test]
+fn a_pod_of_kubernetes() {
+    let pod = [
+        ("sys/fs/cgroup/pod/memory.oom.group", "1\n"),
+        ("proc/self/oom_score_adj", "995\n"),
+        ("sys/fs/cgroup/pod/pids.max", "40\n"),
+        ("sys/fs/cgroup/pod/pids.current", "38\n"),
+        ("sys/fs/cgroup/pod/memory.current", "62914560\n"),
+        ("sys/fs/cgroup/pod/memory.high", "58720256\n"),
+    ];
+    assert_eq!(
+        told(&pod, false),
+        [
+            "Note oom-group: memory.oom.group is 1 in CGROUP/pod: one OOM kill ends the whole container, this runner \
+             included (Kubernetes 1.28 and later sets it) -> kubelet: `singleProcessOOMKill: true` (1.32 and later, \
+             cgroup v2); elsewhere write 0 to memory.oom.group of the container's cgroup; or `setcap \
+             cap_bpf,cap_perfmon,cap_sys_resource+p` krunner's file, in a container started with --cap-add SYS_RESOURCE, \
+             so that the runner protects itself",
+            "Note oom-protection: the runner has oom_score_adj 995 of at most 1000: children are ranked 5 above it, and \
+             375 are needed (limit 64 MiB); a small child may survive the runner -> start the container with a lower \
+             oom_score_adj (Kubernetes: limits equal to requests make the pod Guaranteed), or `setcap \
+             cap_bpf,cap_perfmon,cap_sys_resource+p` krunner's file, in a container started with --cap-add SYS_RESOURCE, \
+             so that the runner protects itself",
+            "Note pids-limit: 38 of 40 processes and threads in use: steps that find no room end with -1 -> end some, or \
+             start the container with a larger limit (--pids-limit, kubelet's podPidsLimit)",
+            "Note memory-high: 60 of 56 MiB of memory.high are in use: the kernel slows this container down -> end \
+             processes, or raise memory.high (Kubernetes: MemoryQoS)",
+        ]
+    );
+    let protected = told(&pod, true);
+    assert!(protected[0].starts_with("Ok oom-group: memory.oom.group is 1 in CGROUP/pod"), "{protected:?}");
+    assert_eq!(protected[1], "Ok oom-protection: the runner protects itself (CAP_SYS_RESOURCE)");
+}
+
+#[test]
+fn what_cannot_be_seen_is_said() {
+    let empty = tempfile::tempdir().unwrap();
+    let checks = HostFacts::find(empty.path(), false).checks();
+    let found: Vec<_> = checks.iter().map(|check| (check.check, check.found.as_str())).collect();
+    assert_eq!(
+        found,
+        [
+            ("oom-group", "cannot be seen"),
+            ("oom-protection", "cannot be seen: /proc has no oom_score_adj or meminfo"),
+            ("pids-limit", "no limit, or none that can be seen"),
+        ]
+    );
+}

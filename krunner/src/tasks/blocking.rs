@@ -1,0 +1,232 @@
+//! Threads for work that may block.
+//!
+//! ```text
+//! blocking(work) ──▶ queue ──▶ an idle thread, else a new one, else the next one that is free
+//!       └── every RETRY while it waits: a new thread for what is still queued
+//! ```
+//!
+//! A container has a limit of processes and threads, and the user's programs may reach it. So [`KEPT_THREADS`] are
+//! started before any user code and never end, and work for which the kernel has no further thread waits for one of
+//! these. tokio's own pool panics instead: it ends every idle thread, and a thread that cannot be started while there is
+//! no other is a panic of the caller (`spawn_blocking` in tokio's `runtime/blocking/pool.rs`). Nothing in krunner may
+//! use that pool, directly or through another crate.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// One hung file system may hold a thread for ever. With a second one, work on other files continues even when no
+/// further thread can be started.
+const KEPT_THREADS: usize = 2;
+
+/// Far more than the parts of a session that can block at the same time. Each thread counts against the container's
+/// limit of processes.
+const MAX_THREADS: usize = 128;
+
+/// How long a thread beyond [`KEPT_THREADS`] waits for work before it ends: as in tokio.
+const IDLE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often work that waits asks for a new thread: threads may all hang, and the container's limit be reached only for
+/// a while.
+const RETRY: Duration = Duration::from_millis(500);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+static POOL: Pool = Pool::new(IDLE_PATIENCE, || start_thread(&POOL));
+
+/// Runs work that may block, on files mostly, on a thread of its own. Work that nobody waits for any more is done all
+/// the same.
+///
+/// # Panics
+/// When the work does.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    run_in(&POOL, work).await
+}
+
+/// Starts the threads that never end. To be called before user code runs.
+pub fn keep_threads() {
+    POOL.keep_threads();
+}
+
+async fn run_in<T: Send + 'static>(pool: &Pool, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, mut result) = oneshot::channel();
+    pool.submit(Box::new(move || {
+        // Fails when nobody waits any more.
+        let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
+    }));
+    loop {
+        match timeout(RETRY, &mut result).await {
+            Ok(Ok(Ok(value))) => return value,
+            Ok(Ok(Err(panic))) => resume_unwind(panic),
+            // A job is dropped only with the process.
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => pool.retry(),
+        }
+    }
+}
+
+/// A queue and the threads that work on it.
+struct Pool {
+    state: Mutex<State>,
+    wake: Condvar,
+    idle_patience: Duration,
+    /// Starts a thread that calls [`Pool::work`].
+    start: fn() -> io::Result<()>,
+}
+
+struct State {
+    queue: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+impl Pool {
+    const fn new(idle_patience: Duration, start: fn() -> io::Result<()>) -> Self {
+        let state = State { queue: VecDeque::new(), threads: 0, idle: 0 };
+        Self { state: Mutex::new(state), wake: Condvar::new(), idle_patience, start }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that may panic runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep_threads(&self) {
+        let mut state = self.lock();
+        for _ in state.threads..KEPT_THREADS {
+            self.grow(&mut state);
+        }
+    }
+
+    fn submit(&self, job: Job) {
+        let mut state = self.lock();
+        state.queue.push_back(job);
+        self.serve(&mut state);
+    }
+
+    /// Asks again for the threads that were refused.
+    fn retry(&self) {
+        let mut state = self.lock();
+        if !state.queue.is_empty() {
+            self.serve(&mut state);
+        }
+    }
+
+    fn serve(&self, state: &mut State) {
+        if state.queue.len() > state.idle {
+            self.grow(state);
+        }
+        self.wake.notify_one();
+    }
+
+    /// What is refused is asked for again while work waits.
+    fn grow(&self, state: &mut State) {
+        if state.threads < MAX_THREADS && (self.start)().is_ok() {
+            state.threads += 1;
+        }
+    }
+
+    /// What a thread does from its start to its end.
+    fn work(&self) {
+        let mut state = self.lock();
+        loop {
+            while let Some(job) = state.queue.pop_front() {
+                drop(state);
+                job();
+                state = self.lock();
+            }
+            let is_kept = state.threads <= KEPT_THREADS;
+            state.idle += 1;
+            state = if is_kept {
+                self.wake.wait_while(state, |state| state.queue.is_empty()).unwrap_or_else(PoisonError::into_inner)
+            } else {
+                let waited = self.wake.wait_timeout_while(state, self.idle_patience, |state| state.queue.is_empty());
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            };
+            state.idle -= 1;
+            // Those that wait without a limit were among the first, so whatever is beyond them gets here.
+            if state.queue.is_empty() && state.threads > KEPT_THREADS {
+                state.threads -= 1;
+                return;
+            }
+        }
+    }
+}
+
+fn start_thread(pool: &'static Pool) -> io::Result<()> {
+    thread::Builder::new().name("blocking".into()).spawn(|| pool.work()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn values_come_back_and_panics_surface() {
+        assert_eq!(blocking(|| 7).await, 7);
+        let panicking = tokio::spawn(blocking(|| panic!("on purpose")));
+        assert!(panicking.await.unwrap_err().is_panic());
+    }
+
+    #[tokio::test]
+    async fn work_without_a_thread_waits_for_one() {
+        static IS_FULL: AtomicBool = AtomicBool::new(true);
+        static FULL: Pool = Pool::new(IDLE_PATIENCE, || {
+            if IS_FULL.load(Ordering::SeqCst) { Err(io::ErrorKind::OutOfMemory.into()) } else { start_thread(&FULL) }
+        });
+        let work = run_in(&FULL, || 7);
+        tokio::pin!(work);
+        assert!(timeout(RETRY * 3, &mut work).await.is_err(), "there is no thread");
+        IS_FULL.store(false, Ordering::SeqCst);
+        assert_eq!(timeout(DEADLINE, work).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn with_no_further_thread_the_kept_ones_do_all_even_if_one_hangs() {
+        static IS_FULL: AtomicBool = AtomicBool::new(false);
+        static FULL: Pool = Pool::new(IDLE_PATIENCE, || {
+            if IS_FULL.load(Ordering::SeqCst) { Err(io::ErrorKind::WouldBlock.into()) } else { start_thread(&FULL) }
+        });
+        FULL.keep_threads();
+        IS_FULL.store(true, Ordering::SeqCst);
+        let (release, hangs) = mpsc::channel::<()>();
+        FULL.submit(Box::new(move || _ = hangs.recv()));
+        for number in 0..100 {
+            assert_eq!(timeout(DEADLINE, run_in(&FULL, move || number)).await, Ok(number));
+        }
+        drop(release);
+        assert_eq!(FULL.lock().threads, KEPT_THREADS);
+    }
+
+    #[test]
+    fn threads_beyond_the_kept_ones_end_when_idle() {
+        static SHORT: Pool = Pool::new(Duration::from_millis(10), || start_thread(&SHORT));
+        let (release, hangs) = mpsc::channel::<()>();
+        let hangs = std::sync::Arc::new(Mutex::new(hangs));
+        for _ in 0..5 {
+            let hangs = std::sync::Arc::clone(&hangs);
+            SHORT.submit(Box::new(move || _ = hangs.lock().unwrap_or_else(PoisonError::into_inner).recv()));
+        }
+        assert_eq!(SHORT.lock().threads, 5);
+        drop(release);
+        let deadline = Instant::now() + DEADLINE;
+        while SHORT.lock().threads > KEPT_THREADS {
+            assert!(Instant::now() < deadline);
+            thread::yield_now();
+        }
+        thread::yield_now();
+        assert_eq!(SHORT.lock().threads, KEPT_THREADS);
+    }
+}
