@@ -74,6 +74,14 @@ pub struct World {
 }
 
 impl World {
+    /// Fails, with the reason, where there is no program to make one.
+    pub fn available() -> Result<(), String> {
+        // Not looked up on the PATH: the first process of a virtual machine has none.
+        let mut unshare = Command::new("unshare");
+        let tried = unshare.arg("--help").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        tried.map(drop).map_err(|error| format!("no unshare: {error}"))
+    }
+
     /// An empty one.
     #[track_caller]
     pub fn new() -> Self {

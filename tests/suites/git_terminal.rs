@@ -50,7 +50,10 @@ fn shell_leads_a_session_on_a_terminal_with_nothing_of_the_runners() {
     let runner = git().file("home/config/environ.txt", "FROM_FILE=yes\n").start();
     let mut terminal = Terminal::connect(&runner);
     let shell = shell_of(&runner);
-    assert_eq!(terminal.run("echo $$ $PPID $(ps -o sid= -p $$)"), format!("{shell} {} {shell}\n", runner.pid()));
+    assert_eq!(
+        terminal.run("echo $$ $PPID $(cut -d ' ' -f 6 /proc/$$/stat)"),
+        format!("{shell} {} {shell}\n", runner.pid())
+    );
     let tty = terminal.run("tty");
     assert!(tty.starts_with("/dev/pts/"), "{tty}");
     assert_eq!(terminal.run("cd /proc/$$/fd; readlink 0 1 2; cd"), tty.repeat(3));
@@ -243,6 +246,7 @@ fn all_who_watch_see_the_same_and_a_topic_gets_nothing() {
 
 #[test]
 fn stop_hangs_up_on_the_shell_and_its_jobs() {
+    require!(host::program("setsid"));
     let mut runner = git().start();
     let mut terminal = Terminal::connect(&runner);
     terminal.type_in(b"trap 'echo hung up > goodbye; exit' HUP; setsid sleep 1000 & sleep 1001 & cat\n");
