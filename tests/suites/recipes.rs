@@ -15,12 +15,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::contained::{Contained, missing};
+use crate::contained::{Contained, SEEN_MS, missing};
 use crate::oom::{LIMIT_MIB, TOO_MUCH, VICTIM};
 use crate::oom_privilege::{Capable, capable_of};
-
-/// One that lives long enough to be seen by a look that nothing hurries.
-const SEEN_MS: u64 = 600;
 
 macro_rules! recipes {
     ($($test:ident: $carry_out:ident($name:literal);)*) => {
