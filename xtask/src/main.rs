@@ -7,6 +7,7 @@ mod cli;
 mod dist;
 mod host;
 mod musl;
+mod pip;
 mod supply;
 mod tally;
 mod test;
