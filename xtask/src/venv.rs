@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::host;
 use crate::pip;
-use crate::workspace::{run, step, target_dir};
+use crate::workspace::{printed, run, step, target_dir};
 
 /// What is installed, and why.
 const REQUIREMENTS: &[&str] = &[
@@ -163,6 +163,13 @@ fn check(python: &Path) -> Result<()> {
         bail!("{}", said.lines().last().unwrap_or("python failed without a word"));
     }
     Ok(())
+}
+
+/// The file of that Python: the names on PATH may be scripts that look for it (pyenv's shims).
+pub(crate) fn interpreter_path() -> Result<PathBuf> {
+    let name = interpreter().context(NO_INTERPRETER)?;
+    let told = printed(Command::new(name).args(["-c", "import sys; print(sys.executable)"]))?;
+    Ok(PathBuf::from(String::from_utf8(told)?.trim()))
 }
 
 /// A Python of the right version that can make environments.
