@@ -169,8 +169,9 @@ fn flood_of_typing_waits_for_the_shell_and_the_rest_goes_on() {
     runner.wait_for_program("sleep", 1);
     runner.settle();
     let (typed, _) = runner.terminal_ports();
+    // Connected here: the thread may get its turn when all else is over.
+    let mut peer = Peer::connect(typed, "PUB");
     let flooder = std::thread::spawn(move || {
-        let mut peer = Peer::connect(typed, "PUB");
         let chunk = vec![b'x'; 1024 * 1024];
         // Ends when the runner takes no more and is ended, or after more than any buffer would hold.
         (0..256).take_while(|_| peer.send_bytes(&[&[2, 0, 0, 0, 0, 0, 16, 0, 0][..], &chunk].concat()).is_ok()).count()
