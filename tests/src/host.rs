@@ -52,9 +52,9 @@ pub fn program(name: &str) -> Result<PathBuf, String> {
         .ok_or_else(|| format!("no {name} on the PATH"))
 }
 
-/// A C compiler that can link.
+/// A C compiler.
 pub fn c_compiler() -> Result<PathBuf, String> {
-    program("gcc")
+    program("gcc").or_else(|_| program("cc")).map_err(|_| "no gcc and no cc on the PATH".to_owned())
 }
 
 /// The compiler of the toolchain that these tests were built with: Debian's is older, and rustup's proxies look for their
@@ -72,7 +72,11 @@ pub fn agent_python() -> Result<PathBuf, String> {
 
 fn find_agent_python() -> Result<PathBuf, String> {
     let python = env::var_os("KRUNNER_TEST_PYTHON").map(PathBuf::from);
-    let python = python.ok_or("KRUNNER_TEST_PYTHON is not set: no Python with backend.ai-agent")?;
+    let python = python.ok_or_else(|| {
+        // `cargo xtask test` knows why there is none.
+        let reason = env::var("KRUNNER_TEST_NO_PYTHON").ok();
+        reason.unwrap_or_else(|| "KRUNNER_TEST_PYTHON is not set: no Python with backend.ai-agent".to_owned())
+    })?;
     let import = Command::new(&python)
         .args(["-c", "import ai.backend.agent.kernel"])
         .stdin(Stdio::null())
@@ -200,6 +204,11 @@ pub fn root() -> Result<(), String> {
     } else {
         Err("needs root to start the runner as another user".to_owned())
     }
+}
+
+/// The programs that start others elsewhere: in namespaces of their own, or as another user.
+pub fn util_linux() -> Result<(), String> {
+    ["mount", "nsenter", "setpriv", "unshare"].into_iter().try_for_each(|name| program(name).map(drop))
 }
 
 /// Network namespaces of our own with a working loopback, and the way into them.

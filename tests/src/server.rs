@@ -44,6 +44,11 @@ impl Server {
         Self { child, stdin, lines, greeting }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A text of the greeting.
     #[track_caller]
     pub fn told(&self, name: &str) -> &str {

@@ -1,7 +1,8 @@
 //! Where and as whom a program is started: a command that ends in `exec`ing its arguments, link by link.
 
 use std::ffi::{OsStr, OsString};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -74,11 +75,19 @@ pub struct World {
 }
 
 impl World {
+    /// Fails, with the reason, where there is no program to make one.
+    pub fn available() -> Result<(), String> {
+        // Not looked up on the PATH: the first process of a virtual machine has none.
+        let mut unshare = Command::new("unshare");
+        let tried = unshare.arg("--help").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        tried.map(drop).map_err(|error| format!("no unshare: {error}"))
+    }
+
     /// An empty one.
     #[track_caller]
     pub fn new() -> Self {
         // As long as our end of stdin is open.
-        let command = ["--pid", "--mount", "--fork", "--mount-proc", "sh", "-c", "read gone"];
+        let command = ["--pid", "--mount", "--fork", "--mount-proc", "sh", "-c", "read gone || exit 0"];
         let outside = Command::new("unshare")
             .args(command)
             .stdin(Stdio::piped())
@@ -98,10 +107,41 @@ impl Default for World {
     }
 }
 
+impl World {
+    /// Ends its first process, and with that all others in the namespace. `unshare` wants to die of the signal that its
+    /// child died of: of SIGKILL it complains that `sigprocmask unblock failed`, since that signal has no action to reset
+    /// (`sys-utils/unshare.c` of util-linux). So the first process is asked to exit, and killed only if it does not.
+    fn end(&mut self) -> Option<ExitStatus> {
+        const GRACE: Duration = Duration::from_secs(10);
+        drop(self.outside.stdin.take());
+        let exited = wait::within(GRACE, || self.outside.try_wait().ok().flatten());
+        exited.or_else(|| {
+            proc::signal(self.init, Signal::SIGKILL);
+            self.outside.wait().ok()
+        })
+    }
+}
+
 impl Drop for World {
     fn drop(&mut self) {
-        // All in the namespace end with its first process.
-        proc::signal(self.init, Signal::SIGKILL);
-        let _ = self.outside.wait();
+        self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{host, require};
+
+    #[test]
+    fn world_ends_by_itself_with_all_that_is_in_it() {
+        require!(host::root().and_then(|()| host::util_linux()));
+        let mut world = World::new();
+        let mut inside = Way::here().world(&world).command("sleep").arg("1000").spawn().expect("nsenter starts");
+
+        let status = world.end().expect("its end");
+
+        assert!(status.success(), "unshare had to complain: {status}");
+        assert!(!inside.wait().expect("wait for nsenter").success());
     }
 }

@@ -126,7 +126,7 @@ fn missing_interpreter_is_named_and_the_session_starts_all_the_same() {
 
 #[test]
 fn missing_shell_is_named() {
-    require!(host::root());
+    require!(host::root().and_then(|()| host::util_linux()));
     // A shell that cannot be executed, for this runner alone.
     let hide = "mount --bind /dev/null \"$(readlink -f /bin/sh)\" && exec \"$0\" \"$@\"";
     let runner = app().prefix(&["unshare", "--mount", "sh", "-c", hide]).start();

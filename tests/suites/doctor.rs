@@ -65,6 +65,7 @@ fn remedy<'a>(diagnosis: &'a Value, name: &str) -> &'a str {
 /// A host where root can have BPF: only there a test shows what takes it away.
 fn bpf() -> Result<(), String> {
     host::root()?;
+    host::util_linux()?;
     let here = diagnosis(&[]);
     if here["tracer"] == "bpf" { Ok(()) } else { Err(format!("no BPF here: {:?}", missing(&here))) }
 }

@@ -50,7 +50,10 @@ fn shell_leads_a_session_on_a_terminal_with_nothing_of_the_runners() {
     let runner = git().file("home/config/environ.txt", "FROM_FILE=yes\n").start();
     let mut terminal = Terminal::connect(&runner);
     let shell = shell_of(&runner);
-    assert_eq!(terminal.run("echo $$ $PPID $(ps -o sid= -p $$)"), format!("{shell} {} {shell}\n", runner.pid()));
+    assert_eq!(
+        terminal.run("echo $$ $PPID $(cut -d ' ' -f 6 /proc/$$/stat)"),
+        format!("{shell} {} {shell}\n", runner.pid())
+    );
     let tty = terminal.run("tty");
     assert!(tty.starts_with("/dev/pts/"), "{tty}");
     assert_eq!(terminal.run("cd /proc/$$/fd; readlink 0 1 2; cd"), tty.repeat(3));
@@ -166,8 +169,9 @@ fn flood_of_typing_waits_for_the_shell_and_the_rest_goes_on() {
     runner.wait_for_program("sleep", 1);
     runner.settle();
     let (typed, _) = runner.terminal_ports();
+    // Connected here: the thread may get its turn when all else is over.
+    let mut peer = Peer::connect(typed, "PUB");
     let flooder = std::thread::spawn(move || {
-        let mut peer = Peer::connect(typed, "PUB");
         let chunk = vec![b'x'; 1024 * 1024];
         // Ends when the runner takes no more and is ended, or after more than any buffer would hold.
         (0..256).take_while(|_| peer.send_bytes(&[&[2, 0, 0, 0, 0, 0, 16, 0, 0][..], &chunk].concat()).is_ok()).count()
@@ -243,6 +247,7 @@ fn all_who_watch_see_the_same_and_a_topic_gets_nothing() {
 
 #[test]
 fn stop_hangs_up_on_the_shell_and_its_jobs() {
+    require!(host::program("setsid"));
     let mut runner = git().start();
     let mut terminal = Terminal::connect(&runner);
     terminal.type_in(b"trap 'echo hung up > goodbye; exit' HUP; setsid sleep 1000 & sleep 1001 & cat\n");

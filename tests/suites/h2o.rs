@@ -41,6 +41,7 @@ fn daemon_lives_as_long_as_the_session_and_python_runs_beside_it() {
 
 #[test]
 fn daemon_that_goes_into_the_background_is_ended_as_well() {
+    require!(host::program("setsid"));
     let script = "#!/bin/sh\nsetsid sh -c 'echo $$ > daemon; exec sleep 1000' > /dev/null 2>&1 &\n";
     let mut runner = h2o(script).runtime("/usr/bin/python3").start();
     let daemon: u32 = runner.wait_for("daemon").trim_end().parse().expect("a pid");

@@ -6,7 +6,7 @@
 //! before it would have been.
 
 use krunner_tests::cgroup::Cgroup;
-use krunner_tests::{Monitor, Scene, Told, Way, World};
+use krunner_tests::{Monitor, Scene, Told, Way, World, host};
 use serde_json::Value;
 
 /// More than any limit here: whoever eats so much is killed.
@@ -38,6 +38,7 @@ impl Field {
 
     /// In a pid namespace of its own, as in a container.
     pub(crate) fn in_world() -> Result<Self, String> {
+        host::util_linux()?;
         Self::within(Cgroup::scratch()?, Some(World::new()))
     }
 

@@ -58,6 +58,7 @@ pub(crate) fn capable() -> Result<Capable, String> {
 /// The same with these, in the words of `setcap`.
 pub(crate) fn capable_of(capabilities: &str) -> Result<Capable, String> {
     host::root()?;
+    host::util_linux()?;
     let setcap = host::program("setcap")?;
     let folder = TempDir::with_prefix("krc-").map_err(|error| error.to_string())?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).map_err(|error| error.to_string())?;
@@ -140,7 +141,7 @@ fn file_capabilities_are_no_way_to_see_other_peoples_processes() {
 /// Without BPF only the kills of a cgroup are counted.
 #[test]
 fn whole_machine_is_not_watched_by_halves() {
-    require!(host::root());
+    require!(host::root().and_then(|()| host::util_linux()));
     let way = Way::here().user(NOBODY);
     let output = way.command(binary()).args(["monitor", "--all-namespaces"]).output().expect("krunner starts");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -180,7 +181,7 @@ fn told_with(scratch: &Cgroup, way: &Way) -> (Value, Vec<Value>, u32) {
 /// Without BPF: it says why in these words, and of the kill no more than it can know.
 #[track_caller]
 fn assert_snapshot(way: impl FnOnce(Way) -> Way, reason: &[&str]) {
-    let scratch = match Cgroup::scratch() {
+    let scratch = match host::util_linux().and_then(|()| Cgroup::scratch()) {
         Ok(scratch) => scratch,
         Err(error) => return host::skip("suites::oom_privilege::assert_snapshot::here", &error),
     };
@@ -198,7 +199,7 @@ fn assert_snapshot(way: impl FnOnce(Way) -> Way, reason: &[&str]) {
 
 #[track_caller]
 fn assert_bpf(way: impl FnOnce(Way) -> Way) {
-    let scratch = match Cgroup::scratch() {
+    let scratch = match host::util_linux().and_then(|()| Cgroup::scratch()) {
         Ok(scratch) => scratch,
         Err(error) => return host::skip("suites::oom_privilege::assert_bpf::here", &error),
     };
@@ -256,7 +257,7 @@ fn bpf_blocked_by_seccomp() {
 
 #[test]
 fn proc_with_hidepid_as_root() {
-    let scratch = require!(Cgroup::scratch());
+    let scratch = require!(host::util_linux().and_then(|()| Cgroup::scratch()));
     let world = World::new();
     let limited = scratch.limited("limited", LIMIT_MIB);
     let hide = "mount -o remount,hidepid=2 /proc";
@@ -269,7 +270,7 @@ fn proc_with_hidepid_as_root() {
 
 #[test]
 fn proc_with_hidepid_as_nobody() {
-    let scratch = require!(Cgroup::scratch());
+    let scratch = require!(host::util_linux().and_then(|()| Cgroup::scratch()));
     let world = World::new();
     let hide = "mount -o remount,hidepid=2 /proc";
     let mut monitor = Monitor::start(&Way::here().world(&world).cgroup(&scratch).mounts(hide).user(NOBODY));

@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
 use krunner_tests::cgroup::Freezer;
-use krunner_tests::{Scene, Told, Way, World, proc, require};
+use krunner_tests::{Scene, Told, Way, World, host, proc, require};
 use nix::sys::signal::Signal;
 
 use crate::oom::{Field, LIMIT_MIB, OWN_MIB, TOO_MUCH, VICTIM};
@@ -67,6 +67,7 @@ fn hard_limit_of_cpu_time_is_a_kill_by_the_kernel_but_not_for_memory() {
 
 #[test]
 fn pid_namespace_that_ends() {
+    require!(host::util_linux());
     let field = require!(Field::new());
     let script = "sleep 600 & sleep 600 & exit 3";
     let status = field.way().command("unshare").args(["--pid", "--fork", "sh", "-c", script]).status();

@@ -15,12 +15,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::contained::{Contained, missing};
+use crate::contained::{Contained, SEEN_MS, missing};
 use crate::oom::{LIMIT_MIB, TOO_MUCH, VICTIM};
 use crate::oom_privilege::{Capable, capable_of};
-
-/// One that lives long enough to be seen by a look that nothing hurries.
-const SEEN_MS: u64 = 600;
 
 macro_rules! recipes {
     ($($test:ident: $carry_out:ident($name:literal);)*) => {
@@ -123,7 +120,7 @@ fn doctor_agrees(container: &Container, recipe: &Recipe) {
 
 /// A monitor of the whole machine is told of a kill in somebody else's cgroup.
 fn node(name: &str) -> Result<(), String> {
-    let recipe = recipe::read(name);
+    let recipe = recipe::read(name)?;
     assert_eq!(recipe.command, [KRUNNER, "monitor", "--all-namespaces", "--json"]);
     let image = image()?;
     let monitor = Node::start(&recipe, &image.program)?;
@@ -150,7 +147,7 @@ fn node(name: &str) -> Result<(), String> {
 
 /// A session is told of a kill of its own.
 fn session(name: &str) -> Result<(), String> {
-    let recipe = recipe::read(name);
+    let recipe = recipe::read(name)?;
     let mut session = start(&recipe, Engine::New)?;
     doctor_agrees(&session.container, &recipe);
     kill_one(&mut session, &recipe);
@@ -178,7 +175,7 @@ fn kill_one(session: &mut Contained, recipe: &Recipe) {
 #[test]
 fn an_old_engines_seccomp_profile_stands_in_the_way() {
     for name in ["docker/session-capabilities.sh", "kubernetes/session-capabilities.yaml"] {
-        let recipe = recipe::read(name);
+        let recipe = require!(recipe::read(name));
         let mut session = require!(start(&recipe, Engine::Old));
         session.assert_snapshot("bpf-call", "refused by the seccomp filter, for the capabilities are there");
         kill_one(&mut session, &recipe);
@@ -188,7 +185,7 @@ fn an_old_engines_seccomp_profile_stands_in_the_way() {
 
 #[test]
 fn capabilities_of_the_file_do_not_count_without_new_privileges() {
-    let recipe = recipe::read("docker/session-capabilities.sh");
+    let recipe = require!(recipe::read("docker/session-capabilities.sh"));
     let image = require!(image());
     let spec = require!(recipe.spec(Engine::New)).krunner(&image.program).helper(VICTIM).no_new_privileges();
     let mut session = require!(Contained::start(&spec));
@@ -234,7 +231,7 @@ fn words(words: &[&str]) -> Vec<String> {
 fn the_image_of_the_recipes_is_of_this_version() {
     let own = format!("krunner:{}", env!("CARGO_PKG_VERSION"));
     for name in recipe::names().iter().filter(|name| name.contains("/node-")) {
-        assert_eq!(recipe::read(name).image.as_deref(), Some(own.as_str()), "{name}");
+        assert_eq!(require!(recipe::read(name)).image.as_deref(), Some(own.as_str()), "{name}");
     }
     for file in ["Dockerfile", "README.md"] {
         let text = fs::read_to_string(recipe::folder().join("..").join(file)).expect("a text");

@@ -94,6 +94,7 @@ fn older_agents_get_the_first_verdict_as_the_answer() {
 
 #[test]
 fn a_model_that_is_not_there_or_ends_at_once_is_told() {
+    require!(host::program("bash"));
     let client = require!(host::agent_python());
     let python = require!(host::user_python());
     let (runner, agent) = with_agent(&client, app().folder("home/work/models/m"));

@@ -1,9 +1,8 @@
 //! The terminal in the browser: real ttyd binaries of both generations, driven over their websocket.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 
-use krunner_tests::{Runner, Setup, Tty, host, proc, require, wait};
+use krunner_tests::{Runner, Server, Setup, Tty, host, proc, require, wait};
 use nix::sys::signal::Signal;
 
 use crate::app;
@@ -129,15 +128,18 @@ fn terminal_that_tmux_does_not_know_is_one_without_it() {
     tty.read_until(&format!("<42 {} tmux:>", runner.home().display()));
 }
 
+/// The other is a process of its own. A listener of this one is also open in every child that other tests have forked and
+/// that has not come to its exec: what is closed here still takes connections there, which then break.
 #[test]
 fn port_that_another_has_is_taken_when_it_is_free() {
     let setup = require!(older());
+    let python = require!(host::agent_python());
     let (_, port) = setup.service_ports();
-    let other = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free");
+    let other = Server::start(&python, "listener.py", &[&port.to_string()]);
     let (runner, port) = start(setup, "sh", "/bin/sh");
-    let holder = format!("(process {})", std::process::id());
+    let holder = format!("(process {})", other.pid());
     runner.wait_for_log(&["ttyd was not started", &format!("port {port} is taken already by"), &holder]);
-    drop(other);
+    other.finish();
     let mut tty = Tty::connect(port, 80, 24);
     tty.type_line("echo \"<$((6*7))>\"");
     tty.read_until("<42>");

@@ -26,6 +26,8 @@ struct Order {
     wait: bool,
     /// Keep what was eaten until stdin ends.
     hold: bool,
+    /// After that, eat so much more.
+    then_mib: usize,
     /// Begin when this is not the parent any more.
     not_child_of: Option<i32>,
 }
@@ -46,7 +48,7 @@ pub(crate) fn run(args: &[OsString]) {
         tell("ready");
         io::stdin().read_to_end(&mut Vec::new()).expect("stdin");
     }
-    drop(black_box(hoard));
+    drop(black_box((hoard, eat(order.then_mib))));
 }
 
 /// Takes so much memory and returns it.
@@ -83,6 +85,7 @@ fn parse(args: &[OsString]) -> Order {
         after: Duration::ZERO,
         wait: false,
         hold: false,
+        then_mib: 0,
         not_child_of: None,
     };
     let mut args = args[1..].iter();
@@ -92,6 +95,7 @@ fn parse(args: &[OsString]) -> Order {
             Some("--after-ms") => order.after = Duration::from_millis(value().parse().expect("milliseconds")),
             Some("--wait") => order.wait = true,
             Some("--hold") => order.hold = true,
+            Some("--then") => order.then_mib = value().parse().expect("MIB"),
             Some("--adj") => fs::write("/proc/self/oom_score_adj", value()).expect("oom_score_adj"),
             Some("--name") => fs::write("/proc/self/comm", value()).expect("comm"),
             Some("--role") => value().clone_into(&mut order.role),

@@ -24,7 +24,8 @@ const ARGS_VARIABLE: &str = "VICTIM_ARGS";
 const STORM_AT_ONCE: usize = 16;
 
 const USAGE: &str = "\
-victim eat MIB [--after-ms N] [--wait] [--hold] [--adj N] [--name NAME] [--role ROLE] [--unless-child-of PID] [-- ...]
+victim eat MIB [--after-ms N] [--wait] [--hold [--then MIB]] [--adj N] [--name NAME] [--role ROLE]
+    [--unless-child-of PID] [-- ...]
 victim thread-eat MIB | leader-gone MIB | clone-vm MIB | orphan MIB
 victim crowd ROLE=MIB[:ADJ]...          all but the last hold what they have; the last asks for more
 victim bystanders COUNT MIB [AGE_MS]    so many that end while one eats

@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{battery, bench, build_ebpf, dist, test, tidy, vm};
+use crate::{battery, bench, build_ebpf, dist, newcomer, test, tidy, vm};
 
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask test                all suites that can run here; skips are listed last
   cargo xtask test --all          installs what is missing; a skip is a failure (as in CI)
   cargo xtask test interrupt      only the tests with `interrupt` in their names
+  cargo xtask newcomer            the tests in a fresh clone, with nothing but Rust, Python and a C compiler
   cargo xtask tidy                the rules that no compiler checks
   cargo xtask battery             how many kills for memory are told of rightly, with BPF and without
   cargo xtask vm --kernel 5.10    the same on another kernel, in a virtual machine
@@ -32,6 +33,8 @@ struct Cli {
 enum Task {
     /// Builds krunner and runs tidy, the unit tests and the integration suites
     Test(test::Args),
+    /// Runs the tests in a fresh clone as on a fresh machine: Rust, python3 and a C compiler, and no more
+    Newcomer(newcomer::Args),
     /// Checks the rules that no compiler checks: layering, file heads, lengths, who may be unsafe
     Tidy(tidy::Args),
     /// Measures krunner beside the Python runner, and fails when a target is missed
@@ -53,6 +56,7 @@ enum Task {
 pub(crate) fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Test(args) => test::run(&args),
+        Task::Newcomer(args) => newcomer::run_task(&args),
         Task::Tidy(args) => tidy::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Battery(args) => battery::run(&args),

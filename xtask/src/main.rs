@@ -7,6 +7,8 @@ mod cli;
 mod dist;
 mod host;
 mod musl;
+mod newcomer;
+mod pip;
 mod supply;
 mod tally;
 mod test;

@@ -18,16 +18,17 @@ use crate::workspace::{build_release, cargo, named, root, step};
 use crate::{battery, dist, host, supply, tidy, venv, vm};
 
 const HELP: &str = "\
-A test that misses something on this machine (a program, root, the Python environment) skips itself, \
+The Python environment that tests need is made first, at target/venv: without root, from python3.11 and what pip \
+downloads. A test that lacks something on this machine (a program, root, the Python environment) skips itself, \
 and the end of the output lists it with its reason. With --all, what is missing is installed first: \
-Debian packages, kernels for virtual machines, and a Python environment at target/venv.
+Debian packages and kernels for virtual machines.
 
 Environment:
   KRUNNER_VENV         a Python environment to use as it is, in place of target/venv
   KRUNNER_ADVISORY_DB  a clone of the RustSec advisory database; without it, only withdrawn versions are looked for
 
-Tests are told where things are by KRUNNER_BIN (the release binary), KRUNNER_TEST_PYTHON (unset \
-without a Python environment), KRUNNER_SKIP_FILE (where to say what was skipped) and, with --all, \
+Tests are told where things are by KRUNNER_BIN (the release binary), KRUNNER_TEST_PYTHON (or, without a \
+Python environment, KRUNNER_TEST_NO_PYTHON: the reason), KRUNNER_SKIP_FILE (where to say what was skipped) and, with --all, \
 KRUNNER_DIST (what `cargo xtask dist` makes) and KRUNNER_TEST_ALL=1.
 
 Examples:
@@ -52,7 +53,8 @@ pub(crate) struct Args {
 /// What tests find in their environment.
 struct World {
     krunner: PathBuf,
-    python: Option<PathBuf>,
+    /// Or the reason why there is none.
+    python: Result<PathBuf, String>,
     dist: Option<PathBuf>,
     skip_file: PathBuf,
     all: bool,
@@ -62,10 +64,15 @@ struct World {
 pub(crate) fn run(args: &Args) -> Result<bool> {
     let python = if args.all {
         host::install_missing()?;
-        Some(venv::ensure()?)
+        Ok(venv::ensure()?)
+    } else if args.is_for_others() {
+        venv::existing()?.ok_or_else(|| "no Python environment: not made for this part".to_owned())
     } else {
-        venv::existing()?
+        venv::ensure_without_root()?
     };
+    if let Err(reason) = &python {
+        step(&format!("tests that need Python are skipped: {reason}"));
+    }
     let mut problems = Vec::new();
     step("tidy");
     if !tidy::check_workspace(&root())? {
@@ -130,10 +137,14 @@ impl Args {
         self.filter.as_ref().is_none_or(|filter| part.contains(filter.as_str()))
     }
 
+    /// Whether only a part is wanted that needs neither Python nor what is handed out.
+    fn is_for_others(&self) -> bool {
+        self.filter.is_some() && ["battery", "vm", "supply"].iter().any(|part| self.wants(part))
+    }
+
     /// What is handed out, for the suites to try, unless only another part is wanted.
     fn make_dist(&self, tally: &mut Tally, problems: &mut Vec<String>) -> Option<PathBuf> {
-        let is_for_others = self.filter.is_some() && ["battery", "vm", "supply"].iter().any(|part| self.wants(part));
-        if is_for_others {
+        if self.is_for_others() {
             return None;
         }
         if !self.all {
@@ -158,13 +169,16 @@ impl World {
     /// Runs `cargo test`, shows its output as it comes and counts along.
     fn run(&self, command: &mut Command, tally: &mut Tally) -> Result<bool> {
         command.env("KRUNNER_BIN", &self.krunner).env("KRUNNER_SKIP_FILE", &self.skip_file);
-        command.env_remove("KRUNNER_TEST_PYTHON").env_remove("KRUNNER_DIST").env_remove("KRUNNER_TEST_ALL");
+        for told in ["KRUNNER_TEST_PYTHON", "KRUNNER_TEST_NO_PYTHON", "KRUNNER_DIST", "KRUNNER_TEST_ALL"] {
+            command.env_remove(told);
+        }
         if let Some(dist) = &self.dist {
             command.env("KRUNNER_DIST", dist);
         }
-        if let Some(python) = &self.python {
-            command.env("KRUNNER_TEST_PYTHON", python);
-        }
+        match &self.python {
+            Ok(python) => command.env("KRUNNER_TEST_PYTHON", python),
+            Err(reason) => command.env("KRUNNER_TEST_NO_PYTHON", reason),
+        };
         if self.all {
             command.env("KRUNNER_TEST_ALL", "1");
         }

@@ -1,18 +1,20 @@
 //! The Python side of tests and bench: the reference runner, the agent's own client, and a Jupyter
-//! kernel, in one virtual environment at `target/venv`.
+//! kernel, in one virtual environment at `target/venv`, which needs no root.
 //!
 //! `KRUNNER_VENV` names another one, which is used as it is and never changed. Ours carries a stamp
-//! with the list it was made from, written last: without it, or with another list in it, or when the
-//! packages are not found in it, the environment is made anew.
+//! with the list it was made from, written last and removed first: without it, or with another list in it, or when the
+//! packages are not found in it, the environment is made anew. A lock beside it keeps two runs from making it at once.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::host;
-use crate::workspace::{run, step, target_dir};
+use crate::pip;
+use crate::workspace::{printed, run, step, target_dir};
 
 /// What is installed, and why.
 const REQUIREMENTS: &[&str] = &[
@@ -49,7 +51,9 @@ for requirement in sys.argv[1:]:
 
 const STAMP: &str = ".made-from";
 
-/// The Python of a working environment, if there is one. Nothing is installed.
+const NO_INTERPRETER: &str = "no python3.11 with venv on this machine";
+
+/// The Python of a working environment, if there is one.
 pub(crate) fn existing() -> Result<Option<PathBuf>> {
     if let Some(named) = named()? {
         return Ok(Some(named));
@@ -58,33 +62,69 @@ pub(crate) fn existing() -> Result<Option<PathBuf>> {
     Ok(is_ours_and_works(&folder).then(|| python_of(&folder)))
 }
 
-/// The Python of a working environment, made first if need be.
+/// The Python of a working environment, made first if need be. Python itself is installed, too.
 pub(crate) fn ensure() -> Result<PathBuf> {
     if let Some(python) = existing()? {
         return Ok(python);
     }
-    let folder = target_dir()?.join("venv");
+    if interpreter().is_none() {
+        host::install(&["python3.11", "python3.11-venv"]).context(NO_INTERPRETER)?;
+    }
+    make(interpreter().context("python3.11 is installed, and still not found")?)
+}
+
+/// The same with what is on this machine, or the reason why there is none. An environment that `KRUNNER_VENV` names and
+/// that does not work is an error.
+pub(crate) fn ensure_without_root() -> Result<Result<PathBuf, String>> {
+    if let Some(python) = existing()? {
+        return Ok(Ok(python));
+    }
+    let made = interpreter().context(NO_INTERPRETER).and_then(make);
+    Ok(made.map_err(|error| format!("no Python environment: {error:#}")))
+}
+
+/// Makes ours anew, or returns that of another process that made it meanwhile.
+fn make(interpreter: &str) -> Result<PathBuf> {
+    let target = target_dir()?;
+    let folder = target.join("venv");
+    fs::create_dir_all(&target).with_context(|| format!("cannot create {}", target.display()))?;
+    let lock = File::create(target.join("venv.lock")).context("cannot create target/venv.lock")?;
+    lock.lock().context("cannot lock target/venv.lock")?;
+    if is_ours_and_works(&folder) {
+        return Ok(python_of(&folder));
+    }
     if folder.exists() {
         step(&format!("{} is stale or broken: making it anew", folder.display()));
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        remove(&folder)?;
     }
-    if interpreter().is_none() {
-        host::install(&["python3.11", "python3.11-venv"]).context("no Python 3.11 with venv on this machine")?;
-    }
-    let python = interpreter().context("python3.11 is installed, and still not found")?;
     step(&format!("making {} (about a minute): {}", folder.display(), REQUIREMENTS.join(" ")));
-    run(Command::new(python).args(["-m", "venv"]).arg(&folder))?;
-    let inside = python_of(&folder);
-    run(Command::new(&inside)
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-        .args(REQUIREMENTS))?;
-    run(Command::new(&inside)
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])
-        .args(["--ignore-requires-python", NEWER, "--target"])
-        .arg(folder.join(NEWER_FOLDER)))?;
+    let made = fill(&folder, interpreter);
+    if made.is_err() {
+        remove(&folder)?;
+    }
+    made
+}
+
+fn fill(folder: &Path, interpreter: &str) -> Result<PathBuf> {
+    run(Command::new(interpreter).args(["-m", "venv"]).arg(folder))?;
+    let inside = python_of(folder);
+    pip::probe(&inside, REQUIREMENTS[0])?;
+    pip::install(&inside, REQUIREMENTS)?;
+    let newer = folder.join(NEWER_FOLDER);
+    let beside = ["--no-deps", "--ignore-requires-python", NEWER, "--target"].map(OsStr::new);
+    pip::install(&inside, beside.into_iter().chain([newer.as_os_str()]))?;
     check(&inside).with_context(|| format!("{} was made, and does not work", folder.display()))?;
     fs::write(folder.join(STAMP), stamp())?;
     Ok(inside)
+}
+
+/// Removes an environment. The stamp goes first: what an interrupted removal leaves is not taken for a whole one.
+fn remove(folder: &Path) -> Result<()> {
+    let _ = fs::remove_file(folder.join(STAMP));
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    Ok(())
 }
 
 /// The folder that a Python of ours belongs to.
@@ -125,6 +165,13 @@ fn check(python: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The file of that Python: the names on PATH may be scripts that look for it (pyenv's shims).
+pub(crate) fn interpreter_path() -> Result<PathBuf> {
+    let name = interpreter().context(NO_INTERPRETER)?;
+    let told = printed(Command::new(name).args(["-c", "import sys; print(sys.executable)"]))?;
+    Ok(PathBuf::from(String::from_utf8(told)?.trim()))
+}
+
 /// A Python of the right version that can make environments.
 fn interpreter() -> Option<&'static str> {
     let probe = format!("import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != {PYTHON:?})");
@@ -132,4 +179,37 @@ fn interpreter() -> Option<&'static str> {
         let probed = Command::new(python).args(["-c", &probe]).stdin(Stdio::null()).stderr(Stdio::null()).status();
         probed.is_ok_and(|status| status.success())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn half_made_environment_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let python = python_of(folder.path());
+        fs::create_dir_all(python.parent().unwrap()).unwrap();
+        let write_python = |script: &str| {
+            fs::write(&python, script).unwrap();
+            fs::set_permissions(&python, Permissions::from_mode(0o755)).unwrap();
+        };
+        let is_good = || is_ours_and_works(folder.path());
+
+        write_python("#!/bin/sh\n");
+        assert!(!is_good(), "without a stamp");
+        fs::write(folder.path().join(STAMP), "another list").unwrap();
+        assert!(!is_good(), "with another stamp");
+        fs::write(folder.path().join(STAMP), stamp()).unwrap();
+        assert!(is_good());
+        write_python("#!/bin/sh\nexit 1\n");
+        assert!(!is_good(), "with packages missing");
+
+        remove(folder.path()).unwrap();
+        remove(folder.path()).unwrap();
+        assert!(!folder.path().exists());
+    }
 }

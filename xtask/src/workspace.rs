@@ -2,6 +2,7 @@
 //! is going on, then the program's own output, and its failure as an error.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -74,14 +75,37 @@ pub(crate) fn printed(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// The files of this checkout that git tracks or would track, sorted.
+/// The files of this checkout that git tracks or would track, sorted. Without git: all but build output.
 pub(crate) fn tracked_files(root: &Path) -> Result<Vec<String>> {
+    if !on_path("git") {
+        return files_below(root);
+    }
     let mut git = Command::new("git");
     git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(root);
     let names = String::from_utf8(printed(&mut git)?).context("a file's name is not UTF-8")?;
     let mut names: Vec<String> = names.split('\0').filter(|name| !name.is_empty()).map(str::to_owned).collect();
     names.sort_unstable();
     names.dedup();
+    Ok(names)
+}
+
+fn files_below(root: &Path) -> Result<Vec<String>> {
+    let (mut names, mut folders) = (Vec::new(), vec![root.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+            let entry = entry?;
+            let path = entry.path();
+            if [".git", "target"].iter().any(|name| entry.file_name() == *name) {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
+                folders.push(path);
+            } else {
+                names.push(path.strip_prefix(root)?.to_str().context("a file's name is not UTF-8")?.to_owned());
+            }
+        }
+    }
+    names.sort_unstable();
     Ok(names)
 }
 
@@ -96,6 +120,26 @@ pub(crate) fn named(command: &Command) -> String {
 
 /// Whether a program of that name is on `PATH`.
 pub(crate) fn on_path(program: &str) -> bool {
+    find_on_path(program).is_some()
+}
+
+/// The program of that name on `PATH`.
+pub(crate) fn find_on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_the_same_with_git_and_without() {
+        if on_path("git") {
+            // A file that was deleted and is not committed so is in git's list only.
+            let mut by_git = tracked_files(&root()).unwrap();
+            by_git.retain(|name| root().join(name).exists());
+            assert_eq!(files_below(&root()).unwrap(), by_git);
+        }
+    }
 }

@@ -83,6 +83,9 @@ impl Stage {
                 "a monitor of the whole machine would tell of other people's kills; `cargo xtask vm` has it".into()
             );
         }
+        if matches!(place, Place::Container | Place::NoTracefs) {
+            World::available()?;
+        }
         let scratch = Cgroup::scratch()?;
         let limited = scratch.limited("limited", LIMIT_MIB);
         limited.lift();

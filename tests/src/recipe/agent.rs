@@ -4,13 +4,13 @@
 //! the runner's user is not root: root is who the container starts as, and `su-exec` makes a user of him.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 
 use serde::Deserialize;
 
 use super::rights::{Recipe, capabilities, promise};
 use crate::container::{KRUNNER, Spec};
-use crate::host;
 
 /// `kernel-uid` of the agent's configuration by default.
 const WORK_ID: u32 = 1000;
@@ -77,9 +77,9 @@ struct Merged {
     security_options: Vec<String>,
 }
 
-pub(super) fn recipe(text: &str) -> Result<Recipe, String> {
+/// Reads it with the agent's code, which this Python has.
+pub(super) fn recipe(text: &str, python: &Path) -> Result<Recipe, String> {
     let _: Options = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let python = host::agent_python()?;
     let output = Command::new(python).args(["-c", MERGE, text]).output().map_err(|error| error.to_string())?;
     let merged: Merged = serde_json::from_slice(&output.stdout)
         .map_err(|error| format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))?;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{agent, docker, kubernetes, seccomp};
 use crate::container::{DEFAULT_CAPABILITIES, KRUNNER, Spec};
+use crate::host;
 
 /// All there are, in the kernel's order (include/uapi/linux/capability.h).
 const CAPABILITIES: [&str; 41] = [
@@ -189,15 +190,18 @@ pub fn names() -> Vec<String> {
     names
 }
 
-/// Reads a recipe.
+/// Reads a recipe, and panics when it is wrong.
+///
+/// # Errors
+/// When this machine lacks what it takes to read it.
 #[track_caller]
-pub fn read(name: &str) -> Recipe {
+pub fn read(name: &str) -> Result<Recipe, String> {
     let path = folder().join(name);
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let recipe = match path.extension().and_then(|extension| extension.to_str()) {
         Some("sh") => docker::recipe(&text),
         Some("yaml") => kubernetes::recipe(&text),
-        _ => agent::recipe(&text),
+        _ => agent::recipe(&text, &host::agent_python()?),
     };
-    recipe.unwrap_or_else(|error| panic!("{name}: {error}"))
+    Ok(recipe.unwrap_or_else(|error| panic!("{name}: {error}")))
 }
