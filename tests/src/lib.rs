@@ -15,6 +15,7 @@ pub mod container;
 pub mod host;
 mod monitor;
 mod mounts;
+pub mod pids;
 mod ports;
 pub mod proc;
 mod raw;
