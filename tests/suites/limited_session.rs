@@ -3,8 +3,6 @@
 //! The runner has a pid namespace of its own with a small init, which is outside the limit. Its stdout and stderr are
 //! pipes that are read outside the limit: a file would be charged to the limit by the page, as no container's log is.
 
-#![allow(dead_code, reason = "the suites of the next commits use the rest")]
-
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -43,6 +43,7 @@ mod queue;
 mod r_server;
 mod recipes;
 mod reconnect;
+mod report_delivery;
 mod report_order;
 mod runtimes;
 mod service_definitions;

@@ -1,7 +1,5 @@
 //! The words by which suites recognise what krunner says of OOM kills: the one place to adapt when they change.
 
-#![allow(dead_code, reason = "the suites of the next commits use the rest")]
-
 /// Before the first report of a kill.
 pub(crate) const HEADING: &str = "Out-of-memory detected!";
 
