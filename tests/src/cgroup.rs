@@ -135,6 +135,31 @@ impl Cgroup {
         });
     }
 
+    /// The processes in it, as we number them.
+    pub fn members(&self) -> Vec<u32> {
+        members(&self.path)
+    }
+
+    /// Version 1: without its OOM killer, a process that gets no memory waits for it.
+    pub fn disable_oom_killer(&self) -> Result<(), String> {
+        if self.version == Version::Two {
+            return Err("cgroup v2 has no oom_kill_disable".to_owned());
+        }
+        fs::write(&self.counter, "1").map_err(|error| format!("{}: {error}", self.counter.display()))
+    }
+
+    /// Version 1: whether its members wait for memory.
+    pub fn is_under_oom(&self) -> bool {
+        fs::read_to_string(&self.counter).is_ok_and(|text| text.lines().any(|line| line == "under_oom 1"))
+    }
+
+    /// Version 1: another limit.
+    #[track_caller]
+    pub fn raise(&self, limit_mib: u64) {
+        let file = self.path.join("memory.limit_in_bytes");
+        fs::write(&file, (limit_mib * MIB).to_string()).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    }
+
     /// The limit as it was asked for.
     pub fn limit_bytes(&self) -> u64 {
         self.limit_bytes

@@ -26,7 +26,7 @@ pub(crate) const SEEN_MS: u64 = 600;
 const SEEN: usize = 3;
 
 /// What follows the number of kills that nobody is named for.
-const UNATTRIBUTED: &str = " processes were killed that no look at /proc had shown";
+const UNATTRIBUTED: &str = " OOM kills could not be attributed to a process";
 
 /// As Docker starts one, with the helper program and little memory.
 pub(crate) fn plain() -> Spec {

@@ -168,10 +168,10 @@ fn an_ancestor_that_is_not_there_any_more_is_told_as_gone() {
 }
 
 /// A look at the counters that shows so many new kills.
-fn count(kills: &[u64]) -> Count {
+fn count(kills: &[u64], since_boot_ns: u64, at_boot_ns: u64) -> Count {
     let kills = kills.iter().map(|number| Kills { number: *number, is_group: false, cgroup: Some(figures(*number)) });
     let kills = kills.collect();
-    Count { kills, is_counted: true, headroom_bytes: None }
+    Count { kills, is_counted: true, headroom_bytes: None, since_boot_ns, at_boot_ns }
 }
 
 #[test]
@@ -215,10 +215,10 @@ fn without_a_tracer_a_counter_that_grows_accuses_who_left() {
     let mut engine = engine();
     let quick = Duration::from_millis(1);
     engine.snapshot(&snapshot(2 * SECOND, &[1, 7, 8], quick), 2 * SECOND);
-    assert!(!engine.counted(count(&[]), 2 * SECOND, 3 * SECOND));
+    assert!(!engine.counted(count(&[], 2 * SECOND, 3 * SECOND)));
     engine.snapshot(&snapshot(4 * SECOND, &[1, 7, 8, 9], quick), 4 * SECOND);
     let counted_ns = 5 * SECOND;
-    assert!(engine.counted(count(&[2]), 4 * SECOND, counted_ns), "a look is wanted");
+    assert!(engine.counted(count(&[2], 4 * SECOND, counted_ns)), "a look is wanted");
     assert_eq!(told(&mut engine), [], "a look that came before the count shows nothing");
     let looked_ns = counted_ns + MS;
     engine.snapshot(&snapshot(looked_ns, &[1], quick), looked_ns);
@@ -237,7 +237,7 @@ fn without_a_tracer_who_is_known_to_be_killed_is_told_at_once() {
     let death = Death { process: key(7), name: "p7".into(), parent_pid: 1, end: End::Killed, at_boot_ns: 2 * SECOND };
     engine.died(&death, 2 * SECOND);
     assert_eq!(told(&mut engine), [], "somebody's kill, as far as is known");
-    assert!(engine.counted(count(&[1]), 2 * SECOND - MS, 2 * SECOND + MS));
+    assert!(engine.counted(count(&[1], 2 * SECOND - MS, 2 * SECOND + MS)));
     engine.snapshot(&snapshot(2 * SECOND + 2 * MS, &[1], quick), 2 * SECOND + 2 * MS);
     assert_eq!(told(&mut engine), [(7, Confidence::Inferred)], "though 8 was larger, and has left as well");
 }
@@ -249,7 +249,7 @@ fn without_a_tracer_a_child_that_ended_by_itself_is_no_suspect() {
     engine.snapshot(&snapshot(SECOND, &[1, 7, 8], quick), SECOND);
     let death = Death { process: key(8), name: "p8".into(), parent_pid: 1, end: End::Other, at_boot_ns: 2 * SECOND };
     engine.died(&death, 2 * SECOND);
-    assert!(engine.counted(count(&[2]), 2 * SECOND - MS, 2 * SECOND + MS));
+    assert!(engine.counted(count(&[2], 2 * SECOND - MS, 2 * SECOND + MS)));
     engine.snapshot(&snapshot(2 * SECOND + 2 * MS, &[1], quick), 2 * SECOND + 2 * MS);
     engine.tick(2 * SECOND + SECOND / 10);
     assert_eq!(told(&mut engine), [(7, Confidence::Inferred)]);
@@ -260,7 +260,7 @@ fn without_a_tracer_a_kill_of_one_whom_nobody_saw_is_told_as_that() {
     let mut engine = engine();
     let quick = Duration::from_millis(1);
     engine.snapshot(&snapshot(SECOND, &[1], quick), SECOND);
-    assert!(engine.counted(count(&[1]), SECOND, 2 * SECOND));
+    assert!(engine.counted(count(&[1], SECOND, 2 * SECOND)));
     engine.snapshot(&snapshot(2 * SECOND + MS, &[1], quick), 2 * SECOND + MS);
     engine.tick(3 * SECOND);
     assert_eq!(engine.take_notices(), [], "it may be slow to die");
@@ -281,7 +281,7 @@ fn without_a_tracer_a_glance_is_enough_to_know_a_victim() {
     };
     engine.glance(&seen(None, 2 * SECOND), 2 * SECOND);
     engine.glance(&seen(Some(End::Killed), 2 * SECOND + 5 * MS), 2 * SECOND + 5 * MS);
-    assert!(engine.counted(count(&[1]), 2 * SECOND, 2 * SECOND + 6 * MS));
+    assert!(engine.counted(count(&[1], 2 * SECOND, 2 * SECOND + 6 * MS)));
     let looked_ns = 2 * SECOND + 10 * MS;
     engine.snapshot(&snapshot(looked_ns, &[1], Duration::from_millis(1)), looked_ns);
     assert_eq!(told(&mut engine), [(7, Confidence::Inferred)]);
@@ -302,4 +302,78 @@ fn without_a_counter_the_agents_word_counts_and_nobody_is_told_twice() {
     engine.snapshot(&snapshot(5 * SECOND + MS, &[1], quick), 5 * SECOND + MS);
     engine.tick(5 * SECOND + SECOND / 10);
     assert_eq!(told(&mut engine), [(7, Confidence::Possible)], "not 8 again");
+}
+
+#[test]
+fn while_held_nothing_is_asked_for_or_reported() {
+    let mut engine = engine();
+    let at = 10 * SECOND;
+    engine.hold();
+    let events = oom_kill(at, 7);
+    let look = events.iter().fold(false, |look, event| engine.trace(event, None, at + 3000) | look);
+    assert!(!look, "a look may be the next kill");
+    engine.tick(at + SECOND);
+    assert_eq!(told(&mut engine), []);
+    assert!(engine.has_unreported(at + SECOND));
+
+    assert!(engine.resume(Some(&figures(3)), at + SECOND), "now there is room to look");
+    engine.tick(at + SECOND + 2 * LOOK_PATIENCE_NS);
+    let notices = engine.take_notices();
+    let [Notice::Report(report)] = &notices[..] else { panic!("{notices:?}") };
+    assert_eq!(report.cgroup.as_ref().unwrap().oom_kill_count, Some(3), "of our own cgroup");
+    assert!(!engine.has_unreported(at + 2 * SECOND));
+}
+
+#[test]
+fn victim_that_is_slow_to_exit_is_reported_on_demand() {
+    let mut engine = engine();
+    let at = 10 * SECOND;
+    assert!(feed(&mut engine, &oom_kill(at, 7)[..2], at + 3000));
+    assert!(engine.has_unreported(at + SECOND), "it was killed and marked");
+    engine.report_now(at + SECOND);
+    assert_eq!(told(&mut engine), [(7, Confidence::Confirmed)]);
+    assert!(!engine.has_unreported(at + SECOND));
+    feed(&mut engine, &oom_kill(at, 7)[2..], at + 2 * SECOND);
+    engine.tick(at + 3 * SECOND);
+    assert_eq!(told(&mut engine), [], "its exit tells nothing new");
+}
+
+#[test]
+fn cause_of_a_sigkill_is_known_afterwards() {
+    let mut engine = engine();
+    let at = 10 * SECOND;
+    feed(&mut engine, &oom_kill(at, 7), at + 3000);
+    engine.tick(at + SECOND);
+    let [TraceEvent { what: Trace::Kill(kill), .. }, ..] = oom_kill(at, 8) else { panic!("the first is the kill") };
+    let sender = Actor { pid: 33, name: "timeout".into() };
+    let sent = Kill { source: KillSource::User, sender: Some(sender.clone()), ..kill };
+    feed(&mut engine, &[event(at, Trace::Kill(sent)), event(at, Trace::Exit(Exit { process: key(8) }))], at);
+
+    let cause = |pid| engine.sigkill_cause(pid, at, true);
+    assert!(matches!(cause(7), SigkillCause::Oom { .. }), "{:?}", cause(7));
+    let victim = Actor { pid: 8, name: "hog".into() };
+    assert_eq!(cause(8), SigkillCause::Sent { victim, by: Some(sender) });
+    assert_eq!(cause(9), SigkillCause::Unknown);
+}
+
+#[test]
+fn without_a_tracer_the_counter_tells_what_a_sigkill_was_not() {
+    let mut engine = engine();
+    assert_eq!(engine.sigkill_cause(7, 0, false), SigkillCause::Unknown, "nobody counts");
+    let _ = engine.counted(count(&[], SECOND, 2 * SECOND));
+    assert_eq!(engine.sigkill_cause(7, SECOND, false), SigkillCause::NotOom);
+    assert!(engine.counted(count(&[1], 2 * SECOND, 3 * SECOND)));
+    assert_eq!(engine.sigkill_cause(7, SECOND, false), SigkillCause::MaybeOom);
+    assert_eq!(engine.sigkill_cause(7, 4 * SECOND, false), SigkillCause::NotOom);
+}
+
+#[test]
+fn kill_without_a_name_is_announced_once() {
+    let mut engine = engine();
+    assert!(engine.counted(count(&[2], SECOND, 2 * SECOND)));
+    assert!(engine.has_unreported(2 * SECOND));
+    engine.tick(3 * SECOND);
+    engine.tick(4 * SECOND);
+    assert_eq!(engine.take_notices(), [Notice::Unnamed { kills: 2 }]);
+    assert!(!engine.has_unreported(4 * SECOND), "the next steps do not wait for it");
 }

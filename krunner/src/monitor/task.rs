@@ -60,7 +60,7 @@ pub(super) struct Task {
     scope: Scope,
     charge: Option<Arc<OwnCharge>>,
     /// Set while the tracer is attached.
-    ring: Option<RingReader>,
+    ring: Option<Box<RingReader>>,
     /// Without a tracer: the counter that the sampler reads too.
     counter: Option<Arc<Mutex<KillCounter>>>,
     /// Without a tracer: readable when a counter of the cgroup may have changed.
@@ -94,7 +94,7 @@ enum Event {
     Sampled(Sample),
     Changed,
     Request(Request),
-    Attached(Result<RingReader, String>),
+    Attached(Result<Box<RingReader>, String>),
     TracerEnded(String),
     Tick,
 }
@@ -142,7 +142,7 @@ impl Task {
         loop {
             let is_busy = self.is_busy();
             let event = tokio::select! {
-                batch = next_batch(self.ring.as_mut()) => batch.map_or_else(Event::TracerEnded, Event::Batch),
+                batch = next_batch(self.ring.as_deref_mut()) => batch.map_or_else(Event::TracerEnded, Event::Batch),
                 Some(sampled) = samples.recv() => Event::Sampled(sampled),
                 attached = &mut loading, if is_loading => Event::Attached(attached),
                 () = changed(self.changes.as_ref()) => Event::Changed,
@@ -407,9 +407,12 @@ impl Task {
 }
 
 /// Waits for the loader; `Err` with why there is no tracer.
-async fn attached(tracer: Result<Loading, String>) -> Result<RingReader, String> {
+async fn attached(tracer: Result<Loading, String>) -> Result<Box<RingReader>, String> {
     let attached = tracer?.attached().await?;
-    attached.into_reader().map_err(|error| format!("the ring buffer of the OOM tracer cannot be read: {error}"))
+    attached
+        .into_reader()
+        .map(Box::new)
+        .map_err(|error| format!("the ring buffer of the OOM tracer cannot be read: {error}"))
 }
 
 fn changes_of(cgroup: &Cgroup) -> Option<AsyncFd<OwnedFd>> {

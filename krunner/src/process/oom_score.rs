@@ -1,6 +1,6 @@
 //! Who dies first: the runner or what it started.
 //!
-//! At a memory limit the kernel kills the process with the highest *badness* (`oom_badness`, mm/oom_kill.c): its resident
+//! At a memory limit the kernel kills the process with the highest *badness* (`oom_badness`, `mm/oom_kill.c`): its resident
 //! memory, swap and page tables, plus `oom_score_adj` thousandths of the limit that was hit. By default all processes of a
 //! container have the same `oom_score_adj`, so among small processes (forty shells of 2 MiB; a `dd` that fills a tmpfs,
 //! whose pages belong to no process) the runner is the largest, and the session dies with it.
@@ -16,8 +16,8 @@
 //! inherited is the base, because orchestrators rank containers by it; -1000 ("never") stays as it is. A program that sets its
 //! own value keeps it.
 //!
-//! With CAP_SYS_RESOURCE the runner takes itself out instead (-1000), which also keeps it alive when `memory.oom.group` ends a
-//! whole container (`oom_kill_memcg_member`, mm/oom_kill.c), and children start with what was inherited.
+//! With `CAP_SYS_RESOURCE` the runner takes itself out instead (-1000), which also keeps it alive when `memory.oom.group` ends a
+//! whole container (`oom_kill_memcg_member`, `mm/oom_kill.c`), and children start with what was inherited.
 
 use std::io;
 

@@ -55,7 +55,7 @@ fn reason(cause: &SigkillCause, end: PuzzlingEnd) -> Option<EndReason> {
 }
 
 /// The tmpfs mounts that are full. A write to a mapped file there has no page, and the kernel sends SIGBUS
-/// (`shmem_fault`, mm/shmem.c).
+/// (`shmem_fault`, `mm/shmem.c`).
 fn full_tmpfs() -> Option<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let full: Vec<String> = tmpfs_mounts(&mounts).filter(|path| is_full(path)).map(str::to_owned).collect();

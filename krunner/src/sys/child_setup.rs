@@ -2,12 +2,12 @@
 //!
 //! The value belongs to the process and is inherited by fork. Facts from the kernel (`__set_oom_adj`, fs/proc/base.c):
 //!
-//! - Anyone may raise their own value, and lower it again down to the lowest that was ever set with CAP_SYS_RESOURCE. That floor
+//! - Anyone may raise their own value, and lower it again down to the lowest that was ever set with `CAP_SYS_RESOURCE`. That floor
 //!   is inherited too: a child of a runner that lowered itself through `oom_score_adj` could do the same without any
 //!   capability. The older file `oom_adj` leaves the floor alone, so it is what [`never_kill_this_process`] writes.
 //! - The files of a process that is not dumpable belong to root. A runner with file capabilities is one (see `privilege`).
 //!   It may be dumpable for the moment of one write while it still has its capabilities: nobody without them may trace it
-//!   (`cap_ptrace_access_check`, security/commoncap.c).
+//!   (`cap_ptrace_access_check`, `security/commoncap.c`).
 //! - A forked child of such a runner is not dumpable either until its exec makes it so. It makes itself dumpable a moment
 //!   earlier, and closes everything but its pipes first, so that there is nothing in it to take.
 
@@ -34,7 +34,7 @@ pub fn oom_score_adj() -> io::Result<i16> {
     text.trim().parse().map_err(io::Error::other)
 }
 
-/// Takes this process out of the OOM killer's reach if CAP_SYS_RESOURCE is permitted; whether it was. Children have
+/// Takes this process out of the OOM killer's reach if `CAP_SYS_RESOURCE` is permitted; whether it was. Children have
 /// to be given another value, and have the floor that they would have had.
 ///
 /// # Errors

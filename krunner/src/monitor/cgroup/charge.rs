@@ -1,9 +1,9 @@
 //! How close our own cgroup is to its limit, asked at the worst moment: nothing is opened and nothing allocated.
 //!
 //! Right after an OOM kill the victim's memory is not back yet, but the kernel no longer counts the victim as one
-//! (`MMF_OOM_SKIP`, mm/oom_kill.c), so whoever is charged for one more page makes it choose again. A file that is opened is such a
-//! charge (`alloc_empty_file`, fs/file_table.c), and so is the first read of a file that the kernel makes up (`seq_read_iter`,
-//! fs/seq_file.c). Reading a file again that was read before is none.
+//! (`MMF_OOM_SKIP`, `mm/oom_kill.c`), so whoever is charged for one more page makes it choose again. A file that is opened is such a
+//! charge (`alloc_empty_file`, `fs/file_table.c`), and so is the first read of a file that the kernel makes up (`seq_read_iter`,
+//! `fs/seq_file.c`). Reading a file again that was read before is none.
 //!
 //! Only a limit that we are charged to matters: where the victim's limit is another one, [`OwnCharge::is_at_limit`] says no, and all
 //! may be looked at.
@@ -23,7 +23,7 @@ pub(in crate::monitor) const HOLD_PATIENCE: Duration = Duration::from_millis(60)
 const POLL: Duration = Duration::from_millis(1);
 
 /// With less than this left the next page may be too much: a look at `/proc` and the report take some 100 KiB, and each
-/// processor keeps up to 256 KiB of charge in stock (`MEMCG_CHARGE_BATCH`, mm/memcontrol.c).
+/// processor keeps up to 256 KiB of charge in stock (`MEMCG_CHARGE_BATCH`, `mm/memcontrol.c`).
 const RESERVE_BYTES: u64 = 1 << 20;
 
 /// Three lines of a word and a number.

@@ -128,7 +128,7 @@ pub(super) enum LoadError {
 pub(in crate::monitor) struct Attached {
     ring: RingBuf<MapData>,
     lost: Words,
-    _links: Vec<RawTracePointLink>,
+    links: Vec<RawTracePointLink>,
 }
 
 impl fmt::Debug for Attached {
@@ -195,7 +195,7 @@ fn load_with(target: &Target, facts: &KernelFacts) -> Result<Attached, LoadError
     let Map::Array(lost) = lost else { return Err(LoadError::Lacks("the array LOST")) };
     let lost = Words::of_map(lost.fd(), LOST_WORDS).map_err(LoadError::Counters)?;
     let links = program::ALL.iter().map(|program| link(&mut ebpf, program)).collect::<Result<_, _>>()?;
-    Ok(Attached { ring, lost, _links: links })
+    Ok(Attached { ring, lost, links })
 }
 
 fn config(target: &Target, facts: &KernelFacts) -> Config {
@@ -250,7 +250,7 @@ impl Attached {
             told_lost: 0,
             page_bytes: page_bytes()?,
             told_unreadable: false,
-            _links: self._links,
+            _links: self.links,
         })
     }
 }

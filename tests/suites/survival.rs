@@ -1,0 +1,225 @@
+//! The runner survives an OOM kill in its own cgroup: it lives, answers, runs the next step, and has reported the kill.
+//!
+//! By default each scenario runs a few times under two limits. `KRUNNER_SURVIVAL_RUNS=15 cargo xtask test survival::`
+//! runs the full matrix, so many times under each of three limits; with `-- --nocapture` each scenario prints its rows.
+
+use std::any::Any;
+use std::panic::{self, AssertUnwindSafe};
+use std::time::Duration;
+use std::{env, fs};
+
+use krunner_tests::{host, wait};
+
+use crate::limited_session::{Limited, LimitedSession, Plan, Tracer};
+use crate::oom::VICTIM;
+
+/// How long the runner may take to answer while memory is short.
+const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a report may take to arrive after all is over.
+const REPORT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The limits of the full matrix, and how many of them are the subset's.
+const LIMITS_MIB: [u64; 3] = [64, 300, 1024];
+const SUBSET: usize = 2;
+
+/// Runs under each limit, unless told otherwise. The pair is fatal in some runs only.
+const RUNS: usize = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scenario {
+    /// Fills a tmpfs, whose pages stay when the victim is gone.
+    DdIntoTmpfs,
+    /// Each is smaller than the runner.
+    ManyShells,
+    /// Two processes that share their memory and are killed together.
+    SharedMemoryPair,
+    PairBesideAnother,
+    OneHog,
+    FourHogs,
+    MakeOfHogs,
+    ForkBomb,
+}
+
+impl Scenario {
+    fn name(self) -> String {
+        format!("{self:?}")
+    }
+
+    fn command(self, limit_mib: u64) -> String {
+        let hog = format!("{VICTIM} eat {}", 2 * limit_mib);
+        let pair = format!("{VICTIM} clone-vm {}", 2 * limit_mib);
+        match self {
+            Self::DdIntoTmpfs => {
+                // 16 blocks of 64 KiB are 1 MiB.
+                format!("dd if=/dev/zero of=fill bs=64k count={} 2> /dev/null; echo code $?", 32 * limit_mib)
+            }
+            Self::ManyShells => format!(
+                "for i in $(seq {}); do
+                    (x=0123456789abcdef; while [ ${{#x}} -lt 2097152 ]; do x=$x$x; done; sleep 600) &
+                done; wait",
+                (limit_mib * 5 / 8).max(40)
+            ),
+            Self::SharedMemoryPair => format!("exec {pair}"),
+            Self::PairBesideAnother => format!("sleep 60 & {pair}; kill $!"),
+            Self::OneHog => format!("{hog}; echo code $?"),
+            Self::FourHogs => format!("{hog} & {hog} & {hog} & {hog} & wait"),
+            Self::MakeOfHogs => {
+                format!("printf 'all: a b c d\\na b c d:\\n\\t{hog}\\n' > Makefile; make -k -j4; true")
+            }
+            Self::ForkBomb => {
+                "bomb() { x=$(head -c 512k /dev/zero | tr '\\0' x); bomb & bomb; }; bomb 2> /dev/null".to_owned()
+            }
+        }
+    }
+
+    /// Whether it goes on when somebody was killed.
+    fn lasts(self) -> bool {
+        matches!(self, Self::ManyShells | Self::ForkBomb)
+    }
+
+    fn plan(self, tracer: Tracer, limit_mib: u64) -> Plan {
+        let plan = Plan::new(tracer, Limited::Runner, limit_mib);
+        match self {
+            Self::DdIntoTmpfs => plan.tmpfs_at_home(4 * limit_mib),
+            // Each has 2 MiB or less.
+            Self::ForkBomb => plan.pids(limit_mib * 3 / 2 + 150),
+            _ => plan,
+        }
+    }
+}
+
+/// What became of one run.
+#[derive(Debug, Default)]
+struct Outcome {
+    runner_killed: bool,
+    unreported: bool,
+    /// Whatever else was wrong.
+    fault: Option<String>,
+}
+
+impl Outcome {
+    fn killed() -> Self {
+        Self { runner_killed: true, ..Self::default() }
+    }
+
+    fn fault(text: impl Into<String>) -> Self {
+        Self { fault: Some(text.into()), ..Self::default() }
+    }
+}
+
+#[track_caller]
+fn run_once(scenario: Scenario, session: &mut LimitedSession, limit_mib: u64) -> Outcome {
+    session.send("exec", &scenario.command(limit_mib));
+    if scenario.lasts() {
+        wait::until("a kill", || (session.limited.oom_kills() > 0 || !session.is_alive()).then_some(()));
+        if scenario == Scenario::ManyShells {
+            let counter = session.limited.counter();
+            wait::until_stalled("the counter of kills", || Some(counter.oom_kills()));
+        }
+    } else if !session.until_finished() {
+        return Outcome::killed();
+    }
+    let answered = session.status_within(STATUS_PATIENCE);
+    if !session.is_alive() {
+        return Outcome::killed();
+    }
+    if answered.is_none() {
+        return Outcome::fault(format!("status was not answered within {STATUS_PATIENCE:?}"));
+    }
+    session.end_children();
+    let _ = fs::remove_file(session.home_file("fill"));
+    if !session.until_finished() {
+        return Outcome::killed();
+    }
+    let Some(alive) = session.exec("echo alive") else { return Outcome::killed() };
+    if alive.codes() != [("finished", 0)] || alive.stdout() != "alive\n" {
+        return Outcome::fault(format!("the next step: {alive:?}"));
+    }
+    wait::within(REPORT_PATIENCE, || {
+        session.status_within(STATUS_PATIENCE);
+        session.has_reported().then_some(())
+    });
+    if session.limited.oom_kills() == 0 {
+        return Outcome::fault("the kernel killed nobody: this run shows nothing");
+    }
+    Outcome { unreported: !session.has_reported(), ..Outcome::default() }
+}
+
+/// How the runner ended, if it did, and what it logged.
+fn end_of(session: &mut LimitedSession) -> String {
+    let status = if session.is_alive() { "it runs".to_owned() } else { session.runner.wait_exit().to_string() };
+    format!("the runner: {status}; its log: {}", session.runner.stderr())
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap_or_default()
+}
+
+/// Runs a scenario as often as asked for under each limit, prints a row a limit, and fails unless all runs went well.
+#[track_caller]
+fn survive(scenario: Scenario, tracer: Tracer) -> Result<(), String> {
+    if scenario == Scenario::MakeOfHogs {
+        host::program("make")?;
+    }
+    let full: Option<usize> = env::var("KRUNNER_SURVIVAL_RUNS").ok().map(|runs| runs.parse().expect("a number"));
+    let limits = if full.is_some() { &LIMITS_MIB[..] } else { &LIMITS_MIB[..SUBSET] };
+    let runs = full.unwrap_or(RUNS);
+    let mut failures = Vec::new();
+    for &limit_mib in limits {
+        let mut outcomes = Vec::new();
+        for _ in 0..runs {
+            let mut session = scenario.plan(tracer, limit_mib).start()?;
+            let run = AssertUnwindSafe(|| run_once(scenario, &mut session, limit_mib));
+            let outcome = panic::catch_unwind(run).unwrap_or_else(|panic| Outcome::fault(text_of(&*panic)));
+            if outcome.runner_killed || outcome.unreported || outcome.fault.is_some() {
+                failures.push(format!("{limit_mib} MiB: {outcome:?}; {}", end_of(&mut session)));
+            }
+            outcomes.push(outcome);
+        }
+        let number = |is: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
+        println!(
+            "{:<18} {limit_mib:>5} MiB  {:<8}  runs {runs:>3}  runner killed {:>3}  unreported {:>3}  other {:>3}",
+            scenario.name(),
+            tracer.name(),
+            number(|outcome| outcome.runner_killed),
+            number(|outcome| outcome.unreported),
+            number(|outcome| outcome.fault.is_some()),
+        );
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    Ok(())
+}
+
+macro_rules! scenarios {
+    ($($test:ident: $scenario:ident,)*) => {
+        $(mod $test {
+            use krunner_tests::require;
+
+            use super::{Scenario, survive};
+            use crate::limited_session::Tracer;
+
+            #[test]
+            fn bpf() {
+                require!(survive(Scenario::$scenario, Tracer::Bpf));
+            }
+
+            #[test]
+            fn snapshot() {
+                require!(survive(Scenario::$scenario, Tracer::Snapshot));
+            }
+        })*
+    };
+}
+
+scenarios! {
+    dd_into_tmpfs: DdIntoTmpfs,
+    many_shells: ManyShells,
+    shared_memory_pair: SharedMemoryPair,
+    pair_beside_another: PairBesideAnother,
+    one_hog: OneHog,
+    four_hogs: FourHogs,
+    make_of_hogs: MakeOfHogs,
+    fork_bomb: ForkBomb,
+}
