@@ -217,6 +217,11 @@ impl LimitedSession {
         if !self.send("status", "") {
             return None;
         }
+        self.read_status_within(limit)
+    }
+
+    /// How long the answer to a `status` that was sent before takes from now on.
+    pub(crate) fn read_status_within(&mut self, limit: Duration) -> Option<Duration> {
         let asked = Instant::now();
         let of = |transcript: &Transcript| {
             transcript.messages.iter().find(|message| message.kind == "status").map(|message| message.at)

@@ -263,7 +263,7 @@ fn without_a_tracer_a_kill_of_one_whom_nobody_saw_is_told_as_that() {
     assert!(engine.counted(count(&[1], SECOND, 2 * SECOND)));
     engine.snapshot(&snapshot(2 * SECOND + MS, &[1], quick), 2 * SECOND + MS);
     engine.tick(3 * SECOND);
-    assert_eq!(engine.take_notices(), [], "it may be slow to die");
+    assert_eq!(engine.take_notices(), [Notice::Unnamed { kills: 1 }], "it may be slow to die");
     engine.tick(20 * SECOND);
     assert_eq!(engine.take_notices(), [Notice::Unattributed { kills: 1 }]);
     engine.tick(40 * SECOND);

@@ -283,7 +283,9 @@ impl Lookout {
                 Some(seen)
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.complained, true) {
+                // Short memory is told otherwise, if it lasts.
+                let is_short = error.raw_os_error() == Some(nix::libc::ENOMEM);
+                if !is_short && !std::mem::replace(&mut self.complained, true) {
                     tracing::warn!("cannot list processes: {error}; what is known of them grows old");
                 }
                 None

@@ -94,6 +94,8 @@ pub struct Session {
 /// A step that has ended and is not answered yet.
 pub(super) struct Ending {
     pub(super) exit_code: i32,
+    /// All kills before it are known.
+    is_settled: bool,
     until: Instant,
 }
 
@@ -220,12 +222,21 @@ impl Session {
             self.outbox.room_for_answers().await;
             self.services.next().await
         };
+        let has_kept = self.oom.has_kept() && !self.queue.is_idle();
+        let room_for_reports = async {
+            if has_kept {
+                self.outbox.room_for_answers().await;
+            } else {
+                std::future::pending().await
+            }
+        };
         let overdue_at = self.ending.as_ref().map(|ending| ending.until);
         tokio::select! {
             biased;
             () = signals.next() => Event::Signal,
             task = self.tasks.failed() => Event::TaskPanicked(task),
             Some(event) = self.events.recv() => event,
+            () = room_for_reports => Event::RoomForReports,
             told = self.oom.next() => Event::Oom(told),
             told = about_services => Event::Service(told),
             () = reached(overdue_at) => Event::Overdue,
@@ -241,9 +252,14 @@ impl Session {
             Event::TaskPanicked(task) => return Response::Fail(task),
             Event::Oom(told) => {
                 let answered = self.oom.handle(told, !self.queue.is_idle());
-                if answered == Some(self.step_number) {
-                    self.end_step();
+                if let Some(ending) = self.ending.as_mut().filter(|_| answered == Some(self.step_number)) {
+                    ending.is_settled = true;
                 }
+                self.end_settled_step();
+            }
+            Event::RoomForReports => {
+                self.oom.send_kept();
+                self.end_settled_step();
             }
             Event::Overdue => {
                 tracing::warn!("a report of an OOM kill in this step may come later");
@@ -344,11 +360,11 @@ impl Session {
         while let Some(work) = self.queue.next() {
             match work {
                 Work::Answer { kind, exit_code } => {
-                    self.oom.attached();
+                    self.oom.send_kept();
                     self.outbox.answer(Reply::Finished { kind, exit_code });
                 }
                 Work::Run(step) => {
-                    self.oom.attached();
+                    self.oom.send_kept();
                     let control = Control::new();
                     self.current = Some(control.clone());
                     let (worker, report) = (Arc::clone(worker), self.report.clone());
@@ -374,8 +390,15 @@ impl Session {
 
     /// A step has ended: what is known of kills before that goes first.
     fn settle(&mut self, exit_code: i32) {
-        self.ending = Some(Ending { exit_code, until: Instant::now() + SETTLE_PATIENCE });
+        self.ending = Some(Ending { exit_code, is_settled: false, until: Instant::now() + SETTLE_PATIENCE });
         if !self.oom.settle(self.step_number) {
+            self.end_step();
+        }
+    }
+
+    /// The same, if all that is to go before its end has gone.
+    fn end_settled_step(&mut self) {
+        if self.ending.as_ref().is_some_and(|ending| ending.is_settled) && !self.oom.has_kept() {
             self.end_step();
         }
     }

@@ -20,6 +20,8 @@ pub(super) enum Event {
         /// For the agent.
         exit_code: i32,
     },
+    /// Reports that were kept can go to the agent.
+    RoomForReports,
     /// The end of a step has waited long enough for reports of kills.
     Overdue,
     /// A program or the engine asks for input.

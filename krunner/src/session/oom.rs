@@ -85,9 +85,15 @@ impl Oom {
         self.monitor.as_ref().is_some_and(|(monitor, _)| monitor.settle(number))
     }
 
-    /// A step is attached from now on.
-    pub(super) fn attached(&mut self) {
-        self.reports.attached();
+    /// A step is attached, and there is room: tells it what was kept for it.
+    pub(super) fn send_kept(&mut self) {
+        self.reports.send_kept();
+    }
+
+    /// Whether reports wait for room, or for a step.
+    #[must_use]
+    pub(super) fn has_kept(&self) -> bool {
+        self.reports.are_kept()
     }
 
     pub(super) async fn next(&mut self) -> Told {
@@ -143,10 +149,11 @@ impl Oom {
                 self.record(suppressed);
                 suppressed.to_string()
             }
-            Notice::Stuck => format!(
-                "{HEADING}\nout of memory, and the kernel may not kill here (oom_kill_disable): programs wait until memory is \
-                 freed or the limit is raised"
-            ),
+            Notice::Stuck => {
+                "out of memory, and the kernel may not kill here (oom_kill_disable): programs wait until memory \
+                              is freed or the limit is raised"
+                    .to_owned()
+            }
             Notice::Lost { records } => {
                 tracing::warn!(
                     "{records} records of the OOM tracer were dropped (ring buffer full); an OOM kill may have been missed"

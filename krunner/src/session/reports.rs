@@ -6,7 +6,7 @@
 //! ```text
 //!            step attached, room among the answers
 //! report ─────────────────────────────────────────▶ agent
-//!    └─ otherwise ─▶ kept (at most MAX_KEPT) ─ next step ─▶ agent
+//!    └─ otherwise ─▶ kept (at most MAX_KEPT) ─ room, or the next step ─▶ agent
 //! ```
 
 use std::collections::VecDeque;
@@ -49,8 +49,14 @@ impl Reports {
         self.kept.push_back(format!("(at {}) {text}", utc(at)));
     }
 
-    /// A step is attached from now on: tells it what was kept.
-    pub(super) fn attached(&mut self) {
+    /// Whether something waits for room, or for a step.
+    #[must_use]
+    pub(super) fn are_kept(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// A step is attached, and there is room: tells it what was kept.
+    pub(super) fn send_kept(&mut self) {
         if self.dropped > 0 && self.send(&format!("{} earlier reports are in oom.jsonl only", self.dropped)) {
             self.dropped = 0;
         }
@@ -94,7 +100,7 @@ mod tests {
             (queue.waiting(), reports.kept.front().unwrap().as_str()),
             (0, "(at 1970-01-01T00:00:01.000000Z) killed")
         );
-        reports.attached();
+        reports.send_kept();
         assert_eq!((queue.waiting(), reports.kept.len()), (1, 0));
         reports.tell("killed", at(), true);
         assert_eq!(queue.waiting(), 2);

@@ -12,7 +12,7 @@ use nix::unistd::pipe2;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::scanner::{Limits, Scanner, ZmtpError};
 use crate::sys;
@@ -38,6 +38,9 @@ const LARGE_FRAME_BYTES: usize = 128 * 1024 * 1024;
 /// An op of more than 64 MiB is refused. Its frames are two; a few more are let through, so that a
 /// wrong count is told to the log rather than costing the connection.
 pub(super) const LIMITS: Limits = Limits { message_bytes: 64 * 1024 * 1024, message_frames: 16 };
+
+/// Between two tries while the kernel has no memory for a socket's buffer.
+const MEMORY_POLL: Duration = Duration::from_millis(10);
 
 /// Why a relay ended.
 #[derive(Debug, thiserror::Error)]
@@ -164,7 +167,38 @@ async fn inbound(
             let share = u32::try_from(scanner.body_left()).unwrap_or(u32::MAX);
             large = Arc::clone(&intake.large_frames).acquire_many_owned(share).await.ok();
         }
-        socket.write_all(&buffer[..bytes]).await?;
+        write_all(&socket, &buffer[..bytes]).await?;
+    }
+}
+
+/// As tokio's, and waits for memory.
+async fn write_all(socket: &unix::OwnedWriteHalf, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let write = || async {
+            socket.writable().await?;
+            socket.try_write(bytes)
+        };
+        match with_memory(write).await {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            // It was not writable after all.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Tries until there is memory for it: buffers of unix sockets and pipes are charged to our cgroup, and at a limit at which the
+/// kernel may not kill it refuses them (ENOBUFS, `sock_alloc_send_pskb` in `net/core/sock.c`). Ends with the connection.
+async fn with_memory<F: Future<Output = io::Result<usize>>>(mut attempt: impl FnMut() -> F) -> io::Result<usize> {
+    loop {
+        match attempt().await {
+            Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOBUFS | nix::libc::ENOMEM)) => {
+                sleep(MEMORY_POLL).await;
+            }
+            done => return done,
+        }
     }
 }
 
@@ -238,12 +272,12 @@ impl Pipe {
     /// Takes what the socket has, at least a byte; 0 at the end of the stream.
     async fn fill(&self, socket: &UnixStream) -> io::Result<usize> {
         let fill = || Ok(splice(socket, None, &self.writer, None, SPLICE_BYTES, SPLICE_FLAGS)?);
-        socket.async_io(Interest::READABLE, fill).await
+        with_memory(|| socket.async_io(Interest::READABLE, fill)).await
     }
 
     /// Gives the peer as much of the `bytes` in the pipe as it takes, at least one.
     async fn drain(&self, peer: &TcpStream, bytes: usize) -> io::Result<usize> {
         let drain = || Ok(splice(&self.reader, None, peer, None, bytes, SPLICE_FLAGS)?);
-        peer.async_io(Interest::WRITABLE, drain).await
+        with_memory(|| peer.async_io(Interest::WRITABLE, drain)).await
     }
 }

@@ -57,7 +57,9 @@ fn cgroup_that_may_not_kill(tracer: Tracer) -> Result<(), String> {
     let logged = wait::within(LOG_PATIENCE, || says(&session.runner.stderr()).then_some(()));
     session.limited.raise(4 * LIMIT_MIB);
 
-    assert!(answered.is_some(), "status was not answered within {STATUS_PATIENCE:?}");
+    // The kernel may refuse a buffer for the socket as well: then the answer comes as soon as there is memory again.
+    let answered = answered.or_else(|| session.read_status_within(STATUS_PATIENCE));
+    assert!(answered.is_some(), "status was not answered within {STATUS_PATIENCE:?} of the limit's end");
     assert!(logged.is_some(), "nothing in the log while it lasted: {}", session.runner.stderr());
     assert!(session.until_finished(), "the runner lives");
     let run = &session.seen;
