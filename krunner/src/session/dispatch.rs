@@ -227,7 +227,7 @@ impl Session {
             if has_kept {
                 self.outbox.room_for_answers().await;
             } else {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         let overdue_at = self.ending.as_ref().map(|ending| ending.until);
