@@ -133,3 +133,10 @@ pub fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("a pid fits in i32"));
     let _ = kill(pid, signal);
 }
+
+/// What the OOM killer adds to a process's size, in thousandths of the memory there is.
+#[track_caller]
+pub fn oom_score_adj(pid: u32) -> i32 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("the process is there");
+    text.trim().parse().expect("a number")
+}

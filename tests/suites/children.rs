@@ -16,6 +16,25 @@ fn child_has_the_three_standard_streams_only() {
 }
 
 #[test]
+fn children_of_every_kind_outrank_the_runner_in_the_eyes_of_the_oom_killer() {
+    let seen = "cat /proc/self/oom_score_adj > ~/seen.tmp; mv ~/seen.tmp ~/seen-$WHO";
+    let definition = |who: &str| format!(r#"{{ "command": ["/bin/sh", "-c", "WHO={who}; {seen}; exec sleep 600"] }}"#);
+    let setup = app().file("home/work/bootstrap.sh", format!("WHO=bootstrap; {seen}"));
+    let runner = setup.file("etc/backend.ai/service-defs/shown.json", definition("service")).start();
+    let mut raw = Raw::connect(&runner);
+    raw.exec(&format!("WHO=step; {seen}"));
+    raw.op("start-service", r#"{ "name": "shown", "port": 1, "ports": [1], "protocol": "tcp", "options": {} }"#);
+
+    let own = proc::oom_score_adj(runner.pid());
+    for who in ["bootstrap", "step", "service"] {
+        let child: i32 = runner.wait_for(&format!("seen-{who}")).trim().parse().expect("a number");
+        assert!(child > own, "{who}: {child}, the runner: {own}");
+    }
+    raw.exec("echo 500 > /proc/self/oom_score_adj; cat /proc/self/oom_score_adj > own");
+    assert_eq!(runner.wait_for("own"), "500\n", "a program that sets its own value keeps it");
+}
+
+#[test]
 fn child_has_default_signals_and_a_group_of_its_own() {
     /// SIGINT, SIGPIPE, SIGTERM; what else is ignored, such as SIGHUP under nohup, is the caller's choice.
     const THESE: u64 = 1 << 1 | 1 << 12 | 1 << 14;

@@ -108,6 +108,13 @@ fn runner_with_file_capabilities_drops_them_once_attached() {
     let links = raw.exec("ls -l /proc/self/fd").stdout();
     assert!(!links.contains("bpf") && links.contains("/dev/null"), "{links}");
     assert!(proc::has_bpf(runner.pid()), "it is attached still");
+
+    // The runner's own files in /proc are root's, and a child of it can change its rank all the same.
+    assert!(proc::oom_score_adj(runner.pid()) < own_oom_score_adj(&mut raw));
+}
+
+fn own_oom_score_adj(raw: &mut Raw) -> i32 {
+    raw.exec("cat /proc/self/oom_score_adj").stdout().trim().parse().expect("a number")
 }
 
 #[test]

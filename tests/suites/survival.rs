@@ -14,7 +14,7 @@ use crate::limited_session::{Limited, LimitedSession, Plan, Tracer};
 use crate::oom::VICTIM;
 
 /// How long the runner may take to answer while memory is short.
-const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+const STATUS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a report may take to arrive after all is over.
 const REPORT_PATIENCE: Duration = Duration::from_secs(5);

@@ -9,6 +9,8 @@
 //! The kernel's own words go to the first line, so that they cannot get between ours. No tracefs is mounted, and all memory
 //! is ours to eat.
 
+mod survivor;
+
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -85,6 +87,10 @@ fn child(only: &[String]) -> std::io::Result<ExitStatus> {
 }
 
 fn battery(only: Vec<String>) -> ExitCode {
+    // Before the next line, whose rank children would inherit.
+    if only.is_empty() {
+        tell(&json!({ "event": "survivor", "problem": survivor::check().err() }));
+    }
     // When all memory is eaten and its eater has not given it back yet, whoever asks next is killed as well.
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
         eprintln!("the battery itself may be killed: /proc/self/oom_score_adj: {error}");

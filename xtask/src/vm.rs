@@ -148,6 +148,8 @@ fn progress(kernel: &Kernel, event: &Event, began: Instant, verbose: bool) {
         Event::Outcome { outcome } if verbose || !is_fine(outcome) => {
             println!("{wanted}: {:5.1} s {}", began.elapsed().as_secs_f64(), line(outcome));
         }
+        Event::Survivor { problem: Some(problem) } => println!("{wanted}: the session did not survive: {problem}"),
+        Event::Survivor { problem: None } => println!("{wanted}: a session survives a group kill around it"),
         Event::Outcome { .. } | Event::Done | Event::Failed { .. } => {}
     }
 }
@@ -170,7 +172,8 @@ impl Tried {
             let short = battery::shortfalls(*means, &self.run.outcomes, Machine::Own).into_iter();
             short.map(|text| format!("{means}: {text}")).collect::<Vec<_>>()
         };
-        let fault = self.run.fault.clone().into_iter();
+        let problem = self.run.problem.iter().map(|problem| format!("a session with CAP_SYS_RESOURCE: {problem}"));
+        let fault = self.run.fault.clone().into_iter().chain(problem);
         let nothing = self.run.outcomes.is_empty().then(|| "no case was played".to_owned());
         fault.chain(nothing).chain(Means::ALL.iter().flat_map(of)).collect()
     }

@@ -105,16 +105,16 @@ fn in_words(tell: &Tell) -> Option<String> {
 
 fn watching_in_words(watching: &Watching) -> String {
     let whose = match watching.scope {
-        Scope::PidNamespace => "in this pid namespace and below",
-        Scope::Cgroup => "in this memory cgroup and below (--all-namespaces sees all)",
-        Scope::All => "of the whole machine",
+        Scope::PidNamespace => "in this PID namespace and its children",
+        Scope::Cgroup => "in this memory cgroup and below (--all-namespaces shows all)",
+        Scope::All => "on the whole machine",
     };
     let means = match watching.tracer {
-        TracerKind::Bpf => "traced by eBPF".to_owned(),
+        TracerKind::Bpf => "eBPF".to_owned(),
         TracerKind::Snapshot => {
             let reason = watching.why_not_bpf.as_deref().unwrap_or("unknown");
-            format!("inferred from snapshots; not traced: {reason} (`krunner doctor` knows more)")
+            format!("inferred, not traced: {reason}; details: `krunner doctor`")
         }
     };
-    format!("watching for kills for memory {whose}, {means}")
+    format!("monitoring OOM kills {whose} ({means})")
 }

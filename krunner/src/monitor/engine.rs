@@ -121,6 +121,8 @@ pub(super) struct Engine {
     /// Without a tracer: when kills were counted last.
     counted_ns: Option<u64>,
     is_held: bool,
+    /// Killed while held: what else is to be known of them is looked up afterwards.
+    held_victims: Vec<ProcessKey>,
     notices: Vec<Notice>,
 }
 
@@ -146,6 +148,7 @@ impl Engine {
             recent: RecentKills::default(),
             counted_ns: None,
             is_held: false,
+            held_victims: Vec::new(),
             notices: Vec::new(),
         }
     }
@@ -163,12 +166,11 @@ impl Engine {
             }
             Trace::Kill(kill) if is_of_interest(kill) => {
                 if let Some(figures) = figures {
-                    if self.figures.len() >= MAX_FIGURES {
-                        self.figures.pop_first();
-                    }
-                    self.figures.insert(kill.victim, figures);
+                    self.keep_figures(kill.victim, figures);
                 }
-                if !self.is_held {
+                if self.is_held {
+                    self.hold_victim(kill.victim);
+                } else {
                     self.note_ancestors(kill.victim, event.at_boot_ns, now_ns);
                     look = self.wants_look(now_ns);
                 }
@@ -400,6 +402,13 @@ impl Engine {
         let circumstances = Circumstances { time, cgroup: accused.cgroup, lost_records: 0 };
         let report = Report::of_suspect(accused.confidence, &accused.suspect, known_ns, &self.history, circumstances);
         self.notices.push(Notice::Report(Box::new(report)));
+    }
+
+    fn keep_figures(&mut self, victim: ProcessKey, figures: CgroupFacts) {
+        if self.figures.len() >= MAX_FIGURES {
+            self.figures.pop_first();
+        }
+        self.figures.insert(victim, figures);
     }
 
     fn remember_oom(&mut self, process: ProcessKey, name: &str, rss_bytes: u64, now_ns: u64) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::super::attribution::sigkill::SigkillOf;
 use super::super::cgroup::counter::Kills;
 use super::super::event::{Actor, Exit, Mark, MemoryAtKill};
 use super::super::join::Confidence;
@@ -171,7 +172,7 @@ fn an_ancestor_that_is_not_there_any_more_is_told_as_gone() {
 fn count(kills: &[u64], since_boot_ns: u64, at_boot_ns: u64) -> Count {
     let kills = kills.iter().map(|number| Kills { number: *number, is_group: false, cgroup: Some(figures(*number)) });
     let kills = kills.collect();
-    Count { kills, is_counted: true, headroom_bytes: None, since_boot_ns, at_boot_ns }
+    Count { kills, is_counted: true, since_boot_ns, at_boot_ns }
 }
 
 #[test]
@@ -325,6 +326,21 @@ fn while_held_nothing_is_asked_for_or_reported() {
 }
 
 #[test]
+fn victim_that_exits_after_the_hold_has_its_figures_and_a_look() {
+    let mut engine = engine();
+    let at = 10 * SECOND;
+    engine.hold();
+    let [kill, mark, exit] = oom_kill(at, 7);
+    assert!(!engine.trace(&kill, None, at) && !engine.trace(&mark, None, at));
+    assert!(engine.resume(Some(&figures(3)), at + MS), "before 6.16 memory is back before the exit is told");
+    let _ = engine.trace(&exit, None, at + 2 * MS);
+    engine.snapshot(&snapshot(at + 3 * MS, &[1, 9], Duration::from_millis(1)), at + 3 * MS);
+    let notices = engine.take_notices();
+    let [Notice::Report(report)] = &notices[..] else { panic!("{notices:?}") };
+    assert_eq!((report.largest.len(), report.cgroup.as_ref().unwrap().oom_kill_count), (2, Some(3)));
+}
+
+#[test]
 fn victim_that_is_slow_to_exit_is_reported_on_demand() {
     let mut engine = engine();
     let at = 10 * SECOND;
@@ -349,7 +365,7 @@ fn cause_of_a_sigkill_is_known_afterwards() {
     let sent = Kill { source: KillSource::User, sender: Some(sender.clone()), ..kill };
     feed(&mut engine, &[event(at, Trace::Kill(sent)), event(at, Trace::Exit(Exit { process: key(8) }))], at);
 
-    let cause = |pid| engine.sigkill_cause(pid, at, true);
+    let cause = |pid| engine.sigkill_cause(SigkillOf::Process { pid, since_boot_ns: at }, true, at + SECOND);
     assert!(matches!(cause(7), SigkillCause::Oom { .. }), "{:?}", cause(7));
     let victim = Actor { pid: 8, name: "hog".into() };
     assert_eq!(cause(8), SigkillCause::Sent { victim, by: Some(sender) });
@@ -359,12 +375,13 @@ fn cause_of_a_sigkill_is_known_afterwards() {
 #[test]
 fn without_a_tracer_the_counter_tells_what_a_sigkill_was_not() {
     let mut engine = engine();
-    assert_eq!(engine.sigkill_cause(7, 0, false), SigkillCause::Unknown, "nobody counts");
+    let whose = SigkillOf::Process { pid: 7, since_boot_ns: 0 };
+    assert_eq!(engine.sigkill_cause(whose, false, 0), SigkillCause::Unknown, "nobody counts");
     let _ = engine.counted(count(&[], SECOND, 2 * SECOND));
-    assert_eq!(engine.sigkill_cause(7, SECOND, false), SigkillCause::NotOom);
+    assert_eq!(engine.sigkill_cause(whose, false, 2 * SECOND), SigkillCause::NotOom);
     assert!(engine.counted(count(&[1], 2 * SECOND, 3 * SECOND)));
-    assert_eq!(engine.sigkill_cause(7, SECOND, false), SigkillCause::MaybeOom);
-    assert_eq!(engine.sigkill_cause(7, 4 * SECOND, false), SigkillCause::NotOom);
+    assert_eq!(engine.sigkill_cause(whose, false, 4 * SECOND), SigkillCause::MaybeOom);
+    assert_eq!(engine.sigkill_cause(whose, false, 60 * SECOND), SigkillCause::NotOom, "that was another time");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::attribution::sigkill::SigkillCause;
+use super::attribution::sigkill::{SigkillCause, SigkillOf};
 use super::cgroup::CgroupFacts;
 use super::cgroup::charge::OwnCharge;
 use super::clock;
@@ -22,8 +22,11 @@ use super::task::{QUEUED_SAMPLES, SETTLE_DEADLINE, Task};
 use super::tracer::{Scope, TracerKind};
 use crate::tasks::TaskGroup;
 
-/// Questions and observations under way. Each death of a child is one.
+/// Observations under way. Each death of a child is one.
 const QUEUED_REQUESTS: usize = 256;
+
+/// Questions under way: one for the step, and one for each service or kernel that dies at the same time.
+const QUEUED_QUESTIONS: usize = 64;
 
 /// Tells under way; storms are summed up before.
 const QUEUED_TELLS: usize = 64;
@@ -61,16 +64,22 @@ pub(super) enum Request {
     Died(Death),
     /// The same, when there was no room to look at it.
     DiedUnseen { pid: u32, end: End },
-    /// To tell of all kills up to now, and then that it has.
+}
+
+/// What is asked of the monitor; answered once all kills up to now are told.
+#[derive(Debug)]
+pub(super) enum Question {
+    /// Just that.
     Settle(u64),
-    /// Why a process got SIGKILL, once that is known.
-    Explain { pid: u32, since_boot_ns: u64, answer: oneshot::Sender<SigkillCause> },
+    /// Why a process got SIGKILL.
+    Explain { whose: SigkillOf, answer: oneshot::Sender<SigkillCause> },
 }
 
 /// A running monitor.
 #[derive(Debug)]
 pub struct Monitor {
     requests: mpsc::Sender<Request>,
+    questions: mpsc::Sender<Question>,
     charge: Option<Arc<OwnCharge>>,
     /// Nobody else tells how processes end.
     is_evidence: Arc<AtomicBool>,
@@ -83,7 +92,8 @@ impl Monitor {
     /// When the sampler's thread cannot be started.
     pub fn start(means: Means, tasks: &TaskGroup) -> std::io::Result<(Self, mpsc::Receiver<Tell>)> {
         let (tells, told) = mpsc::channel(QUEUED_TELLS);
-        let (requests, asked) = mpsc::channel(QUEUED_REQUESTS);
+        let (requests, requested) = mpsc::channel(QUEUED_REQUESTS);
+        let (questions, asked) = mpsc::channel(QUEUED_QUESTIONS);
         let (sampled, samples) = mpsc::channel(QUEUED_SAMPLES);
         let present: Box<dyn Present> = match means.proc.clone() {
             Some(proc) => Box::new(proc),
@@ -98,8 +108,8 @@ impl Monitor {
         let engine = Engine::new(booted_at(), present);
         let task =
             Task::new(engine, sampler, tells, means.cgroup, means.scope, charge.clone(), Arc::clone(&is_evidence));
-        tasks.spawn("oom monitor", task.run(means.tracer, samples, asked));
-        Ok((Self { requests, charge, is_evidence }, told))
+        tasks.spawn("oom monitor", task.run(means.tracer, samples, requested, asked));
+        Ok((Self { requests, questions, charge, is_evidence }, told))
     }
 
     /// Passes on that the agent knows of a kill. Where nothing better is known that is a reason to look.
@@ -111,7 +121,7 @@ impl Monitor {
     /// Asks for [`Tell::Settled`] once every kill up to now has been told; `false` when the monitor is too busy to be asked.
     #[must_use]
     pub fn settle(&self, number: u64) -> bool {
-        self.requests.try_send(Request::Settle(number)).is_ok()
+        self.questions.try_send(Question::Settle(number)).is_ok()
     }
 
     /// Where to say how processes have ended.
@@ -128,7 +138,7 @@ impl Monitor {
     /// Where to ask why processes got SIGKILL.
     #[must_use]
     pub fn causes(&self) -> SigkillCauses {
-        SigkillCauses(self.requests.clone())
+        SigkillCauses(self.questions.clone())
     }
 
     /// Our own cgroup's charge, if it has a limit: what has time waits until there is room.
@@ -155,7 +165,8 @@ impl Deaths {
             return;
         }
         let end = if by_sigkill { End::Killed } else { End::Other };
-        let request = if self.charge.as_ref().is_some_and(|charge| charge.is_at_limit()) {
+        // Only then may it be the moment after a kill.
+        let request = if by_sigkill && self.charge.as_ref().is_some_and(|charge| charge.is_at_limit()) {
             Some(Request::DiedUnseen { pid, end })
         } else {
             self.proc.death_of(pid, end, clock::boot_ns()).map(Request::Died)
@@ -167,14 +178,14 @@ impl Deaths {
 
 /// Where to ask why a process got SIGKILL.
 #[derive(Debug, Clone)]
-pub struct SigkillCauses(mpsc::Sender<Request>);
+pub struct SigkillCauses(mpsc::Sender<Question>);
 
 impl SigkillCauses {
-    /// Why this process, or one below it, got SIGKILL since that time, once all that happened before this call is known.
-    /// `None` when the monitor is gone or too busy.
-    pub async fn find(&self, pid: u32, since_boot_ns: u64) -> Option<SigkillCause> {
+    /// Why that process got SIGKILL, once all that happened before this call is known. `None` when the monitor is gone or
+    /// too busy.
+    pub async fn find(&self, whose: SigkillOf) -> Option<SigkillCause> {
         let (answer, cause) = oneshot::channel();
-        self.0.try_send(Request::Explain { pid, since_boot_ns, answer }).ok()?;
+        self.0.try_send(Question::Explain { whose, answer }).ok()?;
         timeout(2 * SETTLE_DEADLINE, cause).await.ok()?.ok()
     }
 }

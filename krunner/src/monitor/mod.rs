@@ -30,7 +30,7 @@ mod storm;
 mod task;
 pub mod tracer;
 
-pub use attribution::sigkill::SigkillCause;
+pub use attribution::sigkill::{SigkillCause, SigkillOf};
 pub(crate) use cgroup::charge::OwnCharge;
 pub use cgroup::{Cgroup, CgroupError, CgroupFacts, CgroupRoot, Reading};
 pub(crate) use clock::boot_ns;

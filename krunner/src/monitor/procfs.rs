@@ -453,8 +453,12 @@ impl Scanner {
     fn wait_for_pause(&self) {
         const POLL: Duration = Duration::from_millis(1);
         let begun = Instant::now();
-        while self.is_paused.load(Ordering::Relaxed) && begun.elapsed() < HOLD_PATIENCE {
+        while self.is_paused.load(Ordering::Relaxed) {
             thread::sleep(POLL);
+            if begun.elapsed() >= HOLD_PATIENCE {
+                // Once, and not for each file again.
+                self.is_paused.store(false, Ordering::Relaxed);
+            }
         }
     }
 

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::cgroup::charge::OwnCharge;
-use super::cgroup::counter::{Count, KillCounter};
+use super::cgroup::counter::KillCounter;
 use super::clock;
 use super::pace::{Allowance, LONGEST_BEAT, RUNNING_OUT_SHARE, beat, pause};
 use super::process::{Glance, Snapshot};
@@ -52,8 +52,8 @@ pub(super) enum Sample {
     Snapshot(Snapshot),
     /// Some.
     Glance(Glance),
-    /// That kills were counted, or whether they can be.
-    Counted(Count),
+    /// That kills were counted, or whether they can be: the counter has the rest.
+    Counted,
 }
 
 /// What it is told.
@@ -72,6 +72,8 @@ enum Order {
 pub(super) struct Sampler {
     orders: SyncSender<Order>,
     is_paused: Arc<AtomicBool>,
+    /// A beat was ordered and has not come: more of them would leave no room for other orders.
+    is_beat_ordered: Arc<AtomicBool>,
 }
 
 impl Sampler {
@@ -90,14 +92,16 @@ impl Sampler {
         samples: mpsc::Sender<Sample>,
     ) -> io::Result<Self> {
         let is_paused = Arc::new(AtomicBool::new(false));
+        let is_beat_ordered = Arc::new(AtomicBool::new(false));
+        let beat_came = Arc::clone(&is_beat_ordered);
         let scanner = Scanner::new(root, fence)?.paused_by(Arc::clone(&is_paused));
         let (orders, ordered) = sync_channel(QUEUED_ORDERS);
         let run = move || {
             // The reader has gone: nobody is there to be told.
-            let _ = Lookout::new(scanner, charge, interval, samples).run(&ordered);
+            let _ = Lookout::new(scanner, charge, interval, samples, beat_came).run(&ordered);
         };
         thread::Builder::new().name("oom-sampler".into()).stack_size(STACK_BYTES).spawn(run)?;
-        Ok(Self { orders, is_paused })
+        Ok(Self { orders, is_paused, is_beat_ordered })
     }
 
     /// Has the thread open nothing, or go on. A pause ends by itself after [`HOLD_PATIENCE`](super::cgroup::charge::HOLD_PATIENCE).
@@ -112,7 +116,9 @@ impl Sampler {
 
     /// Asks for a beat, because something has changed. Does not wait.
     pub(super) fn beat_now(&self) {
-        self.order(Order::Beat);
+        if !self.is_beat_ordered.swap(true, Ordering::Relaxed) {
+            self.order(Order::Beat);
+        }
     }
 
     /// From now on nobody else tells of kills.
@@ -140,6 +146,7 @@ struct Lookout {
     charge: Option<Arc<OwnCharge>>,
     interval: Duration,
     samples: mpsc::Sender<Sample>,
+    is_beat_ordered: Arc<AtomicBool>,
     /// While watchful.
     watch: Option<Watch>,
     complained: bool,
@@ -168,6 +175,7 @@ impl Lookout {
         charge: Option<Arc<OwnCharge>>,
         interval: Duration,
         samples: mpsc::Sender<Sample>,
+        is_beat_ordered: Arc<AtomicBool>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -175,6 +183,7 @@ impl Lookout {
             charge,
             interval,
             samples,
+            is_beat_ordered,
             watch: None,
             complained: false,
             next_scan: now,
@@ -207,7 +216,15 @@ impl Lookout {
                 Err(RecvTimeoutError::Timeout) if self.next_scan <= Instant::now() => {
                     self.scan(self.is_scan_asked)?;
                 }
-                Ok(Order::Beat) | Err(RecvTimeoutError::Timeout) => self.beat()?,
+                Err(RecvTimeoutError::Timeout) => self.beat()?,
+                Ok(Order::Beat) => {
+                    self.is_beat_ordered.store(false, Ordering::Relaxed);
+                    // At the limit one beat may follow the other without a pause.
+                    if self.next_scan <= Instant::now() {
+                        self.scan(self.is_scan_asked)?;
+                    }
+                    self.beat()?;
+                }
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
@@ -245,14 +262,13 @@ impl Lookout {
             return Ok(());
         }
         let cpu_before = clock::thread_cpu();
-        let counted = watch.count();
+        let (is_news, has_kills) = watch.count();
         let is_running_out = watch.is_running_out();
-        if let Some(counted) = counted {
-            let was_killed = !counted.kills.is_empty();
-            self.send(Sample::Counted(counted))?;
-            if let Some(charge) = self.charge.as_ref().filter(|_| was_killed) {
-                charge.block_until_room();
-            }
+        if is_news {
+            self.send(Sample::Counted)?;
+        }
+        if let Some(charge) = self.charge.as_ref().filter(|_| has_kills) {
+            charge.block_until_room();
         }
         let glance = self.scanner.glance();
         if let Some(glance) = self.seen(glance)
@@ -311,16 +327,15 @@ impl Watch {
         }
     }
 
-    /// Reads the counters; what is to be told of them.
-    fn count(&mut self) -> Option<Count> {
-        let count = self.counter.lock().unwrap_or_else(PoisonError::into_inner).read();
-        self.headroom_bytes = count.headroom_bytes;
+    /// Reads the counters; whether there is something to tell of them, and whether that is kills.
+    fn count(&mut self) -> (bool, bool) {
+        let look = self.counter.lock().unwrap_or_else(PoisonError::into_inner).look();
+        self.headroom_bytes = look.headroom_bytes;
         // Memory was given back: running out begins anew.
         if let Some(headroom_bytes) = self.headroom_bytes.filter(|bytes| bytes / 2 > self.scanned_headroom_bytes) {
             self.scanned_headroom_bytes = headroom_bytes;
         }
-        let is_news = !std::mem::replace(&mut self.is_told, true) || !count.kills.is_empty();
-        is_news.then_some(count)
+        (!std::mem::replace(&mut self.is_told, true) || look.has_kills, look.has_kills)
     }
 
     /// When the next beat comes, after one that took so much of a processor.

@@ -24,18 +24,17 @@ use std::time::Duration;
 
 use nix::unistd::read;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::attribution::sigkill::SigkillCause;
 use super::cgroup::charge::{HOLD_PATIENCE, OwnCharge};
 use super::cgroup::counter::KillCounter;
 use super::cgroup::{Cgroup, CgroupFacts};
 use super::clock;
 use super::engine::{Engine, is_of_interest};
 use super::event::{Trace, TraceEvent};
-use super::handle::{Request, Tell, Watching};
+use super::handle::{Question, Request, Tell, Watching};
 use super::sampler::{Sample, Sampler};
 use super::tracer::{Loading, RingReader, Scope, TracerKind};
 use crate::sys;
@@ -66,7 +65,9 @@ pub(super) struct Task {
     /// Without a tracer: readable when a counter of the cgroup may have changed.
     changes: Option<AsyncFd<OwnedFd>>,
     is_evidence: Arc<AtomicBool>,
-    questions: Vec<Question>,
+    questions: Vec<Pending>,
+    /// The sampler has counted something and was reading the counter when it was to be taken.
+    is_count_due: bool,
     /// Until then the victim's memory is waited for.
     held_until_ns: Option<u64>,
     /// That nobody may be killed here was told.
@@ -75,17 +76,12 @@ pub(super) struct Task {
     forgotten: u64,
 }
 
-/// Asked by somebody who waits until all kills up to now are told.
-struct Question {
-    asked: Asked,
+/// A question that waits until all kills up to now are told.
+struct Pending {
+    question: Question,
     /// The counter still has to be read: the sampler was reading it.
     needs_count: bool,
     until_ns: u64,
-}
-
-enum Asked {
-    Settle(u64),
-    Explain { pid: u32, since_boot_ns: u64, answer: oneshot::Sender<SigkillCause> },
 }
 
 /// Whatever comes next.
@@ -94,6 +90,7 @@ enum Event {
     Sampled(Sample),
     Changed,
     Request(Request),
+    Question(Question),
     Attached(Result<Box<RingReader>, String>),
     TracerEnded(String),
     Tick,
@@ -121,6 +118,7 @@ impl Task {
             changes: None,
             is_evidence,
             questions: Vec::new(),
+            is_count_due: false,
             held_until_ns: None,
             is_stuck: false,
             forgotten: 0,
@@ -132,6 +130,7 @@ impl Task {
         tracer: Result<Loading, String>,
         mut samples: mpsc::Receiver<Sample>,
         mut requests: mpsc::Receiver<Request>,
+        mut questions: mpsc::Receiver<Question>,
     ) {
         let mut loading = Box::pin(attached(tracer));
         let mut is_loading = true;
@@ -147,6 +146,7 @@ impl Task {
                 attached = &mut loading, if is_loading => Event::Attached(attached),
                 () = changed(self.changes.as_ref()) => Event::Changed,
                 Some(request) = requests.recv() => Event::Request(request),
+                Some(question) = questions.recv() => Event::Question(question),
                 _ = busy.tick(), if is_busy => Event::Tick,
                 _ = idle.tick() => Event::Tick,
             };
@@ -164,7 +164,10 @@ impl Task {
     }
 
     fn is_busy(&self) -> bool {
-        self.held_until_ns.is_some() || !self.questions.is_empty() || self.engine.is_busy(clock::boot_ns())
+        self.held_until_ns.is_some()
+            || self.is_count_due
+            || !self.questions.is_empty()
+            || self.engine.is_busy(clock::boot_ns())
     }
 
     async fn handle(&mut self, event: Event) {
@@ -182,12 +185,16 @@ impl Task {
             Event::Batch(batch) => self.traced(&batch),
             Event::Sampled(sample) => self.sampled(sample),
             Event::Request(request) => self.requested(request).await,
+            Event::Question(question) => self.ask(question),
             Event::Changed => {
                 if let Some(sampler) = &self.sampler {
                     sampler.beat_now();
                 }
             }
             Event::Tick => {
+                if self.is_count_due {
+                    self.is_count_due = !self.count_now();
+                }
                 self.end_hold();
                 self.watch_for_stuck();
                 self.engine.tick(clock::boot_ns());
@@ -203,16 +210,17 @@ impl Task {
                 return false;
             }
         }
-        for asked in answered {
-            match asked {
-                Asked::Settle(number) => {
+        for question in answered {
+            match question {
+                Question::Settle(number) => {
                     if self.tells.send(Tell::Settled(number)).await.is_err() {
                         return false;
                     }
                 }
-                Asked::Explain { pid, since_boot_ns, answer } => {
+                Question::Explain { whose, answer } => {
+                    let cause = self.engine.sigkill_cause(whose, self.ring.is_some(), clock::boot_ns());
                     // Whoever asked may have given up.
-                    let _ = answer.send(self.engine.sigkill_cause(pid, since_boot_ns, self.ring.is_some()));
+                    let _ = answer.send(cause);
                 }
             }
         }
@@ -220,7 +228,7 @@ impl Task {
     }
 
     /// Takes out the questions that can be answered now.
-    fn answerable(&mut self) -> Vec<Asked> {
+    fn answerable(&mut self) -> Vec<Question> {
         if self.questions.is_empty() {
             return Vec::new();
         }
@@ -232,9 +240,8 @@ impl Task {
             self.engine.report_now(now_ns);
         }
         let is_settled = !self.engine.has_unreported(now_ns);
-        let is_answerable =
-            |question: &mut Question| question.until_ns <= now_ns || is_settled && !question.needs_count;
-        self.questions.extract_if(.., is_answerable).map(|question| question.asked).collect()
+        let is_answerable = |pending: &mut Pending| pending.until_ns <= now_ns || is_settled && !pending.needs_count;
+        self.questions.extract_if(.., is_answerable).map(|pending| pending.question).collect()
     }
 
     async fn requested(&mut self, request: Request) {
@@ -254,13 +261,11 @@ impl Task {
             }
             Request::Died(death) => self.engine.died(&death, now_ns),
             Request::DiedUnseen { pid, end } => self.engine.died_unseen(pid, end, now_ns),
-            Request::Settle(number) => self.ask(Asked::Settle(number)),
-            Request::Explain { pid, since_boot_ns, answer } => self.ask(Asked::Explain { pid, since_boot_ns, answer }),
         }
     }
 
     /// Reads all that was said of kills up to now; the answer comes when all of it is told.
-    fn ask(&mut self, asked: Asked) {
+    fn ask(&mut self, question: Question) {
         if let Some(mut ring) = self.ring.take() {
             loop {
                 let batch = ring.read_batch();
@@ -272,20 +277,24 @@ impl Task {
             self.ring = Some(ring);
         }
         let until_ns = clock::boot_ns().saturating_add(nanoseconds(SETTLE_DEADLINE));
-        self.questions.push(Question { asked, needs_count: self.counter.is_some(), until_ns });
+        self.questions.push(Pending { question, needs_count: self.counter.is_some(), until_ns });
     }
 
     /// Without a tracer: reads the counter; `false` when the sampler is doing so.
     fn count_now(&mut self) -> bool {
         let Some(counter) = &self.counter else { return true };
         let count = match counter.try_lock() {
-            Ok(mut counter) => counter.read_kills(),
-            Err(TryLockError::Poisoned(counter)) => counter.into_inner().read_kills(),
+            Ok(mut counter) => counter.take(),
+            Err(TryLockError::Poisoned(counter)) => counter.into_inner().take(),
             Err(TryLockError::WouldBlock) => return false,
         };
-        let was_killed = self.engine.counted(count);
-        // The sampler waits for room by itself.
-        self.scan_if(was_killed);
+        if self.engine.counted(count) {
+            if self.is_at_limit() {
+                self.hold(clock::boot_ns());
+            } else {
+                self.scan_if(true);
+            }
+        }
         true
     }
 
@@ -312,10 +321,7 @@ impl Task {
                 }
             }
             Sample::Glance(glance) => self.engine.glance(&glance, now_ns),
-            Sample::Counted(count) => {
-                let was_killed = self.engine.counted(count);
-                self.scan_if(was_killed);
-            }
+            Sample::Counted => self.is_count_due = !self.count_now(),
         }
     }
 
@@ -328,19 +334,27 @@ impl Task {
     /// At the first sign of a kill at our own limit.
     fn begin_hold(&mut self, event: &TraceEvent, now_ns: u64) {
         let is_kill = matches!(&event.what, Trace::Kill(kill) if is_of_interest(kill));
-        let is_at_limit = || self.charge.as_ref().is_some_and(|charge| charge.is_at_limit());
-        if is_kill && (self.held_until_ns.is_some() || is_at_limit()) {
-            self.held_until_ns = Some(now_ns.saturating_add(nanoseconds(HOLD_PATIENCE)));
-            self.engine.hold();
-            self.pause_sampler(true);
+        if is_kill && self.held_until_ns.is_none() && self.is_at_limit() {
+            self.hold(now_ns);
         }
+    }
+
+    /// From the first kill on: in a storm at the limit reports are not to wait for its end.
+    fn hold(&mut self, now_ns: u64) {
+        self.held_until_ns.get_or_insert(now_ns.saturating_add(nanoseconds(HOLD_PATIENCE)));
+        self.engine.hold();
+        self.pause_sampler(true);
+    }
+
+    fn is_at_limit(&self) -> bool {
+        self.charge.as_ref().is_some_and(|charge| charge.is_at_limit())
     }
 
     /// When there is room again, or patience ends.
     fn end_hold(&mut self) {
         let Some(until_ns) = self.held_until_ns else { return };
         let now_ns = clock::boot_ns();
-        if now_ns < until_ns && self.charge.as_ref().is_some_and(|charge| charge.is_at_limit()) {
+        if now_ns < until_ns && self.is_at_limit() {
             return;
         }
         self.held_until_ns = None;

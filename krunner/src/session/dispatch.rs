@@ -86,7 +86,7 @@ pub struct Session {
     /// The step that runs is a `code` that was sent when none ran or waited.
     alone: bool,
     /// Counts steps, so that what belongs to an earlier one is known by its number.
-    step_number: u64,
+    pub(super) step_number: u64,
     /// Seconds of `CLOCK_MONOTONIC`.
     started_at: f64,
 }
@@ -282,7 +282,7 @@ impl Session {
             Event::Settled { step_number, wanted } => {
                 self.asking = false;
                 // A program that has ended since waits for nothing.
-                if step_number == self.step_number {
+                if step_number == self.step_number && self.ending.is_none() {
                     let options = wanted.is_password.map(|is_password| InputOptions { is_password });
                     self.outbox.answer(Reply::WaitingInput(options));
                 }

@@ -8,7 +8,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::Pid;
 use tokio::time::timeout;
 
-use crate::monitor::{SigkillCause, SigkillCauses, boot_ns};
+use crate::monitor::{SigkillCause, SigkillCauses, SigkillOf, boot_ns};
 use crate::process::{EndReason, ExplainEnd, PuzzlingEnd};
 use crate::tasks::blocking;
 
@@ -35,7 +35,12 @@ impl ExplainEnd for EndReasons {
             return Some(EndReason { text, is_reported: false });
         }
         let ran_ns = u64::try_from((ran_for + SLACK).as_nanos()).unwrap_or(u64::MAX);
-        let cause = self.causes.as_ref()?.find(pid.as_raw().unsigned_abs(), boot_ns().saturating_sub(ran_ns)).await?;
+        let pid = pid.as_raw().unsigned_abs();
+        let whose = match end {
+            PuzzlingEnd::ShellSigkill => SigkillOf::Below { pid },
+            _ => SigkillOf::Process { pid, since_boot_ns: boot_ns().saturating_sub(ran_ns) },
+        };
+        let cause = self.causes.as_ref()?.find(whose).await?;
         reason(&cause, end)
     }
 }

@@ -3,6 +3,7 @@
 //! | part | at most |
 //! |---|---|
 //! | the running step and the services: TERM, 2 s, KILL, their last output; the engine meanwhile | [`STEP_DEADLINE`] |
+//! | reports of OOM kills in that step | [`REPORT_DEADLINE`] |
 //! | what user code left behind | 2 x [`ORPHAN_PATIENCE`] |
 //! | replies to the agent | [`FLUSH_DEADLINE`] |
 //! | our own tasks | [`TASKS_DEADLINE`] |
@@ -25,6 +26,8 @@ use crate::runtime::Engine;
 use crate::writer::Writer;
 
 const STEP_DEADLINE: Duration = Duration::from_millis(3500);
+/// The monitor answers within one second.
+const REPORT_DEADLINE: Duration = Duration::from_millis(1200);
 const ORPHAN_PATIENCE: Duration = Duration::from_millis(800);
 const FLUSH_DEADLINE: Duration = Duration::from_secs(3);
 const CONSOLE_DEADLINE: Duration = Duration::from_millis(300);
@@ -78,6 +81,7 @@ async fn wind_down(session: &mut Session) {
 /// Ends the running step, or the bootstrap script, and answers for it.
 async fn end_step(session: &mut Session, deadline: Instant) {
     if let Some(ending) = session.ending.take() {
+        tell_kills(session).await;
         return session.step_done(ending.exit_code);
     }
     let Some(control) = &session.current else { return };
@@ -99,13 +103,36 @@ async fn end_step(session: &mut Session, deadline: Instant) {
         }
     };
     match timeout_at(deadline, ended).await {
-        Ok(Some(exit_code)) => session.step_done(exit_code),
+        Ok(Some(exit_code)) => {
+            tell_kills(session).await;
+            session.step_done(exit_code);
+        }
         Ok(None) => {}
         Err(_) => {
             tracing::warn!("a step did not end in time; some of its output may be lost");
             session.step_done(-nix::libc::SIGKILL);
         }
     }
+}
+
+/// Reports the kills up to now, which go before the end of the step.
+async fn tell_kills(session: &mut Session) {
+    let number = session.step_number;
+    if !session.oom.settle(number) {
+        return;
+    }
+    let told = async {
+        loop {
+            let told = session.oom.next().await;
+            if session.oom.handle(told, true) == Some(number) {
+                return;
+            }
+        }
+    };
+    if timeout(REPORT_DEADLINE, told).await.is_err() {
+        tracing::warn!("a report of an OOM kill may be missing: the runner is shutting down");
+    }
+    session.oom.send_kept();
 }
 
 async fn end_engine(engine: Option<Arc<dyn Engine>>) {

@@ -9,7 +9,8 @@
 //!   It may be dumpable for the moment of one write while it still has its capabilities: nobody without them may trace it
 //!   (`cap_ptrace_access_check`, `security/commoncap.c`).
 //! - A forked child of such a runner is not dumpable either until its exec makes it so. It makes itself dumpable a moment
-//!   earlier, and closes everything but its pipes first, so that there is nothing in it to take.
+//!   earlier, and closes everything but pipes first. What another process of the same user could take from it then is output of
+//!   that user's own programs, and what the runner's memory holds of their session: no descriptor of BPF, no capability.
 
 use std::ffi::CStr;
 use std::fs;
@@ -47,7 +48,7 @@ pub fn never_kill_this_process() -> io::Result<bool> {
     }
     let was_effective =
         caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).map_err(io::Error::other)?;
-    let was_dumpable = nix::sys::prctl::get_dumpable()?;
+    let was_dumpable = is_dumpable();
     caps::raise(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).map_err(io::Error::other)?;
     nix::sys::prctl::set_dumpable(true)?;
     let written =
@@ -70,10 +71,15 @@ pub fn start_with_oom_score_adj(command: &mut Command, value: i16, is_required: 
     unsafe { command.pre_exec(set_up) };
 }
 
+/// By others of the same user: 2 (`fs.suid_dumpable`) is for root only.
+fn is_dumpable() -> bool {
+    // SAFETY: PR_GET_DUMPABLE takes no argument and returns the value (prctl(2)).
+    unsafe { libc::prctl(libc::PR_GET_DUMPABLE) == 1 }
+}
+
 /// In a forked child that is not dumpable, as its parent.
 fn become_dumpable() -> io::Result<()> {
-    // SAFETY: PR_GET_DUMPABLE takes no argument and returns the value (prctl(2)).
-    if unsafe { libc::prctl(libc::PR_GET_DUMPABLE) } == 1 {
+    if is_dumpable() {
         return Ok(());
     }
     close_all_but_pipes()?;

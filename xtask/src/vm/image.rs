@@ -11,7 +11,7 @@ use crate::host::BUSYBOX;
 use crate::musl::{Arch, Site};
 
 /// What scenes and the harness call of busybox.
-const APPLETS: &[&str] = &["cat", "grep", "mount", "nsenter", "sh", "sleep", "true", "umount", "unshare"];
+const APPLETS: &[&str] = &["cat", "grep", "ip", "mount", "nsenter", "sh", "sleep", "true", "umount", "unshare"];
 
 /// Builds what goes into it and packs it; yields its path.
 pub(super) fn pack(folder: &Path) -> Result<PathBuf> {

@@ -53,6 +53,11 @@ pub(super) enum Event {
     Outcome {
         outcome: Outcome,
     },
+    /// A session with CAP_SYS_RESOURCE was killed around.
+    Survivor {
+        /// What was not as it should be.
+        problem: Option<String>,
+    },
     Done,
     Failed {
         reason: String,
@@ -64,6 +69,8 @@ pub(super) enum Event {
 pub(super) struct Run {
     pub(super) release: Option<String>,
     pub(super) outcomes: Vec<Outcome>,
+    /// What was not as it should be with a session that has CAP_SYS_RESOURCE.
+    pub(super) problem: Option<String>,
     /// Why it is not whole.
     pub(super) fault: Option<String>,
     pub(super) took: Duration,
@@ -82,7 +89,7 @@ pub(super) fn boot(
     let mut attempt = 1;
     loop {
         let mut machine = Machine::start(kernel, image, only, &console)?;
-        let mut run = Run { release: None, outcomes: Vec::new(), fault: None, took: Duration::ZERO };
+        let mut run = Run { release: None, outcomes: Vec::new(), problem: None, fault: None, took: Duration::ZERO };
         run.fault = machine.listen(&mut run, &mut tell).err().map(|fault| format!("{fault}\n{}", machine.tail()));
         run.took = began.elapsed();
         match &run.fault {
@@ -164,6 +171,7 @@ impl Machine {
             match event {
                 Event::Booted { kernel } => run.release = Some(kernel),
                 Event::Outcome { outcome } => run.outcomes.push(outcome),
+                Event::Survivor { problem } => run.problem = problem,
                 Event::Done => return Ok(()),
                 Event::Failed { reason } => return Err(reason),
             }

@@ -11,6 +11,23 @@ use crate::monitor::event::{Actor, ProcessKey};
 /// Kills that are remembered: far more than end between a death and the question about it.
 const MAX_REMEMBERED: usize = 256;
 
+/// Whose SIGKILL is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SigkillOf {
+    /// This process, which started at that time at the earliest, in nanoseconds since boot.
+    Process {
+        /// Its id.
+        pid: u32,
+        /// Others had its id before.
+        since_boot_ns: u64,
+    },
+    /// One that it started, just before it ended itself: what a shell reports.
+    Below {
+        /// Whose.
+        pid: u32,
+    },
+}
+
 /// Why a process got SIGKILL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SigkillCause {
@@ -87,17 +104,15 @@ impl RecentKills {
         self.0.push_back(Killed { process, at_boot_ns, cause });
     }
 
-    /// The last one since that time of the process with this id, else of one below it, as `is_below` says.
+    /// The last one since that time for which it holds.
     #[must_use]
     pub(in crate::monitor) fn find(
         &self,
-        pid: u32,
         since_boot_ns: u64,
-        is_below: impl Fn(ProcessKey) -> bool,
+        is_it: impl Fn(ProcessKey) -> bool,
     ) -> Option<&SigkillCause> {
-        let recent = || self.0.iter().rev().filter(|killed| killed.at_boot_ns >= since_boot_ns);
-        let own = recent().find(|killed| killed.process.pid == pid);
-        own.or_else(|| recent().find(|killed| is_below(killed.process))).map(|killed| &killed.cause)
+        let mut recent = self.0.iter().rev().filter(|killed| killed.at_boot_ns >= since_boot_ns);
+        recent.find(|killed| is_it(killed.process)).map(|killed| &killed.cause)
     }
 }
 
@@ -115,14 +130,15 @@ mod tests {
     }
 
     #[test]
-    fn the_process_itself_comes_before_those_below_it() {
+    fn the_last_one_that_fits_is_found() {
         let mut recent = RecentKills::default();
         recent.add(key(7), 100, sent(7));
-        recent.add(key(8), 200, SigkillCause::Kernel);
-        let find = |pid, since| recent.find(pid, since, |process| process == key(8));
-        assert_eq!(find(7, 0), Some(&sent(7)));
-        assert_eq!(find(7, 101), Some(&SigkillCause::Kernel), "too old");
-        assert_eq!(find(9, 201), None);
+        recent.add(key(7), 200, SigkillCause::Kernel);
+        recent.add(key(8), 300, sent(8));
+        let find = |pid, since| recent.find(since, |process| process.pid == pid);
+        assert_eq!(find(7, 0), Some(&SigkillCause::Kernel));
+        assert_eq!(find(7, 201), None, "too old");
+        assert_eq!(find(9, 0), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Cgroup, V1, V2};
+use super::{Cgroup, NO_LIMIT_BYTES, V1, V2};
 
 /// The longest that a victim's memory is waited for: `exit_mmap` of some GiB takes this long. After that the limit is full of
 /// something else, mostly page cache, which gives way.
@@ -37,6 +37,8 @@ const NUMBER_BYTES: usize = 32;
 pub(crate) struct OwnCharge {
     usage: File,
     limit: File,
+    /// Where the file says that there is none: one above that cannot be seen.
+    hidden_limit_bytes: u64,
     /// v1: whether the kernel may kill, and whether somebody waits for memory.
     control: Option<File>,
 }
@@ -46,13 +48,14 @@ impl OwnCharge {
     #[must_use]
     pub(in crate::monitor) fn open(cgroup: &Cgroup) -> Option<Self> {
         let files = if cgroup.version == 1 { &V1 } else { &V2 };
-        let (_, level) = cgroup.limited_level()?;
+        let (hidden_limit_bytes, level) = cgroup.limited_level()?;
         let open = |name: &str| File::open(level.join(name)).ok();
         let control = if cgroup.version == 1 { open(files.events) } else { None };
-        let charge = Self { usage: open(files.usage)?, limit: open(files.limit)?, control };
+        let charge = Self { usage: open(files.usage)?, limit: open(files.limit)?, hidden_limit_bytes, control };
         // The first reading allocates what later ones use.
         let _ = charge.is_stuck();
-        number(&charge.usage).and(number(&charge.limit)).map(|_| charge)
+        let _ = number(&charge.limit);
+        number(&charge.usage).map(|_| charge)
     }
 
     /// Whether processes wait for memory that the kernel may not free by a kill (`oom_kill_disable`,
@@ -68,8 +71,9 @@ impl OwnCharge {
     /// Whether the next page may be one too many.
     #[must_use]
     pub(crate) fn is_at_limit(&self) -> bool {
-        let left = number(&self.limit).zip(number(&self.usage)).map(|(limit, usage)| limit.saturating_sub(usage));
-        left.is_some_and(|bytes| bytes < RESERVE_BYTES)
+        let limit_bytes = number(&self.limit).filter(|bytes| *bytes < NO_LIMIT_BYTES);
+        let limit_bytes = limit_bytes.unwrap_or(self.hidden_limit_bytes);
+        number(&self.usage).is_some_and(|usage| limit_bytes.saturating_sub(usage) < RESERVE_BYTES)
     }
 
     /// Blocks until there is room again, at most [`HOLD_PATIENCE`].
@@ -109,7 +113,8 @@ mod tests {
         let open = |name: &str| File::open(folder.path().join(name)).unwrap();
         write("limit", "67108864\n");
         write("usage", "1\n");
-        let charge = OwnCharge { usage: open("usage"), limit: open("limit"), control: None };
+        let charge =
+            OwnCharge { usage: open("usage"), limit: open("limit"), hidden_limit_bytes: 1 << 40, control: None };
         assert!(!charge.is_at_limit());
         write("usage", "66666666\n");
         assert!(charge.is_at_limit());
@@ -125,7 +130,7 @@ mod tests {
             let control = tempfile::tempfile().unwrap();
             control.write_at(text, 0).unwrap();
             let empty = || tempfile::tempfile().unwrap();
-            OwnCharge { usage: empty(), limit: empty(), control: Some(control) }.is_stuck()
+            OwnCharge { usage: empty(), limit: empty(), hidden_limit_bytes: 0, control: Some(control) }.is_stuck()
         };
         assert!(stuck(b"oom_kill_disable 1\nunder_oom 1\noom_kill 0\n"));
         assert!(!stuck(b"oom_kill_disable 1\nunder_oom 0\noom_kill 0\n"));
@@ -140,7 +145,7 @@ mod tests {
             file.write_at(b"100\n", 0).unwrap();
             file
         };
-        let charge = OwnCharge { usage: file(), limit: file(), control: None };
+        let charge = OwnCharge { usage: file(), limit: file(), hidden_limit_bytes: 100, control: None };
         let begun = Instant::now();
         charge.block_until_room();
         assert!(begun.elapsed() >= HOLD_PATIENCE);

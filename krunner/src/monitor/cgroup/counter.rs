@@ -34,17 +34,24 @@ const SETTLED: Duration = Duration::from_millis(250);
 const TEXT_BYTES: usize = 8 * 1024;
 
 /// What a look at the counters shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::monitor) struct Look {
+    /// Whether kills were counted that nobody has taken.
+    pub(in crate::monitor) has_kills: bool,
+    /// What may be taken before somebody is killed; none where our limit cannot be read.
+    pub(in crate::monitor) headroom_bytes: Option<u64>,
+}
+
+/// What was counted since the last time that somebody took it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::monitor) struct Count {
-    /// Kills since the look before.
+    /// The kills.
     pub(in crate::monitor) kills: Vec<Kills>,
     /// Whether kills can be counted at all.
     pub(in crate::monitor) is_counted: bool,
-    /// What may be taken before somebody is killed; none where our limit cannot be read, or was not asked for.
-    pub(in crate::monitor) headroom_bytes: Option<u64>,
-    /// When the counters were read before, in nanoseconds since boot.
+    /// None of them happened before that, in nanoseconds since boot.
     pub(in crate::monitor) since_boot_ns: u64,
-    /// And when they were read now.
+    /// And when the counters were read last.
     pub(in crate::monitor) at_boot_ns: u64,
 }
 
@@ -69,6 +76,9 @@ pub(in crate::monitor) struct KillCounter {
     meminfo: Option<File>,
     settled: Option<Instant>,
     read_boot_ns: u64,
+    /// Counted, and not taken.
+    unclaimed: Vec<Kills>,
+    unclaimed_since_ns: Option<u64>,
     buffer: Vec<u8>,
 }
 
@@ -109,6 +119,8 @@ impl KillCounter {
             cgroup,
             settled: None,
             read_boot_ns: clock::boot_ns(),
+            unclaimed: Vec::new(),
+            unclaimed_since_ns: None,
             buffer: vec![0; TEXT_BYTES],
         };
         if let Some(cgroup) = &counter.cgroup {
@@ -130,25 +142,37 @@ impl KillCounter {
         Ok(inotify)
     }
 
-    /// Reads all counters, and what is left.
-    pub(in crate::monitor) fn read(&mut self) -> Count {
+    /// Reads all counters, and what is left. What was counted stays here until somebody takes it, so that no two threads
+    /// can miss it between them.
+    pub(in crate::monitor) fn look(&mut self) -> Look {
         if self.settled.is_none_or(|at| at.elapsed() >= SETTLED) {
             self.settle();
         }
-        let count = self.read_kills();
+        self.collect();
         let is_limit_known = self.vmstat.is_some() || self.levels.first().is_some_and(|own| own.usage.is_some());
         let left = self.levels.iter().filter_map(|level| level.headroom_bytes(&mut self.buffer));
         let headroom_bytes = left.chain(self.meminfo.as_ref().and_then(available_bytes)).min();
-        Count { headroom_bytes: headroom_bytes.filter(|_| is_limit_known), ..count }
+        Look { has_kills: !self.unclaimed.is_empty(), headroom_bytes: headroom_bytes.filter(|_| is_limit_known) }
     }
 
-    /// Reads the counters that are known, and nothing else: opens no file.
-    pub(in crate::monitor) fn read_kills(&mut self) -> Count {
-        let at_boot_ns = clock::boot_ns();
-        let since_boot_ns = std::mem::replace(&mut self.read_boot_ns, at_boot_ns);
+    /// Reads the counters that are known, opening no file, and takes what was counted.
+    pub(in crate::monitor) fn take(&mut self) -> Count {
+        self.collect();
+        Count {
+            kills: std::mem::take(&mut self.unclaimed),
+            is_counted: self.vmstat.is_some() || self.levels.first().is_some_and(Level::is_counted),
+            since_boot_ns: self.unclaimed_since_ns.take().unwrap_or(self.read_boot_ns),
+            at_boot_ns: self.read_boot_ns,
+        }
+    }
+
+    fn collect(&mut self) {
         let kills = self.grown();
-        let is_counted = self.vmstat.is_some() || self.levels.first().is_some_and(Level::is_counted);
-        Count { kills, is_counted, headroom_bytes: None, since_boot_ns, at_boot_ns: clock::boot_ns() }
+        let since_ns = std::mem::replace(&mut self.read_boot_ns, clock::boot_ns());
+        if !kills.is_empty() {
+            self.unclaimed.extend(kills);
+            self.unclaimed_since_ns.get_or_insert(since_ns);
+        }
     }
 
     fn grown(&mut self) -> Vec<Kills> {

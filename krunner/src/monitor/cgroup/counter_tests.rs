@@ -55,10 +55,18 @@ impl Tree {
     }
 }
 
+/// As the sampler looks, and the monitor takes.
+fn read(counter: &mut KillCounter) -> Count {
+    let has_kills = counter.look().has_kills;
+    let count = counter.take();
+    assert_eq!(has_kills, !count.kills.is_empty());
+    count
+}
+
 /// Path and number of each growth. Cgroups that came or went are noticed as if their time had come.
 fn grown(counter: &mut KillCounter) -> Vec<(String, u64)> {
     counter.settled = counter.settled.and_then(|at| at.checked_sub(SETTLED));
-    let count = counter.read();
+    let count = read(counter);
     assert!(count.is_counted);
     count.kills.into_iter().map(|kills| (kills.cgroup.unwrap().path, kills.number)).collect()
 }
@@ -113,7 +121,7 @@ fn groups_that_were_killed_are_seen_as_such() {
     let mut counter = tree.counter();
     let mut is_group = |events: &str| {
         tree.write("cg/memory.events", events);
-        counter.read().kills.into_iter().map(|kills| (kills.number, kills.is_group)).collect::<Vec<_>>()
+        read(&mut counter).kills.into_iter().map(|kills| (kills.number, kills.is_group)).collect::<Vec<_>>()
     };
     assert_eq!(is_group("oom_kill 5\noom_group_kill 8\n"), [(2, false)], "two, one by one");
     assert_eq!(is_group("oom_kill 8\noom_group_kill 9\n"), [(3, true)]);
@@ -122,7 +130,7 @@ fn groups_that_were_killed_are_seen_as_such() {
     let old = Tree::new(1, "");
     let mut counter = old.counter();
     old.kills("cg", 5);
-    assert!(!counter.read().kills[0].is_group, "v1 has none");
+    assert!(!read(&mut counter).kills[0].is_group, "v1 has none");
 }
 
 #[test]
@@ -157,17 +165,17 @@ fn the_root_of_v2_counts_nothing_and_the_machine_does() {
     let mut counter = tree.counter();
     tree.write("proc/vmstat", "nr_free_pages 1\noom_kill 12\n");
     assert_eq!(grown(&mut counter), [("/".to_owned(), 2)]);
-    assert_eq!(counter.read().headroom_bytes, Some(50 << 10), "as the machine has it");
+    assert_eq!(counter.look().headroom_bytes, Some(50 << 10), "as the machine has it");
 }
 
 #[test]
 fn the_least_room_counts() {
     let tree = Tree::new(1, "");
-    assert_eq!(tree.counter().read().headroom_bytes, Some(600), "of our own limit");
+    assert_eq!(tree.counter().look().headroom_bytes, Some(600), "of our own limit");
     tree.cgroup("cg/tight", 100, 99, 0);
-    assert_eq!(tree.counter().read().headroom_bytes, Some(1), "of the limit below");
+    assert_eq!(tree.counter().look().headroom_bytes, Some(1), "of the limit below");
     tree.cgroup("cg/over", 100, 101, 0);
-    assert_eq!(tree.counter().read().headroom_bytes, Some(0), "more is charged than may be, for a moment");
+    assert_eq!(tree.counter().look().headroom_bytes, Some(0), "more is charged than may be, for a moment");
 }
 
 #[test]
@@ -175,10 +183,24 @@ fn without_files_nothing_is_counted() {
     let tree = Tree::new(1, "");
     fs::remove_file(tree.path("cg/memory.oom_control")).unwrap();
     let mut counter = tree.counter();
-    let count = counter.read();
+    let count = read(&mut counter);
     assert_eq!((count.kills, count.is_counted), (Vec::new(), false));
     tree.write("cg/memory.oom_control", "");
-    assert!(!tree.counter().read().is_counted, "masked by an empty file");
-    let nowhere = KillCounter::start(None).read();
-    assert_eq!((nowhere.is_counted, nowhere.headroom_bytes), (false, None));
+    assert!(!read(&mut tree.counter()).is_counted, "masked by an empty file");
+    let mut nowhere = KillCounter::start(None);
+    assert_eq!((read(&mut nowhere).is_counted, nowhere.look().headroom_bytes), (false, None));
+}
+
+#[test]
+fn what_one_thread_counts_another_can_take() {
+    let tree = Tree::new(1, "");
+    let mut counter = tree.counter();
+    let before_ns = counter.take().at_boot_ns;
+    tree.kills("cg", 6);
+    assert!(counter.look().has_kills);
+    assert!(counter.look().has_kills, "nobody has taken them");
+    let count = counter.take();
+    assert_eq!((count.kills.len(), count.kills[0].number), (1, 3));
+    assert!(count.since_boot_ns <= before_ns, "since before the look that saw them");
+    assert_eq!(counter.take().kills, []);
 }

@@ -1,8 +1,12 @@
 //! What is not told yet, for whoever has to wait for it; and the hold after a kill at our own limit.
 
-use super::{Engine, LOOK_PATIENCE_NS};
-use crate::monitor::attribution::sigkill::SigkillCause;
+use super::{Engine, LOOK_PATIENCE_NS, MAX_FIGURES};
+use crate::monitor::attribution::sigkill::{SigkillCause, SigkillOf};
 use crate::monitor::cgroup::CgroupFacts;
+use crate::monitor::event::ProcessKey;
+
+/// A kill that a program ended with happened at most so long before the question: the question waits for up to a second.
+const RECENT_NS: u64 = 3_000_000_000;
 
 impl Engine {
     /// From now on nothing is looked at and nothing reported.
@@ -16,20 +20,32 @@ impl Engine {
     #[must_use]
     pub(in crate::monitor) fn resume(&mut self, figures: Option<&CgroupFacts>, now_ns: u64) -> bool {
         self.is_held = false;
-        if self.waiting.is_empty() {
-            return false;
+        let victims = std::mem::take(&mut self.held_victims);
+        for victim in &victims {
+            if let Some(figures) = figures {
+                self.keep_figures(*victim, figures.clone());
+            }
+            // Who is gone by now may have gone after the kill.
+            self.note_ancestors(*victim, now_ns, now_ns);
         }
         for waiting in &mut self.waiting {
             waiting.until_ns = now_ns + LOOK_PATIENCE_NS;
-            if let Some(figures) = figures {
-                self.figures.entry(waiting.victim.kill.victim).or_insert_with(|| figures.clone());
-            }
+        }
+        if victims.is_empty() && self.waiting.is_empty() {
+            return self.inference.is_open();
         }
         let look = self.wants_look(now_ns);
         if self.look_asked_ns.is_none() {
             self.release(u64::MAX);
         }
         look
+    }
+
+    /// While held: remembers a victim for [`Self::resume`].
+    pub(super) fn hold_victim(&mut self, victim: ProcessKey) {
+        if self.held_victims.len() < MAX_FIGURES {
+            self.held_victims.push(victim);
+        }
     }
 
     /// Whether kills are known of whose reports are still to come, and soon.
@@ -49,18 +65,25 @@ impl Engine {
         self.release(u64::MAX);
     }
 
-    /// Why a process, or one below it, got SIGKILL since that time. `is_traced`: a tracer would have seen it.
+    /// Why a process got SIGKILL. `is_traced`: a tracer would have seen it.
     #[must_use]
-    pub(in crate::monitor) fn sigkill_cause(&self, pid: u32, since_ns: u64, is_traced: bool) -> SigkillCause {
-        let is_below = |process| self.history.chain(process, u64::MAX).iter().any(|known| known.key.pid == pid);
-        if let Some(cause) = self.recent.find(pid, since_ns, is_below) {
-            return cause.clone();
-        }
-        match (is_traced, self.is_counted) {
-            (true, _) if self.joiner.is_killed_by_kernel(pid) => SigkillCause::Kernel,
-            (true, _) | (false, false) => SigkillCause::Unknown,
-            (false, true) if self.counted_ns.is_some_and(|at_ns| at_ns >= since_ns) => SigkillCause::MaybeOom,
-            (false, true) => SigkillCause::NotOom,
+    pub(in crate::monitor) fn sigkill_cause(&self, whose: SigkillOf, is_traced: bool, now_ns: u64) -> SigkillCause {
+        let recently_ns = now_ns.saturating_sub(RECENT_NS);
+        let (pid, found) = match whose {
+            SigkillOf::Process { pid, since_boot_ns } => {
+                (pid, self.recent.find(since_boot_ns, |process| process.pid == pid))
+            }
+            SigkillOf::Below { pid } => {
+                let is_below = |process| self.history.chain(process, u64::MAX).iter().any(|known| known.key.pid == pid);
+                (pid, self.recent.find(recently_ns, is_below))
+            }
+        };
+        match (found, is_traced, self.is_counted) {
+            (Some(cause), ..) => cause.clone(),
+            (None, true, _) if self.joiner.is_killed_by_kernel(pid) => SigkillCause::Kernel,
+            (None, true, _) | (None, false, false) => SigkillCause::Unknown,
+            (None, false, true) if self.counted_ns.is_some_and(|at_ns| at_ns >= recently_ns) => SigkillCause::MaybeOom,
+            (None, false, true) => SigkillCause::NotOom,
         }
     }
 }
