@@ -1,4 +1,4 @@
-//! A session with CAP_SYS_RESOURCE in a cgroup that is killed as a whole (`memory.oom.group`): the runner survives, and its
+//! A session with `CAP_SYS_RESOURCE` in a cgroup that is killed as a whole (`memory.oom.group`): the runner survives, and its
 //! children have the rank that they would have had without krunner. Only a machine of our own has that capability.
 
 use std::fs;

@@ -53,7 +53,7 @@ pub(super) enum Event {
     Outcome {
         outcome: Outcome,
     },
-    /// A session with CAP_SYS_RESOURCE was killed around.
+    /// A session with `CAP_SYS_RESOURCE` was killed around.
     Survivor {
         /// What was not as it should be.
         problem: Option<String>,
@@ -69,7 +69,7 @@ pub(super) enum Event {
 pub(super) struct Run {
     pub(super) release: Option<String>,
     pub(super) outcomes: Vec<Outcome>,
-    /// What was not as it should be with a session that has CAP_SYS_RESOURCE.
+    /// What was not as it should be with a session that has `CAP_SYS_RESOURCE`.
     pub(super) problem: Option<String>,
     /// Why it is not whole.
     pub(super) fault: Option<String>,
