@@ -18,7 +18,7 @@ const LIMIT_BYTES: &str = "100663296";
 const TOO_MUCH: &str = "200";
 
 /// An emulated processor takes its time.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// `Err` says what is not as it should be.
 pub(crate) fn check() -> Result<(), String> {
