@@ -216,10 +216,13 @@ impl Joiner {
         let case = self.case(kill.victim, at_ns)?;
         match kill.source {
             KillSource::User => case.user_kill = Some(kill.clone()),
-            KillSource::Kernel => {
+            // The first one ends it. Another may follow, of a process without memory by then, when the first process of its
+            // PID namespace dies of the same kill (`zap_pid_ns_processes`).
+            KillSource::Kernel if case.kill.is_none() => {
                 case.kill = Some((at_ns, kill.clone()));
                 case.company = company;
             }
+            KillSource::Kernel => {}
         }
         Some(())
     }

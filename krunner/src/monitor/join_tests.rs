@@ -265,3 +265,20 @@ proptest! {
         prop_assert_eq!(told.into_iter().collect::<BTreeMap<_, _>>(), expected);
     }
 }
+
+#[test]
+fn first_kernel_sigkill_of_a_process_stands() {
+    let mut later = kill(MS + 500, 7, KillSource::Kernel, 1);
+    let Trace::Kill(ignored) = &mut later.what else { panic!() };
+    ignored.memory.anon_bytes = 0;
+    let verdicts = verdicts(vec![
+        kill(MS, 7, KillSource::Kernel, 33),
+        mark(MS + 100, 7, 33),
+        // The first process of its PID namespace dies of the same kill, and takes all others along.
+        later,
+        exit(2 * MS, 7),
+    ]);
+    let [Verdict::Oom(victim)] = &verdicts[..] else { panic!("{verdicts:?}") };
+    assert_eq!((victim.kill.memory.anon_bytes, victim.killed_at_boot_ns), (1, MS));
+    assert_eq!(victim.kill.sender, Some(actor(33)));
+}
