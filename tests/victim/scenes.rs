@@ -159,15 +159,16 @@ pub(crate) fn nested_init(mib: usize) {
 /// The same pid three times: for one that lives on, and for two that eat. Needs a pid namespace with nobody else in a
 /// hurry.
 pub(crate) fn pid_reuse(mib: usize) {
-    const PID: u32 = 3000;
     // Start times have ticks of 10 ms (proc(5)). No pid comes round in less.
     const TICKS: Duration = Duration::from_millis(30);
+    // Another one each time: when we are killed as well, nobody may be left to wait for the one that had it.
+    let pid = 3000 + std::process::id();
     let mib = mib.to_string();
     for (name, mib) in [("early", "0"), ("second", &mib), ("third", &mib)] {
         loop {
-            fs::write("/proc/sys/kernel/ns_last_pid", (PID - 1).to_string()).expect("ns_last_pid");
+            fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("ns_last_pid");
             let mut started = Started::victim(&["eat", mib, "--wait", "--name", name, "--role", name]);
-            let is_it = started.pid() == PID;
+            let is_it = started.pid() == pid;
             if is_it {
                 started.go();
             }

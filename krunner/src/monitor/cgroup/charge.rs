@@ -5,6 +5,10 @@
 //! charge (`alloc_empty_file`, `fs/file_table.c`), and so is the first read of a file that the kernel makes up (`seq_read_iter`,
 //! `fs/seq_file.c`). Reading a file again that was read before is none.
 //!
+//! Version 1 only. Under version 2 the hold was tried, on Linux 7.3 in a virtual machine (`cargo xtask vm --kernel 7 --only
+//! pid-reused`), and made it worse: a process beside the victim was killed in 3 of 3 runs, and in none without. Why is not known; there
+//! the runner has its rank alone.
+//!
 //! Only a limit that we are charged to matters: where the victim's limit is another one, [`OwnCharge::is_at_limit`] says no, and all
 //! may be looked at.
 
@@ -13,7 +17,7 @@ use std::os::unix::fs::FileExt as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Cgroup, NO_LIMIT_BYTES, V1, V2};
+use super::{Cgroup, NO_LIMIT_BYTES, V1};
 
 /// The longest that a victim's memory is waited for: `exit_mmap` of some GiB takes this long. After that the limit is full of
 /// something else, mostly page cache, which gives way.
@@ -29,7 +33,7 @@ const RESERVE_BYTES: u64 = 1 << 20;
 /// Three lines of a word and a number.
 const CONTROL_BYTES: usize = 128;
 
-/// A number in decimal, or `max`.
+/// A number in decimal.
 const NUMBER_BYTES: usize = 32;
 
 /// The smallest limit that applies to us, and what is charged to it.
@@ -44,13 +48,16 @@ pub(crate) struct OwnCharge {
 }
 
 impl OwnCharge {
-    /// `None` without a limit, or where it cannot be read.
+    /// `None` without a limit, where it cannot be read, and under version 2.
     #[must_use]
     pub(in crate::monitor) fn open(cgroup: &Cgroup) -> Option<Self> {
-        let files = if cgroup.version == 1 { &V1 } else { &V2 };
+        if cgroup.version != 1 {
+            return None;
+        }
+        let files = &V1;
         let (hidden_limit_bytes, level) = cgroup.limited_level()?;
         let open = |name: &str| File::open(level.join(name)).ok();
-        let control = if cgroup.version == 1 { open(files.events) } else { None };
+        let control = open(files.events);
         let charge = Self { usage: open(files.usage)?, limit: open(files.limit)?, hidden_limit_bytes, control };
         // The first reading allocates what later ones use.
         let _ = charge.is_stuck();
@@ -93,7 +100,6 @@ impl OwnCharge {
     }
 }
 
-/// `max` is no number: there is no limit.
 fn number(file: &File) -> Option<u64> {
     let mut buffer = [0; NUMBER_BYTES];
     let length = file.read_at(&mut buffer, 0).ok()?;
@@ -120,8 +126,8 @@ mod tests {
         assert!(charge.is_at_limit());
         write("usage", "67108999\n");
         assert!(charge.is_at_limit(), "more than the limit is charged for a moment");
-        write("limit", "max\n");
-        assert!(!charge.is_at_limit());
+        write("limit", "9223372036854771712\n");
+        assert!(!charge.is_at_limit(), "no limit");
     }
 
     #[test]
