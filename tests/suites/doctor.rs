@@ -221,6 +221,7 @@ fn no_room_for_a_thread_is_told_and_no_hindrance() {
 #[test]
 fn runner_that_may_not_protect_itself_ranks_its_children() {
     require!(host::root());
+    require!(host::program("setpriv"));
     let ranked = |score: &str| {
         let set = format!("echo {score} > /proc/self/oom_score_adj && exec \"$@\"");
         let told = diagnosis(&["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-all", "sh", "-c", &set, "sh"]);

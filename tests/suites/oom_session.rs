@@ -84,6 +84,9 @@ fn agents_event_adds_nothing_to_a_kill_that_was_told() {
 fn event_without_a_kill_says_that_nothing_was_found() {
     let client = require!(host::agent_python());
     require!(host::root());
+    for program in ["mount", "setpriv", "unshare"] {
+        require!(host::program(program));
+    }
     let way = Way::here().mounts("mount -t tmpfs none /sys/fs/cgroup").then(NO_BPF);
     let links: Vec<_> = way.links().iter().map(|link| link.to_str().expect("UTF-8")).collect();
     let (runner, agent) = with_agent(&client, app().prefix(&links));
