@@ -1,6 +1,7 @@
 //! Running a program from its start to its outcome.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -94,11 +95,10 @@ impl Launcher {
     /// # Errors
     /// When it could not be started.
     pub async fn run(&self, command: &Command, env: &ChildEnv, control: &Control) -> Result<Outcome, SpawnError> {
-        let task_log = tasklog::open(self.logs.clone(), env).await;
-        if let Some(outcome) = forestalled(control) {
-            return Ok(outcome);
-        }
-        Ok(self.start(command, env, control, task_log)?.finish(control).await)
+        Ok(match self.begin(command, env, control).await? {
+            ControlFlow::Continue(running) => running.finish(control).await,
+            ControlFlow::Break(outcome) => outcome,
+        })
     }
 
     /// The same, and why it ended.
@@ -111,15 +111,28 @@ impl Launcher {
         env: &ChildEnv,
         control: &Control,
     ) -> Result<ExplainedEnd, SpawnError> {
-        let task_log = tasklog::open(self.logs.clone(), env).await;
-        if let Some(outcome) = forestalled(control) {
-            return Ok(ExplainedEnd { outcome, reason: None });
-        }
-        let running = self.start(command, env, control, task_log)?;
+        let running = match self.begin(command, env, control).await? {
+            ControlFlow::Continue(running) => running,
+            ControlFlow::Break(outcome) => return Ok(ExplainedEnd { outcome, reason: None }),
+        };
         let (pid, began) = (running.pid(), running.began());
         let outcome = running.finish(control).await;
         let reason = self.explain(pid, outcome, began.elapsed()).await;
         Ok(ExplainedEnd { outcome, reason })
+    }
+
+    /// Starts a program as a step has it, unless its end was demanded already.
+    async fn begin(
+        &self,
+        command: &Command,
+        env: &ChildEnv,
+        control: &Control,
+    ) -> Result<ControlFlow<Outcome, Running>, SpawnError> {
+        let task_log = tasklog::open(self.logs.clone(), env).await;
+        match forestalled(control) {
+            Some(outcome) => Ok(ControlFlow::Break(outcome)),
+            None => self.start(command, env, control, task_log).map(ControlFlow::Continue),
+        }
     }
 
     /// Why a program that ran for so long ended, where its exit code does not say.

@@ -19,7 +19,8 @@
 //! With `CAP_SYS_RESOURCE` the runner takes itself out instead (-1000), which also keeps it alive when `memory.oom.group` ends a
 //! whole container (`oom_kill_memcg_member`, `mm/oom_kill.c`), and children start with what was inherited.
 
-use std::io;
+use std::fs;
+use std::path::Path;
 
 use crate::sys;
 
@@ -63,7 +64,10 @@ impl OomRank {
         match sys::never_kill_this_process() {
             Ok(true) => Self::RunnerNever(base),
             // Without the right to it, or refused: the other way works for everybody.
-            Ok(false) | Err(_) => Self::ChildrenFirst(child_adjustment(base, limit_bytes, machine_bytes())),
+            Ok(false) | Err(_) => {
+                let machine_bytes = machine_bytes(Path::new("/proc/meminfo")).unwrap_or(u64::MAX);
+                Self::ChildrenFirst(child_adjustment(base, limit_bytes, machine_bytes))
+            }
         }
     }
 
@@ -79,13 +83,10 @@ impl OomRank {
 }
 
 /// `MemTotal` (proc(5)).
-fn machine_bytes() -> u64 {
-    let read = || -> io::Result<Option<u64>> {
-        let text = std::fs::read_to_string("/proc/meminfo")?;
-        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-        Ok(line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).map(|kib| kib << 10))
-    };
-    read().ok().flatten().unwrap_or(u64::MAX)
+pub(crate) fn machine_bytes(meminfo: &Path) -> Option<u64> {
+    let text = fs::read_to_string(meminfo).ok()?;
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    total.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 #[cfg(test)]

@@ -46,15 +46,12 @@ impl HostFacts {
             (current >= high).then_some((current, high))
         });
         let oom_group = levels.iter().find(|level| number(&level.join("memory.oom.group")) == Some(1));
-        let meminfo = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
-        let machine_kib = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-        let machine_kib = machine_kib.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
         Self {
             cgroup_version: cgroup.as_ref().map(|cgroup| cgroup.version),
             oom_group: oom_group.map(|level| level.display().to_string()),
             limit_bytes: cgroup.as_ref().and_then(|cgroup| cgroup.facts().limit_bytes),
             throttled,
-            machine_bytes: machine_kib.map(|kib| kib * 1024),
+            machine_bytes: oom_score::machine_bytes(&root.join("proc/meminfo")),
             oom_score_adj: fs::read_to_string(root.join("proc/self/oom_score_adj"))
                 .ok()
                 .and_then(|text| text.trim().parse().ok()),
