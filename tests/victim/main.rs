@@ -32,7 +32,8 @@ victim bystanders COUNT MIB [AGE_MS]    so many that end while one eats
 victim nested-pidns MIB | nested-init MIB | pid-reuse MIB
 victim row COUNT MIB PROCS_FILE | storm COUNT MIB PROCS_FILE
 victim bare empty|wiped MIB             without a command line
-victim no-bpf PROGRAM ARGUMENTS...      runs a program for which bpf(2) is forbidden";
+victim no-bpf PROGRAM ARGUMENTS...      runs a program for which bpf(2) is forbidden
+victim no-capability NUMBER PROGRAM ARGUMENTS...";
 
 fn main() -> ExitCode {
     be_mortal();
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Some("storm") => scenes::many(number(args, 0), STORM_AT_ONCE, mib(args, 1), &args[2]),
         Some("bare") => scenes::bare(&args[0], mib(args, 1)),
         Some("no-bpf") => scenes::no_bpf(args),
+        Some("no-capability") => scenes::no_capability(number(args, 0), &args[1..]),
         _ => return usage(),
     }
     ExitCode::SUCCESS

@@ -1,4 +1,4 @@
-//! The only `unsafe` of the victims: three system calls that no safe crate offers.
+//! The only `unsafe` of the victims: four system calls that no safe crate offers.
 
 use nix::unistd::pause;
 
@@ -49,4 +49,11 @@ pub(crate) fn forbid_bpf() {
     // SAFETY: both structs live until the call returns, `len` is the number of statements; the kernel copies them.
     let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
     assert_eq!(done, 0, "seccomp: {}", std::io::Error::last_os_error());
+}
+
+/// What is started from now on cannot have that capability, even if it is root's (capabilities(7)).
+pub(crate) fn drop_capability(number: u64) {
+    // SAFETY: plain numbers go in, and nothing is written.
+    let done = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+    assert_eq!(done, 0, "capability {number}: {}", std::io::Error::last_os_error());
 }

@@ -232,6 +232,16 @@ fn wipe_arguments() {
 /// Becomes a program for which bpf(2) is forbidden.
 pub(crate) fn no_bpf(args: &[OsString]) {
     raw::forbid_bpf();
+    become_program(args);
+}
+
+/// Becomes a program that cannot have a capability.
+pub(crate) fn no_capability(capability: usize, args: &[OsString]) {
+    raw::drop_capability(capability as u64);
+    become_program(args);
+}
+
+fn become_program(args: &[OsString]) {
     let error = Command::new(&args[0]).args(&args[1..]).exec();
     panic!("{}: {error}", args[0].display());
 }

@@ -163,7 +163,7 @@ impl Cgroup {
     }
 
     fn read_at(&self, path: &str, dir: &Path) -> Reading {
-        let files = if self.version == 1 { &V1 } else { &V2 };
+        let files = Files::of(self.version);
         let mut levels = self.levels(dir);
         let mut problems = Vec::new();
         // In v2 the controller may be off here: then the next one above that has it is charged.
@@ -196,7 +196,7 @@ impl Cgroup {
 
     /// The smallest limit here or above, and the folder of the cgroup that has it.
     fn limited_level(&self) -> Option<(u64, PathBuf)> {
-        let files = if self.version == 1 { &V1 } else { &V2 };
+        let files = Files::of(self.version);
         let mut levels = self.levels(&self.dir);
         levels.retain(|level| level.join(files.usage).exists());
         files.smallest_limit(&levels, &mut Vec::new())
@@ -235,6 +235,10 @@ const V1: Files = Files {
 const V2: Files = Files { limit: "memory.max", usage: "memory.current", events: "memory.events", sum: None };
 
 impl Files {
+    const fn of(version: u8) -> &'static Self {
+        if version == 1 { &V1 } else { &V2 }
+    }
+
     /// The smallest limit and where it applies. A limit above what is visible is taken for one of the
     /// innermost, whose usage is all that can be read.
     fn smallest_limit(&self, levels: &[PathBuf], problems: &mut Vec<CgroupError>) -> Option<(u64, PathBuf)> {

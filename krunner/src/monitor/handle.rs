@@ -80,7 +80,7 @@ pub(super) enum Question {
 pub struct Monitor {
     requests: mpsc::Sender<Request>,
     questions: mpsc::Sender<Question>,
-    charge: Option<Arc<OwnCharge>>,
+    charge: Arc<OwnCharge>,
     /// Nobody else tells how processes end.
     is_evidence: Arc<AtomicBool>,
 }
@@ -99,15 +99,15 @@ impl Monitor {
             Some(proc) => Box::new(proc),
             None => Box::new(Unknown),
         };
-        let charge = means.cgroup.as_ref().and_then(OwnCharge::open).map(Arc::new);
+        let charge = Arc::new(OwnCharge::open(means.cgroup.as_ref()));
         let sampler = means
             .proc
-            .map(|proc| Sampler::start(proc, means.fence, charge.clone(), Sampler::INTERVAL, sampled))
+            .map(|proc| Sampler::start(proc, means.fence, Arc::clone(&charge), Sampler::INTERVAL, sampled))
             .transpose()?;
         let is_evidence = Arc::new(AtomicBool::new(false));
         let engine = Engine::new(booted_at(), present);
         let task =
-            Task::new(engine, sampler, tells, means.cgroup, means.scope, charge.clone(), Arc::clone(&is_evidence));
+            Task::new(engine, sampler, tells, means.cgroup, means.scope, Arc::clone(&charge), Arc::clone(&is_evidence));
         tasks.spawn("oom monitor", task.run(means.tracer, samples, requested, asked));
         Ok((Self { requests, questions, charge, is_evidence }, told))
     }
@@ -130,7 +130,7 @@ impl Monitor {
         Deaths {
             requests: self.requests.clone(),
             proc: ProcRoot::default(),
-            charge: self.charge.clone(),
+            charge: Arc::clone(&self.charge),
             is_evidence: Arc::clone(&self.is_evidence),
         }
     }
@@ -141,10 +141,10 @@ impl Monitor {
         SigkillCauses(self.questions.clone())
     }
 
-    /// Our own cgroup's charge, if it has a limit: what has time waits until there is room.
+    /// What is charged to us: what has time waits until there is room.
     #[must_use]
-    pub(crate) fn charge(&self) -> Option<Arc<OwnCharge>> {
-        self.charge.clone()
+    pub(crate) fn charge(&self) -> Arc<OwnCharge> {
+        Arc::clone(&self.charge)
     }
 }
 
@@ -154,7 +154,7 @@ pub struct Deaths {
     requests: mpsc::Sender<Request>,
     /// Where a child that has ended is still shown.
     proc: ProcRoot,
-    charge: Option<Arc<OwnCharge>>,
+    charge: Arc<OwnCharge>,
     is_evidence: Arc<AtomicBool>,
 }
 
@@ -166,7 +166,7 @@ impl Deaths {
         }
         let end = if by_sigkill { End::Killed } else { End::Other };
         // Only then may it be the moment after a kill.
-        let request = if by_sigkill && self.charge.as_ref().is_some_and(|charge| charge.is_at_limit()) {
+        let request = if by_sigkill && self.charge.is_short() {
             Some(Request::DiedUnseen { pid, end })
         } else {
             self.proc.death_of(pid, end, clock::boot_ns()).map(Request::Died)

@@ -28,15 +28,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirEntryExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{SysconfVar, read, sysconf};
 
-use super::cgroup::charge::HOLD_PATIENCE;
+use super::cgroup::charge::Hold;
 use super::clock;
 use super::event::{Death, ProcessKey};
 use super::process::{Cmdline, End, Observed, ScanCost, Snapshot};
@@ -173,8 +171,7 @@ pub(super) struct Scanner {
     turn: u32,
     /// Set while nobody else tells of kills: then more is read, and more often.
     attention: Option<Attention>,
-    /// While set, nothing is opened.
-    is_paused: Arc<AtomicBool>,
+    hold: Hold,
     remembered: HashMap<u32, Remembered>,
     /// Bytes of command lines in `remembered`.
     cmdline_bytes: usize,
@@ -216,16 +213,16 @@ impl Scanner {
             listed: Vec::new(),
             turn: 0,
             attention: None,
-            is_paused: Arc::default(),
+            hold: Hold::default(),
             remembered: HashMap::new(),
             cmdline_bytes: 0,
             scans: 0,
         })
     }
 
-    /// The same, which opens nothing while that is set, for [`HOLD_PATIENCE`] at most.
-    pub(super) fn paused_by(self, is_paused: Arc<AtomicBool>) -> Self {
-        Self { is_paused, ..self }
+    /// The same, which opens nothing while it is held.
+    pub(super) fn held_by(self, hold: Hold) -> Self {
+        Self { hold, ..self }
     }
 
     /// Reads all processes.
@@ -271,6 +268,7 @@ impl Scanner {
     /// Fills `listed`, beginning behind whose turn it was last; returns how many had no room.
     fn list(&mut self) -> io::Result<usize> {
         self.listed.clear();
+        self.hold.wait();
         for entry in std::fs::read_dir(self.root.path())? {
             let entry = entry?;
             let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
@@ -427,6 +425,7 @@ impl Scanner {
 
     /// A thread that has not ended, of a process whose first one has.
     fn other_thread(&mut self, pid: u32) -> Option<(u32, Stat)> {
+        self.hold.wait();
         let threads = std::fs::read_dir(self.root.path().join(format!("{pid}/task"))).ok()?;
         for thread in threads.take(MAX_ENDED_THREADS) {
             let thread: u32 = thread.ok()?.file_name().to_str()?.parse().ok()?;
@@ -442,24 +441,12 @@ impl Scanner {
     /// One read into the buffer; `None` when the file cannot be read, usually because the process is gone.
     /// Both files give all they have, up to the buffer's end, to a single read.
     fn read(&mut self, path: fmt::Arguments<'_>) -> Option<usize> {
-        self.wait_for_pause();
+        self.hold.wait();
         self.path.clear();
         write!(self.path, "{path}\0").ok()?;
         let path = CStr::from_bytes_with_nul(self.path.as_bytes()).ok()?;
         let file = openat(&self.folder, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
         read(&file, &mut self.buffer).ok()
-    }
-
-    fn wait_for_pause(&self) {
-        const POLL: Duration = Duration::from_millis(1);
-        let begun = Instant::now();
-        while self.is_paused.load(Ordering::Relaxed) {
-            thread::sleep(POLL);
-            if begun.elapsed() >= HOLD_PATIENCE {
-                // Once, and not for each file again.
-                self.is_paused.store(false, Ordering::Relaxed);
-            }
-        }
     }
 
     fn forget_the_gone(&mut self) {

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::cgroup::charge::OwnCharge;
+use super::cgroup::charge::{Hold, OwnCharge};
 use super::cgroup::counter::KillCounter;
 use super::clock;
 use super::pace::{Allowance, LONGEST_BEAT, RUNNING_OUT_SHARE, beat, pause};
@@ -87,14 +87,15 @@ impl Sampler {
     pub(super) fn start(
         root: ProcRoot,
         fence: Option<Fence>,
-        charge: Option<Arc<OwnCharge>>,
+        charge: Arc<OwnCharge>,
         interval: Duration,
         samples: mpsc::Sender<Sample>,
     ) -> io::Result<Self> {
         let is_paused = Arc::new(AtomicBool::new(false));
         let is_beat_ordered = Arc::new(AtomicBool::new(false));
         let beat_came = Arc::clone(&is_beat_ordered);
-        let scanner = Scanner::new(root, fence)?.paused_by(Arc::clone(&is_paused));
+        let hold = Hold::new(Arc::clone(&is_paused), Arc::clone(&charge));
+        let scanner = Scanner::new(root, fence)?.held_by(hold);
         let (orders, ordered) = sync_channel(QUEUED_ORDERS);
         let run = move || {
             // The reader has gone: nobody is there to be told.
@@ -143,7 +144,7 @@ struct Unheard;
 /// The thread's own state.
 struct Lookout {
     scanner: Scanner,
-    charge: Option<Arc<OwnCharge>>,
+    charge: Arc<OwnCharge>,
     interval: Duration,
     samples: mpsc::Sender<Sample>,
     is_beat_ordered: Arc<AtomicBool>,
@@ -172,7 +173,7 @@ struct Watch {
 impl Lookout {
     fn new(
         scanner: Scanner,
-        charge: Option<Arc<OwnCharge>>,
+        charge: Arc<OwnCharge>,
         interval: Duration,
         samples: mpsc::Sender<Sample>,
         is_beat_ordered: Arc<AtomicBool>,
@@ -267,8 +268,8 @@ impl Lookout {
         if is_news {
             self.send(Sample::Counted)?;
         }
-        if let Some(charge) = self.charge.as_ref().filter(|_| has_kills) {
-            charge.block_until_room();
+        if has_kills {
+            self.charge.block_until_room();
         }
         let glance = self.scanner.glance();
         if let Some(glance) = self.seen(glance)
@@ -288,7 +289,7 @@ impl Lookout {
 
     /// Whoever asks for memory now waits until there is some, and with it whoever waits for the allocator.
     fn is_stuck(&self) -> bool {
-        self.charge.as_ref().is_some_and(|charge| charge.is_stuck())
+        self.charge.is_stuck()
     }
 
     /// What was seen, unless it was nothing; complains once.
@@ -365,9 +366,13 @@ mod tests {
         Some(snapshot)
     }
 
+    fn charge() -> Arc<OwnCharge> {
+        Arc::new(OwnCharge::open(None))
+    }
+
     fn start(interval: Duration, capacity: usize) -> (Sampler, mpsc::Receiver<Sample>) {
         let (sender, snapshots) = mpsc::channel(capacity);
-        (Sampler::start(ProcRoot::default(), None, None, interval, sender).unwrap(), snapshots)
+        (Sampler::start(ProcRoot::default(), None, charge(), interval, sender).unwrap(), snapshots)
     }
 
     #[tokio::test]
@@ -443,6 +448,6 @@ mod tests {
     #[test]
     fn a_root_that_is_not_there_is_told_at_once() {
         let (sender, _snapshots) = mpsc::channel(1);
-        assert!(Sampler::start(ProcRoot::new("/nonexistent"), None, None, HOUR, sender).is_err());
+        assert!(Sampler::start(ProcRoot::new("/nonexistent"), None, charge(), HOUR, sender).is_err());
     }
 }

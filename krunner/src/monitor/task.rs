@@ -14,12 +14,12 @@
 //! are read when the question comes, and it is answered as soon as no kill is left that was seen and not told: at
 //! once where there was none, after [`SETTLE_DEADLINE`] at the latest.
 //!
-//! **Hold.** From a kill at our own limit until the victim's memory is back nothing is opened here, and nothing told: see
+//! **Hold.** From a kill where memory is short for us until the victim's memory is back nothing is opened here, and nothing told: see
 //! `cgroup::charge`.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use nix::unistd::read;
@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::cgroup::charge::{HOLD_PATIENCE, OwnCharge};
+use super::cgroup::charge::OwnCharge;
 use super::cgroup::counter::KillCounter;
 use super::cgroup::{Cgroup, CgroupFacts};
 use super::clock;
@@ -57,7 +57,7 @@ pub(super) struct Task {
     tells: mpsc::Sender<Tell>,
     cgroup: Option<Cgroup>,
     scope: Scope,
-    charge: Option<Arc<OwnCharge>>,
+    charge: Arc<OwnCharge>,
     /// Set while the tracer is attached.
     ring: Option<Box<RingReader>>,
     /// Without a tracer: the counter that the sampler reads too.
@@ -103,7 +103,7 @@ impl Task {
         tells: mpsc::Sender<Tell>,
         cgroup: Option<Cgroup>,
         scope: Scope,
-        charge: Option<Arc<OwnCharge>>,
+        charge: Arc<OwnCharge>,
         is_evidence: Arc<AtomicBool>,
     ) -> Self {
         Self {
@@ -132,6 +132,8 @@ impl Task {
         mut requests: mpsc::Receiver<Request>,
         mut questions: mpsc::Receiver<Question>,
     ) {
+        // Loading takes a while, and a kill may come sooner.
+        self.watch_without_tracer(true);
         let mut loading = Box::pin(attached(tracer));
         let mut is_loading = true;
         let mut busy = interval(BUSY_TICK);
@@ -289,10 +291,9 @@ impl Task {
             Err(TryLockError::WouldBlock) => return false,
         };
         if self.engine.counted(count) {
-            if self.is_at_limit() {
-                self.hold(clock::boot_ns());
-            } else {
-                self.scan_if(true);
+            match self.charge.patience() {
+                Some(patience) => self.hold(patience, clock::boot_ns()),
+                None => self.scan_if(true),
             }
         }
         true
@@ -331,30 +332,29 @@ impl Task {
         }
     }
 
-    /// At the first sign of a kill at our own limit.
+    /// At the first sign of a kill where memory is short for us.
     fn begin_hold(&mut self, event: &TraceEvent, now_ns: u64) {
         let is_kill = matches!(&event.what, Trace::Kill(kill) if is_of_interest(kill));
-        if is_kill && self.held_until_ns.is_none() && self.is_at_limit() {
-            self.hold(now_ns);
+        if is_kill
+            && self.held_until_ns.is_none()
+            && let Some(patience) = self.charge.patience()
+        {
+            self.hold(patience, now_ns);
         }
     }
 
     /// From the first kill on: in a storm at the limit reports are not to wait for its end.
-    fn hold(&mut self, now_ns: u64) {
-        self.held_until_ns.get_or_insert(now_ns.saturating_add(nanoseconds(HOLD_PATIENCE)));
+    fn hold(&mut self, patience: Duration, now_ns: u64) {
+        self.held_until_ns.get_or_insert(now_ns.saturating_add(nanoseconds(patience)));
         self.engine.hold();
         self.pause_sampler(true);
-    }
-
-    fn is_at_limit(&self) -> bool {
-        self.charge.as_ref().is_some_and(|charge| charge.is_at_limit())
     }
 
     /// When there is room again, or patience ends.
     fn end_hold(&mut self) {
         let Some(until_ns) = self.held_until_ns else { return };
         let now_ns = clock::boot_ns();
-        if now_ns < until_ns && self.is_at_limit() {
+        if now_ns < until_ns && self.charge.is_short() {
             return;
         }
         self.held_until_ns = None;
@@ -366,7 +366,7 @@ impl Task {
 
     /// Tells it once, until it is over.
     fn watch_for_stuck(&mut self) {
-        let is_stuck = self.charge.as_ref().is_some_and(|charge| charge.is_stuck());
+        let is_stuck = self.charge.is_stuck();
         if is_stuck && !self.is_stuck {
             self.engine.stuck();
         }
@@ -381,12 +381,36 @@ impl Task {
 
     async fn tracer_changed(&mut self, why_not_bpf: Option<String>) {
         let traced = self.ring.is_some();
+        self.take_over_from_counter();
         self.watch_without_tracer(!traced);
         // Who came while the programs were being loaded has been told by nobody.
         self.scan_if(traced);
         let tracer = if traced { TracerKind::Bpf } else { TracerKind::Snapshot };
         // As above.
         let _ = self.tells.send(Tell::Watching(Watching { tracer, why_not_bpf, scope: self.scope })).await;
+    }
+
+    /// Kills that were counted and that the new tracer did not see: they were before it.
+    fn take_over_from_counter(&mut self) {
+        let (Some(ring), Some(counter)) = (&mut self.ring, &self.counter) else { return };
+        let mut count = counter.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Later than the count, so that none is missed.
+        let mut seen = Vec::new();
+        loop {
+            let batch = ring.read_batch();
+            let is_full = RingReader::is_full(&batch);
+            seen.extend(batch);
+            if !is_full {
+                break;
+            }
+        }
+        let is_counted =
+            |event: &&TraceEvent| event.at_boot_ns <= count.at_boot_ns && matches!(event.what, Trace::Mark(_));
+        let marks = seen.iter().filter(is_counted).count();
+        count.leave_out(marks as u64);
+        // Whoever takes over scans anyway.
+        let _ = self.engine.counted(count);
+        self.traced(&seen);
     }
 
     /// Counters and glances stand in for a tracer, or no more.

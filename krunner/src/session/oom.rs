@@ -59,7 +59,7 @@ impl Oom {
         let monitor = Monitor::start(means, tasks)
             .inspect_err(|error| tracing::error!("OOM kills will not be explained: {error}"))
             .ok();
-        let charge = monitor.as_ref().and_then(|(monitor, _)| monitor.charge());
+        let charge = monitor.as_ref().map(|(monitor, _)| monitor.charge());
         let log = OomLog::start(logs, charge, tasks);
         Self { monitor, log, reports: Reports::new(outbox), kills: Kills::default() }
     }

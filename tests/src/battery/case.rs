@@ -216,7 +216,15 @@ fn global_oom(ground: &Ground) -> Result<Truth, String> {
         return Err("all memory of this machine would have to be eaten; `cargo xtask vm` does that".to_owned());
     }
     ground.limited.lift();
-    ground.alone(&["eat", FAR_TOO_MUCH])
+    // The kernel panics where somebody asks for memory before the victim's is back, and nobody is left to be killed.
+    let others: Vec<Scene> = (0..3).map(|_| ground.scene(&["eat", "0", "--hold"])).collect();
+    let pids: Vec<u32> = others.iter().map(|other| other.until("ready")).collect();
+    let mut truth = ground.alone(&["eat", FAR_TOO_MUCH])?;
+    let ends = others.into_iter().map(|other| was_killed(other.end().status));
+    let killed = pids.into_iter().zip(ends).filter_map(|(pid, is_killed)| is_killed.then_some(pid));
+    truth.victims.extend(killed.map(|pid| Victim { pid, mark: None }));
+    truth.chosen = truth.victims.len() as u64;
+    Ok(truth)
 }
 
 /// One is too much, all die: the one that started them as well.

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::{Cgroup, CgroupFacts, V1, V2, number};
+use super::{Cgroup, CgroupFacts, Files, V2, number};
 use crate::monitor::clock;
 
 /// Cgroups that are read. A container has few; who watches a whole node of v1 sees the first ones.
@@ -53,6 +53,18 @@ pub(in crate::monitor) struct Count {
     pub(in crate::monitor) since_boot_ns: u64,
     /// And when the counters were read last.
     pub(in crate::monitor) at_boot_ns: u64,
+}
+
+impl Count {
+    /// Leaves out so many that somebody else tells of.
+    pub(in crate::monitor) fn leave_out(&mut self, mut told: u64) {
+        for kills in &mut self.kills {
+            let here = kills.number.min(told);
+            kills.number -= here;
+            told -= here;
+        }
+        self.kills.retain(|kills| kills.number > 0);
+    }
 }
 
 /// What one counter has counted.
@@ -145,10 +157,13 @@ impl KillCounter {
     /// Reads all counters, and what is left. What was counted stays here until somebody takes it, so that no two threads
     /// can miss it between them.
     pub(in crate::monitor) fn look(&mut self) -> Look {
-        if self.settled.is_none_or(|at| at.elapsed() >= SETTLED) {
-            self.settle();
-        }
         self.collect();
+        // Right after a kill no file is opened, unless the kills do not end.
+        let patience = if self.unclaimed.is_empty() { SETTLED } else { SETTLED * 4 };
+        if self.settled.is_none_or(|at| at.elapsed() >= patience) {
+            self.settle();
+            self.collect();
+        }
         let is_limit_known = self.vmstat.is_some() || self.levels.first().is_some_and(|own| own.usage.is_some());
         let left = self.levels.iter().filter_map(|level| level.headroom_bytes(&mut self.buffer));
         let headroom_bytes = left.chain(self.meminfo.as_ref().and_then(available_bytes)).min();
@@ -224,7 +239,7 @@ impl KillCounter {
 
 impl Level {
     fn open(dir: &Path, version: u8) -> Option<Self> {
-        let files = if version == 1 { &V1 } else { &V2 };
+        let files = Files::of(version);
         let open = |name: &str| File::open(dir.join(name)).ok();
         let level = Self {
             dir: dir.to_owned(),
@@ -247,7 +262,7 @@ impl Level {
 
     /// Ours has the smallest limit of all above; those below, their own.
     fn measure(&mut self, cgroup: &Cgroup, is_own: bool) {
-        let files = if cgroup.version == 1 { &V1 } else { &V2 };
+        let files = Files::of(cgroup.version);
         if !is_own {
             self.limit_bytes = number(&self.dir.join(files.limit), "limit").ok();
             return;
@@ -308,7 +323,7 @@ impl Total {
 impl Cgroup {
     /// The nearest one that memory is charged to: in v2 the controller may be off here.
     fn charged_dir(&self) -> PathBuf {
-        let files = if self.version == 1 { &V1 } else { &V2 };
+        let files = Files::of(self.version);
         let mut levels = self.levels(&self.dir).into_iter();
         levels.find(|level| level.join(files.usage).exists()).unwrap_or_else(|| self.dir.clone())
     }
@@ -351,7 +366,7 @@ fn value(text: &str, name: &str) -> Option<u64> {
 }
 
 /// What the kernel thinks can be had without swapping.
-fn available_bytes(meminfo: &File) -> Option<u64> {
+pub(super) fn available_bytes(meminfo: &File) -> Option<u64> {
     let mut buffer = [0; 256];
     let length = meminfo.read_at(&mut buffer, 0).ok()?;
     let text = std::str::from_utf8(&buffer[..length]).ok()?;

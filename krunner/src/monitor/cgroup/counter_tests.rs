@@ -38,7 +38,7 @@ impl Tree {
     }
 
     fn cgroup(&self, dir: &str, limit: u64, usage: u64, kills: u64) {
-        let files = if self.version == 1 { &V1 } else { &V2 };
+        let files = Files::of(self.version);
         self.write(&format!("{dir}/{}", files.limit), &format!("{limit}\n"));
         self.write(&format!("{dir}/{}", files.usage), &format!("{usage}\n"));
         self.write(&format!("{dir}/cgroup.events"), "populated 1\n");
@@ -46,7 +46,7 @@ impl Tree {
     }
 
     fn kills(&self, dir: &str, kills: u64) {
-        let files = if self.version == 1 { &V1 } else { &V2 };
+        let files = Files::of(self.version);
         self.write(&format!("{dir}/{}", files.events), &format!("oom 9\noom_kill {kills}\noom_group_kill 8\n"));
     }
 
@@ -203,4 +203,14 @@ fn what_one_thread_counts_another_can_take() {
     assert_eq!((count.kills.len(), count.kills[0].number), (1, 3));
     assert!(count.since_boot_ns <= before_ns, "since before the look that saw them");
     assert_eq!(counter.take().kills, []);
+}
+
+#[test]
+fn kills_that_a_tracer_tells_of_are_left_out() {
+    let kills = |number| Kills { number, is_group: false, cgroup: None };
+    let mut count = Count { kills: vec![kills(1), kills(3)], is_counted: true, since_boot_ns: 0, at_boot_ns: 9 };
+    count.leave_out(2);
+    assert_eq!(count.kills, [kills(2)]);
+    count.leave_out(5);
+    assert_eq!(count.kills, []);
 }
