@@ -89,18 +89,38 @@ fn code_mappings(maps: &str) -> Vec<(usize, usize)> {
     found
 }
 
-/// Has the heap keep that much memory that is there already, so that what is allocated at a memory limit needs no new page. To
+/// Has the heap keep some memory that is there already, so that what is allocated at a memory limit needs no new page. To
 /// be called after [`keep_little`], whose limits it stays below.
 pub fn reserve_heap() {
+    #[cfg(target_env = "gnu")]
+    drop(touched(HEAP_RESERVE_BYTES));
+    #[cfg(not(target_env = "gnu"))]
+    for size in (1..=RESERVED_CLASSES).map(|class| class * class * 16) {
+        let pieces: Vec<Vec<u8>> = (0..(RESERVED_BYTES / size).max(2)).map(|_| touched(size)).collect();
+        // One that stays keeps the pages of all that lay beside it.
+        pieces.into_iter().next().map(Vec::leak);
+    }
+}
+
+/// Memory that is there: a page is once it was written to.
+fn touched(bytes: usize) -> Vec<u8> {
     const PAGE_BYTES: usize = 4096;
-    let mut reserve = vec![0_u8; HEAP_RESERVE_BYTES];
-    // A page is there once it was written to.
-    reserve.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 1);
-    drop(std::hint::black_box(reserve));
+    let mut memory = vec![0_u8; bytes];
+    memory.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 1);
+    std::hint::black_box(memory)
 }
 
 /// Below glibc's threshold for pieces that are mapped, and given back, one by one.
+#[cfg(target_env = "gnu")]
 const HEAP_RESERVE_BYTES: usize = 120 * 1024;
+
+/// Musl has a piece of memory for each class of sizes, and gives it back when all of it is free. Sizes of 16 bytes to 4 KiB.
+#[cfg(not(target_env = "gnu"))]
+const RESERVED_CLASSES: usize = 16;
+
+/// For each of them.
+#[cfg(not(target_env = "gnu"))]
+const RESERVED_BYTES: usize = 8 * 1024;
 
 /// Words that the kernel side of a map counts up, read without a system call.
 #[derive(Debug)]

@@ -145,6 +145,8 @@ pub(super) fn attach(target: &Target) -> Result<Attached, LoadError> {
     gate()?;
     let attached = load(target);
     memory::give_back();
+    // The reserve went with it.
+    memory::reserve_heap();
     attached
 }
 
