@@ -16,6 +16,9 @@ use crate::oom::VICTIM;
 /// How long the runner may take to answer while memory is short.
 const STATUS_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long hundreds of processes may take to fill the limit, beside whatever else this machine does.
+const KILL_PATIENCE: Duration = Duration::from_mins(3);
+
 /// How long a report may take to arrive after all is over.
 const REPORT_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -121,7 +124,8 @@ impl Outcome {
 fn run_once(scenario: Scenario, session: &mut LimitedSession, limit_mib: u64) -> Outcome {
     session.send("exec", &scenario.command(limit_mib));
     if scenario.lasts() {
-        wait::until("a kill", || (session.limited.oom_kills() > 0 || !session.is_alive()).then_some(()));
+        let is_killed = || (session.limited.oom_kills() > 0 || !session.is_alive()).then_some(());
+        wait::within(KILL_PATIENCE, is_killed).unwrap_or_else(|| panic!("no kill within {KILL_PATIENCE:?}"));
         if scenario == Scenario::ManyShells {
             let counter = session.limited.counter();
             wait::until_stalled("the counter of kills", || Some(counter.oom_kills()));
