@@ -162,6 +162,15 @@ impl Cgroup {
         Some(self.read_at(path, &place(path, &self.mounts)?).facts)
     }
 
+    /// Whether a kill in the cgroup with that path may be one of all of its members, or of one above it (`memory.oom.group`,
+    /// `mem_cgroup_get_oom_group` in mm/memcontrol.c).
+    #[must_use]
+    pub(in crate::monitor) fn kills_groups_at(&self, path: &str) -> bool {
+        let is_set = |level: PathBuf| number(&level.join(OOM_GROUP), "number").is_ok_and(|set| set == 1);
+        let levels = || place(path, &self.mounts).map_or_else(Vec::new, |dir| self.levels(&dir));
+        self.version == 2 && levels().into_iter().any(is_set)
+    }
+
     fn read_at(&self, path: &str, dir: &Path) -> Reading {
         let files = Files::of(self.version);
         let mut levels = self.levels(dir);
@@ -215,6 +224,9 @@ impl Cgroup {
         dir.ancestors().take_while(|level| level.components().count() >= above).map(Path::to_owned).collect()
     }
 }
+
+/// Version 2's file that says whether the members of a cgroup die together.
+const OOM_GROUP: &str = "memory.oom.group";
 
 /// What the files are called.
 struct Files {

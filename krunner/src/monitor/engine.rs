@@ -183,6 +183,11 @@ impl Engine {
         look
     }
 
+    /// The victim of a kill that was taken in just now is one of a group (`memory.oom.group`).
+    pub(super) fn killed_with_group(&mut self, victim: ProcessKey) {
+        self.joiner.killed_with_group(victim);
+    }
+
     /// Takes in a look at `/proc`.
     pub(super) fn snapshot(&mut self, snapshot: &Snapshot, now_ns: u64) {
         self.history.fold_snapshot(snapshot);

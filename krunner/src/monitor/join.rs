@@ -16,7 +16,8 @@
 //! process of a pid namespace kills the others there in its own name (`zap_pid_ns_processes`, `kernel/pid_namespace.c`):
 //! they are no victims, and have other memory. It does not
 //! pick another victim while one has not let go of its memory (`oom_evaluate_task`), so a marked process
-//! whose sender's last victim is still there belongs to the same kill. Since Linux 6.16 the exit may
+//! whose sender's last victim is still there belongs to the same kill. With two processors the first of a group may be gone
+//! before the last is marked, so there the group is known by its setting ([`Joiner::killed_with_group`]). Since Linux 6.16 the exit may
 //! be recorded before the mark: events are joined in any order.
 //!
 //! Pure: the only clock is the events' own, and [`Joiner::tick`]'s parameter. Bounded by [`MAX_CASES`],
@@ -105,6 +106,8 @@ struct Case {
     kill: Option<(u64, Kill)>,
     mark: Option<Mark>,
     company: Option<Company>,
+    /// `memory.oom.group` is set where it was killed.
+    is_of_group: bool,
     user_kill: Option<Kill>,
     exit_ns: Option<u64>,
 }
@@ -168,6 +171,14 @@ impl Joiner {
             Trace::Kill(_) | Trace::Fork(_) | Trace::Exec(_) | Trace::Lost { .. } => return None,
         };
         self.close(process, at_ns)
+    }
+
+    /// `memory.oom.group` is set where this process was killed just now: who is marked by the same sender next is of the same kill, even
+    /// when the first victim has exited by then.
+    pub fn killed_with_group(&mut self, process: ProcessKey) {
+        if let Some(case) = self.cases.get_mut(&process) {
+            case.is_of_group = true;
+        }
     }
 
     /// Lets time pass: closes what has waited long enough, forgets what came to nothing.
@@ -246,7 +257,9 @@ impl Joiner {
     /// All marks of one kill are kept as that of its first victim.
     fn remember_mark(&mut self, victim: ProcessKey, trigger: Option<&Actor>, at_ns: u64) {
         let case = self.cases.get(&victim);
-        if case.and_then(|case| case.company).is_some_and(|company| company.was_there) {
+        if let Some(first) = case.and_then(Case::marked_with) {
+            // A large group takes a while: the console is told of each member.
+            self.marks.iter_mut().filter(|mark| mark.victim == first).for_each(|mark| mark.at_ns = at_ns);
             return;
         }
         let exited = case.is_some_and(|case| case.exit_ns.is_some());
@@ -303,6 +316,11 @@ impl Case {
         }
     }
 
+    /// The first victim of the kill that its mark, if it has one, is a part of.
+    fn marked_with(&self) -> Option<ProcessKey> {
+        self.company.filter(|company| company.was_there || self.is_of_group).map(|company| company.first)
+    }
+
     /// Marked, or of the memory of one that was.
     fn is_victim(&self) -> bool {
         self.mark.is_some() || self.company.is_some_and(|company| company.shares_memory)
@@ -324,8 +342,8 @@ impl Case {
     }
 
     fn into_verdict(self, process: ProcessKey) -> Verdict {
-        // A marked process belongs to an earlier victim only if that one was still there.
-        let with = self.company.filter(|company| self.mark.is_none() || company.was_there).map(|company| company.first);
+        // A marked process belongs to an earlier victim only if that one was still there, or they die as a group.
+        let with = if self.mark.is_some() { self.marked_with() } else { self.company.map(|company| company.first) };
         match self.kill {
             None => {
                 let (name, by) = self.user_kill.map(|kill| (kill.name, kill.sender)).unwrap_or_default();

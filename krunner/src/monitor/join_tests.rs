@@ -134,6 +134,32 @@ fn who_ends_with_a_pid_namespace_is_no_co_victim() {
 }
 
 #[test]
+fn who_dies_with_a_group_is_of_it_though_the_first_has_exited() {
+    let first = [kill(0, 7, Kernel, SENDER), mark(1, 7, SENDER), exit(2, 7)];
+    // 8 is marked 90 ms after the first, 9 that long after 8.
+    let members = [8_u32, 9]
+        .map(|pid| (u64::from(pid - 7) * 90 * MS, pid))
+        .map(|(at, pid)| [kill(at, pid, Kernel, SENDER), mark(at + 1, pid, SENDER), exit(at + 2, pid)]);
+    let with = |is_group: bool| {
+        let mut joiner = Joiner::new();
+        let events = first.iter().chain(members.iter().flatten());
+        let mut victims = Vec::new();
+        for event in events {
+            let verdict = joiner.feed(event);
+            if let (Trace::Kill(kill), true) = (&event.what, is_group) {
+                joiner.killed_with_group(kill.victim);
+            }
+            if let Some(Verdict::Oom(victim)) = verdict {
+                victims.push((victim.kill.victim.pid, victim.with.map(|first| first.pid)));
+            }
+        }
+        victims
+    };
+    assert_eq!(with(true), [(7, None), (8, Some(7)), (9, Some(7))]);
+    assert_eq!(with(false), [(7, None), (8, None), (9, None)], "each was chosen");
+}
+
+#[test]
 fn a_group_has_one_victim_and_its_co_victims() {
     let members = [7, 8, 9];
     let kills = members.iter().flat_map(|pid| {

@@ -33,7 +33,7 @@ use super::cgroup::counter::KillCounter;
 use super::cgroup::{Cgroup, CgroupFacts};
 use super::clock;
 use super::engine::{Engine, is_of_interest};
-use super::event::{Trace, TraceEvent};
+use super::event::{ProcessKey, Trace, TraceEvent};
 use super::handle::{Question, Request, Tell, Watching};
 use super::sampler::{Sample, Sampler};
 use super::tracer::{Loading, RingReader, Scope, TracerKind};
@@ -305,7 +305,11 @@ impl Task {
         for event in batch {
             self.begin_hold(event, now_ns);
             let figures = self.figures(event);
+            let group = self.group_victim(event, figures.as_ref());
             look |= self.engine.trace(event, figures, now_ns);
+            if let Some(victim) = group {
+                self.engine.killed_with_group(victim);
+            }
         }
         self.scan_if(look);
     }
@@ -428,6 +432,16 @@ impl Task {
             self.counter = None;
             sampler.rest();
         }
+    }
+
+    /// Whom the kernel killed where it kills all of a cgroup at once.
+    fn group_victim(&self, event: &TraceEvent, figures: Option<&CgroupFacts>) -> Option<ProcessKey> {
+        let Trace::Kill(kill) = &event.what else { return None };
+        let is_group = || match (&self.cgroup, figures) {
+            (Some(cgroup), Some(figures)) => cgroup.kills_groups_at(&figures.path),
+            _ => self.charge.kills_groups(),
+        };
+        (is_of_interest(kill) && is_group()).then_some(kill.victim)
     }
 
     /// The victim's cgroup, read before the victim is gone.

@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::counter::available_bytes;
-use super::{Cgroup, Files, NO_LIMIT_BYTES};
+use super::{Cgroup, Files, NO_LIMIT_BYTES, OOM_GROUP};
 
 /// The longest that a victim's memory is waited for: `exit_mmap` of some GiB takes this long. After that the limit is full of
 /// something else, mostly page cache, which gives way.
@@ -72,6 +72,8 @@ struct Level {
     hidden_limit_bytes: u64,
     /// How often it killed here. v1: and whether it may, and whether somebody waits for memory.
     events: Option<File>,
+    /// v2: whether all members die together.
+    oom_group: Option<File>,
 }
 
 impl OwnCharge {
@@ -82,7 +84,7 @@ impl OwnCharge {
         let levels = cgroup.map_or_else(Vec::new, Level::all);
         let charge = Self { levels, meminfo: File::open(meminfo).ok() };
         // The first reading allocates what later ones use.
-        let _ = (charge.is_stuck(), charge.is_at_limit(), charge.is_machine_short());
+        let _ = (charge.is_stuck(), charge.is_at_limit(), charge.is_machine_short(), charge.kills_groups());
         charge
     }
 
@@ -91,6 +93,11 @@ impl OwnCharge {
     #[must_use]
     pub(crate) fn is_stuck(&self) -> bool {
         self.levels.iter().any(Level::is_stuck)
+    }
+
+    /// Whether a kill here may be one of all members (`memory.oom.group`).
+    pub(in crate::monitor) fn kills_groups(&self) -> bool {
+        self.levels.iter().filter_map(|level| number(level.oom_group.as_ref()?)).any(|set| set == 1)
     }
 
     /// How long to leave it alone after a kill; `None` if the next page will do no harm.
@@ -156,8 +163,13 @@ impl Level {
         let files = Files::of(cgroup.version);
         let open = |dir: &Path| {
             let open = |name: &str| File::open(dir.join(name)).ok();
-            let (usage, limit, events) = (open(files.usage)?, open(files.limit)?, open(files.events));
-            let level = Self { usage, limit, hidden_limit_bytes: hidden_limit_bytes(dir), events };
+            let level = Self {
+                usage: open(files.usage)?,
+                limit: open(files.limit)?,
+                hidden_limit_bytes: hidden_limit_bytes(dir),
+                events: open(files.events),
+                oom_group: open(OOM_GROUP),
+            };
             number(&level.usage).map(|_| level)
         };
         cgroup.visible().iter().take(MOST_LEVELS).filter_map(|dir| open(dir)).collect()
@@ -261,7 +273,13 @@ mod tests {
         fn charge(&self) -> OwnCharge {
             let open = |name: &str| File::open(self.0.path().join(name)).unwrap();
             let events = Some(open("events"));
-            let level = Level { usage: open("usage"), limit: open("limit"), hidden_limit_bytes: u64::MAX, events };
+            let level = Level {
+                usage: open("usage"),
+                limit: open("limit"),
+                hidden_limit_bytes: u64::MAX,
+                events,
+                oom_group: None,
+            };
             OwnCharge { levels: vec![level], meminfo: File::open(self.0.path().join("meminfo")).ok() }
         }
     }
