@@ -68,7 +68,7 @@ impl Scenario {
             }
             Self::ManyShells => format!(
                 "for i in $(seq {}); do
-                    (x=0123456789abcdef; while [ ${{#x}} -lt 2097152 ]; do x=$x$x; done; sleep 600) &
+                    (x=0123456789abcdef; while [ ${{#x}} -lt 2097152 ]; do x=$x$x; done; sleep 600; :) &
                 done; wait",
                 (limit_mib * 5 / 8).max(40)
             ),

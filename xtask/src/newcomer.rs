@@ -37,8 +37,8 @@ Exit codes: 0 it works, 1 it does not or could not be tried, 2 wrong usage.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Args {
-    /// Run only tests with this in their names
-    filter: Option<String>,
+    /// Run only tests with one of these in their names
+    filters: Vec<String>,
 }
 
 /// The C compiler and what it and Rust's build scripts call. The first one must be there.
@@ -168,7 +168,7 @@ pub(crate) fn run_task(args: &Args) -> Result<bool> {
     let begun = Instant::now();
     let log = target_dir()?.join("newcomer.log");
     let machine = FreshMachine::new()?;
-    let succeeded = machine.test(args.filter.as_deref(), &log)?;
+    let succeeded = machine.test(&args.filters, &log)?;
     let text = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
     let seen = Seen::in_output(&text);
     let mut problems = seen.problems();
@@ -242,9 +242,9 @@ impl FreshMachine {
     }
 
     /// Runs the tests; says which part they are at. Whether they succeeded.
-    fn test(&self, filter: Option<&str>, log: &Path) -> Result<bool> {
+    fn test(&self, filters: &[String], log: &Path) -> Result<bool> {
         let mut command = Command::new(toolchain()?.join("cargo"));
-        command.args(["xtask", "test"]).args(filter).current_dir(self.folder.path().join("clone"));
+        command.args(["xtask", "test"]).args(filters).current_dir(self.folder.path().join("clone"));
         command.env_clear().envs(kept_variables()).env("HOME", self.folder.path().join("home")).env("PATH", &self.path);
         command.envs(HURRY.iter().copied());
         if let Some(cache) = pip_cache() {

@@ -35,6 +35,7 @@ Examples:
   cargo xtask test
   cargo xtask test --all
   cargo xtask test conformance::
+  cargo xtask test survival:: report_order::
   cargo xtask test --all vm
 
 Exit codes: 0 nothing failed, 1 a test or a check failed or could not run, 2 wrong usage.";
@@ -46,8 +47,8 @@ pub(crate) struct Args {
     /// Install what is missing, and count a skipped test as a failure
     #[arg(long)]
     all: bool,
-    /// Run only tests with this in their names
-    filter: Option<String>,
+    /// Run only tests with one of these in their names
+    filters: Vec<String>,
 }
 
 /// What tests find in their environment.
@@ -92,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     for (what, arguments) in [("unit tests", &unit[..]), ("integration suites", &suites[..])] {
         step(what);
         let mut command = cargo(arguments);
-        command.args(&args.filter);
+        command.arg("--").args(&args.filters);
         if !world.run(&mut command, &mut tally)? {
             problems.push(format!("the {what} failed"));
         }
@@ -119,9 +120,9 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 
     tally.read_skips(&fs::read_to_string(&world.skip_file)?);
     if tally.is_empty() {
-        problems.push(match &args.filter {
-            Some(filter) => format!("no test has `{filter}` in its name"),
-            None => "no test ran".to_owned(),
+        problems.push(match args.filters.join("`, `") {
+            none if none.is_empty() => "no test ran".to_owned(),
+            filters => format!("no test has `{filters}` in its name"),
         });
     }
     if args.all && tally.skipped() > 0 {
@@ -134,12 +135,13 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 impl Args {
     /// Whether the filter lets a part through that is no test of cargo's.
     fn wants(&self, part: &str) -> bool {
-        self.filter.as_ref().is_none_or(|filter| part.contains(filter.as_str()))
+        self.filters.is_empty() || self.filters.iter().any(|filter| part.contains(filter.as_str()))
     }
 
     /// Whether only a part is wanted that needs neither Python nor what is handed out.
     fn is_for_others(&self) -> bool {
-        self.filter.is_some() && ["battery", "vm", "supply"].iter().any(|part| self.wants(part))
+        let is_other = |filter: &String| ["battery", "vm", "supply"].iter().any(|part| part.contains(filter.as_str()));
+        !self.filters.is_empty() && self.filters.iter().all(is_other)
     }
 
     /// What is handed out, for the suites to try, unless only another part is wanted.
