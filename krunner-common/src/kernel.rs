@@ -69,7 +69,7 @@ layout! {
     ///
     /// The programs cannot do without the first group. Each of the others only takes figures out of
     /// the records, which are then 0.
-    pub struct Offsets: 128 {
+    pub struct Offsets: 136 {
         /// `task_struct.group_leader`
         pub task_group_leader: u32,
         /// `task_struct.thread_pid`
@@ -137,8 +137,13 @@ layout! {
         /// Where in `task_struct` the [`WINDOW_BYTES`] begin that hold what a fork needs of the child;
         /// [`ABSENT`] if its members lie further apart. From [`Self::with_window`].
         pub task_window: u32,
-        /// Nothing; it makes the whole a multiple of 8.
-        pub reserved: u32,
+
+        /// `cgroup.root`, the hierarchy
+        pub cgroup_root: u32,
+        /// `cgroup.self`, the state that belongs to no controller
+        pub cgroup_self: u32,
+        /// `kernfs_node.name`
+        pub kernfs_node_name: u32,
     }
 }
 
@@ -176,7 +181,9 @@ impl Offsets {
         cgroup_kn: ABSENT,
         kernfs_node_id: ABSENT,
         task_window: ABSENT,
-        reserved: 0,
+        cgroup_root: ABSENT,
+        cgroup_self: ABSENT,
+        kernfs_node_name: ABSENT,
     };
 
     /// Finds the window for the other offsets.
@@ -210,7 +217,8 @@ impl Offsets {
         !needed.contains(&ABSENT)
     }
 
-    /// Whether the programs can tell a task's memory cgroup, which [`Config::fence_cgroup_id`] needs.
+    /// Whether the programs can tell a task's memory cgroup, which [`Config::fence_cgroup_id`] needs. Without, a kill's
+    /// cgroup is not known.
     #[must_use]
     pub fn can_fence(&self) -> bool {
         let needed = [
@@ -239,6 +247,9 @@ impl Offsets {
             (self.mm_pgtables_bytes, "mm_struct.pgtables_bytes"),
             (self.mm_arg_start, "mm_struct.arg_start"),
             (self.mm_arg_end, "mm_struct.arg_end"),
+            (self.cgroup_root, "cgroup.root"),
+            (self.cgroup_self, "cgroup.self"),
+            (self.kernfs_node_name, "kernfs_node.name"),
         ]
         .into_iter()
         .filter_map(|(offset, name)| (offset == ABSENT).then_some(name))
@@ -251,10 +262,10 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        assert_eq!(Offsets::UNKNOWN.missing().count(), 12);
+        assert_eq!(Offsets::UNKNOWN.missing().count(), 15);
         assert!(!Offsets::UNKNOWN.can_fence());
         let known = Offsets { task_comm: 8, ..Offsets::UNKNOWN };
-        assert_eq!(known.missing().count(), 11);
+        assert_eq!(known.missing().count(), 14);
         assert!(!known.missing().any(|name| name == "task_struct.comm"));
     }
 

@@ -18,19 +18,26 @@ mod record;
 pub use kernel::{ABSENT, Config, LEVEL_UNKNOWN, Offsets, WINDOW_BYTES, config_flag, upid};
 pub use layout::Layout;
 pub use record::{
-    CMDLINE_BYTES, COMM_BYTES, Exec, Exit, Fork, Kill, Kind, Mark, Memory, Task, exec_flag, outcome, source,
+    CGROUP_NAME_BYTES, CMDLINE_BYTES, COMM_BYTES, CgroupMade, Exec, Exit, Fork, Kill, Kind, Mark, Memory, Task,
+    exec_flag, outcome, source,
 };
 
-/// Size of the ring buffer: 1,600 execs or 16,000 forks while nobody reads. The kernel maps its pages
-/// twice but allocates them once, and charges them to the loader's memory cgroup.
-pub const RING_BYTES: u32 = 512 * 1024;
+/// Map: the ring buffer of the records without which a kill goes unreported, see [`Kind::is_of_kill`].
+pub const KILLS: &str = "KILLS";
 
-/// With more than this in the ring, a fork or exec wakes the reader, who otherwise picks them up with
+/// Size of [`KILLS`]: 1,000 OOM kills (SIGKILL, mark and exit) while nobody reads. The kernel maps the pages of a ring
+/// buffer twice but allocates them once, and charges them to the loader's memory cgroup.
+pub const KILLS_BYTES: u32 = 256 * 1024;
+
+/// Map: the ring buffer of all other records, which tell who is who. A flood of them costs no kill.
+pub const PROCESSES: &str = "PROCESSES";
+
+/// Size of [`PROCESSES`]: 800 execs or 8,000 forks while nobody reads.
+pub const PROCESSES_BYTES: u32 = 256 * 1024;
+
+/// With more than this in [`PROCESSES`], a fork or exec wakes the reader, who otherwise picks them up with
 /// the next kill or in its own time.
-pub const RING_WAKE_BYTES: u64 = RING_BYTES as u64 / 4;
-
-/// Map: the ring buffer of records.
-pub const RING: &str = "RING";
+pub const PROCESSES_WAKE_BYTES: u64 = PROCESSES_BYTES as u64 / 4;
 
 /// Map: array of `u64` that user space can map, a row of [`LOST_KINDS`] for each CPU; in it, entry [`Kind`]
 /// counts the records of that kind that found no room. Mapped, because bpf(2) may be refused to a reader

@@ -27,6 +27,10 @@ pub const FORK: Program = Program { name: "process_fork", tracepoint: "sched_pro
 /// Writes [`crate::Exec`]. `sched_process_exec(struct task_struct *, pid_t old_pid, struct linux_binprm *)`.
 pub const EXEC: Program = Program { name: "process_exec", tracepoint: "sched_process_exec" };
 
-/// All of them, in the order in which to attach: who consumes an event comes before who causes it, so
+/// Writes [`crate::CgroupMade`]. `cgroup_mkdir(struct cgroup *, const char *path)`. Without it, cgroups that are gone
+/// before somebody looks have no name.
+pub const CGROUP_MKDIR: Program = Program { name: "cgroup_mkdir", tracepoint: "cgroup_mkdir" };
+
+/// Those that the tracer needs, in the order in which to attach: who consumes an event comes before who causes it, so
 /// that no mark arrives without its SIGKILL only because the other program was late.
 pub const ALL: [Program; 5] = [EXIT, SIGKILL, MARK_VICTIM, FORK, EXEC];

@@ -14,6 +14,10 @@ pub const COMM_BYTES: usize = 16;
 /// As much of a command line as [`Exec`] carries.
 pub const CMDLINE_BYTES: usize = 256;
 
+/// Bytes of a cgroup's name, the final NUL included. Container runtimes use up to 90 (`cri-containerd-` and 64 digits);
+/// a longer name is found by walking the hierarchy.
+pub const CGROUP_NAME_BYTES: usize = 128;
+
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -28,11 +32,20 @@ pub enum Kind {
     Fork = 4,
     /// [`Exec`]
     Exec = 5,
+    /// [`CgroupMade`]
+    CgroupMade = 6,
 }
 
 impl Kind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 5] = [Self::Kill, Self::Mark, Self::Exit, Self::Fork, Self::Exec];
+    pub const ALL: [Self; 6] = [Self::Kill, Self::Mark, Self::Exit, Self::Fork, Self::Exec, Self::CgroupMade];
+
+    /// Whether a kill goes unreported without the record. Such records have a ring buffer of their own, which no number
+    /// of forks fills.
+    #[must_use]
+    pub const fn is_of_kill(self) -> bool {
+        matches!(self, Self::Kill | Self::Mark | Self::Exit)
+    }
 
     /// The kind of an encoded record; `None` for one that this version does not know.
     #[must_use]
@@ -106,7 +119,7 @@ layout! {
 
 layout! {
     /// A SIGKILL was generated.
-    pub struct Kill: 128 {
+    pub struct Kill: 136 {
         /// [`Kind::Kill`]
         pub kind: u32,
         /// One of [`source`].
@@ -129,6 +142,9 @@ layout! {
         /// Which memory map that is: the same for all who share it, and no more than a number to anybody else. 0
         /// when it has none any more.
         pub memory_map: u64,
+        /// The cgroup that the victim's memory is charged to (`kernfs_node.id`, the inode number of its directory), 0 when
+        /// it is not known. Unique within the hierarchy of the memory controller; it is not used again.
+        pub cgroup_id: u64,
         /// The victim's name.
         pub comm: [u8; COMM_BYTES],
         /// The sender's name; empty unless `sender_tgid` is set.
@@ -204,6 +220,33 @@ layout! {
     }
 }
 
+layout! {
+    /// A process of ours made a cgroup in the hierarchy that memory is charged in.
+    pub struct CgroupMade: 160 {
+        /// [`Kind::CgroupMade`]
+        pub kind: u32,
+        /// How much of `name` is filled, without the final NUL; 0 when the name could not be read or is too long. What is
+        /// behind it is left over from other records.
+        pub name_bytes: u32,
+        /// Now.
+        pub time_boot_ns: u64,
+        /// The new cgroup, see [`Kill::cgroup_id`].
+        pub id: u64,
+        /// The cgroup that it is in.
+        pub parent_id: u64,
+        /// The name of its directory.
+        pub name: [u8; CGROUP_NAME_BYTES],
+    }
+}
+
+impl CgroupMade {
+    /// The name of its directory, empty when the record does not carry it.
+    #[must_use]
+    pub fn name(&self) -> &[u8] {
+        &self.name[..(self.name_bytes as usize).min(CGROUP_NAME_BYTES)]
+    }
+}
+
 impl Exec {
     /// The part of the command line that the record carries.
     #[must_use]
@@ -242,9 +285,24 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_none() {
-        assert_eq!(Kind::of(&6_u32.to_ne_bytes()), None);
+        assert_eq!(Kind::of(&7_u32.to_ne_bytes()), None);
         assert_eq!(Kind::of(&0_u32.to_ne_bytes()), None);
         assert_eq!(Kind::of(&[1, 0, 0]), None);
+    }
+
+    #[test]
+    fn a_cgroup_name_ends_where_the_record_says() {
+        let record = CgroupMade {
+            kind: Kind::CgroupMade as u32,
+            name_bytes: 3,
+            time_boot_ns: 1,
+            id: 9,
+            parent_id: 1,
+            name: [b'x'; CGROUP_NAME_BYTES],
+        };
+        assert_eq!(CgroupMade::decode(&record.to_bytes()), Some(record));
+        assert_eq!(record.name(), b"xxx");
+        assert_eq!(CgroupMade { name_bytes: u32::MAX, ..record }.name().len(), CGROUP_NAME_BYTES);
     }
 
     #[test]

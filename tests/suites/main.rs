@@ -30,6 +30,7 @@ mod limited_session;
 mod no_threads;
 mod oom;
 mod oom_burst;
+mod oom_cgroups;
 mod oom_containers;
 mod oom_kills;
 mod oom_phrases;

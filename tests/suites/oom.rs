@@ -5,7 +5,7 @@
 //! their parents saw it. That something was **not** told is shown by a sentinel, one more kill: once that is told, all
 //! before it would have been.
 
-use krunner_tests::cgroup::Cgroup;
+use krunner_tests::cgroup::{Cgroup, Version};
 use krunner_tests::{Monitor, Scene, Told, Way, World, host};
 use serde_json::Value;
 
@@ -42,12 +42,35 @@ impl Field {
         Self::within(Cgroup::scratch()?, Some(World::new()))
     }
 
+    /// The same, with a monitor that sees only its own cgroup of the memory controller's hierarchy.
+    pub(crate) fn seeing_only_its_own() -> Result<Self, String> {
+        host::util_linux()?;
+        let scratch = Cgroup::scratch()?;
+        let dir = scratch.path().display();
+        let mount = match scratch.version() {
+            Version::One => "/sys/fs/cgroup/memory",
+            Version::Two => "/sys/fs/cgroup",
+        };
+        let commands =
+            format!("mount --bind {dir} /mnt; umount -l {mount}; mkdir -p {mount}; mount --move /mnt {mount}");
+        Self::seen_by(scratch, Some(World::new()), |way| way.mounts(&commands))
+    }
+
     fn within(scratch: Cgroup, world: Option<World>) -> Result<Self, String> {
+        Self::seen_by(scratch, world, |way| way)
+    }
+
+    fn seen_by(scratch: Cgroup, world: Option<World>, monitor: impl FnOnce(Way) -> Way) -> Result<Self, String> {
         let limited = scratch.limited("limited", LIMIT_MIB);
         let inside = world.as_ref().map_or_else(Way::here, |world| Way::here().world(world));
-        let monitor = Monitor::start(&inside.clone().cgroup(&scratch));
+        let monitor = Monitor::start(&monitor(inside.clone().cgroup(&scratch)));
         monitor.needs_bpf()?;
         Ok(Self { monitor, inside, limited, _world: world, scratch })
+    }
+
+    /// How to start what lives where the monitor does.
+    pub(crate) fn inside(&self) -> Way {
+        self.inside.clone()
     }
 
     /// How to start what lives where the monitor does, and has little memory.

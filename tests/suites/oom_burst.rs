@@ -85,7 +85,7 @@ fn storm_is_told_in_part_and_counted_in_full() {
 
 #[test]
 fn records_that_find_no_room_are_counted_and_the_next_kill_is_told() {
-    // An exec takes some 300 bytes of the ring's 512 KiB.
+    // An exec takes some 300 bytes of the ring's 256 KiB.
     const EXECS: u64 = 3000;
     let mut field = require!(Field::new());
     proc::signal(field.monitor.process(), Signal::SIGSTOP);
@@ -101,4 +101,52 @@ fn records_that_find_no_room_are_counted_and_the_next_kill_is_told() {
     assert_eq!((&report["victim"]["pid"], &report["confidence"]), (&victim.into(), &"confirmed".into()));
     let lost = report["lost_records"].as_u64().expect("a count");
     assert!((EXECS / 10..2 * EXECS).contains(&lost), "{lost} of {EXECS} forks and execs each");
+}
+
+#[test]
+fn kills_during_a_flood_of_forks_and_execs_are_all_told() {
+    // More than fit into the ring buffer of forks and execs, before and after the kills.
+    const EXECS: u64 = 1500;
+    const KILLS: usize = 5;
+    let mut field = require!(Field::new());
+    proc::signal(field.monitor.process(), Signal::SIGSTOP);
+    let flood = || {
+        let line = format!("i=0; while [ $i -lt {EXECS} ]; do /bin/true; i=$((i+1)); done");
+        let status = field.way().command("sh").args(["-c", &line]).status();
+        assert!(status.expect("sh starts").success());
+    };
+    flood();
+    let victims: Vec<u32> = (0..KILLS).map(|_| field.play(&["eat", crate::oom::TOO_MUCH]).pid("victim")).collect();
+    flood();
+    proc::signal(field.monitor.process(), Signal::SIGCONT);
+
+    for victim in victims {
+        field.monitor.until_report_of(victim);
+        let reports = field.monitor.reports();
+        let report = reports.iter().find(|report| report["victim"]["pid"] == victim).expect("it was told of");
+        assert_eq!(report["confidence"], "confirmed", "{report}");
+    }
+}
+
+#[test]
+fn kills_whose_records_were_dropped_are_counted() {
+    // SIGKILL and exit take 190 bytes of the 256 KiB for kills.
+    const KILLED: u64 = 1800;
+    let mut field = require!(Field::new());
+    proc::signal(field.monitor.process(), Signal::SIGSTOP);
+    let line =
+        format!("i=0; while [ $i -lt {KILLED} ]; do sh -c 'kill -9 $$' 2>/dev/null; i=$((i+1)); done 2>/dev/null");
+    let status = field.inside().cgroup(&field.scratch).command("sh").args(["-c", &line]).status();
+    assert!(status.expect("sh starts").success());
+    let victim = field.play(&["eat", crate::oom::TOO_MUCH]).pid("victim");
+    proc::signal(field.monitor.process(), Signal::SIGCONT);
+
+    field.monitor.until("the count of what is missing", |line| line["event"] == "oom_kills_unattributed");
+
+    let missing = field.monitor.said().iter().find(|line| line["event"] == "oom_kills_unattributed");
+    assert_eq!(missing.expect("just heard")["count"], 1);
+    field.sentinel();
+    let reports = field.monitor.reports();
+    assert!(reports.iter().all(|report| report["victim"]["pid"] != victim), "its records were dropped: {reports:?}");
+    assert_eq!(reports.len(), 1, "nobody else is blamed: {reports:?}");
 }

@@ -6,6 +6,7 @@
 //! (`kernel/exit.c`, `kernel/cgroup/cgroup.c`). Ids of cgroups are not used again.
 
 use super::address::Place;
+use super::cgroup;
 use super::globals::{fence_cgroup_id, offset};
 
 /// How far below the fence a task may be. Systemd and the container runtimes that nest go some ten
@@ -30,10 +31,9 @@ pub(super) fn has_either<P: Place, C: Place>(current: P, child: C) -> bool {
 
 #[inline(always)]
 fn is_below<P: Place>(task: P, fence: u64) -> Option<()> {
-    let mut css = task.pointer(offset!(task_cgroups))?.pointer(offset!(css_set_memory))?;
+    let mut css = cgroup::state_of(task)?;
     for _ in 0..LEVELS {
-        let node = css.pointer(offset!(css_cgroup))?.pointer(offset!(cgroup_kn))?;
-        if node.u64(offset!(kernfs_node_id))? == fence {
+        if cgroup::id(css.pointer(offset!(css_cgroup))?)? == fence {
             return Some(());
         }
         css = css.pointer(offset!(css_parent))?;

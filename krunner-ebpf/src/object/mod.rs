@@ -14,6 +14,8 @@
 
 mod address;
 mod base;
+mod cgroup;
+mod cgroup_mkdir;
 mod direct;
 mod fence;
 mod globals;

@@ -1,22 +1,27 @@
-//! The ring buffer, and what becomes of a record that finds no room: it is counted.
+//! The two ring buffers, and what becomes of a record that finds no room: it is counted.
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::maps::{Array, RingBuf};
-use krunner_common::{Kind, LOST_CPUS, LOST_ENTRIES, LOST_KINDS, Layout, RING_BYTES, RING_WAKE_BYTES};
+use krunner_common::{
+    KILLS_BYTES, Kind, LOST_CPUS, LOST_ENTRIES, LOST_KINDS, Layout, PROCESSES_BYTES, PROCESSES_WAKE_BYTES,
+};
 
 #[map]
-static RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+static KILLS: RingBuf = RingBuf::with_byte_size(KILLS_BYTES, 0);
+
+#[map]
+static PROCESSES: RingBuf = RingBuf::with_byte_size(PROCESSES_BYTES, 0);
 
 #[map]
 static LOST: Array<u64> = Array::with_max_entries(LOST_ENTRIES, BPF_F_MMAPABLE);
 
 /// One record out of so many that need not wake the reader looks how full the ring is. The positions
 /// are on pages that all CPUs write, so that a look costs as much as all else in a record. Chance picks them,
-/// which takes no memory and no note of how many CPUs there are: that 1,200 execs, the half of the ring
-/// that is left when it should be noticed, go by without a look has a probability of 10^-16.
+/// which takes no memory and no note of how many CPUs there are: that 600 execs, which fill what is
+/// left when it should be noticed, go by without a look has a probability of 5 * 10^-9.
 const LOOK_EVERY: u64 = 32;
 
 /// When the reader learns of a record.
@@ -43,13 +48,13 @@ impl Wake {
 fn is_filling(time_boot_ns: u64) -> bool {
     // In quarters of microseconds: finer than that some clocks are not, and no two forks are as close.
     let looks = (time_boot_ns >> 8).is_multiple_of(LOOK_EVERY);
-    looks && RING.query(u64::from(BPF_RB_AVAIL_DATA)) > RING_WAKE_BYTES
+    looks && PROCESSES.query(u64::from(BPF_RB_AVAIL_DATA)) > PROCESSES_WAKE_BYTES
 }
 
 /// Copies a record to the ring, which is one call to the kernel where a reservation is two.
 #[inline(always)]
 pub(super) fn send<T: Layout + 'static>(kind: Kind, record: &T, wake: Wake) {
-    if RING.output::<T>(record, wake.flags()).is_err() {
+    if of(kind).output::<T>(record, wake.flags()).is_err() {
         count_lost(kind);
     }
 }
@@ -57,11 +62,17 @@ pub(super) fn send<T: Layout + 'static>(kind: Kind, record: &T, wake: Wake) {
 /// Room for a record; counts it as lost if there is none.
 #[inline(always)]
 pub(super) fn reserve<T: Layout + 'static>(kind: Kind) -> Option<RingBufEntry<T>> {
-    let entry = RING.reserve(0);
+    let entry = of(kind).reserve(0);
     if entry.is_none() {
         count_lost(kind);
     }
     entry
+}
+
+/// The ring buffer for records of that kind.
+#[inline(always)]
+fn of(kind: Kind) -> &'static RingBuf {
+    if kind.is_of_kill() { &KILLS } else { &PROCESSES }
 }
 
 #[inline(always)]

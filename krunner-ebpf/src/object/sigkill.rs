@@ -11,7 +11,7 @@ use krunner_common::{Kill, Kind, source};
 use super::address::Address;
 use super::globals::mark_victim_is_pid;
 use super::ring::{self, Wake};
-use super::{mark_victim, task};
+use super::{cgroup, mark_victim, task};
 
 const SIGKILL: i32 = 9;
 
@@ -42,6 +42,7 @@ fn sigkill(ctx: RawTracePointContext) -> Option<()> {
         uid: task::uid(task),
         memory: task::memory(task),
         memory_map: task::memory_map(task),
+        cgroup_id: cgroup::id_of(task).unwrap_or(0),
         comm: task::leader(task).map(task::comm).unwrap_or_default(),
         sender_comm,
     };

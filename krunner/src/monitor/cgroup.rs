@@ -13,6 +13,7 @@
 
 pub(super) mod charge;
 pub(super) mod counter;
+pub(super) mod names;
 
 use std::collections::VecDeque;
 use std::fs;
@@ -151,15 +152,6 @@ impl Cgroup {
     #[must_use]
     pub fn read(&self) -> Reading {
         self.read_at(&self.path, &self.dir)
-    }
-
-    /// The same of the cgroup that a process is in, in our hierarchy. `None` when the process or its cgroup has
-    /// gone, or the cgroup is not visible here.
-    #[must_use]
-    pub fn facts_of_pid(&self, pid: u32) -> Option<CgroupFacts> {
-        let text = self.root.read(&format!("{pid}/cgroup")).ok()?;
-        let path = path_in(&text, self.version)?;
-        Some(self.read_at(path, &place(path, &self.mounts)?).facts)
     }
 
     /// Whether a kill in the cgroup with that path may be one of all of its members, or of one above it (`memory.oom.group`,

@@ -188,20 +188,6 @@ fn what_cannot_be_read_is_a_gap_with_a_cause() {
 }
 
 #[test]
-fn a_victims_own_cgroup_may_be_below_ours() {
-    let host = Host::new("4:memory:/box\n", "35 33 0:31 /box /m rw - cgroup cgroup rw,memory\n")
-        .v1("m", 500, 450, 0)
-        .v1("m/job", 100, 99, 5)
-        .file("proc/77/cgroup", "4:memory:/box/job\n")
-        .file("proc/78/cgroup", "4:memory:/box/job (deleted)\n")
-        .file("proc/79/cgroup", "4:memory:/elsewhere\n");
-    let cgroup = host.found_at("m");
-    let facts = cgroup.facts_of_pid(77).unwrap();
-    assert_eq!((facts.path.as_str(), figures(&facts)), ("/box/job", (Some(100), Some(99), Some(5))));
-    assert_eq!([cgroup.facts_of_pid(78), cgroup.facts_of_pid(79), cgroup.facts_of_pid(80)], [None, None, None]);
-}
-
-#[test]
 fn mount_points_may_have_blanks() {
     let host = Host::new("0::/a b:c\n", "30 23 0:26 / /my\\040c rw - cgroup2 cgroup2 rw\n").v2("my c/a b:c", "5", 1, 0);
     assert_eq!(host.found_at("my c/a b:c").facts().limit_bytes, Some(5));
@@ -214,7 +200,6 @@ fn this_process_is_a_member_of_what_is_found() {
     let Ok(cgroup) = Cgroup::find(&CgroupRoot::default()) else { return };
     let members = fs::read_to_string(cgroup.dir.join("cgroup.procs")).unwrap();
     assert!(members.lines().any(|pid| pid == std::process::id().to_string()), "{cgroup:?}");
-    assert_eq!(cgroup.facts_of_pid(std::process::id()).map(|facts| facts.path), Some(cgroup.path));
 }
 
 proptest! {

@@ -121,8 +121,8 @@ pub(super) struct Engine {
     /// Without a tracer: when kills were counted last.
     counted_ns: Option<u64>,
     is_held: bool,
-    /// Killed while held: what else is to be known of them is looked up afterwards.
-    held_victims: Vec<ProcessKey>,
+    /// Killed while held, each in the cgroup of that id: what else is to be known of them is looked up afterwards.
+    held_victims: Vec<(ProcessKey, Option<u64>)>,
     notices: Vec<Notice>,
 }
 
@@ -160,7 +160,7 @@ impl Engine {
         self.history.fold_event(event);
         let mut look = false;
         match &event.what {
-            Trace::Lost { records } => {
+            Trace::Lost { records, .. } => {
                 self.lost_records += records;
                 self.notices.push(Notice::Lost { records: *records });
             }
@@ -169,7 +169,7 @@ impl Engine {
                     self.keep_figures(kill.victim, figures);
                 }
                 if self.is_held {
-                    self.hold_victim(kill.victim);
+                    self.hold_victim(kill.victim, kill.cgroup_id);
                 } else {
                     self.note_ancestors(kill.victim, event.at_boot_ns, now_ns);
                     look = self.wants_look(now_ns);
@@ -249,6 +249,14 @@ impl Engine {
         if let Some(process) = self.history.holder_of(pid, now_ns) {
             self.history.ended_unseen(process, end, now_ns);
             self.infer(now_ns);
+        }
+    }
+
+    /// So many kills were counted whose records the tracer dropped. Who left meanwhile says little of whom they hit: a
+    /// flood of processes made the tracer drop them.
+    pub(super) fn missed(&mut self, kills: u64) {
+        if kills > 0 {
+            self.notices.push(Notice::Unattributed { kills });
         }
     }
 

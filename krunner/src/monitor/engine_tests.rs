@@ -51,6 +51,7 @@ fn oom_kill(at_ns: u64, pid: u32) -> [TraceEvent; 3] {
         sender: Some(trigger.clone()),
         memory,
         memory_map: u64::from(pid),
+        cgroup_id: Some(u64::from(pid)),
         already_pending: false,
     };
     let mark = Mark { victim: key(pid), trigger: Some(trigger) };
@@ -143,7 +144,7 @@ fn looks_that_take_long_or_were_just_taken_are_not_asked_for() {
 #[test]
 fn what_was_lost_is_told_and_kept_in_reports() {
     let mut engine = engine();
-    let lost = event(SECOND, Trace::Lost { records: 3 });
+    let lost = event(SECOND, Trace::Lost { records: 3, of_kills: 1 });
     assert!(!feed(&mut engine, &[lost], SECOND));
     assert_eq!(engine.take_notices(), [Notice::Lost { records: 3 }]);
     assert!(feed(&mut engine, &oom_kill(2 * SECOND, 7), 2 * SECOND));
@@ -317,11 +318,11 @@ fn while_held_nothing_is_asked_for_or_reported() {
     assert_eq!(told(&mut engine), []);
     assert!(engine.has_unreported(at + SECOND));
 
-    assert!(engine.resume(Some(&figures(3)), at + SECOND), "now there is room to look");
+    assert!(engine.resume(|id| (id == Some(7)).then(|| figures(3)), at + SECOND), "now there is room to look");
     engine.tick(at + SECOND + 2 * LOOK_PATIENCE_NS);
     let notices = engine.take_notices();
     let [Notice::Report(report)] = &notices[..] else { panic!("{notices:?}") };
-    assert_eq!(report.cgroup.as_ref().unwrap().oom_kill_count, Some(3), "of our own cgroup");
+    assert_eq!(report.cgroup.as_ref().unwrap().oom_kill_count, Some(3), "of the victim's cgroup");
     assert!(!engine.has_unreported(at + 2 * SECOND));
 }
 
@@ -332,7 +333,7 @@ fn victim_that_exits_after_the_hold_has_its_figures_and_a_look() {
     engine.hold();
     let [kill, mark, exit] = oom_kill(at, 7);
     assert!(!engine.trace(&kill, None, at) && !engine.trace(&mark, None, at));
-    assert!(engine.resume(Some(&figures(3)), at + MS), "before 6.16 memory is back before the exit is told");
+    assert!(engine.resume(|_| Some(figures(3)), at + MS), "before 6.16 memory is back before the exit is told");
     let _ = engine.trace(&exit, None, at + 2 * MS);
     engine.snapshot(&snapshot(at + 3 * MS, &[1, 9], Duration::from_millis(1)), at + 3 * MS);
     let notices = engine.take_notices();

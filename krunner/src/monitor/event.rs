@@ -64,10 +64,14 @@ pub enum Trace {
     Fork(Fork),
     /// A process runs a new program.
     Exec(Exec),
-    /// The tracer had no room for so many records since it last said so.
+    /// One of our processes made a memory cgroup.
+    CgroupMade(CgroupMade),
+    /// The tracer dropped records since it last said so.
     Lost {
         /// How many.
         records: u64,
+        /// How many of them were of kills: SIGKILLs, marks, exits.
+        of_kills: u64,
     },
 }
 
@@ -108,6 +112,8 @@ pub struct Kill {
     pub memory: MemoryAtKill,
     /// Which memory map that is: the same for processes that share it, 0 when it is not known.
     pub memory_map: u64,
+    /// The cgroup that its memory is charged to, by the kernel's id; `None` when the kernel does not tell.
+    pub cgroup_id: Option<u64>,
     /// Another SIGKILL was there first; this one changed nothing.
     pub already_pending: bool,
 }
@@ -165,6 +171,17 @@ pub struct Exec {
     pub cmdline: Vec<u8>,
     /// There is more of it.
     pub cmdline_is_cut: bool,
+}
+
+/// A new memory cgroup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupMade {
+    /// The kernel's id of it.
+    pub id: u64,
+    /// The one that it is in.
+    pub parent_id: u64,
+    /// The name of its directory; empty when it is not known.
+    pub name: Vec<u8>,
 }
 
 /// What whoever waits for a process knows of its end.

@@ -131,7 +131,7 @@ impl History {
             Trace::Fork(fork) => self.fork(fork, at_ns),
             Trace::Exec(exec) => self.exec(exec, at_ns),
             Trace::Exit(Exit { process }) => self.table.mark_gone(*process, Gone { at_ns, is_certain: true }),
-            Trace::Kill(_) | Trace::Mark(_) | Trace::Lost { .. } => {}
+            Trace::Kill(_) | Trace::Mark(_) | Trace::CgroupMade(_) | Trace::Lost { .. } => {}
         }
         self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
     }

@@ -168,7 +168,9 @@ impl Joiner {
                 self.marks.iter_mut().filter(|mark| mark.victim == exit.process).for_each(|mark| mark.exited = true);
                 exit.process
             }
-            Trace::Kill(_) | Trace::Fork(_) | Trace::Exec(_) | Trace::Lost { .. } => return None,
+            Trace::Kill(_) | Trace::Fork(_) | Trace::Exec(_) | Trace::CgroupMade(_) | Trace::Lost { .. } => {
+                return None;
+            }
         };
         self.close(process, at_ns)
     }

@@ -36,6 +36,7 @@ fn kill(at_ns: u64, victim: u32, source: KillSource, sender: u32) -> TraceEvent 
         sender: Some(actor(sender)),
         memory,
         memory_map: 0,
+        cgroup_id: None,
         already_pending: false,
     };
     event(at_ns, Trace::Kill(kill))

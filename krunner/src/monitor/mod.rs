@@ -35,7 +35,9 @@ pub(crate) use cgroup::charge::OwnCharge;
 pub use cgroup::{Cgroup, CgroupError, CgroupFacts, CgroupRoot, Reading};
 pub(crate) use clock::boot_ns;
 pub use engine::Notice;
-pub use event::{Actor, Death, Exec, Exit, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessKey, Trace, TraceEvent};
+pub use event::{
+    Actor, CgroupMade, Death, Exec, Exit, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessKey, Trace, TraceEvent,
+};
 pub use handle::{Deaths, Monitor, SigkillCauses, Tell, Watching};
 pub use join::{Confidence, Joiner, Verdict, Victim};
 pub use means::{By, Means, Wanted};

@@ -53,6 +53,7 @@ fn victim(pid: u32, start_ticks: u64) -> Victim {
         sender: Some(trigger.clone()),
         memory,
         memory_map: 0,
+        cgroup_id: None,
         already_pending: false,
     };
     Victim {

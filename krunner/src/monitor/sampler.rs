@@ -61,16 +61,27 @@ pub(super) enum Sample {
 enum Order {
     Scan,
     Beat,
+    /// The [`Mode`] was changed.
+    Mode,
+}
+
+/// Whether to be watchful.
+#[derive(Debug)]
+enum Mode {
     /// Nobody else tells of kills: be watchful, with these counters.
     Watch(Arc<Mutex<KillCounter>>),
     /// A tracer does.
     Rest,
 }
 
+/// The mode that is to be taken up: beside the orders, for which there may be no room.
+type NextMode = Arc<Mutex<Option<Mode>>>;
+
 /// The thread; ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Sampler {
     orders: SyncSender<Order>,
+    next_mode: NextMode,
     is_paused: Arc<AtomicBool>,
     /// A beat was ordered and has not come: more of them would leave no room for other orders.
     is_beat_ordered: Arc<AtomicBool>,
@@ -94,15 +105,17 @@ impl Sampler {
         let is_paused = Arc::new(AtomicBool::new(false));
         let is_beat_ordered = Arc::new(AtomicBool::new(false));
         let beat_came = Arc::clone(&is_beat_ordered);
+        let next_mode = NextMode::default();
+        let ordered_mode = Arc::clone(&next_mode);
         let hold = Hold::new(Arc::clone(&is_paused), Arc::clone(&charge));
         let scanner = Scanner::new(root, fence)?.held_by(hold);
         let (orders, ordered) = sync_channel(QUEUED_ORDERS);
         let run = move || {
             // The reader has gone: nobody is there to be told.
-            let _ = Lookout::new(scanner, charge, interval, samples, beat_came).run(&ordered);
+            let _ = Lookout::new(scanner, charge, interval, samples, beat_came).run(&ordered, &ordered_mode);
         };
         thread::Builder::new().name("oom-sampler".into()).stack_size(STACK_BYTES).spawn(run)?;
-        Ok(Self { orders, is_paused, is_beat_ordered })
+        Ok(Self { orders, next_mode, is_paused, is_beat_ordered })
     }
 
     /// Has the thread open nothing, or go on. A pause ends by itself after [`HOLD_PATIENCE`](super::cgroup::charge::HOLD_PATIENCE).
@@ -124,12 +137,18 @@ impl Sampler {
 
     /// From now on nobody else tells of kills.
     pub(super) fn watch(&self, counter: Arc<Mutex<KillCounter>>) {
-        self.order(Order::Watch(counter));
+        self.change(Mode::Watch(counter));
     }
 
     /// From now on a tracer does.
     pub(super) fn rest(&self) {
-        self.order(Order::Rest);
+        self.change(Mode::Rest);
+    }
+
+    fn change(&self, mode: Mode) {
+        *self.next_mode.lock().unwrap_or_else(PoisonError::into_inner) = Some(mode);
+        // Full: whichever order comes next has the thread look at the mode.
+        self.order(Order::Mode);
     }
 
     fn order(&self, order: Order) {
@@ -194,9 +213,13 @@ impl Lookout {
         }
     }
 
-    fn run(mut self, orders: &Receiver<Order>) -> Result<(), Unheard> {
+    fn run(mut self, orders: &Receiver<Order>, next_mode: &NextMode) -> Result<(), Unheard> {
         self.scan(false)?;
         loop {
+            let mode = next_mode.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(mode) = mode {
+                self.take_up(mode)?;
+            }
             let beat = self.watch.as_ref().map(|watch| watch.next_beat);
             let due = beat.map_or(self.next_scan, |beat| beat.min(self.next_scan));
             match orders.recv_timeout(due.saturating_duration_since(Instant::now())) {
@@ -204,16 +227,7 @@ impl Lookout {
                     self.is_scan_asked = true;
                     self.next_scan = self.next_scan.min(self.last_scan + SHORTEST_PAUSE);
                 }
-                Ok(Order::Scan) => {}
-                Ok(Order::Watch(counter)) => {
-                    self.scanner.pay_attention(true);
-                    self.watch = Some(Watch::start(counter));
-                    self.beat()?;
-                }
-                Ok(Order::Rest) => {
-                    self.scanner.pay_attention(false);
-                    self.watch = None;
-                }
+                Ok(Order::Scan | Order::Mode) => {}
                 Err(RecvTimeoutError::Timeout) if self.next_scan <= Instant::now() => {
                     self.scan(self.is_scan_asked)?;
                 }
@@ -227,6 +241,21 @@ impl Lookout {
                     self.beat()?;
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    fn take_up(&mut self, mode: Mode) -> Result<(), Unheard> {
+        match mode {
+            Mode::Watch(counter) => {
+                self.scanner.pay_attention(true);
+                self.watch = Some(Watch::start(counter));
+                self.beat()
+            }
+            Mode::Rest => {
+                self.scanner.pay_attention(false);
+                self.watch = None;
+                Ok(())
             }
         }
     }

@@ -17,9 +17,11 @@
 //! **Hold.** From a kill where memory is short for us until the victim's memory is back nothing is opened here, and nothing told: see
 //! `cgroup::charge`.
 
+mod traced;
+
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 use nix::unistd::read;
@@ -28,16 +30,17 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::cgroup::Cgroup;
 use super::cgroup::charge::OwnCharge;
 use super::cgroup::counter::KillCounter;
-use super::cgroup::{Cgroup, CgroupFacts};
 use super::clock;
 use super::engine::{Engine, is_of_interest};
-use super::event::{ProcessKey, Trace, TraceEvent};
+use super::event::{Trace, TraceEvent};
 use super::handle::{Question, Request, Tell, Watching};
 use super::sampler::{Sample, Sampler};
 use super::tracer::{Loading, RingReader, Scope, TracerKind};
 use crate::sys;
+use traced::Traced;
 
 /// A snapshot is large, and an older one of no use. A beat of the sampler may bring two samples.
 pub(super) const QUEUED_SAMPLES: usize = 2;
@@ -60,6 +63,8 @@ pub(super) struct Task {
     charge: Arc<OwnCharge>,
     /// Set while the tracer is attached.
     ring: Option<Box<RingReader>>,
+    /// Set while the tracer is attached.
+    traced: Option<Traced>,
     /// Without a tracer: the counter that the sampler reads too.
     counter: Option<Arc<Mutex<KillCounter>>>,
     /// Without a tracer: readable when a counter of the cgroup may have changed.
@@ -114,6 +119,7 @@ impl Task {
             scope,
             charge,
             ring: None,
+            traced: None,
             counter: None,
             changes: None,
             is_evidence,
@@ -198,6 +204,7 @@ impl Task {
                     self.is_count_due = !self.count_now();
                 }
                 self.end_hold();
+                self.compare_with_counter();
                 self.watch_for_stuck();
                 self.engine.tick(clock::boot_ns());
             }
@@ -241,7 +248,8 @@ impl Task {
         if self.questions.iter().any(|question| question.until_ns <= now_ns) {
             self.engine.report_now(now_ns);
         }
-        let is_settled = !self.engine.has_unreported(now_ns);
+        let is_settled =
+            !self.engine.has_unreported(now_ns) && !self.traced.as_ref().is_some_and(Traced::is_comparison_pending);
         let is_answerable = |pending: &mut Pending| pending.until_ns <= now_ns || is_settled && !pending.needs_count;
         self.questions.extract_if(.., is_answerable).map(|pending| pending.question).collect()
     }
@@ -268,18 +276,22 @@ impl Task {
 
     /// Reads all that was said of kills up to now; the answer comes when all of it is told.
     fn ask(&mut self, question: Question) {
-        if let Some(mut ring) = self.ring.take() {
-            loop {
-                let batch = ring.read_batch();
-                self.traced(&batch);
-                if !RingReader::is_full(&batch) {
-                    break;
-                }
-            }
-            self.ring = Some(ring);
-        }
+        self.read_all();
         let until_ns = clock::boot_ns().saturating_add(nanoseconds(SETTLE_DEADLINE));
         self.questions.push(Pending { question, needs_count: self.counter.is_some(), until_ns });
+    }
+
+    /// Takes in all that the tracer has now.
+    fn read_all(&mut self) {
+        let Some(mut ring) = self.ring.take() else { return };
+        loop {
+            let batch = ring.read_batch();
+            self.traced(&batch);
+            if !RingReader::is_full(&batch) {
+                break;
+            }
+        }
+        self.ring = Some(ring);
     }
 
     /// Without a tracer: reads the counter; `false` when the sampler is doing so.
@@ -306,6 +318,9 @@ impl Task {
             self.begin_hold(event, now_ns);
             let figures = self.figures(event);
             let group = self.group_victim(event, figures.as_ref());
+            if let Some(traced) = &mut self.traced {
+                traced.saw(event, now_ns);
+            }
             look |= self.engine.trace(event, figures, now_ns);
             if let Some(victim) = group {
                 self.engine.killed_with_group(victim);
@@ -363,8 +378,8 @@ impl Task {
         }
         self.held_until_ns = None;
         self.pause_sampler(false);
-        let facts = self.cgroup.as_ref().map(Cgroup::facts);
-        let look = self.engine.resume(facts.as_ref(), now_ns);
+        let traced = &mut self.traced;
+        let look = self.engine.resume(|cgroup_id| traced.as_mut()?.figures(cgroup_id), now_ns);
         self.scan_if(look);
     }
 
@@ -385,6 +400,10 @@ impl Task {
 
     async fn tracer_changed(&mut self, why_not_bpf: Option<String>) {
         let traced = self.ring.is_some();
+        self.traced = traced.then(|| {
+            let may_open = self.held_until_ns.is_none() && !self.charge.is_short();
+            Traced::start(self.cgroup.clone(), self.counter.clone(), may_open)
+        });
         self.take_over_from_counter();
         self.watch_without_tracer(!traced);
         // Who came while the programs were being loaded has been told by nobody.
@@ -392,29 +411,6 @@ impl Task {
         let tracer = if traced { TracerKind::Bpf } else { TracerKind::Snapshot };
         // As above.
         let _ = self.tells.send(Tell::Watching(Watching { tracer, why_not_bpf, scope: self.scope })).await;
-    }
-
-    /// Kills that were counted and that the new tracer did not see: they were before it.
-    fn take_over_from_counter(&mut self) {
-        let (Some(ring), Some(counter)) = (&mut self.ring, &self.counter) else { return };
-        let mut count = counter.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Later than the count, so that none is missed.
-        let mut seen = Vec::new();
-        loop {
-            let batch = ring.read_batch();
-            let is_full = RingReader::is_full(&batch);
-            seen.extend(batch);
-            if !is_full {
-                break;
-            }
-        }
-        let is_counted =
-            |event: &&TraceEvent| event.at_boot_ns <= count.at_boot_ns && matches!(event.what, Trace::Mark(_));
-        let marks = seen.iter().filter(is_counted).count();
-        count.leave_out(marks as u64);
-        // Whoever takes over scans anyway.
-        let _ = self.engine.counted(count);
-        self.traced(&seen);
     }
 
     /// Counters and glances stand in for a tracer, or no more.
@@ -432,29 +428,6 @@ impl Task {
             self.counter = None;
             sampler.rest();
         }
-    }
-
-    /// Whom the kernel killed where it kills all of a cgroup at once.
-    fn group_victim(&self, event: &TraceEvent, figures: Option<&CgroupFacts>) -> Option<ProcessKey> {
-        let Trace::Kill(kill) = &event.what else { return None };
-        let is_group = || match (&self.cgroup, figures) {
-            (Some(cgroup), Some(figures)) => cgroup.kills_groups_at(&figures.path),
-            _ => self.charge.kills_groups(),
-        };
-        (is_of_interest(kill) && is_group()).then_some(kill.victim)
-    }
-
-    /// The victim's cgroup, read before the victim is gone.
-    fn figures(&self, event: &TraceEvent) -> Option<CgroupFacts> {
-        let Trace::Kill(kill) = &event.what else { return None };
-        let cgroup = self.cgroup.as_ref().filter(|_| is_of_interest(kill) && self.held_until_ns.is_none())?;
-        let facts = cgroup.facts_of_pid(kill.victim.pid);
-        // One that has exited is in the root cgroup by then. Of the whole machine it need not have been in ours.
-        if self.scope == Scope::All {
-            return facts.filter(|facts| facts.path != "/");
-        }
-        let is_ours = |facts: &CgroupFacts| facts.path.starts_with(&cgroup.path);
-        Some(facts.filter(is_ours).unwrap_or_else(|| cgroup.facts()))
     }
 }
 

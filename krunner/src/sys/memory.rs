@@ -144,12 +144,13 @@ impl Words {
         Ok(Self { start: start.cast(), count })
     }
 
-    /// Their sum now.
+    /// Their sum now, of those at the indexes that are wanted.
     #[must_use]
-    pub fn sum(&self) -> u64 {
+    pub fn sum_of(&self, is_wanted: impl Fn(usize) -> bool) -> u64 {
         // SAFETY: `count` words are mapped from `start` on until the drop, aligned to a page.
         let words = unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count.get()) };
-        words.iter().map(|word| word.load(Ordering::Relaxed)).sum()
+        let wanted = words.iter().enumerate().filter(|(index, _)| is_wanted(*index));
+        wanted.map(|(_, word)| word.load(Ordering::Relaxed)).sum()
     }
 }
 

@@ -35,14 +35,20 @@ const OWNED: &[Owned] = &[
     Owned {
         word: "aya",
         within: "krunner/src/",
-        owners: &["krunner/src/monitor/tracer/bpf.rs"],
+        owners: &["krunner/src/monitor/tracer/bpf.rs", "krunner/src/monitor/tracer/bpf/"],
         in_tests_too: true,
         remedy: "only monitor/tracer/bpf.rs knows aya; everything else sees plain data",
     },
     Owned {
         word: "unsafe",
         within: "",
-        owners: &["krunner/src/sys/", "krunner/src/monitor/tracer/bpf.rs", "krunner-ebpf/", "tests/victim/raw.rs"],
+        owners: &[
+            "krunner/src/sys/",
+            "krunner/src/monitor/tracer/bpf.rs",
+            "krunner/src/monitor/tracer/bpf/",
+            "krunner-ebpf/",
+            "tests/victim/raw.rs",
+        ],
         in_tests_too: true,
         remedy: "look for a safe call in std or nix; if there is none, wrap it in krunner/src/sys/",
     },

@@ -1,3 +1,4 @@
 //! What events mean: pure, time is a parameter.
 
+pub(super) mod accounted;
 pub(super) mod sigkill;

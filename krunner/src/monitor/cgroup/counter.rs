@@ -340,12 +340,12 @@ impl Cgroup {
     }
 }
 
-fn folders(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn folders(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
-fn inode(dir: &Path) -> u64 {
+pub(super) fn inode(dir: &Path) -> u64 {
     fs::metadata(dir).map_or(0, |metadata| metadata.ino())
 }
 

@@ -15,15 +15,19 @@ impl Engine {
         self.look_asked_ns = None;
     }
 
-    /// The victim's memory is back. `figures` are those of our own cgroup, whose limit was hit. Returns whether to look at
-    /// `/proc` now.
+    /// The victim's memory is back. `figures` is asked for those of a victim's cgroup, by its id. Returns whether to look
+    /// at `/proc` now.
     #[must_use]
-    pub(in crate::monitor) fn resume(&mut self, figures: Option<&CgroupFacts>, now_ns: u64) -> bool {
+    pub(in crate::monitor) fn resume(
+        &mut self,
+        mut figures: impl FnMut(Option<u64>) -> Option<CgroupFacts>,
+        now_ns: u64,
+    ) -> bool {
         self.is_held = false;
         let victims = std::mem::take(&mut self.held_victims);
-        for victim in &victims {
-            if let Some(figures) = figures {
-                self.keep_figures(*victim, figures.clone());
+        for (victim, cgroup_id) in &victims {
+            if let Some(figures) = figures(*cgroup_id) {
+                self.keep_figures(*victim, figures);
             }
             // Who is gone by now may have gone after the kill.
             self.note_ancestors(*victim, now_ns, now_ns);
@@ -42,9 +46,9 @@ impl Engine {
     }
 
     /// While held: remembers a victim for [`Self::resume`].
-    pub(super) fn hold_victim(&mut self, victim: ProcessKey) {
+    pub(super) fn hold_victim(&mut self, victim: ProcessKey, cgroup_id: Option<u64>) {
         if self.held_victims.len() < MAX_FIGURES {
-            self.held_victims.push(victim);
+            self.held_victims.push((victim, cgroup_id));
         }
     }
 

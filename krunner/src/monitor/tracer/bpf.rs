@@ -1,14 +1,15 @@
 //! The eBPF tracer: loads the programs, attaches them, and reads what they write.
 //!
 //! ```text
-//! loader thread: gate ─▶ offsets from BTF ─▶ load, attach ──Attached──▶ RingReader ──batches──▶ monitor
+//! loader thread: gate ─▶ offsets from BTF ─▶ load, attach ──Attached──▶ RingReader (`bpf/ring.rs`) ──batches──▶ monitor
 //! ```
 //!
-//! The only file that knows aya. Loading needs capabilities, some 50 ms and, for a moment, some 30 MiB
+//! The only place that knows aya, with `bpf/ring.rs`. Loading needs capabilities, some 50 ms and, for a moment, some 30 MiB
 //! (aya parses the whole BTF of the kernel, asked or not); it happens once, on a thread that ends with it,
-//! so that no other thread of the runner ever has a capability. Reading the ring buffer needs none: it
-//! is shared memory. What is read is passed on as plain [`TraceEvent`]s; what finds no room in the ring is
-//! counted by the programs and told as [`Trace::Lost`].
+//! so that no other thread of the runner ever has a capability. Reading the ring buffers needs none: they are
+//! shared memory.
+
+mod ring;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -19,24 +20,13 @@ use aya::programs::raw_trace_point::RawTracePointLink;
 use aya::programs::{ProgramError, ProgramType, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use krunner_common::program::{self, Program};
-use krunner_common::{CONFIG, Config, LEVEL_UNKNOWN, LOST, LOST_ENTRIES, OFFSETS, RING, config_flag};
-use nix::unistd::{SysconfVar, sysconf};
-use tokio::io::unix::AsyncFd;
-use tokio::time::{Duration, Interval, MissedTickBehavior, interval};
+use krunner_common::{CONFIG, Config, KILLS, LEVEL_UNKNOWN, LOST, LOST_ENTRIES, OFFSETS, PROCESSES, config_flag};
 
 use super::btf::{self, BtfError, KernelFacts};
-use super::decode::decode;
 use crate::error::chain;
-use crate::monitor::clock;
-use crate::monitor::event::{Trace, TraceEvent};
 use crate::sys::memory::{self, Words};
 
-/// Records passed on at once: enough to keep the reader from waiting on each, little enough to bound what
-/// is under way.
-const BATCH: usize = 256;
-
-/// Forks and execs do not wake the reader; it looks by itself this often.
-const LOOK: Duration = Duration::from_secs(1);
+pub(in crate::monitor) use ring::RingReader;
 
 /// A counter for each CPU and kind of record.
 const LOST_WORDS: NonZeroUsize = NonZeroUsize::new(LOST_ENTRIES as usize).expect("there are CPUs");
@@ -124,9 +114,10 @@ pub(super) enum LoadError {
     Counters(#[source] io::Error),
 }
 
-/// Programs that run until this is dropped, and their ring buffer.
+/// Programs that run until this is dropped, and their ring buffers.
 pub(in crate::monitor) struct Attached {
-    ring: RingBuf<MapData>,
+    kills: RingBuf<MapData>,
+    processes: RingBuf<MapData>,
     lost: Words,
     links: Vec<RawTracePointLink>,
 }
@@ -191,13 +182,22 @@ fn load_with(target: &Target, facts: &KernelFacts) -> Result<Attached, LoadError
         .override_global(CONFIG, &config[..], true)
         .load(&OBJECT.0)
         .map_err(LoadError::Object)?;
-    let ring = ebpf.take_map(RING).ok_or(LoadError::Lacks("the map RING"))?;
-    let ring = RingBuf::try_from(ring).map_err(LoadError::Ring)?;
+    let kills = ring(&mut ebpf, KILLS)?;
+    let processes = ring(&mut ebpf, PROCESSES)?;
     let lost = ebpf.take_map(LOST).ok_or(LoadError::Lacks("the map LOST"))?;
     let Map::Array(lost) = lost else { return Err(LoadError::Lacks("the array LOST")) };
     let lost = Words::of_map(lost.fd(), LOST_WORDS).map_err(LoadError::Counters)?;
-    let links = program::ALL.iter().map(|program| link(&mut ebpf, program)).collect::<Result<_, _>>()?;
-    Ok(Attached { ring, lost, links })
+    let mut links = program::ALL.iter().map(|program| link(&mut ebpf, program)).collect::<Result<Vec<_>, _>>()?;
+    match link(&mut ebpf, &program::CGROUP_MKDIR) {
+        Ok(link) => links.push(link),
+        Err(error) => tracing::debug!("{}: cgroups that are removed at once have no name in reports", chain(&error)),
+    }
+    Ok(Attached { kills, processes, lost, links })
+}
+
+fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, LoadError> {
+    let map = ebpf.take_map(name).ok_or(LoadError::Lacks(name))?;
+    RingBuf::try_from(map).map_err(LoadError::Ring)
 }
 
 fn config(target: &Target, facts: &KernelFacts) -> Config {
@@ -239,84 +239,8 @@ impl Attached {
     /// The end at which records are read.
     ///
     /// # Errors
-    /// When the ring buffer cannot be waited for.
+    /// When the ring buffers cannot be waited for.
     pub(in crate::monitor) fn into_reader(self) -> io::Result<RingReader> {
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(RingReader {
-            // SAFETY: the ring buffer keeps the same descriptor, its own, until it is dropped, with the AsyncFd.
-            ring: unsafe { AsyncFd::register(self.ring) }?,
-            look,
-            is_more: false,
-            lost: self.lost,
-            told_lost: 0,
-            page_bytes: page_bytes()?,
-            told_unreadable: false,
-            _links: self.links,
-        })
+        RingReader::new(self.kills, self.processes, self.lost, self.links)
     }
-}
-
-/// Makes events of the records that the programs write; they run until this is dropped.
-pub(in crate::monitor) struct RingReader {
-    ring: AsyncFd<RingBuf<MapData>>,
-    look: Interval,
-    /// The last batch was full.
-    is_more: bool,
-    lost: Words,
-    told_lost: u64,
-    page_bytes: u64,
-    told_unreadable: bool,
-    _links: Vec<RawTracePointLink>,
-}
-
-impl RingReader {
-    /// Waits for records; there may be none. Nothing is lost when this is dropped while it waits.
-    ///
-    /// # Errors
-    /// When the ring buffer cannot be waited for.
-    pub(in crate::monitor) async fn next(&mut self) -> io::Result<Vec<TraceEvent>> {
-        if !self.is_more {
-            tokio::select! {
-                ready = self.ring.readable_mut() => ready?.clear_ready(),
-                _ = self.look.tick() => {}
-            }
-        }
-        Ok(self.read_batch())
-    }
-
-    /// Whether there may be more behind this batch.
-    pub(in crate::monitor) fn is_full(batch: &[TraceEvent]) -> bool {
-        batch.len() >= BATCH
-    }
-
-    /// Up to [`BATCH`] events that are there now, and what was lost since the last batch behind them.
-    pub(in crate::monitor) fn read_batch(&mut self) -> Vec<TraceEvent> {
-        let mut batch = Vec::new();
-        let ring = self.ring.get_mut();
-        while batch.len() < BATCH {
-            let Some(record) = ring.next() else { break };
-            match decode(&record, self.page_bytes) {
-                Ok(event) => batch.push(event),
-                Err(error) if !self.told_unreadable => {
-                    self.told_unreadable = true;
-                    tracing::error!("a bug: the tracer wrote {error}; such records are skipped");
-                }
-                Err(_) => {}
-            }
-        }
-        let lost = self.lost.sum();
-        if lost > self.told_lost {
-            let records = lost - self.told_lost;
-            batch.push(TraceEvent { at_boot_ns: clock::boot_ns(), what: Trace::Lost { records } });
-            self.told_lost = lost;
-        }
-        self.is_more = Self::is_full(&batch);
-        batch
-    }
-}
-
-fn page_bytes() -> io::Result<u64> {
-    let bytes = sysconf(SysconfVar::PAGE_SIZE)?;
-    bytes.and_then(|bytes| u64::try_from(bytes).ok()).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }

@@ -282,6 +282,9 @@ impl<'a> Btf<'a> {
             css_parent: optional("cgroup_subsys_state", "parent")?,
             cgroup_kn: optional("cgroup", "kn")?,
             kernfs_node_id: optional("kernfs_node", "id")?,
+            cgroup_root: optional("cgroup", "root")?,
+            cgroup_self: optional("cgroup", "self")?,
+            kernfs_node_name: optional("kernfs_node", "name")?,
             ..Offsets::UNKNOWN
         }
         .with_window())

@@ -72,8 +72,8 @@ fn kernel(old: bool, without: &'static str) -> Vec<u8> {
     let state = to.group((STRUCT, "cgroup_subsys_state", 40), &[("cgroup", int, 0), ("parent", int, 32)]);
     let subsys = to.add((ARRAY, "", 0), 0, &[state, int, 5]);
     to.group((STRUCT, "css_set", 80), &[("subsys", subsys, 16), ("dfl_cgrp", int, 72)]);
-    to.group((STRUCT, "cgroup", 400), &[("self", state, 0), ("kn", int, 240)]);
-    to.group((STRUCT, "kernfs_node", 120), &[("id", int, 96)]);
+    to.group((STRUCT, "cgroup", 400), &[("self", state, 0), ("kn", int, 240), ("root", int, 360)]);
+    to.group((STRUCT, "kernfs_node", 120), &[("name", int, 16), ("id", int, 96)]);
     to.values("cgroup_subsys_id", &[("cpu_cgrp_id", 0), ("memory_cgrp_id", 4)]);
     let helper = if old { "BPF_FUNC_unspec" } else { "BPF_FUNC_get_current_task_btf" };
     to.values("bpf_func_id", &[("BPF_FUNC_map_lookup_elem", 1), (helper, 158)]);
@@ -93,6 +93,7 @@ fn both_kinds_of_kernel_are_understood() {
         assert_eq!((offsets.mm_rss, offsets.mm_rss_stride), rss);
         assert_eq!([offsets.task_start_boottime, offsets.task_comm, offsets.task_mm], [144, 192, 16]);
         assert_eq!([offsets.css_set_memory, offsets.cgroup_kn, offsets.kernfs_node_id], [48, 240, 96]);
+        assert_eq!([offsets.cgroup_root, offsets.cgroup_self, offsets.kernfs_node_name], [360, 0, 16]);
         assert!(offsets.can_fence());
         assert_eq!(offsets.task_window, 128);
         assert_eq!([offsets.pid_namespace_inum, offsets.cred_uid, offsets.mm_arg_end], [116, ABSENT, ABSENT]);

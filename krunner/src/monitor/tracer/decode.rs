@@ -3,7 +3,7 @@
 use krunner_common::{self as record, Layout as _};
 
 use crate::monitor::event::{
-    Actor, Exec, Exit, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessKey, Trace, TraceEvent,
+    Actor, CgroupMade, Exec, Exit, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessKey, Trace, TraceEvent,
 };
 
 /// A record that this version cannot read.
@@ -39,6 +39,9 @@ pub fn decode(bytes: &[u8], page_bytes: u64) -> Result<TraceEvent, DecodeError> 
         record::Kind::Exit => record::Exit::decode(bytes).map(|exit| (exit.time_boot_ns, self::exit(&exit))),
         record::Kind::Fork => record::Fork::decode(bytes).map(|fork| (fork.start_boot_ns, self::fork(&fork))),
         record::Kind::Exec => record::Exec::decode(bytes).map(|exec| (exec.time_boot_ns, self::exec(&exec))),
+        record::Kind::CgroupMade => {
+            record::CgroupMade::decode(bytes).map(|made| (made.time_boot_ns, self::cgroup_made(&made)))
+        }
     };
     let (at_boot_ns, what) = event.ok_or(DecodeError::Short { kind, bytes: bytes.len() })?;
     Ok(TraceEvent { at_boot_ns, what })
@@ -62,6 +65,7 @@ fn kill(kill: &record::Kill, page_bytes: u64) -> Trace {
             pgtables_bytes: kill.memory.pgtables_bytes,
         },
         memory_map: kill.memory_map,
+        cgroup_id: (kill.cgroup_id != 0).then_some(kill.cgroup_id),
         already_pending: kill.outcome == record::outcome::ALREADY_PENDING,
     })
 }
@@ -88,6 +92,10 @@ fn exec(exec: &record::Exec) -> Trace {
         cmdline: exec.cmdline().to_vec(),
         cmdline_is_cut: exec.flags & record::exec_flag::TRUNCATED != 0,
     })
+}
+
+fn cgroup_made(made: &record::CgroupMade) -> Trace {
+    Trace::CgroupMade(CgroupMade { id: made.id, parent_id: made.parent_id, name: made.name().to_vec() })
 }
 
 fn process(task: &record::Task) -> ProcessKey {
@@ -132,13 +140,26 @@ mod tests {
             memory,
             comm: comm(b"hog\xff"),
             memory_map: 0xFFFF_8881_0000_0000,
+            cgroup_id: 1 << 33,
             sender_comm: comm(b""),
         };
         let event = decode(&kill.to_bytes(), PAGE).unwrap();
         let Trace::Kill(kill) = event.what else { panic!("not a kill") };
         assert_eq!((event.at_boot_ns, kill.victim), (77, ProcessKey { pid: 10, start_ticks: 123 }));
         assert_eq!((kill.memory.anon_bytes, kill.memory.pgtables_bytes), (3 * PAGE, 5));
+        assert_eq!(kill.cgroup_id, Some(1 << 33));
         assert_eq!((kill.name.as_str(), kill.sender, kill.oom_score_adj), ("hog\u{fffd}", None, -5));
+    }
+
+    #[test]
+    fn new_cgroup_has_ids_and_a_name() {
+        let mut name = [b'x'; record::CGROUP_NAME_BYTES];
+        name[..4].copy_from_slice(b"job\0");
+        let kind = record::Kind::CgroupMade as u32;
+        let made = record::CgroupMade { kind, name_bytes: 3, time_boot_ns: 5, id: 9, parent_id: 1, name };
+        let expected = CgroupMade { id: 9, parent_id: 1, name: b"job".to_vec() };
+        let event = decode(&made.to_bytes(), PAGE).unwrap();
+        assert_eq!(event, TraceEvent { at_boot_ns: 5, what: Trace::CgroupMade(expected) });
     }
 
     #[test]
@@ -150,7 +171,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_decoded_or_refused(kind in 0u32..7, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn any_bytes_are_decoded_or_refused(kind in 0u32..8, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let _ = decode(&[&kind.to_ne_bytes()[..], &bytes].concat(), PAGE);
         }
     }

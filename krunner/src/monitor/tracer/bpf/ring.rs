@@ -1,0 +1,213 @@
+//! Reads the ring buffers that the programs write, and makes one stream of events of them.
+//!
+//! ```text
+//!  KILLS ──────▶ read first, all that is there ─▶ waiting ─┐
+//!                                                          ├─ by time ─▶ batch ─▶ monitor
+//!  PROCESSES ──▶ up to BATCH records ──────────────────────┘
+//! ```
+//!
+//! A flood of forks fills only its own ring buffer, and kills leave theirs before anything else is read. Each is passed on
+//! behind the forks and execs before it, which say who it was: at most as many as the ring buffer holds. What finds no
+//! room is counted by the programs and told as [`Trace::Lost`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use aya::programs::raw_trace_point::RawTracePointLink;
+use krunner_common::{Kind, LOST_KINDS};
+use nix::unistd::{SysconfVar, sysconf};
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use crate::monitor::clock;
+use crate::monitor::event::{Trace, TraceEvent};
+use crate::monitor::tracer::decode::decode;
+use crate::sys::memory::Words;
+
+/// Records passed on at once: enough to keep the reader from waiting on each, little enough to bound what
+/// is under way.
+const BATCH: usize = 256;
+
+/// Records of kills that wait for the records before them; more stay in the ring buffer.
+const MAX_WAITING: usize = 4 * BATCH;
+
+/// Forks and execs do not wake the reader; it looks by itself this often.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Makes events of the records that the programs write; they run until this is dropped.
+pub(in crate::monitor) struct RingReader {
+    kills: AsyncFd<RingBuf<MapData>>,
+    processes: AsyncFd<RingBuf<MapData>>,
+    waiting: VecDeque<TraceEvent>,
+    decoder: Decoder,
+    look: Interval,
+    /// The last batch was full.
+    is_more: bool,
+    lost: Words,
+    told: Lost,
+    _links: Vec<RawTracePointLink>,
+}
+
+/// How many records were dropped since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Lost {
+    records: u64,
+    of_kills: u64,
+}
+
+impl RingReader {
+    pub(super) fn new(
+        kills: RingBuf<MapData>,
+        processes: RingBuf<MapData>,
+        lost: Words,
+        links: Vec<RawTracePointLink>,
+    ) -> io::Result<Self> {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            // SAFETY: a ring buffer keeps the same descriptor, its own, until it is dropped, with the AsyncFd.
+            kills: unsafe { AsyncFd::register(kills) }?,
+            // SAFETY: as above.
+            processes: unsafe { AsyncFd::register(processes) }?,
+            waiting: VecDeque::new(),
+            decoder: Decoder { page_bytes: page_bytes()?, told_unreadable: false },
+            look,
+            is_more: false,
+            lost,
+            told: Lost::default(),
+            _links: links,
+        })
+    }
+
+    /// Waits for records; there may be none. Nothing is lost when this is dropped while it waits.
+    ///
+    /// # Errors
+    /// When the ring buffers cannot be waited for.
+    pub(in crate::monitor) async fn next(&mut self) -> io::Result<Vec<TraceEvent>> {
+        if !self.is_more {
+            tokio::select! {
+                ready = self.kills.readable_mut() => ready?.clear_ready(),
+                ready = self.processes.readable_mut() => ready?.clear_ready(),
+                _ = self.look.tick() => {}
+            }
+        }
+        Ok(self.read_batch())
+    }
+
+    /// Whether there may be more behind this batch.
+    pub(in crate::monitor) fn is_full(batch: &[TraceEvent]) -> bool {
+        batch.len() >= BATCH
+    }
+
+    /// At least [`BATCH`] events if so many are there now, and what was lost since the last batch behind them.
+    pub(in crate::monitor) fn read_batch(&mut self) -> Vec<TraceEvent> {
+        while self.waiting.len() < MAX_WAITING {
+            let Some(event) = self.decoder.next(self.kills.get_mut()) else { break };
+            self.waiting.extend(event);
+        }
+        let mut batch = Vec::new();
+        let mut taken = 0;
+        while taken < BATCH {
+            let Some(event) = self.decoder.next(self.processes.get_mut()) else { break };
+            taken += 1;
+            let Some(event) = event else { continue };
+            pass_on(&mut self.waiting, event.at_boot_ns, &mut batch);
+            batch.push(event);
+        }
+        if taken < BATCH {
+            // Nothing is left that was before them.
+            batch.extend(self.waiting.drain(..));
+        }
+        batch.extend(self.newly_lost());
+        self.is_more = taken == BATCH || Self::is_full(&batch);
+        batch
+    }
+
+    fn newly_lost(&mut self) -> Option<TraceEvent> {
+        let lost = Lost::of(&self.lost);
+        let before = std::mem::replace(&mut self.told, lost);
+        let what = Trace::Lost { records: lost.records - before.records, of_kills: lost.of_kills - before.of_kills };
+        (lost != before).then(|| TraceEvent { at_boot_ns: clock::boot_ns(), what })
+    }
+}
+
+impl Lost {
+    fn of(words: &Words) -> Self {
+        Self { records: words.sum_of(|_| true), of_kills: words.sum_of(is_of_kill) }
+    }
+}
+
+/// Whether records of kills are counted there: each CPU has a row of [`LOST_KINDS`].
+fn is_of_kill(index: usize) -> bool {
+    Kind::ALL.iter().any(|kind| kind.is_of_kill() && index % LOST_KINDS as usize == *kind as usize)
+}
+
+/// Moves the kills before that time to the batch. They are in their ring buffer's order, which is nearly that of time.
+fn pass_on(waiting: &mut VecDeque<TraceEvent>, before_ns: u64, batch: &mut Vec<TraceEvent>) {
+    while let Some(event) = waiting.pop_front_if(|event| event.at_boot_ns < before_ns) {
+        batch.push(event);
+    }
+}
+
+struct Decoder {
+    page_bytes: u64,
+    told_unreadable: bool,
+}
+
+impl Decoder {
+    /// The next record of a ring buffer; `None` if there is none, `Some(None)` for one that cannot be read.
+    #[expect(clippy::option_option, reason = "a record that cannot be read is not the end")]
+    fn next(&mut self, ring: &mut RingBuf<MapData>) -> Option<Option<TraceEvent>> {
+        let record = ring.next()?;
+        match decode(&record, self.page_bytes) {
+            Ok(event) => return Some(Some(event)),
+            Err(error) if !self.told_unreadable => {
+                self.told_unreadable = true;
+                tracing::error!("a bug: the tracer wrote {error}; such records are skipped");
+            }
+            Err(_) => {}
+        }
+        Some(None)
+    }
+}
+
+fn page_bytes() -> io::Result<u64> {
+    let bytes = sysconf(SysconfVar::PAGE_SIZE)?;
+    bytes.and_then(|bytes| u64::try_from(bytes).ok()).ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::event::{Exit, Fork, ProcessKey};
+
+    fn key(pid: u32) -> ProcessKey {
+        ProcessKey { pid, start_ticks: 0 }
+    }
+
+    fn exit(at_boot_ns: u64) -> TraceEvent {
+        TraceEvent { at_boot_ns, what: Trace::Exit(Exit { process: key(1) }) }
+    }
+
+    #[test]
+    fn kills_are_passed_on_behind_what_was_before_them() {
+        let fork = |at_boot_ns| TraceEvent { at_boot_ns, what: Trace::Fork(Fork { child: key(2), parent_pid: None }) };
+        let mut waiting = VecDeque::from([exit(5), exit(7), exit(6), exit(20)]);
+        let mut batch = Vec::new();
+        for at_ns in [3, 5, 9] {
+            pass_on(&mut waiting, at_ns, &mut batch);
+            batch.push(fork(at_ns));
+        }
+        assert_eq!(batch, [fork(3), fork(5), exit(5), exit(7), exit(6), fork(9)]);
+        assert_eq!(waiting, [exit(20)]);
+    }
+
+    #[test]
+    fn losses_of_kills_are_told_from_others() {
+        let row = LOST_KINDS as usize;
+        let indexes: Vec<usize> = (0..2 * row).filter(|index| is_of_kill(*index)).collect();
+        assert_eq!(indexes, [1, 2, 3, row + 1, row + 2, row + 3]);
+    }
+}
