@@ -9,6 +9,9 @@ use super::super::join::Confidence;
 use super::super::process::{Cmdline, End, Observed, ScanCost};
 use super::*;
 
+#[path = "engine_facts_tests.rs"]
+mod facts;
+
 const SECOND: u64 = 1000 * MS;
 const TRIGGER: u32 = 5;
 

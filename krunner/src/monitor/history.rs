@@ -48,9 +48,9 @@ pub(super) struct Known {
     pub(super) name: Arc<str>,
     /// Its arguments; between a fork and what tells more, its parent's.
     pub(super) cmdline: Arc<Cmdline>,
-    /// Address space in the last snapshot that shows it; 0 if none does.
+    /// Address space when it was last seen with its present program; 0 if nobody saw that.
     pub(super) vm_bytes: u64,
-    /// Resident in the last snapshot that shows it; 0 if none does.
+    /// Resident, likewise. May be 0 when it was seen, too: all of it swapped out.
     pub(super) rss_bytes: u64,
     /// As in `/proc/PID/oom_score_adj`; 0 if nobody has looked.
     pub(super) oom_score_adj: i16,
@@ -72,6 +72,18 @@ pub(super) struct Suspect {
 }
 
 impl Known {
+    /// Address space, if it was seen.
+    #[must_use]
+    pub(super) fn vm_bytes(&self) -> Option<u64> {
+        (self.vm_bytes > 0).then_some(self.vm_bytes)
+    }
+
+    /// Resident memory, if it was seen.
+    #[must_use]
+    pub(super) fn rss_bytes(&self) -> Option<u64> {
+        (self.vm_bytes > 0).then_some(self.rss_bytes)
+    }
+
     /// Whether it was known to be gone at that time.
     #[must_use]
     pub(super) fn is_gone_at(&self, at_boot_ns: u64) -> bool {
@@ -266,6 +278,8 @@ impl History {
             Some(entry) if entry.gone.is_none() && at_ns >= entry.exec_ns => {
                 entry.name = name;
                 entry.exec_ns = at_ns;
+                // Those of the old program: the new one begins with next to nothing.
+                (entry.vm_bytes, entry.rss_bytes) = (0, 0);
                 self.table.set_cmdline(exec.process, cmdline);
             }
             Some(_) => {}
@@ -301,15 +315,15 @@ impl History {
             entry.alive_ns = Some(at_ns);
         }
         entry.oom_score_adj = observed.oom_score_adj;
+        let has_changed = entry.name != observed.name;
+        let is_newer = entry.exec_ns <= at_ns;
         // Nothing left: it is on its way out, and what it had before is what counts.
-        if observed.vm_bytes > 0 {
+        if is_newer && observed.vm_bytes > 0 {
             if observed.rss_bytes > entry.rss_bytes && entry.rss_bytes > 0 {
                 entry.grown_ns = at_ns;
             }
             (entry.vm_bytes, entry.rss_bytes) = (observed.vm_bytes, observed.rss_bytes);
         }
-        let has_changed = entry.name != observed.name;
-        let is_newer = entry.exec_ns <= at_ns;
         if is_newer && has_changed {
             entry.name = observed.name.clone();
         }
