@@ -70,6 +70,7 @@ fn snapshot(at_boot_ns: u64, pids: &[u32], wall: Duration) -> Snapshot {
         parent_pid: 0,
         name: format!("p{pid}").into(),
         cmdline: Arc::new(Cmdline::default()),
+        first_cmdline: None,
         vm_bytes: 2 * u64::from(*pid),
         rss_bytes: u64::from(*pid),
         oom_score_adj: 0,

@@ -46,8 +46,10 @@ pub(super) struct Known {
     pub(super) key: ProcessKey,
     /// Its comm.
     pub(super) name: Arc<str>,
-    /// Its arguments; between a fork and what tells more, its parent's.
+    /// Its arguments or title; between a fork and what tells more, its parent's.
     pub(super) cmdline: Arc<Cmdline>,
+    /// The arguments that it began with, if it wrote a title over them.
+    pub(super) first_cmdline: Option<Arc<Cmdline>>,
     /// Address space when it was last seen with its present program; 0 if nobody saw that.
     pub(super) vm_bytes: u64,
     /// Resident, likewise. May be 0 when it was seen, too: all of it swapped out.
@@ -265,6 +267,7 @@ impl History {
             parent,
             parent_pid: fork.parent_pid.unwrap_or(0),
             is_parent_told: parent.is_some(),
+            is_forked: true,
             cmdline,
             ..Entry::new(name, at_ns)
         };
@@ -281,6 +284,7 @@ impl History {
                 // Those of the old program: the new one begins with next to nothing.
                 (entry.vm_bytes, entry.rss_bytes) = (0, 0);
                 self.table.set_cmdline(exec.process, cmdline);
+                self.table.set_first_cmdline(exec.process, None);
             }
             Some(_) => {}
             None => {
@@ -331,8 +335,20 @@ impl History {
         // An exec without arguments leaves none behind; a process on its way out lets go of those it had.
         let has_arguments = !observed.cmdline.bytes.is_empty();
         if is_newer && (has_arguments || has_changed && observed.vm_bytes > 0) {
-            self.table.set_cmdline(observed.key, observed.cmdline.clone());
+            self.set_title(observed);
         }
+    }
+
+    /// Takes over the arguments that `/proc` shows, and keeps those which a title was written over: as the scanner saw them, or
+    /// as they were told at the exec or taken over at the fork.
+    fn set_title(&mut self, observed: &Observed) {
+        let Some(entry) = self.table.get(observed.key) else { return };
+        let is_program_told = entry.exec_ns > 0 || entry.is_forked;
+        let told = Some(entry.first_cmdline.as_ref().unwrap_or(&entry.cmdline))
+            .filter(|told| is_program_told && !told.bytes.is_empty() && !is_beginning_of(told, &observed.cmdline));
+        let first = told.cloned().or_else(|| observed.first_cmdline.clone());
+        self.table.set_cmdline(observed.key, observed.cmdline.clone());
+        self.table.set_first_cmdline(observed.key, first);
     }
 
     /// For those that the snapshot shows and that have no parent yet.
@@ -371,11 +387,20 @@ impl History {
     }
 }
 
+/// Whether one is the other, as far as it was kept.
+fn is_beginning_of(one: &Cmdline, other: &Cmdline) -> bool {
+    let length = one.bytes.len().min(other.bytes.len());
+    one.bytes[..length] == other.bytes[..length]
+        && (one.bytes.len() == length || other.is_cut)
+        && (other.bytes.len() == length || one.is_cut)
+}
+
 fn known(key: ProcessKey, entry: &Entry) -> Known {
     Known {
         key,
         name: entry.name.clone(),
         cmdline: entry.cmdline.clone(),
+        first_cmdline: entry.first_cmdline.clone(),
         vm_bytes: entry.vm_bytes,
         rss_bytes: entry.rss_bytes,
         oom_score_adj: entry.oom_score_adj,

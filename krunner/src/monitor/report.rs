@@ -64,9 +64,12 @@ pub struct Seen {
     pub start_ticks: u64,
     /// Its comm.
     pub name: Arc<str>,
-    /// Its arguments.
+    /// Its arguments, or the title that it wrote over them.
     #[serde(serialize_with = "joined")]
     pub cmdline: Arc<Cmdline>,
+    /// The arguments that it began with, if it wrote a title over them.
+    #[serde(serialize_with = "joined_if_any")]
+    pub first_cmdline: Option<Arc<Cmdline>>,
     /// There is more of it.
     pub cmdline_is_cut: bool,
     /// For how long it had been running.
@@ -121,6 +124,7 @@ impl Report {
         let (kill, at_ns) = (&victim.kill, victim.killed_at_boot_ns);
         let known = history.find(kill.victim);
         let cmdline = known.as_ref().map(|process| Arc::clone(&process.cmdline)).unwrap_or_default();
+        let first_cmdline = known.as_ref().and_then(|process| process.first_cmdline.clone());
         let memory = KilledMemory::of(&kill.memory);
         let seen = Seen {
             pid: kill.victim.pid,
@@ -128,6 +132,7 @@ impl Report {
             name: Arc::from(kill.name.as_str()),
             cmdline_is_cut: cmdline.is_cut,
             cmdline,
+            first_cmdline,
             running_s: running_s(kill.victim, at_ns),
             vm_bytes: memory.vm_bytes.or_else(|| known.as_ref()?.vm_bytes()),
             rss_bytes: victim_rss(&kill.memory, known.as_ref()),
@@ -221,6 +226,7 @@ impl Seen {
             start_ticks: process.key.start_ticks,
             name: Arc::clone(&process.name),
             cmdline: Arc::clone(&process.cmdline),
+            first_cmdline: process.first_cmdline.clone(),
             cmdline_is_cut: process.cmdline.is_cut,
             running_s: running_s(process.key, at_ns),
             vm_bytes: process.vm_bytes(),
@@ -380,6 +386,11 @@ fn grouped(number: u64) -> String {
 
 fn joined<S: Serializer>(cmdline: &Cmdline, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(cmdline)
+}
+
+#[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
+fn joined_if_any<S: Serializer>(cmdline: &Option<Arc<Cmdline>>, serializer: S) -> Result<S::Ok, S::Error> {
+    cmdline.as_ref().map(ToString::to_string).serialize(serializer)
 }
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {

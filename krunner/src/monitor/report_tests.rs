@@ -16,6 +16,7 @@ fn observed(pid: u32, start_ticks: u64, parent_pid: u32, cmdline: &[u8], rss_byt
         parent_pid,
         name: format!("p{pid}").into(),
         cmdline: Arc::new(Cmdline { bytes: cmdline.to_vec(), is_cut: false }),
+        first_cmdline: None,
         vm_bytes: 2 * rss_bytes,
         rss_bytes,
         oom_score_adj: 0,
