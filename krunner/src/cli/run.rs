@@ -32,7 +32,8 @@ const LAST_WORDS_DEADLINE: Duration = Duration::from_millis(300);
 const FIRST_PRIVATE_FD: i32 = 3;
 
 pub(super) fn run(args: RunnerArgs) -> anyhow::Result<ExitCode> {
-    // These two first of all, while there is one thread with all capabilities.
+    // These three first of all, while there is one thread with all capabilities.
+    let titled = sys::set_process_title(TITLE);
     let rank = OomRank::set_up(memory_limit());
     let means = Means::of_this_host(Wanted::Ours, By::TheBest);
     let kind = args.lang.as_deref().and_then(Kind::find).context("no such language")?;
@@ -47,7 +48,7 @@ pub(super) fn run(args: RunnerArgs) -> anyhow::Result<ExitCode> {
         Err(error) => tracing::debug!("the program is not locked in memory, and slow at a memory limit: {error}"),
     }
     sys::memory::reserve_heap();
-    if let Err(error) = sys::set_process_title(TITLE) {
+    if let Err(error) = titled {
         tracing::debug!("the process title is not set: {error}");
     }
     if let Err(error) = sys::close_on_exec_from(FIRST_PRIVATE_FD) {

@@ -15,6 +15,7 @@
 //! nothing and reports nothing: see `cgroup::charge`.
 
 mod barrier;
+mod order;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
@@ -27,7 +28,7 @@ use super::history::{History, Known};
 use super::infer::{Accused, Inference};
 use super::join::{Joiner, Verdict, Victim};
 use super::process::{End, Glance, Snapshot};
-use super::report::{Circumstances, LARGEST, Report, mib};
+use super::report::{Circumstances, LARGEST, Report, mib_or_unknown, victim_rss};
 use super::storm::{Storm, Suppressed};
 
 const MS: u64 = 1_000_000;
@@ -44,8 +45,9 @@ const QUICK_LOOK: Duration = Duration::from_millis(4);
 /// Cgroup figures kept for kills that are not through; a storm has no use for more.
 const MAX_FIGURES: usize = 256;
 
-/// How often the next largest are asked for when some of them have left. One look takes some 10 us.
-const LOOKS_FOR_LARGEST: usize = 4;
+/// The largest processes among which those are sought that are still there: as many may have left since the last scan, as in
+/// a large build. One look takes some 10 us; mostly the first ones are there.
+const LARGEST_ASKED: usize = 256;
 
 /// The largest processes among which one is sought that was spared. Asking about one takes some 20 us.
 const COMPARED: usize = 16;
@@ -102,6 +104,8 @@ pub(super) struct Engine {
     history: History,
     storm: Storm,
     waiting: VecDeque<Waiting>,
+    /// Co-victims whose first victim is not told yet, in the order of their verdicts.
+    company: Vec<Waiting>,
     figures: BTreeMap<ProcessKey, CgroupFacts>,
     /// When a look was last asked for that has not come yet.
     look_asked_ns: Option<u64>,
@@ -136,6 +140,7 @@ impl Engine {
             history: History::new(),
             storm: Storm::new(),
             waiting: VecDeque::new(),
+            company: Vec::new(),
             figures: BTreeMap::new(),
             look_asked_ns: None,
             look_is_quick: true,
@@ -177,9 +182,8 @@ impl Engine {
             }
             _ => {}
         }
-        if let Some(verdict) = self.joiner.feed(event) {
-            self.judged(verdict, now_ns);
-        }
+        let verdict = self.joiner.feed(event);
+        self.judged_all(verdict.into_iter().collect(), now_ns);
         look
     }
 
@@ -267,9 +271,9 @@ impl Engine {
 
     /// Lets time pass.
     pub(super) fn tick(&mut self, now_ns: u64) {
-        for verdict in self.joiner.tick(now_ns) {
-            self.judged(verdict, now_ns);
-        }
+        let verdicts = self.joiner.tick(now_ns);
+        self.judged_all(verdicts, now_ns);
+        self.end_company(now_ns, now_ns);
         if !self.is_held {
             self.release(now_ns);
         }
@@ -298,7 +302,10 @@ impl Engine {
     /// Whether something waits for a few milliseconds to pass.
     #[must_use]
     pub(super) fn is_busy(&self, now_ns: u64) -> bool {
-        !self.waiting.is_empty() || self.joiner.is_busy(now_ns) || self.inference.is_busy(now_ns)
+        !self.waiting.is_empty()
+            || !self.company.is_empty()
+            || self.joiner.is_busy(now_ns)
+            || self.inference.is_busy(now_ns)
     }
 
     fn wants_look(&mut self, now_ns: u64) -> bool {
@@ -321,14 +328,14 @@ impl Engine {
         if !self.first_time(victim.kill.victim) {
             return;
         }
-        let memory = victim.kill.memory;
-        let rss_bytes = memory.anon_bytes + memory.file_bytes + memory.shmem_bytes;
+        let rss_bytes = victim_rss(&victim.kill.memory, self.history.find(victim.kill.victim).as_ref());
         self.remember_oom(victim.kill.victim, &victim.kill.name, rss_bytes, now_ns);
         if !self.storm.admit(now_ns, &victim.kill.name) {
             self.figures.remove(&victim.kill.victim);
             return;
         }
-        if self.is_held || self.look_asked_ns.is_some() {
+        // Whoever was killed first is told of first.
+        if self.is_held || self.look_asked_ns.is_some() || !self.waiting.is_empty() {
             self.waiting.push_back(Waiting { victim, until_ns: now_ns + LOOK_PATIENCE_NS });
         } else {
             self.report(&victim);
@@ -343,11 +350,12 @@ impl Engine {
     }
 
     fn report(&mut self, victim: &Victim) {
-        self.look_for_others(victim.kill.victim, victim.killed_at_boot_ns);
+        let largest = self.look_for_others(victim.kill.victim, victim.killed_at_boot_ns);
         let circumstances = Circumstances {
             time: self.time_of_day(victim.killed_at_boot_ns),
             cgroup: self.figures.remove(&victim.kill.victim),
             lost_records: self.lost_records,
+            largest,
         };
         self.notices.push(Notice::Report(Box::new(Report::of_victim(victim, &self.history, circumstances))));
     }
@@ -364,26 +372,35 @@ impl Engine {
     }
 
     /// Who ended by itself did so without a word, and the snapshot may be a while ago: whoever a report is about to
-    /// name beside the victim is looked for.
-    fn look_for_others(&mut self, victim: ProcessKey, at_ns: u64) {
-        let ancestors = self.history.chain(victim, u64::MAX);
-        self.mark_who_left(&ancestors, at_ns);
-        for _ in 0..LOOKS_FOR_LARGEST {
-            let largest = self.history.largest(LARGEST + 1, at_ns);
-            if !self.mark_who_left(&largest, at_ns) {
-                return;
+    /// name beside the victim is looked for. Returns the largest that were alive at that time.
+    fn look_for_others(&mut self, victim: ProcessKey, at_ns: u64) -> Vec<Known> {
+        for ancestor in self.history.chain(victim, u64::MAX) {
+            self.mark_if_left(&ancestor, at_ns);
+        }
+        let mut largest = Vec::new();
+        for known in self.history.largest(LARGEST_ASKED, at_ns) {
+            // Marked as gone after that time if it was seen later.
+            if known.key != victim && !(self.mark_if_left(&known, at_ns) && self.is_gone_at(known.key, at_ns)) {
+                largest.push(known);
+            }
+            if largest.len() == LARGEST {
+                break;
             }
         }
+        largest
     }
 
-    /// Whether there was anybody.
-    fn mark_who_left(&mut self, processes: &[Known], at_ns: u64) -> bool {
-        let has_left = |known: &&Known| known.gone_at_boot_ns.is_none() && !self.present.has(known.key);
-        let left: Vec<ProcessKey> = processes.iter().filter(has_left).map(|known| known.key).collect();
-        for key in &left {
-            self.history.mark_absent(*key, at_ns);
+    /// Whether it is not there any more, and nobody knew.
+    fn mark_if_left(&mut self, known: &Known, at_ns: u64) -> bool {
+        let has_left = known.gone_at_boot_ns.is_none() && !self.present.has(known.key);
+        if has_left {
+            self.history.mark_absent(known.key, at_ns);
         }
-        !left.is_empty()
+        has_left
+    }
+
+    fn is_gone_at(&self, key: ProcessKey, at_ns: u64) -> bool {
+        self.history.find(key).is_none_or(|known| known.is_gone_at(at_ns))
     }
 
     /// Names who must have been killed, as far as that can be told by now.
@@ -409,10 +426,10 @@ impl Engine {
             return;
         }
         let (key, known_ns) = (process.key, accused.known_ns);
-        self.remember_oom(key, &process.name, process.rss_bytes, now_ns);
-        self.look_for_others(key, known_ns);
+        self.remember_oom(key, &process.name, process.rss_bytes(), now_ns);
+        let largest = self.look_for_others(key, known_ns);
         let time = self.time_of_day(known_ns);
-        let circumstances = Circumstances { time, cgroup: accused.cgroup, lost_records: 0 };
+        let circumstances = Circumstances { time, cgroup: accused.cgroup, lost_records: 0, largest };
         let report = Report::of_suspect(accused.confidence, &accused.suspect, known_ns, &self.history, circumstances);
         self.notices.push(Notice::Report(Box::new(report)));
     }
@@ -424,8 +441,8 @@ impl Engine {
         self.figures.insert(victim, figures);
     }
 
-    fn remember_oom(&mut self, process: ProcessKey, name: &str, rss_bytes: u64, now_ns: u64) {
-        let victim = format!("{} ({}, rss {})", process.pid, name.escape_debug(), mib(rss_bytes));
+    fn remember_oom(&mut self, process: ProcessKey, name: &str, rss_bytes: Option<u64>, now_ns: u64) {
+        let victim = format!("{} ({}, rss {})", process.pid, name.escape_debug(), mib_or_unknown(rss_bytes));
         self.recent.add(process, now_ns, SigkillCause::Oom { victim });
     }
 

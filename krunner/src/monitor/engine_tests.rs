@@ -9,6 +9,9 @@ use super::super::join::Confidence;
 use super::super::process::{Cmdline, End, Observed, ScanCost};
 use super::*;
 
+#[path = "engine_facts_tests.rs"]
+mod facts;
+
 const SECOND: u64 = 1000 * MS;
 const TRIGGER: u32 = 5;
 
@@ -68,6 +71,7 @@ fn snapshot(at_boot_ns: u64, pids: &[u32], wall: Duration) -> Snapshot {
         parent_pid: 0,
         name: format!("p{pid}").into(),
         cmdline: Arc::new(Cmdline::default()),
+        first_cmdline: None,
         vm_bytes: 2 * u64::from(*pid),
         rss_bytes: u64::from(*pid),
         oom_score_adj: 0,

@@ -46,11 +46,13 @@ pub(super) struct Known {
     pub(super) key: ProcessKey,
     /// Its comm.
     pub(super) name: Arc<str>,
-    /// Its arguments; between a fork and what tells more, its parent's.
+    /// Its arguments or title; between a fork and what tells more, its parent's.
     pub(super) cmdline: Arc<Cmdline>,
-    /// Address space in the last snapshot that shows it; 0 if none does.
+    /// The arguments that it began with, if it wrote a title over them.
+    pub(super) first_cmdline: Option<Arc<Cmdline>>,
+    /// Address space when it was last seen with its present program; 0 if nobody saw that.
     pub(super) vm_bytes: u64,
-    /// Resident in the last snapshot that shows it; 0 if none does.
+    /// Resident, likewise. May be 0 when it was seen, too: all of it swapped out.
     pub(super) rss_bytes: u64,
     /// As in `/proc/PID/oom_score_adj`; 0 if nobody has looked.
     pub(super) oom_score_adj: i16,
@@ -72,6 +74,18 @@ pub(super) struct Suspect {
 }
 
 impl Known {
+    /// Address space, if it was seen.
+    #[must_use]
+    pub(super) fn vm_bytes(&self) -> Option<u64> {
+        (self.vm_bytes > 0).then_some(self.vm_bytes)
+    }
+
+    /// Resident memory, if it was seen.
+    #[must_use]
+    pub(super) fn rss_bytes(&self) -> Option<u64> {
+        (self.vm_bytes > 0).then_some(self.rss_bytes)
+    }
+
     /// Whether it was known to be gone at that time.
     #[must_use]
     pub(super) fn is_gone_at(&self, at_boot_ns: u64) -> bool {
@@ -253,6 +267,7 @@ impl History {
             parent,
             parent_pid: fork.parent_pid.unwrap_or(0),
             is_parent_told: parent.is_some(),
+            is_forked: true,
             cmdline,
             ..Entry::new(name, at_ns)
         };
@@ -266,7 +281,10 @@ impl History {
             Some(entry) if entry.gone.is_none() && at_ns >= entry.exec_ns => {
                 entry.name = name;
                 entry.exec_ns = at_ns;
+                // Those of the old program: the new one begins with next to nothing.
+                (entry.vm_bytes, entry.rss_bytes) = (0, 0);
                 self.table.set_cmdline(exec.process, cmdline);
+                self.table.set_first_cmdline(exec.process, None);
             }
             Some(_) => {}
             None => {
@@ -301,15 +319,15 @@ impl History {
             entry.alive_ns = Some(at_ns);
         }
         entry.oom_score_adj = observed.oom_score_adj;
+        let has_changed = entry.name != observed.name;
+        let is_newer = entry.exec_ns <= at_ns;
         // Nothing left: it is on its way out, and what it had before is what counts.
-        if observed.vm_bytes > 0 {
+        if is_newer && observed.vm_bytes > 0 {
             if observed.rss_bytes > entry.rss_bytes && entry.rss_bytes > 0 {
                 entry.grown_ns = at_ns;
             }
             (entry.vm_bytes, entry.rss_bytes) = (observed.vm_bytes, observed.rss_bytes);
         }
-        let has_changed = entry.name != observed.name;
-        let is_newer = entry.exec_ns <= at_ns;
         if is_newer && has_changed {
             entry.name = observed.name.clone();
         }
@@ -317,8 +335,20 @@ impl History {
         // An exec without arguments leaves none behind; a process on its way out lets go of those it had.
         let has_arguments = !observed.cmdline.bytes.is_empty();
         if is_newer && (has_arguments || has_changed && observed.vm_bytes > 0) {
-            self.table.set_cmdline(observed.key, observed.cmdline.clone());
+            self.set_title(observed);
         }
+    }
+
+    /// Takes over the arguments that `/proc` shows, and keeps those which a title was written over: as the scanner saw them, or
+    /// as they were told at the exec or taken over at the fork.
+    fn set_title(&mut self, observed: &Observed) {
+        let Some(entry) = self.table.get(observed.key) else { return };
+        let is_program_told = entry.exec_ns > 0 || entry.is_forked;
+        let told = Some(entry.first_cmdline.as_ref().unwrap_or(&entry.cmdline))
+            .filter(|told| is_program_told && !told.bytes.is_empty() && !is_beginning_of(told, &observed.cmdline));
+        let first = told.cloned().or_else(|| observed.first_cmdline.clone());
+        self.table.set_cmdline(observed.key, observed.cmdline.clone());
+        self.table.set_first_cmdline(observed.key, first);
     }
 
     /// For those that the snapshot shows and that have no parent yet.
@@ -357,11 +387,20 @@ impl History {
     }
 }
 
+/// Whether one is the other, as far as it was kept.
+fn is_beginning_of(one: &Cmdline, other: &Cmdline) -> bool {
+    let length = one.bytes.len().min(other.bytes.len());
+    one.bytes[..length] == other.bytes[..length]
+        && (one.bytes.len() == length || other.is_cut)
+        && (other.bytes.len() == length || one.is_cut)
+}
+
 fn known(key: ProcessKey, entry: &Entry) -> Known {
     Known {
         key,
         name: entry.name.clone(),
         cmdline: entry.cmdline.clone(),
+        first_cmdline: entry.first_cmdline.clone(),
         vm_bytes: entry.vm_bytes,
         rss_bytes: entry.rss_bytes,
         oom_score_adj: entry.oom_score_adj,

@@ -6,6 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+#[path = "history_title_tests.rs"]
+mod titles;
+
 const TICK_NS: u64 = 10_000_000;
 const SECOND_NS: u64 = 100 * TICK_NS;
 
@@ -35,6 +38,7 @@ fn observed(key: ProcessKey, parent_pid: u32, rss_bytes: u64) -> Observed {
         parent_pid,
         name,
         cmdline,
+        first_cmdline: None,
         vm_bytes: 2 * rss_bytes,
         rss_bytes,
         oom_score_adj: 0,

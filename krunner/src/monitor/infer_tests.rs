@@ -22,6 +22,7 @@ fn left(pid: u32, rss_bytes: u64, gone_ns: u64) -> Suspect {
         key: key(pid),
         name: "p".into(),
         cmdline: Arc::new(Cmdline::default()),
+        first_cmdline: None,
         vm_bytes: rss_bytes,
         rss_bytes,
         oom_score_adj: 0,

@@ -212,6 +212,18 @@ impl Joiner {
         victims.into_iter().filter_map(|process| self.close_now(process)).collect()
     }
 
+    /// Whether a verdict on this process may still come.
+    #[must_use]
+    pub fn is_open(&self, process: ProcessKey) -> bool {
+        self.cases.contains_key(&process)
+    }
+
+    /// The verdict on a victim that was marked and has not exited, without waiting for that any longer.
+    pub fn close_victim(&mut self, process: ProcessKey) -> Option<Verdict> {
+        let case = self.cases.get(&process)?;
+        if case.kill.is_some() && case.is_victim() { self.close_now(process) } else { None }
+    }
+
     /// Whether the kernel sent SIGKILL to this process and no mark of the OOM killer has come.
     #[must_use]
     pub fn is_killed_by_kernel(&self, pid: u32) -> bool {

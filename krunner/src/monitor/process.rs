@@ -39,8 +39,10 @@ pub struct Observed {
     pub parent_pid: u32,
     /// Its comm; bytes that are not UTF-8 are replaced. Shared with the snapshots before.
     pub name: Arc<str>,
-    /// Its arguments.
+    /// Its arguments, or the title that it wrote over them.
     pub cmdline: Arc<Cmdline>,
+    /// Those that its program began with, if it wrote over them.
+    pub first_cmdline: Option<Arc<Cmdline>>,
     /// Address space.
     pub vm_bytes: u64,
     /// Resident.

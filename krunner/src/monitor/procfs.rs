@@ -9,13 +9,13 @@
 //! in turns ([`Scanner::scan_in_turns`]); who is there is known of all.
 //!
 //! Reading a command line takes the process's mmap lock (`get_mm_cmdline`, fs/proc/base.c), which a
-//! process short of memory may hold for long: only the sampler's own thread may scan. A program that
-//! rewrites its arguments in place keeps the ones it began with. Where the kernel does not tell us
+//! process short of memory may hold for long: only the sampler's own thread may scan. Where the kernel does not tell us
 //! `arg_start` (another user's process), an exec that keeps the name goes unseen.
 //!
 //! A process that vanishes meanwhile, a line that is no stat line, bytes that are not UTF-8: data, not
 //! errors. With `hidepid` there are fewer processes, and that is all.
 
+mod cmdline;
 mod glance;
 mod stat;
 
@@ -37,7 +37,8 @@ use nix::unistd::{SysconfVar, read, sysconf};
 use super::cgroup::charge::Hold;
 use super::clock;
 use super::event::{Death, ProcessKey};
-use super::process::{Cmdline, End, Observed, ScanCost, Snapshot};
+use super::process::{End, Observed, ScanCost, Snapshot};
+use cmdline::{Title, kept_bytes};
 use glance::Attention;
 use stat::Stat;
 
@@ -191,6 +192,8 @@ struct Remembered {
     is_inside: bool,
     /// Resident when the last scan read it.
     scanned_rss_bytes: u64,
+    /// Resident when its command line was last read.
+    titled_rss_bytes: u64,
     /// Reads since something changed.
     unchanged: u8,
     /// The scan that listed it last.
@@ -260,6 +263,7 @@ impl Scanner {
             }
             processes.extend(self.observe(pid, inode));
         }
+        self.read_titles_of_largest(&mut processes);
         self.forget_the_gone();
         let cpu = clock::thread_cpu().saturating_sub(cpu_before);
         Ok(Snapshot { at_boot_ns, processes, left_out, cost: ScanCost { wall: began.elapsed(), cpu } })
@@ -316,8 +320,8 @@ impl Scanner {
             (shown_by, stat) = (thread, Stat { parent_pid: stat.parent_pid, ..other });
         }
         let is_inside = self.is_inside(key, shown_by);
-        let cmdline = if is_inside { self.cmdline(key, &name, &stat) } else { Arc::default() };
-        if is_inside && stat.vm_bytes > 0 && cmdline.bytes.is_empty() && !self.has_memory(pid) {
+        let title = if is_inside { self.title(key, &name, &stat) } else { Title::default() };
+        if is_inside && stat.vm_bytes > 0 && title.cmdline.bytes.is_empty() && !self.has_memory(pid) {
             // It let go of its memory between the two reads: what it was before is what counts.
             (stat.vm_bytes, stat.rss_pages) = (0, 0);
         }
@@ -326,7 +330,8 @@ impl Scanner {
             key,
             parent_pid: stat.parent_pid,
             name,
-            cmdline,
+            cmdline: title.cmdline,
+            first_cmdline: title.first_cmdline,
             vm_bytes: stat.vm_bytes,
             rss_bytes: stat.rss_pages.saturating_mul(self.page_bytes),
             oom_score_adj,
@@ -337,7 +342,7 @@ impl Scanner {
         // What was known of its arguments outlives its memory.
         let arg_start =
             if stat.vm_bytes > 0 { stat.arg_start } else { self.known(key).map_or(0, |known| known.arg_start) };
-        self.remember(observed.clone(), inode, arg_start, is_inside);
+        self.remember(observed.clone(), inode, arg_start, is_inside, title.rss_bytes);
         Some((observed, is_inside))
     }
 
@@ -366,19 +371,6 @@ impl Scanner {
         known.filter(|known| ***known == *name).map_or_else(|| name.into(), Arc::clone)
     }
 
-    /// The command line, read if it may have changed.
-    fn cmdline(&mut self, key: ProcessKey, name: &Arc<str>, stat: &Stat) -> Arc<Cmdline> {
-        if let Some(known) = self.known(key) {
-            let cmdline = &known.observed.cmdline;
-            let is_same = Arc::ptr_eq(&known.observed.name, name) && known.arg_start == stat.arg_start;
-            // Without memory there are no arguments: it is about to end, and those it had are what counts.
-            if stat.vm_bytes == 0 || (is_same && !cmdline.bytes.is_empty()) {
-                return cmdline.clone();
-            }
-        }
-        if stat.vm_bytes == 0 { Arc::default() } else { self.read_cmdline(key.pid) }
-    }
-
     /// What the OOM killer adds to its size, while somebody needs that.
     fn oom_score_adj(&mut self, key: ProcessKey) -> i16 {
         let before = self.known(key).map_or(0, |known| known.observed.oom_score_adj);
@@ -390,37 +382,32 @@ impl Scanner {
         text.and_then(|text| text.trim().parse().ok()).unwrap_or(before)
     }
 
-    fn remember(&mut self, observed: Observed, inode: u64, arg_start: u64, is_inside: bool) {
-        self.cmdline_bytes += observed.cmdline.bytes.len();
+    fn remember(&mut self, observed: Observed, inode: u64, arg_start: u64, is_inside: bool, titled_rss_bytes: u64) {
+        self.cmdline_bytes += kept_bytes(&observed);
         let scanned_rss_bytes = self.known(observed.key).map_or(0, |known| known.scanned_rss_bytes);
-        let known =
-            Remembered { observed, arg_start, inode, is_inside, scanned_rss_bytes, unchanged: 0, scan: self.scans };
+        let known = Remembered {
+            observed,
+            arg_start,
+            inode,
+            is_inside,
+            scanned_rss_bytes,
+            titled_rss_bytes,
+            unchanged: 0,
+            scan: self.scans,
+        };
         match self.remembered.entry(known.observed.key.pid) {
             Entry::Vacant(entry) => {
                 entry.insert(known);
             }
             Entry::Occupied(mut entry) => {
                 let before = entry.get();
-                self.cmdline_bytes -= before.observed.cmdline.bytes.len();
+                self.cmdline_bytes -= kept_bytes(&before.observed);
                 let is_same = before.inode == inode && before.arg_start == arg_start;
                 let unchanged =
                     if is_same && before.observed == known.observed { before.unchanged.saturating_add(1) } else { 0 };
                 entry.insert(Remembered { unchanged, ..known });
             }
         }
-    }
-
-    fn read_cmdline(&mut self, pid: u32) -> Arc<Cmdline> {
-        let Some(length) = self.read(format_args!("{pid}/cmdline")) else { return Arc::default() };
-        let room = if self.cmdline_bytes < CACHE_BYTES { CMDLINE_BYTES } else { SHORT_CMDLINE_BYTES };
-        Arc::new(Cmdline { bytes: self.buffer[..length.min(room)].to_vec(), is_cut: length > room })
-    }
-
-    /// Whether a process still has memory, and with it arguments.
-    fn has_memory(&mut self, pid: u32) -> bool {
-        let length = self.read(format_args!("{pid}/stat"));
-        let stat = length.and_then(|length| Stat::parse(&self.buffer[..length])).map(|(_, stat)| stat);
-        stat.is_some_and(|stat| stat.vm_bytes > 0 || stat.has_ended && self.other_thread(pid).is_some())
     }
 
     /// A thread that has not ended, of a process whose first one has.
@@ -454,7 +441,7 @@ impl Scanner {
         let cmdline_bytes = &mut self.cmdline_bytes;
         self.remembered.retain(|_, known| {
             let is_there = known.scan == scan;
-            *cmdline_bytes -= if is_there { 0 } else { known.observed.cmdline.bytes.len() };
+            *cmdline_bytes -= if is_there { 0 } else { kept_bytes(&known.observed) };
             is_there
         });
     }

@@ -5,6 +5,7 @@ use std::fs;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::super::process::Cmdline;
 use super::*;
 
 /// A folder that looks like `/proc`.
@@ -90,7 +91,7 @@ impl Tree {
     }
 }
 
-fn one(scanner: &mut Scanner) -> Observed {
+pub(super) fn one(scanner: &mut Scanner) -> Observed {
     let mut processes = scanner.scan().unwrap().processes;
     assert_eq!(processes.len(), 1, "{processes:?}");
     processes.remove(0)
@@ -110,6 +111,7 @@ fn a_process_is_read_with_all_that_is_asked_for() {
             parent_pid: 7,
             name: "sh".into(),
             cmdline: Arc::new(cmdline),
+            first_cmdline: None,
             vm_bytes: 8192,
             rss_bytes: scanner.page_bytes,
             oom_score_adj: 0,
@@ -164,12 +166,11 @@ fn what_is_no_process_is_left_out() {
 }
 
 #[test]
-fn a_cmdline_is_read_again_only_after_an_exec() {
+fn an_exec_begins_a_new_cmdline() {
     let tree = Tree::new();
     tree.process(42, 7, SHELL, b"first\0");
     let mut scanner = tree.scanner();
     let first = one(&mut scanner).cmdline;
-    tree.process(42, 7, SHELL, b"rewritten in place\0");
     assert!(Arc::ptr_eq(&first, &one(&mut scanner).cmdline));
     tree.process(42, 7, Fake { arg_start: 701, ..SHELL }, b"second\0");
     assert_eq!(one(&mut scanner).cmdline.bytes, b"second\0");

@@ -1,4 +1,7 @@
 //! What is told of a kill: for people a tree, for programs an object. Pure.
+//!
+//! All of a report is about one moment, that of the kill: who was alive then, and for how long. A size that nobody saw is
+//! `?` in text and null in the object; 0 is only ever a size that was read.
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -7,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 use super::cgroup::CgroupFacts;
-use super::event::{Actor, ProcessKey};
+use super::event::{Actor, MemoryAtKill, ProcessKey};
 use super::history::{History, Known, Suspect};
 use super::join::{Confidence, Victim};
 use super::process::Cmdline;
@@ -61,18 +64,21 @@ pub struct Seen {
     pub start_ticks: u64,
     /// Its comm.
     pub name: Arc<str>,
-    /// Its arguments.
+    /// Its arguments, or the title that it wrote over them.
     #[serde(serialize_with = "joined")]
     pub cmdline: Arc<Cmdline>,
+    /// The arguments that it began with, if it wrote a title over them.
+    #[serde(serialize_with = "joined_if_any")]
+    pub first_cmdline: Option<Arc<Cmdline>>,
     /// There is more of it.
     pub cmdline_is_cut: bool,
     /// For how long it had been running.
     pub running_s: f64,
-    /// Its address space.
-    pub vm_bytes: u64,
-    /// Its resident memory.
-    pub rss_bytes: u64,
-    /// It was gone already.
+    /// Its address space when it was last seen; none if nobody saw it since its last exec.
+    pub vm_bytes: Option<u64>,
+    /// Its resident memory, likewise.
+    pub rss_bytes: Option<u64>,
+    /// It was gone when the victim was killed; of the victim: its exit was seen.
     pub exited: bool,
 }
 
@@ -107,6 +113,8 @@ pub(super) struct Circumstances {
     pub(super) cgroup: Option<CgroupFacts>,
     /// Records that the tracer had no room for so far.
     pub(super) lost_records: u64,
+    /// The largest of those who were alive beside the victim, at most [`LARGEST`].
+    pub(super) largest: Vec<Known>,
 }
 
 impl Report {
@@ -114,32 +122,31 @@ impl Report {
     #[must_use]
     pub(super) fn of_victim(victim: &Victim, history: &History, circumstances: Circumstances) -> Self {
         let (kill, at_ns) = (&victim.kill, victim.killed_at_boot_ns);
-        let memory = kill.memory;
         let known = history.find(kill.victim);
-        let resident_bytes = memory.anon_bytes + memory.file_bytes + memory.shmem_bytes;
-        let or_known = |bytes: u64, known: Option<u64>| if bytes > 0 { bytes } else { known.unwrap_or(0) };
-        let known = known.as_ref();
-        let cmdline = known.map(|process| Arc::clone(&process.cmdline)).unwrap_or_default();
+        let cmdline = known.as_ref().map(|process| Arc::clone(&process.cmdline)).unwrap_or_default();
+        let first_cmdline = known.as_ref().and_then(|process| process.first_cmdline.clone());
+        let memory = KilledMemory::of(&kill.memory);
         let seen = Seen {
             pid: kill.victim.pid,
             start_ticks: kill.victim.start_ticks,
             name: Arc::from(kill.name.as_str()),
             cmdline_is_cut: cmdline.is_cut,
             cmdline,
+            first_cmdline,
             running_s: running_s(kill.victim, at_ns),
-            vm_bytes: or_known(memory.vm_bytes, known.map(|process| process.vm_bytes)),
-            rss_bytes: or_known(resident_bytes, known.map(|process| process.rss_bytes)),
+            vm_bytes: memory.vm_bytes.or_else(|| known.as_ref()?.vm_bytes()),
+            rss_bytes: victim_rss(&kill.memory, known.as_ref()),
             exited: victim.exited_at_boot_ns.is_some(),
         };
         let dead = Dead {
             seen,
             uid: Some(kill.uid),
             oom_score_adj: Some(kill.oom_score_adj),
-            anon_bytes: Some(memory.anon_bytes),
-            file_bytes: Some(memory.file_bytes),
-            shmem_bytes: Some(memory.shmem_bytes),
-            swap_bytes: Some(memory.swap_bytes),
-            pgtables_bytes: Some(memory.pgtables_bytes),
+            anon_bytes: memory.if_counted(kill.memory.anon_bytes),
+            file_bytes: memory.if_counted(kill.memory.file_bytes),
+            shmem_bytes: memory.if_counted(kill.memory.shmem_bytes),
+            swap_bytes: memory.if_counted(kill.memory.swap_bytes),
+            pgtables_bytes: Some(kill.memory.pgtables_bytes).filter(|bytes| *bytes > 0),
         };
         let report = Self::new(victim.confidence, TracerKind::Bpf, dead, kill.victim, at_ns, history, circumstances);
         Self {
@@ -160,7 +167,7 @@ impl Report {
         circumstances: Circumstances,
     ) -> Self {
         let dead = Dead {
-            seen: Seen::of(&suspect.known, at_ns),
+            seen: Seen { exited: suspect.known.gone_at_boot_ns.is_some(), ..Seen::of(&suspect.known, at_ns) },
             uid: None,
             oom_score_adj: Some(suspect.known.oom_score_adj),
             anon_bytes: None,
@@ -182,10 +189,6 @@ impl Report {
         circumstances: Circumstances,
     ) -> Self {
         let seen = |processes: Vec<Known>| processes.iter().map(|process| Seen::of(process, at_ns)).collect();
-        // One more, in case the victim is among them.
-        let mut largest = history.largest(LARGEST + 1, at_ns);
-        largest.retain(|process| process.key != key);
-        largest.truncate(LARGEST);
         Self {
             event: "oom_kill",
             confidence,
@@ -197,7 +200,7 @@ impl Report {
             with_pid: None,
             trigger: None,
             ancestors: seen(history.chain(key, at_ns)),
-            largest: seen(largest),
+            largest: seen(circumstances.largest),
             cgroup: circumstances.cgroup,
             lost_records: circumstances.lost_records,
         }
@@ -214,7 +217,7 @@ impl Seen {
     /// Its resident memory in words.
     #[must_use]
     pub(crate) fn rss(&self) -> String {
-        mib(self.rss_bytes)
+        mib_or_unknown(self.rss_bytes)
     }
 
     fn of(process: &Known, at_ns: u64) -> Self {
@@ -223,11 +226,12 @@ impl Seen {
             start_ticks: process.key.start_ticks,
             name: Arc::clone(&process.name),
             cmdline: Arc::clone(&process.cmdline),
+            first_cmdline: process.first_cmdline.clone(),
             cmdline_is_cut: process.cmdline.is_cut,
             running_s: running_s(process.key, at_ns),
-            vm_bytes: process.vm_bytes,
-            rss_bytes: process.rss_bytes,
-            exited: process.is_gone_at(u64::MAX),
+            vm_bytes: process.vm_bytes(),
+            rss_bytes: process.rss_bytes(),
+            exited: process.is_gone_at(at_ns),
         }
     }
 }
@@ -247,8 +251,8 @@ impl fmt::Display for Report {
             write!(f, "\ntrigger: {} ({}) asked for memory", trigger.pid, trigger.name.escape_debug())?;
         }
         if let Some(cgroup) = &self.cgroup {
-            let shown = |bytes: Option<u64>, none: &str| bytes.map_or_else(|| none.to_owned(), mib);
-            let (limit, usage) = (shown(cgroup.limit_bytes, "none"), shown(cgroup.usage_bytes, "unknown"));
+            let limit = cgroup.limit_bytes.map_or_else(|| "none".to_owned(), mib);
+            let usage = mib_or_unknown(cgroup.usage_bytes);
             write!(f, "\ncgroup: limit {limit}, usage {usage} ({})", cgroup.path.escape_debug())?;
         }
         if let (Some(anon), Some(file), Some(shmem)) =
@@ -290,7 +294,7 @@ impl fmt::Display for Seen {
         let running = format!("{:.2}", self.running_s);
         let (seconds, hundredths) = running.split_once('.').unwrap_or((&running, "00"));
         let seconds = seconds.parse().map_or_else(|_| seconds.to_owned(), grouped);
-        let (vm, rss) = (mib(self.vm_bytes), mib(self.rss_bytes));
+        let (vm, rss) = (mib_or_unknown(self.vm_bytes), mib_or_unknown(self.rss_bytes));
         write!(f, "{} (running for {seconds}.{hundredths}s, vm: {vm}, rss: {rss}): ", self.pid)?;
         let cmdline = self.cmdline.to_string();
         if cmdline.is_empty() {
@@ -328,9 +332,43 @@ fn running_s(process: ProcessKey, at_ns: u64) -> f64 {
     Duration::from_nanos(at_ns.saturating_sub(process.start_boot_ns())).as_millis() as f64 / 1000.0
 }
 
-/// As `ps` users read it: whole mebibytes, rounded up.
-pub(super) fn mib(bytes: u64) -> String {
-    format!("{}m", grouped(bytes.div_ceil(MIB)))
+/// The victim's sizes as the kernel told them, as far as it did.
+///
+/// The tracer has 0 for what it could not read: the kernel's types do not say where it is, or the victim had let go of its
+/// memory. What is alive and killed for its memory has some of it.
+#[derive(Debug, Clone, Copy)]
+struct KilledMemory {
+    vm_bytes: Option<u64>,
+    rss_bytes: Option<u64>,
+}
+
+impl KilledMemory {
+    fn of(memory: &MemoryAtKill) -> Self {
+        let resident_bytes = memory.anon_bytes + memory.file_bytes + memory.shmem_bytes;
+        let is_counted = resident_bytes + memory.swap_bytes > 0;
+        let vm_bytes = Some(memory.vm_bytes).filter(|bytes| *bytes > 0);
+        Self { vm_bytes, rss_bytes: is_counted.then_some(resident_bytes) }
+    }
+
+    /// A part of the resident memory, if that is known.
+    fn if_counted(self, bytes: u64) -> Option<u64> {
+        self.rss_bytes.map(|_| bytes)
+    }
+}
+
+/// The resident memory of a victim: the kernel's figure, or when it was last seen.
+pub(super) fn victim_rss(memory: &MemoryAtKill, known: Option<&Known>) -> Option<u64> {
+    KilledMemory::of(memory).rss_bytes.or_else(|| known?.rss_bytes())
+}
+
+/// As `ps` users read it: mebibytes, rounded to the nearest; less than half of one is `0m`.
+fn mib(bytes: u64) -> String {
+    format!("{}m", grouped(bytes.saturating_add(MIB / 2) / MIB))
+}
+
+/// The same, or `?`.
+pub(super) fn mib_or_unknown(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "?".to_owned(), mib)
 }
 
 /// `1,234,567`.
@@ -348,6 +386,11 @@ fn grouped(number: u64) -> String {
 
 fn joined<S: Serializer>(cmdline: &Cmdline, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(cmdline)
+}
+
+#[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
+fn joined_if_any<S: Serializer>(cmdline: &Option<Arc<Cmdline>>, serializer: S) -> Result<S::Ok, S::Error> {
+    cmdline.as_ref().map(ToString::to_string).serialize(serializer)
 }
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {

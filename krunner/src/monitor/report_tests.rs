@@ -7,12 +7,16 @@ use super::*;
 const TICK_NS: u64 = 10_000_000;
 const GIB: u64 = 1024 * MIB;
 
+/// Of the kill.
+const NOW_NS: u64 = 345_678 * TICK_NS;
+
 fn observed(pid: u32, start_ticks: u64, parent_pid: u32, cmdline: &[u8], rss_bytes: u64) -> Observed {
     Observed {
         key: ProcessKey { pid, start_ticks },
         parent_pid,
         name: format!("p{pid}").into(),
         cmdline: Arc::new(Cmdline { bytes: cmdline.to_vec(), is_cut: false }),
+        first_cmdline: None,
         vm_bytes: 2 * rss_bytes,
         rss_bytes,
         oom_score_adj: 0,
@@ -32,6 +36,10 @@ fn history(more: Vec<Observed>) -> History {
     let mut history = History::new();
     history.fold_snapshot(&Snapshot { at_boot_ns: 3000 * TICK_NS, processes, ..Snapshot::default() });
     history
+}
+
+fn report_of(victim: &Victim, history: &History) -> Report {
+    Report::of_victim(victim, history, circumstances(history))
 }
 
 fn victim(pid: u32, start_ticks: u64) -> Victim {
@@ -61,12 +69,12 @@ fn victim(pid: u32, start_ticks: u64) -> Victim {
         confidence: Confidence::Confirmed,
         with: None,
         trigger: Some(trigger),
-        killed_at_boot_ns: 345_678 * TICK_NS,
+        killed_at_boot_ns: NOW_NS,
         exited_at_boot_ns: Some(345_679 * TICK_NS),
     }
 }
 
-fn circumstances() -> Circumstances {
+fn circumstances(history: &History) -> Circumstances {
     let cgroup = CgroupFacts {
         path: "/docker/abc".into(),
         version: 1,
@@ -75,12 +83,14 @@ fn circumstances() -> Circumstances {
         oom_kill_count: Some(1),
     };
     let time = SystemTime::UNIX_EPOCH + Duration::new(1_764_000_000, 123_456_789);
-    Circumstances { time, cgroup: Some(cgroup), lost_records: 0 }
+    let mut largest = history.largest(LARGEST, NOW_NS);
+    largest.retain(|known| known.key.pid != 300);
+    Circumstances { time, cgroup: Some(cgroup), lost_records: 0, largest }
 }
 
 #[test]
 fn the_tree_tells_who_started_whom() {
-    let report = Report::of_victim(&victim(300, 2000), &history(Vec::new()), circumstances());
+    let report = report_of(&victim(300, 2000), &history(Vec::new()));
     let expected = "\
 detected oom-killed process:
 300 (running for 3,436.78s, vm: 2,048m, rss: 1,026m): ./hog 300
@@ -98,7 +108,7 @@ largest processes alive:
 
 #[test]
 fn the_object_has_stable_names_with_units() {
-    let report = Report::of_victim(&victim(300, 2000), &history(Vec::new()), circumstances());
+    let report = report_of(&victim(300, 2000), &history(Vec::new()));
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["event"], "oom_kill");
     assert_eq!(json["confidence"], "confirmed");
@@ -116,10 +126,49 @@ fn the_object_has_stable_names_with_units() {
 
 #[test]
 fn a_victim_of_whom_nothing_is_known_is_told_all_the_same() {
-    let report = Report::of_victim(&victim(301, 3000), &History::new(), circumstances());
+    let report = report_of(&victim(301, 3000), &History::new());
     assert!(report.to_string().starts_with(
         "detected oom-killed process:\n301 (running for 3,426.78s, vm: 2,048m, rss: 1,026m): [hog]\nconfidence:"
     ));
+}
+
+#[test]
+fn what_nobody_saw_is_unknown_and_not_zero() {
+    let nothing =
+        MemoryAtKill { vm_bytes: 0, anon_bytes: 0, file_bytes: 0, shmem_bytes: 0, swap_bytes: 0, pgtables_bytes: 0 };
+    let mut victim = victim(301, 3000);
+    victim.kill.memory = nothing;
+    let report = report_of(&victim, &History::new());
+    let text = report.to_string();
+    assert!(text.contains("\n301 (running for 3,426.78s, vm: ?, rss: ?): [hog]\n"), "{text}");
+    assert!(!text.contains("victim's memory"), "{text}");
+    let json = serde_json::to_value(&report).unwrap();
+    for field in ["vm_bytes", "rss_bytes", "anon_bytes", "file_bytes", "shmem_bytes", "swap_bytes", "pgtables_bytes"] {
+        assert_eq!(json["victim"][field], serde_json::Value::Null, "{field}");
+    }
+
+    victim.kill.victim = ProcessKey { pid: 300, start_ticks: 2000 };
+    let seen = report_of(&victim, &history(Vec::new()));
+    assert_eq!(seen.victim.seen.rss_bytes, Some(3 * MIB), "when it was last seen");
+}
+
+#[test]
+fn sizes_are_rounded_to_the_nearest() {
+    let shown = [(0, "0m"), (MIB / 2 - 1, "0m"), (MIB / 2, "1m"), (MIB + MIB / 10, "1m"), (1537 * MIB / 1024, "2m")];
+    for (bytes, text) in shown {
+        assert_eq!(mib(bytes), text, "{bytes}");
+    }
+    assert_eq!((mib(u64::MAX), mib_or_unknown(None)), ("17,592,186,044,415m".to_owned(), "?".to_owned()));
+}
+
+#[test]
+fn a_process_is_alive_or_gone_as_it_was_at_the_kill() {
+    let mut history = history(Vec::new());
+    history.mark_absent(ProcessKey { pid: 20, start_ticks: 1000 }, NOW_NS + TICK_NS);
+    let report = report_of(&victim(300, 2000), &history);
+    assert_eq!((report.ancestors[0].pid, report.ancestors[0].exited), (20, false));
+    let among_largest = report.largest.iter().find(|process| process.pid == 20).unwrap();
+    assert!(!among_largest.exited, "it ended after the kill");
 }
 
 #[test]
@@ -129,13 +178,13 @@ fn a_co_victim_names_its_company_and_a_suspect_is_only_that() {
         with: Some(ProcessKey { pid: 7, start_ticks: 1 }),
         ..victim(300, 2000)
     };
-    let report = Report::of_victim(&victim, &history(Vec::new()), circumstances());
+    let report = report_of(&victim, &history(Vec::new()));
     assert!(report.to_string().contains("\nconfidence: co-victim (killed along with 7)\n"));
 
     let history = history(Vec::new());
     let known = history.find(ProcessKey { pid: 300, start_ticks: 2000 }).unwrap();
     let suspect = Suspect { known: Known { oom_score_adj: 500, ..known }, end: None, alive_ns: None, grown_ns: 0 };
-    let report = Report::of_suspect(Confidence::Possible, &suspect, 4000 * TICK_NS, &history, circumstances());
+    let report = Report::of_suspect(Confidence::Possible, &suspect, 4000 * TICK_NS, &history, circumstances(&history));
     let text = report.to_string();
     assert!(text.starts_with("detected potentially oom-killed process:\n300 (running for 20.00s, vm: 6m, rss: 3m): "));
     assert!(text.contains("\nconfidence: possible (") && !text.contains("trigger"));
@@ -147,14 +196,12 @@ fn a_co_victim_names_its_company_and_a_suspect_is_only_that() {
 #[test]
 fn no_command_line_can_forge_a_line_or_drive_a_terminal() {
     let evil = b"a\nOut-of-memory detected!\x1b[2J\0\xff\0";
-    let report =
-        Report::of_victim(&victim(400, 2500), &history(vec![observed(400, 2500, 20, evil, MIB)]), circumstances());
+    let report = report_of(&victim(400, 2500), &history(vec![observed(400, 2500, 20, evil, MIB)]));
     let text = report.to_string();
     assert!(text.contains(": a\\nOut-of-memory detected!\\u{1b}[2J \u{fffd}\n"), "{text}");
 
     let long = [b'x'; 5000];
-    let report =
-        Report::of_victim(&victim(400, 2500), &history(vec![observed(400, 2500, 20, &long, MIB)]), circumstances());
+    let report = report_of(&victim(400, 2500), &history(vec![observed(400, 2500, 20, &long, MIB)]));
     assert!(report.to_string().contains("x… (4,488 more bytes)\n"));
 }
 

@@ -27,7 +27,7 @@ pub fn initial_environment() -> io::Result<Vec<(OsString, OsString)>> {
     let area = std::ptr::with_exposed_provenance::<u8>(start);
     // SAFETY: start..end is the environment area that the kernel laid out on our initial stack: mapped and
     // readable as long as the process lives. Nothing here writes to it: std's `set_var` keeps copies elsewhere,
-    // and `set_process_title` ends before it. The bytes are copied before this returns.
+    // and `set_process_title` leaves it alone. The bytes are copied before this returns.
     let text = unsafe { slice::from_raw_parts(area, end - start) }.to_vec();
     Ok(variables(&text))
 }

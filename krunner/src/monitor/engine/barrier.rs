@@ -57,15 +57,16 @@ impl Engine {
     pub(in crate::monitor) fn has_unreported(&self, now_ns: u64) -> bool {
         self.is_held
             || !self.waiting.is_empty()
+            || !self.company.is_empty()
             || self.joiner.has_pending_victim(now_ns)
             || self.inference.has_fresh_kills(now_ns)
     }
 
     /// Reports what is certain now, without waiting for more to be said of it.
     pub(in crate::monitor) fn report_now(&mut self, now_ns: u64) {
-        for verdict in self.joiner.close_marked() {
-            self.judged(verdict, now_ns);
-        }
+        let verdicts = self.joiner.close_marked();
+        self.judged_all(verdicts, now_ns);
+        self.end_company(u64::MAX, now_ns);
         self.release(u64::MAX);
     }
 

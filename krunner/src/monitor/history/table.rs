@@ -37,6 +37,10 @@ pub(super) struct Entry {
     pub(super) is_parent_told: bool,
     pub(super) name: Arc<str>,
     pub(super) cmdline: Arc<Cmdline>,
+    /// What a title was written over.
+    pub(super) first_cmdline: Option<Arc<Cmdline>>,
+    /// Its arguments were its parent's at the fork.
+    pub(super) is_forked: bool,
     /// When an exec event told name and command line; 0 if none did.
     pub(super) exec_ns: u64,
     pub(super) vm_bytes: u64,
@@ -92,6 +96,8 @@ impl Entry {
             is_parent_told: false,
             name,
             cmdline: Arc::default(),
+            first_cmdline: None,
+            is_forked: false,
             exec_ns: 0,
             vm_bytes: 0,
             rss_bytes: 0,
@@ -194,6 +200,23 @@ impl Table {
         }
     }
 
+    /// As above.
+    pub(super) fn set_first_cmdline(&mut self, key: ProcessKey, cmdline: Option<Arc<Cmdline>>) {
+        let before = self.entries.get(&key).and_then(|entry| entry.first_cmdline.clone());
+        if before == cmdline {
+            return;
+        }
+        let cmdline = cmdline.map(|cmdline| self.fit(cmdline));
+        if let Some(entry) = self.entries.get_mut(&key) {
+            if let Some(cmdline) = &cmdline {
+                self.ledger.hold(cmdline);
+            }
+            if let Some(before) = std::mem::replace(&mut entry.first_cmdline, cmdline) {
+                self.ledger.release(&before);
+            }
+        }
+    }
+
     pub(super) fn mark_gone(&mut self, key: ProcessKey, gone: Gone) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let before = entry.gone.unwrap_or(gone);
@@ -245,6 +268,9 @@ impl Table {
             self.holders.remove(&key.pid);
         }
         self.ledger.release(&entry.cmdline);
+        if let Some(first) = &entry.first_cmdline {
+            self.ledger.release(first);
+        }
         self.count_child(entry.parent, -1);
     }
 

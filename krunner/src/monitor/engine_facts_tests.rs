@@ -1,0 +1,103 @@
+//! What a report says beside the victim's name is true at the moment of the kill.
+
+use super::*;
+use crate::monitor::event::{Exec, Fork};
+
+/// The reports so far.
+fn reports(engine: &mut Engine) -> Vec<Report> {
+    let notices = engine.take_notices().into_iter();
+    let reports = notices.filter_map(|notice| match notice {
+        Notice::Report(report) => Some(*report),
+        _ => None,
+    });
+    reports.collect()
+}
+
+#[test]
+fn a_victim_is_told_of_before_those_killed_along_with_it() {
+    let mut engine = engine();
+    let at = 10 * SECOND;
+    engine.snapshot(&snapshot(at, &[1], Duration::from_millis(1)), at);
+    let [kill, mark, exit] = oom_kill(at, 7);
+    let [other_kill, other_mark, other_exit] = oom_kill(at + 5000, 8);
+    feed(&mut engine, &[kill, mark, other_kill, other_mark, other_exit], at + MS);
+    assert_eq!(told(&mut engine), [], "8 exited first, and waits for the victim that it names");
+    assert!(engine.has_unreported(at + MS) && engine.is_busy(at + MS));
+    feed(&mut engine, &[exit], at + 2 * MS);
+    assert_eq!(told(&mut engine), [(7, Confidence::Confirmed), (8, Confidence::CoVictim)]);
+}
+
+#[test]
+fn company_waits_a_second_for_a_victim_that_is_slow_to_exit() {
+    for on_demand in [false, true] {
+        let mut engine = engine();
+        let at = 10 * SECOND;
+        engine.snapshot(&snapshot(at, &[1], Duration::from_millis(1)), at);
+        let [kill, mark, _] = oom_kill(at, 7);
+        let [other_kill, other_mark, other_exit] = oom_kill(at + 5000, 8);
+        feed(&mut engine, &[kill, mark, other_kill, other_mark, other_exit], at + MS);
+        engine.tick(at + SECOND / 2);
+        assert_eq!(told(&mut engine), []);
+        if on_demand {
+            engine.report_now(at + SECOND / 2);
+        } else {
+            engine.tick(at + 2 * SECOND);
+        }
+        assert_eq!(told(&mut engine), [(7, Confidence::Confirmed), (8, Confidence::CoVictim)]);
+        assert!(!engine.has_unreported(at + 2 * SECOND));
+    }
+}
+
+#[test]
+fn sizes_of_the_program_before_an_exec_are_not_those_of_the_next() {
+    let mut engine = engine();
+    let mut family = snapshot(9 * SECOND, &[3, 7], Duration::from_millis(1));
+    family.processes[1].parent_pid = 3;
+    engine.snapshot(&family, 9 * SECOND);
+    let exec = Exec { process: key(3), name: "new".into(), cmdline: b"new\0".to_vec(), cmdline_is_cut: false };
+    feed(&mut engine, &[event(9 * SECOND + 500 * MS, Trace::Exec(exec))], 9 * SECOND + 500 * MS);
+    // Began before the exec: what it shows is the old program.
+    engine.snapshot(&Snapshot { at_boot_ns: 9 * SECOND + 400 * MS, ..family.clone() }, 9 * SECOND + 600 * MS);
+    feed(&mut engine, &oom_kill(10 * SECOND, 7), 10 * SECOND);
+    engine.tick(11 * SECOND);
+    let [report] = &reports(&mut engine)[..] else { panic!("one report") };
+    let parent = &report.ancestors[0];
+    assert_eq!((&*parent.name, parent.vm_bytes, parent.rss_bytes), ("new", None, None));
+    assert!(report.to_string().contains("vm: ?, rss: ?): new"), "{report}");
+
+    engine.snapshot(&Snapshot { at_boot_ns: 12 * SECOND, ..family }, 12 * SECOND);
+    let fork = Fork { child: ProcessKey { pid: 9, start_ticks: 1200 }, parent_pid: Some(3) };
+    feed(&mut engine, &[event(12 * SECOND, Trace::Fork(fork))], 12 * SECOND);
+    let parent = engine.history.find(key(3)).unwrap();
+    assert_eq!(parent.rss_bytes(), Some(3), "seen anew");
+    let child = engine.history.find(ProcessKey { pid: 9, start_ticks: 1200 }).unwrap();
+    assert_eq!((child.vm_bytes(), child.rss_bytes()), (None, None), "nobody looked at it");
+}
+
+#[test]
+fn however_many_left_since_the_last_look_none_is_told_as_alive() {
+    // A build of 80 compilers that ended without a word.
+    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(AllBut(20..100)));
+    let pids: Vec<u32> = (8..100).collect();
+    engine.snapshot(&snapshot(9 * SECOND, &pids, Duration::from_millis(1)), 9 * SECOND);
+    feed(&mut engine, &oom_kill(10 * SECOND, 7), 10 * SECOND);
+    engine.tick(11 * SECOND);
+    let [report] = &reports(&mut engine)[..] else { panic!("one report") };
+    assert_eq!(report.largest.iter().map(|process| process.pid).collect::<Vec<_>>(), [19, 18, 17, 16, 15]);
+}
+
+#[test]
+fn a_process_that_ended_since_is_alive_in_all_of_a_report() {
+    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(AllBut(3..4)));
+    let at = 10 * SECOND;
+    feed(&mut engine, &oom_kill(at, 7)[..2], at);
+    // The look that the kill asked for still shows its parent.
+    let mut family = snapshot(at + MS, &[3, 7], Duration::from_millis(1));
+    family.processes[1].parent_pid = 3;
+    engine.snapshot(&family, at + MS);
+    feed(&mut engine, &oom_kill(at, 7)[2..], at + 2 * MS);
+    engine.tick(at + SECOND);
+    let [report] = &reports(&mut engine)[..] else { panic!("one report") };
+    assert_eq!((report.ancestors[0].pid, report.ancestors[0].exited), (3, false));
+    assert_eq!((report.largest[0].pid, report.largest[0].exited), (3, false));
+}
