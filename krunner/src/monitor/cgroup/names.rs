@@ -57,14 +57,14 @@ impl CgroupNames {
     }
 
     fn walk_from(&mut self, top: PathBuf, left: &mut usize) {
-        let mut waiting = VecDeque::from([top]);
-        while let Some(dir) = waiting.pop_front() {
+        let id = inode(&top);
+        let mut waiting = VecDeque::from([(top, id)]);
+        while let Some((dir, id)) = waiting.pop_front() {
             let Some(rest) = left.checked_sub(1) else { return };
             *left = rest;
             waiting.extend(folders(&dir).into_iter().take(*left));
-            match inode(&dir) {
-                0 => {}
-                id => self.learn(id, dir),
+            if id != 0 {
+                self.learn(id, dir);
             }
         }
     }
