@@ -118,7 +118,7 @@ impl Sampler {
         Ok(Self { orders, next_mode, is_paused, is_beat_ordered })
     }
 
-    /// Has the thread open nothing, or go on. A pause ends by itself after [`HOLD_PATIENCE`](super::cgroup::charge::HOLD_PATIENCE).
+    /// Has the thread open nothing, or go on. A pause ends by itself, see [`Hold`].
     pub(super) fn pause(&self, is_paused: bool) {
         self.is_paused.store(is_paused, Ordering::Relaxed);
     }

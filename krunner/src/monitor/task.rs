@@ -283,15 +283,8 @@ impl Task {
 
     /// Takes in all that the tracer has now.
     fn read_all(&mut self) {
-        let Some(mut ring) = self.ring.take() else { return };
-        loop {
-            let batch = ring.read_batch();
-            self.traced(&batch);
-            if !RingReader::is_full(&batch) {
-                break;
-            }
-        }
-        self.ring = Some(ring);
+        let events = self.ring.as_mut().map_or_else(Vec::new, |ring| ring.read_all());
+        self.traced(&events);
     }
 
     /// Without a tracer: reads the counter; `false` when the sampler is doing so.

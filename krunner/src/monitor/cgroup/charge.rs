@@ -20,12 +20,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::counter::available_bytes;
+use super::counter::{available_bytes, value};
 use super::{Cgroup, Files, NO_LIMIT_BYTES, OOM_GROUP};
 
 /// The longest that a victim's memory is waited for: `exit_mmap` of some GiB takes this long. After that the limit is full of
 /// something else, mostly page cache, which gives way.
-pub(in crate::monitor) const HOLD_PATIENCE: Duration = Duration::from_millis(60);
+const HOLD_PATIENCE: Duration = Duration::from_millis(60);
+
+/// The same where the machine had no memory left: such victims are larger.
+const MACHINE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// A page that is asked for at the limit is refused several times, and each time the kernel may kill: also once the first victim
 /// counts no more (`try_charge_memcg`, `mm/memcontrol.c`). So who comes near the limit is left so long to get over it or to be killed.
@@ -33,9 +36,6 @@ const STAND_OFF: Duration = Duration::from_millis(20);
 
 /// A limit that is full of page cache stays so: looks go on, and stand off again after this time.
 const STAND_OFF_AGAIN: Duration = Duration::from_millis(500);
-
-/// The same where the machine had no memory left: such victims are larger.
-const MACHINE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// With less than this available the machine is short of memory: the kernel kills when it has nothing left.
 const MACHINE_RESERVE_BYTES: u64 = 32 << 20;
@@ -190,7 +190,7 @@ impl Level {
 
     fn kills(&self) -> Option<u64> {
         let mut buffer = [0; EVENTS_BYTES];
-        self.events(&mut buffer).lines().find_map(|line| line.strip_prefix("oom_kill "))?.parse().ok()
+        value(self.events(&mut buffer), "oom_kill")
     }
 
     fn events<'a>(&self, buffer: &'a mut [u8; EVENTS_BYTES]) -> &'a str {
@@ -215,7 +215,7 @@ impl Hold {
         Self { is_ordered, charge: Some(charge), seen_kills, stood_off: None }
     }
 
-    /// Blocks while files are not to be opened. Costs 2 us where nothing happened.
+    /// Blocks while files are not to be opened; an order holds for [`MACHINE_PATIENCE`] at most. Costs 2 us where nothing happened.
     pub(in crate::monitor) fn wait(&mut self) {
         self.wait_for_order();
         let Some(charge) = self.charge.as_ref().filter(|charge| charge.is_at_limit()) else { return };

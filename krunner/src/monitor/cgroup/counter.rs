@@ -58,12 +58,12 @@ pub(in crate::monitor) struct Count {
 }
 
 impl Count {
-    /// Leaves out so many that somebody else tells of.
-    pub(in crate::monitor) fn leave_out(&mut self, mut told: u64) {
+    /// Leaves out so many that somebody else reports.
+    pub(in crate::monitor) fn leave_out(&mut self, mut reported: u64) {
         for kills in &mut self.kills {
-            let here = kills.number.min(told);
+            let here = kills.number.min(reported);
             kills.number -= here;
-            told -= here;
+            reported -= here;
         }
         self.kills.retain(|kills| kills.number > 0);
     }
@@ -366,7 +366,7 @@ fn text<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {
     std::str::from_utf8(&buffer[..length]).map_err(io::Error::other)
 }
 
-fn value(text: &str, name: &str) -> Option<u64> {
+pub(super) fn value(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     line.trim().parse().ok()
 }

@@ -15,7 +15,6 @@ use crate::monitor::cgroup::{Cgroup, CgroupFacts};
 use crate::monitor::clock;
 use crate::monitor::engine::is_of_interest;
 use crate::monitor::event::{ProcessKey, Trace, TraceEvent};
-use crate::monitor::tracer::RingReader;
 
 pub(super) struct Traced {
     names: Option<CgroupNames>,
@@ -97,15 +96,7 @@ impl Task {
         let (Some(ring), Some(counter)) = (&mut self.ring, &self.counter) else { return };
         let mut count = counter.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Later than the count, so that none is missed.
-        let mut seen = Vec::new();
-        loop {
-            let batch = ring.read_batch();
-            let is_full = RingReader::is_full(&batch);
-            seen.extend(batch);
-            if !is_full {
-                break;
-            }
-        }
+        let seen = ring.read_all();
         let is_counted =
             |event: &&TraceEvent| event.at_boot_ns <= count.at_boot_ns && matches!(event.what, Trace::Mark(_));
         let marks = seen.iter().filter(is_counted).count();

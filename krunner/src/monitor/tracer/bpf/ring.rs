@@ -125,6 +125,19 @@ impl RingReader {
         batch
     }
 
+    /// All events that are there now.
+    pub(in crate::monitor) fn read_all(&mut self) -> Vec<TraceEvent> {
+        let mut all = Vec::new();
+        loop {
+            let batch = self.read_batch();
+            let is_full = Self::is_full(&batch);
+            all.extend(batch);
+            if !is_full {
+                return all;
+            }
+        }
+    }
+
     fn newly_lost(&mut self) -> Option<TraceEvent> {
         let lost = Lost::of(&self.lost);
         let before = std::mem::replace(&mut self.told, lost);
