@@ -16,6 +16,7 @@
 
 mod barrier;
 mod order;
+mod others;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
@@ -24,12 +25,14 @@ use super::attribution::sigkill::{RecentKills, SigkillCause};
 use super::cgroup::CgroupFacts;
 use super::cgroup::counter::Count;
 use super::event::{Actor, Death, Kill, KillSource, ProcessKey, Trace, TraceEvent};
-use super::history::{History, Known};
+use super::history::History;
 use super::infer::{Accused, Inference};
 use super::join::{Joiner, Verdict, Victim};
 use super::process::{End, Glance, Snapshot};
-use super::report::{Circumstances, LARGEST, Report, mib_or_unknown, victim_rss};
+use super::report::{Circumstances, Report, mib_or_unknown, victim_rss};
 use super::storm::{Storm, Suppressed};
+pub(super) use others::Present;
+use others::largest_spared;
 
 const MS: u64 = 1_000_000;
 
@@ -44,13 +47,6 @@ const QUICK_LOOK: Duration = Duration::from_millis(4);
 
 /// Cgroup figures kept for kills that are not through; a storm has no use for more.
 const MAX_FIGURES: usize = 256;
-
-/// The largest processes among which those are sought that are still there: as many may have left since the last scan, as in
-/// a large build. One look takes some 10 us; mostly the first ones are there.
-const LARGEST_ASKED: usize = 256;
-
-/// The largest processes among which one is sought that was spared. Asking about one takes some 20 us.
-const COMPARED: usize = 16;
 
 /// Processes remembered as told of. What comes by two ways comes within seconds.
 const MAX_TOLD: usize = 1024;
@@ -86,15 +82,6 @@ pub enum Notice {
 struct Waiting {
     victim: Box<Victim>,
     until_ns: u64,
-}
-
-/// Who is there right now.
-pub(super) trait Present: Send + Sync {
-    /// Whether this process is.
-    fn has(&self, process: ProcessKey) -> bool;
-
-    /// Whether it is charged to this cgroup, or to one below.
-    fn is_charged(&self, process: ProcessKey, cgroup: &CgroupFacts) -> bool;
 }
 
 /// The monitor's mind.
@@ -360,49 +347,6 @@ impl Engine {
         self.notices.push(Notice::Report(Box::new(Report::of_victim(victim, &self.history, circumstances))));
     }
 
-    /// Who waits for the victim may end right after it, before the report: who is there now was there at the kill.
-    fn note_ancestors(&mut self, victim: ProcessKey, at_ns: u64, now_ns: u64) {
-        for ancestor in self.history.chain(victim, u64::MAX) {
-            match ancestor.gone_at_boot_ns {
-                Some(_) => {}
-                None if self.present.has(ancestor.key) => self.history.mark_present(ancestor.key, now_ns),
-                None => self.history.mark_absent(ancestor.key, at_ns),
-            }
-        }
-    }
-
-    /// Who ended by itself did so without a word, and the snapshot may be a while ago: whoever a report is about to
-    /// name beside the victim is looked for. Returns the largest that were alive at that time.
-    fn look_for_others(&mut self, victim: ProcessKey, at_ns: u64) -> Vec<Known> {
-        for ancestor in self.history.chain(victim, u64::MAX) {
-            self.mark_if_left(&ancestor, at_ns);
-        }
-        let mut largest = Vec::new();
-        for known in self.history.largest(LARGEST_ASKED, at_ns) {
-            // Marked as gone after that time if it was seen later.
-            if known.key != victim && !(self.mark_if_left(&known, at_ns) && self.is_gone_at(known.key, at_ns)) {
-                largest.push(known);
-            }
-            if largest.len() == LARGEST {
-                break;
-            }
-        }
-        largest
-    }
-
-    /// Whether it is not there any more, and nobody knew.
-    fn mark_if_left(&mut self, known: &Known, at_ns: u64) -> bool {
-        let has_left = known.gone_at_boot_ns.is_none() && !self.present.has(known.key);
-        if has_left {
-            self.history.mark_absent(known.key, at_ns);
-        }
-        has_left
-    }
-
-    fn is_gone_at(&self, key: ProcessKey, at_ns: u64) -> bool {
-        self.history.find(key).is_none_or(|known| known.is_gone_at(at_ns))
-    }
-
     /// Names who must have been killed, as far as that can be told by now.
     fn infer(&mut self, now_ns: u64) {
         if !self.inference.is_open() {
@@ -460,16 +404,6 @@ impl Engine {
     fn time_of_day(&self, at_boot_ns: u64) -> SystemTime {
         self.booted_at + Duration::from_nanos(at_boot_ns)
     }
-}
-
-/// The size of the largest that lives and that the kernel might have taken.
-fn largest_spared(history: &History, present: &dyn Present, cgroup: Option<&CgroupFacts>, now_ns: u64) -> u64 {
-    let is_eligible = |known: &Known| {
-        known.oom_score_adj >= 0
-            && present.has(known.key)
-            && cgroup.is_none_or(|cgroup| present.is_charged(known.key, cgroup))
-    };
-    history.largest(COMPARED, now_ns).iter().find(|known| is_eligible(known)).map_or(0, |known| known.rss_bytes)
 }
 
 /// A SIGKILL of the kernel that ends somebody.

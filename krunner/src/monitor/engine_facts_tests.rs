@@ -101,3 +101,38 @@ fn a_process_that_ended_since_is_alive_in_all_of_a_report() {
     assert_eq!((report.ancestors[0].pid, report.ancestors[0].exited), (3, false));
     assert_eq!((report.largest[0].pid, report.largest[0].exited), (3, false));
 }
+
+/// Everybody is there, as large as its number.
+struct Weighed;
+
+impl Present for Weighed {
+    fn has(&self, _: ProcessKey) -> bool {
+        true
+    }
+
+    fn sizes(&self, process: ProcessKey) -> Option<Sizes> {
+        Some(Sizes { vm_bytes: 1 << 20, rss_bytes: u64::from(process.pid) })
+    }
+
+    fn is_charged(&self, _: ProcessKey, _: &CgroupFacts) -> bool {
+        true
+    }
+}
+
+#[test]
+fn programs_begun_since_the_last_look_are_among_the_largest() {
+    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(Weighed));
+    engine.snapshot(&snapshot(9 * SECOND, &[1, 3], Duration::from_millis(1)), 9 * SECOND);
+    let at = 9 * SECOND + 500 * MS;
+    let exec = Exec { process: key(3), name: "new".into(), cmdline: b"new\0".to_vec(), cmdline_is_cut: false };
+    let child = ProcessKey { pid: 9, start_ticks: 950 };
+    let fork = Fork { child, parent_pid: Some(3) };
+    let born_later = Fork { child: ProcessKey { pid: 10, start_ticks: 1001 }, parent_pid: Some(3) };
+    feed(&mut engine, &[event(at, Trace::Exec(exec)), event(at, Trace::Fork(fork))], at);
+    feed(&mut engine, &oom_kill(10 * SECOND, 7), 10 * SECOND);
+    feed(&mut engine, &[event(10 * SECOND + 10 * MS, Trace::Fork(born_later))], 10 * SECOND + 10 * MS);
+    engine.tick(11 * SECOND);
+    let [report] = &reports(&mut engine)[..] else { panic!("one report") };
+    let largest: Vec<_> = report.largest.iter().map(|process| (process.pid, process.rss_bytes)).collect();
+    assert_eq!(largest, [(9, Some(9)), (3, Some(3)), (1, Some(1))]);
+}

@@ -6,7 +6,7 @@ use super::super::attribution::sigkill::SigkillOf;
 use super::super::cgroup::counter::Kills;
 use super::super::event::{Actor, Exit, Mark, MemoryAtKill};
 use super::super::join::Confidence;
-use super::super::process::{Cmdline, End, Observed, ScanCost};
+use super::super::process::{Cmdline, End, Observed, ScanCost, Sizes};
 use super::*;
 
 #[path = "engine_facts_tests.rs"]
@@ -25,6 +25,10 @@ struct AllBut(std::ops::Range<u32>);
 impl Present for AllBut {
     fn has(&self, process: ProcessKey) -> bool {
         !self.0.contains(&process.pid)
+    }
+
+    fn sizes(&self, _: ProcessKey) -> Option<Sizes> {
+        None
     }
 
     fn is_charged(&self, _: ProcessKey, _: &CgroupFacts) -> bool {
@@ -187,6 +191,10 @@ fn an_ancestor_that_ends_right_after_the_victim_was_there() {
     impl Present for Once {
         fn has(&self, process: ProcessKey) -> bool {
             process.pid != 3 || !self.0.swap(true, std::sync::atomic::Ordering::Relaxed)
+        }
+
+        fn sizes(&self, _: ProcessKey) -> Option<Sizes> {
+            None
         }
 
         fn is_charged(&self, _: ProcessKey, _: &CgroupFacts) -> bool {

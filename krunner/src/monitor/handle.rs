@@ -15,7 +15,7 @@ use super::clock;
 use super::engine::{Engine, Notice, Present};
 use super::event::{Death, ProcessKey};
 use super::means::Means;
-use super::process::End;
+use super::process::{End, Sizes};
 use super::procfs::{Fence, ProcRoot};
 use super::sampler::Sampler;
 use super::task::{QUEUED_SAMPLES, SETTLE_DEADLINE, Task};
@@ -195,6 +195,10 @@ impl Present for ProcRoot {
         Self::has(self, process)
     }
 
+    fn sizes(&self, process: ProcessKey) -> Option<Sizes> {
+        self.sizes_of(process)
+    }
+
     fn is_charged(&self, process: ProcessKey, cgroup: &CgroupFacts) -> bool {
         self.lets_in(process.pid, &Fence::around(cgroup.version, &cgroup.path))
     }
@@ -206,6 +210,10 @@ struct Unknown;
 impl Present for Unknown {
     fn has(&self, _: ProcessKey) -> bool {
         true
+    }
+
+    fn sizes(&self, _: ProcessKey) -> Option<Sizes> {
+        None
     }
 
     fn is_charged(&self, _: ProcessKey, _: &CgroupFacts) -> bool {

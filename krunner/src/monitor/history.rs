@@ -20,7 +20,7 @@ mod table;
 use std::sync::Arc;
 
 use super::event::{Death, Exec, Exit, Fork, ProcessKey, Trace, TraceEvent};
-use super::process::{Cmdline, End, Glance, Observed, Snapshot};
+use super::process::{Cmdline, End, Glance, Observed, Sizes, Snapshot};
 use table::{Entry, Gone, Table};
 
 /// Ancestors of a chain: deeper than any real one, and a report still fits a screen or two.
@@ -193,13 +193,30 @@ impl History {
         chain
     }
 
+    /// The youngest processes alive at that time, at most so many, whose size nobody has seen since their fork or exec.
+    #[must_use]
+    pub(super) fn unseen(&self, count: usize, at_boot_ns: u64) -> Vec<ProcessKey> {
+        // Kernel threads have no memory: those that snapshots show are not asked about again.
+        let is_unseen = |entry: &Entry| entry.vm_bytes == 0 && (entry.scan == 0 || entry.exec_ns > 0);
+        let entries = self.table.iter().filter(|(key, entry)| is_unseen(entry) && is_alive_at(*key, entry, at_boot_ns));
+        let mut unseen: Vec<ProcessKey> = entries.map(|(key, _)| key).collect();
+        unseen.sort_unstable_by_key(|key| std::cmp::Reverse((key.start_ticks, key.pid)));
+        unseen.truncate(count);
+        unseen
+    }
+
+    /// Somebody has looked at how large a process is.
+    pub(super) fn weigh(&mut self, key: ProcessKey, sizes: Sizes) {
+        if let Some(entry) = self.table.get_mut(key) {
+            (entry.vm_bytes, entry.rss_bytes) = (sizes.vm_bytes, sizes.rss_bytes);
+        }
+    }
+
     /// The largest processes alive at that time by resident memory, at most so many.
     #[must_use]
     pub(super) fn largest(&self, count: usize, at_boot_ns: u64) -> Vec<Known> {
-        let is_alive = |key: ProcessKey, entry: &Entry| {
-            key.start_boot_ns() <= at_boot_ns && entry.gone.is_none_or(|gone| gone.at_ns > at_boot_ns)
-        };
-        let entries = self.table.iter().filter(|(key, entry)| entry.rss_bytes > 0 && is_alive(*key, entry));
+        let is_listed = |key, entry: &Entry| entry.rss_bytes > 0 && is_alive_at(key, entry, at_boot_ns);
+        let entries = self.table.iter().filter(|(key, entry)| is_listed(*key, entry));
         let mut largest: Vec<(ProcessKey, &Entry)> = entries.collect();
         sort_by_size(&mut largest);
         largest.into_iter().take(count).map(|(key, entry)| known(key, entry)).collect()
@@ -385,6 +402,10 @@ impl History {
             self.table.mark_gone(key, Gone { at_ns, is_certain: false });
         }
     }
+}
+
+fn is_alive_at(key: ProcessKey, entry: &Entry, at_boot_ns: u64) -> bool {
+    key.start_boot_ns() <= at_boot_ns && entry.gone.is_none_or(|gone| gone.at_ns > at_boot_ns)
 }
 
 /// Whether one is the other, as far as it was kept.

@@ -57,6 +57,15 @@ pub struct Observed {
     pub end: Option<End>,
 }
 
+/// How large a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Address space.
+    pub(super) vm_bytes: u64,
+    /// Resident.
+    pub(super) rss_bytes: u64,
+}
+
 /// How a process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -37,7 +37,7 @@ use nix::unistd::{SysconfVar, read, sysconf};
 use super::cgroup::charge::Hold;
 use super::clock;
 use super::event::{Death, ProcessKey};
-use super::process::{End, Observed, ScanCost, Snapshot};
+use super::process::{End, Observed, ScanCost, Sizes, Snapshot};
 use cmdline::{Title, kept_bytes};
 use glance::Attention;
 use stat::Stat;
@@ -93,6 +93,15 @@ impl ProcRoot {
     pub(super) fn has(&self, key: ProcessKey) -> bool {
         let line = std::fs::read(self.0.join(format!("{}/stat", key.pid))).unwrap_or_default();
         Stat::parse(&line).is_some_and(|(_, stat)| stat.start_ticks == key.start_ticks && !stat.is_zombie())
+    }
+
+    /// How large this very process is now; `None` when it is gone or has let go of its memory. May be asked as [`Self::has`].
+    #[must_use]
+    pub(super) fn sizes_of(&self, key: ProcessKey) -> Option<Sizes> {
+        let line = std::fs::read(self.0.join(format!("{}/stat", key.pid))).ok()?;
+        let (_, stat) = Stat::parse(&line).filter(|(_, stat)| stat.start_ticks == key.start_ticks)?;
+        let rss_bytes = stat.rss_pages.saturating_mul(page_bytes());
+        (stat.vm_bytes > 0).then_some(Sizes { vm_bytes: stat.vm_bytes, rss_bytes })
     }
 
     /// The controlling terminal of this very process, as a device number.
@@ -205,12 +214,11 @@ impl Scanner {
     /// When the root cannot be opened.
     pub(super) fn new(root: ProcRoot, fence: Option<Fence>) -> io::Result<Self> {
         let folder = open(root.path(), OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())?;
-        let page_bytes = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|bytes| u64::try_from(bytes).ok());
         Ok(Self {
             root,
             fence,
             folder,
-            page_bytes: page_bytes.unwrap_or(COMMON_PAGE_BYTES),
+            page_bytes: page_bytes(),
             buffer: vec![0; BUFFER_BYTES],
             path: String::new(),
             listed: Vec::new(),
@@ -445,6 +453,11 @@ impl Scanner {
             is_there
         });
     }
+}
+
+fn page_bytes() -> u64 {
+    let bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(COMMON_PAGE_BYTES)
 }
 
 /// How many processes there are, and what it takes to look at them when they have been looked at before.
