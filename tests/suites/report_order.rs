@@ -263,7 +263,13 @@ fn long_reports(tracer: Tracer) -> Result<(), String> {
     let mut session = session(tracer, Limited::Below, |plan| plan)?;
     session.runner.write("nest", NEST);
 
-    let text = reported_in_time(&mut session, &nested("sh hog & sh hog & sh hog & sh hog & wait"));
+    // Without BPF one of four that die together may stay without a name. The shells live a while longer than the last victim:
+    // there, one counts as alive at the kill if it is seen afterwards.
+    let hogs = match tracer {
+        Tracer::Bpf => "sh hog & sh hog & sh hog & sh hog & wait",
+        Tracer::Snapshot => "for i in 1 2 3 4; do sh hog; done; sleep 0.3",
+    };
+    let text = reported_in_time(&mut session, &nested(hogs));
 
     assert!(text.len() > 32 * 1024, "{} bytes are not long enough to be cut", text.len());
     for report in text.split(REPORT).skip(1) {

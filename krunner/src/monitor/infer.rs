@@ -14,6 +14,8 @@
 //! Never more than the counter, never one that lives, never the same one twice. Whoever was seen alive a while
 //! after the count has left for another reason. A victim that is slow to die is waited for.
 
+mod assign;
+
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
@@ -22,6 +24,7 @@ use super::cgroup::counter::Kills;
 use super::history::Suspect;
 use super::join::Confidence;
 use super::process::End;
+use assign::{Candidate, assign};
 
 const MS: u64 = 1_000_000;
 
@@ -193,13 +196,22 @@ impl Inference {
         mut spared_bytes: impl FnMut(Option<&CgroupFacts>) -> u64,
         now_ns: u64,
     ) -> (Vec<Accused>, u64) {
+        for case in self.cases.iter_mut().filter(|case| case.has_looked && case.spared_bytes.is_none()) {
+            case.spared_bytes = Some(spared_bytes(case.cgroup.as_ref()));
+        }
         let mut accused = Vec::new();
         let mut unnamed = 0;
+        let assigned = self.assign(&suspects);
+        let is_assigned =
+            |suspect: &Suspect| assigned.iter().flatten().any(|other| other.known.key == suspect.known.key);
+        suspects.retain(|suspect| !is_assigned(suspect));
+        let mut assigned = assigned.into_iter();
         self.cases.retain_mut(|case| {
-            if case.has_looked && case.spared_bytes.is_none() {
-                case.spared_bytes = Some(spared_bytes(case.cgroup.as_ref()));
-            }
-            let named = case.name(&suspects, now_ns);
+            let assigned = assigned.next().unwrap_or_default();
+            let named = match case.confidence {
+                Confidence::Possible => case.name_by_hearsay(&suspects, now_ns),
+                _ => case.name(assigned, &suspects, now_ns),
+            };
             // What the agent has said is answered by whoever can be named by then.
             let is_answered = case.confidence == Confidence::Possible && !named.is_empty();
             for suspect in named {
@@ -220,6 +232,28 @@ impl Inference {
         });
         (accused, unnamed)
     }
+
+    /// For each case whom it may accuse: nobody in two of them, and by the agent's word alone nobody yet.
+    fn assign(&self, suspects: &[Suspect]) -> Vec<Vec<Suspect>> {
+        let is_counted = |case: &Case| case.confidence == Confidence::Inferred && case.has_looked;
+        let kills: Vec<usize> = self.cases.iter().map(|case| if is_counted(case) { case.most() } else { 0 }).collect();
+        let likelihood = |case: &Case, suspect: &Suspect| {
+            (is_counted(case) && case.may_be(suspect)).then(|| case.likelihood(suspect))
+        };
+        let mut suspects: Vec<&Suspect> = suspects.iter().collect();
+        // Among equals the last one to come.
+        suspects.sort_by_key(|suspect| Reverse(suspect.known.key));
+        let candidates: Vec<Candidate> = suspects
+            .iter()
+            .map(|suspect| Candidate {
+                bytes: suspect.known.rss_bytes,
+                is_killed: is_killed(suspect),
+                likelihoods: self.cases.iter().map(|case| likelihood(case, suspect)).collect(),
+            })
+            .collect();
+        let cases = assign(&kills, &candidates);
+        cases.into_iter().map(|case| case.into_iter().map(|index| suspects[index].clone()).collect()).collect()
+    }
 }
 
 impl Case {
@@ -227,29 +261,44 @@ impl Case {
         self.kills == 0 || now_ns.saturating_sub(self.known_ns) > SLOW_DEATH_NS
     }
 
-    fn name(&self, suspects: &[Suspect], now_ns: u64) -> Vec<Suspect> {
+    fn most(&self) -> usize {
+        usize::try_from(self.kills).unwrap_or(usize::MAX)
+    }
+
+    /// Whom it accuses by now: those who are assigned to it, at once if all of them were seen to be killed and nobody else
+    /// can be meant. One that is seen to be killed after the count may belong to the next count, which has not come.
+    fn name(&self, assigned: Vec<Suspect>, others: &[Suspect], now_ns: u64) -> Vec<Suspect> {
+        let smallest = assigned.iter().map(|suspect| suspect.known.rss_bytes).min().unwrap_or(0);
+        let is_rival = |other: &Suspect| {
+            self.may_be(other) && (is_killed(other) || other.known.rss_bytes > smallest / assign::PART)
+        };
+        let is_sure =
+            || assigned.len() == self.most() && assigned.iter().all(is_killed) && !others.iter().any(is_rival);
+        if self.is_patience_over(now_ns) || is_sure() { assigned } else { Vec::new() }
+    }
+
+    /// Whom it accuses by the agent's word alone.
+    fn name_by_hearsay(&self, suspects: &[Suspect], now_ns: u64) -> Vec<Suspect> {
         if !self.has_looked {
             return Vec::new();
         }
-        let most = usize::try_from(self.kills).unwrap_or(usize::MAX);
-        let mut suspects: Vec<&Suspect> = suspects.iter().filter(|suspect| self.may_be(suspect)).collect();
-        let is_killed = |suspect: &&Suspect| suspect.end == Some(End::Killed);
-        if self.confidence == Confidence::Possible && suspects.iter().any(is_killed) {
+        let mut suspects: Vec<Suspect> = suspects.iter().filter(|suspect| self.may_be(suspect)).cloned().collect();
+        if suspects.iter().any(is_killed) {
             suspects.retain(is_killed);
         }
         suspects.sort_by_key(|suspect| (Reverse(self.likelihood(suspect)), Reverse(suspect.known.key)));
-        suspects.truncate(most);
-        let is_sure = suspects.len() == most && suspects.iter().all(is_killed);
-        if !is_sure && now_ns.saturating_sub(self.known_ns) < PATIENCE_NS {
-            return Vec::new();
-        }
-        suspects.into_iter().cloned().collect()
+        suspects.truncate(self.most());
+        self.name(suspects, &[], now_ns)
+    }
+
+    fn is_patience_over(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.known_ns) >= PATIENCE_NS
     }
 
     fn may_be(&self, suspect: &Suspect) -> bool {
         /// Never chosen (`OOM_SCORE_ADJ_MIN`, include/uapi/linux/oom.h).
         const NEVER: i16 = -1000;
-        let is_killed = suspect.end == Some(End::Killed);
+        let is_killed = is_killed(suspect);
         let gone_ns = suspect.known.gone_at_boot_ns;
         let has_left = gone_ns.is_some_and(|gone_ns| gone_ns >= self.since_ns);
         let is_dying = is_killed && gone_ns.is_none();
@@ -280,8 +329,12 @@ impl Case {
     /// More for those who are known to be killed.
     fn likelihood(&self, suspect: &Suspect) -> u64 {
         let badness = self.badness(suspect);
-        if suspect.end == Some(End::Killed) { badness.saturating_mul(WEIGHT_OF_KILLED).max(1) } else { badness }
+        if is_killed(suspect) { badness.saturating_mul(WEIGHT_OF_KILLED).max(1) } else { badness }
     }
+}
+
+fn is_killed(suspect: &Suspect) -> bool {
+    suspect.end == Some(End::Killed)
 }
 
 #[cfg(test)]

@@ -70,8 +70,27 @@ fn the_largest_is_the_likeliest_and_others_may_still_come() {
 fn who_is_known_to_be_killed_is_accused_at_once_also_before_its_end() {
     let mut dying = killed(left(7, 10, 0));
     dying.known.gone_at_boot_ns = None;
-    let suspects = [dying, left(8, 30, 10 * SECOND)];
+    let suspects = [dying.clone(), left(8, 1, 10 * SECOND)];
     assert_eq!(verdict(&mut case(1), &suspects, AT_ONCE), (vec![7], 0));
+    // One about as large has left meanwhile.
+    let suspects = [dying, left(8, 30, 10 * SECOND)];
+    let mut inference = case(1);
+    assert_eq!(verdict(&mut inference, &suspects, AT_ONCE), (vec![], 0));
+    assert_eq!(verdict(&mut inference, &suspects, IN_A_WHILE), (vec![7], 0));
+}
+
+#[test]
+fn one_killed_before_the_count_is_named_although_the_next_victim_is_seen_to_die() {
+    let first = left(7, 12, 10 * SECOND - MS);
+    let mut second = killed(Suspect { alive_ns: Some(10 * SECOND - MS), ..left(8, 16, 0) });
+    second.known.gone_at_boot_ns = None;
+    let suspects = [first, second];
+    let mut inference = case(1);
+    assert_eq!(verdict(&mut inference, &suspects, AT_ONCE), (vec![], 0));
+    inference.counted(kills(1, None), 10 * SECOND, 10 * SECOND + 30 * MS);
+    inference.looked(10 * SECOND + 31 * MS);
+    assert_eq!(verdict(&mut inference, &suspects, 10 * SECOND + 31 * MS), (vec![8], 0));
+    assert_eq!(verdict(&mut inference, &suspects[..1], IN_A_WHILE), (vec![7], 0));
 }
 
 #[test]

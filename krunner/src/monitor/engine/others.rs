@@ -86,7 +86,12 @@ impl Engine {
 }
 
 /// The size of the largest that lives and that the kernel might have taken.
-pub(super) fn largest_spared(history: &History, present: &dyn Present, cgroup: Option<&CgroupFacts>, now_ns: u64) -> u64 {
+pub(super) fn largest_spared(
+    history: &History,
+    present: &dyn Present,
+    cgroup: Option<&CgroupFacts>,
+    now_ns: u64,
+) -> u64 {
     let is_eligible = |known: &Known| {
         known.oom_score_adj >= 0
             && present.has(known.key)
