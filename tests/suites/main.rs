@@ -37,6 +37,7 @@ mod oom_privilege;
 mod oom_session;
 mod oom_silence;
 mod oom_tenants;
+mod oom_without_bpf;
 mod output;
 mod pages;
 mod polly;

@@ -9,13 +9,15 @@
 //! | v2 mounted with `memory_localevents`, v1 | the cgroup's own processes: all below are read as well and summed up |
 //! | v2's root | nothing there; `/proc/vmstat` counts the whole machine |
 //!
-//! Files stay open: reading one anew costs 1 to 2 us. A cgroup that has gone answers ENODEV; new ones show in their
-//! parent's link count. In v2 the kernel tells by inotify when a count or a limit was hit ([`KillCounter::changes`]);
+//! Files stay open: reading one anew costs 1 to 2 us. A cgroup that was removed answers ENODEV. Cgroups that come or go
+//! show in the listing of their parent: the link count stays the same when one was removed and one was added, and the
+//! modification time of such a folder does not change at all (seen on 6.18, v1 and v2; `kernfs_add_one` in
+//! fs/kernfs/dir.c only touches times that were set from user space). In v2 the kernel tells by inotify when a count or a limit was hit ([`KillCounter::changes`]);
 //! in v1 only reading shows.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirEntryExt as _, FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -99,7 +101,6 @@ pub(in crate::monitor) struct KillCounter {
 struct Level {
     dir: PathBuf,
     id: u64,
-    links: u64,
     events: Option<Total>,
     usage: Option<File>,
     limit_bytes: Option<u64>,
@@ -217,16 +218,15 @@ impl KillCounter {
     fn settle(&mut self) {
         let is_first = self.settled.replace(Instant::now()).is_none();
         let Some(cgroup) = &self.cgroup else { return };
-        self.levels.retain(|level| level.dir.is_dir());
+        // Another one may have its path by now.
+        self.levels.retain(|level| inode(&level.dir) == level.id);
         let mut index = 0;
         while index < self.levels.len() {
             let level = &mut self.levels[index];
             level.measure(cgroup, index == 0);
-            let links = fs::metadata(&level.dir).map_or(0, |metadata| metadata.nlink());
-            let has_changed = std::mem::replace(&mut level.links, links) != links;
-            let below = if self.is_summed && has_changed { folders(&level.dir) } else { Vec::new() };
-            for dir in below {
-                let is_known = self.levels.iter().any(|level| level.dir == dir && level.id == inode(&dir));
+            let below = if self.is_summed { folders(&level.dir) } else { Vec::new() };
+            for (dir, id) in below {
+                let is_known = self.levels.iter().any(|level| level.id == id);
                 if !is_known && self.levels.len() < MOST {
                     let level = Level::open(&dir, cgroup.version);
                     self.levels.extend(level.map(|level| if is_first { level } else { level.counted_from_0() }));
@@ -244,7 +244,6 @@ impl Level {
         let level = Self {
             dir: dir.to_owned(),
             id: inode(dir),
-            links: 0,
             events: open(files.events).map(|file| Total::new(file, version == 2)),
             usage: open(files.usage),
             limit_bytes: None,
@@ -340,9 +339,16 @@ impl Cgroup {
     }
 }
 
-fn folders(dir: &Path) -> Vec<PathBuf> {
+/// The folders in a folder, with their inode numbers, which the listing of a cgroup shows (`kernfs_fop_readdir`,
+/// fs/kernfs/dir.c). Listing one takes 5 us; most have none below, which two links tell in 1 us.
+fn folders(dir: &Path) -> Vec<(PathBuf, u64)> {
+    const NONE_BELOW: u64 = 2;
+    if fs::metadata(dir).is_ok_and(|metadata| metadata.nlink() == NONE_BELOW) {
+        return Vec::new();
+    }
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| (entry.path(), entry.ino())).collect()
 }
 
 fn inode(dir: &Path) -> u64 {

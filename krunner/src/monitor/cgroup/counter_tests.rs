@@ -155,6 +155,33 @@ fn a_cgroup_that_has_gone_and_come_again_begins_anew() {
 }
 
 #[test]
+fn a_cgroup_that_takes_the_place_of_another_is_found() {
+    let tree = Tree::new(1, "");
+    tree.cgroup("cg/1", 100, 1, 0);
+    let mut counter = tree.counter();
+    for round in 1..7 {
+        // The link count of the parent is the same at the next look.
+        fs::rename(tree.path(&format!("cg/{round}")), tree.path(&format!("gone-{round}"))).unwrap();
+        let next = round + 1;
+        tree.cgroup(&format!("cg/{next}"), 100, 1, 1);
+        assert_eq!(grown(&mut counter), [(format!("/a/{next}"), 1)]);
+        assert_eq!(counter.levels.len(), 2, "the one that was removed is not read any more");
+    }
+}
+
+#[test]
+fn a_cgroup_that_was_replaced_at_its_path_is_another_one() {
+    let tree = Tree::new(1, "");
+    tree.cgroup("cg/job", 100, 1, 7);
+    let mut counter = tree.counter();
+    fs::rename(tree.path("cg/job"), tree.path("gone")).unwrap();
+    tree.cgroup("cg/job", 100, 1, 2);
+    assert_eq!(grown(&mut counter), [("/a/job".to_owned(), 2)]);
+    tree.kills("gone", 9);
+    assert_eq!(grown(&mut counter), [], "the old one is not read any more");
+}
+
+#[test]
 fn the_root_of_v2_counts_nothing_and_the_machine_does() {
     let tree = Tree::new(2, "");
     for file in ["memory.max", "memory.current", "memory.events", "cgroup.events"] {
