@@ -96,7 +96,11 @@ impl History {
         self.scan += 1;
         let scan = self.scan;
         for observed in &snapshot.processes {
+            if !self.table.would_keep(observed.key, observed.rss_bytes, at_ns) {
+                continue;
+            }
             self.observe(observed, at_ns);
+            self.table.shrink();
             if let Some(entry) = self.table.get_mut(observed.key) {
                 entry.scan = scan;
             }
@@ -118,6 +122,7 @@ impl History {
                 self.table.set_parent(observed.key, parent.filter(fits));
             }
         }
+        self.table.shrink();
         for key in &glance.absent {
             self.mark_absent(*key, at_ns);
         }
@@ -282,7 +287,7 @@ impl History {
                 cmdline: observed.cmdline.clone(),
                 ..Entry::new(observed.name.clone(), observed.key.start_boot_ns())
             };
-            self.table.insert(observed.key, entry, at_ns);
+            self.table.add(observed.key, entry, at_ns);
         }
         let Some(entry) = self.table.get_mut(observed.key) else { return };
         if let Some(end) = observed.end
@@ -314,6 +319,7 @@ impl History {
             entry.name = observed.name.clone();
         }
         self.table.revive(observed.key);
+        self.table.weigh(observed.key, at_ns);
         // An exec without arguments leaves none behind; a process on its way out lets go of those it had.
         let has_arguments = !observed.cmdline.bytes.is_empty();
         if is_newer && (has_arguments || has_changed && observed.vm_bytes > 0) {

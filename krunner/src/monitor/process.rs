@@ -74,6 +74,8 @@ pub struct Glance {
     pub processes: Vec<Observed>,
     /// Those who were there before and are not.
     pub absent: Vec<ProcessKey>,
+    /// All processes were listed: every known one that is gone is in `absent`.
+    pub is_listed: bool,
 }
 
 /// The arguments of a process, as far as they are kept.
