@@ -195,6 +195,9 @@ impl Engine {
     /// Takes in a look at a few processes.
     pub(super) fn glance(&mut self, glance: &Glance, now_ns: u64) {
         self.history.fold_glance(glance);
+        if glance.is_listed {
+            self.inference.listed(glance.at_boot_ns);
+        }
         self.infer(now_ns);
     }
 

@@ -291,7 +291,7 @@ fn without_a_tracer_a_glance_is_enough_to_know_a_victim() {
     let seen = |end, at_boot_ns| {
         let mut newcomer = snapshot(at_boot_ns, &[7], Duration::ZERO).processes;
         newcomer[0].end = end;
-        Glance { at_boot_ns, processes: newcomer, absent: Vec::new() }
+        Glance { at_boot_ns, processes: newcomer, absent: Vec::new(), is_listed: false }
     };
     engine.glance(&seen(None, 2 * SECOND), 2 * SECOND);
     engine.glance(&seen(Some(End::Killed), 2 * SECOND + 5 * MS), 2 * SECOND + 5 * MS);

@@ -110,7 +110,11 @@ impl History {
         self.scan += 1;
         let scan = self.scan;
         for observed in &snapshot.processes {
+            if !self.table.would_keep(observed.key, observed.rss_bytes, at_ns) {
+                continue;
+            }
             self.observe(observed, at_ns);
+            self.table.shrink();
             if let Some(entry) = self.table.get_mut(observed.key) {
                 entry.scan = scan;
             }
@@ -132,6 +136,7 @@ impl History {
                 self.table.set_parent(observed.key, parent.filter(fits));
             }
         }
+        self.table.shrink();
         for key in &glance.absent {
             self.mark_absent(*key, at_ns);
         }
@@ -152,9 +157,7 @@ impl History {
 
     /// Somebody has looked and found this process.
     pub(super) fn mark_present(&mut self, key: ProcessKey, at_boot_ns: u64) {
-        if let Some(entry) = self.table.get_mut(key) {
-            entry.alive_ns = entry.alive_ns.max(Some(at_boot_ns));
-        }
+        self.table.set_alive(key, at_boot_ns);
     }
 
     /// Somebody has looked and not found this process: it is gone since then, or since it was last seen.
@@ -207,9 +210,7 @@ impl History {
 
     /// Somebody has looked at how large a process is.
     pub(super) fn weigh(&mut self, key: ProcessKey, sizes: Sizes) {
-        if let Some(entry) = self.table.get_mut(key) {
-            (entry.vm_bytes, entry.rss_bytes) = (sizes.vm_bytes, sizes.rss_bytes);
-        }
+        self.table.set_sizes(key, sizes);
     }
 
     /// The largest processes alive at that time by resident memory, at most so many.
@@ -299,7 +300,7 @@ impl History {
                 entry.name = name;
                 entry.exec_ns = at_ns;
                 // Those of the old program: the new one begins with next to nothing.
-                (entry.vm_bytes, entry.rss_bytes) = (0, 0);
+                self.table.set_sizes(exec.process, Sizes::default());
                 self.table.set_cmdline(exec.process, cmdline);
                 self.table.set_first_cmdline(exec.process, None);
             }
@@ -317,7 +318,7 @@ impl History {
                 cmdline: observed.cmdline.clone(),
                 ..Entry::new(observed.name.clone(), observed.key.start_boot_ns())
             };
-            self.table.insert(observed.key, entry, at_ns);
+            self.table.add(observed.key, entry, at_ns);
         }
         let Some(entry) = self.table.get_mut(observed.key) else { return };
         if let Some(end) = observed.end
@@ -349,6 +350,7 @@ impl History {
             entry.name = observed.name.clone();
         }
         self.table.revive(observed.key);
+        self.table.weigh(observed.key, at_ns);
         // An exec without arguments leaves none behind; a process on its way out lets go of those it had.
         let has_arguments = !observed.cmdline.bytes.is_empty();
         if is_newer && (has_arguments || has_changed && observed.vm_bytes > 0) {

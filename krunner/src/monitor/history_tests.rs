@@ -222,7 +222,12 @@ fn who_is_dying_of_sigkill_is_a_suspect_before_it_is_gone() {
     let mut history = begun();
     let dying = Observed { end: Some(End::Killed), vm_bytes: 0, rss_bytes: 0, ..observed(SHELL, 1, 0) };
     let at_boot_ns = 2 * SECOND_NS;
-    history.fold_glance(&Glance { at_boot_ns, processes: vec![dying, observed(HOG, 10, 9)], absent: vec![INIT] });
+    history.fold_glance(&Glance {
+        at_boot_ns,
+        processes: vec![dying, observed(HOG, 10, 9)],
+        absent: vec![INIT],
+        is_listed: false,
+    });
     let mut suspects = history.suspects(at_boot_ns);
     suspects.sort_by_key(|suspect| suspect.known.key);
     let [init, shell] = &suspects[..] else { panic!("{suspects:?}") };
@@ -236,7 +241,12 @@ fn who_is_dying_of_sigkill_is_a_suspect_before_it_is_gone() {
 fn nobody_is_gone_before_it_was_last_seen() {
     let mut history = begun();
     let at_boot_ns = 5 * SECOND_NS;
-    history.fold_glance(&Glance { at_boot_ns, processes: vec![observed(HOG, 10, 9)], absent: vec![] });
+    history.fold_glance(&Glance {
+        at_boot_ns,
+        processes: vec![observed(HOG, 10, 9)],
+        absent: vec![],
+        is_listed: false,
+    });
     history.mark_absent(HOG, 4 * SECOND_NS);
     assert_eq!(history.find(HOG).unwrap().gone_at_boot_ns, Some(at_boot_ns));
 }

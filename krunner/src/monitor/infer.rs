@@ -11,6 +11,9 @@
 //!                                                      └── 10 s ──▶ what is left stays without a name
 //! ```
 //!
+//! Where reading everybody takes too long, all are listed first and only the large are read (`procfs::crowd`). Whoever can
+//! be named by then is; for the others everybody is read.
+//!
 //! Never more than the counter, never one that lives, never the same one twice. Whoever was seen alive a while
 //! after the count has left for another reason. A victim that is slow to die is waited for.
 
@@ -68,12 +71,22 @@ pub(super) struct Case {
     since_ns: u64,
     /// When it was known.
     known_ns: u64,
-    has_looked: bool,
+    /// What was looked at since then.
+    looked: Looked,
     /// That there were kills was told, without a name.
     is_announced: bool,
     /// The largest that was spared, once somebody has looked: the kernel takes nobody who is smaller.
     spared_bytes: Option<u64>,
     cgroup: Option<CgroupFacts>,
+}
+
+/// Where somebody has looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Looked {
+    Nowhere,
+    /// All processes were listed, and the large ones read.
+    AtTheLarge,
+    AtEverybody,
 }
 
 /// Somebody whom a case accuses.
@@ -101,7 +114,7 @@ impl Inference {
             is_group: kills.is_group,
             since_ns,
             known_ns: now_ns,
-            has_looked: false,
+            looked: Looked::Nowhere,
             is_announced: false,
             spared_bytes: None,
             cgroup: kills.cgroup,
@@ -120,7 +133,7 @@ impl Inference {
             is_group: false,
             since_ns,
             known_ns: now_ns,
-            has_looked: false,
+            looked: Looked::Nowhere,
             is_announced: false,
             spared_bytes: None,
             cgroup: None,
@@ -134,7 +147,8 @@ impl Inference {
             Some(last) if is_full => {
                 last.kills = last.kills.saturating_add(case.kills);
                 last.is_group |= case.is_group;
-                (last.known_ns, last.has_looked, last.spared_bytes) = (case.known_ns, false, None);
+                last.known_ns = case.known_ns;
+                (last.looked, last.spared_bytes) = (Looked::Nowhere, None);
             }
             _ => self.cases.push_back(case),
         }
@@ -143,7 +157,16 @@ impl Inference {
     /// All of `/proc` was looked at, at that time.
     pub(super) fn looked(&mut self, at_ns: u64) {
         for case in self.cases.iter_mut().filter(|case| case.known_ns <= at_ns) {
-            case.has_looked = true;
+            // What was known of those who live may have changed.
+            case.spared_bytes = case.spared_bytes.filter(|_| case.looked == Looked::AtEverybody);
+            case.looked = Looked::AtEverybody;
+        }
+    }
+
+    /// All of `/proc` was listed at that time, and the large processes were read.
+    pub(super) fn listed(&mut self, at_ns: u64) {
+        for case in self.cases.iter_mut().filter(|case| case.known_ns <= at_ns) {
+            case.looked = case.looked.max(Looked::AtTheLarge);
         }
     }
 
@@ -196,7 +219,7 @@ impl Inference {
         mut spared_bytes: impl FnMut(Option<&CgroupFacts>) -> u64,
         now_ns: u64,
     ) -> (Vec<Accused>, u64) {
-        for case in self.cases.iter_mut().filter(|case| case.has_looked && case.spared_bytes.is_none()) {
+        for case in self.cases.iter_mut().filter(|case| case.looked > Looked::Nowhere && case.spared_bytes.is_none()) {
             case.spared_bytes = Some(spared_bytes(case.cgroup.as_ref()));
         }
         let mut accused = Vec::new();
@@ -235,7 +258,7 @@ impl Inference {
 
     /// For each case whom it may accuse: nobody in two of them, and by the agent's word alone nobody yet.
     fn assign(&self, suspects: &[Suspect]) -> Vec<Vec<Suspect>> {
-        let is_counted = |case: &Case| case.confidence == Confidence::Inferred && case.has_looked;
+        let is_counted = |case: &Case| case.confidence == Confidence::Inferred && case.looked > Looked::Nowhere;
         let kills: Vec<usize> = self.cases.iter().map(|case| if is_counted(case) { case.most() } else { 0 }).collect();
         let likelihood = |case: &Case, suspect: &Suspect| {
             (is_counted(case) && case.may_be(suspect)).then(|| case.likelihood(suspect))
@@ -279,7 +302,7 @@ impl Case {
 
     /// Whom it accuses by the agent's word alone.
     fn name_by_hearsay(&self, suspects: &[Suspect], now_ns: u64) -> Vec<Suspect> {
-        if !self.has_looked {
+        if self.looked == Looked::Nowhere {
             return Vec::new();
         }
         let mut suspects: Vec<Suspect> = suspects.iter().filter(|suspect| self.may_be(suspect)).cloned().collect();
@@ -313,10 +336,13 @@ impl Case {
     }
 
     /// Quiet, and smaller than somebody who lives: the kernel takes the largest. Some margin is left for what sizes do
-    /// between two looks.
+    /// between two looks. Before everybody was looked at, a victim that nobody has seen to grow may still turn up: then
+    /// only size counts.
     fn is_too_small(&self, suspect: &Suspect) -> bool {
         let is_quiet = suspect.alive_ns.is_some_and(|alive_ns| alive_ns.saturating_sub(suspect.grown_ns) > LIVELY_NS);
-        is_quiet && !self.is_group && self.badness(suspect) < self.spared_bytes.unwrap_or(0) / 4 * 3
+        (is_quiet || self.looked < Looked::AtEverybody)
+            && !self.is_group
+            && self.badness(suspect) < self.spared_bytes.unwrap_or(0) / 4 * 3
     }
 
     /// As the kernel weighs it.

@@ -294,3 +294,25 @@ proptest! {
         prop_assert!(!inference.is_open());
     }
 }
+
+#[test]
+fn before_everybody_was_looked_at_only_one_as_large_as_those_who_live_is_named() {
+    let listed = || {
+        let mut inference = Inference::default();
+        inference.counted(kills(1, None), 9 * SECOND, 10 * SECOND);
+        inference.listed(10 * SECOND + 1);
+        inference
+    };
+    let named = |inference: &mut Inference, suspect: Suspect, spared_bytes, now_ns| {
+        inference.judge(vec![suspect], |_| spared_bytes, now_ns).0.len()
+    };
+    // Young when it was last seen: its size says little, but everybody has not been read yet.
+    let young =
+        |rss_bytes| Suspect { grown_ns: 9 * SECOND, alive_ns: Some(9 * SECOND), ..left(1, rss_bytes, 10 * SECOND) };
+    assert_eq!(named(&mut listed(), young(100), 50, IN_A_WHILE), 1, "large");
+    assert_eq!(named(&mut listed(), killed(young(10)), 50, AT_ONCE), 1, "seen to be killed");
+    let mut inference = listed();
+    assert_eq!(named(&mut inference, young(10), 50, IN_A_WHILE), 0, "a larger one lives");
+    inference.looked(10 * SECOND + 2);
+    assert_eq!(named(&mut inference, young(10), 50, IN_A_WHILE), 1, "nobody else turned up");
+}

@@ -58,7 +58,7 @@ pub struct Observed {
 }
 
 /// How large a process is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Sizes {
     /// Address space.
     pub(super) vm_bytes: u64,
@@ -85,6 +85,8 @@ pub struct Glance {
     pub processes: Vec<Observed>,
     /// Those who were there before and are not.
     pub absent: Vec<ProcessKey>,
+    /// All processes were listed: every known one that is gone is in `absent`.
+    pub is_listed: bool,
 }
 
 /// The arguments of a process, as far as they are kept.

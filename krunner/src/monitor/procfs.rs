@@ -16,6 +16,7 @@
 //! errors. With `hidepid` there are fewer processes, and that is all.
 
 mod cmdline;
+mod crowd;
 mod glance;
 mod stat;
 
@@ -28,6 +29,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirEntryExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, open, openat};
@@ -182,6 +184,8 @@ pub(super) struct Scanner {
     /// Set while nobody else tells of kills: then more is read, and more often.
     attention: Option<Attention>,
     hold: Hold,
+    /// Set by whoever has something more urgent than the scan that is under way.
+    is_interrupted: Arc<AtomicBool>,
     remembered: HashMap<u32, Remembered>,
     /// Bytes of command lines in `remembered`.
     cmdline_bytes: usize,
@@ -225,6 +229,7 @@ impl Scanner {
             turn: 0,
             attention: None,
             hold: Hold::default(),
+            is_interrupted: Arc::default(),
             remembered: HashMap::new(),
             cmdline_bytes: 0,
             scans: 0,
@@ -236,10 +241,15 @@ impl Scanner {
         Self { hold, ..self }
     }
 
+    /// The same, whose scans end early where there are many processes and this is set.
+    pub(super) fn interrupted_by(self, is_interrupted: Arc<AtomicBool>) -> Self {
+        Self { is_interrupted, ..self }
+    }
+
     /// Reads all processes.
     ///
     /// # Errors
-    /// When the root itself cannot be read.
+    /// When the root itself cannot be read; `Interrupted` when something more urgent came.
     pub(super) fn scan(&mut self) -> io::Result<Snapshot> {
         self.scan_some(usize::MAX)
     }
@@ -260,6 +270,9 @@ impl Scanner {
         self.scans += 1;
         let mut processes = Vec::with_capacity(self.listed.len());
         for index in 0..self.listed.len() {
+            if self.is_interrupted.load(Ordering::Relaxed) && self.is_crowded() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             let (pid, inode) = self.listed[index];
             if let Some(quiet) = self.quiet(pid, inode) {
                 if quiet_read == 0 {

@@ -18,6 +18,10 @@
 //! to go four times a second, with little left every 5 ms. When half of what was left at the last scan is
 //! used up, somebody grows: everybody is looked at.
 //!
+//! Where there are so many processes that reading them takes longer than a kill may wait (`procfs::crowd`), a scan that is
+//! asked for begins with a look at those only who may have been killed; all others follow [`WHOLE_SCAN_DELAY`] later, and
+//! when memory runs out nobody is read but in turns. A request interrupts a scan that is under way.
+//!
 //! Handing over waits on this thread only, never on the reader's; what is handed over carries its time.
 
 use std::io;
@@ -38,6 +42,12 @@ use super::procfs::{Fence, ProcRoot, Scanner};
 
 /// Between a scan and the next one asked for. Who asks within it gets the same scan.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// In a crowd, from the look for the killed to the scan of everybody: most kills have their name by then.
+const WHOLE_SCAN_DELAY: Duration = Duration::from_millis(100);
+
+/// In a crowd, scans of everybody that were asked for may take 1 / this of a processor.
+const WHOLE_SCAN_SHARE: u32 = 10;
 
 /// Reading a folder is the deepest it goes; the default of 2 MiB would be the larger part of our address space.
 const STACK_BYTES: usize = 128 * 1024;
@@ -85,6 +95,8 @@ pub(super) struct Sampler {
     is_paused: Arc<AtomicBool>,
     /// A beat was ordered and has not come: more of them would leave no room for other orders.
     is_beat_ordered: Arc<AtomicBool>,
+    /// A scan was asked for: what is under way may be given up.
+    is_urgent: Arc<AtomicBool>,
 }
 
 impl Sampler {
@@ -107,15 +119,18 @@ impl Sampler {
         let beat_came = Arc::clone(&is_beat_ordered);
         let next_mode = NextMode::default();
         let ordered_mode = Arc::clone(&next_mode);
+        let is_urgent = Arc::new(AtomicBool::new(false));
+        let urgent = Arc::clone(&is_urgent);
         let hold = Hold::new(Arc::clone(&is_paused), Arc::clone(&charge));
-        let scanner = Scanner::new(root, fence)?.held_by(hold);
+        let scanner = Scanner::new(root, fence)?.held_by(hold).interrupted_by(Arc::clone(&is_urgent));
         let (orders, ordered) = sync_channel(QUEUED_ORDERS);
         let run = move || {
             // The reader has gone: nobody is there to be told.
-            let _ = Lookout::new(scanner, charge, interval, samples, beat_came).run(&ordered, &ordered_mode);
+            let lookout = Lookout::new(scanner, charge, interval, samples, beat_came, urgent);
+            let _ = lookout.run(&ordered, &ordered_mode);
         };
         thread::Builder::new().name("oom-sampler".into()).stack_size(STACK_BYTES).spawn(run)?;
-        Ok(Self { orders, next_mode, is_paused, is_beat_ordered })
+        Ok(Self { orders, next_mode, is_paused, is_beat_ordered, is_urgent })
     }
 
     /// Has the thread open nothing, or go on. A pause ends by itself, see [`Hold`].
@@ -125,6 +140,7 @@ impl Sampler {
 
     /// Asks for a scan that begins after this call. Does not wait.
     pub(super) fn scan_now(&self) {
+        self.is_urgent.store(true, Ordering::Relaxed);
         self.order(Order::Scan);
     }
 
@@ -167,6 +183,10 @@ struct Lookout {
     interval: Duration,
     samples: mpsc::Sender<Sample>,
     is_beat_ordered: Arc<AtomicBool>,
+    is_urgent: Arc<AtomicBool>,
+    /// In a crowd: when to look for the killed.
+    next_search: Option<Instant>,
+    last_search: Instant,
     /// While watchful.
     watch: Option<Watch>,
     complained: bool,
@@ -196,6 +216,7 @@ impl Lookout {
         interval: Duration,
         samples: mpsc::Sender<Sample>,
         is_beat_ordered: Arc<AtomicBool>,
+        is_urgent: Arc<AtomicBool>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -204,6 +225,9 @@ impl Lookout {
             interval,
             samples,
             is_beat_ordered,
+            is_urgent,
+            next_search: None,
+            last_search: now,
             watch: None,
             complained: false,
             next_scan: now,
@@ -221,13 +245,13 @@ impl Lookout {
                 self.take_up(mode)?;
             }
             let beat = self.watch.as_ref().map(|watch| watch.next_beat);
-            let due = beat.map_or(self.next_scan, |beat| beat.min(self.next_scan));
+            let due = [beat, self.next_search].into_iter().flatten().fold(self.next_scan, Instant::min);
             match orders.recv_timeout(due.saturating_duration_since(Instant::now())) {
-                Ok(Order::Scan) if !self.is_scan_asked => {
-                    self.is_scan_asked = true;
-                    self.next_scan = self.next_scan.min(self.last_scan + SHORTEST_PAUSE);
+                Ok(Order::Scan) => self.plan_scan(),
+                Ok(Order::Mode) => {}
+                Err(RecvTimeoutError::Timeout) if self.next_search.is_some_and(|at| at <= Instant::now()) => {
+                    self.look_for_the_killed()?;
                 }
-                Ok(Order::Scan | Order::Mode) => {}
                 Err(RecvTimeoutError::Timeout) if self.next_scan <= Instant::now() => {
                     self.scan(self.is_scan_asked)?;
                 }
@@ -260,6 +284,36 @@ impl Lookout {
         }
     }
 
+    /// A scan was asked for.
+    fn plan_scan(&mut self) {
+        self.is_urgent.store(false, Ordering::Relaxed);
+        let is_first = !std::mem::replace(&mut self.is_scan_asked, true);
+        if !self.scanner.is_crowded() {
+            if is_first {
+                self.next_scan = self.next_scan.min(self.last_scan + SHORTEST_PAUSE);
+            }
+            return;
+        }
+        let search = Instant::now().max(self.last_search + SHORTEST_PAUSE);
+        self.next_search.get_or_insert(search);
+        let pause = WHOLE_SCAN_DELAY.max(self.last_cost * WHOLE_SCAN_SHARE);
+        self.next_scan = (self.last_scan + pause).max(search + WHOLE_SCAN_DELAY);
+    }
+
+    /// In a crowd: who was killed is mostly known without looking at everybody.
+    fn look_for_the_killed(&mut self) -> Result<(), Unheard> {
+        self.next_search = None;
+        if self.is_stuck() {
+            return Ok(());
+        }
+        let glance = self.scanner.look_for_the_killed();
+        if let Some(glance) = self.seen(glance) {
+            self.send(Sample::Glance(glance))?;
+        }
+        self.last_search = Instant::now();
+        Ok(())
+    }
+
     fn scan(&mut self, everybody: bool) -> Result<(), Unheard> {
         if self.is_stuck() {
             self.next_scan = Instant::now() + LONGEST_BEAT;
@@ -269,6 +323,12 @@ impl Lookout {
         self.is_scan_asked &= !everybody;
         let scan = if everybody { self.scanner.scan() } else { self.scanner.scan_in_turns() };
         let scan = scan.inspect(|snapshot| self.scanner.keep_in_view(&snapshot.processes));
+        if scan.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+            // Whoever asked is heard first; the scan begins anew after that.
+            self.is_scan_asked |= everybody;
+            self.next_scan = Instant::now() + WHOLE_SCAN_DELAY;
+            return Ok(());
+        }
         self.last_cost = Duration::ZERO;
         if let Some(snapshot) = self.seen(scan) {
             self.last_cost = snapshot.cost.cpu;
@@ -307,7 +367,8 @@ impl Lookout {
             self.send(Sample::Glance(glance))?;
         }
         let cost = clock::thread_cpu().saturating_sub(cpu_before);
-        if is_running_out && self.last_scan.elapsed() > self.last_cost * RUNNING_OUT_SHARE {
+        if is_running_out && !self.scanner.is_crowded() && self.last_scan.elapsed() > self.last_cost * RUNNING_OUT_SHARE
+        {
             self.scan(true)?;
         }
         if let Some(watch) = &mut self.watch {
@@ -382,101 +443,5 @@ impl Watch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::process::End;
-    use super::*;
-
-    const DEADLINE: Duration = Duration::from_secs(10);
-    const HOUR: Duration = Duration::from_hours(1);
-
-    async fn next(samples: &mut mpsc::Receiver<Sample>) -> Option<Snapshot> {
-        let sample = tokio::time::timeout(DEADLINE, samples.recv()).await.expect("no word from the sampler")?;
-        let Sample::Snapshot(snapshot) = sample else { panic!("{sample:?}") };
-        Some(snapshot)
-    }
-
-    fn charge() -> Arc<OwnCharge> {
-        Arc::new(OwnCharge::open(None))
-    }
-
-    fn start(interval: Duration, capacity: usize) -> (Sampler, mpsc::Receiver<Sample>) {
-        let (sender, snapshots) = mpsc::channel(capacity);
-        (Sampler::start(ProcRoot::default(), None, charge(), interval, sender).unwrap(), snapshots)
-    }
-
-    #[tokio::test]
-    async fn the_first_scan_comes_at_once_and_the_next_when_asked_for() {
-        let (sampler, mut snapshots) = start(HOUR, 1);
-        let first = next(&mut snapshots).await.unwrap();
-        assert!(!first.processes.is_empty());
-        sampler.scan_now();
-        let second = next(&mut snapshots).await.unwrap();
-        assert!(second.at_boot_ns > first.at_boot_ns);
-    }
-
-    #[tokio::test]
-    async fn scans_repeat_by_themselves() {
-        let (_sampler, mut snapshots) = start(Duration::from_millis(1), 1);
-        for _ in 0..3 {
-            assert!(next(&mut snapshots).await.is_some());
-        }
-    }
-
-    #[tokio::test]
-    async fn many_requests_are_few_scans_far_enough_apart() {
-        let (sampler, mut snapshots) = start(HOUR, 8);
-        let mut last = next(&mut snapshots).await.unwrap();
-        for _ in 0..3 {
-            (0..100).for_each(|_| sampler.scan_now());
-            let snapshot = next(&mut snapshots).await.unwrap();
-            let apart_ns = u128::from(snapshot.at_boot_ns - last.at_boot_ns);
-            assert!(apart_ns >= SHORTEST_PAUSE.as_nanos(), "{apart_ns}");
-            last = snapshot;
-        }
-    }
-
-    #[tokio::test]
-    async fn it_ends_with_its_owner() {
-        let (sampler, mut snapshots) = start(HOUR, 1);
-        assert!(next(&mut snapshots).await.is_some());
-        drop(sampler);
-        assert_eq!(next(&mut snapshots).await, None);
-    }
-
-    #[test]
-    fn it_ends_with_its_reader() {
-        let (sampler, snapshots) = start(Duration::from_millis(1), 1);
-        drop(snapshots);
-        let begin = Instant::now();
-        while !matches!(sampler.orders.try_send(Order::Beat), Err(std::sync::mpsc::TrySendError::Disconnected(_))) {
-            assert!(begin.elapsed() < DEADLINE, "the thread is still there");
-            thread::yield_now();
-        }
-    }
-
-    #[tokio::test]
-    async fn while_watchful_newcomers_are_seen_and_how_they_end() {
-        let (sampler, mut samples) = start(HOUR, 8);
-        assert!(next(&mut samples).await.is_some());
-        sampler.watch(Arc::new(Mutex::new(KillCounter::start(None))));
-        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
-        let pid = child.id();
-        let mut until_it = async |end: Option<End>| loop {
-            let sample = tokio::time::timeout(DEADLINE, samples.recv()).await.expect("in time").unwrap();
-            let Sample::Glance(glance) = sample else { continue };
-            if glance.processes.iter().any(|observed| observed.key.pid == pid && observed.end == end) {
-                return;
-            }
-        };
-        until_it(None).await;
-        child.kill().unwrap();
-        until_it(Some(End::Killed)).await;
-        child.wait().unwrap();
-    }
-
-    #[test]
-    fn a_root_that_is_not_there_is_told_at_once() {
-        let (sender, _snapshots) = mpsc::channel(1);
-        assert!(Sampler::start(ProcRoot::new("/nonexistent"), None, charge(), HOUR, sender).is_err());
-    }
-}
+#[path = "sampler_tests.rs"]
+mod tests;

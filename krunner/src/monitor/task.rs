@@ -48,6 +48,10 @@ pub(super) const QUEUED_SAMPLES: usize = 2;
 /// How often time passes for the engine while something waits for it.
 const BUSY_TICK: Duration = Duration::from_millis(1);
 
+/// In v1 the kernel tells that memory has run out before it kills and counts: within a millisecond, or some more where
+/// there are thousands of processes to choose from.
+const COUNTED_AFTER_ALARM: Duration = Duration::from_millis(50);
+
 /// And while nothing does: for what is kept by age.
 const IDLE_TICK: Duration = Duration::from_millis(250);
 
@@ -73,6 +77,8 @@ pub(super) struct Task {
     questions: Vec<Pending>,
     /// The sampler has counted something and was reading the counter when it was to be taken.
     is_count_due: bool,
+    /// Until then the counter is read at each tick.
+    count_until_ns: u64,
     /// Until then the victim's memory is waited for.
     held_until_ns: Option<u64>,
     /// That nobody may be killed here was told.
@@ -125,6 +131,7 @@ impl Task {
             is_evidence,
             questions: Vec::new(),
             is_count_due: false,
+            count_until_ns: 0,
             held_until_ns: None,
             is_stuck: false,
             forgotten: 0,
@@ -174,6 +181,7 @@ impl Task {
     fn is_busy(&self) -> bool {
         self.held_until_ns.is_some()
             || self.is_count_due
+            || clock::boot_ns() < self.count_until_ns
             || !self.questions.is_empty()
             || self.engine.is_busy(clock::boot_ns())
     }
@@ -195,12 +203,16 @@ impl Task {
             Event::Request(request) => self.requested(request).await,
             Event::Question(question) => self.ask(question),
             Event::Changed => {
+                self.is_count_due = true;
+                if self.cgroup.as_ref().is_some_and(|cgroup| cgroup.version == 1) {
+                    self.count_until_ns = clock::boot_ns() + nanoseconds(COUNTED_AFTER_ALARM);
+                }
                 if let Some(sampler) = &self.sampler {
                     sampler.beat_now();
                 }
             }
             Event::Tick => {
-                if self.is_count_due {
+                if self.is_count_due || clock::boot_ns() < self.count_until_ns {
                     self.is_count_due = !self.count_now();
                 }
                 self.end_hold();
@@ -411,9 +423,13 @@ impl Task {
         self.is_evidence.store(without, Ordering::Relaxed);
         let Some(sampler) = &self.sampler else { return };
         if without {
+            let counter = KillCounter::start(self.cgroup.clone());
             // Where the kernel does not tell, the sampler's beat is all there is.
-            self.changes = self.cgroup.as_ref().filter(|cgroup| cgroup.version == 2).and_then(changes_of);
-            let counter = Arc::new(Mutex::new(KillCounter::start(self.cgroup.clone())));
+            self.changes = match &self.cgroup {
+                Some(cgroup) if cgroup.version == 2 => changes_of(cgroup),
+                _ => counter.alarm().and_then(|alarm| sys::readable(alarm).ok()),
+            };
+            let counter = Arc::new(Mutex::new(counter));
             self.counter = Some(Arc::clone(&counter));
             sampler.watch(counter);
         } else {

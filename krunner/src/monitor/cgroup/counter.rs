@@ -12,15 +12,19 @@
 //! Files stay open: reading one anew costs 1 to 2 us. A cgroup that was removed answers ENODEV. Cgroups that come or go
 //! show in the listing of their parent: the link count stays the same when one was removed and one was added, and the
 //! modification time of such a folder does not change at all (seen on 6.18, v1 and v2; `kernfs_add_one` in
-//! fs/kernfs/dir.c only touches times that were set from user space). In v2 the kernel tells by inotify when a count or a limit was hit ([`KillCounter::changes`]);
-//! in v1 only reading shows.
+//! fs/kernfs/dir.c only touches times that were set from user space). In v2 the kernel tells by inotify when a count or a
+//! limit was hit ([`KillCounter::changes`]); in v1 an eventfd that is registered with each cgroup is signalled when memory
+//! runs out there, just before the kill, and when the cgroup is removed (cgroup-v1/memory.rst, section 10; one descriptor
+//! serves all).
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirEntryExt as _, FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::{Cgroup, CgroupFacts, Files, V2, number};
@@ -94,6 +98,8 @@ pub(in crate::monitor) struct KillCounter {
     unclaimed: Vec<Kills>,
     unclaimed_since_ns: Option<u64>,
     buffer: Vec<u8>,
+    /// v1: signalled when memory runs out.
+    alarm: Option<EventFd>,
 }
 
 /// One cgroup.
@@ -135,12 +141,14 @@ impl KillCounter {
             unclaimed: Vec::new(),
             unclaimed_since_ns: None,
             buffer: vec![0; TEXT_BYTES],
+            alarm: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).ok(),
         };
         if let Some(cgroup) = &counter.cgroup {
             if cgroup.is_root_of_v2() {
                 counter.vmstat = File::open(cgroup.root.proc("vmstat")).ok().map(|file| Total::new(file, true));
             }
-            counter.levels.extend(Level::open(&cgroup.charged_dir(), cgroup.version));
+            let own = Level::open(&cgroup.charged_dir(), cgroup.version);
+            counter.levels.extend(own.inspect(|level| level.arm(counter.alarm.as_ref())));
         }
         counter.settle();
         // Those that are there now begin with what they have; those that come later, with nothing.
@@ -153,6 +161,11 @@ impl KillCounter {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         inotify.add_watch(&cgroup.charged_dir().join(V2.events), AddWatchFlags::IN_MODIFY)?;
         Ok(inotify)
+    }
+
+    /// Becomes readable when memory has run out in one of the cgroups, where the kernel tells that (v1).
+    pub(in crate::monitor) fn alarm(&self) -> Option<OwnedFd> {
+        self.alarm.as_ref()?.as_fd().try_clone_to_owned().ok()
     }
 
     /// Reads all counters, and what is left. What was counted stays here until somebody takes it, so that no two threads
@@ -228,7 +241,7 @@ impl KillCounter {
             for (dir, id) in below {
                 let is_known = self.levels.iter().any(|level| level.id == id);
                 if !is_known && self.levels.len() < MOST {
-                    let level = Level::open(&dir, cgroup.version);
+                    let level = Level::open(&dir, cgroup.version).inspect(|level| level.arm(self.alarm.as_ref()));
                     self.levels.extend(level.map(|level| if is_first { level } else { level.counted_from_0() }));
                 }
             }
@@ -250,6 +263,16 @@ impl Level {
             beside_bytes: 0,
         };
         dir.is_dir().then_some(level)
+    }
+
+    /// v1: asks for a signal when memory runs out here. Needs a cgroup that is writable; without it the counter is polled.
+    fn arm(&self, alarm: Option<&EventFd>) {
+        let (Some(alarm), Some(events)) = (alarm, &self.events) else { return };
+        let Ok(mut control) = OpenOptions::new().write(true).open(self.dir.join("cgroup.event_control")) else {
+            return;
+        };
+        // Refused where the file is no counter of a cgroup, which polling shows as well.
+        let _ = write!(control, "{} {}", alarm.as_fd().as_raw_fd(), events.file.as_raw_fd());
     }
 
     fn counted_from_0(mut self) -> Self {

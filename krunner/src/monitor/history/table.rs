@@ -4,15 +4,17 @@
 //! their parent, who may be forgotten first, and how many bytes the command lines take. Does not know
 //! what a snapshot or an event is.
 //!
-//! When there is no room: first those that are gone and nobody's parent, then those that only a
-//! fork or exec event told of and who have no children (most short-lived ones end untold), then the other gone
-//! ones, the oldest first in each group; if all are living and seen, the newcomer.
+//! When the table is full, entries are dropped in this order: those that are gone and nobody's parent; those that only a
+//! fork or exec event told of and that have no children (most short-lived ones end untold); the other gone ones; living
+//! ones that have no children here. The oldest goes first in each of the first three groups. Of the living the idle go
+//! first, the smaller before the larger and the older before the younger: the kernel kills the large, and what was idle
+//! for long is no victim. So with 32,000 processes the large, the growing, the young and all their ancestors are known.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::monitor::event::ProcessKey;
-use crate::monitor::process::{Cmdline, End};
+use crate::monitor::process::{Cmdline, End, Sizes};
 
 /// Entries: 2,000 living processes and 60 s of a busy build; some 9 MiB when all of it is in use, with names,
 /// arguments and all the books.
@@ -26,6 +28,10 @@ const SHORT_CMDLINE_BYTES: usize = 32;
 
 /// For those that are longer; what is left is for the short ones.
 const LONG_CMDLINE_BYTES: usize = MAX_CMDLINE_BYTES - MAX_ENTRIES * SHORT_CMDLINE_BYTES;
+
+/// A living process stays in the table for so long after its birth, or after it was seen to grow, whatever its size: some
+/// looks at `/proc`.
+const LIVELY_NS: u64 = 10 * 1_000_000_000;
 
 /// A process.
 #[derive(Debug)]
@@ -43,6 +49,7 @@ pub(super) struct Entry {
     pub(super) is_forked: bool,
     /// When an exec event told name and command line; 0 if none did.
     pub(super) exec_ns: u64,
+    /// Both are changed by [`Table::set_sizes`].
     pub(super) vm_bytes: u64,
     pub(super) rss_bytes: u64,
     pub(super) oom_score_adj: i16,
@@ -67,6 +74,8 @@ pub(super) struct Books {
     children: u32,
     /// Its place among those that may be forgotten.
     place: Option<Place>,
+    /// It was young or growing when it was last seen.
+    is_lively: bool,
 }
 
 /// That a process is gone.
@@ -78,7 +87,7 @@ pub(super) struct Gone {
     pub(super) is_certain: bool,
 }
 
-/// Whom to forget first.
+/// Whom to forget first: the group, the order in it (a time in nanoseconds, or for the living [`Entry::weight`]).
 type Place = (Rank, u64, ProcessKey);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,6 +95,7 @@ enum Rank {
     GoneLeaf,
     UnseenLeaf,
     GoneParent,
+    LivingLeaf,
 }
 
 impl Entry {
@@ -107,7 +117,7 @@ impl Entry {
             grown_ns: since_ns,
             gone: None,
             end: None,
-            books: Books { since_ns, children: 0, place: None },
+            books: Books { since_ns, children: 0, place: None, is_lively: false },
         }
     }
 
@@ -116,8 +126,22 @@ impl Entry {
             (Some(gone), 0) => Some((Rank::GoneLeaf, gone.at_ns, key)),
             (Some(gone), _) => Some((Rank::GoneParent, gone.at_ns, key)),
             (None, 0) if self.alive_ns.is_none() => Some((Rank::UnseenLeaf, self.books.since_ns, key)),
+            (None, 0) => Some((Rank::LivingLeaf, self.weight(key), key)),
             (None, _) => None,
         }
+    }
+
+    /// Young, or growing: at its birth [`Self::grown_ns`] is its start.
+    fn is_lively(&self, at_ns: u64) -> bool {
+        at_ns.saturating_sub(self.grown_ns) < LIVELY_NS
+    }
+
+    /// How much a living process matters. Sizes count by their power of two, so that the place seldom changes.
+    fn weight(&self, key: ProcessKey) -> u64 {
+        const TICKS_BITS: u32 = 48;
+        let size_class = u64::from(u64::BITS - self.rss_bytes.leading_zeros());
+        let liveliness = u64::from(self.books.is_lively) << (TICKS_BITS + 8);
+        liveliness | size_class << TICKS_BITS | key.start_ticks & ((1 << TICKS_BITS) - 1)
     }
 }
 
@@ -160,7 +184,13 @@ impl Table {
     }
 
     /// Adds a process, told of at that time, which is not in the table yet.
-    pub(super) fn insert(&mut self, key: ProcessKey, mut entry: Entry, at_ns: u64) {
+    pub(super) fn insert(&mut self, key: ProcessKey, entry: Entry, at_ns: u64) {
+        self.add(key, entry, at_ns);
+        self.shrink();
+    }
+
+    /// The same; the caller calls [`Self::shrink`] when all that belongs together is there.
+    pub(super) fn add(&mut self, key: ProcessKey, mut entry: Entry, at_ns: u64) {
         let cmdline = self.fit(std::mem::take(&mut entry.cmdline));
         self.ledger.hold(&cmdline);
         entry.cmdline = cmdline;
@@ -175,9 +205,50 @@ impl Table {
         } else if holder != key {
             self.mark_gone(key, Gone { at_ns, is_certain: true });
         }
-        while self.entries.len() > MAX_ENTRIES {
-            let first = self.spare.first().map_or(key, |(_, _, first)| *first);
+    }
+
+    /// Drops entries until there are not too many. Every chain of living processes ends with one that has no children, so
+    /// there always is one to drop.
+    pub(super) fn shrink(&mut self) {
+        while self.entries.len() > MAX_ENTRIES
+            && let Some((_, _, first)) = self.spare.first().copied()
+        {
             self.evict(first);
+        }
+    }
+
+    /// Whether a living process of that size that is seen now would stay in the table.
+    pub(super) fn would_keep(&self, key: ProcessKey, rss_bytes: u64, at_ns: u64) -> bool {
+        if self.entries.len() < MAX_ENTRIES || self.entries.contains_key(&key) {
+            return true;
+        }
+        let mut entry = Entry { rss_bytes, ..Entry::new(Arc::default(), key.start_boot_ns()) };
+        entry.books.is_lively = entry.is_lively(at_ns);
+        let place = (Rank::LivingLeaf, entry.weight(key), key);
+        self.spare.first().is_some_and(|first| *first < place)
+    }
+
+    /// How large it is; 0 is not known.
+    pub(super) fn set_sizes(&mut self, key: ProcessKey, sizes: Sizes) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            (entry.vm_bytes, entry.rss_bytes) = (sizes.vm_bytes, sizes.rss_bytes);
+            self.refile(key);
+        }
+    }
+
+    /// It was seen alive at that time.
+    pub(super) fn set_alive(&mut self, key: ProcessKey, at_ns: u64) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.alive_ns = entry.alive_ns.max(Some(at_ns));
+            self.refile(key);
+        }
+    }
+
+    /// Files a living process by its size and by whether it is young or growing at that time.
+    pub(super) fn weigh(&mut self, key: ProcessKey, at_ns: u64) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.books.is_lively = entry.is_lively(at_ns);
+            self.refile(key);
         }
     }
 

@@ -65,10 +65,42 @@ fn those_that_are_gone_make_room_first_the_oldest_before_the_others() {
         assert!(table.get(key(evicted)).is_none() && table.get(key(newcomer)).is_some());
         table.check();
     }
-    table.insert(key(most() + 4), seen(None), 40);
-    assert!(table.get(key(most() + 4)).is_none(), "no room among the living");
-    assert_eq!(table.evicted(), 4);
+    assert_eq!(table.evicted(), 3);
+}
+
+/// One of that size that was seen to grow last at that time.
+fn living(rss_bytes: u64, grown_ns: u64) -> Entry {
+    Entry { rss_bytes, ..Entry { alive_ns: Some(1), ..entry(None, 10, grown_ns) } }
+}
+
+#[test]
+fn the_large_the_growing_and_the_young_stay_and_so_do_their_ancestors() {
+    const IDLE_BYTES: u64 = 1 << 20;
+    let now_ns = 100 * LIVELY_NS;
+    let mut table = Table::default();
+    let put = |table: &mut Table, pid: u32, entry: Entry| {
+        table.add(key(pid), entry, now_ns);
+        table.weigh(key(pid), now_ns);
+        table.shrink();
+    };
+    put(&mut table, 1, living(1, 0));
+    let [parent, large, growing, young] = [2, 3, 4, 5];
+    put(&mut table, parent, living(1, 0));
+    put(&mut table, large, Entry { parent: Some(key(parent)), ..living(64 * IDLE_BYTES, 0) });
+    put(&mut table, growing, living(1, now_ns - LIVELY_NS / 2));
+    (10..10 + 2 * most()).for_each(|pid| put(&mut table, pid, living(IDLE_BYTES, 0)));
+    put(&mut table, young, living(1, now_ns));
+    assert_eq!(table.entries.len(), MAX_ENTRIES);
+    for (pid, stays) in [(1, false), (parent, true), (large, true), (growing, true), (young, true), (10, false)] {
+        assert_eq!(table.get(key(pid)).is_some(), stays, "{pid}");
+    }
     table.check();
+    assert!(!table.would_keep(key(10), IDLE_BYTES, now_ns), "no better than those that are there");
+    assert!(table.would_keep(key(10), 2 * IDLE_BYTES, now_ns), "larger");
+    // Idle for long, it goes like the others.
+    table.weigh(key(growing), now_ns + LIVELY_NS);
+    put(&mut table, 6, living(IDLE_BYTES * 2, now_ns));
+    assert!(table.get(key(growing)).is_none());
 }
 
 #[test]

@@ -25,18 +25,20 @@ const TRIED: u32 = 128;
 const QUIET_GLANCES: u8 = 20;
 
 /// What has grown by so much between two scans comes into view again.
-const GROWN_BYTES: u64 = 1 << 20;
+pub(super) const GROWN_BYTES: u64 = 1 << 20;
 
 /// Who is looked at, and from which pid on there may be more.
 #[derive(Debug, Default)]
 pub(super) struct Attention {
     last_pid: u32,
     in_view: Vec<ProcessKey>,
+    /// How far the last listing was read in turns.
+    pub(super) swept: usize,
 }
 
 impl Attention {
     /// Keeps somebody in view; the one who is there for the longest time makes room.
-    fn look_at(&mut self, key: ProcessKey) {
+    pub(super) fn look_at(&mut self, key: ProcessKey) {
         if self.in_view.contains(&key) {
             return;
         }
@@ -52,7 +54,7 @@ impl Scanner {
     pub(in crate::monitor) fn pay_attention(&mut self, attention: bool) {
         if attention != self.attention.is_some() {
             let last_pid = self.last_pid().unwrap_or(0);
-            self.attention = attention.then(|| Attention { last_pid, in_view: Vec::new() });
+            self.attention = attention.then(|| Attention { last_pid, ..Attention::default() });
         }
     }
 
@@ -72,28 +74,38 @@ impl Scanner {
         }
     }
 
-    /// Reads newcomers and those in view.
+    /// Reads newcomers and those in view, and where there are many processes some of the others.
     ///
     /// # Errors
     /// When the root itself cannot be read.
     pub(in crate::monitor) fn glance(&mut self) -> io::Result<Glance> {
         let mut glance = Glance { at_boot_ns: clock::boot_ns(), ..Glance::default() };
         let newcomers = self.newcomers()?;
-        let Some(attention) = &mut self.attention else { return Ok(glance) };
+        self.look_at_view(&newcomers, &mut glance);
+        self.sweep(&mut glance);
+        Ok(glance)
+    }
+
+    /// Reads those in view and these others, who come into view if they change.
+    pub(super) fn look_at_view(&mut self, others: &[u32], glance: &mut Glance) {
+        let Some(attention) = &mut self.attention else { return };
         let in_view = std::mem::take(&mut attention.in_view);
-        let known = in_view.iter().map(|key| key.pid);
-        let mut pids: Vec<u32> = known.chain(newcomers).collect();
+        let mut pids: Vec<u32> = in_view.iter().map(|key| key.pid).chain(others.iter().copied()).collect();
         pids.sort_unstable();
         pids.dedup();
         let mut lively = Vec::new();
         for pid in pids {
             let before = in_view.iter().find(|key| key.pid == pid).copied();
-            let inode = self.remembered.get(&pid).map_or(0, |known| known.inode);
+            let known = self.remembered.get(&pid);
+            let (inode, is_new) = (known.map_or(0, |known| known.inode), known.is_none());
             let now = self.look_at(pid, inode);
             let key = now.as_ref().map(|(observed, _)| observed.key);
             glance.absent.extend(before.filter(|before| Some(*before) != key));
             if let Some((observed, is_inside)) = now {
                 lively.extend(self.is_lively(&observed).then_some(observed.key));
+                if is_new && is_inside {
+                    self.add_ancestors(&observed, glance);
+                }
                 glance.processes.extend(is_inside.then_some(observed));
             }
         }
@@ -104,7 +116,6 @@ impl Scanner {
                 attention.look_at(key);
             }
         }
-        Ok(glance)
     }
 
     /// Those who are quiet or have ended go out of view.
@@ -130,12 +141,16 @@ impl Scanner {
     /// Whom the listing shows and nobody has read yet.
     fn unknown(&mut self) -> io::Result<Vec<u32>> {
         self.list()?;
+        Ok(self.unknown_of_listed())
+    }
+
+    pub(super) fn unknown_of_listed(&self) -> Vec<u32> {
         let is_known = |pid: u32, inode: u64| self.remembered.get(&pid).is_some_and(|known| known.inode == inode);
         let unknown = self.listed.iter().filter(|(pid, inode)| !is_known(*pid, *inode)).map(|(pid, _)| *pid);
         let mut unknown: Vec<u32> = unknown.collect();
         let surplus = unknown.len().saturating_sub(IN_VIEW * 2);
         unknown.drain(..surplus);
-        Ok(unknown)
+        unknown
     }
 
     /// The last pid that was given out in our pid namespace (`loadavg_proc_show`, fs/proc/loadavg.c).
