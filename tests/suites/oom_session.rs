@@ -87,10 +87,12 @@ fn event_without_a_kill_says_that_nothing_was_found() {
     for program in ["mount", "setpriv", "unshare"] {
         require!(host::program(program));
     }
-    let way = Way::here().mounts("mount -t tmpfs none /sys/fs/cgroup").then(NO_BPF);
+    // Others on this machine, who come and go, are out of sight.
+    let alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    let way = Way::here().then(alone).mounts("mount -t tmpfs none /sys/fs/cgroup").then(NO_BPF);
     let links: Vec<_> = way.links().iter().map(|link| link.to_str().expect("UTF-8")).collect();
     let (runner, agent) = with_agent(&client, app().prefix(&links));
-    runner.settle();
+    runner.wait_for_log(&["OOM kills are inferred, not traced"]);
 
     agent.event("oom", &json!({}));
 
