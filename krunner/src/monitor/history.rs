@@ -67,6 +67,8 @@ pub(super) struct Suspect {
     pub(super) known: Known,
     /// How it ends, if that was seen.
     pub(super) end: Option<End>,
+    /// When that was seen first.
+    pub(super) end_ns: Option<u64>,
     /// When it was last seen alive.
     pub(super) alive_ns: Option<u64>,
     /// When it was last seen to have grown, or its birth.
@@ -233,6 +235,7 @@ impl History {
             known: known(key, entry),
             grown_ns: entry.grown_ns,
             end: entry.end.map(|(end, _)| end),
+            end_ns: entry.end.map(|(_, at_ns)| at_ns),
             alive_ns: entry.alive_ns,
         });
         suspects.collect()

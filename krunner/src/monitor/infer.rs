@@ -18,6 +18,7 @@
 //! after the count has left for another reason. A victim that is slow to die is waited for.
 
 mod assign;
+mod order;
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -260,20 +261,23 @@ impl Inference {
     fn assign(&self, suspects: &[Suspect]) -> Vec<Vec<Suspect>> {
         let is_counted = |case: &Case| case.confidence == Confidence::Inferred && case.looked > Looked::Nowhere;
         let kills: Vec<usize> = self.cases.iter().map(|case| if is_counted(case) { case.most() } else { 0 }).collect();
-        let likelihood = |case: &Case, suspect: &Suspect| {
-            (is_counted(case) && case.may_be(suspect)).then(|| case.likelihood(suspect))
-        };
         let mut suspects: Vec<&Suspect> = suspects.iter().collect();
         // Among equals the last one to come.
         suspects.sort_by_key(|suspect| Reverse(suspect.known.key));
-        let candidates: Vec<Candidate> = suspects
+        let mut candidates: Vec<Candidate> = suspects
             .iter()
             .map(|suspect| Candidate {
                 bytes: suspect.known.rss_bytes,
                 is_killed: is_killed(suspect),
-                likelihoods: self.cases.iter().map(|case| likelihood(case, suspect)).collect(),
+                likelihoods: Vec::new(),
             })
             .collect();
+        for case in &self.cases {
+            let likelihoods = if is_counted(case) { case.likelihoods(&suspects) } else { vec![None; suspects.len()] };
+            for (candidate, likelihood) in candidates.iter_mut().zip(likelihoods) {
+                candidate.likelihoods.push(likelihood);
+            }
+        }
         let cases = assign(&kills, &candidates);
         cases.into_iter().map(|case| case.into_iter().map(|index| suspects[index].clone()).collect()).collect()
     }

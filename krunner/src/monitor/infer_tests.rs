@@ -28,7 +28,7 @@ fn left(pid: u32, rss_bytes: u64, gone_ns: u64) -> Suspect {
         oom_score_adj: 0,
         gone_at_boot_ns: Some(gone_ns),
     };
-    Suspect { known, end: None, alive_ns: Some(0), grown_ns: 0 }
+    Suspect { known, end: None, end_ns: None, alive_ns: Some(0), grown_ns: 0 }
 }
 
 fn killed(suspect: Suspect) -> Suspect {
@@ -315,4 +315,19 @@ fn before_everybody_was_looked_at_only_one_as_large_as_those_who_live_is_named()
     assert_eq!(named(&mut inference, young(10), 50, IN_A_WHILE), 0, "a larger one lives");
     inference.looked(10 * SECOND + 2);
     assert_eq!(named(&mut inference, young(10), 50, IN_A_WHILE), 1, "nobody else turned up");
+}
+
+#[test]
+fn where_somebody_kills_the_rest_the_first_to_leave_is_the_victim() {
+    let gone = left(7, 21, 10 * SECOND - MS);
+    let dying = |pid, rss_bytes| {
+        let suspect = killed(left(pid, rss_bytes, 10 * SECOND + 5 * MS));
+        Suspect { end_ns: Some(10 * SECOND - MS), ..suspect }
+    };
+    let suspects = [gone.clone(), dying(8, 20), dying(9, 17)];
+    assert_eq!(verdict(&mut case(1), &suspects, IN_A_WHILE), (vec![7], 0), "gone while the others were dying");
+    // A small one that left early is not it, and one that was killed alone is.
+    let suspects = [left(7, 9, 10 * SECOND - MS), dying(8, 20), dying(9, 17)];
+    assert_eq!(verdict(&mut case(1), &suspects, IN_A_WHILE), (vec![8], 0));
+    assert_eq!(verdict(&mut case(1), &[gone, dying(8, 20)], IN_A_WHILE), (vec![8], 0));
 }

@@ -183,7 +183,8 @@ fn a_co_victim_names_its_company_and_a_suspect_is_only_that() {
 
     let history = history(Vec::new());
     let known = history.find(ProcessKey { pid: 300, start_ticks: 2000 }).unwrap();
-    let suspect = Suspect { known: Known { oom_score_adj: 500, ..known }, end: None, alive_ns: None, grown_ns: 0 };
+    let suspect =
+        Suspect { known: Known { oom_score_adj: 500, ..known }, end: None, end_ns: None, alive_ns: None, grown_ns: 0 };
     let report = Report::of_suspect(Confidence::Possible, &suspect, 4000 * TICK_NS, &history, circumstances(&history));
     let text = report.to_string();
     assert!(text.starts_with("detected potentially oom-killed process:\n300 (running for 20.00s, vm: 6m, rss: 3m): "));
