@@ -24,6 +24,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::kernel_log::Memory;
 use super::outcome::{Means, Score};
 
 /// Somebody whom the kernel killed.
@@ -74,6 +75,10 @@ pub(super) struct Told {
     pub(super) text: String,
     pub(super) confidence: String,
     pub(super) heard: Instant,
+    /// What the victim had, if it is known.
+    pub(super) memory: Option<Memory>,
+    /// The path of its memory cgroup.
+    pub(super) cgroup: Option<String>,
 }
 
 /// Whether a monitor of these means owes so many reports.
@@ -178,7 +183,8 @@ mod tests {
     use super::*;
 
     fn told(pid: u32, text: &str, confidence: &str) -> Told {
-        Told { pid, text: text.into(), confidence: confidence.into(), heard: Instant::now() }
+        let (text, confidence) = (text.into(), confidence.into());
+        Told { pid, text, confidence, heard: Instant::now(), memory: None, cgroup: None }
     }
 
     #[test]

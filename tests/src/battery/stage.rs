@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use super::case::{Case, Ground, TOO_MUCH};
 use super::clock::KillClock;
+use super::facts::{self, Facts};
 use super::judge::{Told, Truth, due, judge};
+use super::kernel_log::{KernelLog, Memory};
 use super::outcome::{Finding, Means, Outcome};
 use super::run::{Machine, Plan};
 use crate::cgroup::{Cgroup, Version};
@@ -64,6 +66,7 @@ struct Played {
     truth: Truth,
     counted: u64,
     kills: Vec<Instant>,
+    facts: Facts,
 }
 
 impl Stage {
@@ -157,13 +160,21 @@ impl Stage {
     fn play(&self, play: fn(&Ground) -> Result<Truth, String>) -> Result<Played, String> {
         self.limited.fit();
         let before = self.limited.oom_kills();
+        // In a pid namespace of their own monitors and scenes number processes otherwise than the log.
+        let mut log = if self.place == Place::Container { None } else { KernelLog::follow() };
         let clock = KillClock::start(self.limited.counter());
         let truth = play(&self.ground());
         let kills = clock.stop();
         let truth = truth?;
         let counted = self.limited.oom_kills() - before;
         assert!(truth.agrees_with(counted), "the kernel counts {counted} kills: {truth:?}");
-        Ok(Played { truth, counted, kills })
+        let logged = log.as_mut().map(KernelLog::take);
+        Ok(Played {
+            truth,
+            counted,
+            kills,
+            facts: Facts { logged, cgroup: self.limited.path_in_hierarchy().display().to_string() },
+        })
     }
 
     fn judge(&mut self, played: &Played) -> Vec<Finding> {
@@ -223,6 +234,9 @@ impl Watcher {
         heard.told.retain(|told| told.pid != sentinel);
         let is_sentinel_told = count > heard.told.len();
         let mut score = judge(self.means, &played.truth, played.counted, &heard.told, &played.kills, is_sentinel_told);
+        if self.means == Means::Bpf {
+            score.problems.extend(facts::problems(&heard.told, &played.facts));
+        }
         score.problems.extend(heard.others);
         Finding::Judged(Box::new(score))
     }
@@ -283,7 +297,14 @@ fn report(line: &Value, heard: Instant) -> Told {
         text: format!("{} {}", text(&victim["name"]), text(&victim["cmdline"])),
         confidence: text(&line["confidence"]),
         heard,
+        memory: memory(victim),
+        cgroup: line["cgroup"]["path"].as_str().map(ToOwned::to_owned),
     }
+}
+
+fn memory(victim: &Value) -> Option<Memory> {
+    let kib = |name: &str| Some(victim[name].as_u64()? / 1024);
+    Some(Memory { anon_kib: kib("anon_bytes")?, file_kib: kib("file_bytes")?, shmem_kib: kib("shmem_bytes")? })
 }
 
 /// In version 2 the monitor is charged to the limit of its victims. When it asks for memory while a dead victim has not given

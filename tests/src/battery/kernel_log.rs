@@ -1,0 +1,101 @@
+//! What the kernel's own log says of its kills: a second truth, beside wait statuses and the counter.
+//!
+//! `__oom_kill_process` (`mm/oom_kill.c`) writes a line for each process that it chose, or that goes with its group; those
+//! that only share its memory have none. Pids are those of the first pid namespace.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use nix::fcntl::OFlag;
+
+/// One record has at most this (`PRINTKRB_RECORD_MAX` and what stands before it, kernel/printk).
+const RECORD_BYTES: usize = 8192;
+
+/// The kernel sums up what a process has from counters of each processor, and the process may run on until it takes the
+/// signal.
+const TOLERANCE_KIB: u64 = 256;
+
+/// `/dev/kmsg` from now on.
+#[derive(Debug)]
+pub(super) struct KernelLog(File);
+
+/// A line on a killed process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Logged {
+    pub(super) pid: u32,
+    pub(super) memory: Memory,
+}
+
+/// What a process had, in KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "a unit is no part of a name that could be left out")]
+pub(super) struct Memory {
+    pub(super) anon_kib: u64,
+    pub(super) file_kib: u64,
+    pub(super) shmem_kib: u64,
+}
+
+impl Memory {
+    /// Whether both were said of one process at one moment.
+    pub(super) fn agrees_with(self, other: Self) -> bool {
+        let pairs =
+            [(self.anon_kib, other.anon_kib), (self.file_kib, other.file_kib), (self.shmem_kib, other.shmem_kib)];
+        pairs.into_iter().all(|(one, other)| one.abs_diff(other) <= TOLERANCE_KIB)
+    }
+}
+
+impl KernelLog {
+    /// `None` where it cannot be read.
+    pub(super) fn follow() -> Option<Self> {
+        let mut file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open("/dev/kmsg").ok()?;
+        file.seek(SeekFrom::End(0)).ok()?;
+        Some(Self(file))
+    }
+
+    /// Those who were killed since the last call.
+    pub(super) fn take(&mut self) -> Vec<Logged> {
+        let mut record = [0; RECORD_BYTES];
+        let mut killed = Vec::new();
+        loop {
+            match self.0.read(&mut record) {
+                Ok(bytes) => killed.extend(parse(&String::from_utf8_lossy(&record[..bytes]))),
+                // EPIPE: records were overwritten before they were read; the next read goes on behind them.
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::BrokenPipe) => {}
+                Err(_) => return killed,
+            }
+        }
+    }
+}
+
+/// `... Killed process PID (COMM) total-vm:1kB, anon-rss:2kB, file-rss:3kB, shmem-rss:4kB, ...`
+fn parse(record: &str) -> Option<Logged> {
+    let (_, rest) = record.split_once("Killed process ")?;
+    let pid = rest.split(' ').next()?.parse().ok()?;
+    // The comm may hold anything.
+    let (_, figures) = rest.rsplit_once(") total-vm:")?;
+    let kib = |name: &str| figures.split_once(name)?.1.split_once("kB")?.0.parse().ok();
+    let memory = Memory { anon_kib: kib("anon-rss:")?, file_kib: kib("file-rss:")?, shmem_kib: kib("shmem-rss:")? };
+    Some(Logged { pid, memory })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kill_is_read_whatever_the_name() {
+        let line = "3,18772,32971292492,-;Memory cgroup out of memory: Killed process 967 (a) R 1 (b) total-vm:19664kB, \
+                    anon-rss:16128kB, file-rss:2156kB, shmem-rss:0kB, UID:0 pgtables:80kB oom_score_adj:0\n";
+        let memory = Memory { anon_kib: 16128, file_kib: 2156, shmem_kib: 0 };
+        assert_eq!(parse(line), Some(Logged { pid: 967, memory }));
+        assert_eq!(parse("4,1,2,-; out_of_memory+0x214/0x500\n"), None);
+    }
+
+    #[test]
+    fn small_differences_are_none() {
+        let memory = Memory { anon_kib: 1000, file_kib: 0, shmem_kib: 0 };
+        assert!(memory.agrees_with(Memory { anon_kib: 1000 + TOLERANCE_KIB, ..memory }));
+        assert!(!memory.agrees_with(Memory { anon_kib: 0, ..memory }));
+    }
+}
