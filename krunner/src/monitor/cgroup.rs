@@ -14,6 +14,7 @@
 pub(super) mod charge;
 pub(super) mod counter;
 pub(super) mod names;
+mod uncounted;
 
 use std::collections::VecDeque;
 use std::fs;

@@ -154,15 +154,20 @@ impl Fence {
         Self { controller: controller.to_owned(), path: path.to_owned() }
     }
 
-    /// Whether that text of a process's `cgroup` says that it is inside (cgroups(7)).
+    /// The path in that hierarchy, by the text of a process's `cgroup` (cgroups(7)).
     #[must_use]
-    pub(super) fn lets_in(&self, cgroups: &str) -> bool {
-        let path = cgroups.lines().find_map(|line| {
+    pub(super) fn path<'text>(&self, cgroups: &'text str) -> Option<&'text str> {
+        cgroups.lines().find_map(|line| {
             let (_, rest) = line.split_once(':')?;
             let (controllers, path) = rest.split_once(':')?;
             controllers.split(',').any(|name| name == self.controller).then_some(path)
-        });
-        let below = path.and_then(|path| path.strip_prefix(self.path.trim_end_matches('/')));
+        })
+    }
+
+    /// Whether that text says that the process is inside.
+    #[must_use]
+    pub(super) fn lets_in(&self, cgroups: &str) -> bool {
+        let below = self.path(cgroups).and_then(|path| path.strip_prefix(self.path.trim_end_matches('/')));
         // Above the top of our cgroup namespace paths go up: `/../other`.
         below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') && !rest.split('/').any(|step| step == ".."))
     }

@@ -15,6 +15,9 @@ const MIB: u64 = 1 << 20;
 /// A step may be a shell and some programs with threads of their own.
 const FEW_PROCESSES: u64 = 16;
 
+/// The link in `/proc/self/ns` (`PROC_PID_INIT_INO`, `include/linux/proc_ns.h`).
+const HOST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
 const PROTECT: &str = "`setcap cap_bpf,cap_perfmon,cap_sys_resource+p` krunner's file, in a container started with --cap-add \
                        SYS_RESOURCE, so that the runner protects itself";
 
@@ -33,6 +36,9 @@ pub(super) struct HostFacts {
     /// `CAP_SYS_RESOURCE`, in the host's user namespace.
     may_protect_itself: bool,
     pids: Option<PidsLimit>,
+    /// Memory cgroups of this container's processes that our counters do not count; none where all processes of a host are
+    /// visible.
+    uncounted: Vec<String>,
 }
 
 impl HostFacts {
@@ -57,6 +63,7 @@ impl HostFacts {
                 .and_then(|text| text.trim().parse().ok()),
             may_protect_itself,
             pids: PidsLimit::find(root),
+            uncounted: uncounted(root, cgroup.as_ref()),
         }
     }
 
@@ -74,6 +81,7 @@ impl HostFacts {
     /// A line each.
     pub(super) fn checks(&self) -> Vec<Check> {
         let mut checks = vec![self.oom_group(), self.oom_protection(), self.pids_limit()];
+        checks.extend(self.kill_counter());
         checks.extend(self.throttling().map(|found| {
             note("memory-high", found, Some("end processes, or raise memory.high (Kubernetes: MemoryQoS)"))
         }));
@@ -143,6 +151,20 @@ impl HostFacts {
         note(CHECK, found, Some(&remedy))
     }
 
+    fn kill_counter(&self) -> Option<Check> {
+        const SHOWN: usize = 3;
+        let shown = self.uncounted.get(..SHOWN).unwrap_or(&self.uncounted).join(", ");
+        let more = match self.uncounted.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let found = format!(
+            "processes of this container are in other memory cgroups ({shown}{more}): OOM kills there are seen by BPF only"
+        );
+        let remedy = "start krunner in the container's topmost memory cgroup, or give it CAP_BPF and CAP_PERFMON";
+        (!self.uncounted.is_empty()).then(|| note("kill-counter", found, Some(remedy)))
+    }
+
     fn pids_limit(&self) -> Check {
         const CHECK: &str = "pids-limit";
         match self.pids {
@@ -164,6 +186,14 @@ impl HostFacts {
             }
         }
     }
+}
+
+/// Empty in the host's PID namespace, whose processes are not one container's.
+fn uncounted(root: &Path, cgroup: Option<&Cgroup>) -> Vec<String> {
+    let namespace = fs::read_link(root.join("proc/self/ns/pid")).ok();
+    let is_private = namespace.is_some_and(|link| link != Path::new(HOST_PID_NAMESPACE));
+    let cgroup = cgroup.filter(|_| is_private);
+    cgroup.map(|cgroup| cgroup.uncounted(&CgroupRoot::below(root)).into_iter().collect()).unwrap_or_default()
 }
 
 fn ok(check: &'static str, found: impl Into<String>) -> Check {

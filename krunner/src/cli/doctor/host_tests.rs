@@ -96,3 +96,29 @@ fn what_cannot_be_seen_is_said() {
         ]
     );
 }
+
+#[test]
+fn cgroups_of_the_container_that_are_not_counted_are_named() {
+    let root = container(&[
+        ("proc/1/cgroup", "0::/pod/box\n"),
+        ("proc/7/cgroup", "0::/pod/box/job\n"),
+        ("proc/8/cgroup", "0::/pod/sidecar\n"),
+        ("proc/9/cgroup", "0::/\n"),
+    ]);
+    let counter = || {
+        let checks = HostFacts::find(root.path(), false).checks();
+        checks.into_iter().find(|check| check.check == "kill-counter").map(|check| check.found)
+    };
+    let namespace = |link: &str| {
+        let path = root.path().join("proc/self/ns/pid");
+        let _ = fs::remove_file(&path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(link, path).unwrap();
+    };
+    assert_eq!(counter(), None, "the namespace is not known");
+    namespace(HOST_PID_NAMESPACE);
+    assert_eq!(counter(), None, "these are the host's processes");
+    namespace("pid:[4026532000]");
+    let found = counter().unwrap();
+    assert!(found.contains("(/pod/sidecar)"), "{found}");
+}
