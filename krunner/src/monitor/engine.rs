@@ -31,6 +31,7 @@ use super::join::{Joiner, Verdict, Victim};
 use super::process::{End, Glance, Snapshot};
 use super::report::{Circumstances, Report, mib_or_unknown, victim_rss};
 use super::storm::{Storm, Suppressed};
+use order::group_patience_ns;
 pub(super) use others::Present;
 use others::largest_spared;
 
@@ -82,6 +83,8 @@ pub enum Notice {
 struct Waiting {
     victim: Box<Victim>,
     until_ns: u64,
+    /// Not before, whatever comes.
+    not_before_ns: u64,
 }
 
 /// The monitor's mind.
@@ -186,7 +189,7 @@ impl Engine {
         self.last_snapshot_ns = Some(snapshot.at_boot_ns);
         if self.look_asked_ns.is_some_and(|asked_ns| snapshot.at_boot_ns >= asked_ns) {
             self.look_asked_ns = None;
-            self.release(u64::MAX);
+            self.look_came(now_ns);
         }
         self.inference.looked(snapshot.at_boot_ns);
         self.infer(now_ns);
@@ -324,15 +327,25 @@ impl Engine {
             self.figures.remove(&victim.kill.victim);
             return;
         }
+        let not_before_ns = now_ns + group_patience_ns(&victim);
         // Whoever was killed first is told of first.
-        if self.is_held || self.look_asked_ns.is_some() || !self.waiting.is_empty() {
-            self.waiting.push_back(Waiting { victim, until_ns: now_ns + LOOK_PATIENCE_NS });
+        if self.is_held || self.look_asked_ns.is_some() || !self.waiting.is_empty() || not_before_ns > now_ns {
+            let until_ns = not_before_ns.max(now_ns + LOOK_PATIENCE_NS);
+            self.waiting.push_back(Waiting { victim, until_ns, not_before_ns });
         } else {
             self.report(&victim);
         }
     }
 
-    /// Reports those whose patience ends by then. In order: they all wait equally long.
+    /// The look has come that they waited for.
+    fn look_came(&mut self, now_ns: u64) {
+        for waiting in &mut self.waiting {
+            waiting.until_ns = waiting.not_before_ns.max(now_ns);
+        }
+        self.release(now_ns);
+    }
+
+    /// Reports those whose patience ends by then, in order.
     fn release(&mut self, by_ns: u64) {
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.until_ns <= by_ns) {
             self.report(&waiting.victim);
@@ -340,14 +353,16 @@ impl Engine {
     }
 
     fn report(&mut self, victim: &Victim) {
-        let largest = self.look_for_others(victim.kill.victim, victim.killed_at_boot_ns);
+        let members = self.take_members(victim.kill.victim);
+        let keys: Vec<ProcessKey> = members.iter().map(|member| member.kill.victim).collect();
+        let largest = self.look_for_others(victim.kill.victim, &keys, victim.killed_at_boot_ns);
         let circumstances = Circumstances {
             time: self.time_of_day(victim.killed_at_boot_ns),
             cgroup: self.figures.remove(&victim.kill.victim),
             lost_records: self.lost_records,
             largest,
         };
-        self.notices.push(Notice::Report(Box::new(Report::of_victim(victim, &self.history, circumstances))));
+        self.notices.push(Notice::Report(Box::new(Report::of_victim(victim, &members, &self.history, circumstances))));
     }
 
     /// Names who must have been killed, as far as that can be told by now.
@@ -374,7 +389,7 @@ impl Engine {
         }
         let (key, known_ns) = (process.key, accused.known_ns);
         self.remember_oom(key, &process.name, process.rss_bytes(), now_ns);
-        let largest = self.look_for_others(key, known_ns);
+        let largest = self.look_for_others(key, &[], known_ns);
         let time = self.time_of_day(known_ns);
         let circumstances = Circumstances { time, cgroup: accused.cgroup, lost_records: 0, largest };
         let report = Report::of_suspect(accused.confidence, &accused.suspect, known_ns, &self.history, circumstances);

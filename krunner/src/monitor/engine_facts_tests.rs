@@ -13,18 +13,28 @@ fn reports(engine: &mut Engine) -> Vec<Report> {
     reports.collect()
 }
 
+/// Who is told of: each victim with its members.
+fn told_with_members(engine: &mut Engine) -> Vec<(u32, Vec<u32>)> {
+    let members = |report: &Report| report.members.iter().map(|member| member.seen.pid).collect();
+    reports(engine).iter().map(|report| (report.victim.seen.pid, members(report))).collect()
+}
+
 #[test]
-fn a_victim_is_told_of_before_those_killed_along_with_it() {
+fn those_killed_along_with_a_victim_are_in_its_report() {
     let mut engine = engine();
     let at = 10 * SECOND;
-    engine.snapshot(&snapshot(at, &[1], Duration::from_millis(1)), at);
+    engine.snapshot(&snapshot(at, &[1, 7, 8], Duration::from_millis(1)), at);
     let [kill, mark, exit] = oom_kill(at, 7);
     let [other_kill, other_mark, other_exit] = oom_kill(at + 5000, 8);
     feed(&mut engine, &[kill, mark, other_kill, other_mark, other_exit], at + MS);
     assert_eq!(told(&mut engine), [], "8 exited first, and waits for the victim that it names");
     assert!(engine.has_unreported(at + MS) && engine.is_busy(at + MS));
     feed(&mut engine, &[exit], at + 2 * MS);
-    assert_eq!(told(&mut engine), [(7, Confidence::Confirmed), (8, Confidence::CoVictim)]);
+    let [report] = &reports(&mut engine)[..] else { panic!("one report") };
+    assert_eq!((report.victim.seen.pid, report.members[0].seen.pid), (7, 8));
+    assert_eq!(report.largest.iter().map(|process| process.pid).collect::<Vec<_>>(), [1], "8 is no survivor");
+    engine.tick(at + 20 * SECOND);
+    assert_eq!(told(&mut engine), [], "once");
 }
 
 #[test]
@@ -43,9 +53,40 @@ fn company_waits_a_second_for_a_victim_that_is_slow_to_exit() {
         } else {
             engine.tick(at + 2 * SECOND);
         }
-        assert_eq!(told(&mut engine), [(7, Confidence::Confirmed), (8, Confidence::CoVictim)]);
+        assert_eq!(told_with_members(&mut engine), [(7, vec![8])]);
         assert!(!engine.has_unreported(at + 2 * SECOND));
     }
+}
+
+/// Takes in a kill and mark in a group.
+fn group_kill(engine: &mut Engine, at: u64, pid: u32) -> TraceEvent {
+    let [kill, mark, exit] = oom_kill(at, pid);
+    feed(engine, &[kill], at);
+    engine.killed_with_group(key(pid));
+    feed(engine, &[mark], at);
+    exit
+}
+
+#[test]
+fn a_victim_that_has_exited_waits_for_the_last_of_its_group() {
+    let mut engine = engine();
+    let at = 10 * SECOND;
+    engine.snapshot(&snapshot(at, &[1], Duration::from_millis(1)), at);
+    let exit = group_kill(&mut engine, at, 7);
+    feed(&mut engine, &[exit], at + MS);
+    // A look that comes meanwhile is no reason to hurry.
+    engine.snapshot(&snapshot(at + 2 * MS, &[1], Duration::from_millis(1)), at + 2 * MS);
+    let exits = [8, 9].map(|pid| group_kill(&mut engine, at + u64::from(pid) * MS, pid));
+    // One exits before the report and one after it.
+    feed(&mut engine, &exits[..1], at + 10 * MS);
+    assert_eq!(told(&mut engine), []);
+    engine.tick(at + 30 * MS);
+    assert_eq!(told_with_members(&mut engine), [(7, vec![8, 9])]);
+    feed(&mut engine, &exits[1..], at + 40 * MS);
+    let late = group_kill(&mut engine, at + 60 * MS, 10);
+    feed(&mut engine, &[late], at + 61 * MS);
+    engine.tick(at + SECOND);
+    assert_eq!(told(&mut engine), [(10, Confidence::CoVictim)], "the report was out");
 }
 
 #[test]

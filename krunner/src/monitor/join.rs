@@ -75,6 +75,8 @@ pub struct Victim {
     pub confidence: Confidence,
     /// For a co-victim: with whom.
     pub with: Option<ProcessKey>,
+    /// `memory.oom.group` is set where it was killed: others die of the same kill.
+    pub is_of_group: bool,
     /// Whoever asked for the memory that was not there, if that can be seen.
     pub trigger: Option<Actor>,
     /// When the SIGKILL was sent.
@@ -97,6 +99,15 @@ pub enum Verdict {
         /// By whom, if that can be seen.
         by: Option<Actor>,
     },
+}
+
+impl Verdict {
+    fn into_victim(self) -> Option<Victim> {
+        match self {
+            Self::Oom(victim) => Some(*victim),
+            Self::Killed { .. } => None,
+        }
+    }
 }
 
 /// What is known of one process so far.
@@ -222,6 +233,17 @@ impl Joiner {
     pub fn close_victim(&mut self, process: ProcessKey) -> Option<Verdict> {
         let case = self.cases.get(&process)?;
         if case.kill.is_some() && case.is_victim() { self.close_now(process) } else { None }
+    }
+
+    /// Those who were killed along with this victim, exited or not.
+    pub fn close_company(&mut self, first: ProcessKey) -> Vec<Victim> {
+        let is_member = |case: &Case| {
+            case.kill.is_some() && case.is_victim() && case.company.is_some_and(|company| company.first == first)
+        };
+        let members: Vec<ProcessKey> =
+            self.cases.iter().filter(|(_, case)| is_member(case)).map(|(process, _)| *process).collect();
+        let verdicts = members.into_iter().filter_map(|process| self.close_now(process));
+        verdicts.filter_map(Verdict::into_victim).collect()
     }
 
     /// Whether the kernel sent SIGKILL to this process and no mark of the OOM killer has come.
@@ -366,6 +388,7 @@ impl Case {
             Some((killed_at_boot_ns, kill)) => Verdict::Oom(Box::new(Victim {
                 confidence: if with.is_some() { Confidence::CoVictim } else { Confidence::Confirmed },
                 with,
+                is_of_group: self.is_of_group,
                 trigger: self.mark.map_or_else(|| kill.sender.clone(), |mark| mark.trigger),
                 kill,
                 killed_at_boot_ns,

@@ -19,6 +19,12 @@ use super::tracer::TracerKind;
 /// Other processes that were large at that moment.
 pub(super) const LARGEST: usize = 5;
 
+/// Members of a kill in a report. An engine's limit on processes may allow many more.
+pub(super) const MAX_MEMBERS: usize = 64;
+
+/// Of these, so many are shown.
+const SHOWN_MEMBERS: usize = 16;
+
 /// As much of a command line as is shown in the tree.
 const SHOWN_CMDLINE_BYTES: usize = 512;
 
@@ -43,6 +49,11 @@ pub struct Report {
     pub victim: Dead,
     /// For a co-victim: whose kill it was a part of.
     pub with_pid: Option<u32>,
+    /// Those whom the kernel killed along with it, because they shared its memory or by `memory.oom.group`; at most
+    /// 64.
+    pub members: Vec<Dead>,
+    /// How many more there were.
+    pub members_left_out: usize,
     /// Whoever asked for the memory that was not there.
     pub trigger: Option<Actor>,
     /// Who started it, who started that one, and so on.
@@ -118,40 +129,22 @@ pub(super) struct Circumstances {
 }
 
 impl Report {
-    /// Of a victim that the tracer saw.
+    /// Of a victim that the tracer saw, and those killed along with it.
     #[must_use]
-    pub(super) fn of_victim(victim: &Victim, history: &History, circumstances: Circumstances) -> Self {
-        let (kill, at_ns) = (&victim.kill, victim.killed_at_boot_ns);
-        let known = history.find(kill.victim);
-        let cmdline = known.as_ref().map(|process| Arc::clone(&process.cmdline)).unwrap_or_default();
-        let first_cmdline = known.as_ref().and_then(|process| process.first_cmdline.clone());
-        let memory = KilledMemory::of(&kill.memory);
-        let seen = Seen {
-            pid: kill.victim.pid,
-            start_ticks: kill.victim.start_ticks,
-            name: Arc::from(kill.name.as_str()),
-            cmdline_is_cut: cmdline.is_cut,
-            cmdline,
-            first_cmdline,
-            running_s: running_s(kill.victim, at_ns),
-            vm_bytes: memory.vm_bytes.or_else(|| known.as_ref()?.vm_bytes()),
-            rss_bytes: victim_rss(&kill.memory, known.as_ref()),
-            exited: victim.exited_at_boot_ns.is_some(),
-        };
-        let dead = Dead {
-            seen,
-            uid: Some(kill.uid),
-            oom_score_adj: Some(kill.oom_score_adj),
-            anon_bytes: memory.if_counted(kill.memory.anon_bytes),
-            file_bytes: memory.if_counted(kill.memory.file_bytes),
-            shmem_bytes: memory.if_counted(kill.memory.shmem_bytes),
-            swap_bytes: memory.if_counted(kill.memory.swap_bytes),
-            pgtables_bytes: Some(kill.memory.pgtables_bytes).filter(|bytes| *bytes > 0),
-        };
-        let report = Self::new(victim.confidence, TracerKind::Bpf, dead, kill.victim, at_ns, history, circumstances);
+    pub(super) fn of_victim(
+        victim: &Victim,
+        members: &[Victim],
+        history: &History,
+        circumstances: Circumstances,
+    ) -> Self {
+        let (key, at_ns) = (victim.kill.victim, victim.killed_at_boot_ns);
+        let dead = Dead::of(victim, history);
+        let report = Self::new(victim.confidence, TracerKind::Bpf, dead, key, at_ns, history, circumstances);
         Self {
             exited_at_boot_ns: victim.exited_at_boot_ns,
             with_pid: victim.with.map(|with| with.pid),
+            members: members.iter().take(MAX_MEMBERS).map(|member| Dead::of(member, history)).collect(),
+            members_left_out: members.len().saturating_sub(MAX_MEMBERS),
             trigger: victim.trigger.clone(),
             ..report
         }
@@ -198,11 +191,46 @@ impl Report {
             exited_at_boot_ns: None,
             victim,
             with_pid: None,
+            members: Vec::new(),
+            members_left_out: 0,
             trigger: None,
             ancestors: seen(history.chain(key, at_ns)),
             largest: seen(circumstances.largest),
             cgroup: circumstances.cgroup,
             lost_records: circumstances.lost_records,
+        }
+    }
+}
+
+impl Dead {
+    /// As the tracer saw it die.
+    fn of(victim: &Victim, history: &History) -> Self {
+        let (kill, at_ns) = (&victim.kill, victim.killed_at_boot_ns);
+        let known = history.find(kill.victim);
+        let cmdline = known.as_ref().map(|process| Arc::clone(&process.cmdline)).unwrap_or_default();
+        let first_cmdline = known.as_ref().and_then(|process| process.first_cmdline.clone());
+        let memory = KilledMemory::of(&kill.memory);
+        let seen = Seen {
+            pid: kill.victim.pid,
+            start_ticks: kill.victim.start_ticks,
+            name: Arc::from(kill.name.as_str()),
+            cmdline_is_cut: cmdline.is_cut,
+            cmdline,
+            first_cmdline,
+            running_s: running_s(kill.victim, at_ns),
+            vm_bytes: memory.vm_bytes.or_else(|| known.as_ref()?.vm_bytes()),
+            rss_bytes: victim_rss(&kill.memory, known.as_ref()),
+            exited: victim.exited_at_boot_ns.is_some(),
+        };
+        Self {
+            seen,
+            uid: Some(kill.uid),
+            oom_score_adj: Some(kill.oom_score_adj),
+            anon_bytes: memory.if_counted(kill.memory.anon_bytes),
+            file_bytes: memory.if_counted(kill.memory.file_bytes),
+            shmem_bytes: memory.if_counted(kill.memory.shmem_bytes),
+            swap_bytes: memory.if_counted(kill.memory.swap_bytes),
+            pgtables_bytes: Some(kill.memory.pgtables_bytes).filter(|bytes| *bytes > 0),
         }
     }
 }
@@ -247,6 +275,7 @@ impl fmt::Display for Report {
             write!(f, "\n{:indent$}└─ {ancestor}{gone}", "", indent = 3 * level)?;
         }
         write!(f, "\nconfidence: {}", self.how_sure())?;
+        self.write_members(f)?;
         if let Some(trigger) = &self.trigger {
             write!(f, "\ntrigger: {} ({}) asked for memory", trigger.pid, trigger.name.escape_debug())?;
         }
@@ -275,6 +304,21 @@ impl Report {
     #[must_use]
     pub(crate) fn limit(&self) -> Option<String> {
         self.cgroup.as_ref()?.limit_bytes.map(mib)
+    }
+
+    fn write_members(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.members.is_empty() {
+            return Ok(());
+        }
+        let number = self.members.len() + self.members_left_out;
+        write!(f, "\nkilled along with it: {}", grouped(number as u64))?;
+        for member in self.members.iter().take(SHOWN_MEMBERS) {
+            write!(f, "\n  {}", member.seen)?;
+        }
+        match number.saturating_sub(SHOWN_MEMBERS) {
+            0 => Ok(()),
+            more => write!(f, "\n  and {} more", grouped(more as u64)),
+        }
     }
 
     fn how_sure(&self) -> String {

@@ -39,7 +39,7 @@ fn history(more: Vec<Observed>) -> History {
 }
 
 fn report_of(victim: &Victim, history: &History) -> Report {
-    Report::of_victim(victim, history, circumstances(history))
+    Report::of_victim(victim, &[], history, circumstances(history))
 }
 
 fn victim(pid: u32, start_ticks: u64) -> Victim {
@@ -65,6 +65,7 @@ fn victim(pid: u32, start_ticks: u64) -> Victim {
         already_pending: false,
     };
     Victim {
+        is_of_group: false,
         kill,
         confidence: Confidence::Confirmed,
         with: None,
@@ -214,4 +215,23 @@ fn days_are_counted_as_the_calendar_does() {
     assert_eq!(day(951_782_400), "2000-02-29T00:00:00.000000Z");
     assert_eq!(day(1_735_689_599), "2024-12-31T23:59:59.000000Z");
     assert_eq!(day(4_107_542_400), "2100-03-01T00:00:00.000000Z");
+}
+
+#[test]
+fn members_are_told_with_the_victim_and_counted_where_there_are_many() {
+    let history = History::new();
+    let member = |pid| {
+        let with = Some(ProcessKey { pid: 7, start_ticks: 1 });
+        Victim { confidence: Confidence::CoVictim, with, ..victim(pid, 1) }
+    };
+    let members: Vec<_> = (100..100 + u32::try_from(MAX_MEMBERS).unwrap() + 6).map(member).collect();
+    let told = |count: usize| Report::of_victim(&victim(7, 1), &members[..count], &history, circumstances(&history));
+    assert!(!told(0).to_string().contains("killed along"));
+    let text = told(2).to_string();
+    assert!(text.contains("\nkilled along with it: 2\n  100 (running"), "{text}");
+    let text = told(members.len()).to_string();
+    assert!(text.contains("\nkilled along with it: 70\n") && text.contains("\n  and 54 more\n"), "{text}");
+    let json = serde_json::to_value(told(members.len())).unwrap();
+    assert_eq!((json["members"].as_array().unwrap().len(), &json["members_left_out"]), (MAX_MEMBERS, &6.into()));
+    assert_eq!(json["members"][0]["pid"], 100);
 }

@@ -265,7 +265,7 @@ impl Watcher {
         let lines = self.monitor.said().iter().zip(self.monitor.heard()).skip(self.judged);
         for (line, at) in lines {
             if line["event"] == "oom_kill" {
-                heard.told.push(report(line, *at));
+                heard.told.extend(reported(line, *at));
                 continue;
             }
             if line["event"] == "oom_kills_unattributed" {
@@ -289,17 +289,20 @@ impl Watcher {
     }
 }
 
-fn report(line: &Value, heard: Instant) -> Told {
+/// The victim of a report, and those killed along with it.
+fn reported(line: &Value, heard: Instant) -> Vec<Told> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let victim = &line["victim"];
-    Told {
-        pid: victim["pid"].as_u64().and_then(|pid| pid.try_into().ok()).unwrap_or(0),
-        text: format!("{} {}", text(&victim["name"]), text(&victim["cmdline"])),
-        confidence: text(&line["confidence"]),
+    let told = |dead: &Value, confidence: String| Told {
+        pid: dead["pid"].as_u64().and_then(|pid| pid.try_into().ok()).unwrap_or(0),
+        text: format!("{} {}", text(&dead["name"]), text(&dead["cmdline"])),
+        confidence,
         heard,
-        memory: memory(victim),
+        memory: memory(dead),
         cgroup: line["cgroup"]["path"].as_str().map(ToOwned::to_owned),
-    }
+    };
+    let victim = told(&line["victim"], text(&line["confidence"]));
+    let members = line["members"].as_array().into_iter().flatten().map(|member| told(member, "co-victim".into()));
+    std::iter::once(victim).chain(members).collect()
 }
 
 fn memory(victim: &Value) -> Option<Memory> {

@@ -43,8 +43,9 @@ impl Engine {
     }
 
     /// Who ended by itself did so without a word, and the snapshot may be a while ago: whoever a report is about to
-    /// name beside the victim is looked for. Returns the largest that were alive at that time.
-    pub(super) fn look_for_others(&mut self, victim: ProcessKey, at_ns: u64) -> Vec<Known> {
+    /// name beside the victim is looked for. Returns the largest that were alive at that
+    /// time and did not die along with the victim.
+    pub(super) fn look_for_others(&mut self, victim: ProcessKey, members: &[ProcessKey], at_ns: u64) -> Vec<Known> {
         for ancestor in self.history.chain(victim, u64::MAX) {
             self.mark_if_left(&ancestor, at_ns);
         }
@@ -52,7 +53,10 @@ impl Engine {
         let mut largest = Vec::new();
         for known in self.history.largest(LARGEST_ASKED, at_ns) {
             // Marked as gone after that time if it was seen later.
-            if known.key != victim && !(self.mark_if_left(&known, at_ns) && self.is_gone_at(known.key, at_ns)) {
+            if known.key != victim
+                && !members.contains(&known.key)
+                && !(self.mark_if_left(&known, at_ns) && self.is_gone_at(known.key, at_ns))
+            {
                 largest.push(known);
             }
             if largest.len() == LARGEST {
