@@ -4,8 +4,8 @@
 //! `no_std`, because the kernel side is built for `bpfel-unknown-none`. Nothing here reads a clock, a
 //! file or the kernel, and nothing here is `unsafe`: a record is decoded field by field.
 //!
-//! The object itself is `krunner-ebpf/krunner-ebpf.o`, which `cargo xtask build-ebpf` writes and the
-//! repository keeps, so that a plain build needs no BPF tools. The krunner crate embeds it with
+//! The object itself is `krunner-ebpf/krunner-ebpf.o` (and `krunner-ebpf-log.o` with log lines, for `--debug`), which
+//! `cargo xtask build-ebpf` writes and the repository keeps, so that a plain build needs no BPF tools. The krunner crate embeds it with
 //! `include_bytes!`, wrapped in a `#[repr(align(8))]` struct: ELF headers are read in place, and
 //! `include_bytes!` alone promises no alignment.
 #![no_std]

@@ -1,6 +1,6 @@
 //! The eBPF programs that name the victims of the kernel's OOM killer.
 //!
-//! Built for `bpfel-unknown-none` by `cargo xtask build-ebpf`, which keeps the object next to this
+//! Built for `bpfel-unknown-none` by `cargo xtask build-ebpf`, which keeps the objects next to this
 //! folder. On the host there is nothing but an empty `main`, so that workspace-wide commands need
 //! no BPF tools.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]

@@ -93,6 +93,22 @@ pub fn has_bpf(pid: u32) -> bool {
     targets.any(|target| target.to_string_lossy().starts_with("anon_inode:bpf"))
 }
 
+/// The sizes in bytes of the BPF ring buffers that a process has descriptors of, the smallest first.
+pub fn ring_buffers(pid: u32) -> Vec<u64> {
+    /// `BPF_MAP_TYPE_RINGBUF` (`include/uapi/linux/bpf.h`).
+    const RING_BUFFER: u64 = 27;
+    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    let texts = infos.filter_map(|info| fs::read_to_string(info.path()).ok());
+    let mut sizes: Vec<u64> = texts
+        .filter_map(|text| {
+            let field = |name| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+            (field("map_type:") == Some(RING_BUFFER)).then(|| field("max_entries:")).flatten()
+        })
+        .collect();
+    sizes.sort_unstable();
+    sizes
+}
+
 /// Whether a process is there and not dead.
 pub fn is_alive(pid: u32) -> bool {
     status_field(pid, "State").is_some_and(|state| !state.starts_with(['Z', 'X']))

@@ -35,6 +35,7 @@ mod oom_containers;
 mod oom_kills;
 mod oom_phrases;
 mod oom_privilege;
+mod oom_program_log;
 mod oom_session;
 mod oom_silence;
 mod oom_tenants;

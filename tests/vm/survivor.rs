@@ -1,13 +1,14 @@
 //! Sessions under cgroup v2 whose runner survives, which the machine that runs the suites cannot show: with `CAP_SYS_RESOURCE` in a
 //! cgroup that is killed as a whole (`memory.oom.group`), its children having the rank that they would have had without krunner;
-//! and without that capability, through one kill after the other.
+//! and without that capability, through one kill after the other. They run with `--debug`, so that each kernel loads the eBPF
+//! programs that log.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use krunner_tests::wait;
+use krunner_tests::{proc, wait};
 
 const CGROUP: &str = "/sys/fs/cgroup/survivor";
 const ROOT: &str = "/tmp/survivor";
@@ -20,6 +21,9 @@ const LIMIT_BYTES: &str = "100663296";
 
 /// More than that, in MiB.
 const TOO_MUCH: &str = "200";
+
+/// The ring buffer for the log lines of eBPF programs, which is there only when these are: a page.
+const LOG_BYTES: u64 = 4096;
 
 /// Before the last one.
 const ATTEMPTS: usize = 2;
@@ -46,6 +50,8 @@ pub(crate) fn check() -> Result<(), String> {
     if !up.is_ok_and(|up| up.success()) {
         return Err("the loopback interface is not up".to_owned());
     }
+    // Before 5.11 the maps take that capability, to raise the limit of locked memory.
+    in_session(Way::Protected, check_program_log)?;
     in_session(Way::Protected, check_group_kill)?;
     for way in [Way::Bpf, Way::Fallback] {
         // An emulated processor gives memory back ten times as slowly, and whoever was refused a page just before the kill asks
@@ -74,7 +80,7 @@ fn start(way: Way) -> std::io::Result<Child> {
     for folder in ["home/work", "home/config", "tmp", "etc/backend.ai"] {
         fs::create_dir_all(Path::new(ROOT).join(folder))?;
     }
-    let enter = format!("echo 0 > {CGROUP}/cgroup.procs; exec krunner --root {ROOT} app");
+    let enter = format!("echo 0 > {CGROUP}/cgroup.procs; exec krunner --debug --root {ROOT} app");
     let home = Path::new(ROOT).join("home/work");
     let launcher: &[&str] = match way {
         Way::Protected => &[],
@@ -97,10 +103,22 @@ fn check_group_kill(runner: &mut Child) -> Result<(), String> {
     survive(runner, &format!("sleep 600 & exec victim eat {TOO_MUCH}"))
 }
 
-fn check_kills(runner: &mut Child) -> Result<(), String> {
-    // Loading the tracer takes seconds here, and some MiB: a kill meanwhile would be another scene.
+fn check_program_log(runner: &mut Child) -> Result<(), String> {
+    wait_for_loader(runner)?;
+    let has_log = || proc::ring_buffers(runner.id()).contains(&LOG_BYTES);
+    wait::within(PATIENCE, || has_log().then_some(())).ok_or("the eBPF programs that log are not loaded")?;
+    Ok(())
+}
+
+fn wait_for_loader(runner: &Child) -> Result<(), String> {
     let loads = || threads(runner.id()).iter().any(|name| name == "oom-loader");
     wait::within(PATIENCE, || (!loads()).then_some(())).ok_or("the tracer is being loaded for ever")?;
+    Ok(())
+}
+
+fn check_kills(runner: &mut Child) -> Result<(), String> {
+    // Loading the tracer takes seconds here, and some MiB: a kill meanwhile would be another scene.
+    wait_for_loader(runner)?;
     let own = rank(runner);
     if own != "0" {
         return Err(format!("the runner without the capability has oom_score_adj {own:?}"));

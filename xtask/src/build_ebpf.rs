@@ -1,7 +1,7 @@
-//! Builds the eBPF object and keeps it in the repository, with a digest of what it was built from.
+//! Builds the eBPF objects and keeps them in the repository, with a digest of what they were built from.
 //!
-//! Who builds krunner needs none of these tools: the object that lies next to its sources is embedded.
-//! So the two must not drift apart. The digest tells that at once and anywhere; `--check` builds anew
+//! Who builds krunner needs none of these tools: the objects that lie next to their sources are embedded.
+//! So they must not drift apart. The digest tells that at once and anywhere; `--check` builds anew
 //! as well and compares the bytes, which are the same for the same compiler and linker wherever the
 //! folders are.
 
@@ -17,7 +17,19 @@ use crate::workspace::{cargo, on_path, root, run, step, target_dir};
 
 const TARGET: &str = "bpfel-unknown-none";
 const PACKAGE: &str = "krunner-ebpf";
-const OBJECT: &str = "krunner-ebpf/krunner-ebpf.o";
+
+/// An object: where it is kept, and the cargo features that it is built with.
+struct Object {
+    path: &'static str,
+    features: &'static [&'static str],
+}
+
+/// The programs, and the same with log lines, for `--debug`.
+const OBJECTS: &[Object] = &[
+    Object { path: "krunner-ebpf/krunner-ebpf.o", features: &[] },
+    Object { path: "krunner-ebpf/krunner-ebpf-log.o", features: &["log"] },
+];
+
 const DIGEST: &str = "krunner-ebpf/krunner-ebpf.digest";
 
 /// What goes into the object, besides the compiler: files, and folders with all that is in them.
@@ -29,45 +41,49 @@ const LINKER: &str = "0.13";
 
 const HELP: &str = "\
 Needs the compiler's sources (rust-src) and bpf-linker. What is missing is named with the way to get it. Who does not \
-change the programs needs none of it: the object is in the repository.
+change the programs needs none of it: the objects are in the repository.
 
 Examples:
   cargo xtask build-ebpf
   cargo xtask build-ebpf --check
 
-Exit codes: 0 written, or up to date, 1 the object is stale or could not be built, 2 wrong usage.";
+Exit codes: 0 written, or up to date, 1 an object is stale or could not be built, 2 wrong usage.";
 
 /// Arguments of `cargo xtask build-ebpf`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Args {
-    /// Builds, writes nothing, and fails when the object in the repository is not what the sources give
+    /// Builds, writes nothing, and fails when an object in the repository is not what the sources give
     #[arg(long)]
     check: bool,
 }
 
-/// Builds the object; with `--check`, whether the one in the repository is up to date.
+/// Builds the objects; with `--check`, whether those in the repository are up to date.
 pub(crate) fn run_task(args: &Args) -> Result<bool> {
     let sources = digest_of_sources(&root())?;
     if args.check
         && let Some(difference) = differs(&sources)
     {
-        println!("{OBJECT} is stale: {difference}; run: cargo xtask build-ebpf");
+        println!("the eBPF objects are stale: {difference}; run: cargo xtask build-ebpf");
         return Ok(false);
     }
     let tools = Tools::find()?;
-    let object = build()?;
-    let digest = format!("{sources}{}", lines_of_build(&object, &tools));
+    let built = OBJECTS.iter().map(|object| Ok((object.path, build(object)?))).collect::<Result<Vec<_>>>()?;
     if args.check {
-        return compare(&object, &digest);
+        return compare(&built, &tools.lines());
     }
-    fs::write(root().join(OBJECT), &object).with_context(|| format!("cannot write {OBJECT}"))?;
+    let mut digest = sources;
+    for (path, object) in &built {
+        fs::write(root().join(path), object).with_context(|| format!("cannot write {path}"))?;
+        digest.push_str(&line(object, path));
+        step(&format!("{path}: {} bytes", object.len()));
+    }
+    digest.push_str(&tools.lines());
     fs::write(root().join(DIGEST), digest).with_context(|| format!("cannot write {DIGEST}"))?;
-    step(&format!("{OBJECT}: {} bytes", object.len()));
     Ok(true)
 }
 
-/// What the object is made with, for the digest's file and for messages.
+/// What the objects are made with, for the digest's file and for messages.
 struct Tools {
     compiler: String,
     linker: String,
@@ -97,10 +113,15 @@ impl Tools {
             );
         }
         if !missing.is_empty() {
-            bail!("the eBPF object cannot be built; what is missing, and how to get it:{missing}");
+            bail!("the eBPF objects cannot be built; what is missing, and how to get it:{missing}");
         }
         let linker = output(Command::new("bpf-linker").arg("--version"))?;
         Ok(Self { compiler: format!("rustc {} (LLVM {llvm})", field("release:")), linker: linker.trim().to_owned() })
+    }
+
+    /// Comments of the digest.
+    fn lines(&self) -> String {
+        format!("# {}\n# {}\n", self.compiler, self.linker)
     }
 }
 
@@ -118,11 +139,12 @@ fn output(command: &mut Command) -> Result<String> {
 }
 
 /// Builds in a target folder of its own, since the compiler's flags are others than elsewhere.
-fn build() -> Result<Vec<u8>> {
-    step(&format!("building {PACKAGE} for {TARGET} (release)"));
+fn build(object: &Object) -> Result<Vec<u8>> {
+    step(&format!("building {} for {TARGET} (release)", object.path));
     let target = target_dir()?.join("ebpf");
     let mut command = cargo(["build", "--release", "--locked", "--package", PACKAGE, "--target", TARGET]);
     command.args(["-Z", "build-std=core"]).arg("--target-dir").arg(&target);
+    command.args(object.features.iter().flat_map(|feature| ["--features", feature]));
     // Stable compilers build `core` only for those who say that they know what they do.
     command.env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTFLAGS").env_remove("CARGO_BUILD_RUSTFLAGS");
     // Nothing of this machine's folders may end up in the bytes, nor may a tuned profile of the
@@ -132,8 +154,8 @@ fn build() -> Result<Vec<u8>> {
     command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1").env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3");
     command.env("CARGO_PROFILE_RELEASE_LTO", "false");
     run(&mut command)?;
-    let object = target.join(TARGET).join("release").join(PACKAGE);
-    fs::read(&object).with_context(|| format!("cargo built no {}", object.display()))
+    let built = target.join(TARGET).join("release").join(PACKAGE);
+    fs::read(&built).with_context(|| format!("cargo built no {}", built.display()))
 }
 
 fn flags() -> Vec<String> {
@@ -187,21 +209,18 @@ fn line(content: &[u8], name: &str) -> String {
     line
 }
 
-/// The object's own digest, and what it was built with as comments.
-fn lines_of_build(object: &[u8], tools: &Tools) -> String {
-    format!("{}# {}\n# {}\n", line(object, OBJECT), tools.compiler, tools.linker)
-}
-
 /// How the committed files differ from the sources; `None` when they do not.
 fn differs(sources: &str) -> Option<String> {
     let Ok(kept) = fs::read_to_string(root().join(DIGEST)) else {
         return Some(format!("there is no {DIGEST}"));
     };
-    let Ok(object) = fs::read(root().join(OBJECT)) else {
-        return Some(format!("there is no {OBJECT}"));
-    };
     let mut expected = sources.to_owned();
-    expected.push_str(&line(&object, OBJECT));
+    for Object { path, .. } in OBJECTS {
+        let Ok(object) = fs::read(root().join(path)) else {
+            return Some(format!("there is no {path}"));
+        };
+        expected.push_str(&line(&object, path));
+    }
     first_difference(&kept, &expected)
 }
 
@@ -218,24 +237,28 @@ fn first_difference(kept: &str, expected: &str) -> Option<String> {
     Some(format!("{name} is not what the digest says"))
 }
 
-/// Compares what was built with what the repository keeps.
-fn compare(object: &[u8], digest: &str) -> Result<bool> {
-    let kept = fs::read(root().join(OBJECT)).with_context(|| format!("cannot read {OBJECT}"))?;
-    if kept == object {
-        step(&format!("{OBJECT} is what its sources give ({} bytes)", kept.len()));
-        return Ok(true);
+/// Compares what was built, by its path, with what the repository keeps.
+fn compare(built: &[(&str, Vec<u8>)], tools: &str) -> Result<bool> {
+    let mut differing = None;
+    for (path, object) in built {
+        let kept = fs::read(root().join(path)).with_context(|| format!("cannot read {path}"))?;
+        if kept == *object {
+            step(&format!("{path} is what its sources give ({} bytes)", kept.len()));
+        } else {
+            differing.get_or_insert(path);
+        }
     }
+    let Some(path) = differing else { return Ok(true) };
     let recorded = fs::read_to_string(root().join(DIGEST)).with_context(|| format!("cannot read {DIGEST}"))?;
-    let tools = |text: &str| text.lines().filter(|line| line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
-    if tools(&recorded) == tools(digest) {
-        println!("{OBJECT} is not what its sources give; run: cargo xtask build-ebpf");
+    let comments = |text: &str| text.lines().filter(|line| line.starts_with('#')).collect::<Vec<_>>().join(" ");
+    let (then, now) = (comments(&recorded), comments(tools));
+    if then == now {
+        println!("{path} is not what its sources give; run: cargo xtask build-ebpf");
         return Ok(false);
     }
     // Another compiler or linker gives other bytes from the same sources, whose digest matches.
     println!(
-        "{OBJECT} was built with other tools, so its bytes cannot be compared; its sources are unchanged\n  then: {}\n  now:  {}",
-        tools(&recorded).join(" "),
-        tools(digest).join(" ")
+        "{path} was built with other tools, so its bytes cannot be compared; its sources are unchanged\n  then: {then}\n  now:  {now}"
     );
     Ok(true)
 }

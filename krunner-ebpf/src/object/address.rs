@@ -7,6 +7,7 @@ use aya_ebpf::helpers::generated;
 use krunner_common::{ABSENT, COMM_BYTES, WINDOW_BYTES};
 
 use super::globals::offset;
+use super::log::log_line;
 
 /// Somewhere in the kernel from where members are read: a struct of a known type.
 ///
@@ -126,6 +127,7 @@ impl Window {
     pub(super) fn read(&mut self, task: Address) -> Option<View<'_>> {
         let first = offset!(task_window);
         if first == ABSENT {
+            log_line!(no_window());
             return None;
         }
         // SAFETY: the helper checks the address, and writes all of the window.

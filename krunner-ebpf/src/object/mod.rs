@@ -19,6 +19,7 @@ mod cgroup_mkdir;
 mod direct;
 mod fence;
 mod globals;
+mod log;
 mod mark_victim;
 mod process_exec;
 mod process_exit;

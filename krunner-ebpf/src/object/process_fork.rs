@@ -9,6 +9,7 @@ use krunner_common::{Fork, Kind};
 use super::address::{Address, Place, View, Window};
 use super::direct::Direct;
 use super::globals::{direct_reads, offset};
+use super::log::log_line;
 use super::ring::{self, Wake};
 use super::{fence, task};
 
@@ -27,7 +28,13 @@ fn process_fork(ctx: RawTracePointContext) -> Option<()> {
     let address = Address::new(ctx.arg(1));
     let mut window = Window::empty();
     let child = match window.read(address) {
-        Some(view) => together(&view)?,
+        Some(view) => {
+            let child = together(&view);
+            if child.is_none() {
+                log_line!(member_outside_window(offset!(task_window)));
+            }
+            child?
+        }
         None => scattered(address)?,
     };
     if child.leader != address {

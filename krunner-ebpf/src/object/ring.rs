@@ -9,6 +9,8 @@ use krunner_common::{
     KILLS_BYTES, Kind, LOST_CPUS, LOST_ENTRIES, LOST_KINDS, Layout, PROCESSES_BYTES, PROCESSES_WAKE_BYTES,
 };
 
+use super::log::log_line;
+
 #[map]
 static KILLS: RingBuf = RingBuf::with_byte_size(KILLS_BYTES, 0);
 
@@ -84,4 +86,5 @@ fn count_lost(kind: Kind) {
         // could at worst count two losses as one.
         unsafe { *lost += 1 };
     }
+    log_line!(record_dropped(kind));
 }

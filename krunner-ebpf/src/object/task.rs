@@ -13,6 +13,7 @@ use krunner_common::{COMM_BYTES, LEVEL_UNKNOWN, Memory, Task, upid};
 use super::address::{Address, Place};
 use super::fence;
 use super::globals::{all_namespaces, offset, pid_ns_inum, pid_ns_level};
+use super::log::log_line;
 
 /// Pid namespaces nest this deep (`MAX_PID_NS_LEVEL` in `include/linux/pid_namespace.h`).
 const LEVELS: u32 = 32;
@@ -228,5 +229,6 @@ fn search(pid: Address, deepest: u32) -> Option<u32> {
             return Some(id);
         }
     }
+    log_line!(nothing_learnt(deepest));
     None
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::args::MonitorArgs;
 use super::main::in_runtime;
 use crate::exit::Exit;
-use crate::monitor::{By, Means, Monitor, Notice, Scope, Tell, TracerKind, Wanted, Watching};
+use crate::monitor::{By, Means, Monitor, Notice, ProgramLog, Scope, Tell, TracerKind, Wanted, Watching};
 use crate::session::Signals;
 use crate::sys;
 use crate::tasks::{TaskGroup, blocking};
@@ -23,7 +23,8 @@ pub(super) fn monitor(args: &MonitorArgs) -> anyhow::Result<ExitCode> {
         );
     }
     let wanted = if args.all_namespaces { Wanted::Everything } else { Wanted::Ours };
-    let means = Means::of_this_host(wanted, if args.no_bpf { By::Snapshots } else { By::TheBest });
+    let by = if args.no_bpf { By::Snapshots } else { By::TheBest };
+    let means = Means::of_this_host(wanted, by, ProgramLog::Off);
     sys::memory::reserve_heap();
     in_runtime(watch(means, args.json))
 }

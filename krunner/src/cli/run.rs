@@ -14,7 +14,7 @@ use crate::config::{Paths, Ports, child_env};
 use crate::error::{Critical, chain};
 use crate::exit::Exit;
 use crate::logging;
-use crate::monitor::{By, Cgroup, CgroupRoot, Means, Wanted};
+use crate::monitor::{By, Cgroup, CgroupRoot, Means, ProgramLog, Wanted};
 use crate::process::{Console, OomRank};
 use crate::runtime::Kind;
 use crate::session::{Session, Settings, Signals};
@@ -35,7 +35,7 @@ pub(super) fn run(args: RunnerArgs) -> anyhow::Result<ExitCode> {
     // These three first of all, while there is one thread with all capabilities.
     let titled = sys::set_process_title(TITLE);
     let rank = OomRank::set_up(memory_limit());
-    let means = Means::of_this_host(Wanted::Ours, By::TheBest);
+    let means = Means::of_this_host(Wanted::Ours, By::TheBest, ProgramLog::under(args.debug));
     let kind = args.lang.as_deref().and_then(Kind::find).context("no such language")?;
     let console = Console::of_this_process().context("cannot use stdout and stderr")?;
     let (outbox, queue) = Outbox::new();

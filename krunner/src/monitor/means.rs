@@ -12,7 +12,7 @@ use nix::sys::stat::stat;
 
 use super::cgroup::{Cgroup, CgroupError, CgroupRoot, own_fence};
 use super::procfs::{Fence, ProcRoot};
-use super::tracer::{self, INIT_PID_NAMESPACE, Loading, Reach, Scope, Target};
+use super::tracer::{self, INIT_PID_NAMESPACE, Loading, ProgramLog, Reach, Scope, Target};
 use crate::error::chain;
 use crate::sys::{self, memory};
 
@@ -60,10 +60,10 @@ impl Means {
     /// Finds out, starts the thread that loads the tracer, and drops the capabilities that krunner's file brought
     /// from this one. So it has to be called while there is no other thread (see [`Loading`]).
     #[must_use]
-    pub fn of_this_host(wanted: Wanted, by: By) -> Self {
+    pub fn of_this_host(wanted: Wanted, by: By, log: ProgramLog) -> Self {
         memory::keep_little();
         let place = Place::find(wanted);
-        let target = if by == By::Snapshots { Err("nobody wanted it".to_owned()) } else { place.target() };
+        let target = if by == By::Snapshots { Err("nobody wanted it".to_owned()) } else { place.target(log) };
         let tracer = target.and_then(|target| {
             Loading::start(target).map_err(|error| format!("no thread to load the OOM tracer with: {error}"))
         });
@@ -84,7 +84,7 @@ impl Means {
 /// # Errors
 /// With what is in the way.
 pub fn try_tracer() -> Result<(), String> {
-    tracer::try_to_attach(&Place::find(Wanted::Ours).target()?)
+    tracer::try_to_attach(&Place::find(Wanted::Ours).target(ProgramLog::Off)?)
 }
 
 /// Where we are.
@@ -113,7 +113,7 @@ impl Place {
         }
     }
 
-    fn target(&self) -> Result<Target, String> {
+    fn target(&self, log: ProgramLog) -> Result<Target, String> {
         let pid_namespace = self.pid_namespace.ok_or_else(|| format!("cannot see {OWN_PID_NAMESPACE}"))?;
         let reach = match (self.scope(), &self.cgroup) {
             (Scope::All, _) => Reach::Everything,
@@ -127,7 +127,7 @@ impl Place {
             }
         };
         self.has_room()?;
-        Ok(Target { btf: PathBuf::from(KERNEL_BTF), pid_namespace, reach })
+        Ok(Target { btf: PathBuf::from(KERNEL_BTF), pid_namespace, reach, log })
     }
 
     /// Only a limit counts, not what is used: most of that is cache, which gives way.

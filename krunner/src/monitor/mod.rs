@@ -46,4 +46,4 @@ pub use procfs::{ProcRoot, time_look};
 pub(crate) use report::utc;
 pub use report::{Dead, Report, Seen};
 pub use storm::Suppressed;
-pub use tracer::{Scope, TracerKind};
+pub use tracer::{ProgramLog, Scope, TracerKind};

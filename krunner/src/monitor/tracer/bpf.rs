@@ -9,6 +9,7 @@
 //! so that no other thread of the runner ever has a capability. Reading the ring buffers needs none: they are
 //! shared memory.
 
+mod program_log;
 mod ring;
 
 use std::num::NonZeroUsize;
@@ -26,7 +27,10 @@ use super::btf::{self, BtfError, KernelFacts};
 use crate::error::chain;
 use crate::sys::memory::{self, Words};
 
+pub use program_log::ProgramLog;
 pub(in crate::monitor) use ring::RingReader;
+
+use program_log::LogReader;
 
 /// A counter for each CPU and kind of record.
 const LOST_WORDS: NonZeroUsize = NonZeroUsize::new(LOST_ENTRIES as usize).expect("there are CPUs");
@@ -40,6 +44,9 @@ struct Aligned<T: ?Sized>(T);
 
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../../krunner-ebpf/krunner-ebpf.o"));
 
+/// The same programs with log lines of rare events.
+static OBJECT_WITH_LOG: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../../krunner-ebpf/krunner-ebpf-log.o"));
+
 /// What is to be traced, and where the kernel describes itself.
 #[derive(Debug, Clone)]
 pub struct Target {
@@ -49,6 +56,8 @@ pub struct Target {
     pub pid_namespace: u32,
     /// Whose processes are told.
     pub reach: Reach,
+    /// Whether the programs log rare events.
+    pub log: ProgramLog,
 }
 
 /// Whose processes are told.
@@ -119,6 +128,7 @@ pub(in crate::monitor) struct Attached {
     kills: RingBuf<MapData>,
     processes: RingBuf<MapData>,
     lost: Words,
+    log: Option<LogReader>,
     links: Vec<RawTracePointLink>,
 }
 
@@ -162,16 +172,22 @@ fn load(target: &Target) -> Result<Attached, LoadError> {
             return Err(LoadError::NoFence);
         }
     }
-    match load_with(target, &facts) {
+    if target.log == ProgramLog::Debug {
+        match load_with(target, &facts, OBJECT_WITH_LOG) {
+            Ok(attached) => return Ok(attached),
+            Err(error) => tracing::debug!("{}: the eBPF programs run without log lines", chain(&error)),
+        }
+    }
+    match load_with(target, &facts, OBJECT) {
         // Plain loads are an extra that some verifier may not like; then every read is a call.
         Err(LoadError::Program { .. }) if facts.has_direct_reads => {
-            load_with(target, &KernelFacts { has_direct_reads: false, ..facts })
+            load_with(target, &KernelFacts { has_direct_reads: false, ..facts }, OBJECT)
         }
         loaded => loaded,
     }
 }
 
-fn load_with(target: &Target, facts: &KernelFacts) -> Result<Attached, LoadError> {
+fn load_with(target: &Target, facts: &KernelFacts, object: &Aligned<[u8]>) -> Result<Attached, LoadError> {
     let offsets = facts.offsets.to_bytes();
     let config = config(target, facts).to_bytes();
     let mut ebpf = EbpfLoader::new()
@@ -180,19 +196,21 @@ fn load_with(target: &Target, facts: &KernelFacts) -> Result<Attached, LoadError
         .verifier_log_level(VerifierLogLevel::DEBUG)
         .override_global(OFFSETS, &offsets[..], true)
         .override_global(CONFIG, &config[..], true)
-        .load(&OBJECT.0)
+        .map_max_entries(program_log::MAP, program_log::MAP_BYTES)
+        .load(&object.0)
         .map_err(LoadError::Object)?;
     let kills = ring(&mut ebpf, KILLS)?;
     let processes = ring(&mut ebpf, PROCESSES)?;
     let lost = ebpf.take_map(LOST).ok_or(LoadError::Lacks("the map LOST"))?;
     let Map::Array(lost) = lost else { return Err(LoadError::Lacks("the array LOST")) };
     let lost = Words::of_map(lost.fd(), LOST_WORDS).map_err(LoadError::Counters)?;
+    let log = program_log::reader(&mut ebpf);
     let mut links = program::ALL.iter().map(|program| link(&mut ebpf, program)).collect::<Result<Vec<_>, _>>()?;
     match link(&mut ebpf, &program::CGROUP_MKDIR) {
         Ok(link) => links.push(link),
         Err(error) => tracing::debug!("{}: cgroups that are removed at once have no name in reports", chain(&error)),
     }
-    Ok(Attached { kills, processes, lost, links })
+    Ok(Attached { kills, processes, lost, log, links })
 }
 
 fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, LoadError> {
@@ -241,6 +259,6 @@ impl Attached {
     /// # Errors
     /// When the ring buffers cannot be waited for.
     pub(in crate::monitor) fn into_reader(self) -> io::Result<RingReader> {
-        RingReader::new(self.kills, self.processes, self.lost, self.links)
+        RingReader::new(self.kills, self.processes, self.lost, self.log, self.links)
     }
 }

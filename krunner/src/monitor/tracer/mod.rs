@@ -9,6 +9,6 @@ mod loading;
 pub mod probe;
 
 pub(super) use bpf::RingReader;
-pub use bpf::{INIT_PID_NAMESPACE, Reach, Target};
+pub use bpf::{INIT_PID_NAMESPACE, ProgramLog, Reach, Target};
 pub use kind::{Scope, TracerKind};
 pub use loading::{LOADER_THREAD, Loading, try_to_attach};

@@ -21,6 +21,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use super::program_log::{self, LogReader};
 use crate::monitor::clock;
 use crate::monitor::event::{Trace, TraceEvent};
 use crate::monitor::tracer::decode::decode;
@@ -47,6 +48,7 @@ pub(in crate::monitor) struct RingReader {
     is_more: bool,
     lost: Words,
     told: Lost,
+    log: Option<AsyncFd<LogReader>>,
     _links: Vec<RawTracePointLink>,
 }
 
@@ -62,6 +64,7 @@ impl RingReader {
         kills: RingBuf<MapData>,
         processes: RingBuf<MapData>,
         lost: Words,
+        log: Option<LogReader>,
         links: Vec<RawTracePointLink>,
     ) -> io::Result<Self> {
         let mut look = interval(LOOK);
@@ -77,6 +80,7 @@ impl RingReader {
             is_more: false,
             lost,
             told: Lost::default(),
+            log: program_log::register(log),
             _links: links,
         })
     }
@@ -90,6 +94,7 @@ impl RingReader {
             tokio::select! {
                 ready = self.kills.readable_mut() => ready?.clear_ready(),
                 ready = self.processes.readable_mut() => ready?.clear_ready(),
+                () = program_log::forward(self.log.as_mut()) => {}
                 _ = self.look.tick() => {}
             }
         }
