@@ -24,6 +24,9 @@ pub(super) fn monitor(args: &MonitorArgs) -> anyhow::Result<ExitCode> {
     }
     let wanted = if args.all_namespaces { Wanted::Everything } else { Wanted::Ours };
     let means = Means::of_this_host(wanted, if args.no_bpf { By::Snapshots } else { By::TheBest });
+    if let Some(problem) = means.proc_problem() {
+        eprintln!("krunner: {problem}");
+    }
     sys::memory::reserve_heap();
     in_runtime(watch(means, args.json))
 }

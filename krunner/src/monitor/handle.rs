@@ -16,7 +16,7 @@ use super::engine::{Engine, Notice, Present};
 use super::event::{Death, ProcessKey};
 use super::means::Means;
 use super::process::{End, Sizes};
-use super::procfs::{Fence, ProcRoot};
+use super::procfs::{Fence, ProcRoot, ProcView};
 use super::sampler::Sampler;
 use super::task::{QUEUED_SAMPLES, SETTLE_DEADLINE, Task};
 use super::tracer::{Scope, TracerKind};
@@ -80,6 +80,8 @@ pub(super) enum Question {
 pub struct Monitor {
     requests: mpsc::Sender<Request>,
     questions: mpsc::Sender<Question>,
+    /// Where processes are shown under our numbers.
+    proc: ProcRoot,
     charge: Arc<OwnCharge>,
     /// Nobody else tells how processes end.
     is_evidence: Arc<AtomicBool>,
@@ -95,21 +97,26 @@ impl Monitor {
         let (requests, requested) = mpsc::channel(QUEUED_REQUESTS);
         let (questions, asked) = mpsc::channel(QUEUED_QUESTIONS);
         let (sampled, samples) = mpsc::channel(QUEUED_SAMPLES);
-        let present: Box<dyn Present> = match means.proc.clone() {
+        let has_our_numbers = means.view == ProcView::Ours;
+        if let Some(problem) = means.proc_problem() {
+            tracing::warn!("{problem}");
+        }
+        let present: Box<dyn Present> = match means.proc.clone().filter(|_| has_our_numbers) {
             Some(proc) => Box::new(proc),
             None => Box::new(Unknown),
         };
+        let proc = if has_our_numbers { ProcRoot::default() } else { ProcRoot::of_nobody() };
         let charge = Arc::new(OwnCharge::open(means.cgroup.as_ref()));
         let sampler = means
             .proc
-            .map(|proc| Sampler::start(proc, means.fence, Arc::clone(&charge), Sampler::INTERVAL, sampled))
+            .map(|_| Sampler::start(proc.clone(), means.fence, Arc::clone(&charge), Sampler::INTERVAL, sampled))
             .transpose()?;
         let is_evidence = Arc::new(AtomicBool::new(false));
         let engine = Engine::new(booted_at(), present);
         let task =
             Task::new(engine, sampler, tells, means.cgroup, means.scope, Arc::clone(&charge), Arc::clone(&is_evidence));
         tasks.spawn("oom monitor", task.run(means.tracer, samples, requested, asked));
-        Ok((Self { requests, questions, charge, is_evidence }, told))
+        Ok((Self { requests, questions, proc, charge, is_evidence }, told))
     }
 
     /// Passes on that the agent knows of a kill. Where nothing better is known that is a reason to look.
@@ -129,7 +136,7 @@ impl Monitor {
     pub fn deaths(&self) -> Deaths {
         Deaths {
             requests: self.requests.clone(),
-            proc: ProcRoot::default(),
+            proc: self.proc.clone(),
             charge: Arc::clone(&self.charge),
             is_evidence: Arc::clone(&self.is_evidence),
         }

@@ -18,6 +18,7 @@
 mod cmdline;
 mod glance;
 mod stat;
+mod view;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -41,6 +42,7 @@ use super::process::{End, Observed, ScanCost, Sizes, Snapshot};
 use cmdline::{Title, kept_bytes};
 use glance::Attention;
 use stat::Stat;
+pub use view::ProcView;
 
 /// As much of a command line as is kept: enough for a person, and for a class path's beginning.
 const CMDLINE_BYTES: usize = 4096;
@@ -79,6 +81,12 @@ impl ProcRoot {
     /// Somewhere else, for tests.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
+    }
+
+    /// A folder that holds no process, where `/proc` shows those of others. The root always exists.
+    #[must_use]
+    pub(super) fn of_nobody() -> Self {
+        Self::new("/")
     }
 
     /// The folder.

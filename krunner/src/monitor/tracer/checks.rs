@@ -10,6 +10,7 @@ use krunner_common::{ABSENT, Offsets};
 use super::btf::BtfError;
 use super::probe::{Check, Findings, State};
 use crate::monitor::cgroup::{CgroupError, CgroupFacts};
+use crate::monitor::procfs::ProcView;
 use crate::sys::{Capabilities, Capability};
 
 /// `SECCOMP_MODE_FILTER` (include/uapi/linux/seccomp.h).
@@ -236,10 +237,18 @@ fn describe(facts: &CgroupFacts) -> String {
 /// hidepid hides other users' processes, and from an unprivileged user also his own that are not dumpable
 /// (proc(5)).
 fn proc(findings: &Findings) -> Check {
-    match &findings.hidepid {
-        None => ok("proc", "shows all processes"),
-        Some(value) => note("proc", format!("mounted with hidepid={value}: other users' processes are not seen"))
-            .remedy("mount /proc without hidepid"),
+    match (&findings.proc_view, &findings.hidepid) {
+        (ProcView::Foreign, _) => note(
+            "proc",
+            "shows another PID namespace: no process is named from it; without BPF no OOM kill is attributed",
+        )
+        .remedy(ProcView::REMEDY),
+        (ProcView::Missing, _) => note("proc", "not mounted: processes cannot be seen").remedy("mount /proc"),
+        (ProcView::Ours, None) => ok("proc", "shows all processes"),
+        (ProcView::Ours, Some(value)) => {
+            note("proc", format!("mounted with hidepid={value}: other users' processes are not seen"))
+                .remedy("mount /proc without hidepid")
+        }
     }
 }
 

@@ -43,6 +43,7 @@ fn good() -> Findings {
         lockdown: Some("none".to_owned()),
         tracefs: None,
         unprivileged_bpf_disabled: Some(2),
+        proc_view: ProcView::Ours,
         hidepid: None,
         memlock_bytes: None,
         cgroup: Err(CgroupError::NotMounted),
@@ -240,6 +241,15 @@ fn a_container_is_read_from_its_files() {
     assert_eq!(missing, ["capabilities", "kernel-btf"]);
     let why = found.choose().why_not_better;
     assert!(why[0].to_string().contains("held: none (remedy: start the container with --cap-add BPF"), "{}", why[0]);
+}
+
+#[test]
+fn proc_of_another_namespace_has_a_remedy() {
+    let told = check(&Findings { proc_view: ProcView::Foreign, ..good() }, "proc");
+    assert!(told.found.starts_with("shows another PID namespace"), "{told:?}");
+    assert_eq!((told.state, told.remedy.as_deref()), (State::Note, Some(ProcView::REMEDY)));
+    let told = check(&Findings { proc_view: ProcView::Missing, ..good() }, "proc");
+    assert_eq!((told.state, told.remedy.as_deref()), (State::Note, Some("mount /proc")));
 }
 
 #[test]

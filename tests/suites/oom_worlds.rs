@@ -1,0 +1,64 @@
+//! Kills where `/proc` or the clocks are not what they are elsewhere: the host's `/proc` in a PID namespace of its own.
+
+use std::process::Command;
+
+use krunner_tests::cgroup::Cgroup;
+use krunner_tests::{Monitor, Scene, Way, World, binary, host, require};
+
+use crate::oom::{LIMIT_MIB, TOO_MUCH, VICTIM};
+
+/// In the command line of processes outside.
+const STRANGER: &str = "stranger-outside";
+
+/// Uncovers the `/proc` of the PID namespace above.
+const HOSTS_PROC: &str = "umount /proc";
+
+/// A large process outside of the world.
+fn stranger() -> Scene {
+    let mut command = Command::new(VICTIM);
+    command.args(["eat", "200", "--hold", "--", STRANGER]);
+    let scene = Scene::start(command);
+    scene.until("ready");
+    scene
+}
+
+/// Has one killed there; its pid.
+#[track_caller]
+fn killed_in(way: &Way) -> u32 {
+    let mut command = way.command(VICTIM);
+    command.args(["eat", TOO_MUCH, "--after-ms", "300"]);
+    Scene::start(command).end().pid("victim")
+}
+
+#[test]
+fn hosts_proc_in_a_pid_namespace_with_bpf() {
+    let scratch = require!(host::util_linux().and_then(|()| Cgroup::scratch()));
+    let world = World::new();
+    let limited = scratch.limited("limited", LIMIT_MIB);
+    let _stranger = stranger();
+    let mut monitor = Monitor::start(&Way::here().world(&world).cgroup(&scratch).mounts(HOSTS_PROC));
+    require!(monitor.needs_bpf());
+    let pid = killed_in(&Way::here().world(&world).cgroup(&limited));
+    monitor.until_report_of(pid);
+    assert_eq!(monitor.end().code(), Some(0));
+    let reports = monitor.reports();
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    assert!(!reports[0].to_string().contains(STRANGER), "{}", reports[0]);
+    let told = monitor.stderr();
+    assert_eq!(told.matches("/proc shows another PID namespace").count(), 1, "{told}");
+}
+
+#[test]
+fn hosts_proc_in_a_pid_namespace_without_bpf() {
+    let scratch = require!(host::util_linux().and_then(|()| Cgroup::scratch()));
+    let world = World::new();
+    let limited = scratch.limited("limited", LIMIT_MIB);
+    let stranger = stranger();
+    let way = Way::here().world(&world).cgroup(&scratch).mounts(HOSTS_PROC);
+    let mut monitor = Monitor::start_program(&way, &binary(), &["--no-bpf"]);
+    killed_in(&Way::here().world(&world).cgroup(&limited));
+    stranger.end();
+    monitor.until("the kill to be given up", |line| line["event"] == "oom_kills_unattributed");
+    assert_eq!(monitor.end().code(), Some(0));
+    assert_eq!(monitor.reports().len(), 0, "{:#?}", monitor.said());
+}
