@@ -1,11 +1,12 @@
-//! Kills where `/proc` or the clocks are not what they are elsewhere: the host's `/proc` in a PID namespace of its own.
+//! Kills where `/proc` or the clocks are not what they are elsewhere: the host's `/proc` in a PID namespace of its own, and a
+//! time namespace.
 
 use std::process::Command;
 
 use krunner_tests::cgroup::Cgroup;
 use krunner_tests::{Monitor, Scene, Way, World, binary, host, require};
 
-use crate::oom::{LIMIT_MIB, TOO_MUCH, VICTIM};
+use crate::oom::{LIMIT_MIB, TOO_MUCH, VICTIM, ancestors};
 
 /// In the command line of processes outside.
 const STRANGER: &str = "stranger-outside";
@@ -61,4 +62,49 @@ fn hosts_proc_in_a_pid_namespace_without_bpf() {
     monitor.until("the kill to be given up", |line| line["event"] == "oom_kills_unattributed");
     assert_eq!(monitor.end().code(), Some(0));
     assert_eq!(monitor.reports().len(), 0, "{:#?}", monitor.said());
+}
+
+/// What the boot clock is ahead of the machine's in there.
+const TIME_NAMESPACE: [&str; 6] = ["unshare", "--time", "--boottime", "100000", "--fork", "--kill-child"];
+
+/// Since 1970.
+#[track_caller]
+fn seconds_of_day(time: &str) -> i64 {
+    let output = Command::new("date").args(["-u", "+%s", "-d", time]).output().expect("date starts");
+    String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// A shell there starts one that is killed. Its report has the shell as the parent, and times of our clock.
+#[track_caller]
+fn kill_in_a_time_namespace(args: &[&str]) {
+    let scratch = require!(host::util_linux().and_then(|()| Cgroup::scratch()));
+    let limited = scratch.limited("limited", LIMIT_MIB);
+    let way = Way::here().cgroup(&scratch).then(TIME_NAMESPACE);
+    let mut monitor = Monitor::start_program(&way, &binary(), args);
+    if args.is_empty() {
+        require!(monitor.needs_bpf());
+    }
+    let mut command = Way::here().cgroup(&limited).command("sh");
+    command.args(["-c", "\"$@\" & wait; exit 0", "sh", VICTIM, "eat", TOO_MUCH, "--after-ms", "2500"]);
+    let scene = Scene::start(command);
+    let shell = scene.pid();
+    let victim = scene.end().pid("victim");
+    monitor.until_report_of(victim);
+    assert_eq!(monitor.end().code(), Some(0));
+    let report = monitor.reports()[0];
+    assert_eq!(ancestors(report), [u64::from(shell)], "{report}");
+    let running_s = report["victim"]["running_s"].as_f64().expect("seconds");
+    assert!((2.0..60.0).contains(&running_s), "{report}");
+    let age_s = seconds_of_day("now") - seconds_of_day(report["time"].as_str().expect("a time"));
+    assert!((0..60).contains(&age_s), "{age_s} s ago: {report}");
+}
+
+#[test]
+fn kill_in_a_time_namespace_with_bpf() {
+    kill_in_a_time_namespace(&[]);
+}
+
+#[test]
+fn kill_in_a_time_namespace_without_bpf() {
+    kill_in_a_time_namespace(&["--no-bpf"]);
 }
