@@ -145,6 +145,11 @@ impl Engine {
         }
     }
 
+    /// The time of day at which the clock of events was 0, by the wall clock of now: that may be set at any time.
+    pub(super) fn set_booted_at(&mut self, booted_at: SystemTime) {
+        self.booted_at = booted_at;
+    }
+
     /// Takes in what a tracer saw. `figures` are those of the victim's cgroup, for a [`KillSource::Kernel`]
     /// kill. Returns whether `/proc` should be looked at now.
     #[must_use]

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
 
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -112,7 +111,7 @@ impl Monitor {
             .map(|_| Sampler::start(proc.clone(), means.fence, Arc::clone(&charge), Sampler::INTERVAL, sampled))
             .transpose()?;
         let is_evidence = Arc::new(AtomicBool::new(false));
-        let engine = Engine::new(booted_at(), present);
+        let engine = Engine::new(clock::time_of_day(0), present);
         let task =
             Task::new(engine, sampler, tells, means.cgroup, means.scope, Arc::clone(&charge), Arc::clone(&is_evidence));
         tasks.spawn("oom monitor", task.run(means.tracer, samples, requested, asked));
@@ -226,8 +225,4 @@ impl Present for Unknown {
     fn is_charged(&self, _: ProcessKey, _: &CgroupFacts) -> bool {
         false
     }
-}
-
-fn booted_at() -> SystemTime {
-    clock::time_of_day(0)
 }
