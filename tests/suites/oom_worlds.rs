@@ -1,5 +1,5 @@
-//! Kills where `/proc` or the clocks are not what they are elsewhere: the host's `/proc` in a PID namespace of its own, and a
-//! time namespace.
+//! Kills where `/proc` or the clocks are not what they are elsewhere: the host's `/proc` in a PID namespace of its own, a
+//! time namespace, a `/proc` that hides other users' processes.
 
 use std::process::Command;
 
@@ -62,6 +62,50 @@ fn hosts_proc_in_a_pid_namespace_without_bpf() {
     monitor.until("the kill to be given up", |line| line["event"] == "oom_kills_unattributed");
     assert_eq!(monitor.end().code(), Some(0));
     assert_eq!(monitor.reports().len(), 0, "{:#?}", monitor.said());
+}
+
+/// In a world whose `/proc` hides others from this user.
+const HIDE: &str = "mount -o remount,hidepid=2 /proc";
+const NOBODY: u32 = 65_534;
+
+#[test]
+fn hidden_victim_is_not_taken_for_a_bystander() {
+    const ROUNDS: u64 = 4;
+    let scratch = require!(host::util_linux().and_then(|()| Cgroup::scratch()));
+    let world = World::new();
+    let limited = scratch.limited("limited", LIMIT_MIB);
+    let inside = Way::here().world(&world).cgroup(&limited);
+    let way = Way::here().world(&world).cgroup(&scratch).mounts(HIDE).user(NOBODY);
+    let mut monitor = Monitor::start_program(&way, &binary(), &["--no-bpf"]);
+    for _ in 0..ROUNDS {
+        // One that is seen, and ends when one is killed that is not.
+        let mut command = inside.clone().user(NOBODY).command(VICTIM);
+        command.args(["eat", "8", "--hold", "--role", "bystander"]);
+        let bystander = Scene::start(command);
+        bystander.until("ready");
+        killed_in(&inside);
+        bystander.end();
+    }
+    // One that is seen, and has most of what there is.
+    let mut command = inside.user(NOBODY).command(VICTIM);
+    command.args(["eat", "24", "--hold", "--then", TOO_MUCH]);
+    let largest = Scene::start(command);
+    largest.until("ready");
+    let mut given_up = 0;
+    while given_up < ROUNDS {
+        monitor.until("all kills to be given up", |line| {
+            given_up += if line["event"] == "oom_kills_unattributed" { line["count"].as_u64().unwrap_or(0) } else { 0 };
+            line["event"] == "oom_kills_unattributed"
+        });
+    }
+    let reason = &monitor.said().last().expect("the last one")["reason"];
+    assert!(reason.as_str().is_some_and(|reason| reason.contains("hidepid=")), "{reason}");
+    assert_eq!(monitor.reports().len(), 0, "{:#?}", monitor.said());
+
+    let victim = largest.end().pid("victim");
+    monitor.until_report_of(victim);
+    assert_eq!(monitor.end().code(), Some(0));
+    assert_eq!(monitor.reports()[0]["confidence"], "inferred");
 }
 
 /// What the boot clock is ahead of the machine's in there.

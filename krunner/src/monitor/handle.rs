@@ -15,7 +15,7 @@ use super::engine::{Engine, Notice, Present};
 use super::event::{Death, ProcessKey};
 use super::means::Means;
 use super::process::{End, Sizes};
-use super::procfs::{Fence, ProcRoot, ProcView};
+use super::procfs::{Fence, ProcRoot};
 use super::sampler::Sampler;
 use super::task::{QUEUED_SAMPLES, SETTLE_DEADLINE, Task};
 use super::tracer::{Scope, TracerKind};
@@ -96,7 +96,7 @@ impl Monitor {
         let (requests, requested) = mpsc::channel(QUEUED_REQUESTS);
         let (questions, asked) = mpsc::channel(QUEUED_QUESTIONS);
         let (sampled, samples) = mpsc::channel(QUEUED_SAMPLES);
-        let has_our_numbers = means.view == ProcView::Ours;
+        let has_our_numbers = means.view.has_our_numbers();
         if let Some(problem) = means.proc_problem() {
             tracing::warn!("{problem}");
         }
@@ -111,7 +111,10 @@ impl Monitor {
             .map(|_| Sampler::start(proc.clone(), means.fence, Arc::clone(&charge), Sampler::INTERVAL, sampled))
             .transpose()?;
         let is_evidence = Arc::new(AtomicBool::new(false));
-        let engine = Engine::new(clock::time_of_day(0), present);
+        let mut engine = Engine::new(clock::time_of_day(0), present);
+        if let Some(reason) = means.view.why_unattributed() {
+            engine.view_is_partial(reason);
+        }
         let task =
             Task::new(engine, sampler, tells, means.cgroup, means.scope, Arc::clone(&charge), Arc::clone(&is_evidence));
         tasks.spawn("oom monitor", task.run(means.tracer, samples, requested, asked));

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Never more than the counter, never one that lives, never the same one twice. Whoever was seen alive a while
-//! after the count has left for another reason. A victim that is slow to die is waited for.
+//! after the count has left for another reason. A victim that is slow to die is waited for. Where `/proc` hides some
+//! processes, nobody is named for having left at that time unless no hidden one can have been larger.
 
 mod assign;
 
@@ -74,6 +75,8 @@ pub(super) struct Case {
     /// The largest that was spared, once somebody has looked: the kernel takes nobody who is smaller.
     spared_bytes: Option<u64>,
     cgroup: Option<CgroupFacts>,
+    /// Set where `/proc` hides some processes: one that was larger than this was larger than any of those.
+    hidden_bytes: Option<u64>,
 }
 
 /// Somebody whom a case accuses.
@@ -90,9 +93,15 @@ pub(super) struct Accused {
 #[derive(Debug, Default)]
 pub(super) struct Inference {
     cases: VecDeque<Case>,
+    is_view_partial: bool,
 }
 
 impl Inference {
+    /// `/proc` hides some processes: from now on those that it shows are accused only where no hidden one can be meant.
+    pub(super) fn view_is_partial(&mut self) {
+        self.is_view_partial = true;
+    }
+
     /// A counter has grown by so many since that time.
     pub(super) fn counted(&mut self, kills: Kills, since_ns: u64, now_ns: u64) {
         self.open(Case {
@@ -104,6 +113,7 @@ impl Inference {
             has_looked: false,
             is_announced: false,
             spared_bytes: None,
+            hidden_bytes: self.hidden_bytes(kills.cgroup.as_ref()),
             cgroup: kills.cgroup,
         });
     }
@@ -124,7 +134,14 @@ impl Inference {
             is_announced: false,
             spared_bytes: None,
             cgroup: None,
+            hidden_bytes: self.hidden_bytes(None),
         });
+    }
+
+    /// Only one can have more than half of what the cgroup may have.
+    fn hidden_bytes(&self, cgroup: Option<&CgroupFacts>) -> Option<u64> {
+        let limit_bytes = cgroup.and_then(|cgroup| cgroup.limit_bytes);
+        self.is_view_partial.then(|| limit_bytes.map_or(u64::MAX, |bytes| bytes / 2))
     }
 
     fn open(&mut self, case: Case) {
@@ -308,7 +325,7 @@ impl Case {
         suspect.known.oom_score_adj != NEVER
             && suspect.end != Some(End::Other)
             && !was_spared
-            && (is_dying || has_left && (is_killed || !self.is_too_small(suspect)))
+            && (is_dying || has_left && (is_killed || !self.is_too_small(suspect) && self.is_largest_of_all(suspect)))
             && suspect.known.key.start_boot_ns() <= self.known_ns
     }
 
@@ -317,6 +334,11 @@ impl Case {
     fn is_too_small(&self, suspect: &Suspect) -> bool {
         let is_quiet = suspect.alive_ns.is_some_and(|alive_ns| alive_ns.saturating_sub(suspect.grown_ns) > LIVELY_NS);
         is_quiet && !self.is_group && self.badness(suspect) < self.spared_bytes.unwrap_or(0) / 4 * 3
+    }
+
+    /// No hidden one can have been larger.
+    fn is_largest_of_all(&self, suspect: &Suspect) -> bool {
+        self.hidden_bytes.is_none_or(|bytes| suspect.known.rss_bytes > bytes)
     }
 
     /// As the kernel weighs it.

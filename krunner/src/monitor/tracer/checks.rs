@@ -244,11 +244,17 @@ fn proc(findings: &Findings) -> Check {
         )
         .remedy(ProcView::REMEDY),
         (ProcView::Missing, _) => note("proc", "not mounted: processes cannot be seen").remedy("mount /proc"),
-        (ProcView::Ours, None) => ok("proc", "shows all processes"),
-        (ProcView::Ours, Some(value)) => {
-            note("proc", format!("mounted with hidepid={value}: other users' processes are not seen"))
-                .remedy("mount /proc without hidepid")
-        }
+        (_, None) => ok("proc", "shows all processes"),
+        (ProcView::OthersHidden(_), Some(value)) => note(
+            "proc",
+            format!(
+                "mounted with hidepid={value}: other users' processes are not seen; without BPF their OOM kills are not \
+                 attributed"
+            ),
+        )
+        .remedy("mount /proc without hidepid, or with gid= of a group that krunner runs in"),
+        (_, Some(value)) => note("proc", format!("mounted with hidepid={value}, which hides nothing from this user"))
+            .remedy("for other users mount /proc without hidepid"),
     }
 }
 

@@ -253,6 +253,16 @@ fn proc_of_another_namespace_has_a_remedy() {
 }
 
 #[test]
+fn hidepid_is_told_with_whether_it_applies() {
+    let hidepid = || Some("2".to_owned());
+    let hidden = Findings { hidepid: hidepid(), proc_view: ProcView::OthersHidden("2".into()), ..good() };
+    let told = check(&hidden, "proc");
+    assert!(told.found.contains("not seen") && told.remedy.is_some_and(|remedy| remedy.contains("gid=")));
+    let told = check(&Findings { hidepid: hidepid(), ..good() }, "proc");
+    assert!(told.found.ends_with("hides nothing from this user"), "{told:?}");
+}
+
+#[test]
 fn an_empty_host_is_no_error() {
     let root = TempDir::new().unwrap();
     let found = of_this_host(&ProbeRoots::below(root.path()), refused(libc::ENOSYS));
