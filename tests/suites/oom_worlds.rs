@@ -68,9 +68,18 @@ fn hosts_proc_in_a_pid_namespace_without_bpf() {
 const HIDE: &str = "mount -o remount,hidepid=2 /proc";
 const NOBODY: u32 = 65_534;
 
+/// One that eats so much, and holds it or waits before.
+#[track_caller]
+fn start(way: &Way, mib: &str, how: &str) -> Scene {
+    let mut command = way.command(VICTIM);
+    command.args(["eat", mib, how]);
+    Scene::start(command)
+}
+
 #[test]
 fn hidden_victim_is_not_taken_for_a_bystander() {
     const ROUNDS: u64 = 4;
+    const BYSTANDERS: usize = 6;
     let scratch = require!(host::util_linux().and_then(|()| Cgroup::scratch()));
     let world = World::new();
     let limited = scratch.limited("limited", LIMIT_MIB);
@@ -78,13 +87,19 @@ fn hidden_victim_is_not_taken_for_a_bystander() {
     let way = Way::here().world(&world).cgroup(&scratch).mounts(HIDE).user(NOBODY);
     let mut monitor = Monitor::start_program(&way, &binary(), &["--no-bpf"]);
     for _ in 0..ROUNDS {
-        // One that is seen, and ends when one is killed that is not.
-        let mut command = inside.clone().user(NOBODY).command(VICTIM);
-        command.args(["eat", "8", "--hold", "--role", "bystander"]);
-        let bystander = Scene::start(command);
-        bystander.until("ready");
-        killed_in(&inside);
-        bystander.end();
+        // Some that are seen, and end one after the other while one is killed that is not.
+        let bystanders: Vec<Scene> =
+            (0..BYSTANDERS).map(|_| start(&inside.clone().user(NOBODY), "2", "--hold")).collect();
+        for bystander in &bystanders {
+            bystander.until("ready");
+        }
+        let mut hog = start(&inside, TOO_MUCH, "--wait");
+        hog.until("victim");
+        hog.go();
+        for bystander in bystanders {
+            bystander.end();
+        }
+        hog.end();
     }
     // One that is seen, and has most of what there is.
     let mut command = inside.user(NOBODY).command(VICTIM);
@@ -94,6 +109,7 @@ fn hidden_victim_is_not_taken_for_a_bystander() {
     let mut given_up = 0;
     while given_up < ROUNDS {
         monitor.until("all kills to be given up", |line| {
+            assert_ne!(line["event"], "oom_kill", "{line}");
             given_up += if line["event"] == "oom_kills_unattributed" { line["count"].as_u64().unwrap_or(0) } else { 0 };
             line["event"] == "oom_kills_unattributed"
         });
