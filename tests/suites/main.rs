@@ -40,6 +40,7 @@ mod oom_session;
 mod oom_silence;
 mod oom_tenants;
 mod oom_without_bpf;
+mod oom_worlds;
 mod output;
 mod pages;
 mod polly;

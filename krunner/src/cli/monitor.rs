@@ -25,6 +25,9 @@ pub(super) fn monitor(args: &MonitorArgs) -> anyhow::Result<ExitCode> {
     let wanted = if args.all_namespaces { Wanted::Everything } else { Wanted::Ours };
     let by = if args.no_bpf { By::Snapshots } else { By::TheBest };
     let means = Means::of_this_host(wanted, by, ProgramLog::Off);
+    if let Some(problem) = means.proc_problem() {
+        eprintln!("krunner: {problem}");
+    }
     sys::memory::reserve_heap();
     in_runtime(watch(means, args.json))
 }
@@ -74,7 +77,9 @@ fn in_json(tell: &Tell) -> anyhow::Result<Option<Value>> {
         Tell::Notice(Notice::Report(report)) => serde_json::to_value(report)?,
         Tell::Notice(Notice::Suppressed(suppressed)) => serde_json::to_value(suppressed)?,
         Tell::Notice(Notice::Lost { records }) => json!({ "event": "records_lost", "count": records }),
-        Tell::Notice(Notice::Unattributed { kills }) => json!({ "event": "oom_kills_unattributed", "count": kills }),
+        Tell::Notice(Notice::Unattributed { kills, reason }) => {
+            json!({ "event": "oom_kills_unattributed", "count": kills, "reason": reason })
+        }
         Tell::Notice(Notice::Stuck) => json!({ "event": "oom_without_kill" }),
         Tell::Notice(Notice::Unnamed { .. }) | Tell::Settled(_) | Tell::Unconfirmed => return Ok(None),
     }))
@@ -97,8 +102,9 @@ fn in_words(tell: &Tell) -> Option<String> {
         Tell::Notice(Notice::Lost { records }) => {
             format!("{records} tracer records were dropped (ring buffer full); an OOM kill may have been missed")
         }
-        Tell::Notice(Notice::Unattributed { kills }) => {
-            format!("{kills} OOM kills could not be attributed to a process")
+        Tell::Notice(Notice::Unattributed { kills, reason }) => {
+            let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            format!("{kills} OOM kills could not be attributed to a process{reason}")
         }
         Tell::Notice(Notice::Stuck) => "out of memory, and the kernel may not kill here (oom_kill_disable)".to_owned(),
         Tell::Notice(Notice::Unnamed { .. }) | Tell::Settled(_) | Tell::Unconfirmed => return None,

@@ -85,6 +85,9 @@ pub enum CgroupError {
     /// v2 without the memory controller here or above.
     #[error("the memory controller is off in {}", .0.display())]
     Off(PathBuf),
+    /// v2's root cgroup.
+    #[error("{} is the root cgroup, which has no memory.* files by design", .0.display())]
+    IsRoot(PathBuf),
 }
 
 /// What is known of a memory cgroup at one moment.
@@ -179,7 +182,7 @@ impl Cgroup {
                 usage_bytes: None,
                 oom_kill_count: None,
             };
-            return Reading { facts, problems: vec![CgroupError::Off(dir.to_owned())] };
+            return Reading { facts, problems: vec![Files::why_none(dir)] };
         };
         let limit = files.smallest_limit(&levels, &mut problems);
         let limited = limit.as_ref().map_or(&own, |(_, level)| level);
@@ -242,6 +245,13 @@ const V2: Files = Files { limit: "memory.max", usage: "memory.current", events: 
 impl Files {
     const fn of(version: u8) -> &'static Self {
         if version == 1 { &V1 } else { &V2 }
+    }
+
+    /// Why a cgroup of version 2 has no files of the memory controller. The root has neither those nor `cgroup.type`, which
+    /// all others have (`cgroup_base_files`, kernel/cgroup/cgroup.c).
+    fn why_none(dir: &Path) -> CgroupError {
+        let is_root = dir.join("cgroup.controllers").exists() && !dir.join("cgroup.type").exists();
+        if is_root { CgroupError::IsRoot(dir.to_owned()) } else { CgroupError::Off(dir.to_owned()) }
     }
 
     /// The smallest limit and where it applies. A limit above what is visible is taken for one of the

@@ -188,6 +188,17 @@ fn what_cannot_be_read_is_a_gap_with_a_cause() {
 }
 
 #[test]
+fn the_root_of_v2_is_told_from_a_cgroup_without_the_controller() {
+    let problem = |host: Host| host.find().unwrap().read().problems.pop().unwrap().to_string();
+    let top = || {
+        Host::new("0::/\n", "30 23 0:26 / /c rw - cgroup2 cgroup2 rw\n").file("c/cgroup.controllers", "cpu memory\n")
+    };
+    assert!(problem(top()).ends_with("/c is the root cgroup, which has no memory.* files by design"));
+    let top_of_namespace = top().file("c/cgroup.type", "domain\n");
+    assert!(problem(top_of_namespace).contains("memory controller is off"));
+}
+
+#[test]
 fn mount_points_may_have_blanks() {
     let host = Host::new("0::/a b:c\n", "30 23 0:26 / /my\\040c rw - cgroup2 cgroup2 rw\n").v2("my c/a b:c", "5", 1, 0);
     assert_eq!(host.found_at("my c/a b:c").facts().limit_bytes, Some(5));

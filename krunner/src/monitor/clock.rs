@@ -1,5 +1,6 @@
 //! The clock of all events: nanoseconds since boot, suspend included, as the kernel keeps start times.
 
+use std::fs;
 use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
@@ -10,6 +11,28 @@ pub fn boot_ns() -> u64 {
     // The clock has existed since Linux 2.6.39; the call cannot fail.
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What our time namespace adds to the boot clock of the initial one (`time_namespaces(7)`); 0 where there are none.
+#[must_use]
+pub(super) fn boottime_offset_ns() -> i64 {
+    let namespace = |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).ok();
+    // The file has the offsets of the namespace that children get (`proc_timens_show_offsets`,
+    // kernel/time/namespace.c), which is another one between unshare(2) and the next exec.
+    if namespace("time") != namespace("time_for_children") {
+        return 0;
+    }
+    let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+    parse_boottime_offset(&offsets).unwrap_or(0)
+}
+
+/// Of lines with a clock, seconds and nanoseconds.
+fn parse_boottime_offset(offsets: &str) -> Option<i64> {
+    const NS_PER_S: i64 = 1_000_000_000;
+    let mut fields = offsets.lines().find_map(|line| line.strip_prefix("boottime"))?.split_whitespace();
+    let mut number = || fields.next()?.parse::<i64>().ok();
+    let (seconds, ns) = (number()?, number()?);
+    seconds.checked_mul(NS_PER_S)?.checked_add(ns)
 }
 
 /// What this thread has had of a processor.
@@ -24,4 +47,17 @@ pub(super) fn thread_cpu() -> Duration {
 pub fn time_of_day(at_boot_ns: u64) -> SystemTime {
     let ago = Duration::from_nanos(boot_ns().saturating_sub(at_boot_ns));
     SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_boottime_offset;
+
+    #[test]
+    fn boottime_offset_has_seconds_and_nanoseconds() {
+        let offsets = |line: &str| parse_boottime_offset(&format!("monotonic          7         0\n{line}\n"));
+        assert_eq!(offsets("boottime      100000         5"), Some(100_000_000_000_005));
+        assert_eq!(offsets("boottime          -1 900000000"), Some(-100_000_000));
+        assert_eq!((offsets("boottime"), parse_boottime_offset("")), (None, None));
+    }
 }

@@ -75,6 +75,8 @@ pub enum Notice {
     Unattributed {
         /// How many.
         kills: u64,
+        /// Why not, where `/proc` does not show all processes; a fragment of a sentence.
+        reason: Option<String>,
     },
 }
 
@@ -114,6 +116,8 @@ pub(super) struct Engine {
     recent: RecentKills,
     /// Without a tracer: when kills were counted last.
     counted_ns: Option<u64>,
+    /// Why kills may have no name.
+    why_unattributed: Option<String>,
     is_held: bool,
     /// Killed while held, each in the cgroup of that id: what else is to be known of them is looked up afterwards.
     held_victims: Vec<(ProcessKey, Option<u64>)>,
@@ -142,10 +146,22 @@ impl Engine {
             told: VecDeque::new(),
             recent: RecentKills::default(),
             counted_ns: None,
+            why_unattributed: None,
             is_held: false,
             held_victims: Vec::new(),
             notices: Vec::new(),
         }
+    }
+
+    /// The time of day at which the clock of events was 0, by the wall clock of now: that may be set at any time.
+    pub(super) fn set_booted_at(&mut self, booted_at: SystemTime) {
+        self.booted_at = booted_at;
+    }
+
+    /// `/proc` does not show all processes. Of those that it shows none is named where a hidden one may be meant.
+    pub(super) fn view_is_partial(&mut self, reason: String) {
+        self.inference.view_is_partial();
+        self.why_unattributed = Some(reason);
     }
 
     /// Takes in what a tracer saw. `figures` are those of the victim's cgroup, for a [`KillSource::Kernel`]
@@ -253,7 +269,7 @@ impl Engine {
     /// flood of processes made the tracer drop them.
     pub(super) fn missed(&mut self, kills: u64) {
         if kills > 0 {
-            self.notices.push(Notice::Unattributed { kills });
+            self.notices.push(Notice::Unattributed { kills, reason: None });
         }
     }
 
@@ -378,7 +394,8 @@ impl Engine {
             self.accuse(accused, now_ns);
         }
         if unnamed > 0 {
-            self.notices.push(Notice::Unattributed { kills: unnamed });
+            let reason = self.why_unattributed.clone();
+            self.notices.push(Notice::Unattributed { kills: unnamed, reason });
         }
     }
 

@@ -177,3 +177,19 @@ fn programs_begun_since_the_last_look_are_among_the_largest() {
     let largest: Vec<_> = report.largest.iter().map(|process| (process.pid, process.rss_bytes)).collect();
     assert_eq!(largest, [(9, Some(9)), (3, Some(3)), (1, Some(1))]);
 }
+
+#[test]
+fn time_of_day_follows_the_wall_clock() {
+    let mut engine = engine();
+    let mut time_of_kill = |pid, at_ns| {
+        let _ = feed(&mut engine, &oom_kill(at_ns, pid), at_ns);
+        engine.snapshot(&snapshot(at_ns, &[1], Duration::ZERO), at_ns);
+        let notices = engine.take_notices();
+        engine.set_booted_at(SystemTime::UNIX_EPOCH + Duration::from_hours(1));
+        let [Notice::Report(report)] = &notices[..] else { panic!("{notices:?}") };
+        report.time
+    };
+    assert_eq!(time_of_kill(7, 10 * SECOND), SystemTime::UNIX_EPOCH + Duration::from_secs(10));
+    // The clock was an hour late when the monitor started, and was set meanwhile.
+    assert_eq!(time_of_kill(8, 20 * SECOND), SystemTime::UNIX_EPOCH + Duration::from_secs(3620));
+}

@@ -279,7 +279,7 @@ fn without_a_tracer_a_kill_of_one_whom_nobody_saw_is_told_as_that() {
     engine.tick(3 * SECOND);
     assert_eq!(engine.take_notices(), [Notice::Unnamed { kills: 1 }], "it may be slow to die");
     engine.tick(20 * SECOND);
-    assert_eq!(engine.take_notices(), [Notice::Unattributed { kills: 1 }]);
+    assert_eq!(engine.take_notices(), [Notice::Unattributed { kills: 1, reason: None }]);
     engine.tick(40 * SECOND);
     assert_eq!(engine.take_notices(), [], "once");
 }

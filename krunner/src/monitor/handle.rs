@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
 
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
@@ -80,6 +79,8 @@ pub(super) enum Question {
 pub struct Monitor {
     requests: mpsc::Sender<Request>,
     questions: mpsc::Sender<Question>,
+    /// Where processes are shown under our numbers.
+    proc: ProcRoot,
     charge: Arc<OwnCharge>,
     /// Nobody else tells how processes end.
     is_evidence: Arc<AtomicBool>,
@@ -95,21 +96,29 @@ impl Monitor {
         let (requests, requested) = mpsc::channel(QUEUED_REQUESTS);
         let (questions, asked) = mpsc::channel(QUEUED_QUESTIONS);
         let (sampled, samples) = mpsc::channel(QUEUED_SAMPLES);
-        let present: Box<dyn Present> = match means.proc.clone() {
+        let has_our_numbers = means.view.has_our_numbers();
+        if let Some(problem) = means.proc_problem() {
+            tracing::warn!("{problem}");
+        }
+        let present: Box<dyn Present> = match means.proc.clone().filter(|_| has_our_numbers) {
             Some(proc) => Box::new(proc),
             None => Box::new(Unknown),
         };
+        let proc = if has_our_numbers { ProcRoot::default() } else { ProcRoot::of_nobody() };
         let charge = Arc::new(OwnCharge::open(means.cgroup.as_ref()));
         let sampler = means
             .proc
-            .map(|proc| Sampler::start(proc, means.fence, Arc::clone(&charge), Sampler::INTERVAL, sampled))
+            .map(|_| Sampler::start(proc.clone(), means.fence, Arc::clone(&charge), Sampler::INTERVAL, sampled))
             .transpose()?;
         let is_evidence = Arc::new(AtomicBool::new(false));
-        let engine = Engine::new(booted_at(), present);
+        let mut engine = Engine::new(clock::time_of_day(0), present);
+        if let Some(reason) = means.view.why_unattributed() {
+            engine.view_is_partial(reason);
+        }
         let task =
             Task::new(engine, sampler, tells, means.cgroup, means.scope, Arc::clone(&charge), Arc::clone(&is_evidence));
         tasks.spawn("oom monitor", task.run(means.tracer, samples, requested, asked));
-        Ok((Self { requests, questions, charge, is_evidence }, told))
+        Ok((Self { requests, questions, proc, charge, is_evidence }, told))
     }
 
     /// Passes on that the agent knows of a kill. Where nothing better is known that is a reason to look.
@@ -129,7 +138,7 @@ impl Monitor {
     pub fn deaths(&self) -> Deaths {
         Deaths {
             requests: self.requests.clone(),
-            proc: ProcRoot::default(),
+            proc: self.proc.clone(),
             charge: Arc::clone(&self.charge),
             is_evidence: Arc::clone(&self.is_evidence),
         }
@@ -219,8 +228,4 @@ impl Present for Unknown {
     fn is_charged(&self, _: ProcessKey, _: &CgroupFacts) -> bool {
         false
     }
-}
-
-fn booted_at() -> SystemTime {
-    clock::time_of_day(0)
 }

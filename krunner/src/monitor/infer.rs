@@ -15,7 +15,8 @@
 //! be named by then is; for the others everybody is read.
 //!
 //! Never more than the counter, never one that lives, never the same one twice. Whoever was seen alive a while
-//! after the count has left for another reason. A victim that is slow to die is waited for.
+//! after the count has left for another reason. A victim that is slow to die is waited for. Where `/proc` hides some
+//! processes, nobody is named for having left at that time unless no hidden one can have been larger.
 
 mod assign;
 mod order;
@@ -79,6 +80,8 @@ pub(super) struct Case {
     /// The largest that was spared, once somebody has looked: the kernel takes nobody who is smaller.
     spared_bytes: Option<u64>,
     cgroup: Option<CgroupFacts>,
+    /// Set where `/proc` hides some processes: one that was larger than this was larger than any of those.
+    hidden_bytes: Option<u64>,
 }
 
 /// Where somebody has looked.
@@ -104,9 +107,15 @@ pub(super) struct Accused {
 #[derive(Debug, Default)]
 pub(super) struct Inference {
     cases: VecDeque<Case>,
+    is_view_partial: bool,
 }
 
 impl Inference {
+    /// `/proc` hides some processes: from now on those that it shows are accused only where no hidden one can be meant.
+    pub(super) fn view_is_partial(&mut self) {
+        self.is_view_partial = true;
+    }
+
     /// A counter has grown by so many since that time.
     pub(super) fn counted(&mut self, kills: Kills, since_ns: u64, now_ns: u64) {
         self.open(Case {
@@ -118,6 +127,7 @@ impl Inference {
             looked: Looked::Nowhere,
             is_announced: false,
             spared_bytes: None,
+            hidden_bytes: self.hidden_bytes(kills.cgroup.as_ref()),
             cgroup: kills.cgroup,
         });
     }
@@ -138,7 +148,14 @@ impl Inference {
             is_announced: false,
             spared_bytes: None,
             cgroup: None,
+            hidden_bytes: self.hidden_bytes(None),
         });
+    }
+
+    /// Only one can have more than half of what the cgroup may have.
+    fn hidden_bytes(&self, cgroup: Option<&CgroupFacts>) -> Option<u64> {
+        let limit_bytes = cgroup.and_then(|cgroup| cgroup.limit_bytes);
+        self.is_view_partial.then(|| limit_bytes.map_or(u64::MAX, |bytes| bytes / 2))
     }
 
     fn open(&mut self, case: Case) {
@@ -335,7 +352,7 @@ impl Case {
         suspect.known.oom_score_adj != NEVER
             && suspect.end != Some(End::Other)
             && !was_spared
-            && (is_dying || has_left && (is_killed || !self.is_too_small(suspect)))
+            && (is_dying || has_left && (is_killed || !self.is_too_small(suspect) && self.is_largest_of_all(suspect)))
             && suspect.known.key.start_boot_ns() <= self.known_ns
     }
 
@@ -347,6 +364,11 @@ impl Case {
         (is_quiet || self.looked < Looked::AtEverybody)
             && !self.is_group
             && self.badness(suspect) < self.spared_bytes.unwrap_or(0) / 4 * 3
+    }
+
+    /// No hidden one can have been larger.
+    fn is_largest_of_all(&self, suspect: &Suspect) -> bool {
+        self.hidden_bytes.is_none_or(|bytes| suspect.known.rss_bytes > bytes)
     }
 
     /// As the kernel weighs it.

@@ -331,3 +331,25 @@ fn where_somebody_kills_the_rest_the_first_to_leave_is_the_victim() {
     assert_eq!(verdict(&mut case(1), &suspects, IN_A_WHILE), (vec![8], 0));
     assert_eq!(verdict(&mut case(1), &[gone, dying(8, 20)], IN_A_WHILE), (vec![8], 0));
 }
+
+#[test]
+fn where_some_are_hidden_only_one_that_must_be_the_victim_is_named() {
+    let cgroup = CgroupFacts {
+        path: "/a".into(),
+        version: 2,
+        limit_bytes: Some(100),
+        usage_bytes: None,
+        oom_kill_count: Some(1),
+    };
+    let named = |suspect: Suspect| {
+        let mut inference = Inference::default();
+        inference.view_is_partial();
+        inference.counted(kills(1, Some(cgroup.clone())), 9 * SECOND, 10 * SECOND);
+        inference.looked(10 * SECOND);
+        let in_time = verdict(&mut inference, std::slice::from_ref(&suspect), IN_A_WHILE).0;
+        (in_time, verdict(&mut inference, &[suspect], LATE).1)
+    };
+    assert_eq!(named(left(7, 50, 10 * SECOND)), (vec![], 1), "a hidden one may have had the other half");
+    assert_eq!(named(left(7, 51, 10 * SECOND)), (vec![7], 0));
+    assert_eq!(named(killed(left(7, 1, 10 * SECOND))), (vec![7], 0));
+}

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use nix::sys::stat::stat;
 
 use super::cgroup::{Cgroup, CgroupError, CgroupRoot, own_fence};
-use super::procfs::{Fence, ProcRoot};
+use super::procfs::{Fence, ProcRoot, ProcView};
 use super::tracer::{self, INIT_PID_NAMESPACE, Loading, ProgramLog, Reach, Scope, Target};
 use crate::error::chain;
 use crate::sys::{self, memory};
@@ -32,6 +32,8 @@ pub struct Means {
     pub(super) scope: Scope,
     /// Where processes are; none when `/proc` numbers them otherwise than the tracer, or ours cannot be told from others.
     pub(super) proc: Option<ProcRoot>,
+    /// What `/proc` shows.
+    pub(super) view: ProcView,
     /// Whom of those we may see.
     pub(super) fence: Option<Fence>,
     /// Our own memory cgroup, if it can be found.
@@ -75,7 +77,19 @@ impl Means {
         let fence = (place.scope() == Scope::Cgroup).then(|| own_fence(&CgroupRoot::default())).transpose();
         // Without a fence nobody can be told from other tenants, so nobody is looked at.
         let (fence, proc) = fence.map_or((None, None), |fence| (fence, proc));
-        Self { tracer, scope: place.scope(), proc, fence, cgroup: place.cgroup.ok() }
+        let view = ProcView::find(&ProcRoot::default(), std::process::id());
+        Self { tracer, scope: place.scope(), proc, view, fence, cgroup: place.cgroup.ok() }
+    }
+}
+
+impl Means {
+    /// What is wrong with `/proc`, in a line, if no process can be named from it.
+    #[must_use]
+    pub fn proc_problem(&self) -> Option<String> {
+        (self.view == ProcView::Foreign).then(|| {
+            let found = "/proc shows another PID namespace: OOM reports name only processes that the eBPF tracer saw";
+            format!("{found} (remedy: {})", ProcView::REMEDY)
+        })
     }
 }
 

@@ -42,7 +42,7 @@ pub use handle::{Deaths, Monitor, SigkillCauses, Tell, Watching};
 pub use join::{Confidence, Joiner, Verdict, Victim};
 pub use means::{By, Means, Wanted};
 pub use process::{Cmdline, End, Glance, Observed, ScanCost, Snapshot};
-pub use procfs::{ProcRoot, time_look};
+pub use procfs::{ProcRoot, ProcView, time_look};
 pub(crate) use report::utc;
 pub use report::{Dead, Report, Seen};
 pub use storm::Suppressed;

@@ -17,8 +17,10 @@
 
 mod cmdline;
 mod crowd;
+mod fence;
 mod glance;
 mod stat;
+mod view;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -41,8 +43,10 @@ use super::clock;
 use super::event::{Death, ProcessKey};
 use super::process::{End, Observed, ScanCost, Sizes, Snapshot};
 use cmdline::{Title, kept_bytes};
+pub(super) use fence::Fence;
 use glance::Attention;
 use stat::Stat;
+pub use view::ProcView;
 
 /// As much of a command line as is kept: enough for a person, and for a class path's beginning.
 const CMDLINE_BYTES: usize = 4096;
@@ -81,6 +85,12 @@ impl ProcRoot {
     /// Somewhere else, for tests.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
+    }
+
+    /// A folder that holds no process, where `/proc` shows those of others. The root always exists.
+    #[must_use]
+    pub(super) fn of_nobody() -> Self {
+        Self::new("/")
     }
 
     /// The folder.
@@ -135,41 +145,6 @@ impl ProcRoot {
 impl Default for ProcRoot {
     fn default() -> Self {
         Self::new("/proc")
-    }
-}
-
-/// Only processes in this cgroup, or below it, are in a snapshot.
-#[derive(Debug, Clone)]
-pub(super) struct Fence {
-    /// The controller by which the hierarchy is known in `/proc/PID/cgroup`; empty for version 2.
-    pub(super) controller: String,
-    /// The cgroup's path there.
-    pub(super) path: String,
-}
-
-impl Fence {
-    /// Around the cgroup at that path in the hierarchy of that version which counts memory.
-    pub(super) fn around(version: u8, path: &str) -> Self {
-        let controller = if version == 1 { "memory" } else { "" };
-        Self { controller: controller.to_owned(), path: path.to_owned() }
-    }
-
-    /// The path in that hierarchy, by the text of a process's `cgroup` (cgroups(7)).
-    #[must_use]
-    pub(super) fn path<'text>(&self, cgroups: &'text str) -> Option<&'text str> {
-        cgroups.lines().find_map(|line| {
-            let (_, rest) = line.split_once(':')?;
-            let (controllers, path) = rest.split_once(':')?;
-            controllers.split(',').any(|name| name == self.controller).then_some(path)
-        })
-    }
-
-    /// Whether that text says that the process is inside.
-    #[must_use]
-    pub(super) fn lets_in(&self, cgroups: &str) -> bool {
-        let below = self.path(cgroups).and_then(|path| path.strip_prefix(self.path.trim_end_matches('/')));
-        // Above the top of our cgroup namespace paths go up: `/../other`.
-        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') && !rest.split('/').any(|step| step == ".."))
     }
 }
 

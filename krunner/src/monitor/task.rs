@@ -187,6 +187,7 @@ impl Task {
     }
 
     async fn handle(&mut self, event: Event) {
+        self.engine.set_booted_at(clock::time_of_day(0));
         match event {
             Event::Attached(attached) => {
                 let why_not = attached.as_ref().err().cloned();

@@ -163,8 +163,9 @@ impl Oom {
             Notice::Unnamed { kills } => {
                 format!("{HEADING}\nthe kernel counted {kills} OOM kills; which processes were killed is not known yet")
             }
-            Notice::Unattributed { kills } => {
-                format!("{HEADING}\n{kills} OOM kills could not be attributed to a process")
+            Notice::Unattributed { kills, reason } => {
+                let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                format!("{HEADING}\n{kills} OOM kills could not be attributed to a process{reason}")
             }
         };
         self.reports.tell(&text, SystemTime::now(), is_attached);

@@ -9,7 +9,9 @@ use krunner_common::{ABSENT, Offsets};
 
 use super::btf::BtfError;
 use super::probe::{Check, Findings, State};
+use crate::error::chain;
 use crate::monitor::cgroup::{CgroupError, CgroupFacts};
+use crate::monitor::procfs::ProcView;
 use crate::sys::{Capabilities, Capability};
 
 /// `SECCOMP_MODE_FILTER` (include/uapi/linux/seccomp.h).
@@ -22,8 +24,8 @@ const SETCAP: &str = "`setcap cap_bpf,cap_perfmon+p` krunner's file";
 
 pub(super) fn checks(findings: &Findings) -> Vec<Check> {
     vec![
-        capabilities(findings),
         user_namespace(findings),
+        capabilities(findings),
         bpf_call(findings),
         seccomp(findings),
         lockdown(findings),
@@ -92,8 +94,14 @@ fn capabilities(findings: &Findings) -> Check {
 fn user_namespace(findings: &Findings) -> Check {
     match findings.is_initial_user_namespace {
         Some(true) => ok("user-namespace", "the host's"),
-        Some(false) => missing("user-namespace", "one of its own, whose capabilities do not count for BPF")
-            .remedy("start the container without user namespace mapping (--userns=host)"),
+        Some(false) => missing(
+            "user-namespace",
+            "one of its own (as in rootless podman and docker), whose capabilities do not count for BPF",
+        )
+        .remedy(
+            "start the container by a rootful engine and without user namespace mapping (--userns=host); under a \
+                 rootless one no option or capability helps",
+        ),
         None => note("user-namespace", "cannot be seen"),
     }
 }
@@ -152,7 +160,7 @@ fn kernel_btf(findings: &Findings) -> Check {
         }
         Err(error) => error,
     };
-    let told = missing("kernel-btf", crate::error::chain(error));
+    let told = missing("kernel-btf", chain(error));
     match error {
         BtfError::Read(_, cause) if cause.kind() == io::ErrorKind::NotFound => {
             told.remedy("a kernel with CONFIG_DEBUG_INFO_BTF=y, and /sys mounted in the container")
@@ -210,20 +218,24 @@ fn pid_namespace(findings: &Findings) -> Check {
     }
 }
 
+const MOUNT_CGROUPS: &str = "mount the cgroup file system in the container, readable to krunner";
+
 fn cgroup(findings: &Findings) -> Check {
-    const MOUNT: &str = "mount the cgroup file system in the container, readable to krunner";
-    let problem = |error: &CgroupError| crate::error::chain(error);
     match (&findings.cgroup, &findings.cgroup_facts) {
-        (Err(error), _) => note("cgroup", problem(error)).remedy(MOUNT),
-        (Ok(_), None) => note("cgroup", "cannot be read").remedy(MOUNT),
-        (Ok(_), Some(facts)) => {
-            let problems: Vec<String> = findings.cgroup_problems.iter().map(problem).collect();
-            if problems.is_empty() {
-                ok("cgroup", describe(facts))
-            } else {
-                note("cgroup", format!("{}; {}", describe(facts), problems.join("; "))).remedy(MOUNT)
-            }
-        }
+        (Err(error), _) => note("cgroup", chain(error)).remedy(MOUNT_CGROUPS),
+        (Ok(_), None) => note("cgroup", "cannot be read").remedy(MOUNT_CGROUPS),
+        (Ok(_), Some(facts)) => found_cgroup(facts, &findings.cgroup_problems),
+    }
+}
+
+fn found_cgroup(facts: &CgroupFacts, problems: &[CgroupError]) -> Check {
+    let is_root = problems.iter().any(|problem| matches!(problem, CgroupError::IsRoot(_)));
+    let problems: Vec<String> = problems.iter().map(|problem| chain(problem)).collect();
+    match (problems.is_empty(), is_root) {
+        (true, _) => ok("cgroup", describe(facts)),
+        (false, true) => note("cgroup", problems.join("; "))
+            .remedy("start krunner in a cgroup of its own, as container engines and `systemd-run --scope` do"),
+        (false, false) => note("cgroup", format!("{}; {}", describe(facts), problems.join("; "))).remedy(MOUNT_CGROUPS),
     }
 }
 
@@ -236,10 +248,24 @@ fn describe(facts: &CgroupFacts) -> String {
 /// hidepid hides other users' processes, and from an unprivileged user also his own that are not dumpable
 /// (proc(5)).
 fn proc(findings: &Findings) -> Check {
-    match &findings.hidepid {
-        None => ok("proc", "shows all processes"),
-        Some(value) => note("proc", format!("mounted with hidepid={value}: other users' processes are not seen"))
-            .remedy("mount /proc without hidepid"),
+    match (&findings.proc_view, &findings.hidepid) {
+        (ProcView::Foreign, _) => note(
+            "proc",
+            "shows another PID namespace: no process is named from it; without BPF no OOM kill is attributed",
+        )
+        .remedy(ProcView::REMEDY),
+        (ProcView::Missing, _) => note("proc", "not mounted: processes cannot be seen").remedy("mount /proc"),
+        (_, None) => ok("proc", "shows all processes"),
+        (ProcView::OthersHidden(_), Some(value)) => note(
+            "proc",
+            format!(
+                "mounted with hidepid={value}: other users' processes are not seen; without BPF their OOM kills are not \
+                 attributed"
+            ),
+        )
+        .remedy("mount /proc without hidepid, or with gid= of a group that krunner runs in"),
+        (_, Some(value)) => note("proc", format!("mounted with hidepid={value}, which hides nothing from this user"))
+            .remedy("for other users mount /proc without hidepid"),
     }
 }
 

@@ -43,6 +43,7 @@ fn good() -> Findings {
         lockdown: Some("none".to_owned()),
         tracefs: None,
         unprivileged_bpf_disabled: Some(2),
+        proc_view: ProcView::Ours,
         hidepid: None,
         memlock_bytes: None,
         cgroup: Err(CgroupError::NotMounted),
@@ -133,6 +134,11 @@ fn capabilities_of_another_user_namespace_do_not_count() {
     let found = obstacles(&findings);
     assert_eq!(found.len(), 1);
     assert!(found[0].0 == "user-namespace" && found[0].1.contains("--userns=host"), "{found:?}");
+    assert!(found[0].1.contains("rootful engine"), "{found:?}");
+    let rootless = Findings { permitted: Capabilities::default(), ..findings };
+    // What the session's log has as the reason.
+    let reason = rootless.choose().why_not_better[0].to_string();
+    assert!(reason.contains("rootless podman"), "{reason}");
 }
 
 #[test]
@@ -203,7 +209,13 @@ fn a_cgroup_that_cannot_be_read_is_a_note_with_its_cause() {
     assert_eq!(told, "v2 /a, limit 300 MiB, no counter of kills");
     let findings = Findings { cgroup_facts: Some(facts), cgroup_problems, ..good() };
     let none = check(&findings, "cgroup");
-    assert!(none.state == State::Note && none.remedy.is_some(), "{none:?}");
+    assert!(none.state == State::Note && none.remedy.is_some_and(|remedy| remedy.starts_with("mount ")));
+    let facts = findings.cgroup_facts.as_ref().unwrap();
+    let off = found_cgroup(facts, &findings.cgroup_problems);
+    assert!(off.found.ends_with("; the memory controller is off in /x"), "{off:?}");
+    let root = found_cgroup(facts, &[CgroupError::IsRoot("/x".into())]);
+    assert_eq!(root.found, "/x is the root cgroup, which has no memory.* files by design");
+    assert!(root.remedy.is_some_and(|remedy| remedy.starts_with("start krunner in a cgroup of its own")));
 }
 
 /// A container of a non-root user: the default capabilities and a filter of Docker's kind.
@@ -240,6 +252,25 @@ fn a_container_is_read_from_its_files() {
     assert_eq!(missing, ["capabilities", "kernel-btf"]);
     let why = found.choose().why_not_better;
     assert!(why[0].to_string().contains("held: none (remedy: start the container with --cap-add BPF"), "{}", why[0]);
+}
+
+#[test]
+fn proc_of_another_namespace_has_a_remedy() {
+    let told = check(&Findings { proc_view: ProcView::Foreign, ..good() }, "proc");
+    assert!(told.found.starts_with("shows another PID namespace"), "{told:?}");
+    assert_eq!((told.state, told.remedy.as_deref()), (State::Note, Some(ProcView::REMEDY)));
+    let told = check(&Findings { proc_view: ProcView::Missing, ..good() }, "proc");
+    assert_eq!((told.state, told.remedy.as_deref()), (State::Note, Some("mount /proc")));
+}
+
+#[test]
+fn hidepid_is_told_with_whether_it_applies() {
+    let hidepid = || Some("2".to_owned());
+    let hidden = Findings { hidepid: hidepid(), proc_view: ProcView::OthersHidden("2".into()), ..good() };
+    let told = check(&hidden, "proc");
+    assert!(told.found.contains("not seen") && told.remedy.is_some_and(|remedy| remedy.contains("gid=")));
+    let told = check(&Findings { hidepid: hidepid(), ..good() }, "proc");
+    assert!(told.found.ends_with("hides nothing from this user"), "{told:?}");
 }
 
 #[test]

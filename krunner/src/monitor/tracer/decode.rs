@@ -1,4 +1,8 @@
 //! From the bytes of the ring buffer to events. Pure.
+//!
+//! The programs read the clock of the initial time namespace. In another one `CLOCK_BOOTTIME` and the start times in
+//! `/proc/PID/stat` are shifted by its offset (`timens_add_boottime_ns` in `include/linux/time_namespace.h`). So all times are
+//! shifted here, start times before they are rounded to ticks: as the kernel does, so that the keys are the same.
 
 use krunner_common::{self as record, Layout as _};
 
@@ -25,32 +29,54 @@ pub enum DecodeError {
     },
 }
 
-/// Decodes one record; `page_bytes` is the size of the kernel's pages.
+/// In what the kernel counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelUnits {
+    /// The size of its pages.
+    pub page_bytes: u64,
+    /// What our time namespace adds to the clock of the initial one.
+    pub boottime_offset_ns: i64,
+}
+
+impl KernelUnits {
+    fn bytes(self, pages: u64) -> u64 {
+        pages.saturating_mul(self.page_bytes)
+    }
+
+    /// A time since boot, as our clock has it. Below zero it wraps around, as in `/proc`.
+    fn boot_ns(self, initial_ns: u64) -> u64 {
+        initial_ns.wrapping_add_signed(self.boottime_offset_ns)
+    }
+
+    fn process(self, task: &record::Task) -> ProcessKey {
+        ProcessKey::from_boot_ns(task.tgid, self.boot_ns(task.start_boot_ns))
+    }
+}
+
+/// Decodes one record.
 ///
 /// # Errors
 /// When it is none that the programs write.
-pub fn decode(bytes: &[u8], page_bytes: u64) -> Result<TraceEvent, DecodeError> {
+pub fn decode(bytes: &[u8], units: KernelUnits) -> Result<TraceEvent, DecodeError> {
     let kind = record::Kind::of(bytes).ok_or(DecodeError::UnknownKind { bytes: bytes.len() })?;
     let event = match kind {
-        record::Kind::Kill => {
-            record::Kill::decode(bytes).map(|kill| (kill.time_boot_ns, self::kill(&kill, page_bytes)))
-        }
-        record::Kind::Mark => record::Mark::decode(bytes).map(|mark| (mark.time_boot_ns, self::mark(&mark))),
-        record::Kind::Exit => record::Exit::decode(bytes).map(|exit| (exit.time_boot_ns, self::exit(&exit))),
-        record::Kind::Fork => record::Fork::decode(bytes).map(|fork| (fork.start_boot_ns, self::fork(&fork))),
-        record::Kind::Exec => record::Exec::decode(bytes).map(|exec| (exec.time_boot_ns, self::exec(&exec))),
+        record::Kind::Kill => record::Kill::decode(bytes).map(|kill| (kill.time_boot_ns, self::kill(&kill, units))),
+        record::Kind::Mark => record::Mark::decode(bytes).map(|mark| (mark.time_boot_ns, self::mark(&mark, units))),
+        record::Kind::Exit => record::Exit::decode(bytes).map(|exit| (exit.time_boot_ns, self::exit(&exit, units))),
+        record::Kind::Fork => record::Fork::decode(bytes).map(|fork| (fork.start_boot_ns, self::fork(&fork, units))),
+        record::Kind::Exec => record::Exec::decode(bytes).map(|exec| (exec.time_boot_ns, self::exec(&exec, units))),
         record::Kind::CgroupMade => {
             record::CgroupMade::decode(bytes).map(|made| (made.time_boot_ns, self::cgroup_made(&made)))
         }
     };
     let (at_boot_ns, what) = event.ok_or(DecodeError::Short { kind, bytes: bytes.len() })?;
-    Ok(TraceEvent { at_boot_ns, what })
+    Ok(TraceEvent { at_boot_ns: units.boot_ns(at_boot_ns), what })
 }
 
-fn kill(kill: &record::Kill, page_bytes: u64) -> Trace {
-    let pages = |count: u64| count.saturating_mul(page_bytes);
+fn kill(kill: &record::Kill, units: KernelUnits) -> Trace {
+    let pages = |count: u64| units.bytes(count);
     Trace::Kill(Kill {
-        victim: process(&kill.victim),
+        victim: units.process(&kill.victim),
         name: name(kill.comm),
         uid: kill.uid,
         oom_score_adj: kill.oom_score_adj,
@@ -70,24 +96,24 @@ fn kill(kill: &record::Kill, page_bytes: u64) -> Trace {
     })
 }
 
-fn mark(mark: &record::Mark) -> Trace {
-    Trace::Mark(Mark { victim: process(&mark.victim), trigger: actor(mark.trigger_tgid, mark.trigger_comm) })
+fn mark(mark: &record::Mark, units: KernelUnits) -> Trace {
+    Trace::Mark(Mark { victim: units.process(&mark.victim), trigger: actor(mark.trigger_tgid, mark.trigger_comm) })
 }
 
-fn exit(exit: &record::Exit) -> Trace {
-    Trace::Exit(Exit { process: process(&exit.task) })
+fn exit(exit: &record::Exit, units: KernelUnits) -> Trace {
+    Trace::Exit(Exit { process: units.process(&exit.task) })
 }
 
-fn fork(fork: &record::Fork) -> Trace {
+fn fork(fork: &record::Fork, units: KernelUnits) -> Trace {
     Trace::Fork(Fork {
-        child: ProcessKey::from_boot_ns(fork.child_tgid, fork.start_boot_ns),
+        child: ProcessKey::from_boot_ns(fork.child_tgid, units.boot_ns(fork.start_boot_ns)),
         parent_pid: (fork.parent_tgid != 0).then_some(fork.parent_tgid),
     })
 }
 
-fn exec(exec: &record::Exec) -> Trace {
+fn exec(exec: &record::Exec, units: KernelUnits) -> Trace {
     Trace::Exec(Exec {
-        process: process(&exec.task),
+        process: units.process(&exec.task),
         name: name(exec.comm),
         cmdline: exec.cmdline().to_vec(),
         cmdline_is_cut: exec.flags & record::exec_flag::TRUNCATED != 0,
@@ -96,10 +122,6 @@ fn exec(exec: &record::Exec) -> Trace {
 
 fn cgroup_made(made: &record::CgroupMade) -> Trace {
     Trace::CgroupMade(CgroupMade { id: made.id, parent_id: made.parent_id, name: made.name().to_vec() })
-}
-
-fn process(task: &record::Task) -> ProcessKey {
-    ProcessKey::from_boot_ns(task.tgid, task.start_boot_ns)
 }
 
 fn actor(tgid: u32, comm: [u8; record::COMM_BYTES]) -> Option<Actor> {
@@ -118,6 +140,7 @@ mod tests {
     use proptest::prelude::*;
 
     const PAGE: u64 = 4096;
+    const UNITS: KernelUnits = KernelUnits { page_bytes: PAGE, boottime_offset_ns: 0 };
 
     fn comm(text: &[u8]) -> [u8; record::COMM_BYTES] {
         let mut comm = [0; record::COMM_BYTES];
@@ -143,12 +166,33 @@ mod tests {
             cgroup_id: 1 << 33,
             sender_comm: comm(b""),
         };
-        let event = decode(&kill.to_bytes(), PAGE).unwrap();
+        let event = decode(&kill.to_bytes(), UNITS).unwrap();
         let Trace::Kill(kill) = event.what else { panic!("not a kill") };
         assert_eq!((event.at_boot_ns, kill.victim), (77, ProcessKey { pid: 10, start_ticks: 123 }));
         assert_eq!((kill.memory.anon_bytes, kill.memory.pgtables_bytes), (3 * PAGE, 5));
         assert_eq!(kill.cgroup_id, Some(1 << 33));
         assert_eq!((kill.name.as_str(), kill.sender, kill.oom_score_adj), ("hog\u{fffd}", None, -5));
+    }
+
+    #[test]
+    fn times_are_those_of_our_time_namespace() {
+        let fork = record::Fork {
+            kind: record::Kind::Fork as u32,
+            start_boot_ns: 1_239_999_999,
+            ..record::Fork::decode(&[0; size_of::<record::Fork>()]).unwrap()
+        };
+        let forked = |boottime_offset_ns| {
+            let event = decode(&fork.to_bytes(), KernelUnits { boottime_offset_ns, ..UNITS }).unwrap();
+            let Trace::Fork(fork) = event.what else { panic!("not a fork") };
+            (event.at_boot_ns, fork.child.start_ticks)
+        };
+        // Shifted first, then rounded: 1.239999999 s and 1 ns are 1.24 s.
+        assert_eq!(forked(1), (1_240_000_000, 124));
+        assert_eq!(forked(100_000_000_000_000), (100_001_239_999_999, 10_000_123));
+        assert_eq!(forked(-1_000_000_000), (239_999_999, 23));
+        let task = record::Task { tgid: 10, tid: 11, start_boot_ns: 1_239_999_999 };
+        let units = KernelUnits { boottime_offset_ns: 1, ..UNITS };
+        assert_eq!(units.process(&task), ProcessKey { pid: 10, start_ticks: 124 });
     }
 
     #[test]
@@ -158,21 +202,21 @@ mod tests {
         let kind = record::Kind::CgroupMade as u32;
         let made = record::CgroupMade { kind, name_bytes: 3, time_boot_ns: 5, id: 9, parent_id: 1, name };
         let expected = CgroupMade { id: 9, parent_id: 1, name: b"job".to_vec() };
-        let event = decode(&made.to_bytes(), PAGE).unwrap();
+        let event = decode(&made.to_bytes(), UNITS).unwrap();
         assert_eq!(event, TraceEvent { at_boot_ns: 5, what: Trace::CgroupMade(expected) });
     }
 
     #[test]
     fn a_short_or_unknown_record_is_named() {
-        let short = decode(&4_u32.to_ne_bytes(), PAGE).unwrap_err();
+        let short = decode(&4_u32.to_ne_bytes(), UNITS).unwrap_err();
         assert_eq!(short.to_string(), "a Fork record of only 4 bytes");
-        assert_eq!(decode(b"\xff\xff\xff\xff", PAGE).unwrap_err(), DecodeError::UnknownKind { bytes: 4 });
+        assert_eq!(decode(b"\xff\xff\xff\xff", UNITS).unwrap_err(), DecodeError::UnknownKind { bytes: 4 });
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_decoded_or_refused(kind in 0u32..8, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            let _ = decode(&[&kind.to_ne_bytes()[..], &bytes].concat(), PAGE);
+            let _ = decode(&[&kind.to_ne_bytes()[..], &bytes].concat(), UNITS);
         }
     }
 }

@@ -18,6 +18,7 @@ use super::btf::{BtfError, KernelFacts, read_kernel_facts};
 use super::checks::checks;
 use super::kind::{Scope, TracerKind};
 use crate::monitor::cgroup::{Cgroup, CgroupError, CgroupFacts, CgroupRoot};
+use crate::monitor::procfs::{ProcRoot, ProcView};
 use crate::sys::Capabilities;
 
 /// `PROC_PID_INIT_INO` and `PROC_USER_INIT_INO` (`include/linux/proc_ns.h`): the inode numbers of the host's own
@@ -135,6 +136,8 @@ pub struct Findings {
     pub tracefs: Option<String>,
     /// `kernel.unprivileged_bpf_disabled`.
     pub unprivileged_bpf_disabled: Option<u8>,
+    /// Whose processes `/proc` shows.
+    pub proc_view: ProcView,
     /// Of `/proc`'s mount options; none if it hides nothing.
     pub hidepid: Option<String>,
     /// The limit of locked memory; none if there is none.
@@ -172,6 +175,7 @@ pub fn of_this_host(roots: &ProbeRoots, bpf_answer: io::Result<()>) -> Findings 
         unprivileged_bpf_disabled: roots
             .text("proc/sys/kernel/unprivileged_bpf_disabled")
             .and_then(|text| text.parse().ok()),
+        proc_view: ProcView::find(&ProcRoot::new(roots.root.join("proc")), std::process::id()),
         hidepid: mounted(&mounts, "proc").and_then(|(_, options)| hidepid(options)),
         memlock_bytes: memlock(&roots.text("proc/thread-self/limits").unwrap_or_default()),
         cgroup_facts: reading.as_ref().map(|reading| reading.facts.clone()),

@@ -24,7 +24,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::program_log::{self, LogReader};
 use crate::monitor::clock;
 use crate::monitor::event::{Trace, TraceEvent};
-use crate::monitor::tracer::decode::decode;
+use crate::monitor::tracer::decode::{KernelUnits, decode};
 use crate::sys::memory::Words;
 
 /// Records passed on at once: enough to keep the reader from waiting on each, little enough to bound what
@@ -75,7 +75,7 @@ impl RingReader {
             // SAFETY: as above.
             processes: unsafe { AsyncFd::register(processes) }?,
             waiting: VecDeque::new(),
-            decoder: Decoder { page_bytes: page_bytes()?, told_unreadable: false },
+            decoder: Decoder { units: kernel_units()?, told_unreadable: false },
             look,
             is_more: false,
             lost,
@@ -170,7 +170,7 @@ fn pass_on(waiting: &mut VecDeque<TraceEvent>, before_ns: u64, batch: &mut Vec<T
 }
 
 struct Decoder {
-    page_bytes: u64,
+    units: KernelUnits,
     told_unreadable: bool,
 }
 
@@ -179,7 +179,7 @@ impl Decoder {
     #[expect(clippy::option_option, reason = "a record that cannot be read is not the end")]
     fn next(&mut self, ring: &mut RingBuf<MapData>) -> Option<Option<TraceEvent>> {
         let record = ring.next()?;
-        match decode(&record, self.page_bytes) {
+        match decode(&record, self.units) {
             Ok(event) => return Some(Some(event)),
             Err(error) if !self.told_unreadable => {
                 self.told_unreadable = true;
@@ -191,9 +191,10 @@ impl Decoder {
     }
 }
 
-fn page_bytes() -> io::Result<u64> {
-    let bytes = sysconf(SysconfVar::PAGE_SIZE)?;
-    bytes.and_then(|bytes| u64::try_from(bytes).ok()).ok_or_else(|| io::ErrorKind::Unsupported.into())
+fn kernel_units() -> io::Result<KernelUnits> {
+    let bytes = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|bytes| u64::try_from(bytes).ok());
+    let page_bytes = bytes.ok_or(io::ErrorKind::Unsupported)?;
+    Ok(KernelUnits { page_bytes, boottime_offset_ns: clock::boottime_offset_ns() })
 }
 
 #[cfg(test)]
