@@ -193,3 +193,23 @@ fn time_of_day_follows_the_wall_clock() {
     // The clock was an hour late when the monitor started, and was set meanwhile.
     assert_eq!(time_of_kill(8, 20 * SECOND), SystemTime::UNIX_EPOCH + Duration::from_secs(3620));
 }
+
+#[test]
+fn who_dies_with_the_first_process_of_its_namespace_is_said_to() {
+    let mut engine = engine();
+    let at = 10 * SECOND;
+    let [kill, mark, exit] = oom_kill(at, 7);
+    let [mut zap, _, zapped] = oom_kill(at + 5000, 8);
+    let Trace::Kill(of_init) = &mut zap.what else { panic!("a kill") };
+    of_init.sender = Some(Actor { pid: 7, name: "init".into() });
+    of_init.memory_map = 8;
+    feed(&mut engine, &[kill, mark, zap, zapped], at + MS);
+    let cause = |engine: &Engine| {
+        engine.sigkill_cause(SigkillOf::Process { pid: 8, since_boot_ns: at }, true, at + 2 * MS).to_string()
+    };
+    assert!(cause(&engine).contains("died with PID 7 (init)"), "before the verdict: {}", cause(&engine));
+    feed(&mut engine, &[exit], at + MS);
+    assert!(cause(&engine).contains("died with PID 7 (init)"), "and after it: {}", cause(&engine));
+    engine.tick(at + SECOND);
+    assert_eq!(told_with_members(&mut engine), [(7, vec![])], "8 is no victim");
+}

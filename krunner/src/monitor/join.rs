@@ -171,6 +171,7 @@ impl Joiner {
             }
             Trace::Mark(mark) => {
                 self.case(mark.victim, at_ns)?.mark = Some(mark.clone());
+                self.find_company_of_marked(mark, at_ns);
                 self.remember_mark(mark.victim, mark.trigger.as_ref(), at_ns);
                 mark.victim
             }
@@ -237,9 +238,7 @@ impl Joiner {
 
     /// Those who were killed along with this victim, exited or not.
     pub fn close_company(&mut self, first: ProcessKey) -> Vec<Victim> {
-        let is_member = |case: &Case| {
-            case.kill.is_some() && case.is_victim() && case.company.is_some_and(|company| company.first == first)
-        };
+        let is_member = |case: &Case| case.kill.is_some() && case.is_victim() && case.first_victim() == Some(first);
         let members: Vec<ProcessKey> =
             self.cases.iter().filter(|(_, case)| is_member(case)).map(|(process, _)| *process).collect();
         let verdicts = members.into_iter().filter_map(|process| self.close_now(process));
@@ -250,6 +249,21 @@ impl Joiner {
     #[must_use]
     pub fn is_killed_by_kernel(&self, pid: u32) -> bool {
         self.cases.iter().any(|(process, case)| process.pid == pid && case.kill.is_some() && !case.is_victim())
+    }
+
+    /// Whether the OOM killer has killed the process of this PID, whose verdict is still to come.
+    #[must_use]
+    pub fn is_marked(&self, pid: u32) -> bool {
+        self.cases.iter().any(|(process, case)| process.pid == pid && case.kill.is_some() && case.mark.is_some())
+    }
+
+    /// The first process of a PID namespace in whose name this process got SIGKILL (`zap_pid_ns_processes`,
+    /// `kernel/pid_namespace.c`). `is_oom`: whether the process of that PID was killed for memory.
+    #[must_use]
+    pub fn died_with_init(&self, pid: u32, is_oom: impl Fn(u32) -> bool) -> Option<Actor> {
+        let ended = self.cases.iter().filter(|(process, case)| process.pid == pid && !case.is_victim());
+        let mut senders = ended.filter_map(|(_, case)| case.kill.as_ref()?.1.sender.clone());
+        senders.find(|sender| sender.pid != pid && is_oom(sender.pid))
     }
 
     /// How many cases were given up for want of room.
@@ -275,7 +289,21 @@ impl Joiner {
     }
 
     fn company_of(&self, kill: &Kill, at_ns: u64) -> Option<Company> {
-        let sender_pid = kill.sender.as_ref().map(|sender| sender.pid);
+        self.company_with(kill.sender.as_ref().map(|sender| sender.pid), kill, at_ns)
+    }
+
+    /// A member of a group may get its SIGKILL of the first process of its PID namespace, which exits of the same kill, before
+    /// the OOM killer comes to it: then its mark says whose kill it belongs to.
+    fn find_company_of_marked(&mut self, mark: &Mark, at_ns: u64) {
+        let Some(case) = self.cases.get(&mark.victim) else { return };
+        let Some((_, kill)) = case.kill.as_ref().filter(|_| case.company.is_none()) else { return };
+        let company = self.company_with(mark.trigger.as_ref().map(|actor| actor.pid), kill, at_ns);
+        if let Some(case) = self.cases.get_mut(&mark.victim) {
+            case.company = company;
+        }
+    }
+
+    fn company_with(&self, sender_pid: Option<u32>, kill: &Kill, at_ns: u64) -> Option<Company> {
         let same_kill = |mark: &&RecentMark| {
             mark.sender_pid == sender_pid
                 && mark.victim != kill.victim
@@ -357,6 +385,12 @@ impl Case {
         self.company.filter(|company| company.was_there || self.is_of_group).map(|company| company.first)
     }
 
+    /// The victim that it was killed along with. A marked process belongs to an earlier victim only if that one was still
+    /// there, or they die as a group.
+    fn first_victim(&self) -> Option<ProcessKey> {
+        if self.mark.is_some() { self.marked_with() } else { self.company.map(|company| company.first) }
+    }
+
     /// Marked, or of the memory of one that was.
     fn is_victim(&self) -> bool {
         self.mark.is_some() || self.company.is_some_and(|company| company.shares_memory)
@@ -378,8 +412,7 @@ impl Case {
     }
 
     fn into_verdict(self, process: ProcessKey) -> Verdict {
-        // A marked process belongs to an earlier victim only if that one was still there, or they die as a group.
-        let with = if self.mark.is_some() { self.marked_with() } else { self.company.map(|company| company.first) };
+        let with = self.first_victim();
         match self.kill {
             None => {
                 let (name, by) = self.user_kill.map(|kill| (kill.name, kill.sender)).unwrap_or_default();

@@ -161,6 +161,25 @@ fn who_dies_with_a_group_is_of_it_though_the_first_has_exited() {
 }
 
 #[test]
+fn a_member_that_its_init_killed_first_is_of_the_group() {
+    // 7, the first process of a PID namespace, is the victim: it exits on another processor, and its SIGKILL comes to 8 before
+    // that of the OOM killer, which marks 8 all the same.
+    let with_memory = |mut event: TraceEvent, memory_map| {
+        let Trace::Kill(kill) = &mut event.what else { panic!("{event:?}") };
+        kill.memory_map = memory_map;
+        event
+    };
+    let first = with_memory(kill(0, 7, Kernel, SENDER), 7);
+    let zap = with_memory(kill(30, 8, Kernel, 7), 8);
+    let verdicts = verdicts(vec![first, mark(1, 7, SENDER), zap, mark(40, 8, SENDER), exit(50, 8), exit(60, 7)]);
+    let with = verdicts.iter().map(|verdict| match verdict {
+        Verdict::Oom(victim) => (victim.kill.victim.pid, victim.with.map(|first| first.pid)),
+        Verdict::Killed { .. } => panic!("{verdict:?}"),
+    });
+    assert_eq!(with.collect::<Vec<_>>(), [(8, Some(7)), (7, None)]);
+}
+
+#[test]
 fn a_group_has_one_victim_and_its_co_victims() {
     let members = [7, 8, 9];
     let kills = members.iter().flat_map(|pid| {

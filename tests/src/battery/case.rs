@@ -26,6 +26,9 @@ pub(super) const TOO_MUCH: &str = "96";
 /// More than any machine has.
 const FAR_TOO_MUCH: &str = "1000000";
 
+/// Group kills in a row: on the four kernels of `cargo xtask vm` together more than 50.
+const GROUPS: u64 = 13;
+
 /// Kills in a row.
 const ROW: usize = 100;
 
@@ -79,6 +82,7 @@ pub(super) const CASES: &[Case] = &[
     case("namespace-above", Place::Container, |ground| kill_elsewhere(ground, None)),
     case("no-tracefs", Place::NoTracefs, |ground| ground.alone(&["eat", TOO_MUCH])),
     case("oom-group", Place::Top, oom_group),
+    case("oom-group-init", Place::Top, oom_group_init),
 ];
 
 /// What a scene may use.
@@ -237,5 +241,23 @@ fn oom_group(ground: &Ground) -> Result<Truth, String> {
     assert!(was_killed(told.status), "{told:?}");
     let members = [told.pid("big"), told.pid("trigger"), crowd];
     wait::until_true("the end of all", || !members.iter().any(|pid| proc::is_alive(*pid)));
-    Ok(Truth { is_group: true, ..Truth::killed(members) })
+    Ok(Truth { groups: 1, ..Truth::killed(members) })
+}
+
+/// As a container of Kubernetes dies: the first process of its pid namespace is a member, and ends the others as well.
+fn oom_group_init(ground: &Ground) -> Result<Truth, String> {
+    let mut members = Vec::new();
+    for _ in 0..GROUPS {
+        ground.limited.fit();
+        ground.limited.group(true)?;
+        let scene = ground.scene(&["nested-pidns", TOO_MUCH]);
+        let own = scene.pid();
+        let told = scene.end();
+        ground.limited.group(false)?;
+        assert!(was_killed(told.status), "{told:?}");
+        let group = [told.pid("victim"), told.pid("init"), own];
+        wait::until_true("the end of all", || !group.iter().any(|pid| proc::is_alive(*pid)));
+        members.extend(group);
+    }
+    Ok(Truth { groups: GROUPS, ..Truth::killed(members) })
 }

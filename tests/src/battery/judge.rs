@@ -10,9 +10,9 @@
 //!   memory as well. More reports than the counter grew are a fault of their own, even right ones.
 //! - Where nobody was killed for memory (`kill -9`, bystanders, another container's kill) a single report is a fault; one
 //!   that comes with the sentinel's kill and names somebody else in its place is a wrong one.
-//! - With `memory.oom.group` every member is counted and marked, the one that started the others too, and the kernel does
-//!   not tell the one that it chose from those that went with it: at least one is `confirmed`, and either word is fair for
-//!   the others. The chosen one is counted twice when it is alive still as its group's turn comes.
+//! - With `memory.oom.group` every member is counted and marked, the one that started the others too: one of each group is
+//!   `confirmed`, which is the first in the kernel's log, and the others are told of as its members. The chosen one is counted
+//!   twice when it is alive still as its group's turn comes.
 //! - A pid that is used again names a victim only together with its name or arguments.
 //! - After each scene there is a kill more, the sentinel: once that is told, all that was to come has come. It counts
 //!   only when it was not told: as one that was due and missed, and somebody who was named in its place as a wrong one.
@@ -41,8 +41,8 @@ pub(super) struct Truth {
     pub(super) victims: Vec<Victim>,
     /// How many of them the kernel chose, and counted.
     pub(super) chosen: u64,
-    /// All of them died as one group.
-    pub(super) is_group: bool,
+    /// So many groups died as a whole.
+    pub(super) groups: u64,
 }
 
 impl Truth {
@@ -53,12 +53,12 @@ impl Truth {
 
     /// These were, and each was chosen.
     pub(super) fn of(victims: Vec<Victim>) -> Self {
-        Self { chosen: victims.len() as u64, victims, is_group: false }
+        Self { chosen: victims.len() as u64, victims, groups: 0 }
     }
 
     /// Whether the kernel's counter may have grown by so much.
     pub(super) fn agrees_with(&self, counted: u64) -> bool {
-        counted == self.chosen || self.is_group && counted == self.chosen + 1
+        (self.chosen..=self.chosen + self.groups).contains(&counted)
     }
 
     /// Nobody was.
@@ -119,7 +119,7 @@ pub(super) fn judge(
         delays_ms: delays_ms(told, kills),
         problems: Vec::new(),
     };
-    score.problems = problems(means, &score, truth.is_group, sentinel);
+    score.problems = problems(means, &score, truth.groups, sentinel);
     score
 }
 
@@ -139,7 +139,7 @@ fn right(truth: &Truth, told: &[Told]) -> u64 {
     right
 }
 
-fn problems(means: Means, score: &Score, is_group: bool, sentinel: u64) -> Vec<String> {
+fn problems(means: Means, score: &Score, groups: u64, sentinel: u64) -> Vec<String> {
     let mut problems = Vec::new();
     let sure = |name: &str| score.confidence.get(name).copied().unwrap_or(0);
     match means {
@@ -148,10 +148,9 @@ fn problems(means: Means, score: &Score, is_group: bool, sentinel: u64) -> Vec<S
                 let sentinel = if sentinel > 0 { ", the sentinel among them" } else { "" };
                 problems.push(format!("{} missed{sentinel}, {} wrong", score.missed, score.wrong));
             }
-            let (confirmed, with) = (score.counted, score.victims.saturating_sub(score.counted));
-            let said = (sure("confirmed"), sure("co-victim"));
-            let is_fair_group = is_group && said.0 > 0 && said.0 + said.1 == score.victims;
-            if said != (confirmed, with) && !is_fair_group {
+            let confirmed = if groups > 0 { groups } else { score.counted };
+            let with = score.victims.saturating_sub(confirmed);
+            if (sure("confirmed"), sure("co-victim")) != (confirmed, with) {
                 problems.push(format!("{confirmed} confirmed and {with} co-victims are due: {:?}", score.confidence));
             }
         }
@@ -222,12 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn of_a_group_one_at_least_is_confirmed() {
-        let truth = Truth { is_group: true, ..Truth::killed([7, 8]) };
+    fn of_a_group_one_is_confirmed() {
+        let truth = Truth { groups: 1, ..Truth::killed([7, 8]) };
         let told = [told(8, "", "confirmed"), told(7, "", "co-victim")];
         assert_eq!(judge(Means::Bpf, &truth, 2, &told, &[], true).problems, [""; 0]);
-        let told = told.map(|report| Told { confidence: "co-victim".into(), ..report });
-        assert_eq!(judge(Means::Bpf, &truth, 2, &told, &[], true).problems.len(), 1);
+        for confidence in ["co-victim", "confirmed"] {
+            let told = told.clone().map(|report| Told { confidence: confidence.into(), ..report });
+            assert_eq!(judge(Means::Bpf, &truth, 2, &told, &[], true).problems.len(), 1, "all {confidence}");
+        }
     }
 
     #[test]

@@ -43,6 +43,11 @@ pub enum SigkillCause {
         /// By whom; `None` if that one cannot be seen from this PID namespace.
         by: Option<Actor>,
     },
+    /// The first process of its PID namespace was killed for memory, and the kernel ended all others in it.
+    OomOfInit {
+        /// That first process.
+        init: Actor,
+    },
     /// The kernel sent it, and not because of memory.
     Kernel,
     /// There is no tracer, and the counter of OOM kills did not move.
@@ -70,6 +75,12 @@ impl fmt::Display for SigkillCause {
                 "SIGKILL from outside this container to PID {} ({}), not the OOM killer",
                 victim.pid,
                 victim.name.escape_debug()
+            ),
+            Self::OomOfInit { init } => write!(
+                f,
+                "SIGKILL from the kernel: died with PID {} ({}), the first of its PID namespace, which the OOM killer killed",
+                init.pid,
+                init.name.escape_debug()
             ),
             Self::Kernel => f.write_str(
                 "SIGKILL from the kernel, not the OOM killer (a hard CPU time limit, or the end of a PID namespace)",

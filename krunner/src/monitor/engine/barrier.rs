@@ -85,10 +85,19 @@ impl Engine {
         };
         match (found, is_traced, self.is_counted) {
             (Some(cause), ..) => cause.clone(),
-            (None, true, _) if self.joiner.is_killed_by_kernel(pid) => SigkillCause::Kernel,
+            (None, true, _) if self.joiner.is_killed_by_kernel(pid) => self.kernel_sigkill_cause(pid, recently_ns),
             (None, true, _) | (None, false, false) => SigkillCause::Unknown,
             (None, false, true) if self.counted_ns.is_some_and(|at_ns| at_ns >= recently_ns) => SigkillCause::MaybeOom,
             (None, false, true) => SigkillCause::NotOom,
         }
+    }
+
+    /// Why the kernel killed a process that is no victim of the OOM killer.
+    fn kernel_sigkill_cause(&self, pid: u32, since_boot_ns: u64) -> SigkillCause {
+        let is_oom = |init: u32| {
+            matches!(self.recent.find(since_boot_ns, |process| process.pid == init), Some(SigkillCause::Oom { .. }))
+                || self.joiner.is_marked(init)
+        };
+        self.joiner.died_with_init(pid, is_oom).map_or(SigkillCause::Kernel, |init| SigkillCause::OomOfInit { init })
     }
 }
