@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 
 use krunner_tests::cgroup::{Cgroup, Version};
-use krunner_tests::{Monitor, Scene, Told, Way, proc, require};
+use krunner_tests::{Monitor, Scene, Told, Way, proc, require, wait};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -147,7 +147,7 @@ fn sharer_of_the_memory_is_in_the_report_of_the_victim() {
     let told = field.play(&["clone-vm", TOO_MUCH]);
     assert_sigkill(&told);
     let (victim, sharer) = (told.pid("victim"), told.pid("sharer"));
-    assert!(!proc::is_alive(sharer), "the kernel has killed it, too");
+    wait::until_true("the kernel kills it, too", || !proc::is_alive(sharer));
     let mut field = field;
     field.monitor.until_reports(1);
     // Both score the same: the kernel may choose either.
