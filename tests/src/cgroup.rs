@@ -178,6 +178,15 @@ impl Cgroup {
         &self.path
     }
 
+    /// The cgroup that memory is charged to, as `/proc/PID/cgroup` has it: in version 2 the next one above that counts memory.
+    #[must_use]
+    pub fn charged_in_hierarchy(&self) -> PathBuf {
+        let counts = |path: &Path| self.version == Version::One || path.join("memory.current").exists();
+        let above = self.path.ancestors().position(counts).unwrap_or(0);
+        let path = self.path_in_hierarchy();
+        path.ancestors().nth(above).unwrap_or(&path).to_owned()
+    }
+
     /// As `/proc/PID/cgroup` has it.
     pub fn path_in_hierarchy(&self) -> PathBuf {
         let mount = if self.version == Version::One { MEMORY_HIERARCHY } else { UNIFIED_HIERARCHY };

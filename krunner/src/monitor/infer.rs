@@ -360,9 +360,12 @@ impl Case {
     /// between two looks. Before everybody was looked at, a victim that nobody has seen to grow may still turn up: then
     /// only size counts.
     fn is_too_small(&self, suspect: &Suspect) -> bool {
+        // Raised by thousandths of a limit that is not known, which may be more than any size.
+        let is_preferred = suspect.known.oom_score_adj > 0 && self.limit_bytes().is_none();
         let is_quiet = suspect.alive_ns.is_some_and(|alive_ns| alive_ns.saturating_sub(suspect.grown_ns) > LIVELY_NS);
         (is_quiet || self.looked < Looked::AtEverybody)
             && !self.is_group
+            && !is_preferred
             && self.badness(suspect) < self.spared_bytes.unwrap_or(0) / 4 * 3
     }
 
@@ -371,9 +374,13 @@ impl Case {
         self.hidden_bytes.is_none_or(|bytes| suspect.known.rss_bytes > bytes)
     }
 
+    fn limit_bytes(&self) -> Option<u64> {
+        self.cgroup.as_ref()?.limit_bytes
+    }
+
     /// As the kernel weighs it.
     fn badness(&self, suspect: &Suspect) -> u64 {
-        let limit_bytes = self.cgroup.as_ref().and_then(|cgroup| cgroup.limit_bytes).unwrap_or(0);
+        let limit_bytes = self.limit_bytes().unwrap_or(0);
         let adjust = (limit_bytes / 1000).cast_signed().saturating_mul(suspect.known.oom_score_adj.into());
         suspect.known.rss_bytes.saturating_add_signed(adjust)
     }

@@ -353,3 +353,13 @@ fn where_some_are_hidden_only_one_that_must_be_the_victim_is_named() {
     assert_eq!(named(left(7, 51, 10 * SECOND)), (vec![7], 0));
     assert_eq!(named(killed(left(7, 1, 10 * SECOND))), (vec![7], 0));
 }
+
+#[test]
+fn one_that_the_kernel_was_told_to_prefer_is_not_too_small_where_the_limit_is_not_known() {
+    let small = |oom_score_adj| {
+        let mut small = Suspect { alive_ns: Some(10 * SECOND), grown_ns: SECOND, ..left(7, 8, 10 * SECOND) };
+        small.known.oom_score_adj = oom_score_adj;
+        case(1).judge(vec![small], |_| 16, IN_A_WHILE).0.len()
+    };
+    assert_eq!((small(1000), small(0)), (1, 0));
+}

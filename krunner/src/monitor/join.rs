@@ -119,6 +119,8 @@ struct Case {
     company: Option<Company>,
     /// `memory.oom.group` is set where it was killed.
     is_of_group: bool,
+    /// The kernel's, which came when another SIGKILL was pending already.
+    late_kill: Option<(u64, Kill)>,
     user_kill: Option<Kill>,
     exit_ns: Option<u64>,
 }
@@ -168,6 +170,10 @@ impl Joiner {
             Trace::Kill(kill) if !kill.already_pending => {
                 self.kill(kill, at_ns)?;
                 kill.victim
+            }
+            Trace::Kill(kill) if kill.source == KillSource::Kernel => {
+                self.case(kill.victim, at_ns)?.late_kill = Some((at_ns, kill.clone()));
+                return None;
             }
             Trace::Mark(mark) => {
                 self.case(mark.victim, at_ns)?.mark = Some(mark.clone());
@@ -292,14 +298,21 @@ impl Joiner {
         self.company_with(kill.sender.as_ref().map(|sender| sender.pid), kill, at_ns)
     }
 
-    /// A member of a group may get its SIGKILL of the first process of its PID namespace, which exits of the same kill, before
-    /// the OOM killer comes to it: then its mark says whose kill it belongs to.
+    /// A member of a group may get a SIGKILL before the OOM killer comes to it: of the first process of its PID namespace, which
+    /// exits of the same kill, or because its parent did (`PR_SET_PDEATHSIG`). Then its mark says whose kill it belongs to.
     fn find_company_of_marked(&mut self, mark: &Mark, at_ns: u64) {
         let Some(case) = self.cases.get(&mark.victim) else { return };
-        let Some((_, kill)) = case.kill.as_ref().filter(|_| case.company.is_none()) else { return };
-        let company = self.company_with(mark.trigger.as_ref().map(|actor| actor.pid), kill, at_ns);
-        if let Some(case) = self.cases.get_mut(&mark.victim) {
+        let Some((killed_ns, kill)) = case.kill.clone().filter(|_| case.company.is_none()).or(case.late_kill.clone())
+        else {
+            return;
+        };
+        let company = self.company_with(mark.trigger.as_ref().map(|actor| actor.pid), &kill, at_ns);
+        if let Some(case) = self.cases.get_mut(&mark.victim)
+            && case.company.is_none()
+            && company.is_some()
+        {
             case.company = company;
+            case.kill.get_or_insert((killed_ns, kill));
         }
     }
 

@@ -180,6 +180,29 @@ fn a_member_that_its_init_killed_first_is_of_the_group() {
 }
 
 #[test]
+fn a_member_that_died_with_its_parent_is_of_the_group() {
+    // 8 has a SIGKILL of its dying parent already when the OOM killer comes to it.
+    let pending = |mut event: TraceEvent| {
+        let Trace::Kill(kill) = &mut event.what else { panic!("{event:?}") };
+        kill.already_pending = true;
+        event
+    };
+    let first = vec![kill(0, 7, Kernel, SENDER), mark(1, 7, SENDER), kill(20, 8, User, 6)];
+    let late = vec![pending(kill(30, 8, Kernel, SENDER)), mark(31, 8, SENDER), exit(50, 8), exit(60, 7)];
+    let told = |events: Vec<TraceEvent>| {
+        let verdicts = verdicts(events).into_iter().map(|verdict| match verdict {
+            Verdict::Oom(victim) => (victim.kill.victim.pid, Some(victim.confidence)),
+            Verdict::Killed { process, .. } => (process.pid, None),
+        });
+        verdicts.collect::<Vec<_>>()
+    };
+    let of_group = [(8, Some(Confidence::CoVictim)), (7, Some(Confidence::Confirmed))];
+    assert_eq!(told([first.clone(), late.clone()].concat()), of_group);
+    let unmarked = late.into_iter().filter(|event| !matches!(event.what, Trace::Mark(_))).collect();
+    assert_eq!(told([first, unmarked].concat()), [(8, None), (7, Some(Confidence::Confirmed))], "only its parent's");
+}
+
+#[test]
 fn a_group_has_one_victim_and_its_co_victims() {
     let members = [7, 8, 9];
     let kills = members.iter().flat_map(|pid| {

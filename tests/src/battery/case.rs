@@ -237,7 +237,6 @@ fn oom_group(ground: &Ground) -> Result<Truth, String> {
     let told = ground.scene(&["crowd", "big=20", "trigger=16"]);
     let crowd = told.pid();
     let told = told.end();
-    ground.limited.group(false)?;
     assert!(was_killed(told.status), "{told:?}");
     let members = [told.pid("big"), told.pid("trigger"), crowd];
     wait::until_true("the end of all", || !members.iter().any(|pid| proc::is_alive(*pid)));
@@ -247,13 +246,12 @@ fn oom_group(ground: &Ground) -> Result<Truth, String> {
 /// As a container of Kubernetes dies: the first process of its pid namespace is a member, and ends the others as well.
 fn oom_group_init(ground: &Ground) -> Result<Truth, String> {
     let mut members = Vec::new();
+    ground.limited.group(true)?;
     for _ in 0..GROUPS {
         ground.limited.fit();
-        ground.limited.group(true)?;
         let scene = ground.scene(&["nested-pidns", TOO_MUCH]);
         let own = scene.pid();
         let told = scene.end();
-        ground.limited.group(false)?;
         assert!(was_killed(told.status), "{told:?}");
         let group = [told.pid("victim"), told.pid("init"), own];
         wait::until_true("the end of all", || !group.iter().any(|pid| proc::is_alive(*pid)));

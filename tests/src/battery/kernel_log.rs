@@ -53,16 +53,16 @@ impl KernelLog {
         Some(Self(file))
     }
 
-    /// Those who were killed since the last call.
-    pub(super) fn take(&mut self) -> Vec<Logged> {
+    /// Those who were killed since the last call; `None` where some of it was overwritten before it was read.
+    pub(super) fn take(&mut self) -> Option<Vec<Logged>> {
         let mut record = [0; RECORD_BYTES];
         let mut killed = Vec::new();
         loop {
             match self.0.read(&mut record) {
                 Ok(bytes) => killed.extend(parse(&String::from_utf8_lossy(&record[..bytes]))),
-                // EPIPE: records were overwritten before they were read; the next read goes on behind them.
-                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::BrokenPipe) => {}
-                Err(_) => return killed,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return None,
+                Err(_) => return Some(killed),
             }
         }
     }

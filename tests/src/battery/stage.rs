@@ -168,12 +168,12 @@ impl Stage {
         let truth = truth?;
         let counted = self.limited.oom_kills() - before;
         assert!(truth.agrees_with(counted), "the kernel counts {counted} kills: {truth:?}");
-        let logged = log.as_mut().map(KernelLog::take);
+        let logged = log.as_mut().and_then(KernelLog::take);
         Ok(Played {
             truth,
             counted,
             kills,
-            facts: Facts { logged, cgroup: self.limited.path_in_hierarchy().display().to_string() },
+            facts: Facts { logged, cgroup: self.limited.charged_in_hierarchy().display().to_string() },
         })
     }
 
@@ -198,8 +198,12 @@ impl Stage {
                 _ => caught(|| watcher.judge(played, *sentinel)),
             }
         };
-        let findings = self.watchers.iter_mut().map(judge);
-        findings.map(|judged| judged.unwrap_or_else(|reason| Finding::Broken { reason })).collect()
+        let findings: Vec<_> = self.watchers.iter_mut().map(judge).collect();
+        if played.truth.groups > 0 {
+            // Not before: a monitor looks at the setting after the kill.
+            caught(|| self.limited.group(false)).ok();
+        }
+        findings.into_iter().map(|judged| judged.unwrap_or_else(|reason| Finding::Broken { reason })).collect()
     }
 }
 
