@@ -15,6 +15,7 @@ use std::process::ExitStatus;
 use nix::sys::signal::Signal;
 
 use super::judge::{Truth, Victim};
+use super::kernel_log::KernelLog;
 use super::run::Machine;
 use super::stage::Place;
 use crate::cgroup::{Cgroup, Version};
@@ -243,9 +244,11 @@ fn oom_group(ground: &Ground) -> Result<Truth, String> {
     Ok(Truth { groups: 1, ..Truth::killed(members) })
 }
 
-/// As a container of Kubernetes dies: the first process of its pid namespace is a member, and ends the others as well.
+/// As a container of Kubernetes dies: the first process of its pid namespace is a member, and ends the others as well. It may
+/// also die with its parent before the kernel comes to it; the kernel's log says whom the OOM killer killed.
 fn oom_group_init(ground: &Ground) -> Result<Truth, String> {
-    let mut members = Vec::new();
+    let mut log = KernelLog::follow().ok_or("the kernel's log cannot be read")?;
+    let (mut members, mut died_along) = (Vec::new(), Vec::new());
     ground.limited.group(true)?;
     for _ in 0..GROUPS {
         ground.limited.fit();
@@ -253,9 +256,17 @@ fn oom_group_init(ground: &Ground) -> Result<Truth, String> {
         let own = scene.pid();
         let told = scene.end();
         assert!(was_killed(told.status), "{told:?}");
-        let group = [told.pid("victim"), told.pid("init"), own];
-        wait::until_true("the end of all", || !group.iter().any(|pid| proc::is_alive(*pid)));
-        members.extend(group);
+        let (victim, init) = (told.pid("victim"), told.pid("init"));
+        wait::until_true("the end of all", || ![victim, init, own].iter().any(|pid| proc::is_alive(*pid)));
+        let logged = log.take().ok_or("the kernel's log was overwritten")?;
+        let is_logged = |pid: u32| logged.iter().any(|logged| logged.pid == pid);
+        assert!(logged[0].pid == victim && is_logged(own), "the hog, and then the others: {logged:?} of {told:?}");
+        members.extend([victim, own]);
+        if is_logged(init) {
+            members.push(init);
+        } else {
+            died_along.push(Victim { pid: init, mark: None });
+        }
     }
-    Ok(Truth { groups: GROUPS, ..Truth::killed(members) })
+    Ok(Truth { groups: GROUPS, died_along, ..Truth::killed(members) })
 }

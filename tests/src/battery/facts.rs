@@ -9,15 +9,15 @@ use super::kernel_log::Logged;
 pub(super) struct Facts {
     /// What the kernel's log says; `None` where it cannot be read, or numbers processes otherwise than the monitor.
     pub(super) logged: Option<Vec<Logged>>,
-    /// The path of the cgroup that all of it happened in, as `/proc/PID/cgroup` has it.
-    pub(super) cgroup: String,
+    /// The path of the cgroup that all of it happened in, as `/proc/PID/cgroup` has it, and of the one that is charged.
+    pub(super) cgroups: [String; 2],
 }
 
 /// What is not as it should be.
 pub(super) fn problems(told: &[Told], facts: &Facts) -> Vec<String> {
-    let cgroups = told.iter().filter(|told| told.cgroup.as_ref() != Some(&facts.cgroup));
+    let cgroups = told.iter().filter(|told| !told.cgroup.as_ref().is_some_and(|path| facts.cgroups.contains(path)));
     let mut problems: Vec<String> = cgroups
-        .map(|told| format!("{} was killed in {}: {:?} was told", told.pid, facts.cgroup, told.cgroup))
+        .map(|told| format!("{} was killed in {:?}: {:?} was told", told.pid, facts.cgroups, told.cgroup))
         .collect();
     let Some(logged) = &facts.logged else { return problems };
     let mut logged = logged.clone();
@@ -73,7 +73,10 @@ mod tests {
 
     #[test]
     fn memory_and_cgroup_are_as_the_kernel_and_the_scene_have_them() {
-        let facts = Facts { logged: Some(vec![logged(7, 5000), logged(7, 9000)]), cgroup: "/test/limited".to_owned() };
+        let facts = Facts {
+            logged: Some(vec![logged(7, 5000), logged(7, 9000)]),
+            cgroups: ["/test/limited", "/test/limited"].map(ToOwned::to_owned),
+        };
         let right = told(7, Some(5000), Some("/test/limited"));
         let again = told(7, Some(9100), Some("/test/limited"));
         assert_eq!(problems(&[right.clone(), again], &facts), [""; 0]);

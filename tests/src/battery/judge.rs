@@ -39,7 +39,9 @@ pub(super) struct Victim {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Truth {
     pub(super) victims: Vec<Victim>,
-    /// How many of them the kernel chose, and counted.
+    /// They died along with those, of another SIGKILL: without BPF nobody can tell the difference.
+    pub(super) died_along: Vec<Victim>,
+    /// How many of the victims the kernel chose, and counted.
     pub(super) chosen: u64,
     /// So many groups died as a whole.
     pub(super) groups: u64,
@@ -53,7 +55,13 @@ impl Truth {
 
     /// These were, and each was chosen.
     pub(super) fn of(victims: Vec<Victim>) -> Self {
-        Self { chosen: victims.len() as u64, victims, groups: 0 }
+        Self { chosen: victims.len() as u64, victims, died_along: Vec::new(), groups: 0 }
+    }
+
+    /// Whom a monitor of these means may name.
+    fn fair(&self, means: Means) -> Vec<Victim> {
+        let died_along = if means == Means::Fallback { &self.died_along[..] } else { &[] };
+        [&self.victims[..], died_along].concat()
     }
 
     /// Whether the kernel's counter may have grown by so much.
@@ -83,7 +91,7 @@ pub(super) struct Told {
 
 /// Whether a monitor of these means owes so many reports.
 pub(super) fn due(means: Means, truth: &Truth, counted: u64) -> u64 {
-    let victims = truth.victims.len() as u64;
+    let victims = truth.fair(means).len() as u64;
     match means {
         Means::Bpf => victims,
         Means::Fallback => victims.min(counted),
@@ -101,7 +109,7 @@ pub(super) fn judge(
 ) -> Score {
     let sentinel = u64::from(!is_sentinel_told);
     let due = due(means, truth, counted) + sentinel;
-    let right = right(truth, told);
+    let (right, open) = right(truth.fair(means), told);
     let mut confidence = BTreeMap::new();
     for report in told {
         *confidence.entry(report.confidence.clone()).or_default() += 1;
@@ -120,12 +128,14 @@ pub(super) fn judge(
         problems: Vec::new(),
     };
     score.problems = problems(means, &score, truth.groups, sentinel);
+    if means == Means::Bpf && !open.is_empty() {
+        score.problems.push(format!("nothing was told of {open:?}"));
+    }
     score
 }
 
-/// How many of the victims were named; a victim that is named twice was named once.
-fn right(truth: &Truth, told: &[Told]) -> u64 {
-    let mut open = truth.victims.clone();
+/// How many of the victims were named, and the pids of the others; a victim that is named twice was named once.
+fn right(mut open: Vec<Victim>, told: &[Told]) -> (u64, Vec<u32>) {
     let mut right = 0;
     for report in told {
         let is_it = |victim: &Victim| {
@@ -136,7 +146,7 @@ fn right(truth: &Truth, told: &[Told]) -> u64 {
             right += 1;
         }
     }
-    right
+    (right, open.iter().map(|victim| victim.pid).collect())
 }
 
 fn problems(means: Means, score: &Score, groups: u64, sentinel: u64) -> Vec<String> {

@@ -169,12 +169,9 @@ impl Stage {
         let counted = self.limited.oom_kills() - before;
         assert!(truth.agrees_with(counted), "the kernel counts {counted} kills: {truth:?}");
         let logged = log.as_mut().and_then(KernelLog::take);
-        Ok(Played {
-            truth,
-            counted,
-            kills,
-            facts: Facts { logged, cgroup: self.limited.charged_in_hierarchy().display().to_string() },
-        })
+        let cgroups = [self.limited.path_in_hierarchy(), self.limited.charged_in_hierarchy()];
+        let facts = Facts { logged, cgroups: cgroups.map(|path| path.display().to_string()) };
+        Ok(Played { truth, counted, kills, facts })
     }
 
     fn judge(&mut self, played: &Played) -> Vec<Finding> {
