@@ -23,11 +23,11 @@ pub(super) fn problems(told: &[Told], facts: &Facts) -> Vec<String> {
     let mut logged = logged.clone();
     // All members have a line, the chosen one of a single group the first one.
     let is_one_group = told.iter().filter(|told| told.confidence == "confirmed").count() == 1 && told.len() > 1;
-    let chosen = logged.first().filter(|_| is_one_group && logged.len() > 1).map(|logged| logged.pid);
-    if let Some(chosen) = chosen.filter(|chosen| told[0].pid != *chosen) {
+    let everybody: Vec<u32> = told.iter().map(|told| told.pid).collect();
+    let chosen = logged.iter().map(|logged| logged.pid).find(|pid| everybody.contains(pid));
+    if let Some(chosen) = chosen.filter(|chosen| is_one_group && told[0].pid != *chosen) {
         problems.push(format!("the kernel chose {chosen}: {} was told", told[0].pid));
     }
-    let everybody: Vec<u32> = told.iter().map(|told| told.pid).collect();
     for told in told.iter().filter(|told| told.confidence == "confirmed") {
         // One pid may be there twice. Where the first thread has ended the log has the number of another one
         // (`find_lock_task_mm`, mm/oom_kill.c), which nobody else has.

@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 use nix::fcntl::OFlag;
 
@@ -46,8 +47,11 @@ impl Memory {
 }
 
 impl KernelLog {
-    /// `None` where it cannot be read.
+    /// `None` where it cannot be read, or numbers processes otherwise than we do.
     pub(super) fn follow() -> Option<Self> {
+        /// `PROC_PID_INIT_INO`, `include/linux/proc_ns.h`.
+        const FIRST: &str = "pid:[4026531836]";
+        std::fs::read_link("/proc/self/ns/pid").ok().filter(|link| link == Path::new(FIRST))?;
         let mut file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open("/dev/kmsg").ok()?;
         file.seek(SeekFrom::End(0)).ok()?;
         Some(Self(file))
