@@ -337,8 +337,7 @@ impl Engine {
         if !self.first_time(victim.kill.victim) {
             return;
         }
-        let rss_bytes = victim_rss(&victim.kill.memory, self.history.find(victim.kill.victim).as_ref());
-        self.remember_oom(victim.kill.victim, &victim.kill.name, rss_bytes, now_ns);
+        self.remember_victim(&victim, now_ns);
         if !self.storm.admit(now_ns, &victim.kill.name) {
             self.figures.remove(&victim.kill.victim);
             return;
@@ -418,6 +417,12 @@ impl Engine {
             self.figures.pop_first();
         }
         self.figures.insert(victim, figures);
+    }
+
+    fn remember_victim(&mut self, victim: &Victim, at_ns: u64) {
+        let (process, kill) = (victim.kill.victim, &victim.kill);
+        let rss_bytes = victim_rss(&kill.memory, self.history.find(process).as_ref());
+        self.remember_oom(process, &kill.name, rss_bytes, at_ns);
     }
 
     fn remember_oom(&mut self, process: ProcessKey, name: &str, rss_bytes: Option<u64>, now_ns: u64) {

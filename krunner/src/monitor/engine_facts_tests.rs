@@ -13,7 +13,7 @@ fn reports(engine: &mut Engine) -> Vec<Report> {
     reports.collect()
 }
 
-/// Who is told of: each victim with its members.
+/// The victims that were reported, each with its members.
 fn told_with_members(engine: &mut Engine) -> Vec<(u32, Vec<u32>)> {
     let members = |report: &Report| report.members.iter().map(|member| member.seen.pid).collect();
     reports(engine).iter().map(|report| (report.victim.seen.pid, members(report))).collect()

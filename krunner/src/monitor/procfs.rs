@@ -103,25 +103,26 @@ impl ProcRoot {
     /// so this may be asked anywhere, for a few processes.
     #[must_use]
     pub(super) fn has(&self, key: ProcessKey) -> bool {
-        let line = std::fs::read(self.0.join(format!("{}/stat", key.pid))).unwrap_or_default();
-        Stat::parse(&line).is_some_and(|(_, stat)| stat.start_ticks == key.start_ticks && !stat.is_zombie())
+        self.stat_of(key).is_some_and(|stat| !stat.is_zombie())
     }
 
     /// How large this very process is now; `None` when it is gone or has let go of its memory. May be asked as [`Self::has`].
     #[must_use]
     pub(super) fn sizes_of(&self, key: ProcessKey) -> Option<Sizes> {
-        let line = std::fs::read(self.0.join(format!("{}/stat", key.pid))).ok()?;
-        let (_, stat) = Stat::parse(&line).filter(|(_, stat)| stat.start_ticks == key.start_ticks)?;
-        let rss_bytes = stat.rss_pages.saturating_mul(page_bytes());
-        (stat.vm_bytes > 0).then_some(Sizes { vm_bytes: stat.vm_bytes, rss_bytes })
+        let stat = self.stat_of(key).filter(|stat| stat.vm_bytes > 0)?;
+        Some(Sizes { vm_bytes: stat.vm_bytes, rss_bytes: stat.rss_pages.saturating_mul(page_bytes()) })
     }
 
     /// The controlling terminal of this very process, as a device number.
     #[must_use]
     pub(crate) fn terminal_of(&self, key: ProcessKey) -> Option<u64> {
+        self.stat_of(key)?.terminal()
+    }
+
+    /// Of this very process, not of another one that has its pid by now.
+    fn stat_of(&self, key: ProcessKey) -> Option<Stat> {
         let line = std::fs::read(self.0.join(format!("{}/stat", key.pid))).ok()?;
-        let (_, stat) = Stat::parse(&line).filter(|(_, stat)| stat.start_ticks == key.start_ticks)?;
-        stat.terminal()
+        Stat::parse(&line).map(|(_, stat)| stat).filter(|stat| stat.start_ticks == key.start_ticks)
     }
 
     /// Whether a process is inside a fence.

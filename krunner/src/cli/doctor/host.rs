@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::monitor::tracer::probe::{Check, State};
+use crate::monitor::tracer::probe::{Check, ProbeRoots, State};
 use crate::monitor::{Cgroup, CgroupRoot};
 use crate::process::{PidsLimit, oom_score};
 
@@ -14,9 +14,6 @@ const MIB: u64 = 1 << 20;
 
 /// A step may be a shell and some programs with threads of their own.
 const FEW_PROCESSES: u64 = 16;
-
-/// The link in `/proc/self/ns` (`PROC_PID_INIT_INO`, `include/linux/proc_ns.h`).
-const HOST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 const PROTECT: &str = "`setcap cap_bpf,cap_perfmon,cap_sys_resource+p` krunner's file, in a container started with --cap-add \
                        SYS_RESOURCE, so that the runner protects itself";
@@ -190,8 +187,7 @@ impl HostFacts {
 
 /// Empty in the host's PID namespace, whose processes are not one container's.
 fn uncounted(root: &Path, cgroup: Option<&Cgroup>) -> Vec<String> {
-    let namespace = fs::read_link(root.join("proc/self/ns/pid")).ok();
-    let is_private = namespace.is_some_and(|link| link != Path::new(HOST_PID_NAMESPACE));
+    let is_private = ProbeRoots::below(root).is_initial_pid_namespace() == Some(false);
     let cgroup = cgroup.filter(|_| is_private);
     cgroup.map(|cgroup| cgroup.uncounted(&CgroupRoot::below(root)).into_iter().collect()).unwrap_or_default()
 }

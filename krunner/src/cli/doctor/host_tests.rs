@@ -110,13 +110,13 @@ fn cgroups_of_the_container_that_are_not_counted_are_named() {
         checks.into_iter().find(|check| check.check == "kill-counter").map(|check| check.found)
     };
     let namespace = |link: &str| {
-        let path = root.path().join("proc/self/ns/pid");
+        let path = root.path().join("proc/thread-self/ns/pid");
         let _ = fs::remove_file(&path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink(link, path).unwrap();
     };
     assert_eq!(counter(), None, "the namespace is not known");
-    namespace(HOST_PID_NAMESPACE);
+    namespace("pid:[4026531836]");
     assert_eq!(counter(), None, "these are the host's processes");
     namespace("pid:[4026532000]");
     let found = counter().unwrap();

@@ -2,13 +2,12 @@
 //!
 //! The small ones exit first, so their verdicts come before that of the victim which they name. They wait for it, and it for
 //! its exit no longer than [`COMPANY_PATIENCE_NS`] from then on. With two processors the chosen one may have exited before the
-//! kernel has come to the last of its group: its report waits for [`GROUP_PATIENCE_NS`]. Whoever comes later still has a
-//! report of its own. No I/O.
+//! kernel has come to the last of its group: its report waits for [`GROUP_PATIENCE_NS`]. One that is killed later still
+//! has a report of its own. No I/O.
 
 use super::{Engine, Waiting};
 use crate::monitor::event::ProcessKey;
 use crate::monitor::join::{Verdict, Victim};
-use crate::monitor::report::victim_rss;
 
 /// The kernel takes some 10 us for each member, and writes a line to the console.
 const GROUP_PATIENCE_NS: u64 = 20_000_000;
@@ -22,7 +21,7 @@ impl Engine {
         verdicts.sort_by_key(|verdict| first_victim(verdict).is_some());
         for verdict in verdicts {
             match verdict {
-                Verdict::Oom(victim) if victim.with.is_some_and(|first| self.is_to_be_told(first)) => {
+                Verdict::Oom(victim) if victim.with.is_some_and(|first| self.is_to_be_reported(first)) => {
                     let until_ns = now_ns.saturating_add(COMPANY_PATIENCE_NS);
                     self.company.push(Waiting { victim, until_ns, not_before_ns: now_ns });
                 }
@@ -49,11 +48,11 @@ impl Engine {
         self.release_company(now_ns);
     }
 
-    /// Tells of those whose first victim has been told of, or never will be.
+    /// Reports those whose first victim has been reported, or never will be.
     fn release_company(&mut self, now_ns: u64) {
         let (free, company) = std::mem::take(&mut self.company)
             .into_iter()
-            .partition(|waiting| !waiting.victim.with.is_some_and(|first| self.is_to_be_told(first)));
+            .partition(|waiting| !waiting.victim.with.is_some_and(|first| self.is_to_be_reported(first)));
         self.company = company;
         let free: Vec<Waiting> = free;
         for waiting in free {
@@ -61,11 +60,11 @@ impl Engine {
         }
     }
 
-    fn is_to_be_told(&self, victim: ProcessKey) -> bool {
+    fn is_to_be_reported(&self, victim: ProcessKey) -> bool {
         self.joiner.is_open(victim) || self.waiting.iter().any(|waiting| waiting.victim.kill.victim == victim)
     }
 
-    /// Those who were killed along with this victim, in the order of their kills. They are told of herewith.
+    /// Those who were killed along with this victim, in the order of their kills. They are not reported again.
     pub(super) fn take_members(&mut self, first: ProcessKey) -> Vec<Victim> {
         let is_member = |waiting: &mut Waiting| waiting.victim.with == Some(first);
         let mut members: Vec<Victim> = self.company.extract_if(.., is_member).map(|waiting| *waiting.victim).collect();
@@ -73,10 +72,8 @@ impl Engine {
         members.retain(|member| self.first_time(member.kill.victim));
         members.sort_by_key(|member| member.killed_at_boot_ns);
         for member in &members {
-            let (process, kill) = (member.kill.victim, &member.kill);
-            self.figures.remove(&process);
-            let rss_bytes = victim_rss(&kill.memory, self.history.find(process).as_ref());
-            self.remember_oom(process, &kill.name, rss_bytes, member.killed_at_boot_ns);
+            self.figures.remove(&member.kill.victim);
+            self.remember_victim(member, member.killed_at_boot_ns);
         }
         members
     }

@@ -43,8 +43,7 @@ impl Engine {
     }
 
     /// Who ended by itself did so without a word, and the snapshot may be a while ago: whoever a report is about to
-    /// name beside the victim is looked for. Returns the largest that were alive at that
-    /// time and did not die along with the victim.
+    /// name beside the victim is looked for. Returns the largest that were alive at that time and did not die along with the victim.
     pub(super) fn look_for_others(&mut self, victim: ProcessKey, members: &[ProcessKey], at_ns: u64) -> Vec<Known> {
         for ancestor in self.history.chain(victim, u64::MAX) {
             self.mark_if_left(&ancestor, at_ns);

@@ -50,6 +50,11 @@ impl ProbeRoots {
         Some(String::from_utf8_lossy(&bytes).trim().to_owned())
     }
 
+    /// Whether ours is the host's PID namespace; `None` where that cannot be seen.
+    pub(crate) fn is_initial_pid_namespace(&self) -> Option<bool> {
+        Some(self.namespace("pid")? == INITIAL_PID_NAMESPACE)
+    }
+
     /// The inode number in a link like `pid:[4026531836]` (namespaces(7)).
     fn namespace(&self, kind: &str) -> Option<u64> {
         let link = fs::read_link(self.root.join("proc/thread-self/ns").join(kind)).ok()?;
@@ -167,7 +172,7 @@ pub fn of_this_host(roots: &ProbeRoots, bpf_answer: io::Result<()>) -> Findings 
         no_new_privileges: field("NoNewPrivs") == Some("1"),
         seccomp: field("Seccomp").and_then(|mode| mode.parse().ok()),
         is_initial_user_namespace: roots.namespace("user").map(|inode| inode == INITIAL_USER_NAMESPACE),
-        is_initial_pid_namespace: roots.namespace("pid").map(|inode| inode == INITIAL_PID_NAMESPACE),
+        is_initial_pid_namespace: roots.is_initial_pid_namespace(),
         bpf_answer,
         btf: read_kernel_facts(&roots.root.join("sys/kernel/btf/vmlinux")),
         lockdown: roots.text("sys/kernel/security/lockdown").and_then(|modes| chosen(&modes)),
