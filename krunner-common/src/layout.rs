@@ -1,20 +1,20 @@
-//! Structs with the same bytes on both sides, and no byte between the fields.
+//! `repr(C)` structs without padding, shared by the eBPF programs and user space.
 //!
-//! Without padding a record carries nothing but its fields out of the kernel, and it can be decoded
-//! field by field in safe code. Integers are in native order: both sides are the same machine.
+//! Without padding no uninitialized kernel memory leaves the kernel, and records can be decoded field by field in safe
+//! code. Integers have native byte order, because both sides run on the same machine.
 
-/// Something with fixed bytes.
+/// A type with a fixed byte representation.
 pub trait Layout: Sized {
-    /// How many bytes it has.
+    /// Encoded size in bytes.
     const SIZE: usize;
 
-    /// Takes it off the front of `bytes`; `None` when they are too few, and then nothing is taken.
+    /// Decodes a value from the front of `bytes` and advances past it; `None`, without advancing, if there are too few.
     fn take(bytes: &mut &[u8]) -> Option<Self>;
 
-    /// Writes it to the front of `out`; nothing if it does not fit.
+    /// Writes the value to the front of `out`; does nothing if it does not fit.
     fn put(&self, out: &mut [u8]);
 
-    /// Decodes a record from the front of `bytes`. More bytes are no error: a later version may append.
+    /// Decodes a record from the front of `bytes`. Trailing bytes are ignored: a later version may append fields.
     #[must_use]
     fn decode(mut bytes: &[u8]) -> Option<Self> {
         Self::take(&mut bytes)

@@ -1,18 +1,19 @@
-//! The programs of the object: their names, and the raw tracepoint each one is for.
+//! The programs of the object and the raw tracepoints they attach to.
 //!
-//! Raw tracepoints need no tracefs. Their arguments are those of the kernel's `TP_PROTO`, so the
-//! offsets of [`crate::Offsets`] are all they need to know of a kernel.
+//! Raw tracepoints do not require tracefs. Their arguments are those of the kernel's `TP_PROTO`, so the programs depend
+//! on the kernel only through [`crate::Offsets`].
 
 /// A program and where to attach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// Its name in the object.
+    /// Symbol name in the ELF object.
     pub name: &'static str,
     /// The raw tracepoint, without its category.
     pub tracepoint: &'static str,
 }
 
-/// Writes [`crate::Kill`]. `signal_generate(int sig, struct kernel_siginfo *, struct task_struct *, int group, int result)`.
+/// Writes [`crate::Kill`]. `signal_generate(int sig, struct kernel_siginfo *, struct task_struct *, int group, int
+/// result)`.
 pub const SIGKILL: Program = Program { name: "sigkill", tracepoint: "signal_generate" };
 
 /// Writes [`crate::Mark`]. `mark_victim(struct task_struct *, uid_t)`; `mark_victim(int pid)` before 2025.
@@ -27,10 +28,10 @@ pub const FORK: Program = Program { name: "process_fork", tracepoint: "sched_pro
 /// Writes [`crate::Exec`]. `sched_process_exec(struct task_struct *, pid_t old_pid, struct linux_binprm *)`.
 pub const EXEC: Program = Program { name: "process_exec", tracepoint: "sched_process_exec" };
 
-/// Writes [`crate::CgroupMade`]. `cgroup_mkdir(struct cgroup *, const char *path)`. Without it, cgroups that are gone
-/// before somebody looks have no name.
+/// Writes [`crate::CgroupMade`]. `cgroup_mkdir(struct cgroup *, const char *path)`. Without it, cgroups that are
+/// removed before user space looks them up have no name in reports.
 pub const CGROUP_MKDIR: Program = Program { name: "cgroup_mkdir", tracepoint: "cgroup_mkdir" };
 
-/// Those that the tracer needs, in the order in which to attach: who consumes an event comes before who causes it, so
-/// that no mark arrives without its SIGKILL only because the other program was late.
+/// The required programs, in attach order: [`SIGKILL`] is attached before [`MARK_VICTIM`], so that every mark has its
+/// SIGKILL record.
 pub const ALL: [Program; 5] = [EXIT, SIGKILL, MARK_VICTIM, FORK, EXEC];

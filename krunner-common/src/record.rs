@@ -1,38 +1,38 @@
-//! The records. Each opens with its [`Kind`] as `u32`, so that a reader can dispatch on the first word.
+//! Ring buffer records. Each begins with its [`Kind`] as `u32`, so that a reader can dispatch on the first word.
 //!
-//! Ids are those of the runner's own pid namespace (of the init namespace with
-//! [`ALL_NAMESPACES`](crate::config_flag::ALL_NAMESPACES)); 0 says that the process is not visible
-//! from there. Times are nanoseconds since boot, suspend included (`bpf_ktime_get_boot_ns`,
+//! Process ids are those in the runner's PID namespace (in the initial one with
+//! [`ALL_NAMESPACES`](crate::config_flag::ALL_NAMESPACES)); 0 means that the process is not visible there. Times are
+//! nanoseconds since boot, suspend included (`bpf_ktime_get_boot_ns`,
 //! `task_struct.start_boottime`); field 22 of `/proc/PID/stat` is the same start time in clock ticks,
-//! moved by the time namespace's offset if there is one. A process is (tgid, `start_boot_ns`).
+//! shifted by the time namespace's offset. (tgid, `start_boot_ns`) identifies a process.
 
 use crate::layout::layout;
 
 /// Bytes of a command name, the final NUL included (`TASK_COMM_LEN`).
 pub const COMM_BYTES: usize = 16;
 
-/// As much of a command line as [`Exec`] carries.
+/// Maximum length of the command line in an [`Exec`] record.
 pub const CMDLINE_BYTES: usize = 256;
 
 /// Bytes of a cgroup's name, the final NUL included. Container runtimes use up to 90 (`cri-containerd-` and 64 digits);
 /// a longer name is found by walking the hierarchy.
 pub const CGROUP_NAME_BYTES: usize = 128;
 
-/// What a record is.
+/// The type of a record, its first word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
-    /// [`Kill`]
+    /// The record is a [`Kill`].
     Kill = 1,
-    /// [`Mark`]
+    /// The record is a [`Mark`].
     Mark = 2,
-    /// [`Exit`]
+    /// The record is an [`Exit`].
     Exit = 3,
-    /// [`Fork`]
+    /// The record is a [`Fork`].
     Fork = 4,
-    /// [`Exec`]
+    /// The record is an [`Exec`].
     Exec = 5,
-    /// [`CgroupMade`]
+    /// The record is a [`CgroupMade`].
     CgroupMade = 6,
 }
 
@@ -40,8 +40,8 @@ impl Kind {
     /// All kinds, in the order of their numbers.
     pub const ALL: [Self; 6] = [Self::Kill, Self::Mark, Self::Exit, Self::Fork, Self::Exec, Self::CgroupMade];
 
-    /// Whether a kill goes unreported without the record. Such records have a ring buffer of their own, which no number
-    /// of forks fills.
+    /// Whether losing the record could lose an OOM kill. These records have their own ring buffer, which forks and
+    /// execs cannot fill.
     #[must_use]
     pub const fn is_of_kill(self) -> bool {
         matches!(self, Self::Kill | Self::Mark | Self::Exit)
@@ -57,22 +57,32 @@ impl Kind {
 
 /// Values of [`Kill::source`].
 pub mod source {
-    /// The kernel itself (`SEND_SIG_PRIV`): the OOM killer, and also the end of a pid namespace or a
-    /// hard `RLIMIT_CPU`. Only a [`Mark`](super::Mark) makes it an OOM kill.
+    /// The kernel itself (`SEND_SIG_PRIV`): the OOM killer, but also the teardown of a PID namespace or a
+    /// hard `RLIMIT_CPU`. It is an OOM kill only together with a [`Mark`](super::Mark).
     pub const KERNEL: u8 = 1;
-    /// A process, with kill(2) or the like. A parent-death signal and `cgroup.kill` count as this too:
-    /// the kernel accounts them to whoever caused them.
+    /// A process, with kill(2) or a similar call. Parent-death signals and `cgroup.kill` are included: the kernel names
+    /// the process that caused them as the sender.
     pub const USER: u8 = 2;
 }
 
 /// Values of [`Kill::outcome`], the kernel's `TRACE_SIGNAL_*` (include/trace/events/signal.h).
 pub mod outcome {
-    /// The signal was queued.
+    /// The signal was queued (`TRACE_SIGNAL_DELIVERED`).
     pub const DELIVERED: u8 = 0;
-    /// Nobody there to take it.
+    /// No thread could take the signal (`TRACE_SIGNAL_IGNORED`).
     pub const IGNORED: u8 = 1;
-    /// A SIGKILL was pending already; this one changed nothing.
+    /// A SIGKILL was already pending (`TRACE_SIGNAL_ALREADY_PENDING`).
     pub const ALREADY_PENDING: u8 = 2;
+}
+
+/// Values of [`Kill::limit_kind`].
+pub mod limit_kind {
+    /// The victim's cgroup has no limit, or the limit could not be read.
+    pub const NONE: u32 = 0;
+    /// The memory limit (`mem_cgroup.memory`).
+    pub const MEMORY: u32 = 1;
+    /// The limit of memory and swap together, cgroup v1 only (`mem_cgroup.memsw`).
+    pub const MEMORY_AND_SWAP: u32 = 2;
 }
 
 /// Bits of [`Exec::flags`].
@@ -86,41 +96,41 @@ pub mod exec_flag {
 layout! {
     /// A thread and the process that it belongs to.
     pub struct Task: 16 {
-        /// Thread group, what user space calls the process id.
+        /// Thread group id, which user space calls the process id.
         pub tgid: u32,
-        /// Thread.
+        /// Thread id, equal to `tgid` for the leader.
         pub tid: u32,
-        /// When the thread group's leader started.
+        /// Start time of the thread group leader, in nanoseconds since boot.
         pub start_boot_ns: u64,
     }
 }
 
 layout! {
-    /// A memory map's figures as the OOM killer prints them.
+    /// Memory usage of an `mm_struct`, as the OOM killer prints it.
     ///
-    /// Pages are of the kernel's size (`sysconf(_SC_PAGESIZE)`). All 0 when the task had let go of its
+    /// Pages have the kernel's size (`sysconf(_SC_PAGESIZE)`). All fields are 0 if the task had already released its
     /// memory. Since 6.2 the kernel keeps the resident counts per CPU, and these are the central sums,
     /// as in its own log: each may be off by up to `max(32, 2 * cpus)` pages per CPU.
     pub struct Memory: 48 {
-        /// `mm_struct.total_vm`
+        /// Address space in pages (`mm_struct.total_vm`).
         pub total_vm_pages: u64,
-        /// `MM_ANONPAGES`
+        /// Resident anonymous pages (`MM_ANONPAGES`).
         pub anon_pages: u64,
-        /// `MM_FILEPAGES`
+        /// Resident file pages (`MM_FILEPAGES`).
         pub file_pages: u64,
-        /// `MM_SHMEMPAGES`
+        /// Resident shared memory pages (`MM_SHMEMPAGES`).
         pub shmem_pages: u64,
-        /// `MM_SWAPENTS`
+        /// Swapped-out pages (`MM_SWAPENTS`).
         pub swap_pages: u64,
-        /// `mm_struct.pgtables_bytes`
+        /// Size of the page tables in bytes (`mm_struct.pgtables_bytes`).
         pub pgtables_bytes: u64,
     }
 }
 
 layout! {
     /// A SIGKILL was generated.
-    pub struct Kill: 136 {
-        /// [`Kind::Kill`]
+    pub struct Kill: 168 {
+        /// The record kind, [`Kind::Kill`].
         pub kind: u32,
         /// One of [`source`].
         pub source: u8,
@@ -128,92 +138,105 @@ layout! {
         pub outcome: u8,
         /// The victim's `oom_score_adj`.
         pub oom_score_adj: i16,
-        /// Now.
+        /// Time of the event, in nanoseconds since boot.
         pub time_boot_ns: u64,
-        /// Whom it goes to.
+        /// The process that the signal was sent to.
         pub victim: Task,
-        /// Who caused it: for an OOM kill the process that asked for memory. 0 when it is not visible
-        /// from our namespace.
+        /// The sender: for an OOM kill the process whose allocation triggered it. 0 if it is not visible from our
+        /// namespace.
         pub sender_tgid: u32,
-        /// The victim's real user id, in the init user namespace.
+        /// The victim's real user id in the initial user namespace.
         pub uid: u32,
-        /// The victim's memory just before it is taken away.
+        /// The victim's memory usage at the time of the signal.
         pub memory: Memory,
-        /// Which memory map that is: the same for all who share it, and no more than a number to anybody else. 0
-        /// when it has none any more.
+        /// Opaque id of the victim's `mm_struct`, equal for all processes that share it (`CLONE_VM`). 0 if it has
+        /// already been released.
         pub memory_map: u64,
-        /// The cgroup that the victim's memory is charged to (`kernfs_node.id`, the inode number of its directory), 0 when
-        /// it is not known. Unique within the hierarchy of the memory controller; it is not used again.
+        /// The cgroup that the victim's memory is charged to (`kernfs_node.id`, the inode number of its directory), 0
+        /// if unknown. Unique within the memory controller's hierarchy and never reused.
         pub cgroup_id: u64,
-        /// The victim's name.
+        /// The cgroup, at or above the victim's, whose limit has the least headroom; 0 with [`limit_kind::NONE`]. Set
+        /// only for a SIGKILL from the kernel. A charge checks the limits from the innermost cgroup outwards
+        /// (`page_counter_try_charge`,
+        /// `mm/page_counter.c`), so among equals this is the innermost.
+        pub limit_cgroup_id: u64,
+        /// That limit in pages (`page_counter.max`).
+        pub limit_pages: u64,
+        /// Pages charged to that cgroup (`page_counter.usage`).
+        pub limit_usage_pages: u64,
+        /// One of [`limit_kind`].
+        pub limit_kind: u32,
+        /// Padding to a multiple of 8 bytes; always 0.
+        pub reserved: u32,
+        /// The victim's command name.
         pub comm: [u8; COMM_BYTES],
-        /// The sender's name; empty unless `sender_tgid` is set.
+        /// The sender's command name; empty unless `sender_tgid` is set.
         pub sender_comm: [u8; COMM_BYTES],
     }
 }
 
 layout! {
-    /// The OOM killer marked a victim: right after its SIGKILL, by the same sender; without a
-    /// SIGKILL if the victim was exiting anyway.
+    /// The OOM killer marked a victim. It does so right after sending SIGKILL, in the same task; a victim that was
+    /// already exiting is marked without a SIGKILL.
     pub struct Mark: 48 {
-        /// [`Kind::Mark`]
+        /// The record kind, [`Kind::Mark`].
         pub kind: u32,
-        /// Who asked for memory; 0 when it is not visible from our namespace.
+        /// The process whose allocation triggered the OOM killer; 0 if it is not visible from our namespace.
         pub trigger_tgid: u32,
-        /// Now.
+        /// Time of the event, in nanoseconds since boot.
         pub time_boot_ns: u64,
-        /// Who is marked; any thread of the group, not always the leader.
+        /// The marked thread, which is not always the leader.
         pub victim: Task,
-        /// Name of who asked; empty unless `trigger_tgid` is set.
+        /// Command name of the trigger; empty unless `trigger_tgid` is set.
         pub trigger_comm: [u8; COMM_BYTES],
     }
 }
 
 layout! {
-    /// The last thread of a process that SIGKILL ended is exiting. When two threads exit at once there
-    /// may be a record from each.
+    /// The last thread of a process killed by SIGKILL is exiting. If two threads exit at the same time, there may be
+    /// one record for each.
     pub struct Exit: 32 {
-        /// [`Kind::Exit`]
+        /// The record kind, [`Kind::Exit`].
         pub kind: u32,
-        /// As wait(2) will report it; the low 7 bits are 9.
+        /// Exit code in wait(2) format; the low 7 bits are 9.
         pub exit_code: u32,
-        /// Now.
+        /// Time of the event, in nanoseconds since boot.
         pub time_boot_ns: u64,
-        /// The process, and the thread that went last.
+        /// The process, and the thread that exited last.
         pub task: Task,
     }
 }
 
 layout! {
-    /// A process was made; threads are not told. So far it has its parent's name and command line.
+    /// A process was forked; threads are not recorded. Until it calls exec it has its parent's name and command line.
     pub struct Fork: 24 {
-        /// [`Kind::Fork`]
+        /// The record kind, [`Kind::Fork`].
         pub kind: u32,
-        /// Its parent (`real_parent`); 0 when that is not visible from our namespace.
+        /// Its parent (`real_parent`); 0 if it is not visible from our namespace.
         pub parent_tgid: u32,
         /// The new process.
         pub child_tgid: u32,
-        /// 0; fills up 8 bytes.
+        /// Padding to a multiple of 8 bytes; always 0.
         pub reserved: u32,
-        /// Now: when it started.
+        /// Start time of the new process, in nanoseconds since boot.
         pub start_boot_ns: u64,
     }
 }
 
 layout! {
-    /// A process runs a new program.
+    /// A process called execve(2).
     pub struct Exec: 304 {
-        /// [`Kind::Exec`]
+        /// The record kind, [`Kind::Exec`].
         pub kind: u32,
-        /// How much of `cmdline` is filled. What is behind it is left over from other records.
+        /// Valid length of `cmdline`. The bytes after it are left over from other records.
         pub cmdline_bytes: u16,
         /// Bits of [`exec_flag`].
         pub flags: u16,
-        /// Now.
+        /// Time of the event, in nanoseconds since boot.
         pub time_boot_ns: u64,
-        /// The process.
+        /// The process and the thread that called execve(2).
         pub task: Task,
-        /// Its new name.
+        /// The new command name.
         pub comm: [u8; COMM_BYTES],
         /// The arguments, each with its final NUL.
         pub cmdline: [u8; CMDLINE_BYTES],
@@ -221,20 +244,20 @@ layout! {
 }
 
 layout! {
-    /// A process of ours made a cgroup in the hierarchy that memory is charged in.
+    /// One of our processes created a cgroup in the memory controller's hierarchy.
     pub struct CgroupMade: 160 {
-        /// [`Kind::CgroupMade`]
+        /// The record kind, [`Kind::CgroupMade`].
         pub kind: u32,
-        /// How much of `name` is filled, without the final NUL; 0 when the name could not be read or is too long. What is
-        /// behind it is left over from other records.
+        /// Length of `name` without the final NUL; 0 if the name could not be read or is too long. The bytes after it
+        /// are left over from other records.
         pub name_bytes: u32,
-        /// Now.
+        /// Time of the event, in nanoseconds since boot.
         pub time_boot_ns: u64,
-        /// The new cgroup, see [`Kill::cgroup_id`].
+        /// Id of the new cgroup, see [`Kill::cgroup_id`].
         pub id: u64,
-        /// The cgroup that it is in.
+        /// Id of the parent cgroup.
         pub parent_id: u64,
-        /// The name of its directory.
+        /// The directory name, NUL-terminated.
         pub name: [u8; CGROUP_NAME_BYTES],
     }
 }

@@ -1,16 +1,16 @@
-//! Two tiers of failure.
+//! Fatal errors, and formatting of error chains.
 //!
-//! A [`Critical`] failure ends the process with an exit code of its own. Everything else is a
-//! runtime failure: it belongs to one step, one connection or one file, is told to the agent or the
-//! log where it happens, and the session goes on; those types live beside the code that fails.
+//! A [`FatalError`] ends the process with its own exit code. All other errors concern one step, one connection or one
+//! file: they are reported to the agent or logged where they occur, and the session continues. Their types live next to
+//! the code that fails.
 
 use std::io;
 
 use crate::exit::Exit;
 
-/// What the runner cannot go on after.
+/// Errors the runner cannot recover from.
 #[derive(Debug, thiserror::Error)]
-pub enum Critical {
+pub(crate) enum FatalError {
     /// One of the two sockets of the protocol could not be bound.
     #[error("cannot bind port {port} ({name} of intrinsic-ports.json)")]
     Bind {
@@ -18,28 +18,28 @@ pub enum Critical {
         name: &'static str,
         /// The TCP port.
         port: u16,
-        /// What the kernel says.
+        /// The OS error behind it.
         #[source]
         source: io::Error,
     },
     /// Signal handlers or another part of the process itself could not be set up.
     #[error("cannot set up {what}")]
     Setup {
-        /// Which part.
+        /// What was being set up, for the message.
         what: &'static str,
-        /// What the kernel says.
+        /// The OS error behind it.
         #[source]
         source: io::Error,
     },
-    /// A bug: one of our own tasks panicked.
-    #[error("the task `{0}` panicked")]
+    /// A bug: an internal task panicked.
+    #[error("task `{0}` panicked")]
     TaskPanicked(&'static str),
 }
 
-impl Critical {
-    /// The exit code that goes with it.
+impl FatalError {
+    /// The exit code of the process for this error.
     #[must_use]
-    pub fn exit(&self) -> Exit {
+    pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Bind { .. } => Exit::Port,
             Self::Setup { .. } => Exit::Failure,
@@ -50,7 +50,7 @@ impl Critical {
 
 /// An error and its causes in one line: `cannot bind port 2000: Address already in use`.
 #[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-/// Variants with their numbers, and what each means once: for rustdoc and for users.
+/// Defines each exit code once: its number, and its meaning for rustdoc and for users.
 macro_rules! exits {
     ($($name:ident = $code:literal, $meaning:literal;)+) => {
-        /// How the process ended.
+        /// The exit code of the runner process.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(u8)]
         pub enum Exit {
@@ -13,10 +13,10 @@ macro_rules! exits {
         }
 
         impl Exit {
-            /// All of them, in the order of their numbers.
+            /// All exit codes in numeric order.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
-            /// In words, for users.
+            /// The meaning shown to users.
             #[must_use]
             pub const fn meaning(self) -> &'static str {
                 match self {
@@ -28,13 +28,13 @@ macro_rules! exits {
 }
 
 exits! {
-    Ok = 0, "done, or stopped by SIGINT or SIGTERM";
-    Failure = 1, "failed; the last line on stderr says why";
-    Usage = 2, "the command line makes no sense";
-    Port = 3, "a port of the agent's protocol is taken, or may not be bound";
-    NoAnswer = 4, "send: no answer in time";
-    Internal = 70, "a bug in krunner: an internal task panicked";
-    Forced = 130, "a second signal cut the shutdown short";
+    Ok = 0, "success, or stopped by SIGINT or SIGTERM";
+    Failure = 1, "failure; see the last line on stderr";
+    Usage = 2, "invalid command line";
+    Port = 3, "cannot bind a port of the agent protocol";
+    NoAnswer = 4, "send: no reply within the timeout";
+    Internal = 70, "internal error: a krunner task panicked";
+    Forced = 130, "shutdown forced by a second signal";
 }
 
 impl From<Exit> for ExitCode {

@@ -1,8 +1,8 @@
-//! Asking HTTP servers: one client for everything in krunner that does.
+//! The HTTP client of krunner.
 //!
-//! HTTP/1.1, TLS by rustls. A request is dropped like any future, which closes its connection. Redirects are
-//! not followed: they would carry credentials elsewhere. Certificates are those that Mozilla trusts, which are
-//! built in since images may come without any, and those that the image trusts, for servers of a company.
+//! HTTP/1.1, TLS by rustls. Dropping a request's future closes its connection. Redirects are not followed because they
+//! could carry credentials to another server. Trusted certificates are Mozilla's, built in because images may have none,
+//! and the image's own, for servers with a private CA.
 
 mod resolver;
 
@@ -23,90 +23,91 @@ use self::resolver::Resolver;
 use crate::error::chain;
 use crate::tasks::blocking;
 
-/// To reach a server, before it has said anything.
+/// For the TCP connect alone.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A server whose machine has gone is noticed after about a minute and a half, whatever it was asked for.
+/// TCP keepalive: a server whose machine disappeared is detected after about 90 s, even for requests without a deadline.
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// Connections that are kept for the next request.
+/// Idle connections kept per server.
 const IDLE_CONNECTIONS: usize = 1;
 const IDLE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Sends requests.
+/// A client with one connection pool; clones share it.
 #[derive(Clone)]
-pub struct HttpClient {
+pub(crate) struct HttpClient {
     pool: Pool<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>,
 }
 
-/// What an answer may cost.
+/// Limits on one response.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// From the first byte sent to the last received; without one, the connection's own end has to do.
+pub(crate) struct ResponseLimits {
+    /// From the first byte sent to the last received. `None` leaves only TCP keepalive to detect a dead server.
     pub deadline: Option<Duration>,
-    /// Of the body.
+    /// Maximum size of the body.
     pub body_bytes: usize,
 }
 
-/// An answer, whole.
+/// A complete response.
 #[derive(Debug, Clone)]
-pub struct Answer {
-    /// Its code.
+pub(crate) struct HttpResponse {
+    /// The status code, of any class.
     pub status: StatusCode,
-    /// Its headers.
+    /// All headers, without trailers. Only Amazon Polly's answers have some that matter.
+    #[cfg_attr(not(any(feature = "polly", test)), expect(dead_code, reason = "read by Polly and tests only"))]
     pub headers: HeaderMap,
-    /// Its body.
+    /// The whole body.
     pub body: Bytes,
 }
 
-/// Why there is no answer.
+/// Why a request got no complete response.
 #[derive(Debug, thiserror::Error)]
-pub enum HttpError {
+pub(crate) enum HttpError {
     /// TLS could not be set up.
-    #[error("TLS cannot be set up")]
+    #[error("cannot set up TLS")]
     Setup(#[from] rustls::Error),
-    /// Nobody answers there, or not in HTTP.
-    #[error("{server} cannot be asked{}", causes(.source))]
+    /// The connection failed, or the peer does not speak HTTP.
+    #[error("request to {server} failed{}", causes(.source))]
     Failed {
         /// Scheme, host and port.
         server: String,
-        /// Of the connection.
+        /// The error that hyper reported.
         source: hyper_util::client::legacy::Error,
     },
-    /// The connection ended within the answer.
-    #[error("the answer of {server} broke off: {problem}")]
-    BrokenOff {
+    /// The connection closed before the body was complete.
+    #[error("the response from {server} was cut off: {problem}")]
+    Incomplete {
         /// Scheme, host and port.
         server: String,
-        /// What the connection says.
+        /// The error text of the connection.
         problem: String,
     },
-    /// There is more of an answer than was asked for.
-    #[error("the answer of {server} has more than {limit} bytes")]
-    TooLong {
+    /// The body exceeds [`ResponseLimits::body_bytes`].
+    #[error("the response from {server} is larger than {limit} bytes")]
+    TooLarge {
         /// Scheme, host and port.
         server: String,
-        /// What was allowed.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// The server takes its time.
-    #[error("{server} has not answered within {deadline:?}")]
-    Late {
+    /// The deadline passed.
+    #[error("{server} did not respond within {deadline:?}")]
+    Timeout {
         /// Scheme, host and port.
         server: String,
-        /// How long it had.
+        /// The deadline that passed.
         deadline: Duration,
     },
 }
 
 impl HttpClient {
-    /// A client; the image's certificates are read once, here.
+    /// Creates a client and reads the image's certificates, once.
     ///
     /// # Errors
-    /// When the TLS library refuses its own settings.
-    pub async fn new() -> Result<Self, HttpError> {
+    /// When rustls rejects its configuration.
+    pub(crate) async fn new() -> Result<Self, HttpError> {
         let roots = blocking(roots).await;
         let provider = rustls::crypto::ring::default_provider();
         let tls = ClientConfig::builder_with_provider(provider.into())
@@ -130,37 +131,41 @@ impl HttpClient {
         Ok(Self { pool })
     }
 
-    /// Sends a request and returns the answer, whatever its status.
+    /// Sends a request and returns the response, whatever its status.
     ///
     /// # Errors
-    /// When there is none within the limits.
-    pub async fn send(&self, request: Request<Bytes>, limits: Limits) -> Result<Answer, HttpError> {
+    /// When no complete response arrives within the limits.
+    pub(crate) async fn send(
+        &self,
+        request: Request<Bytes>,
+        limits: ResponseLimits,
+    ) -> Result<HttpResponse, HttpError> {
         let server = server_of(&request);
         let exchange = self.exchange(request, limits.body_bytes, &server);
         match limits.deadline {
             Some(deadline) => timeout(deadline, exchange)
                 .await
-                .unwrap_or_else(|_| Err(HttpError::Late { server: server.clone(), deadline })),
+                .unwrap_or_else(|_| Err(HttpError::Timeout { server: server.clone(), deadline })),
             None => exchange.await,
         }
     }
 
-    async fn exchange(&self, request: Request<Bytes>, limit: usize, server: &str) -> Result<Answer, HttpError> {
+    async fn exchange(&self, request: Request<Bytes>, limit: usize, server: &str) -> Result<HttpResponse, HttpError> {
         let failed = |source| HttpError::Failed { server: server.to_owned(), source };
         let response = self.pool.request(request.map(Full::new)).await.map_err(failed)?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, limit).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() {
-                HttpError::TooLong { server: server.to_owned(), limit }
+                HttpError::TooLarge { server: server.to_owned(), limit }
             } else {
-                HttpError::BrokenOff { server: server.to_owned(), problem: error.to_string() }
+                HttpError::Incomplete { server: server.to_owned(), problem: error.to_string() }
             }
         })?;
-        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+        Ok(HttpResponse { status: head.status, headers: head.headers, body: body.to_bytes() })
     }
 }
 
-/// Scheme, host and port: what may be told of an address that may carry secrets.
+/// Scheme, host and port. Path and query are left out of logs because they may carry secrets.
 fn server_of(request: &Request<Bytes>) -> String {
     let uri = request.uri();
     let host = uri.host().unwrap_or("?");
@@ -168,7 +173,7 @@ fn server_of(request: &Request<Bytes>) -> String {
     format!("{}://{host}{port}", uri.scheme_str().unwrap_or("http"))
 }
 
-/// The crate's own message says nothing; its causes do.
+/// The causes of a hyper error, whose own message is always "client error".
 fn causes(error: &hyper_util::client::legacy::Error) -> String {
     error.source().map_or(String::new(), |cause| format!(": {}", chain(cause)))
 }
@@ -177,11 +182,11 @@ fn roots() -> RootCertStore {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let found = rustls_native_certs::load_native_certs();
     for error in found.errors {
-        tracing::debug!("some of the image's certificates cannot be read: {error}");
+        tracing::debug!("cannot read some of the image's certificates: {error}");
     }
     let (_, unusable) = roots.add_parsable_certificates(found.certs);
     if unusable > 0 {
-        tracing::debug!("{unusable} of the image's certificates are not usable");
+        tracing::debug!("{unusable} of the image's certificates are invalid");
     }
     roots
 }
@@ -192,9 +197,9 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
-    const LIMITS: Limits = Limits { deadline: Some(Duration::from_secs(20)), body_bytes: 100 };
+    const LIMITS: ResponseLimits = ResponseLimits { deadline: Some(Duration::from_secs(20)), body_bytes: 100 };
 
-    /// A server that answers one connection with these bytes, and its address.
+    /// Starts a server that answers one connection with these bytes, and returns its address.
     async fn server(answer: impl Into<Vec<u8>>, keep_open: bool) -> String {
         let answer = answer.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -213,7 +218,7 @@ mod tests {
         address
     }
 
-    async fn get(address: &str, limits: Limits) -> Result<Answer, HttpError> {
+    async fn get(address: &str, limits: ResponseLimits) -> Result<HttpResponse, HttpError> {
         let request = Request::get(address).body(Bytes::new()).unwrap();
         HttpClient::new().await.unwrap().send(request, limits).await
     }
@@ -232,16 +237,19 @@ mod tests {
     async fn what_goes_wrong_is_named() {
         let long = server(format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(101)), true).await;
         let problem = get(&long, LIMITS).await.unwrap_err();
-        assert_eq!(problem.to_string(), format!("the answer of {long} has more than 100 bytes"));
+        assert_eq!(problem.to_string(), format!("the response from {long} is larger than 100 bytes"));
         let cut = server(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhi", false).await;
         let problem = get(&cut, LIMITS).await.unwrap_err().to_string();
-        assert!(problem.starts_with(&format!("the answer of {cut} broke off: ")), "{problem}");
+        assert!(problem.starts_with(&format!("the response from {cut} was cut off: ")), "{problem}");
         let silent = server(b"", true).await;
         let deadline = Duration::from_millis(50);
-        let problem = get(&silent, Limits { deadline: Some(deadline), ..LIMITS }).await.unwrap_err();
-        assert_eq!(problem.to_string(), format!("{silent} has not answered within 50ms"));
-        let nobody = get("http://127.0.0.1:1/secret?x=y", LIMITS).await.unwrap_err().to_string();
-        assert!(nobody.starts_with("http://127.0.0.1:1 cannot be asked: ") && nobody.contains("refused"), "{nobody}");
-        assert!(!nobody.contains("secret"));
+        let problem = get(&silent, ResponseLimits { deadline: Some(deadline), ..LIMITS }).await.unwrap_err();
+        assert_eq!(problem.to_string(), format!("{silent} did not respond within 50ms"));
+        let refused = get("http://127.0.0.1:1/secret?x=y", LIMITS).await.unwrap_err().to_string();
+        assert!(
+            refused.starts_with("request to http://127.0.0.1:1 failed: ") && refused.contains("refused"),
+            "{refused}"
+        );
+        assert!(!refused.contains("secret"));
     }
 }

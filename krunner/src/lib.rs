@@ -1,26 +1,34 @@
-//! krunner: the process inside a Backend.AI container that takes orders from the node's agent.
+//! krunner: the process inside a Backend.AI container that executes the requests of the node's agent.
 //!
-//! The agent pushes ops over one `ZeroMQ` socket and pulls replies from another. Between the two
-//! stands a [`session`], which runs steps one at a time, answers everything else at once, and stops
-//! cleanly. ARCHITECTURE.md has the map of the rooms and the arrows between them.
+//! The agent pushes ops over one `ZeroMQ` socket and pulls replies from another. A [`session`] connects the two: it
+//! runs steps one at a time, answers all other ops at once, and shuts down cleanly. ARCHITECTURE.md describes the
+//! modules and their dependencies.
 
-pub mod cli;
-pub mod config;
-pub mod error;
-pub mod exit;
-pub mod http_client;
-pub mod jupyter;
-pub mod logging;
-pub mod monitor;
-pub mod process;
-pub mod runtime;
-pub mod service;
-pub mod session;
-pub mod sys;
-pub mod tasks;
-pub mod terminal;
-pub mod transport;
-pub mod user_input;
-pub mod wire;
-pub mod writer;
-pub mod zmtp;
+mod cli;
+mod config;
+mod error;
+mod exit;
+mod http_client;
+mod jupyter;
+mod logging;
+mod monitor;
+mod process;
+mod runtime;
+mod service;
+mod session;
+mod sys;
+mod tasks;
+mod terminal;
+mod transport;
+mod user_input;
+mod wire;
+mod writer;
+mod zmtp;
+
+pub use cli::main;
+
+/// What the integration suites compare with the Python runner's own code.
+pub mod compared {
+    pub use crate::config::ChildEnv;
+    pub use crate::service::{Definition, Syntax, UserOptions, Value, Variables, render, resolve};
+}

@@ -1,8 +1,8 @@
-//! Log lines: `{lang}-kernel: message` on our own stderr and, as the user's only view of the runner,
-//! as `stderr` replies (the log bridge; off under `--debug`, as in the Python runner).
+//! Log lines: `{lang}-kernel: message` on our own stderr and as `stderr` replies to the agent (the log bridge), which
+//! are the user's only view of the runner. `--debug` turns the bridge off, as in the Python runner.
 //!
-//! Logging never waits. A line for which there is no room is counted, and the count is told with the
-//! next line that gets through.
+//! Logging never blocks. A line that does not fit into the queue is dropped, and the number of dropped lines is logged
+//! before the next line that fits.
 
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,33 +16,37 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::writer::Writer;
 
-/// Longer log entries are cut; an OOM report with its process tree stays far below.
+/// Longer log entries are truncated. An OOM report with its process tree is far shorter.
 const MAX_LINE_BYTES: usize = 32 * 1024;
 
-/// Target of lines that are for whoever runs the node: on stderr only.
-pub const OPERATOR: &str = "krunner::operator";
+/// Target of lines for the operator of the node: stderr only, not sent to the user.
+pub(crate) const OPERATOR: &str = "krunner::operator";
 
-/// Takes a line for the agent if there is room for it.
-pub type Bridge = Box<dyn Fn(Bytes) -> bool + Send + Sync>;
+/// Forwards a line to the agent; returns `false` if the queue is full.
+pub(crate) type Bridge = Box<dyn Fn(Bytes) -> bool + Send + Sync>;
 
 /// Installs the process-wide logger.
 ///
 /// # Panics
 /// When called twice.
-pub fn init(prefix: &'static str, debug: bool, stderr: Writer, bridge: Option<Bridge>) {
-    let log =
-        Log { prefix, debug, stderr: Outlet::new(move |line| stderr.try_write(line)), bridge: bridge.map(Outlet::new) };
+pub(crate) fn init(prefix: &'static str, debug: bool, stderr: Writer, bridge: Option<Bridge>) {
+    let log = LogLayer {
+        prefix,
+        debug,
+        stderr: LineSink::new(move |line| stderr.try_write(line)),
+        bridge: bridge.map(LineSink::new),
+    };
     tracing_subscriber::registry().with(log).init();
 }
 
-struct Log {
+struct LogLayer {
     prefix: &'static str,
     debug: bool,
-    stderr: Outlet,
-    bridge: Option<Outlet>,
+    stderr: LineSink,
+    bridge: Option<LineSink>,
 }
 
-impl Log {
+impl LogLayer {
     fn wants(&self, metadata: &Metadata<'_>) -> bool {
         let ours = metadata.target().starts_with("krunner");
         let finest = match (ours, self.debug) {
@@ -54,13 +58,13 @@ impl Log {
     }
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
         self.wants(metadata)
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut line = Line(format!("{}: ", self.prefix));
+        let mut line = LogLine(format!("{}: ", self.prefix));
         event.record(&mut line);
         line.shorten();
         line.0.push('\n');
@@ -73,13 +77,13 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Log {
     }
 }
 
-/// A place for lines, and how many it could not take.
-struct Outlet {
+/// A destination for log lines, with a count of the lines it dropped.
+struct LineSink {
     take: Bridge,
     lost: AtomicU64,
 }
 
-impl Outlet {
+impl LineSink {
     fn new(take: impl Fn(Bytes) -> bool + Send + Sync + 'static) -> Self {
         Self { take: Box::new(take), lost: AtomicU64::new(0) }
     }
@@ -89,7 +93,7 @@ impl Outlet {
         let line = if lost == 0 {
             line
         } else {
-            let mut with_count = format!("{prefix}: ({lost} log lines were dropped: nobody read them)\n").into_bytes();
+            let mut with_count = format!("{prefix}: ({lost} log lines dropped: the reader is too slow)\n").into_bytes();
             with_count.extend_from_slice(&line);
             with_count.into()
         };
@@ -99,11 +103,11 @@ impl Outlet {
     }
 }
 
-/// The message, then other fields as ` name=value`.
-struct Line(String);
+/// Formats an event: the message, then the other fields as ` name=value`.
+struct LogLine(String);
 
-impl Line {
-    /// Cuts what is beyond [`MAX_LINE_BYTES`]: the agent chooses what is in some messages.
+impl LogLine {
+    /// Truncates to [`MAX_LINE_BYTES`]: some messages contain text chosen by the agent.
     fn shorten(&mut self) {
         if self.0.len() > MAX_LINE_BYTES {
             let cut = self.0.floor_char_boundary(MAX_LINE_BYTES);
@@ -115,7 +119,7 @@ impl Line {
     }
 }
 
-impl Visit for Line {
+impl Visit for LogLine {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let written = match field.name() {
             "message" => write!(self.0, "{value:?}"),
@@ -142,10 +146,14 @@ mod tests {
             }
             open
         };
-        let log =
-            Log { prefix: "c-kernel", debug: false, stderr: Outlet::new(|_| true), bridge: Some(Outlet::new(bridge)) };
+        let log = LogLayer {
+            prefix: "c-kernel",
+            debug: false,
+            stderr: LineSink::new(|_| true),
+            bridge: Some(LineSink::new(bridge)),
+        };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
-            tracing::info!(code = 3, "has exited");
+            tracing::info!(code = 3, "exited");
             tracing::info!(target: OPERATOR, "not for users");
             tracing::debug!("not shown");
             *open.lock().unwrap() = false;
@@ -160,8 +168,8 @@ mod tests {
         assert_eq!(
             *lines.lock().unwrap(),
             [
-                "c-kernel: has exited code=3\n",
-                "c-kernel: (2 log lines were dropped: nobody read them)\nc-kernel: two\nlines\n",
+                "c-kernel: exited code=3\n",
+                "c-kernel: (2 log lines dropped: the reader is too slow)\nc-kernel: two\nlines\n",
             ]
         );
     }

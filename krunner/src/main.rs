@@ -1,5 +1,5 @@
-//! The krunner binary; everything is in the library.
+//! The krunner binary: a thin wrapper around the library.
 
 fn main() -> std::process::ExitCode {
-    krunner::cli::main()
+    krunner::main()
 }

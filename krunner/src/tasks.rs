@@ -1,7 +1,7 @@
-//! The one place that spawns tasks.
+//! The only place that spawns tasks.
 //!
-//! A task belongs to a named group, ends when the group is cancelled, and cannot fail unseen: a
-//! panic is logged and makes [`TaskGroup::failed`] resolve, which ends the session.
+//! A task belongs to a group and stops when the group is cancelled. A panic is logged and resolves
+//! [`TaskGroup::failed`], which ends the session.
 
 mod blocking;
 
@@ -14,11 +14,11 @@ use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use blocking::{blocking, keep_threads};
+pub(crate) use blocking::{blocking, start_core_threads};
 
-/// A set of tasks that end together.
+/// A set of tasks that are cancelled together.
 #[derive(Debug, Clone, Default)]
-pub struct TaskGroup {
+pub(crate) struct TaskGroup {
     tracker: TaskTracker,
     cancelled: CancellationToken,
     failed: CancellationToken,
@@ -28,32 +28,32 @@ pub struct TaskGroup {
 impl TaskGroup {
     /// An empty group.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Runs `task` until it returns or the group is cancelled, whichever comes first.
-    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let (cancelled, failed, panicked) = (self.cancelled.clone(), self.failed.clone(), Arc::clone(&self.panicked));
         self.tracker.spawn(async move {
             let guarded = AssertUnwindSafe(cancelled.run_until_cancelled(task)).catch_unwind();
             if guarded.await.is_err() {
-                tracing::error!("a bug: the task `{name}` panicked; the runner stops");
+                tracing::error!("internal error: task `{name}` panicked; shutting down");
                 let _ = panicked.set(name);
                 failed.cancel();
             }
         });
     }
 
-    /// Resolves when a task of this group has panicked; with its name.
-    pub async fn failed(&self) -> &'static str {
+    /// Resolves to the name of the task when a task of this group panics.
+    pub(crate) async fn failed(&self) -> &'static str {
         self.failed.cancelled().await;
         self.panicked.get().copied().unwrap_or("unnamed")
     }
 
-    /// Cancels the tasks and waits for them to end; `false` when some are left at the deadline.
+    /// Cancels the tasks and waits for them to stop; `false` if some are still running at the deadline.
     #[must_use]
-    pub async fn stop(&self, deadline: Duration) -> bool {
+    pub(crate) async fn stop(&self, deadline: Duration) -> bool {
         self.cancelled.cancel();
         self.tracker.close();
         tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()

@@ -1,139 +1,142 @@
-//! Who asks the user for input: programs in batch mode, at a unix socket, and the engine of query mode.
+//! Input from the user: programs in batch mode request it at a unix socket, the engine of query mode by a call.
 //!
 //! ```text
 //! asks, or connects ─▶ waiting its turn ─▶ asked (the session says `waiting-input`)
 //!                                             │ text arrives: handed over, connection closed
-//!                                             └ asker gone: its turn is over, the text is kept
+//!                                             └ requester gone: its turn is over, the text is kept
 //! ```
 //!
-//! Text that arrives before anybody asks is kept for the next one who does, as a terminal keeps what
-//! is typed ahead. One task owns all of this.
+//! Text that arrives before a request is kept for the next one, as a terminal keeps type-ahead. One task, [`InputBroker`],
+//! owns this state.
+
+mod socket;
 
 use std::collections::VecDeque;
-use std::fs;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
+use self::socket::InputSocket;
+use crate::config::{ChildEnv, INPUT_SOCKET_VARIABLE};
 use crate::process::InputSource;
 use crate::tasks::TaskGroup;
 
-/// Told to programs of a runtime that has no input.
+/// Sent to programs of a runtime without user input.
 const UNSUPPORTED: &str = "<user-input is unsupported>";
 
-/// Those that wait for input at the same time; more are turned away.
+/// Requests that may wait at the same time; more are rejected.
 const MAX_WAITING: usize = 64;
 
-/// Text typed ahead that is kept.
+/// Limit of the type-ahead text.
 const MAX_TYPED_AHEAD_BYTES: usize = 16 * 1024 * 1024;
 
-/// What an entry of the queue costs beside its text.
+/// Charged for each queued text beside its length.
 const TEXT_OVERHEAD_BYTES: usize = 64;
 
-/// Between two looks at whether a program that has closed its sending side is still there: the kernel
-/// wakes us for the first only.
+/// Interval of polling whether a program that shut down its sending side closed the connection: the kernel reports only
+/// the first of the two.
 const HANG_UP_POLL: Duration = Duration::from_millis(50);
 
-/// How long a program may take to read the text it asked for.
+/// How long a program may take to read the text it requested.
 const WRITE_PATIENCE: Duration = Duration::from_mins(1);
 
-/// Sent for each that asks, when its turn comes.
+/// Sent to the session when a request becomes the first in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InputWanted {
-    /// Whether what is typed should not be shown; programs at the socket cannot say.
+pub(crate) struct InputWanted {
+    /// Whether the typed text should be hidden. `None` for programs at the socket, which cannot say.
     pub is_password: Option<bool>,
 }
 
-/// The session's end: texts go in, requests come out.
-pub struct UserInput {
+/// The session's handle on the broker.
+pub(crate) struct UserInput {
     texts: mpsc::UnboundedSender<String>,
-    questions: mpsc::Sender<Question>,
+    requests: mpsc::Sender<InputRequest>,
+    /// The socket's path, if it is not the usual one.
+    elsewhere: Option<PathBuf>,
 }
 
-/// An engine's request.
-struct Question {
+/// A request of an engine.
+struct InputRequest {
     is_password: bool,
     answer: oneshot::Sender<String>,
 }
 
 impl UserInput {
-    /// Text for the pending prompt, or for the next one.
-    pub fn answer(&self, text: String) {
-        // Unbounded, and emptied at once by a task that counts what it keeps.
+    /// Passes on text for the pending request, or for the next one.
+    pub(crate) fn answer(&self, text: String) {
+        // Unbounded, but the broker drains it at once and bounds what it keeps.
         let _ = self.texts.send(text);
     }
 
-    /// The way to ask without the socket.
+    /// Sets the socket's path in the environment of programs if it is not the usual one. The variable of an outer runner is
+    /// removed.
+    pub(crate) fn add_variable(&self, env: &mut ChildEnv) {
+        match &self.elsewhere {
+            Some(path) => env.insert(INPUT_SOCKET_VARIABLE.into(), path.into()),
+            None => env.remove(OsStr::new(INPUT_SOCKET_VARIABLE)),
+        };
+    }
+
+    /// A source for engines, which do not use the socket.
     #[must_use]
-    pub fn source(&self) -> Arc<dyn InputSource> {
-        Arc::new(Source(self.questions.clone()))
+    pub(crate) fn source(&self) -> Arc<dyn InputSource> {
+        Arc::new(BrokerSource(self.requests.clone()))
     }
 }
 
-struct Source(mpsc::Sender<Question>);
+struct BrokerSource(mpsc::Sender<InputRequest>);
 
 #[async_trait]
-impl InputSource for Source {
+impl InputSource for BrokerSource {
     async fn ask(&self, is_password: bool) -> Option<String> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Question { is_password, answer }).await.ok()?;
+        self.0.send(InputRequest { is_password, answer }).await.ok()?;
         answered.await.ok()
     }
 }
 
-/// Opens the socket; without it (which is told) only engines can ask. With `supported` false, whoever asks
-/// is told so.
+/// Opens the socket and starts the broker. If the socket cannot be opened, a warning is logged and only engines can request
+/// input. With `supported` false every request is answered with [`UNSUPPORTED`].
 #[must_use]
-pub fn serve(path: &Path, supported: bool, wanted: mpsc::Sender<InputWanted>, tasks: &TaskGroup) -> UserInput {
-    let listener = bind(path)
-        .inspect_err(|error| tracing::warn!("programs cannot ask for input: {}: {error}", path.display()))
-        .ok();
+pub(crate) fn serve(path: &Path, supported: bool, wanted: mpsc::Sender<InputWanted>, tasks: &TaskGroup) -> UserInput {
+    let socket = InputSocket::open(path);
+    let elsewhere = socket.as_ref().and_then(InputSocket::elsewhere).map(Path::to_owned);
     let (texts, typed) = mpsc::unbounded_channel();
-    let (questions, asked) = mpsc::channel(1);
-    let desk = Desk {
+    let (requests, asked) = mpsc::channel(1);
+    let broker = InputBroker {
         supported,
         wanted,
         waiting: VecDeque::new(),
-        asked: false,
+        is_announced: false,
         typed_ahead: VecDeque::new(),
         typed_bytes: 0,
         tasks: tasks.clone(),
     };
-    tasks.spawn("user input", desk.run(listener, typed, asked));
-    UserInput { texts, questions }
+    tasks.spawn("user input", broker.run(socket, typed, asked));
+    UserInput { texts, requests, elsewhere }
 }
 
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-/// One that waits for text.
-enum Asker {
+/// The sender of a queued request.
+enum Requester {
     Program(UnixStream),
-    Engine(Question),
+    Engine(InputRequest),
 }
 
-impl Asker {
+impl Requester {
     fn has_left(&self) -> bool {
         match self {
             Self::Program(stream) => has_hung_up(stream),
-            Self::Engine(question) => question.answer.is_closed(),
+            Self::Engine(request) => request.answer.is_closed(),
         }
     }
 
@@ -141,81 +144,81 @@ impl Asker {
         InputWanted {
             is_password: match self {
                 Self::Program(_) => None,
-                Self::Engine(question) => Some(question.is_password),
+                Self::Engine(request) => Some(request.is_password),
             },
         }
     }
 }
 
-struct Desk {
+struct InputBroker {
     supported: bool,
     wanted: mpsc::Sender<InputWanted>,
-    waiting: VecDeque<Asker>,
-    /// Whether the agent was told of the first in the queue.
-    asked: bool,
+    waiting: VecDeque<Requester>,
+    /// Whether the agent was notified about the first in the queue.
+    is_announced: bool,
     typed_ahead: VecDeque<String>,
-    /// What `typed_ahead` costs.
+    /// Cost of `typed_ahead`; see [`TEXT_OVERHEAD_BYTES`].
     typed_bytes: usize,
     tasks: TaskGroup,
 }
 
-enum Event {
+enum BrokerEvent {
     Connected(io::Result<UnixStream>),
-    Asked(Question),
+    Requested(InputRequest),
     Typed(String),
     FirstLeft,
     Closed,
 }
 
-impl Desk {
+impl InputBroker {
     async fn run(
         mut self,
-        listener: Option<UnixListener>,
+        mut socket: Option<InputSocket>,
         mut typed: mpsc::UnboundedReceiver<String>,
-        mut asked: mpsc::Receiver<Question>,
+        mut asked: mpsc::Receiver<InputRequest>,
     ) {
         loop {
             let event = tokio::select! {
-                connection = accept(listener.as_ref()) => Event::Connected(connection),
-                Some(question) = asked.recv() => Event::Asked(question),
-                text = typed.recv() => text.map_or(Event::Closed, Event::Typed),
-                () = gone(self.waiting.front_mut()) => Event::FirstLeft,
+                connection = accept(socket.as_mut()) => BrokerEvent::Connected(connection),
+                Some(request) = asked.recv() => BrokerEvent::Requested(request),
+                text = typed.recv() => text.map_or(BrokerEvent::Closed, BrokerEvent::Typed),
+                () = gone(self.waiting.front_mut()) => BrokerEvent::FirstLeft,
             };
             match event {
-                Event::Connected(Ok(stream)) => self.line_up(Asker::Program(stream)),
-                Event::Asked(question) => self.line_up(Asker::Engine(question)),
-                Event::Connected(Err(error)) => {
+                BrokerEvent::Connected(Ok(stream)) => self.enqueue(Requester::Program(stream)),
+                BrokerEvent::Requested(request) => self.enqueue(Requester::Engine(request)),
+                BrokerEvent::Connected(Err(error)) => {
                     tracing::warn!("cannot accept a request for input: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
-                Event::Typed(text) => self.keep(text),
-                Event::FirstLeft => {
+                BrokerEvent::Typed(text) => self.keep(text),
+                BrokerEvent::FirstLeft => {
                     self.waiting.pop_front();
-                    self.asked = false;
+                    self.is_announced = false;
                 }
-                Event::Closed => return,
+                BrokerEvent::Closed => return,
             }
             self.serve_first().await;
         }
     }
 
-    fn line_up(&mut self, asker: Asker) {
+    fn enqueue(&mut self, requester: Requester) {
         if !self.supported {
-            self.hand_over(asker, UNSUPPORTED.to_owned());
+            self.hand_over(requester, UNSUPPORTED.to_owned());
         } else if self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back(asker);
+            self.waiting.push_back(requester);
         } else {
-            tracing::warn!("more than {MAX_WAITING} programs wait for input; one more is turned away");
+            tracing::warn!("too many programs are waiting for input (limit {MAX_WAITING}); rejecting one");
         }
     }
 
     fn keep(&mut self, text: String) {
         let cost = text.len() + TEXT_OVERHEAD_BYTES;
         if !self.supported {
-            tracing::warn!("input arrived, but this runtime takes none");
+            tracing::warn!("ignoring input: this runtime does not take any");
         } else if self.typed_bytes + cost > MAX_TYPED_AHEAD_BYTES && !self.typed_ahead.is_empty() {
             tracing::warn!(
-                "more than {MAX_TYPED_AHEAD_BYTES} bytes of input wait to be read; {} are dropped",
+                "too much unread input (limit {MAX_TYPED_AHEAD_BYTES} bytes); dropping {} bytes",
                 text.len()
             );
         } else {
@@ -224,66 +227,66 @@ impl Desk {
         }
     }
 
-    /// Announces the first in the queue, once, and gives it the text when there is one.
+    /// Notifies the session about the first in the queue, once, and answers it if text is available.
     async fn serve_first(&mut self) {
         while let Some(first) = self.waiting.front() {
             if first.has_left() {
                 self.waiting.pop_front();
-                self.asked = false;
+                self.is_announced = false;
                 continue;
             }
-            if !self.asked {
-                self.asked = true;
+            if !self.is_announced {
+                self.is_announced = true;
                 let _ = self.wanted.send(first.wanted()).await;
             }
             let Some(text) = self.typed_ahead.pop_front() else { return };
             self.typed_bytes -= text.len() + TEXT_OVERHEAD_BYTES;
-            if let Some(asker) = self.waiting.pop_front() {
-                self.asked = false;
-                self.hand_over(asker, text);
+            if let Some(requester) = self.waiting.pop_front() {
+                self.is_announced = false;
+                self.hand_over(requester, text);
             }
         }
     }
 
-    /// Writes and closes, beside the other requests: the program may read slowly.
-    fn hand_over(&self, asker: Asker, text: String) {
-        let mut stream = match asker {
-            Asker::Program(stream) => stream,
-            // Fails when the engine has given up in this very moment; the text was meant for it.
-            Asker::Engine(question) => {
-                let _ = question.answer.send(text);
+    /// Writes and closes in a task of its own, because the program may read slowly.
+    fn hand_over(&self, requester: Requester, text: String) {
+        let mut stream = match requester {
+            Requester::Program(stream) => stream,
+            // Fails if the engine gave up in this moment. The text was meant for it and is dropped.
+            Requester::Engine(request) => {
+                let _ = request.answer.send(text);
                 return;
             }
         };
         self.tasks.spawn("input text", async move {
             match timeout(WRITE_PATIENCE, stream.write_all(text.as_bytes())).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!("input could not be handed to the program: {error}"),
+                Ok(Err(error)) => tracing::warn!("cannot send input to the program: {error}"),
                 Err(_) => {
-                    tracing::warn!("a program did not read its input for {WRITE_PATIENCE:?}; the rest is dropped");
+                    tracing::warn!("a program did not read its input for {WRITE_PATIENCE:?}; dropping the rest");
                 }
             }
         });
     }
 }
 
-async fn accept(listener: Option<&UnixListener>) -> io::Result<UnixStream> {
-    match listener {
-        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+async fn accept(socket: Option<&mut InputSocket>) -> io::Result<UnixStream> {
+    match socket {
+        Some(socket) => socket.accept().await,
         None => std::future::pending().await,
     }
 }
 
-/// Resolves when the one at the head of the queue no longer waits: a program when it has closed its connection.
-async fn gone(first: Option<&mut Asker>) {
+/// Resolves when the first in the queue no longer waits, for a program when it closed its connection.
+async fn gone(first: Option<&mut Requester>) {
     let stream = match first {
-        Some(Asker::Program(stream)) => stream,
-        Some(Asker::Engine(question)) => return question.answer.closed().await,
+        Some(Requester::Program(stream)) => stream,
+        Some(Requester::Engine(request)) => return request.answer.closed().await,
         None => return std::future::pending().await,
     };
     let mut ignored = [0; 64];
-    // What a program writes here has no meaning. At the end of it the program may still wait for its
-    // text: `socat` with an empty stdin does.
+    // Whatever a program writes is ignored. It may still wait for its text after its end of file: `socat` with an empty
+    // stdin does.
     while stream.read(&mut ignored).await.is_ok_and(|bytes| bytes > 0) {}
     while !has_hung_up(stream) {
         sleep(HANG_UP_POLL).await;
@@ -299,6 +302,9 @@ fn has_hung_up(stream: &UnixStream) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     const PROGRAM: InputWanted = InputWanted { is_password: None };
@@ -384,6 +390,17 @@ mod tests {
             input.answer("text".into());
         });
         assert_eq!(typed.as_deref(), Some("text"));
+    }
+
+    #[tokio::test]
+    async fn only_an_unusual_path_is_named_to_programs() {
+        let mut world = world(true);
+        let mut env = ChildEnv::from([(INPUT_SOCKET_VARIABLE.into(), "/of/an/outer/runner".into())]);
+        world.input.add_variable(&mut env);
+        assert_eq!(env, ChildEnv::new());
+        world.input.elsewhere = Some("/elsewhere".into());
+        world.input.add_variable(&mut env);
+        assert_eq!(env[OsStr::new(INPUT_SOCKET_VARIABLE)], "/elsewhere");
     }
 
     #[tokio::test]

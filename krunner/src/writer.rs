@@ -1,8 +1,8 @@
 //! Writing to files that may block: our own stdout and stderr, and logs on network mounts.
 //!
-//! A container's stdout is a pipe to a log driver that can stall, and shared with other processes, so
-//! it must not be made non-blocking. Each such file has a thread of its own and a bounded queue before
-//! it; whoever writes waits for room in the queue, never for the file.
+//! A container's stdout is a pipe to a log driver that can stall. It is shared with other processes, so it must not be
+//! made non-blocking. Each such file has its own thread and a bounded queue; callers wait for space in the queue, never
+//! for the file.
 //!
 //! ```text
 //!              the queue is full, and nothing was written for PATIENCE
@@ -11,8 +11,8 @@
 //!     └── the gap is written to the file and logged ◀── all that was queued is written
 //! ```
 //!
-//! What is written here is a copy: the agent gets the original. So a pipe that nobody reads may hold the user's
-//! program up for a while, and not for ever.
+//! The output written here is a copy; the agent gets the original. So a pipe without a reader may delay the user's
+//! program for a while, but not forever.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -27,69 +27,69 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-/// Chunks that wait for a slow file: at 64 KiB each, at most 1 MiB.
+/// Chunks queued for a slow file: at most 1 MiB, at 64 KiB each.
 const QUEUED_CHUNKS: usize = 16;
 
-/// A log driver that is busy, restarts or rotates its files takes bytes again within seconds; longer than this, and the
-/// user's program waits for something that nobody may ever look at.
+/// A log driver that is busy, restarts or rotates its files accepts bytes again within seconds. After this time the
+/// user's program should not wait any longer for what is only a copy.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// When the process stops it has no time for that.
+/// The timeout during shutdown.
 const HURRIED_PATIENCE: Duration = Duration::from_millis(300);
 
-/// How often whoever waits looks at whether anything was written.
+/// How often a waiting caller checks for progress.
 const PROGRESS_POLL: Duration = Duration::from_millis(100);
 
-/// The thread only writes; the default of 2 MiB would be the larger part of our address space.
+/// The thread only writes. The default stack of 2 MiB would be most of our address space.
 const STACK_BYTES: usize = 64 * 1024;
 
 /// `/dev/null` has this device number (Documentation/admin-guide/devices.txt).
 const DEV_NULL: u64 = nix::libc::makedev(1, 3);
 
-enum Job {
+enum WriterCommand {
     Write(Bytes),
     Flush(oneshot::Sender<()>),
 }
 
-/// The queue before one file.
+/// A handle to the queue of one file.
 #[derive(Clone)]
-pub struct Writer {
+pub(crate) struct Writer {
     open: Option<Open>,
 }
 
 #[derive(Clone)]
 struct Open {
-    jobs: mpsc::Sender<Job>,
-    progress: Arc<Progress>,
+    jobs: mpsc::Sender<WriterCommand>,
+    progress: Arc<WriterProgress>,
     name: Arc<str>,
 }
 
-/// How far the thread is, for those who write.
-struct Progress(Mutex<State>);
+/// The progress of the writer thread, as seen by callers.
+struct WriterProgress(Mutex<WriterState>);
 
-struct State {
-    /// Since when the thread has been busy with the same chunk; none while it waits for one.
+struct WriterState {
+    /// When the thread started to write the current chunk; `None` while it is idle.
     busy_since: Option<Instant>,
     patience: Duration,
     gap: Option<Gap>,
 }
 
-/// What was dropped because the file took nothing.
+/// Output dropped because the file was blocked.
 struct Gap {
     since: Instant,
     dropped_bytes: u64,
 }
 
-impl Progress {
+impl WriterProgress {
     fn new(patience: Duration) -> Self {
-        Self(Mutex::new(State { busy_since: None, patience, gap: None }))
+        Self(Mutex::new(WriterState { busy_since: None, patience, gap: None }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, WriterState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drops these bytes if the file was given up, or is to be given up now; whether they were dropped.
+    /// Counts these bytes as dropped if the file is blocked for too long; returns whether they were dropped.
     fn drops(&self, bytes: usize, name: &str) -> bool {
         let mut state = self.lock();
         let is_new = state.gap.is_none();
@@ -106,7 +106,7 @@ impl Progress {
         }
         drop(state);
         if is_new {
-            tracing::warn!("{name} takes nothing: output is not copied there until it does");
+            tracing::warn!("{name} is blocked: output to it is dropped until it accepts writes again");
         }
         true
     }
@@ -125,17 +125,17 @@ impl Progress {
 }
 
 impl Writer {
-    /// Writes that go nowhere.
+    /// A writer that discards all output.
     #[must_use]
-    pub fn discard() -> Self {
+    pub(crate) fn discard() -> Self {
         Self { open: None }
     }
 
-    /// A writer to one of our standard streams; none is started for `/dev/null`.
+    /// A writer to one of our standard streams. `/dev/null` needs no thread.
     ///
     /// # Errors
-    /// When the descriptor cannot be duplicated or the thread not be started.
-    pub fn to_standard(stream: impl AsFd, name: &'static str) -> io::Result<Self> {
+    /// If the descriptor cannot be duplicated or the thread cannot be started.
+    pub(crate) fn to_standard(stream: impl AsFd, name: &'static str) -> io::Result<Self> {
         let file = File::from(stream.as_fd().try_clone_to_owned()?);
         let metadata = file.metadata()?;
         if metadata.file_type().is_char_device() && metadata.rdev() == DEV_NULL {
@@ -144,25 +144,26 @@ impl Writer {
         Self::to_file(file, name.to_owned())
     }
 
-    /// A writer to `file`; `name` is for the message when that fails.
+    /// A writer to `file`; `name` is used in log messages.
     ///
     /// # Errors
-    /// When the thread cannot be started.
-    pub fn to_file(file: impl Into<OwnedFd>, name: String) -> io::Result<Self> {
+    /// If the thread cannot be started.
+    pub(crate) fn to_file(file: impl Into<OwnedFd>, name: String) -> io::Result<Self> {
         Self::patient(file, name, PATIENCE)
     }
 
     fn patient(file: impl Into<OwnedFd>, name: String, patience: Duration) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel(QUEUED_CHUNKS);
-        let (progress, name) = (Arc::new(Progress::new(patience)), Arc::<str>::from(name));
+        let (progress, name) = (Arc::new(WriterProgress::new(patience)), Arc::<str>::from(name));
         let thread =
             Thread { file: File::from(file.into()), name: Arc::clone(&name), queue, progress: Arc::clone(&progress) };
         thread::Builder::new().name("writer".into()).stack_size(STACK_BYTES).spawn(move || thread.run())?;
         Ok(Self { open: Some(Open { jobs, progress, name }) })
     }
 
-    /// Queues bytes, waiting for room as long as the file takes any; drops and counts them when it does not.
-    pub async fn write(&self, bytes: Bytes) {
+    /// Queues bytes. Waits for space as long as the file accepts output; drops and counts the bytes when the file is
+    /// blocked.
+    pub(crate) async fn write(&self, bytes: Bytes) {
         let Some(open) = &self.open else { return };
         let length = bytes.len();
         let queued = open.jobs.reserve();
@@ -172,7 +173,7 @@ impl Writer {
                 return;
             }
             match timeout(PROGRESS_POLL, &mut queued).await {
-                Ok(Ok(room)) => return room.send(Job::Write(bytes)),
+                Ok(Ok(room)) => return room.send(WriterCommand::Write(bytes)),
                 // The receiver lives as long as the thread, which lives as long as a sender does.
                 Ok(Err(_)) => return,
                 Err(_) if open.progress.drops(length, &open.name) => return,
@@ -181,50 +182,49 @@ impl Writer {
         }
     }
 
-    /// Queues bytes if there is room now; `false` when they were dropped.
+    /// Queues bytes if there is space now; `false` if they were dropped.
     #[must_use]
-    pub fn try_write(&self, bytes: Bytes) -> bool {
-        self.open.as_ref().is_none_or(|open| open.jobs.try_send(Job::Write(bytes)).is_ok())
+    pub(crate) fn try_write(&self, bytes: Bytes) -> bool {
+        self.open.as_ref().is_none_or(|open| open.jobs.try_send(WriterCommand::Write(bytes)).is_ok())
     }
 
-    /// Waits until all that was queued has been written; `false` at the deadline, and at once when the file takes
-    /// nothing.
-    pub async fn flush(&self, deadline: Duration) -> bool {
+    /// Waits until all queued bytes are written; `false` at the deadline, or at once if the file is blocked.
+    pub(crate) async fn flush(&self, deadline: Duration) -> bool {
         let Some(open) = &self.open else { return true };
         if open.progress.has_given_up() {
             return false;
         }
         let (done, written) = oneshot::channel();
-        let flushed = async { open.jobs.send(Job::Flush(done)).await.is_ok() && written.await.is_ok() };
+        let flushed = async { open.jobs.send(WriterCommand::Flush(done)).await.is_ok() && written.await.is_ok() };
         timeout(deadline, flushed).await.unwrap_or(false)
     }
 
-    /// From now on gives a file that takes nothing up soon: the process stops.
-    pub fn hurry(&self) {
+    /// Shortens the timeout for a blocked file because the process is shutting down.
+    pub(crate) fn hurry(&self) {
         if let Some(open) = &self.open {
             open.progress.lock().patience = HURRIED_PATIENCE;
         }
     }
 }
 
-/// The thread's own state.
+/// The state of the writer thread.
 struct Thread {
     file: File,
     name: Arc<str>,
-    queue: mpsc::Receiver<Job>,
-    progress: Arc<Progress>,
+    queue: mpsc::Receiver<WriterCommand>,
+    progress: Arc<WriterProgress>,
 }
 
 impl Thread {
-    /// Until every [`Writer`] is gone. After a failure the rest is thrown away, so that a full disk or a closed pipe
-    /// does not stop the program whose output this is.
+    /// Runs until every [`Writer`] is dropped. After a failed write the rest is discarded, so that a full disk or a
+    /// closed pipe does not block the program.
     fn run(mut self) {
         let mut broken = false;
         while let Some(job) = self.queue.blocking_recv() {
             match job {
-                Job::Write(bytes) if !broken => broken = !self.write(&bytes),
-                Job::Write(_) => {}
-                Job::Flush(done) => {
+                WriterCommand::Write(bytes) if !broken => broken = !self.write(&bytes),
+                WriterCommand::Write(_) => {}
+                WriterCommand::Flush(done) => {
                     let _ = done.send(());
                 }
             }
@@ -234,29 +234,29 @@ impl Thread {
         }
     }
 
-    /// Whether it could be written.
+    /// Returns `false` if the write failed.
     fn write(&mut self, bytes: &[u8]) -> bool {
         self.progress.begin();
         let written = write_all(&mut self.file, bytes);
         self.progress.finish();
         written
             .inspect_err(|error| {
-                tracing::warn!("cannot write to {}: {error}; what follows is not written there", self.name);
+                tracing::warn!("cannot write to {}: {error}; further output to it is dropped", self.name);
             })
             .is_ok()
     }
 
-    /// The file takes bytes again: tells what is missing, there and in the log. What is queued meanwhile comes after it.
+    /// The file accepts bytes again: reports the gap in the file and in the log, ahead of newly queued output.
     fn tell_gap(&mut self) -> bool {
         let Some(gap) = self.progress.lock().gap.take() else { return true };
         let (bytes, seconds) = (gap.dropped_bytes, gap.since.elapsed().as_secs());
-        tracing::warn!("{bytes} bytes of output were not copied to {}: it took nothing for {seconds} s", self.name);
-        let line = format!("krunner: {bytes} bytes of output were not copied here: nobody read them for {seconds} s\n");
+        tracing::warn!("{bytes} bytes of output to {} were dropped: it was blocked for {seconds} s", self.name);
+        let line = format!("krunner: {bytes} bytes of output dropped here: not read for {seconds} s\n");
         self.write(line.as_bytes())
     }
 }
 
-/// `write_all` for a descriptor that somebody else may have made non-blocking.
+/// `write_all` for a descriptor that another process may have made non-blocking.
 fn write_all(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write(bytes) {
@@ -338,7 +338,7 @@ mod tests {
         let (copied, rest) = all.split_at(all.find("krunner: ").unwrap());
         let dropped = 1000 * chunk.len() - copied.len();
         assert!(copied.len() >= QUEUED_CHUNKS * chunk.len() && copied.len() < 40 * chunk.len(), "{}", copied.len());
-        let told = format!("krunner: {dropped} bytes of output were not copied here: nobody read them for 0 s\n");
+        let told = format!("krunner: {dropped} bytes of output dropped here: not read for 0 s\n");
         assert!(rest.split_inclusive('\n').eq([told.as_str(), "next\n"]), "{rest}");
     }
 

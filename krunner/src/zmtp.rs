@@ -5,46 +5,46 @@
 //! ff ........ 7f  3 .  NULL\0.. ......  flags  length (1, or 8 if LONG)  body
 //! ```
 //!
-//! Pure. Whoever follows a stream decides how much of it is ever in memory: the relay keeps nothing, a publisher takes
-//! small frames whole, a kernel's client looks at the length first.
+//! Pure parsing: the caller decides how much of a stream to buffer. The relay buffers nothing, the publisher buffers
+//! small frames, and the Jupyter client checks the length first.
 
 use bytes::{BufMut as _, BytesMut};
 
-/// Of the greeting, with which both sides begin.
-pub const GREETING_BYTES: usize = 64;
+/// Length of the greeting that both sides send first.
+pub(crate) const GREETING_BYTES: usize = 64;
 
 /// Another frame of the same message follows.
-pub const FLAG_MORE: u8 = 1;
+pub(crate) const FLAG_MORE: u8 = 1;
 /// The length has eight bytes, not one.
-pub const FLAG_LONG: u8 = 2;
-/// No part of a message.
-pub const FLAG_COMMAND: u8 = 4;
+pub(crate) const FLAG_LONG: u8 = 2;
+/// A command frame, not part of a message.
+pub(crate) const FLAG_COMMAND: u8 = 4;
 
 const SIGNATURE: (u8, u8) = (0xff, 0x7f);
 const VERSION: u8 = 3;
 const MECHANISM_AT: usize = 12;
 const MECHANISM: &[u8; 20] = b"NULL\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
-/// The command that follows the greeting, as its name is written.
+/// The name of the command after the greeting, with its length byte.
 const READY: &[u8] = b"\x05READY";
 
-/// A frame says of itself what nobody knows.
+/// A frame header with reserved flag bits set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a frame with unknown flags {0:#04x}")]
-pub struct UnknownFlags(pub u8);
+#[error("unknown frame flags {0:#04x}")]
+pub(crate) struct UnknownFlags(pub u8);
 
-/// How a frame begins.
+/// A frame header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
-    /// See `FLAG_*`.
+pub(crate) struct FrameHeader {
+    /// A combination of the `FLAG_*` bits.
     pub flags: u8,
-    /// What the body claims to have.
+    /// The length of the body as the header states it.
     pub body_bytes: u64,
 }
 
-impl Header {
-    /// Reads one off the beginning; yields its own length, too. `None` when more of it has to come.
-    pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, UnknownFlags> {
+impl FrameHeader {
+    /// Parses a header at the start of `bytes`; also returns the header's own length. `None` if it is incomplete.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, UnknownFlags> {
         let Some((&flags, rest)) = bytes.split_first() else { return Ok(None) };
         if flags & !(FLAG_MORE | FLAG_LONG | FLAG_COMMAND) != 0 {
             return Err(UnknownFlags(flags));
@@ -57,22 +57,22 @@ impl Header {
         Ok(length.map(|(body_bytes, header_bytes)| (Self { flags, body_bytes }, header_bytes)))
     }
 
-    /// Whether it is a command, and no part of a message.
+    /// Whether this is a command frame rather than part of a message.
     #[must_use]
-    pub fn is_command(self) -> bool {
+    pub(crate) fn is_command(self) -> bool {
         self.flags & FLAG_COMMAND != 0
     }
 
     /// Whether another frame of the same message follows.
     #[must_use]
-    pub fn has_more(self) -> bool {
+    pub(crate) fn has_more(self) -> bool {
         self.flags & FLAG_MORE != 0
     }
 }
 
-/// Whether a piece of a greeting, from that position on, may be of a peer that speaks as we do.
+/// Whether `piece`, at offset `from` of a greeting, is compatible with ours.
 #[must_use]
-pub fn fits_greeting(from: usize, piece: &[u8]) -> bool {
+pub(crate) fn fits_greeting(from: usize, piece: &[u8]) -> bool {
     piece.iter().zip(from..).all(|(byte, at)| match at {
         0 => *byte == SIGNATURE.0,
         9 => *byte == SIGNATURE.1,
@@ -82,9 +82,9 @@ pub fn fits_greeting(from: usize, piece: &[u8]) -> bool {
     })
 }
 
-/// Greeting and READY of a socket type; an identity may be empty, and has 255 bytes at most.
+/// The greeting and READY command of a socket type. The identity is at most 255 bytes and may be empty.
 #[must_use]
-pub fn introduction(socket_type: &str, identity: &str) -> BytesMut {
+pub(crate) fn introduction(socket_type: &str, identity: &str) -> BytesMut {
     let mut greeting = [0; GREETING_BYTES];
     (greeting[0], greeting[9], greeting[10]) = (SIGNATURE.0, SIGNATURE.1, VERSION);
     greeting[MECHANISM_AT..][..MECHANISM.len()].copy_from_slice(MECHANISM);
@@ -100,15 +100,15 @@ pub fn introduction(socket_type: &str, identity: &str) -> BytesMut {
     all
 }
 
-/// The properties of a READY command, given a command's body.
+/// The properties of a READY command; `None` for another command.
 #[must_use]
-pub fn ready_properties(command: &[u8]) -> Option<&[u8]> {
+pub(crate) fn ready_properties(command: &[u8]) -> Option<&[u8]> {
     command.strip_prefix(READY)
 }
 
-/// The value of a property; names are compared without regard to case.
+/// The value of a property. Names are case-insensitive.
 #[must_use]
-pub fn property<'a>(mut properties: &'a [u8], wanted: &str) -> Option<&'a [u8]> {
+pub(crate) fn property<'a>(mut properties: &'a [u8], wanted: &str) -> Option<&'a [u8]> {
     loop {
         let (length, rest) = properties.split_first()?;
         let (name, rest) = rest.split_at_checked(usize::from(*length))?;
@@ -121,8 +121,8 @@ pub fn property<'a>(mut properties: &'a [u8], wanted: &str) -> Option<&'a [u8]> 
     }
 }
 
-/// Appends a frame; the flag for its length is set here.
-pub fn put_frame(buffer: &mut BytesMut, flags: u8, body: &[u8]) {
+/// Appends a frame and sets `FLAG_LONG` as needed.
+pub(crate) fn put_frame(buffer: &mut BytesMut, flags: u8, body: &[u8]) {
     match u8::try_from(body.len()) {
         Ok(short) => {
             buffer.put_u8(flags);
@@ -145,7 +145,7 @@ mod tests {
     fn an_introduction_is_understood() {
         let said = introduction("SUB", "me");
         assert!(fits_greeting(0, &said[..GREETING_BYTES]));
-        let (header, header_bytes) = Header::parse(&said[GREETING_BYTES..]).unwrap().unwrap();
+        let (header, header_bytes) = FrameHeader::parse(&said[GREETING_BYTES..]).unwrap().unwrap();
         let body = &said[GREETING_BYTES + header_bytes..];
         assert!(header.is_command() && header.body_bytes == body.len() as u64);
         let properties = ready_properties(body).unwrap();
@@ -176,16 +176,16 @@ mod tests {
             put_frame(&mut bytes, u8::from(more), &body);
             let header_bytes = bytes.len() - body.len();
             for cut in 0..header_bytes {
-                prop_assert_eq!(Header::parse(&bytes[..cut]), Ok(None));
+                prop_assert_eq!(FrameHeader::parse(&bytes[..cut]), Ok(None));
             }
-            let (header, parsed_bytes) = Header::parse(&bytes).unwrap().unwrap();
+            let (header, parsed_bytes) = FrameHeader::parse(&bytes).unwrap().unwrap();
             prop_assert_eq!((header.body_bytes, parsed_bytes), (body.len() as u64, header_bytes));
             prop_assert_eq!((header.has_more(), header.is_command()), (more, false));
         }
 
         #[test]
         fn any_bytes_are_taken_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Header::parse(&bytes);
+            let _ = FrameHeader::parse(&bytes);
             let _ = property(&bytes, "socket-type");
             let _ = fits_greeting(7, &bytes);
         }

@@ -7,6 +7,7 @@ used as the agent uses it: nothing is overridden but the two addresses.
 
 import asyncio
 import base64
+import inspect
 import json
 import sys
 import uuid
@@ -24,8 +25,8 @@ FLUSH_TIMEOUT_SECS = 2.0
 
 
 class LoopbackCodeRunner(AbstractCodeRunner):
-    def __init__(self, kernel_id, replin, replout, **kwargs):
-        super().__init__(kernel_id, **kwargs)
+    def __init__(self, replin, replout, identity, **kwargs):
+        super().__init__(*identity, **kwargs)
         self.addresses = (f"tcp://127.0.0.1:{replin}", f"tcp://127.0.0.1:{replout}")
 
     async def get_repl_in_addr(self):
@@ -33,6 +34,20 @@ class LoopbackCodeRunner(AbstractCodeRunner):
 
     async def get_repl_out_addr(self):
         return self.addresses[1]
+
+
+class NoEvents:
+    """Stands in for the producer of events, which needs the manager's Redis: what a client tells the manager is dropped."""
+
+    async def produce_event(self, event, **_):
+        pass
+
+
+def identity():
+    """What a client is told of itself: 23.9 and later want the session's id and where to send events, too."""
+    if "event_producer" in inspect.signature(AbstractCodeRunner.__init__).parameters:
+        return (uuid.uuid4(), uuid.uuid4(), NoEvents())
+    return (uuid.uuid4(),)
 
 
 def as_stage(results):
@@ -60,7 +75,7 @@ class Driver:
 
     async def op_open(self, _):
         self.client = await LoopbackCodeRunner.new(
-            uuid.uuid4(), *self.ports, client_features=default_client_features
+            *self.ports, identity(), client_features=default_client_features
         )
 
     async def op_close(self, _):

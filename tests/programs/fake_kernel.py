@@ -116,7 +116,7 @@ def garbage(parent):
 def run(idents, parent, code):
     ok = {"status": "ok", "execution_count": 1, "payload": [], "user_expressions": {}}
     if MODE == "dies":
-        out("last words\n", parent)
+        out("last output\n", parent)
         time.sleep(0.05)
         os._exit(int(code))
     elif MODE == "garbage":
@@ -130,6 +130,14 @@ def run(idents, parent, code):
     elif MODE == "floods":
         for number in range(int(code)):
             out(f"{number}\n", parent)
+    elif MODE == "piles-up":
+        # Small messages, and behind them one that is larger than what the connection holds: made before they are sent.
+        small = signed(parts_of("stream", {"name": "stdout", "text": "x\n"}, parent))
+        large = signed(parts_of("of_its_own", {"text": "y" * 2**24}, parent))
+        for _ in range(int(code)):
+            for _ in range(50):
+                iopub.send_multipart(small)
+            iopub.send_multipart(large)
     elif MODE == "huge-reply":
         ok = {"status": "error", "ename": "E", "evalue": "x" * 2**26, "traceback": []}
     elif MODE == "closes":

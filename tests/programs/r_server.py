@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
             return 200, world.new_tokens()
         if (method, parts) == ("POST", ["login", "refreshToken"]):
             if self.headers.get("Authorization") != "Bearer {}".format(world.access):
-                raise Wrong("the refresh of somebody else's token")
+                raise Wrong("the refresh of another client's token")
             if self.body(["refreshToken"])["refreshToken"] != world.refresh:
                 return 401, {"error": "worn out"}
             return 200, world.new_tokens()

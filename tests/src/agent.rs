@@ -32,79 +32,79 @@ pub struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    /// Every step skipped.
+    /// Skips every step.
     pub const NONE: Self = Self { clean: "", build: "", exec: "" };
-    /// The steps of a batch run in which everything is left to the runtime.
+    /// Leaves every step to the runtime's heuristic.
     pub const HEURISTIC: Self = Self { clean: "*", build: "*", exec: "*" };
 }
 
-/// What the client returned for one stage of a run.
+/// What the client returned for one step of a run.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Stage {
+pub struct StepResult {
     /// `clean-finished`, `build-finished`, `finished` or `waiting-input`.
     pub status: String,
-    /// The exit code, in the stages that have one.
+    /// The exit code, in the steps that have one.
     pub exit_code: Option<i32>,
-    /// The options of a `waiting-input` stage.
+    /// The options of a `waiting-input` step.
     pub options: Value,
-    /// All stdout of the stage.
+    /// All stdout of the step.
     pub stdout: String,
-    /// All stderr of the stage; the runner's log lines come this way too.
+    /// All stderr of the step; the runner's log lines come this way too.
     pub stderr: String,
-    /// All that was shown, in its order: kind and value.
+    /// All output in order: kind and value.
     pub console: Vec<(String, Value)>,
 }
 
-impl Stage {
-    /// What was shown of this kind.
+impl StepResult {
+    /// The output of this kind.
     pub fn shown(&self, kind: &str) -> Vec<&Value> {
         self.console.iter().filter(|(shown, _)| shown == kind).map(|(_, value)| value).collect()
     }
 }
 
-/// All stages of a run, up to `finished`.
+/// All steps of a run, up to `finished`.
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
 pub struct Run {
     /// In the order in which the client returned them.
-    pub stages: Vec<Stage>,
+    pub steps: Vec<StepResult>,
 }
 
 impl Run {
-    /// The only stage with that status.
+    /// The only step with that status.
     #[track_caller]
-    pub fn stage(&self, status: &str) -> &Stage {
-        let mut found = self.stages.iter().filter(|stage| stage.status == status);
+    pub fn step(&self, status: &str) -> &StepResult {
+        let mut found = self.steps.iter().filter(|step| step.status == status);
         match (found.next(), found.next()) {
-            (Some(stage), None) => stage,
-            _ => panic!("not exactly one stage {status:?}: {self:#?}"),
+            (Some(step), None) => step,
+            _ => panic!("not exactly one step {status:?}: {self:#?}"),
         }
     }
 
-    /// The exit code of each stage that has one: of clean, build and exec in a batch run.
+    /// The exit code of each step that has one: of clean, build and exec in a batch run.
     pub fn codes(&self) -> Vec<i32> {
-        self.stages.iter().filter_map(|stage| stage.exit_code).collect()
+        self.steps.iter().filter_map(|step| step.exit_code).collect()
     }
 
-    /// The stage of the exec step.
+    /// The result of the exec step.
     #[track_caller]
-    pub fn exec(&self) -> &Stage {
-        self.stage("finished")
+    pub fn exec(&self) -> &StepResult {
+        self.step("finished")
     }
 
-    /// The stdout of all stages.
+    /// The stdout of all steps.
     pub fn stdout(&self) -> String {
-        self.stages.iter().map(|stage| stage.stdout.as_str()).collect()
+        self.steps.iter().map(|step| step.stdout.as_str()).collect()
     }
 
-    /// The stderr of all stages.
+    /// The stderr of all steps.
     pub fn stderr(&self) -> String {
-        self.stages.iter().map(|stage| stage.stderr.as_str()).collect()
+        self.steps.iter().map(|step| step.stderr.as_str()).collect()
     }
 }
 
-/// The lines of a stderr that the child wrote: those that are no log lines of the runner (`c-kernel: ...`).
+/// The lines of a stderr that the child wrote, without the runner's log lines (`c-kernel: ...`).
 pub fn child_lines(stderr: &str) -> Vec<&str> {
     let is_log = |line: &str| {
         let prefix = line.split_once("-kernel: ").map(|(prefix, _)| prefix);
@@ -121,9 +121,9 @@ struct Reply {
     error: Option<String>,
 }
 
-/// A request under way.
+/// A request whose reply has not arrived yet.
 #[derive(Debug)]
-#[must_use = "a request that nobody waits for may fail unseen"]
+#[must_use = "the failure of a request that is not waited for goes unnoticed"]
 pub struct Pending<T> {
     what: String,
     reply: Receiver<Reply>,
@@ -157,7 +157,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts the client and has it connect. Whether the runner listens already makes no difference to it.
+    /// Starts the client and makes it connect. The runner need not listen yet.
     #[track_caller]
     pub fn connect(python: &Path, runner: &Runner) -> Self {
         Self::connect_by(&[], python, &runner.root(), runner.ports())
@@ -170,7 +170,12 @@ impl Agent {
         let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("agent/driver.py");
         let mut argv: Vec<_> = prefix.iter().map(Into::into).collect();
         argv.extend([python.as_os_str().to_owned(), driver.into()]);
-        let mut child = Command::new(&argv[0])
+        let mut command = Command::new(&argv[0]);
+        // Another release of the client goes before the environment's own.
+        if let Some(packages) = std::env::var_os("KRUNNER_TEST_AGENT_PACKAGES") {
+            command.env("PYTHONPATH", packages);
+        }
+        let mut child = command
             .args(&argv[1..])
             .args([ports.0.to_string(), ports.1.to_string()])
             .stdin(Stdio::piped())
@@ -203,13 +208,13 @@ impl Agent {
         Pending { what: op.to_owned(), reply, value: PhantomData }
     }
 
-    /// Sends a request that has no result, and waits until the client has seen to it.
+    /// Sends a request that has no result, and waits until the client has handled it.
     #[track_caller]
     fn order(&self, op: &str, request: Value) {
         let () = self.start(op, request).wait();
     }
 
-    /// Connects the client anew.
+    /// Reconnects the client.
     #[track_caller]
     pub fn open(&self) {
         self.order("open", json!({}));
@@ -258,13 +263,13 @@ impl Agent {
         self.start("query", json!({ "code": code, "answers": answers }))
     }
 
-    /// Interrupts what runs.
+    /// Interrupts the current run.
     #[track_caller]
     pub fn interrupt(&self) {
         self.order("interrupt", json!({}));
     }
 
-    /// Asks for the status and returns the start time in it, in seconds of the monotonic clock.
+    /// Requests the status and returns the start time in it, in seconds of the monotonic clock.
     #[track_caller]
     pub fn started_at(&self) -> f64 {
         let status: Value = self.start("status", json!({})).wait();
@@ -272,7 +277,7 @@ impl Agent {
         started_at.unwrap_or_else(|| panic!("no started_at in {status}"))
     }
 
-    /// Asks for completions.
+    /// Requests completions and waits for the reply.
     #[track_caller]
     pub fn complete(&self, code: &str, opts: &Value) -> Value {
         self.start("complete", json!({ "code": code, "opts": opts })).wait()
@@ -290,31 +295,31 @@ impl Agent {
         self.order("event", json!({ "type": kind, "data": data }));
     }
 
-    /// Asks for the service definitions.
+    /// Requests the service definitions.
     #[track_caller]
     pub fn apps(&self) -> Value {
         self.start("apps", json!({})).wait()
     }
 
-    /// Asks to start a service.
+    /// Requests the start of a service and waits for the reply.
     #[track_caller]
     pub fn start_service(&self, info: &Value) -> Value {
         self.start("start_service", json!({ "info": info })).wait()
     }
 
-    /// Asks to start a service, and does not wait for it.
+    /// Requests the start of a service without waiting for the reply.
     #[track_caller]
     pub fn start_starting_service(&self, info: &Value) -> Pending<Value> {
         self.start("start_service", json!({ "info": info }))
     }
 
-    /// Asks to start a model service.
+    /// Requests the start of a model service and waits for the reply.
     #[track_caller]
     pub fn start_model_service(&self, info: &Value) -> Value {
         self.start("start_model_service", json!({ "info": info })).wait()
     }
 
-    /// Asks to stop a service; there is no reply.
+    /// Requests the stop of a service. There is no reply.
     #[track_caller]
     pub fn shutdown_service(&self, name: &str) {
         self.order("shutdown_service", json!({ "name": name }));
@@ -353,7 +358,7 @@ fn dispatch(replies: impl BufRead, waiting: &Waiting) {
             let _ = sender.send(reply);
         }
     }
-    // Whoever still waits learns that no reply will come.
+    // Dropping the senders tells waiting callers that no reply will come.
     waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 

@@ -1,8 +1,8 @@
-//! Scratch cgroups with a memory limit, of either version, and what the kernel counts in them.
+//! Scratch cgroups with a memory limit, for cgroup v1 and v2, and the kernel's OOM kill counters.
 //!
-//! The kernel's own counter is one of the truths that the monitor is measured by. A scratch cgroup lies **beside** the
-//! cgroup of the tests, not below it: a session in the tests' own cgroup answers for everything below that, and would
-//! tell of kills that are another test's.
+//! The kernel's counter is part of the ground truth for the monitor. A scratch cgroup is a **sibling** of the
+//! cgroup of the tests, not a child: a session in the tests' own cgroup monitors everything below it and would
+//! report the kills of other tests.
 //!
 //! ```text
 //! krunner-test-PID-N          the monitor; in version 2 the limit is here (below an inner cgroup with processes of its
@@ -23,41 +23,41 @@ const MIB: u64 = 1 << 20;
 const MEMORY_HIERARCHY: &str = "/sys/fs/cgroup/memory";
 const UNIFIED_HIERARCHY: &str = "/sys/fs/cgroup";
 
-/// Tests with real kills at a time: each may take a limit of memory and a core.
+/// The number of tests with real kills that run in parallel: each may use its memory limit and a core.
 const AT_ONCE: u32 = 2;
 
-/// Version 2 charges the monitor to the limit as well: room for it, more than it may ever take.
+/// Cgroup v2 charges the monitor to the limit as well. This is more than it ever uses.
 const MONITOR_ROOM_BYTES: u64 = 24 * MIB;
 
 /// The two layouts of the memory controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// A hierarchy of its own.
+    /// Cgroup v1: the memory controller has a hierarchy of its own.
     One,
-    /// The unified hierarchy.
+    /// Cgroup v2: the unified hierarchy.
     Two,
 }
 
-/// A memory cgroup of our own; ended with all processes in it.
+/// A scratch memory cgroup. Dropping it kills all processes in it.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
     version: Version,
     limit_bytes: u64,
-    /// Where the kernel counts.
+    /// The file with the kernel's counter.
     counter: PathBuf,
     slot: Option<Slot>,
 }
 
 impl Cgroup {
-    /// An empty one without a limit, as soon as few enough other tests have one.
+    /// Creates an empty cgroup without a limit. Waits until few enough other tests have one.
     pub fn scratch() -> Result<Self, String> {
         let (version, home) = hierarchy()?;
         Self::new(version, &home, Some(Slot::take()))
     }
 
-    /// One for a container, whose runtime makes a cgroup of the same path in every hierarchy of version 1: at the top,
-    /// so that it makes no parents there, which nobody would remove.
+    /// Creates a cgroup for a container, whose runtime creates a cgroup of the same path in every v1 hierarchy. It is at the top,
+    /// because the runtime would not remove the parents that it creates.
     pub fn for_container() -> Result<Self, String> {
         let (version, home) = hierarchy()?;
         Self::new(
@@ -67,7 +67,7 @@ impl Cgroup {
         )
     }
 
-    /// One more beside it, by the same right: a test that waited for a second one could wait for another that does too.
+    /// Creates a sibling in the same slot. Waiting for a second slot could deadlock with another test that does the same.
     pub fn beside(&self) -> Result<Self, String> {
         Self::new(self.version, self.path.parent().expect("it is below the mount"), None)
     }
@@ -81,7 +81,7 @@ impl Cgroup {
         Ok(Self { path, version, limit_bytes: 0, counter, slot })
     }
 
-    /// One below it with a limit. In version 2 there can be only one with a limit below a scratch cgroup.
+    /// Creates a child with a limit. In cgroup v2 a scratch cgroup can have only one child with a limit.
     #[must_use]
     pub fn limited(&self, name: &str, limit_mib: u64) -> Self {
         let path = self.path.join(name);
@@ -95,15 +95,15 @@ impl Cgroup {
         Self { path, version: self.version, limit_bytes, counter, slot: None }
     }
 
-    /// In version 2, where the monitor is charged to the same limit: no limit. A monitor that starts takes more for a
-    /// moment than it keeps.
+    /// In cgroup v2, where the monitor is charged to the same limit, removes the limit. A starting monitor briefly uses more
+    /// memory than later.
     pub fn lift(&self) {
         if let Some(file) = self.shared_limit() {
             fs::write(&file, "max").unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         }
     }
 
-    /// In version 2: room for as much as was asked for beside whatever is there now.
+    /// In cgroup v2, sets the limit to the current usage plus the requested limit.
     pub fn fit(&self) {
         let Some(file) = self.shared_limit() else { return };
         let usage_file = file.with_file_name("memory.current");
@@ -117,14 +117,14 @@ impl Cgroup {
         (self.version == Version::Two).then(|| above.join("memory.max"))
     }
 
-    /// Whether those who share its limit die together, which only version 2 knows.
+    /// Sets `memory.oom.group`, which only cgroup v2 has.
     pub fn group(&self, together: bool) -> Result<(), String> {
         let limit = self.shared_limit().ok_or("cgroup v1 has no memory.oom.group")?;
         let file = limit.with_file_name("memory.oom.group");
         fs::write(&file, if together { "1" } else { "0" }).map_err(|error| format!("{}: {error}", file.display()))
     }
 
-    /// Ends whoever is in it.
+    /// Kills all processes in it.
     pub fn clear(&self) {
         wait::until_true("the cgroup is empty", || {
             let members = members(&self.path);
@@ -135,12 +135,12 @@ impl Cgroup {
         });
     }
 
-    /// The processes in it, as we number them.
+    /// The PIDs of the processes in it, in our namespace.
     pub fn members(&self) -> Vec<u32> {
         members(&self.path)
     }
 
-    /// Version 1: without its OOM killer, a process that gets no memory waits for it.
+    /// Cgroup v1: disables the OOM killer. A process that exceeds the limit blocks.
     pub fn disable_oom_killer(&self) -> Result<(), String> {
         if self.version == Version::Two {
             return Err("cgroup v2 has no oom_kill_disable".to_owned());
@@ -148,24 +148,32 @@ impl Cgroup {
         fs::write(&self.counter, "1").map_err(|error| format!("{}: {error}", self.counter.display()))
     }
 
-    /// Version 1: whether its members wait for memory.
+    /// Cgroup v1: whether its members are blocked on memory.
     pub fn is_under_oom(&self) -> bool {
         fs::read_to_string(&self.counter).is_ok_and(|text| text.lines().any(|line| line == "under_oom 1"))
     }
 
-    /// Version 1: another limit.
+    /// Cgroup v1: changes the limit.
     #[track_caller]
     pub fn raise(&self, limit_mib: u64) {
         let file = self.path.join("memory.limit_in_bytes");
         fs::write(&file, (limit_mib * MIB).to_string()).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     }
 
-    /// The limit as it was asked for.
+    /// The requested limit.
     pub fn limit_bytes(&self) -> u64 {
         self.limit_bytes
     }
 
-    /// What processes in it may have together at most.
+    /// The current limit, of this cgroup in v1 and of its parent in v2; `None` without a limit.
+    #[track_caller]
+    pub fn limit_in_force(&self) -> Option<u64> {
+        let file = self.shared_limit().unwrap_or_else(|| self.path.join("memory.limit_in_bytes"));
+        let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        text.trim().parse().ok()
+    }
+
+    /// The maximum memory of all processes in it together.
     pub fn room_bytes(&self) -> u64 {
         match self.version {
             Version::One => self.limit_bytes,
@@ -173,12 +181,12 @@ impl Cgroup {
         }
     }
 
-    /// Its folder.
+    /// Its folder in the cgroup file system.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The cgroup that memory is charged to, as `/proc/PID/cgroup` has it: in version 2 the next one above that counts memory.
+    /// The path, as in `/proc/PID/cgroup`, of the cgroup that is charged: in v2 the nearest ancestor with the memory controller.
     #[must_use]
     pub fn charged_in_hierarchy(&self) -> PathBuf {
         let counts = |path: &Path| self.version == Version::One || path.join("memory.current").exists();
@@ -187,40 +195,40 @@ impl Cgroup {
         path.ancestors().nth(above).unwrap_or(&path).to_owned()
     }
 
-    /// As `/proc/PID/cgroup` has it.
+    /// Its path as in `/proc/PID/cgroup`.
     pub fn path_in_hierarchy(&self) -> PathBuf {
         let mount = if self.version == Version::One { MEMORY_HIERARCHY } else { UNIFIED_HIERARCHY };
         Path::new("/").join(self.path.strip_prefix(mount).expect("it is below the mount"))
     }
 
-    /// The memory controller's layout.
+    /// Which layout the memory controller has here.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// Where a process enters it by writing 0.
+    /// A process enters the cgroup by writing 0 to this file.
     pub fn procs_file(&self) -> PathBuf {
         self.path.join("cgroup.procs")
     }
 
-    /// How many processes the kernel has killed in it for memory: those that it chose, not those that went with them.
+    /// The number of OOM kills in it. Processes that died because they share a victim's memory are not counted.
     #[track_caller]
     pub fn oom_kills(&self) -> u64 {
         self.counter().oom_kills()
     }
 
-    /// The kernel's counter, for those who look at it beside the cgroup's owner.
+    /// A handle to the kernel's counter that does not borrow the cgroup.
     pub fn counter(&self) -> Counter {
         Counter(self.counter.clone())
     }
 }
 
-/// Where the kernel counts the kills in a cgroup.
+/// The kernel's counter of OOM kills in a cgroup.
 #[derive(Clone, Debug)]
 pub struct Counter(PathBuf);
 
 impl Counter {
-    /// How far it is.
+    /// The current value.
     #[track_caller]
     pub fn oom_kills(&self) -> u64 {
         let text = fs::read_to_string(&self.0).expect("the cgroup's counter");
@@ -239,7 +247,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// Ends the processes of a cgroup and removes it.
+/// Kills the processes of a cgroup and removes it.
 fn remove(path: &Path) {
     // A member may be forking while we look, and a dead one leaves when it is reaped: until the folder can go.
     let gone = wait::within(wait::PATIENCE, || {
@@ -265,7 +273,7 @@ fn counter_file(version: Version) -> &'static str {
     }
 }
 
-/// Where scratch cgroups go: beside our own one.
+/// The parent of scratch cgroups, which is also the parent of our own cgroup.
 fn hierarchy() -> Result<(Version, PathBuf), String> {
     crate::host::root()?;
     let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("no cgroups: {error}"))?;
@@ -292,7 +300,7 @@ fn hierarchy() -> Result<(Version, PathBuf), String> {
     }
 }
 
-/// The right to kill for memory.
+/// A slot for a test with real OOM kills.
 #[derive(Debug)]
 struct Slot;
 
@@ -315,12 +323,12 @@ impl Drop for Slot {
     }
 }
 
-/// A cgroup of version 1's freezer, which stops processes so that not even SIGKILL ends them.
+/// A cgroup of the v1 freezer. Even SIGKILL does not end a process that it has frozen.
 #[derive(Debug)]
 pub struct Freezer(PathBuf);
 
 impl Freezer {
-    /// An empty one. The unified hierarchy has none: there SIGKILL ends the frozen, too.
+    /// Creates an empty one. In cgroup v2 SIGKILL does end frozen processes.
     pub fn scratch(beside: &Cgroup) -> Result<Self, String> {
         let root = Path::new("/sys/fs/cgroup/freezer");
         let name = beside.path().file_name().expect("a cgroup has a name");
@@ -329,7 +337,7 @@ impl Freezer {
         Ok(Self(path))
     }
 
-    /// Stops this process, wherever it is.
+    /// Freezes this process.
     #[track_caller]
     pub fn freeze(&self, pid: u32) {
         fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("a process for the freezer");

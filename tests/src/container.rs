@@ -1,10 +1,10 @@
-//! Real containers: an OCI bundle that `runc` runs, without a daemon, with exactly the rights that a test gives it.
+//! Real containers: `runc` runs an OCI bundle, without a daemon, with exactly the privileges that a test grants.
 //!
-//! A container here is what the agent's is, less the network namespace, so that its ports can be reached: its `/` is the
-//! session's temporary root, with the host's `/usr` in it, read-only. What is withheld is withheld by the means
-//! that container engines have: capability sets, seccomp profiles, masked paths, mounts, namespaces.
+//! A container is like the agent's, but without a network namespace, so that its ports are reachable. Its `/` is the
+//! session's temporary root with the host's `/usr` in it, read-only. Tests withhold privileges by the same means
+//! as container engines: capability sets, seccomp profiles, masked paths, mounts, namespaces.
 //!
-//! Each has a cgroup of its own, in every hierarchy there is. It is gone, with all its processes, when it is dropped.
+//! Each has a cgroup of its own in every hierarchy. Dropping it removes the container and all its processes.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
@@ -16,17 +16,17 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cgroup::Cgroup;
+use crate::launch::LaunchMethod;
 use crate::setup::binary;
-use crate::way::Way;
 use crate::{host, wait};
 
-/// Where the binary under test is inside.
+/// The path of the binary under test in the container.
 pub const KRUNNER: &str = "/opt/kernel/krunner";
 
-/// Where a container's helper program is inside.
+/// The path of the helper program in the container.
 pub const HELPER: &str = "/opt/kernel/helper";
 
-/// What Docker gives by default (`oci/caps/defaults.go` of moby).
+/// Docker's default capabilities (`oci/caps/defaults.go` of moby).
 pub(crate) const DEFAULT_CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
@@ -44,15 +44,15 @@ pub(crate) const DEFAULT_CAPABILITIES: [&str; 14] = [
     "CAP_SYS_CHROOT",
 ];
 
-/// What Docker hides and write-protects by default.
+/// Paths that Docker masks or makes read-only by default.
 const MASKED: [&str; 4] = ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"];
 const READ_ONLY: [&str; 4] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"];
 
-/// User 0 of a user namespace is this one outside, and so on for [`MAPPED_USERS`].
+/// The host UID of user 0 in a user namespace. [`MAPPED_USERS`] UIDs are mapped.
 const MAPPED_ROOT: u32 = 100_000;
 const MAPPED_USERS: u32 = 65_536;
 
-/// What a container may and sees.
+/// The privileges and mounts of a container.
 #[derive(Clone, Debug)]
 pub struct Spec {
     memory_mib: u64,
@@ -72,7 +72,7 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// As Docker's default, with so much memory: root with a few capabilities.
+    /// Docker's default, root with a few capabilities, with this memory limit.
     #[must_use]
     pub fn plain(memory_mib: u64) -> Self {
         Self {
@@ -93,98 +93,98 @@ impl Spec {
         }
     }
 
-    /// `--memory`.
+    /// Sets the memory limit, like `--memory`.
     #[must_use]
     pub fn memory(mut self, memory_mib: u64) -> Self {
         self.memory_mib = memory_mib;
         self
     }
 
-    /// With that copy of the binary under test.
+    /// Uses this copy of the binary under test.
     #[must_use]
     pub fn krunner(mut self, program: impl Into<PathBuf>) -> Self {
         self.krunner = program.into();
         self
     }
 
-    /// With this program at [`HELPER`].
+    /// Mounts this program at [`HELPER`].
     #[must_use]
     pub fn helper(mut self, program: impl Into<PathBuf>) -> Self {
         self.helper = Some(program.into());
         self
     }
 
-    /// `--user`.
+    /// Sets the user, like `--user`.
     #[must_use]
     pub fn user(mut self, user_id: u32) -> Self {
         self.user_id = user_id;
         self
     }
 
-    /// The home folder is another user's, whom the container's first process becomes.
+    /// Gives the home folder to another user, to whom the container's first process switches.
     #[must_use]
     pub fn home_of(mut self, user_id: u32) -> Self {
         self.home_user_id = Some(user_id);
         self
     }
 
-    /// `--cap-add`.
+    /// Adds capabilities, like `--cap-add`.
     #[must_use]
     pub fn capabilities(mut self, more: &[&'static str]) -> Self {
         self.capabilities.extend(more);
         self
     }
 
-    /// `--cap-drop ALL`, and these.
+    /// Grants only these capabilities, like `--cap-drop ALL --cap-add`.
     #[must_use]
     pub fn exactly(mut self, capabilities: Vec<&'static str>) -> Self {
         self.capabilities = capabilities;
         self
     }
 
-    /// `--security-opt no-new-privileges`.
+    /// Sets `no_new_privs`, like `--security-opt no-new-privileges`.
     #[must_use]
     pub fn no_new_privileges(mut self) -> Self {
         self.no_new_privileges = true;
         self
     }
 
-    /// A seccomp profile that lets this system call fail with that error number.
+    /// Sets a seccomp profile under which this system call fails with this errno.
     #[must_use]
     pub fn refuse(self, call: &'static str, errno: i32) -> Self {
         let refusal = json!({ "names": [call], "action": "SCMP_ACT_ERRNO", "errnoRet": errno });
         self.seccomp(json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refusal] }))
     }
 
-    /// This seccomp profile, as a runtime takes it.
+    /// Sets this seccomp profile, in the format of the OCI runtime specification.
     #[must_use]
     pub fn seccomp(mut self, profile: Value) -> Self {
         self.seccomp = Some(profile);
         self
     }
 
-    /// `--read-only`.
+    /// Makes the root file system read-only, like `--read-only`.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.is_read_only = true;
         self
     }
 
-    /// `--volume PATH:PATH:ro`: the host's folder, instead of what else would be mounted there.
+    /// Mounts the host's folder, like `--volume PATH:PATH:ro`, instead of the default mount there.
     #[must_use]
     pub fn show(mut self, path: &str) -> Self {
         self.file_systems.retain(|(_, point)| *point != path);
         self.bind(path, path)
     }
 
-    /// `--volume SOURCE:POINT:ro`.
+    /// Mounts a host folder, like `--volume SOURCE:POINT:ro`.
     #[must_use]
     pub fn bind(mut self, source: impl Into<PathBuf>, point: &str) -> Self {
         self.binds.push((source.into(), point.to_owned()));
         self
     }
 
-    /// Nothing is hidden or write-protected by default.
+    /// Masks no path and makes none read-only.
     #[must_use]
     pub fn unmasked(mut self) -> Self {
         self.masked.clear();
@@ -192,42 +192,42 @@ impl Spec {
         self
     }
 
-    /// Root inside is nobody in particular outside.
+    /// Runs in a user namespace, whose root is an unprivileged user outside.
     #[must_use]
     pub fn user_namespace(mut self) -> Self {
         self.namespaces.push("user");
         self
     }
 
-    /// `--pid=host`.
+    /// Shares the host's PID namespace, like `--pid=host`.
     #[must_use]
     pub fn host_pids(mut self) -> Self {
         self.namespaces.retain(|kind| *kind != "pid");
         self
     }
 
-    /// `--cgroupns=private`: its own cgroup is `/` to it.
+    /// Creates a cgroup namespace, like `--cgroupns=private`: its own cgroup appears as `/`.
     #[must_use]
     pub fn cgroup_namespace(mut self) -> Self {
         self.namespaces.push("cgroup");
         self
     }
 
-    /// Without a view of the cgroups.
+    /// Does not mount the cgroup file system.
     #[must_use]
     pub fn no_cgroups(mut self) -> Self {
         self.file_systems.clear();
         self
     }
 
-    /// With tracefs where the kernel would have it.
+    /// Mounts tracefs at its default path.
     #[must_use]
     pub fn tracefs(mut self) -> Self {
         self.file_systems.push(("tracefs", "/sys/kernel/tracing"));
         self
     }
 
-    /// Hides a file behind `/dev/null`, a folder behind an empty one.
+    /// Masks a file with `/dev/null` or a folder with an empty one.
     #[must_use]
     pub fn mask(mut self, path: &str) -> Self {
         self.masked.push(path.to_owned());
@@ -238,7 +238,7 @@ impl Spec {
         self.namespaces.contains(&"user")
     }
 
-    /// Who the container's user is outside.
+    /// The host UID of the container's user.
     fn owner(&self) -> u32 {
         self.user_id + if self.has_user_namespace() { MAPPED_ROOT } else { 0 }
     }
@@ -304,18 +304,18 @@ impl Spec {
     }
 }
 
-/// A container that was started.
+/// A running container.
 #[derive(Debug)]
 pub struct Container {
     name: String,
-    /// The bundle, and what runc keeps of it.
+    /// The bundle and runc's state.
     folder: TempDir,
     cgroup: Cgroup,
 }
 
 impl Container {
-    /// Starts these arguments in a container with that `/`, which gets the folders it needs. Returns `runc run`,
-    /// which passes signals on and ends as they do, when they run.
+    /// Starts these arguments in a container with this `/`, in which it creates the required folders. Returns `runc run`,
+    /// which forwards signals and exits like the program, once the program runs.
     #[track_caller]
     pub fn start(
         spec: &Spec,
@@ -352,29 +352,29 @@ impl Container {
         command
     }
 
-    /// Into it, with the rights that its first process has.
+    /// Launches a program in the container with the privileges of its first process.
     #[must_use]
-    pub fn way(&self) -> Way {
+    pub fn launch(&self) -> LaunchMethod {
         let command = self.runc("exec");
         let words = [command.get_program()].into_iter().chain(command.get_args()).map(ToOwned::to_owned);
-        Way::here().then(words.chain([self.name.clone().into()]))
+        LaunchMethod::direct().then(words.chain([self.name.clone().into()]))
     }
 
-    /// `runc state`; none while there is none.
+    /// The output of `runc state`; `None` if the container does not exist yet.
     fn state(&self) -> Option<Value> {
         let mut command = self.runc("state");
         let output = ended(command.arg(&self.name)).ok()?;
         serde_json::from_slice(&output.stdout).ok()
     }
 
-    /// Its first process, as the host numbers it.
+    /// The host PID of its first process.
     #[track_caller]
     pub fn pid(&self) -> u32 {
         let state = self.state().expect("the container is there");
         state["pid"].as_u64().and_then(|pid| pid.try_into().ok()).unwrap_or_else(|| panic!("no pid in {state}"))
     }
 
-    /// Its cgroup, for memory as for all else.
+    /// The cgroup of the container.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup
     }
@@ -395,7 +395,7 @@ impl Drop for Container {
     }
 }
 
-/// What `/` needs beside what a session has, all of it owned by that user.
+/// Creates what `/` needs besides a session's files, owned by this user.
 fn furnish(root: &Path, owner: u32) {
     for folder in ["usr", "proc", "sys", "dev", "opt/kernel"] {
         fs::create_dir_all(root.join(folder)).expect("a folder");
@@ -414,7 +414,7 @@ fn furnish(root: &Path, owner: u32) {
     fs::set_permissions(root.join("tmp"), Permissions::from_mode(0o1777)).expect("chmod");
 }
 
-/// Gives all of it to that user.
+/// Changes the owner of the whole tree.
 fn give(path: &Path, owner: u32) {
     lchown(path, Some(owner), Some(owner)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     if path.is_dir() && !path.is_symlink() {
@@ -422,7 +422,7 @@ fn give(path: &Path, owner: u32) {
     }
 }
 
-/// Runs a command to its end, which comes in time or by force; `Err` unless it was a success.
+/// Runs a command with a timeout. Fails unless it succeeds.
 fn ended(command: &mut Command) -> Result<Output, String> {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| error.to_string())?;
@@ -437,7 +437,7 @@ fn ended(command: &mut Command) -> Result<Output, String> {
     }
 }
 
-/// The right and the means to start containers, proven by one that does nothing.
+/// Fails unless containers can be started here. Tries one that does nothing.
 pub fn available() -> Result<(), String> {
     static TRIED: OnceLock<Result<(), String>> = OnceLock::new();
     TRIED.get_or_init(attempt).clone()

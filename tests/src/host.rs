@@ -1,4 +1,4 @@
-//! What a test may need from the machine, and the loud way to go without it.
+//! Checks what a test needs from the machine, and records a test as skipped if it is missing.
 
 use std::env;
 use std::ffi::OsString;
@@ -173,12 +173,20 @@ pub fn dist() -> Result<PathBuf, String> {
     folder.ok_or_else(|| "KRUNNER_DIST is not set: there is nothing of `cargo xtask dist` to test".to_owned())
 }
 
-/// The programs that agents of 26.9 mount into containers. `cargo xtask test --all` puts them beside the others.
-pub fn newer_runner_programs() -> Result<PathBuf, String> {
-    let python = agent_python()?;
-    let venv = python.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
-    let folder = venv.join("newer/ai/backend/runner");
+/// A folder that `cargo xtask test` puts beside the packages of the environment.
+fn beside(folder: &str) -> Result<PathBuf, String> {
+    let folder = folder_of(&agent_python()?).join(folder);
     if folder.is_dir() { Ok(folder) } else { Err(format!("there is no {}", folder.display())) }
+}
+
+/// The programs that agents of 26.9 mount into containers.
+pub fn newer_runner_programs() -> Result<PathBuf, String> {
+    beside("newer/ai/backend/runner")
+}
+
+/// The Python runner of 23.9.10, for the interpreter of the agent's packages.
+pub fn later_python_runner() -> Result<PathBuf, String> {
+    beside("agent-23.9.10")
 }
 
 /// An interpreter for user code: the system's, as in an image, else the venv's.

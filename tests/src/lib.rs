@@ -1,36 +1,38 @@
-//! Harness of the integration suites: a runner in a folder of its own, the agent's unmodified client, a bare ZMTP
-//! peer, and the waiting that all of them share.
+//! The harness of the integration suites: a runner in a folder of its own, the agent's unmodified client, a bare ZMTP
+//! peer, and shared functions that wait for conditions.
 //!
 //! The harness knows the wire contract and nothing else: it links no krunner crate, so what the suites see is what an
-//! agent would see. A harness call that cannot go on panics with the reason, because nobody but a test calls it, and a
+//! agent would see. A harness call that fails panics with the reason, because only tests call it, and a
 //! panic is what makes [`Runner`] print the captured output of the failed session.
 
 #![expect(clippy::missing_panics_doc, reason = "every harness call may panic: that is how a test fails")]
 #![expect(clippy::must_use_candidate, reason = "most calls here are waited for, and the value may be left")]
 
 mod agent;
-pub mod battery;
 pub mod cgroup;
 pub mod container;
 pub mod host;
+mod launch;
 mod monitor;
 mod mounts;
+pub mod oom_matrix;
 pub mod pids;
 mod ports;
 pub mod proc;
 mod raw;
 pub mod recipe;
 mod runner;
+pub mod schema;
 mod server;
 mod setup;
 mod terminal;
 mod tty;
 pub mod wait;
-mod way;
 pub mod zmtp;
 
-pub use agent::{Agent, Pending, Run, Stage, Steps, child_lines};
-pub use monitor::{Monitor, Scene, Told};
+pub use agent::{Agent, Pending, Run, StepResult, Steps, child_lines};
+pub use launch::{LaunchMethod, Sandbox};
+pub use monitor::{Monitor, Scenario, ScenarioOutput};
 pub use mounts::Mounts;
 pub use ports::free_port;
 pub use raw::{Message, Raw, Transcript};
@@ -39,4 +41,3 @@ pub use server::Server;
 pub use setup::{KERNEL_ID, Setup, WORK, binary};
 pub use terminal::Terminal;
 pub use tty::Tty;
-pub use way::{Way, World};

@@ -1,5 +1,6 @@
-//! `krunner monitor --json`: started, listened to, ended.
+//! Runs `krunner monitor --json` and reads its output, and runs the scenarios of the helper program.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::path::PathBuf;
@@ -12,37 +13,40 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::launch::LaunchMethod;
 use crate::setup::binary;
-use crate::way::Way;
-use crate::{proc, wait};
+use crate::{proc, schema, wait};
 
-/// A running monitor and what it has said so far.
+/// A running monitor and its output so far.
 #[derive(Debug)]
 pub struct Monitor {
     child: Child,
-    lines: Receiver<(String, Instant)>,
-    said: Vec<Value>,
-    heard: Vec<Instant>,
+    incoming: Receiver<(String, Instant)>,
+    lines: Vec<Value>,
+    /// When each of `lines` arrived.
+    received_at: Vec<Instant>,
     folder: TempDir,
+    /// Each line is checked against the JSON schema.
+    is_validated: bool,
 }
 
 impl Monitor {
-    /// Starts one and waits until it watches.
+    /// Starts the binary under test and waits for its `watching` event.
     #[track_caller]
-    pub fn start(way: &Way) -> Self {
-        Self::start_program(way, &binary(), &[])
+    pub fn start(launch: &LaunchMethod) -> Self {
+        Self::start_program(launch, &binary(), &[])
     }
 
-    /// Starts that copy of the binary, with further arguments, and waits until it watches.
+    /// Starts a copy of the binary with further arguments and waits for its `watching` event.
     #[track_caller]
-    pub fn start_program(way: &Way, program: &std::path::Path, args: &[&str]) -> Self {
+    pub fn start_program(launch: &LaunchMethod, program: &std::path::Path, args: &[&str]) -> Self {
         let folder = TempDir::with_prefix("krm-").expect("a temporary folder");
-        let mut command = way.command(program);
+        let mut command = launch.command(program);
         command.args(["monitor", "--json"]).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(File::create(folder.path().join("stderr")).expect("a capture file"));
         let mut child = command.spawn().expect("the monitor starts");
         let stdout = BufReader::new(child.stdout.take().expect("a piped stdout"));
-        let (sender, lines) = mpsc::channel();
+        let (sender, incoming) = mpsc::channel();
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
                 if sender.send((line, Instant::now())).is_err() {
@@ -50,18 +54,20 @@ impl Monitor {
                 }
             }
         });
-        let mut monitor = Self { child, lines, said: Vec::new(), heard: Vec::new(), folder };
+        // A virtual machine has the binary but not the schema.
+        let is_validated = env::var_os("KRUNNER_BIN").is_some();
+        let mut monitor = Self { child, incoming, lines: Vec::new(), received_at: Vec::new(), folder, is_validated };
         monitor.until("the monitor to watch", |line| line["event"] == "watching");
-        assert_eq!(monitor.said.len(), 1, "the first line: {:#?}", monitor.said);
+        assert_eq!(monitor.lines.len(), 1, "the first line: {:#?}", monitor.lines);
         monitor
     }
 
-    /// Its first line.
+    /// The `watching` event, which is its first line.
     pub fn watching(&self) -> &Value {
-        &self.said[0]
+        &self.lines[0]
     }
 
-    /// Fails, with its reason, unless it uses BPF.
+    /// Fails unless the monitor uses BPF. The error has its reason.
     pub fn needs_bpf(&self) -> Result<(), String> {
         match self.watching()["tracer"].as_str() {
             Some("bpf") => Ok(()),
@@ -73,39 +79,44 @@ impl Monitor {
         self.child.id()
     }
 
-    /// The pid of the monitor itself: `nsenter` stays, and has it as a child.
+    /// The PID of the monitor itself, which may be a child of `nsenter`.
     pub fn process(&self) -> u32 {
         proc::children(self.pid()).first().copied().unwrap_or(self.pid())
     }
 
-    /// What it has told of kills so far.
+    /// The `oom_kill` events so far.
     pub fn reports(&self) -> Vec<&Value> {
-        self.said.iter().filter(|line| line["event"] == "oom_kill").collect()
+        self.lines.iter().filter(|line| line["event"] == "oom_kill").collect()
     }
 
-    /// All it has said so far.
-    pub fn said(&self) -> &[Value] {
-        &self.said
+    /// All output lines so far.
+    pub fn lines(&self) -> &[Value] {
+        &self.lines
     }
 
-    /// When each of what it has said was heard.
-    pub fn heard(&self) -> &[Instant] {
-        &self.heard
+    /// The arrival time of each of [`Monitor::lines`].
+    pub fn received_at(&self) -> &[Instant] {
+        &self.received_at
     }
 
-    /// Listens until a line is as wanted.
+    /// Reads lines until one satisfies `wanted`.
     #[track_caller]
     pub fn until(&mut self, what: &str, wanted: impl FnMut(&Value) -> bool) {
-        let is_heard = self.within(wait::PATIENCE, what, wanted);
-        assert!(is_heard, "waited {:?} in vain for {what}; it said {:#?}", wait::PATIENCE, self.said);
+        let found = self.within(wait::PATIENCE, what, wanted);
+        assert!(
+            found,
+            "timed out after {:?} waiting for {what}; the monitor printed {:#?}",
+            wait::PATIENCE,
+            self.lines
+        );
     }
 
-    /// Listens until a line is as wanted, or for so long: whether it was.
+    /// Reads lines until one satisfies `wanted`, for at most `limit`. Returns whether one did.
     #[track_caller]
     pub fn within(&mut self, limit: Duration, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> bool {
         let deadline = Instant::now() + limit;
         loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self.incoming.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     let value = self.take(line);
                     if wanted(&value) {
@@ -114,13 +125,13 @@ impl Monitor {
                 }
                 Err(RecvTimeoutError::Timeout) => return false,
                 Err(RecvTimeoutError::Disconnected) => {
-                    panic!("the monitor ended before {what}; it said {:#?}", self.said)
+                    panic!("the monitor exited before {what}; it printed {:#?}", self.lines)
                 }
             }
         }
     }
 
-    /// Listens until so many kills are told.
+    /// Reads lines until `count` kills were reported.
     #[track_caller]
     pub fn until_reports(&mut self, count: usize) {
         while self.reports().len() < count {
@@ -128,37 +139,40 @@ impl Monitor {
         }
     }
 
-    /// Listens until the kill of that process is told, which may have been already.
+    /// Reads lines until the kill of this process is reported. Returns at once if it already was.
     #[track_caller]
     pub fn until_report_of(&mut self, pid: u32) {
         let of = |line: &Value| line["event"] == "oom_kill" && line["victim"]["pid"] == pid;
-        if !self.said.iter().any(of) {
+        if !self.lines.iter().any(of) {
             self.until(&format!("the report of {pid}"), of);
         }
     }
 
-    /// Ends it as a user would, and listens to its last words.
+    /// Sends SIGTERM and reads the remaining output.
     #[track_caller]
     pub fn end(&mut self) -> ExitStatus {
         proc::signal(self.process(), Signal::SIGTERM);
         let child = &mut self.child;
-        let status = wait::until("the monitor to end", || child.try_wait().expect("wait for the monitor"));
-        while let Ok(line) = self.lines.recv_timeout(wait::PATIENCE) {
+        let status = wait::until("the monitor to exit", || child.try_wait().expect("wait for the monitor"));
+        while let Ok(line) = self.incoming.recv_timeout(wait::PATIENCE) {
             self.take(line);
         }
         status
     }
 
-    /// What it wrote to stderr.
+    /// Its stderr so far.
     pub fn stderr(&self) -> String {
         fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
     }
 
     #[track_caller]
-    fn take(&mut self, (line, heard): (String, Instant)) -> Value {
+    fn take(&mut self, (line, received_at): (String, Instant)) -> Value {
         let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
-        self.said.push(value.clone());
-        self.heard.push(heard);
+        if self.is_validated {
+            schema::assert_valid(&value);
+        }
+        self.lines.push(value.clone());
+        self.received_at.push(received_at);
         value
     }
 }
@@ -170,7 +184,7 @@ impl Drop for Monitor {
         let _ = self.child.wait();
         if thread::panicking() {
             eprintln!("--- monitor stdout");
-            for line in &self.said {
+            for line in &self.lines {
                 eprintln!("{line}");
             }
             eprintln!("--- monitor stderr\n{}---", self.stderr());
@@ -178,45 +192,45 @@ impl Drop for Monitor {
     }
 }
 
-/// A scene of the helper program under way.
+/// A running scenario of the helper program.
 #[derive(Debug)]
-pub struct Scene {
+pub struct Scenario {
     child: Child,
     stdout: PathBuf,
     _folder: TempDir,
 }
 
-/// What a scene has told: who is who, and how its processes have ended.
+/// What a scenario printed: the role of each process, and how its processes ended.
 #[derive(Debug)]
-pub struct Told {
-    /// How the scene's first process has ended.
+pub struct ScenarioOutput {
+    /// The exit status of the scenario's first process.
     pub status: ExitStatus,
     lines: Vec<(String, u32)>,
 }
 
-impl Scene {
-    /// Starts a command; one that is to be told apart from others by its stdout.
+impl Scenario {
+    /// Starts a command whose stdout has lines of the form `ROLE PID`.
     #[track_caller]
     pub fn start(mut command: Command) -> Self {
         let folder = TempDir::with_prefix("krv-").expect("a temporary folder");
         let stdout = folder.path().join("stdout");
         command.stdin(Stdio::piped()).stdout(File::create(&stdout).expect("a capture file"));
-        let child = command.spawn().expect("the scene starts");
+        let child = command.spawn().expect("the scenario starts");
         Self { child, stdout, _folder: folder }
     }
 
-    /// The pid of its first process.
+    /// The PID of its first process.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits until somebody has told this of itself, and returns its pid.
+    /// Waits until a process announces this role, and returns its PID.
     #[track_caller]
     pub fn until(&self, role: &str) -> u32 {
         wait::until(role, || self.lines().iter().find(|(what, _)| what == role).map(|(_, pid)| *pid))
     }
 
-    /// Lets one go on that waits for it.
+    /// Unblocks a process that was started with `--wait`.
     #[track_caller]
     pub fn go(&mut self) {
         let stdin = self.child.stdin.as_mut().expect("stdin is piped");
@@ -226,28 +240,36 @@ impl Scene {
         }
     }
 
-    /// Waits for its end. What holds memory lets go.
+    /// Closes stdin, so that processes that hold memory release it, and waits for the first process to exit.
     #[track_caller]
-    pub fn end(mut self) -> Told {
+    pub fn end(mut self) -> ScenarioOutput {
         drop(self.child.stdin.take());
         let child = &mut self.child;
-        let status = wait::until("the scene's end", || child.try_wait().expect("wait for the scene"));
-        Told { status, lines: self.lines() }
+        let status = wait::until("the scenario to end", || child.try_wait().expect("wait for the scenario"));
+        ScenarioOutput { status, lines: self.lines() }
+    }
+
+    /// Kills its first process. Others may remain and end with their cgroup.
+    #[track_caller]
+    pub fn stop(mut self) -> ScenarioOutput {
+        let _ = self.child.kill();
+        let status = self.child.wait().expect("wait for the scenario");
+        ScenarioOutput { status, lines: self.lines() }
     }
 
     fn lines(&self) -> Vec<(String, u32)> {
-        let text = fs::read_to_string(&self.stdout).expect("the scene's stdout");
+        let text = fs::read_to_string(&self.stdout).expect("the scenario's stdout");
         let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
         let parse = |line: &str| {
             let (what, pid) = line.split_once(' ')?;
             Some((what.to_owned(), pid.parse().ok()?))
         };
-        whole.map(|line| parse(line).unwrap_or_else(|| panic!("a scene said {line:?}"))).collect()
+        whole.map(|line| parse(line).unwrap_or_else(|| panic!("unexpected line from a scenario: {line:?}"))).collect()
     }
 }
 
-impl Told {
-    /// The only process of that role.
+impl ScenarioOutput {
+    /// The PID on the only line with this role.
     #[track_caller]
     pub fn pid(&self, role: &str) -> u32 {
         match self.all(role)[..] {
@@ -256,8 +278,8 @@ impl Told {
         }
     }
 
-    /// All of which this was told.
+    /// The PIDs on all lines with this role or event.
     pub fn all(&self, what: &str) -> Vec<u32> {
-        self.lines.iter().filter(|(told, _)| told == what).map(|(_, pid)| *pid).collect()
+        self.lines.iter().filter(|(role, _)| role == what).map(|(_, pid)| *pid).collect()
     }
 }

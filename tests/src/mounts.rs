@@ -51,7 +51,7 @@ impl Mounts {
         self.mounts.iter().map(|mount| (mount.source.as_path(), mount.target.as_str()))
     }
 
-    /// `NAME=VALUE`.
+    /// Environment variables as `NAME=VALUE`.
     pub fn variables(&self) -> impl Iterator<Item = String> {
         self.environ.iter().map(|(name, value)| format!("{name}={value}"))
     }

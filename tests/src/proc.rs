@@ -95,7 +95,7 @@ pub fn has_bpf(pid: u32) -> bool {
 
 /// The sizes in bytes of the BPF ring buffers that a process has descriptors of, the smallest first.
 pub fn ring_buffers(pid: u32) -> Vec<u64> {
-    /// `BPF_MAP_TYPE_RINGBUF` (`include/uapi/linux/bpf.h`).
+    /// The value of `BPF_MAP_TYPE_RINGBUF` in `include/uapi/linux/bpf.h`.
     const RING_BUFFER: u64 = 27;
     let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
     let texts = infos.filter_map(|info| fs::read_to_string(info.path()).ok());

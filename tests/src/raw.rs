@@ -75,7 +75,7 @@ impl Message {
 /// Replies in the order of their arrival.
 #[derive(Debug, Default)]
 pub struct Transcript {
-    /// The replies.
+    /// The socket that receives replies.
     pub messages: Vec<Message>,
 }
 
@@ -181,10 +181,11 @@ impl Raw {
         self.read_runs(1)
     }
 
-    /// Asks for the status and waits for the reply: every op sent before has been taken by then.
+    /// Requests the status and waits for the reply. By then the runner has taken every earlier op.
     #[track_caller]
     pub fn sync(&mut self) -> Transcript {
-        self.op("status", "");
+        // Answered at once, even before the session is ready.
+        self.op("status", "now");
         self.read_until(|message| message.kind == "status")
     }
 }

@@ -56,6 +56,11 @@ impl Runner {
     pub fn restart(&mut self) {
         self.signal(Signal::SIGTERM);
         assert!(self.wait_exit().success(), "{}", self.stderr());
+        self.start_again();
+    }
+
+    /// Starts it again in the same folder, after it has ended.
+    pub fn start_again(&mut self) {
         self.child = spawn(self.command.as_mut().expect("a runner that the harness itself has started"));
     }
 
@@ -180,7 +185,7 @@ impl Runner {
         })
     }
 
-    /// Asks the runner to stop, as the drop does, so that its own ending is not cut short; then by force.
+    /// Stops the runner with SIGTERM, so that it can shut down cleanly, and kills it if it does not exit.
     fn end(&mut self) {
         const GRACE: Duration = Duration::from_secs(10);
         if self.is_running() {

@@ -44,7 +44,7 @@ impl Server {
         Self { child, stdin, lines, greeting }
     }
 
-    /// Its process.
+    /// The process of the server.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

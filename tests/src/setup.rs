@@ -14,9 +14,9 @@ use tempfile::TempDir;
 
 use crate::cgroup::Cgroup;
 use crate::container::{self, Container, Spec};
+use crate::launch::LaunchMethod;
 use crate::ports::free_port;
 use crate::runner::Runner;
-use crate::way::Way;
 
 /// The kernel id of every session in the suites; its hex digits name the task log.
 pub const KERNEL_ID: &str = "deadbeef-0123-4567-89ab-cdef01234567";
@@ -24,6 +24,9 @@ pub const KERNEL_ID: &str = "deadbeef-0123-4567-89ab-cdef01234567";
 /// The user of a session that was started [`as_work`](Setup::as_work).
 pub const WORK: &str = "work";
 const WORK_ID: u32 = 4321;
+
+/// Debian's group for `/etc/shadow`, which the agent's entrypoint puts the runner in.
+const SHADOW_ID: &str = "42";
 
 /// Every process of a session carries this variable with the session's own folder as its value, so that leftovers can
 /// be told from other sessions' processes.
@@ -124,6 +127,13 @@ impl Setup {
         self
     }
 
+    /// Runs these links before those that the runner is started by already.
+    #[must_use]
+    pub fn prefix_first(mut self, way: &LaunchMethod) -> Self {
+        self.prefix.splice(..0, way.argv_prefix().iter().cloned());
+        self
+    }
+
     /// A variable of the runner's own environment.
     #[must_use]
     pub fn env(mut self, key: &str, value: impl Into<OsString>) -> Self {
@@ -210,7 +220,11 @@ impl Setup {
     /// Starts the runner as the owner of its home, who is called [`WORK`] in a mount namespace of the session's own.
     /// `/opt` and `/usr/libexec` are the session's there, for programs that have paths of these built in.
     #[must_use]
-    pub fn as_work(mut self) -> Self {
+    pub fn as_work(self) -> Self {
+        self.run_as_work("", &["--clear-groups"])
+    }
+
+    fn run_as_work(mut self, mounts: &str, groups: &[&str]) -> Self {
         let place = self.folder.path().to_owned();
         let (root, home) = (self.root(), self.home());
         fs::set_permissions(&place, Permissions::from_mode(0o755)).expect("chmod");
@@ -222,11 +236,11 @@ impl Setup {
         fs::write(place.join("passwd"), user).expect("a list of users");
         let way = format!(
             "mount --bind {place}/passwd /etc/passwd\nmount --bind {root}/opt /opt\n\
-             mount --bind {root}/usr/libexec /usr/libexec\nchown -R {WORK_ID}:{WORK_ID} {root}/home",
+             mount --bind {root}/usr/libexec /usr/libexec\nchown -R {WORK_ID}:{WORK_ID} {root}/home\n{mounts}",
             place = place.display(),
             root = root.display()
         );
-        self.prefix = Way::here().mounts(&way).user(WORK_ID).links().to_vec();
+        self.prefix = LaunchMethod::direct().mounts(&way).user_with(WORK_ID, groups).argv_prefix().to_vec();
         // The user may not look into the folder that ours is in.
         let program = place.join("krunner");
         if fs::hard_link(binary(), &program).is_err() {
@@ -234,6 +248,20 @@ impl Setup {
         }
         self.program = Some(program);
         self
+    }
+
+    /// The same where the agent's entrypoint has run before: the account has a password, `~/.password` has it as well, and
+    /// the runner is in the group that may read `/etc/shadow`.
+    #[must_use]
+    pub fn as_work_with_password(self, password: &str) -> Self {
+        let shadow = self.folder.path().join("shadow");
+        let users = format!("root:*:19000:0:99999:7:::\n{WORK}:{}:19000:0:99999:7:::\n", password_hash(password));
+        fs::write(&shadow, users).expect("a list of passwords");
+        let mount = format!(
+            "chown 0:{SHADOW_ID} {shadow}\nchmod 640 {shadow}\nmount --bind {shadow} /etc/shadow",
+            shadow = shadow.display()
+        );
+        self.file("home/work/.password", format!("{password}\n")).run_as_work(&mount, &["--groups", SHADOW_ID])
     }
 
     /// Puts a file under the root, with the folders it needs.
@@ -341,4 +369,12 @@ pub fn binary() -> PathBuf {
         .filter(|path| path.is_file())
         .max_by_key(|path| fs::metadata(path).and_then(|data| data.modified()).ok())
         .expect("no krunner binary: run `cargo xtask test`, or build one and set KRUNNER_BIN to it")
+}
+
+/// As `/etc/shadow` has it.
+fn password_hash(password: &str) -> String {
+    let mut openssl = Command::new("openssl");
+    let output = openssl.args(["passwd", "-6", password]).stdin(Stdio::null()).output().expect("openssl runs");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
 }

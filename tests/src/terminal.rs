@@ -1,4 +1,4 @@
-//! Somebody at the terminal: types on one socket, reads the screen on the other.
+//! A terminal client: types on one socket and reads the screen from the other.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use crate::runner::Runner;
 use crate::wait;
 use crate::zmtp::Peer;
 
-/// A shell that has nothing to do answers sooner.
+/// Longer than an idle shell takes to answer.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(300);
 
 /// A publisher of what is typed and a subscriber to the screen, as a browser's terminal has them.
@@ -15,12 +15,12 @@ pub struct Terminal {
     keyboard: Peer,
     /// The screen's connection.
     pub screen: Peer,
-    /// What has been shown and not been waited for yet.
+    /// Output that no call has consumed yet.
     seen: Vec<u8>,
 }
 
 impl Terminal {
-    /// Connects both, and waits until the shell answers.
+    /// Connects both sockets and waits until the shell answers.
     #[track_caller]
     pub fn connect(runner: &Runner) -> Self {
         const HELLO: &[u8] = b"hello\r\n";
@@ -39,7 +39,7 @@ impl Terminal {
         terminal
     }
 
-    /// Connects both, and says nothing.
+    /// Connects both sockets without typing.
     #[track_caller]
     pub fn connect_silently(runner: &Runner) -> Self {
         let (typed, shown) = runner.terminal_ports();
@@ -50,13 +50,13 @@ impl Terminal {
         Self { keyboard, screen, seen: Vec::new() }
     }
 
-    /// Types bytes.
+    /// Sends bytes as keyboard input.
     #[track_caller]
     pub fn type_in(&mut self, bytes: &[u8]) {
         self.keyboard.send(&[bytes]);
     }
 
-    /// Reads until the screen has shown that, and forgets it and what came before, which is returned.
+    /// Reads until the screen shows this text. Consumes and returns the output up to and including it.
     #[track_caller]
     pub fn wait_for(&mut self, wanted: &[u8]) -> Vec<u8> {
         let mut searched = 0;
@@ -73,7 +73,7 @@ impl Terminal {
         }
     }
 
-    /// Takes in what the screen shows next.
+    /// Reads the next output of the screen.
     #[track_caller]
     fn look(&mut self) {
         let frames = self.screen.recv().unwrap_or_else(|| panic!("the screen is gone; it showed {:?}", self.text()));
@@ -90,7 +90,7 @@ impl Terminal {
         String::from_utf8_lossy(&self.wait_for(b"end\r\n")).replace("\r\n", "\n")
     }
 
-    /// What has been shown and not been waited for.
+    /// Output that no call has consumed.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.seen).into_owned()
     }

@@ -1,11 +1,11 @@
-//! The one place that sleeps: waiting for a condition, with a deadline.
+//! Waits for conditions with a deadline.
 //!
-//! No test measures how fast a machine is, so the deadline is generous and reaching it is always a failure.
+//! Tests do not measure speed, so the deadline is generous and reaching it is always a failure.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long anything may take before the test gives up on it.
+/// The deadline for every wait.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Short enough not to be felt, long enough not to compete with the program under test for two cores.
@@ -40,7 +40,7 @@ pub fn until_true(what: &str, mut condition: impl FnMut() -> bool) {
     until(what, || condition().then_some(()));
 }
 
-/// Waits until a growing figure has stopped growing, and returns it.
+/// Waits until a growing value has stopped growing, and returns it.
 #[track_caller]
 pub fn until_stalled(what: &str, mut figure: impl FnMut() -> Option<u64>) -> u64 {
     /// A second of standing still: anything that makes progress at all has moved by then.

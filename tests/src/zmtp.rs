@@ -1,6 +1,6 @@
 //! A bare ZMTP 3.0 peer over TCP: just enough to be a PUSH or a PULL, and to misbehave as one.
 //!
-//! It reads nothing that it was not asked to read, so a peer that is left alone is an agent that has stalled. Framing as
+//! It reads only when asked to, so an idle peer behaves like a stalled agent. Framing as
 //! in RFC 23: a flag byte (1 = more frames follow, 2 = eight length bytes instead of one, 4 = command), length, body.
 
 use std::io::{BufReader, Read as _, Write as _};
@@ -14,10 +14,10 @@ use crate::wait;
 const MORE: u8 = 1;
 const LONG: u8 = 2;
 const COMMAND: u8 = 4;
-/// The length that claims an eight-byte length field.
+/// The flag for an eight-byte length field.
 const SHORT_LIMIT: usize = 255;
 
-/// Opens a TCP connection to the port as soon as somebody listens there.
+/// Connects to the port as soon as a process listens on it.
 #[track_caller]
 pub fn dial(port: u16) -> TcpStream {
     let stream =
@@ -159,7 +159,7 @@ impl Peer {
         self.fill(&mut body).then_some((flags[0], body))
     }
 
-    /// Reads exactly so many bytes; `false` when the connection has ended. A runner that says nothing fails the test.
+    /// Fills the buffer; `false` when the connection is closed. A silent runner fails the test.
     #[track_caller]
     fn fill(&mut self, buffer: &mut [u8]) -> bool {
         use std::io::ErrorKind::{TimedOut, WouldBlock};

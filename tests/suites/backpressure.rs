@@ -92,7 +92,7 @@ fn stalled_agent_blocks_the_child_and_loses_nothing() {
 
     raw.op("exec", &format!("seq 1 {LAST}"));
     let written = wait_until_blocked(&runner);
-    assert!(written < 64 << 20, "the child wrote {written} bytes that nobody read");
+    assert!(written < 64 << 20, "the child wrote {written} bytes that were not read");
     assert_small(&runner);
 
     let received = read_all(&mut raw, LAST);

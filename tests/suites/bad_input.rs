@@ -1,4 +1,4 @@
-//! Files, folders and programs that are missing or wrong: a message that says which, and a session that goes on.
+//! Missing or invalid files, folders and programs: a message names them, and the session continues.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -191,6 +191,17 @@ fn unwritable_home_fails_the_steps_that_write_there_and_no_other() {
 }
 
 #[test]
+fn home_of_another_user_is_one_warning_with_both_uids() {
+    require!(host::root());
+    let runner = app().user(NOBODY).start();
+    assert_alive(&mut Raw::connect(&runner));
+    let line = runner.wait_for_log(&["owned by uid 0, but the runner has uid 65534"]);
+    assert!(line.contains(&format!("{}: ", runner.home().display())), "{line}");
+    assert!(line.contains("not writable"), "{line}");
+    assert_eq!(runner.stderr().matches("owned by uid").count(), 1);
+}
+
+#[test]
 fn unwritable_task_log_does_not_stop_the_step() {
     let runner = app().file("home/work/.logs/task", "a file where a folder should be").start();
     let mut raw = Raw::connect(&runner);
@@ -262,4 +273,24 @@ fn bootstrap_script_that_cannot_be_read_is_named_and_holds_up_nothing() {
 
     assert_eq!(run.stdout(), "alive\n");
     assert!(run.stderr().contains("bootstrap.sh"), "{}", run.stderr());
+}
+
+#[test]
+fn another_users_file_at_the_sockets_path_keeps_no_program_from_asking() {
+    require!(host::root().and_then(|()| host::util_linux()));
+    let main = "import os\nprint(input('name? '), os.environ['KRUNNER_INPUT_SOCKET'])\n";
+    let setup = Setup::new("python")
+        .runtime(require!(host::user_python()))
+        .file("home/work/main.py", main)
+        .file("tmp/bai-user-input.sock", "theirs");
+    let runner = setup.as_work().start();
+    let mut raw = Raw::connect(&runner);
+    raw.op("exec", "*");
+    raw.read_until(|message| message.kind == "waiting-input");
+    raw.op("input", "mine");
+    let run = raw.read_runs(1);
+    let answer = format!("mine {}/tmp/krunner-input-", runner.root().display());
+    assert!(run.stdout().starts_with(&answer), "{run:?}");
+    runner.wait_for_log(&["bai-user-input.sock", "remove the file from the image"]);
+    assert_eq!(fs::read_to_string(runner.root().join("tmp/bai-user-input.sock")).expect("their file"), "theirs");
 }

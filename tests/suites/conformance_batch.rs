@@ -46,7 +46,7 @@ fn c_heuristic_compiles_all_sources_and_runs_the_program() {
 
     assert_eq!(run.codes(), [0, 0, 0], "{run:#?}");
     assert_eq!(run.exec().stdout, "hello, world\n");
-    let warnings = &run.stage("build-finished").stderr;
+    let warnings = &run.step("build-finished").stderr;
     assert!(warnings.contains("never_used"), "-Wall shows the unused variable: {warnings}");
 }
 
@@ -69,7 +69,7 @@ fn c_heuristic_without_sources_or_program_is_127_and_names_the_file() {
     let (_runner, agent) = with_agent(&client, require!(c()));
 
     let run = agent.batch(Steps { build: "*", ..Steps::NONE });
-    let build = run.stage("build-finished");
+    let build = run.step("build-finished");
     assert_eq!(build.exit_code, Some(127));
     assert!(build.stderr.contains("main.c"), "{build:?}");
     assert_eq!(run.exec().exit_code, Some(127), "a failed build skips the exec that follows");
@@ -87,7 +87,7 @@ fn c_heuristic_stops_at_the_first_source_that_does_not_compile() {
 
     let run = agent.batch(Steps { build: "*", exec: "*", ..Steps::NONE });
 
-    let build = run.stage("build-finished");
+    let build = run.step("build-finished");
     assert_ne!(build.exit_code, Some(0));
     assert!(build.stderr.contains("nonsense"), "the compiler's own words: {build:?}");
     assert_eq!(run.exec().exit_code, Some(127));
@@ -105,8 +105,8 @@ fn makefile_goes_before_the_heuristic() {
     let run = agent.batch(Steps { clean: "*", build: "*", exec: "echo ran" });
 
     assert_eq!(run.codes(), [0, 0, 0], "{run:#?}");
-    assert_eq!(run.stage("clean-finished").stdout, "cleaned\n");
-    assert_eq!(run.stage("build-finished").stdout, "made\n");
+    assert_eq!(run.step("clean-finished").stdout, "cleaned\n");
+    assert_eq!(run.step("build-finished").stdout, "made\n");
     assert_eq!(run.exec().stdout, "ran\n");
 }
 
@@ -118,7 +118,7 @@ fn makefile_is_built_for_a_runtime_without_a_heuristic_too() {
 
     let run = agent.batch(Steps { build: "*", ..Steps::NONE });
 
-    let build = run.stage("build-finished");
+    let build = run.step("build-finished");
     assert_eq!(build.stdout, "made\n");
     assert_eq!(build.exit_code, Some(2), "make says 2 when a rule fails");
 }
@@ -132,7 +132,7 @@ fn app_heuristics_warn_and_succeed() {
 
     assert_eq!(run.codes(), [0, 0, 0]);
     let warning = "batch-mode execution is not supported";
-    assert!(run.stage("build-finished").stderr.contains(warning), "{run:#?}");
+    assert!(run.step("build-finished").stderr.contains(warning), "{run:#?}");
     assert!(run.exec().stderr.contains(warning), "{run:#?}");
 }
 
@@ -171,9 +171,9 @@ fn custom_commands_run_in_the_home_folder_by_a_shell() {
     });
 
     assert_eq!(run.codes(), [0, 0, 0], "{run:#?}");
-    let clean = &run.stage("clean-finished").stdout;
+    let clean = &run.step("clean-finished").stdout;
     assert!(clean.starts_with("clean /") && clean.ends_with("/home/work\n"), "{clean}");
-    let build = run.stage("build-finished");
+    let build = run.step("build-finished");
     assert_eq!((build.stdout.as_str(), child_lines(&build.stderr)), ("", vec!["built"]));
     assert_eq!(run.exec().stdout, "52\n");
 }
@@ -185,8 +185,8 @@ fn empty_steps_answer_zero_and_write_nothing() {
 
     let run = agent.batch(Steps::NONE);
 
-    let stages: Vec<_> = run.stages.iter().map(|stage| (stage.status.as_str(), stage.exit_code)).collect();
-    assert_eq!(stages, [("clean-finished", Some(0)), ("build-finished", Some(0)), ("finished", Some(0))]);
+    let steps: Vec<_> = run.steps.iter().map(|step| (step.status.as_str(), step.exit_code)).collect();
+    assert_eq!(steps, [("clean-finished", Some(0)), ("build-finished", Some(0)), ("finished", Some(0))]);
     assert_eq!(run.stdout(), "");
 }
 

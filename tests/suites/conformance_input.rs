@@ -7,7 +7,7 @@ use krunner_tests::{Message, Raw, Run, Setup, Steps, host, require};
 use crate::{app, wait_for_file, with_agent};
 
 fn statuses(run: &Run) -> Vec<&str> {
-    run.stages.iter().map(|stage| stage.status.as_str()).collect()
+    run.steps.iter().map(|step| step.status.as_str()).collect()
 }
 
 const EXEC_HEURISTIC: Steps<'_> = Steps { exec: "*", ..Steps::NONE };
@@ -22,8 +22,8 @@ fn python_program_asks_twice() {
     let run = agent.start_batch(EXEC_HEURISTIC, &["één", "둘 two"]).wait();
 
     assert_eq!(statuses(&run)[2..], ["waiting-input", "waiting-input", "finished"], "{run:#?}");
-    assert_eq!(run.stages[2].stdout, "first? ", "the prompt is there before the question");
-    assert_eq!(run.stages[3].stdout, "second? ");
+    assert_eq!(run.steps[2].stdout, "first? ", "the prompt is there before the question");
+    assert_eq!(run.steps[3].stdout, "second? ");
     assert_eq!(run.exec().stdout, "één|둘 two\n");
     assert_eq!(run.exec().exit_code, Some(0));
 }
@@ -53,13 +53,31 @@ fn python_program_without_the_socket_is_told_and_goes_on() {
     let setup = Setup::new("python")
         .runtime(require!(host::user_python()))
         .file("home/work/main.py", "print(input('name? '))\n");
-    let socket = setup.root().join("tmp/bai-user-input.sock");
     let runner = setup.start();
     let mut raw = Raw::connect(&runner);
     raw.sync();
-    fs::remove_file(socket).expect("the input socket is there");
+    // Unlike a socket that was removed, one whose folder was renamed is nothing that a user can do.
+    fs::rename(runner.root().join("tmp"), runner.root().join("gone")).expect("the input socket's folder");
     let run = raw.exec("*");
     assert_eq!((run.codes(), run.stdout().as_str()), (vec![("finished", 0)], "name? <user-input-unavailable>\n"));
+}
+
+#[test]
+fn python_program_asks_after_everything_in_tmp_was_removed() {
+    let main = "import os\nprint(input('1? '))\nos.remove(os.environ['SOCKET'])\nprint(input('2? '))\n";
+    let setup = Setup::new("python").runtime(require!(host::user_python())).file("home/work/main.py", main);
+    let socket = setup.root().join("tmp/bai-user-input.sock");
+    let runner = setup.env("SOCKET", &socket).start();
+    let mut raw = Raw::connect(&runner);
+    for _ in 0..5 {
+        fs::remove_file(&socket).expect("the input socket is there");
+        raw.op("exec", "*");
+        for text in ["one", "two"] {
+            raw.read_until(|message| message.kind == "waiting-input");
+            raw.op("input", text);
+        }
+        assert_eq!(raw.read_runs(1).stdout(), "two\n");
+    }
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn agents_client_compiles_and_runs_in_a_container_of_the_agents_own_files() {
 
 #[test]
 fn user_code_ignores_none_of_the_signals_that_python_ignores() {
-    /// SIGPIPE, SIGXFSZ.
+    /// The signals SIGPIPE and SIGXFSZ.
     const THESE: u64 = 1 << 12 | 1 << 24;
     let client = require!(host::agent_python());
     let mounts = require!(mounts_with_ours());

@@ -46,6 +46,18 @@ fn working_run_follows_every_message_that_is_skipped() {
 }
 
 #[test]
+fn completion_request_that_is_broken_gets_an_empty_answer() {
+    let runner = app().start();
+    let mut raw = Raw::connect(&runner);
+    for payload in [&b"not json"[..], b"", b"{\"code\": ", b"\xff"] {
+        raw.push.send(&[b"complete", payload]);
+        let answer = raw.read_until(|message| message.kind == "completion");
+        assert_eq!(answer.messages.last().expect("the answer").payload, *b"{\"suggestions\":[]}");
+    }
+    raw.sync();
+}
+
+#[test]
 fn agents_client_survives_what_it_never_sends() {
     let client = require!(host::agent_python());
     let (_runner, agent) = with_agent(&client, app());

@@ -115,7 +115,7 @@ fn shell_that_ends_is_followed_by_another_and_typing_goes_on() {
     let first = shell_of(&runner);
     terminal.type_in(b"sleep 1000 &\n");
     runner.wait_for_program("sleep", 1);
-    // The last words arrive before the announcement, and what is typed at once is for the next shell.
+    // The shell's last output arrives before the announcement. Input typed at once goes to the next shell.
     terminal.type_in(b"echo last''words; exit 3\n");
     terminal.wait_for(b"lastwords\r\n");
     terminal.wait_for(b"Restarting...\r\n");
@@ -190,7 +190,7 @@ fn flood_of_typing_waits_for_the_shell_and_the_rest_goes_on() {
 }
 
 #[test]
-fn clients_that_vanish_or_talk_nonsense_disturb_nobody() {
+fn clients_that_vanish_or_send_garbage_do_not_disturb_others() {
     let runner = git().start();
     let mut terminal = Terminal::connect(&runner);
     let (typed, shown) = runner.terminal_ports();
@@ -266,12 +266,12 @@ fn port_that_is_taken_costs_the_terminal_only() {
     let _taken = std::net::TcpListener::bind(("0.0.0.0", typed)).expect("a free port");
     let runner = setup.start();
     let mut raw = Raw::connect(&runner);
-    runner.wait_for_log(&["shell-kernel: there is no terminal: cannot bind port", &typed.to_string(), "termin"]);
+    runner.wait_for_log(&["shell-kernel: terminal unavailable: cannot bind port", &typed.to_string(), "termin"]);
     raw.op("code", "%ping");
     assert_eq!(raw.read_until(|message| message.kind == "finished").stdout(), "pong!");
     raw.op("code", "%resize 1 1");
     let run = raw.read_until(|message| message.kind == "finished");
-    assert!(run.stderr().contains("There is no terminal"), "{}", run.stderr());
+    assert!(run.stderr().contains("The terminal is not available"), "{}", run.stderr());
     assert_eq!(run.codes(), [("finished", 1)]);
 }
 

@@ -1,5 +1,5 @@
-//! `vendor.h2o` with a stand-in for the daemon of H2O Driverless AI, which needs a licence: a script that says what
-//! becomes of it.
+//! `vendor.h2o` with a script in place of the daemon of H2O Driverless AI, which needs a licence. The script records what
+//! happens to it.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -46,7 +46,7 @@ fn daemon_that_goes_into_the_background_is_ended_as_well() {
     let mut runner = h2o(script).runtime("/usr/bin/python3").start();
     let daemon: u32 = runner.wait_for("daemon").trim_end().parse().expect("a pid");
     wait::until_true("the script's end", || proc::parent(daemon) == Some(runner.pid()));
-    assert!(!runner.stderr().contains("may not be there"), "a daemon that leaves its script is as it should be");
+    assert!(!runner.stderr().contains("may not be available"), "a daemon that leaves its script is as it should be");
     runner.signal(Signal::SIGTERM);
     assert!(runner.wait_exit().success());
     assert!(!proc::is_alive(daemon));
@@ -56,11 +56,10 @@ fn daemon_that_goes_into_the_background_is_ended_as_well() {
 fn daemon_that_is_not_there_or_fails_is_told_and_steps_run() {
     let runner = Setup::new("vendor.h2o").runtime("/usr/bin/python3").start();
     let path = runner.root().join("opt/h2oai/dai/run-dai.sh");
-    runner
-        .wait_for_log(&["vendor.h2o-kernel: the H2O daemon is not started: there is no", &path.display().to_string()]);
+    runner.wait_for_log(&["vendor.h2o-kernel: cannot start the H2O daemon:", &path.display().to_string()]);
     assert_eq!(Raw::connect(&runner).exec("echo yes").stdout(), "yes\n");
     let runner = h2o("#!/bin/sh\necho no licence >&2; exit 7\n").runtime("/usr/bin/python3").start();
-    runner.wait_for_log(&["run-dai.sh has ended with 7; H2O may not be there"]);
+    runner.wait_for_log(&["run-dai.sh exited with code 7; H2O may not be available"]);
     assert!(runner.stderr().contains("no licence\n"));
     assert_eq!(Raw::connect(&runner).exec("echo yes").stdout(), "yes\n");
 }

@@ -1,6 +1,6 @@
-//! `interrupt`: SIGINT for the child's whole process group, and the session goes on.
+//! `interrupt` sends SIGINT to the child's whole process group, and the session continues.
 
-use krunner_tests::{Setup, Steps, host, require, wait};
+use krunner_tests::{Setup, Steps, host, proc, require, wait};
 
 use crate::{announce, app, wait_for_file, with_agent};
 
@@ -9,7 +9,7 @@ fn interrupt_ends_the_child_and_its_whole_group() {
     let client = require!(host::agent_python());
     let (runner, agent) = with_agent(&client, app());
 
-    // Three processes that nobody ignores SIGINT in: the shell and both ends of the pipeline.
+    // Three processes, none of which ignores SIGINT: the shell and both ends of the pipeline.
     let run = agent.start_exec("sleep 600 | sleep 601; echo not reached");
     runner.wait_for_program("sleep", 2);
     assert_eq!(runner.processes().len(), 3);
@@ -51,6 +51,20 @@ fn child_that_ignores_the_interrupt_goes_on() {
 
     let run = run.wait();
     assert_eq!((run.exec().exit_code, run.stdout().as_str()), (Some(0), "survived\n"), "{run:#?}");
+}
+
+#[test]
+fn interrupt_ends_a_step_that_is_stopped() {
+    let client = require!(host::agent_python());
+    let (runner, agent) = with_agent(&client, app());
+
+    let run = agent.start_exec("sh -c 'kill -STOP $$; echo not reached'; echo nor this");
+    let is_stopped = |pid: &u32| proc::state(*pid) == Some('T');
+    wait::until("a stopped process", || runner.processes().into_iter().find(is_stopped));
+    agent.interrupt();
+
+    let run = run.wait();
+    assert_eq!((run.exec().exit_code, run.stdout().as_str()), (Some(-2), ""), "{run:#?}");
 }
 
 #[test]

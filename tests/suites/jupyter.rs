@@ -1,9 +1,11 @@
 //! Query mode in a real ipykernel, as the agent's own client sees it.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use krunner_tests::{Agent, Run, Runner, Setup, Stage, child_lines, host, proc, require, wait};
+use krunner_tests::{Agent, Run, Runner, Setup, StepResult, child_lines, host, proc, require, wait};
 use serde_json::{Value, json};
 
 use crate::{announce, with_agent};
@@ -18,10 +20,10 @@ fn start(python: &Path) -> (Runner, Agent) {
 }
 
 #[track_caller]
-fn ok(run: &Run) -> &Stage {
-    let stage = run.exec();
-    assert_eq!(stage.exit_code, Some(0), "{run:#?}");
-    stage
+fn ok(run: &Run) -> &StepResult {
+    let step = run.exec();
+    assert_eq!(step.exit_code, Some(0), "{run:#?}");
+    step
 }
 
 /// The process of the session's kernel, once there is one that is not `other`.
@@ -38,8 +40,8 @@ fn results_streams_and_variables() {
     let (_runner, agent) = start(&python);
     assert_eq!(ok(&agent.query("x = 20\nx + 1")).stdout, "21");
     let run = agent.query("import sys\nprint('out', x)\nprint('err', file=sys.stderr)\nx");
-    let stage = ok(&run);
-    assert_eq!((stage.stdout.as_str(), stage.stderr.as_str()), ("out 20\n20", "err\n"));
+    let step = ok(&run);
+    assert_eq!((step.stdout.as_str(), step.stderr.as_str()), ("out 20\n20", "err\n"));
     assert_eq!(ok(&agent.query("")).console, []);
 }
 
@@ -86,6 +88,24 @@ for i in range(50):
 }
 
 #[test]
+fn kernelspec_of_a_prefix_means_the_prefixs_own_python() {
+    let python = require!(host::jupyter_python());
+    let spec = json!({
+        "argv": ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "x", "language": "python",
+    });
+    let setup = Setup::new("python")
+        .runtime(require!(host::user_python()))
+        .file("prefix/share/jupyter/kernels/python3/kernel.json", spec.to_string())
+        .file("prefix/bin/python", format!("#!/bin/sh\nIN_PREFIX=yes exec {} \"$@\"\n", python.display()));
+    let own = setup.root().join("prefix/bin/python");
+    fs::set_permissions(own, Permissions::from_mode(0o755)).expect("chmod");
+    let share = setup.root().join("prefix/share/jupyter");
+    let (_runner, agent) = with_agent(&python, setup.env("JUPYTER_PATH", share));
+    assert_eq!(ok(&agent.query("import os\nos.environ['IN_PREFIX']")).stdout, "'yes'");
+}
+
+#[test]
 fn errors_have_their_traceback_and_exits_their_code() {
     let python = require!(host::jupyter_python());
     let (_runner, agent) = start(&python);
@@ -111,13 +131,13 @@ name = input('name? ')
 word = getpass.getpass('word? ')
 print(name, word)";
     let run = agent.start_query(code, &["Ünal", "geheim"]).wait();
-    let stages: Vec<_> = run.stages.iter().map(|stage| (stage.status.as_str(), stage.stdout.as_str())).collect();
+    let steps: Vec<_> = run.steps.iter().map(|step| (step.status.as_str(), step.stdout.as_str())).collect();
     assert_eq!(
-        stages,
+        steps,
         [("waiting-input", "before\nname? "), ("waiting-input", "word? "), ("finished", "Ünal geheim\n")]
     );
-    assert_eq!(run.stages[0].options, json!({"is_password": false}));
-    assert_eq!(run.stages[1].options, json!({"is_password": true}));
+    assert_eq!(run.steps[0].options, json!({"is_password": false}));
+    assert_eq!(run.steps[1].options, json!({"is_password": true}));
 }
 
 #[test]
@@ -140,6 +160,34 @@ fn interrupts_reach_the_code_and_the_prompt() {
     // Without a run it reaches the kernel, which does nothing.
     agent.interrupt();
     assert_eq!(ok(&agent.query("'alive'")).stdout, "'alive'");
+}
+
+/// Rounds of [`interrupts_at_any_moment_end_the_step`].
+const INTERRUPTED_STEPS: u64 = 120;
+
+/// A kernel that SIGINT reaches at its own work, just before or behind the user's code, sends no reply.
+#[test]
+fn interrupts_at_any_moment_end_the_step() {
+    let python = require!(host::jupyter_python());
+    let (_runner, agent) = start(&python);
+    ok(&agent.query("import time\nkept = 7"));
+    let rounds = std::env::var("KRUNNER_TEST_INTERRUPTS").ok().and_then(|rounds| rounds.parse().ok());
+    for round in 0..rounds.unwrap_or(INTERRUPTED_STEPS) {
+        let pending = agent.start_query("for _ in range(3000): time.sleep(0.01)", &[]);
+        // 0 to 12 ms: the kernel takes some 4 ms to begin. Every eleventh one is well within the code.
+        let delay_us = if round % 11 == 0 { 60_000 } else { round * 7919 % 12_000 };
+        std::thread::sleep(Duration::from_micros(delay_us));
+        let pressed_at = Instant::now();
+        for press in 0..=round % 3 {
+            std::thread::sleep(Duration::from_millis(press * (round % 5)));
+            agent.interrupt();
+        }
+        let codes = pending.wait().codes();
+        assert_eq!(codes, [1], "round {round}");
+        let took = pressed_at.elapsed();
+        assert!(took < Duration::from_secs(2), "round {round}: ended {took:?} after the interrupt");
+        assert_eq!(ok(&agent.query("kept")).stdout, "7", "round {round}");
+    }
 }
 
 #[test]
@@ -187,7 +235,7 @@ fn a_kernel_that_is_killed_ends_the_run_and_is_followed_by_another() {
     kernel_but(&runner, Some(first));
     let run = agent.query("import os; os._exit(0)");
     assert_eq!(run.codes(), [1], "no success");
-    assert!(run.stderr().contains("has ended with code 0"), "{run:#?}");
+    assert!(run.stderr().contains("exited with code 0"), "{run:#?}");
     assert_eq!(agent.query("exit()").codes(), [0]);
     assert_eq!(ok(&agent.query("'a fresh one'")).stdout, "'a fresh one'");
 }
@@ -237,10 +285,7 @@ fn without_a_kernel_code_is_refused_and_the_session_lives() {
     let run = agent.query("1");
     assert_eq!(run.codes(), [127]);
     let told = run.stderr();
-    assert!(
-        told.contains("there is no kernelspec for \"python\"") && told.contains("-m pip install ipykernel"),
-        "{told}"
-    );
+    assert!(told.contains("no kernelspec for \"python\"") && told.contains("-m pip install ipykernel"), "{told}");
     assert_eq!(agent.exec("echo alive").stdout(), "alive\n");
     assert_eq!(runner.processes(), [0; 0]);
 }
@@ -281,7 +326,7 @@ fn an_agent_that_asks_badly_is_answered() {
 }
 
 #[test]
-fn a_kernel_that_dies_while_idle_is_missed_by_nobody() {
+fn the_death_of_an_idle_kernel_goes_unnoticed() {
     let python = require!(host::jupyter_python());
     let (runner, agent) = start(&python);
     agent.query("1");
@@ -289,7 +334,7 @@ fn a_kernel_that_dies_while_idle_is_missed_by_nobody() {
     proc::signal(first, nix::sys::signal::Signal::SIGKILL);
     runner.wait_for_log(&["the python3 kernel was killed by signal 9"]);
     assert_eq!(ok(&agent.query("'a fresh one'")).stdout, "'a fresh one'");
-    // The next one, which nobody has used, is not started again until it is wanted.
+    // The next kernel has not been used, so it is not restarted until it is needed.
     let second = kernel_but(&runner, Some(first));
     assert!(proc::is_alive(second));
     assert!(child_lines(&runner.stderr()).is_empty(), "{}", runner.stderr());

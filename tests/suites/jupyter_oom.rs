@@ -1,7 +1,7 @@
 //! A kernel that the OOM killer ends: the run says so, with the report.
 
 use krunner_tests::cgroup::Cgroup;
-use krunner_tests::{Way, host, proc, require, wait};
+use krunner_tests::{LaunchMethod, host, proc, require, wait};
 
 use crate::jupyter::{kernel_but, session};
 use crate::with_agent;
@@ -14,8 +14,8 @@ fn an_oom_killed_kernel_ends_the_run_with_the_report() {
     let python = require!(host::jupyter_python());
     let scratch = require!(Cgroup::scratch());
     let limited = scratch.limited("limited", LIMIT_MIB);
-    let way = Way::here().cgroup(&scratch);
-    let links: Vec<_> = way.links().iter().map(|link| link.to_str().expect("UTF-8")).collect();
+    let launch = LaunchMethod::direct().cgroup(&scratch);
+    let links: Vec<_> = launch.argv_prefix().iter().map(|link| link.to_str().expect("UTF-8")).collect();
     let (runner, agent) = with_agent(&python, session(&python).prefix(&links));
     wait::until_true("BPF is attached", || proc::has_bpf(runner.pid()));
     let procs = limited.procs_file();

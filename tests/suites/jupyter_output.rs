@@ -98,7 +98,7 @@ fn an_agent_that_stalls_pauses_the_kernel_and_loses_nothing() {
     let mut raw = Raw { push: Peer::connect(replin, "PUSH"), pull };
     raw.op("code", &format!("for i in range({COUNT}): print(i, 'x' * 300, flush=True)"));
     wait::until_true("the kernel is paused", || proc::state(kernel) == Some('T'));
-    // It stays so for as long as nobody reads.
+    // It stays so until the output is read.
     wait::until_stalled("the paused kernel", || proc::cpu_ticks(kernel));
     assert_eq!(proc::state(kernel), Some('T'));
     let mut text = Vec::new();

@@ -43,7 +43,7 @@ fn input_is_asked_for_and_an_interrupt_is_heeded() {
     let r = require!(host::r_with_kernel());
     let (runner, agent) = start(&python, &r);
     let run = agent.start_query("x <- readline('name? '); cat(x, '\\n')", &["Ünal"]).wait();
-    assert_eq!(run.stages[0].status, "waiting-input");
+    assert_eq!(run.steps[0].status, "waiting-input");
     assert!(ok(&run).contains("name? ") && run.stdout().contains("Ünal"), "{run:#?}");
     let pending = agent.start_query("writeLines('1', 'busy'); while (TRUE) Sys.sleep(0.05)", &[]);
     runner.wait_for("busy");

@@ -1,7 +1,7 @@
-//! A session whose runner is itself in the cgroup in which memory is short, as in a container.
+//! A session whose runner is itself in the cgroup with little memory, as in a container.
 //!
-//! The runner has a pid namespace of its own with a small init, which is outside the limit. Its stdout and stderr are
-//! pipes that are read outside the limit: a file would be charged to the limit by the page, as no container's log is.
+//! The runner has a PID namespace of its own with a small init outside the limit. Its stdout and stderr are
+//! pipes that are read outside the limit. The pages of a file would be charged to the limit, unlike a container's log.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 
 use krunner_tests::cgroup::Cgroup;
 use krunner_tests::pids::PidsCgroup;
-use krunner_tests::{Message, Raw, Runner, Setup, Transcript, Way, World, host, proc, wait};
+use krunner_tests::{LaunchMethod, Message, Raw, Runner, Sandbox, Setup, Transcript, host, proc, wait};
 use nix::sys::signal::Signal;
 
 use crate::app;
 use crate::oom_phrases::{HEADING, REPORT, count};
 
-/// Where the runner copies its output to: programs outside the limit.
+/// Connects the runner's output to programs outside the limit.
 const THROUGH_PIPES: [&str; 4] = ["bash", "-c", "exec \"$@\" > >(exec cat) 2> >(exec cat >&2)", "bash"];
 
-/// As of container engines that know nothing of BPF.
+/// Drops the capabilities that BPF needs, like container engines do.
 pub(crate) const NO_BPF: [&str; 3] = ["setpriv", "--bounding-set=-bpf,-perfmon,-sys_admin", "--inh-caps=-all"];
 
-/// What a session traces kills by.
+/// The tracer that a session uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tracer {
     Bpf,
@@ -37,12 +37,12 @@ impl Tracer {
     }
 }
 
-/// Whose memory is short.
+/// Which cgroup has little memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limited {
     /// The runner's own cgroup.
     Runner,
-    /// A cgroup below it, which programs enter by themselves.
+    /// A child of it, which programs enter themselves.
     Below,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct LimitedSession {
     steps: usize,
     pub(crate) limited: Cgroup,
     pub(crate) pids: Option<PidsCgroup>,
-    _world: World,
+    _sandbox: Sandbox,
     scratch: Cgroup,
 }
 
@@ -78,13 +78,13 @@ impl Plan {
         Self { tracer, limited, limit_mib, setup, pids: None, mounts: None }
     }
 
-    /// Changes what the session is.
+    /// Changes the setup of the session.
     pub(crate) fn setup(mut self, change: impl FnOnce(Setup) -> Setup) -> Self {
         self.setup = change(self.setup);
         self
     }
 
-    /// A tmpfs of that size at the session's home.
+    /// Mounts a tmpfs of this size at the session's home.
     pub(crate) fn tmpfs_at_home(mut self, size_mib: u64) -> Self {
         let home = self.setup.home();
         let home = home.display();
@@ -92,32 +92,32 @@ impl Plan {
         self
     }
 
-    /// At most so many processes and threads in the session.
+    /// Limits the number of processes and threads in the session.
     pub(crate) fn pids(mut self, count: u64) -> Self {
         self.pids = Some(count);
         self
     }
 
-    /// Starts it, and waits until it watches for kills. `Err` says what this machine lacks.
+    /// Starts the session and waits until it monitors kills. `Err` says what this machine lacks.
     pub(crate) fn start(self) -> Result<LimitedSession, String> {
         let scratch = Cgroup::scratch()?;
         let limited = scratch.limited("limited", self.limit_mib);
         let pids = self.pids.map(|_| PidsCgroup::scratch()).transpose()?;
         host::program("setpriv")?;
-        let world = World::new();
+        let sandbox = Sandbox::new();
         let own = if self.limited == Limited::Runner { &limited } else { &scratch };
-        let mut way = Way::here().then(THROUGH_PIPES).world(&world).cgroup(own);
+        let mut launch = LaunchMethod::direct().then(THROUGH_PIPES).sandbox(&sandbox).cgroup(own);
         if let Some((pids, count)) = pids.as_ref().zip(self.pids) {
             pids.limit(count);
-            way = way.then(pids.enter());
+            launch = launch.then(pids.enter());
         }
-        // Whoever enters a mount namespace is at its root, and only from here on sees what is mounted at home.
+        // A process that enters a mount namespace starts at its root. The `cd` makes it see what is mounted at home.
         let mounts = self.mounts.as_deref().unwrap_or("true");
-        way = way.mounts(&format!("{mounts}; cd {}", self.setup.home().display()));
+        launch = launch.mounts(&format!("{mounts}; cd {}", self.setup.home().display()));
         if self.tracer == Tracer::Snapshot {
-            way = way.then(NO_BPF);
+            launch = launch.then(NO_BPF);
         }
-        let links: Vec<_> = way.links().iter().map(|link| link.to_str().expect("UTF-8")).collect();
+        let links: Vec<_> = launch.argv_prefix().iter().map(|link| link.to_str().expect("UTF-8")).collect();
         let runner = self.setup.prefix(&links).start();
         let pid = wait::until("the runner in its cgroup", || own.members().into_iter().find(|&pid| is_krunner(pid)));
         let raw = Raw::connect(&runner);
@@ -130,18 +130,18 @@ impl Plan {
             return Err(format!("no BPF: {}", runner.stderr()));
         }
         let seen = Transcript::default();
-        Ok(LimitedSession { raw: Some(raw), runner, pid, seen, steps: 0, limited, pids, _world: world, scratch })
+        Ok(LimitedSession { raw: Some(raw), runner, pid, seen, steps: 0, limited, pids, _sandbox: sandbox, scratch })
     }
 }
 
 impl LimitedSession {
-    /// Leaves the session to another client.
+    /// Disconnects, so that another client can connect.
     #[track_caller]
     pub(crate) fn disconnect(&mut self) {
         drop(self.raw.take());
     }
 
-    /// Whether the runner lives: the same process.
+    /// Whether the runner is alive, as the same process.
     pub(crate) fn is_alive(&self) -> bool {
         proc::is_alive(self.pid) && is_krunner(self.pid)
     }
@@ -152,7 +152,7 @@ impl LimitedSession {
         self.raw.as_mut().expect("connected")
     }
 
-    /// Sends an op, unless the runner is gone: whether it was there.
+    /// Sends an op unless the runner is gone. Returns whether it was sent.
     pub(crate) fn send(&mut self, op: &str, payload: &str) -> bool {
         let alive = self.is_alive();
         if alive {
@@ -230,7 +230,7 @@ impl LimitedSession {
         of(&read).map(|at| at.saturating_duration_since(asked))
     }
 
-    /// Ends all in the session's cgroups but the runner.
+    /// Kills all processes in the session's cgroups but the runner.
     #[track_caller]
     pub(crate) fn end_children(&self) {
         if let Some(pids) = &self.pids {
@@ -274,10 +274,10 @@ impl LimitedSession {
     }
 }
 
-/// Enough for the next step.
+/// The PID limit after `end_children`; enough for the next step.
 const PIDS_AFTERWARDS: u64 = 200;
 
-/// Reports of kills in a text.
+/// The number of OOM reports in a text.
 pub(crate) fn reports(text: &str) -> usize {
     count(text, REPORT)
 }

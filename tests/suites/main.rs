@@ -3,9 +3,11 @@
 //! `conformance_*` drives the runner with the agent's own client, the others with bare connections where exact bytes,
 //! frames or times matter. Every test has a session of its own, and may run beside any other.
 
+mod agents;
 mod backpressure;
 mod bad_input;
 mod children;
+mod cluster;
 mod command_line;
 mod conformance_batch;
 mod conformance_input;
@@ -13,6 +15,7 @@ mod conformance_ops;
 mod contained;
 mod delivery;
 mod doctor;
+mod doctor_agent;
 mod drawing;
 mod environment;
 mod garbage;
@@ -32,15 +35,19 @@ mod oom;
 mod oom_burst;
 mod oom_cgroups;
 mod oom_containers;
+mod oom_explain;
+mod oom_explain_growth;
+mod oom_journal;
 mod oom_kills;
 mod oom_phrases;
+mod oom_plot;
 mod oom_privilege;
+mod oom_proc_views;
 mod oom_program_log;
 mod oom_session;
 mod oom_silence;
 mod oom_tenants;
 mod oom_without_bpf;
-mod oom_worlds;
 mod output;
 mod pages;
 mod polly;
@@ -48,9 +55,11 @@ mod queue;
 mod r_server;
 mod recipes;
 mod reconnect;
+mod recorder;
 mod report_delivery;
 mod report_order;
 mod runtimes;
+mod schema;
 mod service_definitions;
 mod service_models;
 mod service_oracle;
@@ -61,6 +70,7 @@ mod stalled_log;
 mod startup;
 mod stop;
 mod survival;
+mod templates;
 mod ttyd;
 
 use std::fmt::{Display, Write as _};
@@ -88,7 +98,7 @@ fn lines(items: impl Iterator<Item = impl Display>) -> String {
     })
 }
 
-/// A shell fragment that goes on when the test has put the file into the home folder.
+/// A shell fragment that waits until the test has put the file into the home folder.
 fn wait_for_file(name: &str) -> String {
     format!("while [ ! -e {name} ]; do sleep 0.02; done")
 }

@@ -4,16 +4,16 @@ use std::fs;
 
 use krunner_tests::cgroup::Cgroup;
 use krunner_tests::pids::PidsCgroup;
-use krunner_tests::{Monitor, Raw, Runner, Scene, Setup, Way, require, wait};
+use krunner_tests::{LaunchMethod, Monitor, Raw, Runner, Scenario, Setup, require, wait};
 use serde_json::Value;
 
 use crate::app;
 use crate::oom::{LIMIT_MIB, TOO_MUCH, VICTIM};
 
 /// A session in this cgroup, after all that it does at its start.
-fn start_in(pids: &PidsCgroup, way: Way, setup: Setup) -> (Runner, Raw) {
-    let way = way.then(pids.enter());
-    let links: Vec<_> = way.links().iter().map(|link| link.to_str().expect("UTF-8")).collect();
+fn start_in(pids: &PidsCgroup, launch: LaunchMethod, setup: Setup) -> (Runner, Raw) {
+    let launch = launch.then(pids.enter());
+    let links: Vec<_> = launch.argv_prefix().iter().map(|link| link.to_str().expect("UTF-8")).collect();
     let runner = setup.prefix(&links).start();
     runner.settle();
     let mut raw = Raw::connect(&runner);
@@ -24,7 +24,7 @@ fn start_in(pids: &PidsCgroup, way: Way, setup: Setup) -> (Runner, Raw) {
 #[test]
 fn step_that_cannot_start_ends_with_the_reason_and_the_next_one_runs() {
     let pids = require!(PidsCgroup::scratch());
-    let (mut runner, mut raw) = start_in(&pids, Way::here(), app().folder("home/work/.logs"));
+    let (mut runner, mut raw) = start_in(&pids, LaunchMethod::direct(), app().folder("home/work/.logs"));
     raw.exec("for i in $(seq 20); do sleep 300 & done >/dev/null 2>&1");
     let limit = pids.fill(runner.pid(), 0);
 
@@ -50,7 +50,7 @@ fn kill_is_reported_and_recorded_while_no_thread_can_be_started() {
     let scratch = require!(Cgroup::scratch());
     let limited = scratch.limited("limited", LIMIT_MIB);
     let setup = app().folder("home/work/.logs");
-    let (runner, mut raw) = start_in(&pids, Way::here().cgroup(&scratch), setup);
+    let (runner, mut raw) = start_in(&pids, LaunchMethod::direct().cgroup(&scratch), setup);
     let hog = format!(
         "mkfifo go; exec 3<>go; echo 0 > {}; echo $$ > hog; exec {VICTIM} eat {TOO_MUCH} --wait <&3",
         limited.procs_file().display()
@@ -79,13 +79,13 @@ fn monitor_reports_while_no_thread_can_be_started() {
     let pids = require!(PidsCgroup::scratch());
     let scratch = require!(Cgroup::scratch());
     let limited = scratch.limited("limited", LIMIT_MIB);
-    let mut monitor = Monitor::start(&Way::here().cgroup(&scratch).then(pids.enter()));
+    let mut monitor = Monitor::start(&LaunchMethod::direct().cgroup(&scratch).then(pids.enter()));
     pids.fill(monitor.process(), 0);
 
     for _ in 0..2 {
-        let mut command = Way::here().cgroup(&limited).command(VICTIM);
+        let mut command = LaunchMethod::direct().cgroup(&limited).command(VICTIM);
         command.args(["eat", TOO_MUCH]);
-        let pid = Scene::start(command).end().pid("victim");
+        let pid = Scenario::start(command).end().pid("victim");
         monitor.until_report_of(pid);
     }
     assert_eq!(monitor.end().code(), Some(0));

@@ -1,48 +1,48 @@
-//! What the out-of-memory suites share: a field where processes are killed under a monitor's eyes, and the measure of what
-//! it told.
+//! Shared by the OOM suites: an environment in which processes are OOM-killed under a monitor, and checks of what
+//! it reported.
 //!
-//! The truth comes from elsewhere than krunner: from the kernel's counter, and from how the processes have ended as
-//! their parents saw it. That something was **not** told is shown by a sentinel, one more kill: once that is told, all
-//! before it would have been.
+//! The ground truth does not come from krunner: it is the kernel's counter and the exit statuses that
+//! parents observed. To show that a kill was **not** reported, the suites cause one more, the marker: once it is
+//! reported, every earlier report has arrived.
 
 use krunner_tests::cgroup::{Cgroup, Version};
-use krunner_tests::{Monitor, Scene, Told, Way, World, host};
+use krunner_tests::{LaunchMethod, Monitor, Sandbox, Scenario, ScenarioOutput, host};
 use serde_json::Value;
 
-/// More than any limit here: whoever eats so much is killed.
+/// MiB; above every limit here, so a process that allocates this much is killed.
 pub(crate) const TOO_MUCH: &str = "96";
 
-/// Small, since several tests run at a time.
+/// Small, because several tests run in parallel.
 pub(crate) const LIMIT_MIB: u64 = 32;
 
-/// A limit under which a monitor can start, and still too little for one that eats.
+/// A limit that is enough for a monitor but less than [`TOO_MUCH`].
 pub(crate) const OWN_MIB: u64 = 64;
 
 /// The helper program.
 pub(crate) const VICTIM: &str = env!("CARGO_BIN_EXE_victim");
 
-/// A monitor, and a cgroup below its own one in which memory is short.
-pub(crate) struct Field {
+/// A monitor, and a child of its cgroup with little memory.
+pub(crate) struct TestEnv {
     pub(crate) monitor: Monitor,
-    inside: Way,
+    inside: LaunchMethod,
     pub(crate) limited: Cgroup,
-    _world: Option<World>,
+    _sandbox: Option<Sandbox>,
     pub(crate) scratch: Cgroup,
 }
 
-impl Field {
-    /// In the tests' own pid namespace, where the monitor answers for its cgroup and those below.
+impl TestEnv {
+    /// In the tests' own PID namespace, where the monitor reports kills in its cgroup and below.
     pub(crate) fn new() -> Result<Self, String> {
         Self::within(Cgroup::scratch()?, None)
     }
 
-    /// In a pid namespace of its own, as in a container.
-    pub(crate) fn in_world() -> Result<Self, String> {
+    /// In a PID namespace of its own, as in a container.
+    pub(crate) fn in_sandbox() -> Result<Self, String> {
         host::util_linux()?;
-        Self::within(Cgroup::scratch()?, Some(World::new()))
+        Self::within(Cgroup::scratch()?, Some(Sandbox::new()))
     }
 
-    /// The same, with a monitor that sees only its own cgroup of the memory controller's hierarchy.
+    /// In a PID namespace, with a monitor that sees only its own cgroup of the memory controller's hierarchy.
     pub(crate) fn seeing_only_its_own() -> Result<Self, String> {
         host::util_linux()?;
         let scratch = Cgroup::scratch()?;
@@ -53,82 +53,94 @@ impl Field {
         };
         let commands =
             format!("mount --bind {dir} /mnt; umount -l {mount}; mkdir -p {mount}; mount --move /mnt {mount}");
-        Self::seen_by(scratch, Some(World::new()), |way| way.mounts(&commands))
+        Self::seen_by(scratch, Some(Sandbox::new()), |launch| launch.mounts(&commands))
     }
 
-    fn within(scratch: Cgroup, world: Option<World>) -> Result<Self, String> {
-        Self::seen_by(scratch, world, |way| way)
+    fn within(scratch: Cgroup, sandbox: Option<Sandbox>) -> Result<Self, String> {
+        Self::seen_by(scratch, sandbox, |launch| launch)
     }
 
-    fn seen_by(scratch: Cgroup, world: Option<World>, monitor: impl FnOnce(Way) -> Way) -> Result<Self, String> {
+    fn seen_by(
+        scratch: Cgroup,
+        sandbox: Option<Sandbox>,
+        monitor: impl FnOnce(LaunchMethod) -> LaunchMethod,
+    ) -> Result<Self, String> {
         let limited = scratch.limited("limited", LIMIT_MIB);
-        let inside = world.as_ref().map_or_else(Way::here, |world| Way::here().world(world));
+        let inside =
+            sandbox.as_ref().map_or_else(LaunchMethod::direct, |sandbox| LaunchMethod::direct().sandbox(sandbox));
         let monitor = Monitor::start(&monitor(inside.clone().cgroup(&scratch)));
         monitor.needs_bpf()?;
-        Ok(Self { monitor, inside, limited, _world: world, scratch })
+        Ok(Self { monitor, inside, limited, _sandbox: sandbox, scratch })
     }
 
-    /// How to start what lives where the monitor does.
-    pub(crate) fn inside(&self) -> Way {
+    /// Launches a program in the monitor's namespaces.
+    pub(crate) fn inside(&self) -> LaunchMethod {
         self.inside.clone()
     }
 
-    /// How to start what lives where the monitor does, and has little memory.
-    pub(crate) fn way(&self) -> Way {
+    /// Launches a program in the monitor's namespaces, in the limited cgroup.
+    pub(crate) fn launch(&self) -> LaunchMethod {
         self.inside.clone().cgroup(&self.limited)
     }
 
-    /// Starts a scene where memory is short.
+    /// Starts a scenario in the limited cgroup.
     #[track_caller]
-    pub(crate) fn start(&self, args: &[&str]) -> Scene {
-        let mut command = self.way().command(VICTIM);
+    pub(crate) fn start(&self, args: &[&str]) -> Scenario {
+        let mut command = self.launch().command(VICTIM);
         command.args(args);
-        Scene::start(command)
+        Scenario::start(command)
     }
 
-    /// Plays a scene where memory is short to its end.
+    /// Runs a scenario in the limited cgroup.
     #[track_caller]
-    pub(crate) fn play(&self, args: &[&str]) -> Told {
+    pub(crate) fn run(&self, args: &[&str]) -> ScenarioOutput {
         let before = self.limited.oom_kills();
         let told = self.start(args).end();
-        assert!(self.limited.oom_kills() > before, "{args:?}: the kernel has killed nobody: {told:?}");
+        assert!(self.limited.oom_kills() > before, "{args:?}: no OOM kill: {told:?}");
         told
     }
 
-    /// Plays a scene whose members are started beside the short memory, and go there by themselves.
+    /// Runs a scenario outside the limited cgroup; its members move themselves into it.
     #[track_caller]
-    pub(crate) fn play_many(&self, scene: &str, count: usize) -> Told {
-        let mut command = self.inside.clone().cgroup(&self.scratch).command(VICTIM);
-        command.args([scene, &count.to_string(), TOO_MUCH]).arg(self.limited.procs_file());
-        Scene::start(command).end()
+    pub(crate) fn run_many(&self, scenario: &str, count: usize) -> ScenarioOutput {
+        self.run_from_outside(&[scenario, &count.to_string(), TOO_MUCH])
     }
 
-    /// One more kill; when this returns, all that happened before has been told, or never will be.
+    /// Runs any scenario of that kind.
     #[track_caller]
-    pub(crate) fn sentinel(&mut self) -> u32 {
-        let pid = self.play(&["eat", TOO_MUCH, "--name", "sentinel"]).pid("victim");
+    pub(crate) fn run_from_outside(&self, args: &[&str]) -> ScenarioOutput {
+        let mut command = self.inside.clone().cgroup(&self.scratch).command(VICTIM);
+        command.args(args).arg(self.limited.procs_file());
+        Scenario::start(command).end()
+    }
+
+    /// Causes the marker kill and waits for its report. No report of an earlier kill can arrive after that.
+    #[track_caller]
+    pub(crate) fn marker(&mut self) -> u32 {
+        let pid = self.run(&["eat", TOO_MUCH, "--name", "marker"]).pid("victim");
         self.monitor.until_report_of(pid);
         pid
     }
 
-    /// Ends the monitor; exactly these must have been told of, each once and no surer than this. Returns their
+    /// Stops the monitor. It must have reported exactly these processes, each once at this confidence. Returns their
     /// reports in this order.
     #[track_caller]
     pub(crate) fn finish(mut self, expected: &[(u32, &str)]) -> Vec<Value> {
         self.monitor.until_reports(expected.len());
-        let sentinel = self.sentinel();
+        let marker = self.marker();
         let status = self.monitor.end();
         assert_eq!(status.code(), Some(0), "{status}");
         let mut reports: Vec<Value> = self.monitor.reports().into_iter().cloned().collect();
-        let last = reports.iter().position(|report| report["victim"]["pid"] == sentinel).expect("it was told of");
+        let last =
+            reports.iter().position(|report| report["victim"]["pid"] == marker).expect("the marker was reported");
         assert_eq!(reports.remove(last)["confidence"], "confirmed");
         let said = |report: &Value| (report["victim"]["pid"].to_string(), report["confidence"].clone());
         let mut actual: Vec<_> = reports.iter().map(said).collect();
         let mut wanted: Vec<_> = expected.iter().map(|(pid, sure)| (pid.to_string(), Value::from(*sure))).collect();
         actual.sort_by(|a, b| a.0.cmp(&b.0));
         wanted.sort_by(|a, b| a.0.cmp(&b.0));
-        assert_eq!(actual, wanted, "(left: told; right: true)");
-        assert!(self.monitor.said().iter().all(|line| line["event"] != "records_lost"), "{:?}", self.monitor.said());
+        assert_eq!(actual, wanted, "(left: reported; right: expected)");
+        assert!(self.monitor.lines().iter().all(|line| line["event"] != "records_lost"), "{:?}", self.monitor.lines());
         let of = |(pid, _): &(u32, &str)| {
             reports.iter().find(|report| report["victim"]["pid"] == *pid).expect("just compared").clone()
         };
@@ -136,10 +148,10 @@ impl Field {
     }
 }
 
-/// The victim's figures are those of one that has filled this cgroup alone.
+/// The victim's memory is that of a process that filled this cgroup alone.
 #[track_caller]
 pub(crate) fn assert_filled(report: &Value, limit_bytes: u64, room_bytes: u64) {
-    /// Pages of files that somebody else was charged for: the program, the C library.
+    /// File pages that another cgroup is charged for: the program, the C library.
     const SHARED_BYTES: u64 = 8 << 20;
     let victim = &report["victim"];
     let bytes = |field: &str| victim[field].as_u64().unwrap_or_else(|| panic!("{field} in {victim}"));

@@ -1,4 +1,4 @@
-//! Many kills: in a row each is told, in a storm each is counted.
+//! Many OOM kills: consecutive ones are all reported; in a burst all are counted.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,9 @@ use krunner_tests::{proc, require};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::oom::Field;
+use crate::oom::TestEnv;
 
-/// Of the reports, how often each pid with its start was told.
+/// The number of reports for each pair of PID and start time.
 fn told(reports: &[&Value]) -> BTreeMap<(u64, u64), usize> {
     let mut told = BTreeMap::new();
     for report in reports {
@@ -21,33 +21,33 @@ fn told(reports: &[&Value]) -> BTreeMap<(u64, u64), usize> {
 #[test]
 fn hundred_kills_in_a_row_are_told_once_each() {
     const KILLS: usize = 100;
-    let mut field = require!(Field::new());
-    let scene = field.play_many("row", KILLS);
-    let killed = scene.all("killed");
-    assert_eq!((killed.len(), field.limited.oom_kills()), (KILLS, KILLS as u64), "{scene:?}");
-    let sentinel = field.sentinel();
+    let mut env = require!(TestEnv::new());
+    let scenario = env.run_many("row", KILLS);
+    let killed = scenario.all("killed");
+    assert_eq!((killed.len(), env.limited.oom_kills()), (KILLS, KILLS as u64), "{scenario:?}");
+    let marker = env.marker();
 
-    let reports = field.monitor.reports();
+    let reports = env.monitor.reports();
     let told = told(&reports);
     let right = told.keys().filter(|(pid, _)| killed.iter().any(|&killed| u64::from(killed) == *pid)).count();
-    // One of them is the sentinel's.
+    // One of them is the marker.
     println!("precision {right}/{}, recall {right}/{KILLS}", reports.len() - 1);
 
-    assert!(reports.iter().any(|report| report["victim"]["pid"] == sentinel));
+    assert!(reports.iter().any(|report| report["victim"]["pid"] == marker));
     assert_eq!((right, reports.len() - 1), (KILLS, KILLS), "{told:?}");
     assert!(told.values().all(|&times| times == 1), "{told:?}");
     assert!(reports.iter().all(|report| report["confidence"] == "confirmed"));
 }
 
 #[test]
-fn storm_is_told_in_part_and_counted_in_full() {
+fn a_burst_is_reported_in_part_and_counted_in_full() {
     const KILLS: usize = 300;
-    let mut field = require!(Field::new());
-    let scene = field.play_many("storm", KILLS);
-    let killed = scene.all("killed");
-    let counted = field.limited.oom_kills();
+    let mut env = require!(TestEnv::new());
+    let scenario = env.run_many("burst", KILLS);
+    let killed = scenario.all("killed");
+    let counted = env.limited.oom_kills();
     println!("{} of {KILLS} were killed; the kernel counts {counted}", killed.len());
-    assert!(killed.len() > KILLS / 2, "a storm: {scene:?}");
+    assert!(killed.len() > KILLS / 2, "a burst: {scenario:?}");
 
     let full_and_suppressed = |said: &[Value]| {
         let full = said.iter().filter(|line| line["event"] == "oom_kill").count() as u64;
@@ -55,23 +55,23 @@ fn storm_is_told_in_part_and_counted_in_full() {
         full + counts.map(|line| line["count"].as_u64().expect("a count")).sum::<u64>()
     };
     let truth = killed.len() as u64;
-    let monitor = &mut field.monitor;
-    while full_and_suppressed(monitor.said()) < truth {
-        let (so_far, of) = (full_and_suppressed(monitor.said()), truth);
-        monitor.until(&format!("the rest of the storm, {so_far} of {of}"), |_| true);
+    let monitor = &mut env.monitor;
+    while full_and_suppressed(monitor.lines()) < truth {
+        let (so_far, of) = (full_and_suppressed(monitor.lines()), truth);
+        monitor.until(&format!("the rest of the burst, {so_far} of {of}"), |_| true);
     }
-    // The sentinel may be suppressed as part of the storm, or told: once.
-    field.play(&["eat", crate::oom::TOO_MUCH]);
-    let monitor = &mut field.monitor;
-    while full_and_suppressed(monitor.said()) < truth + 1 {
-        monitor.until("the sentinel", |_| true);
+    // The marker may be suppressed as part of the burst, or reported once.
+    env.run(&["eat", crate::oom::TOO_MUCH]);
+    let monitor = &mut env.monitor;
+    while full_and_suppressed(monitor.lines()) < truth + 1 {
+        monitor.until("the marker", |_| true);
     }
     assert_eq!(monitor.end().code(), Some(0));
 
-    assert_eq!(full_and_suppressed(monitor.said()), truth + 1, "counted once each");
+    assert_eq!(full_and_suppressed(monitor.lines()), truth + 1, "counted once each");
     let told = told(&monitor.reports());
     assert!(told.values().all(|&times| times == 1), "{told:?}");
-    for line in monitor.said().iter().filter(|line| line["event"] == "oom_kills_suppressed") {
+    for line in monitor.lines().iter().filter(|line| line["event"] == "oom_kills_suppressed") {
         let names = line["by_name"].as_object().expect("names");
         let sum: u64 = names.values().map(|count| count.as_u64().expect("a count")).sum();
         assert_eq!(line["count"], sum, "{line}");
@@ -80,24 +80,24 @@ fn storm_is_told_in_part_and_counted_in_full() {
     }
     let told_pids = told.keys().map(|(pid, _)| *pid);
     let strangers: Vec<_> = told_pids.filter(|pid| !killed.iter().any(|&killed| u64::from(killed) == *pid)).collect();
-    assert!(strangers.len() <= 1, "but for the sentinel, nobody else: {strangers:?}");
+    assert!(strangers.len() <= 1, "only the marker was reported besides: {strangers:?}");
 }
 
 #[test]
 fn records_that_find_no_room_are_counted_and_the_next_kill_is_told() {
     // An exec takes some 300 bytes of the ring's 256 KiB.
     const EXECS: u64 = 3000;
-    let mut field = require!(Field::new());
-    proc::signal(field.monitor.process(), Signal::SIGSTOP);
+    let mut env = require!(TestEnv::new());
+    proc::signal(env.monitor.process(), Signal::SIGSTOP);
     let line = format!("i=0; while [ $i -lt {EXECS} ]; do /bin/true; i=$((i+1)); done");
-    let status = field.way().command("sh").args(["-c", &line]).status();
-    proc::signal(field.monitor.process(), Signal::SIGCONT);
+    let status = env.launch().command("sh").args(["-c", &line]).status();
+    proc::signal(env.monitor.process(), Signal::SIGCONT);
     assert!(status.expect("sh starts").success());
 
-    field.monitor.until("the count of what was lost", |line| line["event"] == "records_lost");
-    let victim = field.sentinel();
+    env.monitor.until("the count of what was lost", |line| line["event"] == "records_lost");
+    let victim = env.marker();
 
-    let report = field.monitor.reports()[0];
+    let report = env.monitor.reports()[0];
     assert_eq!((&report["victim"]["pid"], &report["confidence"]), (&victim.into(), &"confirmed".into()));
     let lost = report["lost_records"].as_u64().expect("a count");
     assert!((EXECS / 10..2 * EXECS).contains(&lost), "{lost} of {EXECS} forks and execs each");
@@ -108,21 +108,21 @@ fn kills_during_a_flood_of_forks_and_execs_are_all_told() {
     // More than fit into the ring buffer of forks and execs, before and after the kills.
     const EXECS: u64 = 1500;
     const KILLS: usize = 5;
-    let mut field = require!(Field::new());
-    proc::signal(field.monitor.process(), Signal::SIGSTOP);
+    let mut env = require!(TestEnv::new());
+    proc::signal(env.monitor.process(), Signal::SIGSTOP);
     let flood = || {
         let line = format!("i=0; while [ $i -lt {EXECS} ]; do /bin/true; i=$((i+1)); done");
-        let status = field.way().command("sh").args(["-c", &line]).status();
+        let status = env.launch().command("sh").args(["-c", &line]).status();
         assert!(status.expect("sh starts").success());
     };
     flood();
-    let victims: Vec<u32> = (0..KILLS).map(|_| field.play(&["eat", crate::oom::TOO_MUCH]).pid("victim")).collect();
+    let victims: Vec<u32> = (0..KILLS).map(|_| env.run(&["eat", crate::oom::TOO_MUCH]).pid("victim")).collect();
     flood();
-    proc::signal(field.monitor.process(), Signal::SIGCONT);
+    proc::signal(env.monitor.process(), Signal::SIGCONT);
 
     for victim in victims {
-        field.monitor.until_report_of(victim);
-        let reports = field.monitor.reports();
+        env.monitor.until_report_of(victim);
+        let reports = env.monitor.reports();
         let report = reports.iter().find(|report| report["victim"]["pid"] == victim).expect("it was told of");
         assert_eq!(report["confidence"], "confirmed", "{report}");
     }
@@ -132,21 +132,21 @@ fn kills_during_a_flood_of_forks_and_execs_are_all_told() {
 fn kills_whose_records_were_dropped_are_counted() {
     // SIGKILL and exit take 190 bytes of the 256 KiB for kills.
     const KILLED: u64 = 1800;
-    let mut field = require!(Field::new());
-    proc::signal(field.monitor.process(), Signal::SIGSTOP);
+    let mut env = require!(TestEnv::new());
+    proc::signal(env.monitor.process(), Signal::SIGSTOP);
     let line =
         format!("i=0; while [ $i -lt {KILLED} ]; do sh -c 'kill -9 $$' 2>/dev/null; i=$((i+1)); done 2>/dev/null");
-    let status = field.inside().cgroup(&field.scratch).command("sh").args(["-c", &line]).status();
+    let status = env.inside().cgroup(&env.scratch).command("sh").args(["-c", &line]).status();
     assert!(status.expect("sh starts").success());
-    let victim = field.play(&["eat", crate::oom::TOO_MUCH]).pid("victim");
-    proc::signal(field.monitor.process(), Signal::SIGCONT);
+    let victim = env.run(&["eat", crate::oom::TOO_MUCH]).pid("victim");
+    proc::signal(env.monitor.process(), Signal::SIGCONT);
 
-    field.monitor.until("the count of what is missing", |line| line["event"] == "oom_kills_unattributed");
+    env.monitor.until("the count of what is missing", |line| line["event"] == "oom_kills_unattributed");
 
-    let missing = field.monitor.said().iter().find(|line| line["event"] == "oom_kills_unattributed");
+    let missing = env.monitor.lines().iter().find(|line| line["event"] == "oom_kills_unattributed");
     assert_eq!(missing.expect("just heard")["count"], 1);
-    field.sentinel();
-    let reports = field.monitor.reports();
+    env.marker();
+    let reports = env.monitor.reports();
     assert!(reports.iter().all(|report| report["victim"]["pid"] != victim), "its records were dropped: {reports:?}");
-    assert_eq!(reports.len(), 1, "nobody else is blamed: {reports:?}");
+    assert_eq!(reports.len(), 1, "no other process is reported: {reports:?}");
 }

@@ -4,10 +4,10 @@
 use std::fs;
 
 use krunner_tests::cgroup::{Cgroup, Version};
-use krunner_tests::{Scene, require};
+use krunner_tests::{Scenario, require};
 use serde_json::Value;
 
-use crate::oom::{Field, LIMIT_MIB, TOO_MUCH, VICTIM};
+use crate::oom::{LIMIT_MIB, TOO_MUCH, TestEnv, VICTIM};
 
 /// Cgroups that come and go in a row.
 const SHORT_LIVED: usize = 20;
@@ -29,26 +29,26 @@ fn assert_cgroup(report: &Value, cgroup: &Cgroup) {
 
 /// One that lives where the monitor does is killed in that cgroup, and reported.
 #[track_caller]
-fn kill_in(field: &mut Field, cgroup: &Cgroup) {
-    let mut command = field.inside().cgroup(cgroup).command(VICTIM);
+fn kill_in(env: &mut TestEnv, cgroup: &Cgroup) {
+    let mut command = env.inside().cgroup(cgroup).command(VICTIM);
     command.args(["eat", TOO_MUCH]);
-    let told = Scene::start(command).end();
+    let told = Scenario::start(command).end();
     assert_eq!(cgroup.oom_kills(), 1, "{told:?}");
-    field.monitor.until_report_of(told.pid("victim"));
+    env.monitor.until_report_of(told.pid("victim"));
 }
 
 #[test]
 fn victims_below_have_their_own_cgroup_and_limit() {
-    let mut field = require!(Field::new());
-    let told = field.play(&["eat", TOO_MUCH]);
-    field.monitor.until_report_of(told.pid("victim"));
-    assert_cgroup(field.monitor.reports()[0], &field.limited);
+    let mut env = require!(TestEnv::new());
+    let told = env.run(&["eat", TOO_MUCH]);
+    env.monitor.until_report_of(told.pid("victim"));
+    assert_cgroup(env.monitor.reports()[0], &env.limited);
 }
 
 #[test]
 fn cgroups_that_are_removed_right_after_the_kill_have_a_name() {
-    let mut field = require!(Field::new());
-    require!(match field.limited.version() {
+    let mut env = require!(TestEnv::new());
+    require!(match env.limited.version() {
         Version::One => Ok(()),
         Version::Two => Err("in cgroup v2 there is only one limit below a scratch cgroup".to_owned()),
     });
@@ -57,21 +57,21 @@ fn cgroups_that_are_removed_right_after_the_kill_have_a_name() {
         "i=0; while [ $i -lt {SHORT_LIVED} ]; do d={scratch}/short-$i; mkdir $d; \
          echo {limit} > $d/memory.limit_in_bytes; \
          sh -c 'echo $$ > \"$0/cgroup.procs\"; exec {VICTIM} eat {TOO_MUCH}' $d; rmdir $d; i=$((i+1)); done",
-        scratch = field.scratch.path().display(),
+        scratch = env.scratch.path().display(),
         limit = LIMIT_MIB << 20,
     );
-    let mut command = krunner_tests::Way::here().cgroup(&field.scratch).command("sh");
+    let mut command = krunner_tests::LaunchMethod::direct().cgroup(&env.scratch).command("sh");
     command.args(["-c", &line]);
-    let told = Scene::start(command).end();
+    let told = Scenario::start(command).end();
     let victims = told.all("victim");
     assert_eq!(victims.len(), SHORT_LIVED, "{told:?}");
 
     for (index, victim) in victims.into_iter().enumerate() {
-        field.monitor.until_report_of(victim);
-        let reports = field.monitor.reports();
+        env.monitor.until_report_of(victim);
+        let reports = env.monitor.reports();
         let report = reports.iter().find(|report| report["victim"]["pid"] == victim).expect("it was told of");
         let cgroup = &report["cgroup"];
-        let expected = field.scratch.path().join(format!("short-{index}"));
+        let expected = env.scratch.path().join(format!("short-{index}"));
         let path = cgroup["path"].as_str().unwrap_or_else(|| panic!("no path: {report}"));
         assert!(expected.ends_with(path.trim_start_matches('/')), "{path} is not {}", expected.display());
         let limit = &cgroup["limit_bytes"];
@@ -81,25 +81,25 @@ fn cgroups_that_are_removed_right_after_the_kill_have_a_name() {
 
 #[test]
 fn victims_in_a_cgroup_beside_ours_have_that_ones_figures() {
-    let mut field = require!(Field::in_world());
-    let beside = field.scratch.beside().expect("a cgroup beside the monitor's");
+    let mut env = require!(TestEnv::in_sandbox());
+    let beside = env.scratch.beside().expect("a cgroup beside the monitor's");
     let other = beside.limited("other", OTHER_MIB);
-    kill_in(&mut field, &other);
-    assert_cgroup(field.monitor.reports()[0], &other);
+    kill_in(&mut env, &other);
+    assert_cgroup(env.monitor.reports()[0], &other);
 }
 
 #[test]
 fn victims_in_a_cgroup_that_is_not_visible_have_none() {
     // As in most containers: of the hierarchy, only the monitor's own cgroup is mounted.
-    let mut field = require!(Field::seeing_only_its_own());
-    let beside = field.scratch.beside().expect("a cgroup beside the monitor's");
+    let mut env = require!(TestEnv::seeing_only_its_own());
+    let beside = env.scratch.beside().expect("a cgroup beside the monitor's");
     let other = beside.limited("other", OTHER_MIB);
-    kill_in(&mut field, &other);
-    assert_eq!(field.monitor.reports()[0]["cgroup"], Value::Null, "{:?}", field.monitor.reports());
+    kill_in(&mut env, &other);
+    assert_eq!(env.monitor.reports()[0]["cgroup"], Value::Null, "{:?}", env.monitor.reports());
 
-    let own = field.play(&["eat", TOO_MUCH]).pid("victim");
-    field.monitor.until_report_of(own);
-    let cgroup = &field.monitor.reports()[1]["cgroup"];
+    let own = env.run(&["eat", TOO_MUCH]).pid("victim");
+    env.monitor.until_report_of(own);
+    let cgroup = &env.monitor.reports()[1]["cgroup"];
     assert!(cgroup["path"].as_str().is_some_and(|path| path.ends_with("/limited")), "{cgroup}");
     assert!(fs::exists(other.path()).expect("the cgroup beside"), "it was there all the time");
 }

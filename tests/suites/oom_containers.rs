@@ -1,5 +1,5 @@
-//! The same battery in real containers, each with another handicap: which tracer results, the reason that is stated, and
-//! what is told of the kills.
+//! The same OOM kills in real containers with different restrictions: the tracer that results, the stated reason, and
+//! the reports.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,14 +21,14 @@ const HEADLINE: &str = "Out-of-memory detected!";
 const GUESS: &str = "detected potentially oom-killed process:";
 const NOTHING_FOUND: &str = "failed to get the information of oom-killed processes";
 
-/// The battery without BPF, for this reason. Who was there for a while is named. One that lives for 20 ms is seen only if
-/// the machine has time for a look just then, and who ends right after it may be taken for it: such a kill may be told of
-/// as a number. `cargo xtask battery` scores how many of them are named where nothing else runs.
+/// Runs the kills without BPF, for this reason. Processes that lived for a while are named. One that lives for 20 ms is seen only if
+/// a scan happens just then, and a process that exits right after it may be mistaken for it. Such a kill may be reported
+/// only as a count. `cargo xtask oom-matrix` scores how many of them are named.
 #[track_caller]
 fn infers(mut session: Contained, check: &str, reason: &str) {
     const INNOCENTS_AT_MOST: usize = 1;
     session.assert_snapshot(check, reason);
-    session.play_battery();
+    session.run_scenarios();
     session.until_accounted();
     let fleeting = session.victims.len();
     session.kill_seen();
@@ -37,23 +37,23 @@ fn infers(mut session: Contained, check: &str, reason: &str) {
     let right = told.intersection(&victims).count();
     println!("{check}: of {} kills {right} named, and {} innocents", victims.len(), told.len() - right);
     let innocents: Vec<&u32> = told.difference(&victims).collect();
-    assert!(innocents.len() <= INNOCENTS_AT_MOST, "{innocents:?} were not killed for memory; {victims:?} were");
+    assert!(innocents.len() <= INNOCENTS_AT_MOST, "{innocents:?} were not OOM-killed; {victims:?} were");
     let missed: Vec<&u32> = session.victims[fleeting..].iter().filter(|pid| !told.contains(pid)).collect();
     assert!(missed.is_empty(), "{missed:?} were there for long enough; named: {told:?}; true: {victims:?}");
 }
 
-/// The battery with BPF.
+/// Runs the kills with BPF.
 #[track_caller]
 fn traces(mut session: Contained) {
     session.assert_bpf();
-    session.play_battery();
-    session.assert_told("bpf", "confirmed");
+    session.run_scenarios();
+    session.assert_reported("bpf", "confirmed");
 }
 
 #[test]
 fn plain_container() {
     let session = require!(Contained::start(&plain()));
-    infers(session, "capabilities", "CAP_BPF and CAP_PERFMON are needed, held: none");
+    infers(session, "capabilities", "CAP_BPF and CAP_PERFMON are required; held: none");
 }
 
 #[test]
@@ -91,19 +91,19 @@ fn btf_is_hidden() {
 #[test]
 fn seccomp_refuses_bpf() {
     let session = require!(Contained::start(&with_bpf().refuse("bpf", libc::EPERM)));
-    infers(session, "bpf-call", "refused by the seccomp filter, for the capabilities are there");
+    infers(session, "bpf-call", "blocked by seccomp (capabilities are sufficient)");
 }
 
 #[test]
 fn seccomp_denies_that_there_is_bpf() {
     let session = require!(Contained::start(&with_bpf().refuse("bpf", libc::ENOSYS)));
-    infers(session, "bpf-call", "a seccomp filter says so (remedy: allow bpf in the container's seccomp profile)");
+    infers(session, "bpf-call", "or blocked by seccomp (remedy: allow bpf in the container's seccomp profile)");
 }
 
 #[test]
 fn user_namespace() {
     let session = require!(Contained::start(&with_bpf().user_namespace()));
-    infers(session, "user-namespace", "whose capabilities do not count for BPF");
+    infers(session, "user-namespace", "BPF requires capabilities in the host's user namespace");
 }
 
 #[test]
@@ -127,8 +127,7 @@ fn file_capabilities_without_new_privileges() {
     let capable = require!(capable());
     let spec = with_bpf().user(WORK).krunner(&capable.program).no_new_privileges();
     let mut session = require!(Contained::start(&spec));
-    session
-        .assert_snapshot("capabilities", "run krunner as root: under no_new_privs a file's capabilities do not count");
+    session.assert_snapshot("capabilities", "run krunner as root: no_new_privs disables file capabilities");
 }
 
 #[test]
@@ -145,11 +144,11 @@ fn cgroup_namespace() {
     );
 }
 
-/// `krunner monitor`, started in the container from outside, says the same as the session.
+/// `krunner monitor`, started in the container from outside, reports the same as the session.
 #[track_caller]
 fn monitors(mut session: Contained, tracer: &str, confidence: &str) {
     session.until_it_watches();
-    let mut monitor = Monitor::start_program(&session.container.way(), Path::new(KRUNNER), &[]);
+    let mut monitor = Monitor::start_program(&session.container.launch(), Path::new(KRUNNER), &[]);
     let watching = monitor.watching().clone();
     assert_eq!((&watching["tracer"], &watching["scope"]), (&tracer.into(), &"pid-namespace".into()), "{watching}");
     assert_eq!(watching["why_not_bpf"].is_null(), tracer == "bpf", "{watching}");
@@ -162,7 +161,7 @@ fn monitors(mut session: Contained, tracer: &str, confidence: &str) {
     }
     assert_eq!(monitor.end().code(), Some(0), "{}", monitor.stderr());
     let (told, reports) = (monitor.reports(), session.reports());
-    assert_eq!((told.len(), reports.len()), (session.victims.len(), session.victims.len()), "{:#?}", monitor.said());
+    assert_eq!((told.len(), reports.len()), (session.victims.len(), session.victims.len()), "{:#?}", monitor.lines());
     for (told, report) in told.into_iter().zip(&reports) {
         assert_eq!(
             (&told["confidence"], &told["victim"]["cmdline"]),
@@ -182,21 +181,21 @@ fn monitor_without_bpf() {
     monitors(require!(Contained::start(&plain())), "snapshot", "inferred");
 }
 
-/// Where kills cannot be counted, nothing is told until the agent says that there was one, and then who may have been it,
-/// as what it is: a guess.
+/// Where kills cannot be counted, nothing is reported until the agent says that there was one. The report is then marked
+/// as a guess.
 #[track_caller]
 fn guesses(session: Contained) {
-    let _ = guesses_after(session, "CAP_BPF and CAP_PERFMON are needed", || {});
+    let _ = guesses_after(session, "CAP_BPF and CAP_PERFMON are required", || {});
 }
 
-/// The same, when this has happened meanwhile. Returns all that the session has logged.
+/// The same after this has happened. Returns the session's log.
 #[track_caller]
 pub(crate) fn guesses_after(mut session: Contained, reason: &str, meanwhile: impl FnOnce()) -> String {
     session.assert_snapshot("capabilities", reason);
-    // Large for long enough to be seen by a look that nothing hurries, when another one asks for more.
+    // Large for long enough that a regular scan sees it, when another process allocates more.
     session.kill_holder();
     meanwhile();
-    assert_eq!(session.reports(), Vec::<Value>::new(), "nobody knows yet");
+    assert_eq!(session.reports(), Vec::<Value>::new(), "nothing is reported yet");
 
     session.raw.op("event", r#"{"type": "oom", "data": {}}"#);
 

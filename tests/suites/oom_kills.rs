@@ -1,55 +1,59 @@
-//! Real kills for memory: every victim is told of, once, as sure as can be, and nobody else.
+//! Real OOM kills: every victim is reported once with full confidence, and no other process.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 
 use krunner_tests::cgroup::{Cgroup, Version};
-use krunner_tests::{Monitor, Scene, Told, Way, proc, require, wait};
+use krunner_tests::{LaunchMethod, Monitor, Scenario, ScenarioOutput, proc, require, wait};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::oom::{Field, LIMIT_MIB, OWN_MIB, TOO_MUCH, VICTIM, ancestors, assert_filled};
+use crate::oom::{LIMIT_MIB, OWN_MIB, TOO_MUCH, TestEnv, VICTIM, ancestors, assert_filled};
 
 const CONFIRMED: &str = "confirmed";
 
 #[track_caller]
-fn assert_sigkill(told: &Told) {
+fn assert_sigkill(told: &ScenarioOutput) {
     assert_eq!(told.status.signal(), Some(Signal::SIGKILL as i32), "{told:?}");
 }
 
-/// The scene's own process is the only victim, and all figures are plausible.
+/// The scenario's first process is the only victim, and its numbers are plausible.
 #[track_caller]
-fn assert_only_victim(field: Field, told: &Told) -> Value {
+fn assert_only_victim(env: TestEnv, told: &ScenarioOutput) -> Value {
     assert_sigkill(told);
-    let (limit_bytes, room_bytes) = (field.limited.limit_bytes(), field.limited.room_bytes());
-    let report = field.finish(&[(told.pid("victim"), CONFIRMED)]).remove(0);
+    let (limit_bytes, room_bytes) = (env.limited.limit_bytes(), env.limited.room_bytes());
+    let report = env.finish(&[(told.pid("victim"), CONFIRMED)]).remove(0);
     assert_filled(&report, limit_bytes, room_bytes);
     assert_eq!(report["tracer"], "bpf");
     report
 }
 
-/// Who the scene says was killed is the only victim.
+/// The process that the scenario saw killed is the only victim.
 #[track_caller]
-fn assert_only_killed(field: Field, told: &Told) -> Value {
+fn assert_only_killed(env: TestEnv, told: &ScenarioOutput) -> Value {
     let [killed] = told.all("killed")[..] else { panic!("one is killed: {told:?}") };
-    field.finish(&[(killed, CONFIRMED)]).remove(0)
+    env.finish(&[(killed, CONFIRMED)]).remove(0)
 }
 
-/// Plays a crowd in which that one is to be killed. Now and then the kernel kills another one as well: a victim that has
-/// begun to exit is not seen by the OOM killer any more (`css_task_iter_advance`, kernel/cgroup/cgroup.c, leaves out
-/// groups without a live thread), but gives its memory back only later, and later still on a busy machine. That is another
-/// scene, and this one is played again.
+/// Runs a group in which this member is to be killed. Sometimes the kernel kills another member as well: a victim that has
+/// begun to exit is no longer visible to the OOM killer (`css_task_iter_advance`, kernel/cgroup/cgroup.c, leaves out
+/// groups without a live thread), but frees its memory only later, above all on a busy machine. That is another
+/// scenario, so this one is run again.
 #[track_caller]
-fn play_crowd(field: fn() -> Result<Field, String>, members: &[&str], victim: &str) -> Result<(Field, Told), String> {
+fn run_group(
+    env: fn() -> Result<TestEnv, String>,
+    members: &[&str],
+    victim: &str,
+) -> Result<(TestEnv, ScenarioOutput), String> {
     const TIMES: usize = 4;
     for _ in 0..TIMES {
-        let field = field()?;
-        let told = field.play(&[&["crowd"], members].concat());
+        let env = env()?;
+        let told = env.run(&[&["group"], members].concat());
         if told.all("killed") == [told.pid(victim)] {
-            return Ok((field, told));
+            return Ok((env, told));
         }
-        eprintln!("played again, as others were killed: {told:?}");
+        eprintln!("running it again because other processes were killed: {told:?}");
     }
     panic!("{TIMES} times others than {victim} were killed");
 }
@@ -60,13 +64,13 @@ fn running_s(report: &Value) -> f64 {
 
 #[test]
 fn hog_that_lives_20_ms() {
-    let field = require!(Field::new());
-    let told = field.play(&["eat", TOO_MUCH]);
-    let limit_bytes = field.limited.limit_bytes();
-    let version = field.limited.version();
-    let name = field.limited.path().file_name().and_then(OsStr::to_str).expect("a name").to_owned();
+    let env = require!(TestEnv::new());
+    let told = env.run(&["eat", TOO_MUCH]);
+    let limit_bytes = env.limited.limit_bytes();
+    let version = env.limited.version();
+    let name = env.limited.path().file_name().and_then(OsStr::to_str).expect("a name").to_owned();
 
-    let report = assert_only_victim(field, &told);
+    let report = assert_only_victim(env, &told);
 
     assert!(running_s(&report) < 5.0, "{report}");
     assert_eq!(report["victim"]["name"], "victim");
@@ -86,26 +90,26 @@ fn hog_that_lives_20_ms() {
 
 #[test]
 fn hog_4_s_old() {
-    let field = require!(Field::new());
-    let told = field.play(&["eat", TOO_MUCH, "--after-ms", "4000"]);
-    let report = assert_only_victim(field, &told);
+    let env = require!(TestEnv::new());
+    let told = env.run(&["eat", TOO_MUCH, "--after-ms", "4000"]);
+    let report = assert_only_victim(env, &told);
     assert!((4.0..60.0).contains(&running_s(&report)), "{report}");
 }
 
 #[test]
 fn bystanders_that_end_in_the_same_second() {
-    let field = require!(Field::new());
-    let told = field.play(&["bystanders", "8", TOO_MUCH]);
+    let env = require!(TestEnv::new());
+    let told = env.run(&["bystanders", "8", TOO_MUCH]);
     assert_eq!(told.all("exited").len(), 8, "{told:?}");
     assert_eq!(told.all("killed"), [told.pid("victim")], "{told:?}");
-    assert_only_killed(field, &told);
+    assert_only_killed(env, &told);
 }
 
 #[test]
 fn trigger_is_not_the_victim() {
-    let (field, told) = require!(play_crowd(Field::new, &["big=20", "trigger=16"], "big"));
+    let (env, told) = require!(run_group(TestEnv::new, &["big=20", "trigger=16"], "big"));
 
-    let report = assert_only_killed(field, &told);
+    let report = assert_only_killed(env, &told);
 
     assert_eq!(report["trigger"]["pid"], told.pid("trigger"), "{report}");
     assert_eq!(report["trigger"]["name"], "trigger", "{report}");
@@ -114,50 +118,50 @@ fn trigger_is_not_the_victim() {
 
 #[test]
 fn biggest_is_not_the_newest() {
-    let (field, told) = require!(play_crowd(Field::new, &["big=18", "newer=4", "newest=14"], "big"));
-    assert_only_killed(field, &told);
+    let (env, told) = require!(run_group(TestEnv::new, &["big=18", "newer=4", "newest=14"], "big"));
+    assert_only_killed(env, &told);
 }
 
 #[test]
 fn smallest_is_the_victim_because_of_its_score() {
-    let (field, told) = require!(play_crowd(Field::new, &["small=8:1000", "other=9", "trigger=16"], "small"));
-    let report = assert_only_killed(field, &told);
+    let (env, told) = require!(run_group(TestEnv::new, &["small=8:1000", "other=9", "trigger=16"], "small"));
+    let report = assert_only_killed(env, &told);
     assert_eq!(report["victim"]["oom_score_adj"], 1000);
 }
 
 #[test]
 fn thread_that_is_not_the_leader_allocates() {
-    let field = require!(Field::new());
-    let told = field.play(&["thread-eat", TOO_MUCH]);
-    assert_only_victim(field, &told);
+    let env = require!(TestEnv::new());
+    let told = env.run(&["thread-eat", TOO_MUCH]);
+    assert_only_victim(env, &told);
 }
 
 #[test]
 fn leader_thread_is_gone_already() {
-    let field = require!(Field::new());
-    let told = field.play(&["leader-gone", TOO_MUCH]);
-    let report = assert_only_victim(field, &told);
+    let env = require!(TestEnv::new());
+    let told = env.run(&["leader-gone", TOO_MUCH]);
+    let report = assert_only_victim(env, &told);
     let cmdline = report["victim"]["cmdline"].as_str().expect("a text");
     assert!(cmdline.contains("leader-gone"), "as it was before: {report}");
 }
 
 #[test]
 fn sharer_of_the_memory_is_told_with_the_victim() {
-    let field = require!(Field::new());
-    let told = field.play(&["clone-vm", TOO_MUCH]);
+    let env = require!(TestEnv::new());
+    let told = env.run(&["clone-vm", TOO_MUCH]);
     assert_sigkill(&told);
     let (victim, sharer) = (told.pid("victim"), told.pid("sharer"));
     wait::until_true("the kernel kills it, too", || !proc::is_alive(sharer));
-    let mut field = field;
-    field.monitor.until_reports(1);
+    let mut env = env;
+    env.monitor.until_reports(1);
     // Both score the same: the kernel may choose either.
-    let chosen = field.monitor.reports()[0]["victim"]["pid"].as_u64();
+    let chosen = env.monitor.reports()[0]["victim"]["pid"].as_u64();
     let (first, second) = if chosen == Some(sharer.into()) { (sharer, victim) } else { (victim, sharer) };
 
     // The victim lets go of nothing and may have exited, and been reported, before the kernel comes to the other one.
-    let is_late = field.monitor.reports()[0]["members"] == Value::Array(Vec::new());
+    let is_late = env.monitor.reports()[0]["members"] == Value::Array(Vec::new());
     let due = [(first, CONFIRMED), (second, "co-victim")];
-    let reports = field.finish(&due[..if is_late { 2 } else { 1 }]);
+    let reports = env.finish(&due[..if is_late { 2 } else { 1 }]);
 
     if is_late {
         assert_eq!(reports[1]["with_pid"], first, "{}", reports[1]);
@@ -170,53 +174,53 @@ fn sharer_of_the_memory_is_told_with_the_victim() {
 
 #[test]
 fn victim_in_a_nested_pid_namespace() {
-    let field = require!(Field::new());
-    let told = field.play(&["nested-pidns", TOO_MUCH]);
+    let env = require!(TestEnv::new());
+    let told = env.run(&["nested-pidns", TOO_MUCH]);
     assert_eq!(told.all("killed"), [told.pid("victim")], "{told:?}");
-    assert_only_killed(field, &told);
+    assert_only_killed(env, &told);
 }
 
 #[test]
 fn those_who_end_with_their_pid_namespace_are_no_victims() {
-    let field = require!(Field::new());
-    let told = field.play(&["nested-init", TOO_MUCH]);
+    let env = require!(TestEnv::new());
+    let told = env.run(&["nested-init", TOO_MUCH]);
     assert_eq!(told.all("killed").len(), 4, "the kernel ends the siblings too: {told:?}");
-    assert_eq!(field.limited.oom_kills(), 1);
-    field.finish(&[(told.pid("victim"), CONFIRMED)]);
+    assert_eq!(env.limited.oom_kills(), 1);
+    env.finish(&[(told.pid("victim"), CONFIRMED)]);
 }
 
 #[test]
 fn runner_and_victim_in_a_container() {
-    let field = require!(Field::in_world());
-    assert_eq!(field.monitor.watching()["scope"], "pid-namespace");
-    let told = field.play(&["eat", TOO_MUCH]);
-    let report = assert_only_victim(field, &told);
+    let env = require!(TestEnv::in_sandbox());
+    assert_eq!(env.monitor.watching()["scope"], "pid-namespace");
+    let told = env.run(&["eat", TOO_MUCH]);
+    let report = assert_only_victim(env, &told);
     assert_eq!(report["trigger"]["pid"], told.pid("victim"), "{report}");
 }
 
 #[test]
 fn nested_pid_namespace_in_a_container() {
-    let field = require!(Field::in_world());
-    let told = field.play(&["nested-pidns", TOO_MUCH]);
+    let env = require!(TestEnv::in_sandbox());
+    let told = env.run(&["nested-pidns", TOO_MUCH]);
     assert_eq!(told.all("killed"), [told.pid("victim")], "{told:?}");
-    let report = assert_only_killed(field, &told);
+    let report = assert_only_killed(env, &told);
     assert_eq!(report["trigger"]["pid"], told.pid("victim"), "{report}");
 }
 
 #[test]
 fn chain_of_starters_in_a_container() {
-    let (field, told) = require!(play_crowd(Field::in_world, &["big=20", "trigger=16"], "big"));
-    let report = assert_only_killed(field, &told);
+    let (env, told) = require!(run_group(TestEnv::in_sandbox, &["big=20", "trigger=16"], "big"));
+    let report = assert_only_killed(env, &told);
     let starter = &report["ancestors"][0];
     assert_eq!(starter["name"], "victim", "{report}");
-    assert_eq!(starter["cmdline"], format!("{VICTIM} crowd big=20 trigger=16"), "{report}");
+    assert_eq!(starter["cmdline"], format!("{VICTIM} group big=20 trigger=16"), "{report}");
     assert_eq!(starter["exited"], false, "{report}");
 }
 
 #[test]
 fn largest_are_alive_and_sorted() {
-    let (field, told) = require!(play_crowd(Field::new, &["big=18", "newer=4", "newest=14"], "big"));
-    let report = assert_only_killed(field, &told);
+    let (env, told) = require!(run_group(TestEnv::new, &["big=18", "newer=4", "newest=14"], "big"));
+    let report = assert_only_killed(env, &told);
     let largest = report["largest"].as_array().expect("a list");
     assert!(largest.len() <= 5, "{report}");
     let sizes: Vec<_> = largest.iter().map(|process| process["rss_bytes"].as_u64().expect("bytes")).collect();
@@ -226,11 +230,11 @@ fn largest_are_alive_and_sorted() {
 
 #[test]
 fn parent_died_before_the_victim() {
-    let field = require!(Field::new());
-    let told = field.play(&["orphan", TOO_MUCH]);
+    let env = require!(TestEnv::new());
+    let told = env.run(&["orphan", TOO_MUCH]);
     assert_eq!(told.all("killed"), [told.pid("victim")], "{told:?}");
 
-    let report = assert_only_killed(field, &told);
+    let report = assert_only_killed(env, &told);
 
     let ancestors = ancestors(&report);
     let (middle, first) = (told.pid("middle").into(), told.pid("first").into());
@@ -242,37 +246,37 @@ fn parent_died_before_the_victim() {
 
 #[test]
 fn pid_that_is_used_again() {
-    let mut field = require!(Field::in_world());
-    let told = field.play(&["pid-reuse", TOO_MUCH]);
+    let mut env = require!(TestEnv::in_sandbox());
+    let told = env.run_from_outside(&["pid-reuse", TOO_MUCH]);
     let pid = told.pid("second");
     assert_eq!((told.all("killed"), told.pid("early"), told.pid("third")), (vec![pid; 2], pid, pid), "{told:?}");
-    field.monitor.until_reports(2);
-    field.sentinel();
+    env.monitor.until_reports(2);
+    env.marker();
 
-    let reports: Vec<_> = field.monitor.reports().into_iter().filter(|report| report["victim"]["pid"] == pid).collect();
+    let reports: Vec<_> = env.monitor.reports().into_iter().filter(|report| report["victim"]["pid"] == pid).collect();
 
     let names: Vec<_> = reports.iter().map(|report| report["victim"]["name"].clone()).collect();
     assert_eq!(names, ["second", "third"], "in the order of their deaths");
     let cmdline = |index: usize| reports[index]["victim"]["cmdline"].as_str().expect("a text");
     assert!(cmdline(0).contains("second") && cmdline(1).contains("third"), "{reports:#?}");
     assert!(reports.iter().all(|report| running_s(report) < 10.0), "{reports:#?}");
-    assert_eq!(field.monitor.reports().len(), 3, "with the sentinel");
+    assert_eq!(env.monitor.reports().len(), 3, "with the marker");
 }
 
-/// A hog with these further arguments, which it does not look at.
+/// Runs a hog with further arguments, which it ignores.
 #[track_caller]
 fn hog_with(arguments: &[&OsStr]) -> Option<Value> {
-    let field = match Field::new() {
-        Ok(field) => field,
+    let env = match TestEnv::new() {
+        Ok(env) => env,
         Err(reason) => {
             krunner_tests::host::skip("suites::oom_kills::hog_with::here", &reason);
             return None;
         }
     };
-    let mut command = field.way().command(VICTIM);
+    let mut command = env.launch().command(VICTIM);
     command.args(["eat", TOO_MUCH, "--"]).args(arguments);
-    let told = Scene::start(command).end();
-    Some(assert_only_victim(field, &told))
+    let told = Scenario::start(command).end();
+    Some(assert_only_victim(env, &told))
 }
 
 #[test]
@@ -297,17 +301,17 @@ fn command_line_that_is_not_utf8() {
 
 #[test]
 fn command_line_that_is_empty() {
-    let field = require!(Field::new());
-    let told = field.play(&["bare", "empty", TOO_MUCH]);
-    let report = assert_only_victim(field, &told);
+    let env = require!(TestEnv::new());
+    let told = env.run(&["bare", "empty", TOO_MUCH]);
+    let report = assert_only_victim(env, &told);
     assert_eq!(report["victim"]["cmdline"].as_str().map(str::trim), Some(""), "{report}");
 }
 
 #[test]
 fn command_line_that_was_overwritten() {
-    let field = require!(Field::new());
-    let told = field.play(&["bare", "wiped", TOO_MUCH]);
-    let report = assert_only_victim(field, &told);
+    let env = require!(TestEnv::new());
+    let told = env.run(&["bare", "wiped", TOO_MUCH]);
+    let report = assert_only_victim(env, &told);
     // As it was at the exec, or as it was at a later snapshot.
     let cmdline = report["victim"]["cmdline"].as_str().expect("a text").trim();
     assert!(cmdline.is_empty() || cmdline == format!("{VICTIM} bare wiped {TOO_MUCH}"), "{report}");
@@ -315,24 +319,24 @@ fn command_line_that_was_overwritten() {
 
 #[test]
 fn comm_with_parentheses_and_newlines() {
-    let field = require!(Field::new());
-    let told = field.play(&["eat", TOO_MUCH, "--name", "a) R 1 (\nb"]);
-    let report = assert_only_victim(field, &told);
+    let env = require!(TestEnv::new());
+    let told = env.run(&["eat", TOO_MUCH, "--name", "a) R 1 (\nb"]);
+    let report = assert_only_victim(env, &told);
     let name = report["victim"]["name"].as_str().expect("a text");
     assert!(name.starts_with("a) R 1 ("), "{report}");
 }
 
 #[test]
-fn all_namespaces_shows_what_the_fence_hides() {
+fn all_namespaces_shows_what_the_cgroup_filter_hides() {
     let scratch = require!(Cgroup::scratch());
     let (own, limited) = (scratch.limited("own", OWN_MIB), scratch.limited("other", LIMIT_MIB));
-    require!(Monitor::start(&Way::here()).needs_bpf());
+    require!(Monitor::start(&LaunchMethod::direct()).needs_bpf());
     let mut monitor =
-        Monitor::start_program(&Way::here().cgroup(&own), &krunner_tests::binary(), &["--all-namespaces"]);
+        Monitor::start_program(&LaunchMethod::direct().cgroup(&own), &krunner_tests::binary(), &["--all-namespaces"]);
     assert_eq!(monitor.watching()["scope"], "all");
-    let mut command = Way::here().cgroup(&limited).command(VICTIM);
+    let mut command = LaunchMethod::direct().cgroup(&limited).command(VICTIM);
     command.args(["eat", TOO_MUCH]);
-    let told = Scene::start(command).end();
+    let told = Scenario::start(command).end();
     assert_sigkill(&told);
     monitor.until_report_of(told.pid("victim"));
 }

@@ -13,7 +13,7 @@ pub(crate) const CERTAIN: &str = "detected oom-killed process:";
 pub(crate) const NOTHING_FOUND: &str = "failed to get the information";
 
 /// At the end of a report that lists other processes.
-pub(crate) const LARGEST: &str = "largest processes alive:";
+pub(crate) const LARGEST: &str = "largest surviving processes:";
 
 /// A SIGKILL that a process sent; what follows is its pid and its name.
 pub(crate) const SIGKILL_FROM: &str = "SIGKILL from";
@@ -26,7 +26,7 @@ pub(crate) const NOT_THE_OOM_KILLER: &str = "not the OOM killer";
 
 /// A cgroup that is full and whose OOM killer is disabled.
 pub(crate) const OUT_OF_MEMORY: &str = "out of memory";
-pub(crate) const MAY_NOT_KILL: &str = "may not kill";
+pub(crate) const MAY_NOT_KILL: &str = "oom killer disabled";
 
 /// In the hint at a full tmpfs, beside its mount point.
 pub(crate) const TMPFS: &str = "tmpfs";

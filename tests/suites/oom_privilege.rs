@@ -1,4 +1,4 @@
-//! What the monitor may, what it keeps of that, what it hands on (nothing), and how it goes without.
+//! The monitor's privileges: which it keeps, that children inherit none, and how it runs without them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use krunner_tests::cgroup::Cgroup;
-use krunner_tests::{Monitor, Raw, Scene, Setup, Way, World, binary, host, proc, require, wait};
+use krunner_tests::{LaunchMethod, Monitor, Raw, Sandbox, Scenario, Setup, binary, host, proc, require, wait};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -27,7 +27,7 @@ fn own_capabilities() -> BTreeMap<String, String> {
     capabilities(&fs::read_to_string("/proc/thread-self/status").expect("our own status"))
 }
 
-/// None in any set but the bounding one, which gives nothing.
+/// No capability in any set but the bounding set, which grants nothing.
 fn is_none(sets: &BTreeMap<String, String>) -> bool {
     ["CapInh", "CapPrm", "CapEff", "CapAmb"].iter().all(|field| sets[*field].bytes().all(|digit| digit == b'0'))
 }
@@ -45,7 +45,7 @@ pub(crate) fn threads_without_any(pid: u32) -> bool {
     !sets.is_empty() && sets.iter().all(is_none)
 }
 
-/// The binary with file capabilities, in a folder that anybody may enter.
+/// The binary with file capabilities, in a world-accessible folder.
 pub(crate) struct Capable {
     _folder: TempDir,
     pub(crate) program: PathBuf,
@@ -55,7 +55,7 @@ pub(crate) fn capable() -> Result<Capable, String> {
     capable_of("cap_bpf,cap_perfmon+ep")
 }
 
-/// The same with these, in the words of `setcap`.
+/// The same with these capabilities, in the syntax of `setcap`.
 pub(crate) fn capable_of(capabilities: &str) -> Result<Capable, String> {
     host::root()?;
     host::util_linux()?;
@@ -72,7 +72,7 @@ pub(crate) fn capable_of(capabilities: &str) -> Result<Capable, String> {
     }
 }
 
-/// The child's sets, and what its descriptors are links to.
+/// The child's capability sets and the targets of its file descriptors.
 fn child_of(setup: Setup) -> (BTreeMap<String, String>, String) {
     let runner = setup.start();
     let mut raw = Raw::connect(&runner);
@@ -122,11 +122,12 @@ fn monitor_with_file_capabilities_is_as_precise_and_has_none_left() {
     let capable = require!(capable());
     let scratch = require!(Cgroup::scratch());
     let limited = scratch.limited("limited", LIMIT_MIB);
-    let mut monitor = Monitor::start_program(&Way::here().cgroup(&scratch).user(NOBODY), &capable.program, &[]);
+    let mut monitor =
+        Monitor::start_program(&LaunchMethod::direct().cgroup(&scratch).user(NOBODY), &capable.program, &[]);
     assert_eq!(monitor.watching()["tracer"], "bpf", "{}", monitor.watching());
     assert!(threads_without_any(monitor.process()), "once it watches it has none");
 
-    let pid = killed_in(&Way::here().cgroup(&limited).user(NOBODY));
+    let pid = killed_in(&LaunchMethod::direct().cgroup(&limited).user(NOBODY));
 
     monitor.until_report_of(pid);
     let report = monitor.reports()[0].clone();
@@ -140,8 +141,9 @@ fn monitor_with_file_capabilities_is_as_precise_and_has_none_left() {
 #[test]
 fn file_capabilities_are_no_way_to_see_other_peoples_processes() {
     let capable = require!(capable());
-    let way = Way::here().user(NOBODY);
-    let output = way.command(&capable.program).args(["monitor", "--all-namespaces"]).output().expect("krunner starts");
+    let launch = LaunchMethod::direct().user(NOBODY);
+    let output =
+        launch.command(&capable.program).args(["monitor", "--all-namespaces"]).output().expect("krunner starts");
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
@@ -149,32 +151,32 @@ fn file_capabilities_are_no_way_to_see_other_peoples_processes() {
 #[test]
 fn whole_machine_is_not_watched_by_halves() {
     require!(host::root().and_then(|()| host::util_linux()));
-    let way = Way::here().user(NOBODY);
-    let output = way.command(binary()).args(["monitor", "--all-namespaces"]).output().expect("krunner starts");
+    let launch = LaunchMethod::direct().user(NOBODY);
+    let output = launch.command(binary()).args(["monitor", "--all-namespaces"]).output().expect("krunner starts");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let reason = "--all-namespaces takes BPF, which cannot be had: the kernel refuses bpf(2)";
+    let reason = "--all-namespaces requires eBPF, which is unavailable: bpf(2) failed";
     assert_eq!((output.status.code(), said.contains(reason)), (Some(1), true), "{said}");
     assert!(output.stdout.is_empty(), "{output:?}");
 }
 
-/// Has one killed for memory there.
+/// Causes an OOM kill there.
 #[track_caller]
-fn killed_in(way: &Way) -> u32 {
-    let mut command = way.command(VICTIM);
+fn killed_in(launch: &LaunchMethod) -> u32 {
+    let mut command = launch.command(VICTIM);
     command.args(["eat", TOO_MUCH]);
-    let told = Scene::start(command).end();
+    let told = Scenario::start(command).end();
     assert_eq!(told.status.signal(), Some(9), "{told:?}");
     told.pid("victim")
 }
 
-/// A monitor that starts in some strange way, and a kill near it. Returns what it said at the start, and what of the
+/// Starts a monitor in an unusual way and causes a kill. Returns its first line and what it reports of the
 /// kill within the time that one more of its snapshots takes.
 #[track_caller]
-fn told_with(scratch: &Cgroup, way: &Way) -> (Value, Vec<Value>, u32) {
+fn told_with(scratch: &Cgroup, launch: &LaunchMethod) -> (Value, Vec<Value>, u32) {
     let limited = scratch.limited("limited", LIMIT_MIB);
-    let mut monitor = Monitor::start(way);
+    let mut monitor = Monitor::start(launch);
     let watching = monitor.watching().clone();
-    let pid = killed_in(&Way::here().cgroup(&limited));
+    let pid = killed_in(&LaunchMethod::direct().cgroup(&limited));
     if watching["tracer"] == "bpf" {
         monitor.until_report_of(pid);
     }
@@ -185,14 +187,14 @@ fn told_with(scratch: &Cgroup, way: &Way) -> (Value, Vec<Value>, u32) {
     (watching, reports, pid)
 }
 
-/// Without BPF: it says why in these words, and of the kill no more than it can know.
+/// Without BPF the monitor states this reason, and reports no more of the kill than it can know.
 #[track_caller]
-fn assert_snapshot(way: impl FnOnce(Way) -> Way, reason: &[&str]) {
+fn assert_snapshot(launch: impl FnOnce(LaunchMethod) -> LaunchMethod, reason: &[&str]) {
     let scratch = match host::util_linux().and_then(|()| Cgroup::scratch()) {
         Ok(scratch) => scratch,
         Err(error) => return host::skip("suites::oom_privilege::assert_snapshot::here", &error),
     };
-    let (watching, reports, pid) = told_with(&scratch, &way(Way::here().cgroup(&scratch)));
+    let (watching, reports, pid) = told_with(&scratch, &launch(LaunchMethod::direct().cgroup(&scratch)));
     assert_eq!(watching["tracer"], "snapshot", "{watching}");
     let why = watching["why_not_bpf"].as_str().unwrap_or_default().to_lowercase();
     assert!(reason.iter().any(|word| why.contains(word)), "{watching}");
@@ -200,17 +202,17 @@ fn assert_snapshot(way: impl FnOnce(Way) -> Way, reason: &[&str]) {
     for report in reports {
         assert!(report["confidence"] == "inferred" || report["confidence"] == "possible", "{report}");
         assert_eq!(report["tracer"], "snapshot");
-        assert_eq!(report["victim"]["pid"], pid, "nobody else was killed: {report}");
+        assert_eq!(report["victim"]["pid"], pid, "no other process was killed: {report}");
     }
 }
 
 #[track_caller]
-fn assert_bpf(way: impl FnOnce(Way) -> Way) {
+fn assert_bpf(launch: impl FnOnce(LaunchMethod) -> LaunchMethod) {
     let scratch = match host::util_linux().and_then(|()| Cgroup::scratch()) {
         Ok(scratch) => scratch,
         Err(error) => return host::skip("suites::oom_privilege::assert_bpf::here", &error),
     };
-    let (watching, reports, pid) = told_with(&scratch, &way(Way::here().cgroup(&scratch)));
+    let (watching, reports, pid) = told_with(&scratch, &launch(LaunchMethod::direct().cgroup(&scratch)));
     assert_eq!((&watching["tracer"], &watching["why_not_bpf"]), (&"bpf".into(), &Value::Null));
     let [report] = &reports[..] else { panic!("one report: {reports:#?}") };
     assert_eq!((&report["victim"]["pid"], &report["confidence"]), (&pid.into(), &"confirmed".into()));
@@ -222,55 +224,55 @@ done";
 
 #[test]
 fn no_tracefs() {
-    assert_bpf(|way| way.mounts(NO_TRACEFS));
+    assert_bpf(|launch| launch.mounts(NO_TRACEFS));
 }
 
 #[test]
 fn with_tracefs() {
-    assert_bpf(|way| way.mounts("mount -t tracefs tracefs /sys/kernel/tracing"));
+    assert_bpf(|launch| launch.mounts("mount -t tracefs tracefs /sys/kernel/tracing"));
 }
 
 #[test]
 fn no_capabilities() {
-    assert_snapshot(|way| way.user(NOBODY), &["cap_bpf", "capabilit", "not permitted"]);
+    assert_snapshot(|launch| launch.user(NOBODY), &["cap_bpf", "capabilit", "not permitted"]);
 }
 
 #[test]
 fn capabilities_but_no_btf() {
-    assert_snapshot(|way| way.mounts("mount --bind /dev/null /sys/kernel/btf/vmlinux"), &["btf"]);
+    assert_snapshot(|launch| launch.mounts("mount --bind /dev/null /sys/kernel/btf/vmlinux"), &["btf"]);
 }
 
 #[test]
 fn capabilities_but_an_empty_btf() {
     let mounts = "mount -t tmpfs tmpfs /sys/kernel/btf; : > /sys/kernel/btf/vmlinux";
-    assert_snapshot(|way| way.mounts(mounts), &["btf"]);
+    assert_snapshot(|launch| launch.mounts(mounts), &["btf"]);
 }
 
 #[test]
 fn capabilities_but_no_btf_at_all() {
-    assert_snapshot(|way| way.mounts("mount -t tmpfs tmpfs /sys/kernel/btf"), &["btf"]);
+    assert_snapshot(|launch| launch.mounts("mount -t tmpfs tmpfs /sys/kernel/btf"), &["btf"]);
 }
 
 #[test]
 fn capabilities_but_a_garbled_btf() {
     let mounts = "mount -t tmpfs tmpfs /sys/kernel/btf; head -c 300000 /dev/urandom > /sys/kernel/btf/vmlinux";
-    assert_snapshot(|way| way.mounts(mounts), &["btf"]);
+    assert_snapshot(|launch| launch.mounts(mounts), &["btf"]);
 }
 
 #[test]
 fn bpf_blocked_by_seccomp() {
-    assert_snapshot(|way| way.then([VICTIM, "no-bpf"]), &["seccomp", "not permitted", "forbid", "block"]);
+    assert_snapshot(|launch| launch.then([VICTIM, "no-bpf"]), &["seccomp", "not permitted", "forbid", "block"]);
 }
 
 #[test]
 fn proc_with_hidepid_as_root() {
     let scratch = require!(host::util_linux().and_then(|()| Cgroup::scratch()));
-    let world = World::new();
+    let sandbox = Sandbox::new();
     let limited = scratch.limited("limited", LIMIT_MIB);
     let hide = "mount -o remount,hidepid=2 /proc";
-    let mut monitor = Monitor::start(&Way::here().world(&world).cgroup(&scratch).mounts(hide));
+    let mut monitor = Monitor::start(&LaunchMethod::direct().sandbox(&sandbox).cgroup(&scratch).mounts(hide));
     require!(monitor.needs_bpf());
-    let pid = killed_in(&Way::here().world(&world).cgroup(&limited));
+    let pid = killed_in(&LaunchMethod::direct().sandbox(&sandbox).cgroup(&limited));
     monitor.until_report_of(pid);
     assert_eq!(monitor.end().code(), Some(0));
 }
@@ -278,26 +280,27 @@ fn proc_with_hidepid_as_root() {
 #[test]
 fn proc_with_hidepid_as_nobody() {
     let scratch = require!(host::util_linux().and_then(|()| Cgroup::scratch()));
-    let world = World::new();
+    let sandbox = Sandbox::new();
     let hide = "mount -o remount,hidepid=2 /proc";
-    let mut monitor = Monitor::start(&Way::here().world(&world).cgroup(&scratch).mounts(hide).user(NOBODY));
+    let mut monitor =
+        Monitor::start(&LaunchMethod::direct().sandbox(&sandbox).cgroup(&scratch).mounts(hide).user(NOBODY));
     assert_eq!(monitor.watching()["tracer"], "snapshot");
     assert_eq!(monitor.end().code(), Some(0), "{}", monitor.stderr());
-    assert_eq!(monitor.reports().len(), 0, "{:#?}", monitor.said());
+    assert_eq!(monitor.reports().len(), 0, "{:#?}", monitor.lines());
 }
 
 #[test]
 fn proc_with_hidepid_and_file_capabilities() {
     let capable = require!(capable());
     let scratch = require!(Cgroup::scratch());
-    let world = World::new();
+    let sandbox = Sandbox::new();
     let limited = scratch.limited("limited", LIMIT_MIB);
     let hide = "mount -o remount,hidepid=2 /proc";
-    let way = Way::here().world(&world).cgroup(&scratch).mounts(hide).user(NOBODY);
-    let mut monitor = Monitor::start_program(&way, &capable.program, &[]);
+    let launch = LaunchMethod::direct().sandbox(&sandbox).cgroup(&scratch).mounts(hide).user(NOBODY);
+    let mut monitor = Monitor::start_program(&launch, &capable.program, &[]);
     assert_eq!(monitor.watching()["tracer"], "bpf", "{}", monitor.watching());
     // Another user's process, of which /proc shows nothing: BPF has seen it.
-    let pid = killed_in(&Way::here().world(&world).cgroup(&limited));
+    let pid = killed_in(&LaunchMethod::direct().sandbox(&sandbox).cgroup(&limited));
     monitor.until_report_of(pid);
     assert_eq!(monitor.reports()[0]["confidence"], "confirmed");
     assert_eq!(monitor.end().code(), Some(0));

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use krunner_tests::cgroup::Cgroup;
-use krunner_tests::{Runner, Setup, Way, proc, require, wait};
+use krunner_tests::{LaunchMethod, Runner, Setup, proc, require, wait};
 use nix::sys::signal::Signal;
 
 use crate::app;
@@ -20,16 +20,16 @@ const RECORDS_BYTES: [u64; 2] = [256 * 1024; 2];
 const LOG_BYTES: u64 = 4096;
 
 /// A session in a cgroup of its own.
-struct World {
+struct TestEnv {
     runner: Runner,
     scratch: Cgroup,
 }
 
-impl World {
+impl TestEnv {
     fn start(setup: Setup) -> Result<Self, String> {
         let scratch = Cgroup::scratch()?;
-        let way = Way::here().cgroup(&scratch);
-        let links: Vec<_> = way.links().iter().map(|link| link.to_str().expect("UTF-8")).collect();
+        let launch = LaunchMethod::direct().cgroup(&scratch);
+        let links: Vec<_> = launch.argv_prefix().iter().map(|link| link.to_str().expect("UTF-8")).collect();
         let runner = setup.prefix(&links).start();
         runner.settle();
         wait::until_true("BPF is attached", || proc::has_bpf(runner.pid()));
@@ -42,7 +42,7 @@ impl World {
         const EXECS: u64 = 2000;
         proc::signal(self.runner.pid(), Signal::SIGSTOP);
         let line = format!("i=0; while [ $i -lt {EXECS} ]; do /bin/true; i=$((i+1)); done");
-        let status = Way::here().cgroup(&self.scratch).command("sh").args(["-c", &line]).status();
+        let status = LaunchMethod::direct().cgroup(&self.scratch).command("sh").args(["-c", &line]).status();
         proc::signal(self.runner.pid(), Signal::SIGCONT);
         assert!(status.expect("sh starts").success());
         // The count comes by another way than the line, and after it.
@@ -52,14 +52,14 @@ impl World {
 
 #[test]
 fn debug_shows_what_programs_log() {
-    let world = require!(World::start(app().debug()));
-    assert_eq!(proc::ring_buffers(world.runner.pid()), [[LOG_BYTES].as_slice(), &RECORDS_BYTES].concat());
+    let env = require!(TestEnv::start(app().debug()));
+    assert_eq!(proc::ring_buffers(env.runner.pid()), [[LOG_BYTES].as_slice(), &RECORDS_BYTES].concat());
 
-    world.overflow();
+    env.overflow();
 
-    let line = world.runner.wait_for_log(&[FROM_PROGRAM, "was dropped on CPU", "the ring buffer PROCESSES is full"]);
+    let line = env.runner.wait_for_log(&[FROM_PROGRAM, "dropped the record of", "ring buffer PROCESSES is full"]);
     assert!(line.contains("the record of a fork") || line.contains("the record of an exec"), "{line}");
-    let text = world.runner.stderr();
+    let text = env.runner.stderr();
     // One, and one more for each second in which this machine let no process start.
     let lines = text.lines().filter(|line| line.starts_with(FROM_PROGRAM)).count();
     assert!((1..10).contains(&lines), "{text}");
@@ -67,12 +67,12 @@ fn debug_shows_what_programs_log() {
 
 #[test]
 fn without_debug_programs_log_nothing() {
-    let world = require!(World::start(app()));
-    assert_eq!(proc::ring_buffers(world.runner.pid()), RECORDS_BYTES);
+    let env = require!(TestEnv::start(app()));
+    assert_eq!(proc::ring_buffers(env.runner.pid()), RECORDS_BYTES);
 
-    world.overflow();
+    env.overflow();
 
-    let text = world.runner.stderr();
+    let text = env.runner.stderr();
     assert!(!text.contains(FROM_PROGRAM), "{text}");
 }
 
@@ -85,5 +85,5 @@ fn task_outside_of_our_pid_namespace_teaches_nothing() {
     assert!(Command::new("true").status().expect("it starts").success());
 
     let line = session.runner.wait_for_log(&[FROM_PROGRAM, "is not ours"]);
-    assert!(line.contains("a task of PID namespace level "), "{line}");
+    assert!(line.contains("a task at PID namespace level "), "{line}");
 }

@@ -1,4 +1,4 @@
-//! A kill in a session: told to the agent's client at once, and only once.
+//! An OOM kill in a session is reported to the agent's client at once, and only once.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use krunner_tests::cgroup::Cgroup;
-use krunner_tests::{Agent, Run, Runner, Setup, Way, host, proc, require, wait};
+use krunner_tests::{Agent, LaunchMethod, Run, Runner, Setup, host, proc, require, wait};
 use serde_json::{Value, json};
 
 use crate::limited_session::NO_BPF;
@@ -15,19 +15,19 @@ use crate::oom_phrases::{CERTAIN, HEADING, NOTHING_FOUND, count};
 use crate::{app, wait_for_file, with_agent};
 
 /// A session in a cgroup of its own, and one below it in which memory is short.
-struct World {
+struct TestEnv {
     agent: Agent,
     runner: Runner,
     limited: Cgroup,
     _scratch: Cgroup,
 }
 
-impl World {
+impl TestEnv {
     fn start(client: &Path, setup: Setup) -> Result<Self, String> {
         let scratch = Cgroup::scratch()?;
         let limited = scratch.limited("limited", LIMIT_MIB);
-        let way = Way::here().cgroup(&scratch);
-        let links: Vec<_> = way.links().iter().map(|link| link.to_str().expect("UTF-8")).collect();
+        let launch = LaunchMethod::direct().cgroup(&scratch);
+        let links: Vec<_> = launch.argv_prefix().iter().map(|link| link.to_str().expect("UTF-8")).collect();
         let (runner, agent) = with_agent(client, setup.prefix(&links));
         wait::until_true("BPF is attached", || proc::has_bpf(runner.pid()));
         Ok(Self { agent, runner, limited, _scratch: scratch })
@@ -50,17 +50,17 @@ impl World {
 #[test]
 fn kill_is_told_in_the_run_with_the_tree_down_to_the_runner() {
     let client = require!(host::agent_python());
-    let world = require!(World::start(&client, app()));
+    let env = require!(TestEnv::start(&client, app()));
 
-    let run = world.run_with_a_kill();
+    let run = env.run_with_a_kill();
 
     let text = run.stderr();
     assert_eq!((count(&text, HEADING), count(&text, CERTAIN)), (1, 1), "{text}");
-    let hog = world.runner.wait_for("hog");
+    let hog = env.runner.wait_for("hog");
     let line =
         text.lines().find(|line| line.contains(hog.trim_end()) && line.contains("rss")).expect("the victim's line");
     assert!(line.contains(&format!("{VICTIM} eat {TOO_MUCH}")), "{line}");
-    let runner = text.lines().find(|line| line.contains(&format!("{} (running for ", world.runner.pid())));
+    let runner = text.lines().find(|line| line.contains(&format!("{} (running for ", env.runner.pid())));
     assert!(runner.is_some_and(|line| line.contains("   └─ ")), "{text}");
     assert!(text.contains("confirmed"), "{text}");
 }
@@ -68,14 +68,14 @@ fn kill_is_told_in_the_run_with_the_tree_down_to_the_runner() {
 #[test]
 fn agents_event_adds_nothing_to_a_kill_that_was_told() {
     let client = require!(host::agent_python());
-    let world = require!(World::start(&client, app()));
-    world.run_with_a_kill();
+    let env = require!(TestEnv::start(&client, app()));
+    env.run_with_a_kill();
 
-    world.agent.event("oom", &json!({}));
+    env.agent.event("oom", &json!({}));
 
     // The contract gives an event 15 s to be answered: in that time and a little more there is nothing to see.
-    let answer = wait::within(Duration::from_secs(17), || world.runner.stderr().contains(NOTHING_FOUND).then_some(()));
-    let text = world.runner.stderr();
+    let answer = wait::within(Duration::from_secs(17), || env.runner.stderr().contains(NOTHING_FOUND).then_some(()));
+    let text = env.runner.stderr();
     assert_eq!((answer, count(&text, CERTAIN), count(&text, HEADING)), (None, 1, 1), "{text}");
 }
 
@@ -89,8 +89,8 @@ fn event_without_a_kill_says_that_nothing_was_found() {
     }
     // Others on this machine, who come and go, are out of sight.
     let alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
-    let way = Way::here().then(alone).mounts("mount -t tmpfs none /sys/fs/cgroup").then(NO_BPF);
-    let links: Vec<_> = way.links().iter().map(|link| link.to_str().expect("UTF-8")).collect();
+    let launch = LaunchMethod::direct().then(alone).mounts("mount -t tmpfs none /sys/fs/cgroup").then(NO_BPF);
+    let links: Vec<_> = launch.argv_prefix().iter().map(|link| link.to_str().expect("UTF-8")).collect();
     let (runner, agent) = with_agent(&client, app().prefix(&links));
     runner.wait_for_log(&["OOM kills are inferred, not traced"]);
 
@@ -104,10 +104,10 @@ fn event_without_a_kill_says_that_nothing_was_found() {
 #[test]
 fn kill_is_kept_as_json_for_the_user_only() {
     let client = require!(host::agent_python());
-    let world = require!(World::start(&client, app().folder("home/work/.logs")));
-    world.run_with_a_kill();
+    let env = require!(TestEnv::start(&client, app().folder("home/work/.logs")));
+    env.run_with_a_kill();
 
-    let path = world.runner.home().join(".logs/oom.jsonl");
+    let path = env.runner.home().join(".logs/oom.jsonl");
     let text =
         wait::until("a line in oom.jsonl", || fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n')));
 
@@ -115,7 +115,7 @@ fn kill_is_kept_as_json_for_the_user_only() {
     assert_eq!(mode & 0o777, 0o600);
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let [report] = &lines[..] else { panic!("one line: {text}") };
-    let hog: u32 = world.runner.wait_for("hog").trim_end().parse().expect("a pid");
+    let hog: u32 = env.runner.wait_for("hog").trim_end().parse().expect("a pid");
     assert_eq!((&report["event"], &report["confidence"]), (&"oom_kill".into(), &"confirmed".into()));
     assert_eq!(report["victim"]["pid"], hog);
 }
@@ -123,7 +123,7 @@ fn kill_is_kept_as_json_for_the_user_only() {
 #[test]
 fn without_the_folder_nothing_is_kept() {
     let client = require!(host::agent_python());
-    let world = require!(World::start(&client, app()));
-    world.run_with_a_kill();
-    assert!(!world.runner.home().join(".logs").exists());
+    let env = require!(TestEnv::start(&client, app()));
+    env.run_with_a_kill();
+    assert!(!env.runner.home().join(".logs").exists());
 }

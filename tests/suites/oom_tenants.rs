@@ -1,19 +1,19 @@
-//! Two containers side by side: each session tells of its own kills, and neither names the other's processes.
+//! Two containers side by side: each session reports its own kills, and neither names the other's processes.
 
 use std::process::Command;
 
 use krunner_tests::cgroup::Cgroup;
 use krunner_tests::container::{self, HELPER, Spec};
-use krunner_tests::{Scene, host, require};
+use krunner_tests::{Scenario, host, require};
 
 use crate::contained::{Contained, all, plain, with_bpf};
 use crate::oom::{TOO_MUCH, VICTIM};
 use crate::oom_containers::guesses_after;
 
-/// In the command line of other people's processes.
+/// In the command line of processes outside both containers.
 const STRANGER: &str = "tenant-b";
 
-/// Two tenants at once: each session is told of its own kill, and of nothing that is the other's.
+/// Two tenants at once: each session reports its own kill and nothing of the other's.
 #[track_caller]
 fn keep_apart(spec: &Spec, confidence: &str) {
     const TENANTS: [&str; 2] = ["tenant-a", STRANGER];
@@ -38,7 +38,7 @@ fn keep_apart(spec: &Spec, confidence: &str) {
     }
     let tracer = if confidence == "confirmed" { "bpf" } else { "snapshot" };
     for ((session, own), other) in sessions.iter_mut().zip(TENANTS).zip(TENANTS.iter().rev()) {
-        session.assert_told_of_victims_only(tracer, confidence);
+        session.assert_reported_only_victims(tracer, confidence);
         let told = [session.runner.stderr(), session.runner.read(".logs/oom.jsonl").unwrap_or_default()].concat();
         assert!(told.contains(own) && !told.contains(other), "{own}: {told}");
     }
@@ -81,11 +81,12 @@ fn hosts_pid_namespace_and_no_cgroups_is_no_way_to_name_others() {
     let hoard = || {
         let mut command = Command::new(VICTIM);
         command.args(["eat", "200", "--hold", "--", STRANGER]);
-        let scene = Scene::start(command);
-        scene.until("ready");
-        scene
+        let scenario = Scenario::start(command);
+        scenario.until("ready");
+        scenario
     };
     let (_stays, goes) = (hoard(), hoard());
-    let text = guesses_after(session, "only a memory cgroup tells ours from others", || drop(goes.end()));
+    let text =
+        guesses_after(session, "a memory cgroup is required to identify krunner's own processes", || drop(goes.end()));
     assert!(!text.contains(STRANGER), "{text}");
 }

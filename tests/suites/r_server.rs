@@ -7,14 +7,14 @@ use krunner_tests::{Raw, Runner, Server, Setup, Transcript, host, require};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-struct World {
+struct TestEnv {
     server: Server,
     runner: Runner,
     raw: Raw,
 }
 
 /// A server whose tokens live for so many seconds, and a session on it.
-fn world(expires_in: &str) -> Result<World, String> {
+fn env(expires_in: &str) -> Result<TestEnv, String> {
     let python = host::user_python()?;
     let server = Server::start(&python, "r_server.py", &[expires_in]);
     let runner = Setup::new("r_server_ms")
@@ -23,10 +23,10 @@ fn world(expires_in: &str) -> Result<World, String> {
         .env("MRS_PASSWORD", "pässword")
         .start();
     let raw = Raw::connect(&runner);
-    Ok(World { server, runner, raw })
+    Ok(TestEnv { server, runner, raw })
 }
 
-impl World {
+impl TestEnv {
     #[track_caller]
     fn run(&mut self, code: &str) -> Transcript {
         self.raw.op("code", code);
@@ -44,7 +44,7 @@ impl World {
     /// Stops the runner; what was asked of the server since its greeting, and what is left there.
     #[track_caller]
     fn end(mut self) -> (Vec<String>, Value) {
-        // A second signal would cut the farewell short.
+        // A second signal would cut the shutdown short.
         if self.runner.is_running() {
             self.runner.signal(Signal::SIGTERM);
         }
@@ -67,14 +67,14 @@ fn clean() -> Value {
 
 #[test]
 fn code_runs_in_one_session_which_is_deleted_at_the_end() {
-    let mut world = require!(world("3600"));
-    assert_eq!(world.shown("x <- \"ü\\n\""), "ran x <- \"ü\\n\" in session-3\n");
-    assert_eq!(world.shown("x"), "ran x in session-3\n");
-    let failed = world.run("fail");
+    let mut env = require!(env("3600"));
+    assert_eq!(env.shown("x <- \"ü\\n\""), "ran x <- \"ü\\n\" in session-3\n");
+    assert_eq!(env.shown("x"), "ran x in session-3\n");
+    let failed = env.run("fail");
     assert_eq!((failed.stdout(), failed.stderr()), ("before\n".into(), "Error: object 'x' not found\n".into()));
     assert_eq!(failed.codes(), [("finished", 1)]);
-    assert_eq!(world.shown("flood").len(), 1 << 20);
-    let (asked, left) = world.end();
+    assert_eq!(env.shown("flood").len(), 1 << 20);
+    let (asked, left) = env.end();
     let execute = "POST /sessions/session-3/execute";
     let expected = [
         "POST /login",
@@ -92,25 +92,25 @@ fn code_runs_in_one_session_which_is_deleted_at_the_end() {
 
 #[test]
 fn nothing_is_asked_of_the_server_without_code() {
-    let world = require!(world("3600"));
-    assert_eq!(world.end(), (vec![], clean()));
+    let env = require!(env("3600"));
+    assert_eq!(env.end(), (vec![], clean()));
 }
 
 #[test]
 fn tokens_are_refreshed_before_they_expire_and_when_they_are_refused() {
-    let mut world = require!(world("0"));
-    world.shown("x");
-    let (asked, left) = world.end();
+    let mut env = require!(env("0"));
+    env.shown("x");
+    let (asked, left) = env.end();
     let refresh = "POST /login/refreshToken";
     assert_eq!(asked[..5], ["POST /login", "POST /sessions", refresh, "POST /sessions/session-3/execute", refresh]);
     assert_eq!(left, clean());
 
-    let mut world = require!(self::world("3600"));
-    world.shown("expire");
-    assert_eq!(world.shown("x"), "ran x in session-3\n");
-    world.shown("lock");
-    assert_eq!(world.shown("y"), "ran y in session-3\n");
-    let (asked, left) = world.end();
+    let mut env = require!(self::env("3600"));
+    env.shown("expire");
+    assert_eq!(env.shown("x"), "ran x in session-3\n");
+    env.shown("lock");
+    assert_eq!(env.shown("y"), "ran y in session-3\n");
+    let (asked, left) = env.end();
     let execute = "POST /sessions/session-3/execute";
     assert_eq!(asked[3..6], [execute, refresh, execute]);
     assert_eq!(asked[6..11], [execute, execute, refresh, "POST /login", execute]);
@@ -119,40 +119,40 @@ fn tokens_are_refreshed_before_they_expire_and_when_they_are_refused() {
 
 #[test]
 fn session_that_is_gone_is_replaced_and_that_is_told() {
-    let mut world = require!(world("3600"));
-    assert_eq!(world.shown("forget"), "ran forget in session-3\n");
-    let run = world.run("x");
+    let mut env = require!(env("3600"));
+    assert_eq!(env.shown("forget"), "ran forget in session-3\n");
+    let run = env.run("x");
     assert_eq!(run.codes(), [("finished", 0)]);
     assert_eq!(run.stdout(), "ran x in session-4\n");
-    assert!(run.stderr().contains("ran in a new one, without your variables"), "{}", run.stderr());
-    assert_eq!(world.end().1, clean());
+    assert!(run.stderr().contains("ran in a new session without your variables"), "{}", run.stderr());
+    assert_eq!(env.end().1, clean());
 }
 
 #[test]
 fn interrupt_cancels_what_runs_and_the_session_goes_on() {
-    let mut world = require!(world("3600"));
-    world.raw.op("code", "wait");
-    while world.server.next()["asked"] != json!("(waits)") {}
-    world.raw.op("interrupt", "");
-    assert_eq!(world.raw.read_runs(1).codes(), [("finished", -2)]);
-    assert_eq!(world.shown("x"), "ran x in session-3\n");
-    world.raw.op("code", "wait");
-    while world.server.next()["asked"] != json!("(waits)") {}
-    world.runner.signal(Signal::SIGTERM);
-    assert_eq!(world.raw.read_to_end().codes(), [("finished", -15)]);
-    assert!(world.runner.wait_exit().success());
-    let (asked, left) = world.end();
+    let mut env = require!(env("3600"));
+    env.raw.op("code", "wait");
+    while env.server.next()["asked"] != json!("(waits)") {}
+    env.raw.op("interrupt", "");
+    assert_eq!(env.raw.read_runs(1).codes(), [("finished", -2)]);
+    assert_eq!(env.shown("x"), "ran x in session-3\n");
+    env.raw.op("code", "wait");
+    while env.server.next()["asked"] != json!("(waits)") {}
+    env.runner.signal(Signal::SIGTERM);
+    assert_eq!(env.raw.read_to_end().codes(), [("finished", -15)]);
+    assert!(env.runner.wait_exit().success());
+    let (asked, left) = env.end();
     assert!(asked.contains(&"DELETE /sessions/session-3".to_owned()), "{asked:?}");
     assert_eq!(left, clean());
 }
 
 #[test]
 fn refusals_and_wrong_settings_are_explained() {
-    let mut world = require!(world("3600"));
-    let crashed = world.run("crash");
+    let mut env = require!(env("3600"));
+    let crashed = env.run("crash");
     assert_eq!(crashed.codes(), [("finished", 1)]);
     assert!(crashed.stderr().contains("500 Internal Server Error") && crashed.stderr().contains("out of order"));
-    let endpoint = world.server.told("endpoint").to_owned();
+    let endpoint = env.server.told("endpoint").to_owned();
     let refused = |setup: Setup| {
         let runner = setup.start();
         let mut raw = Raw::connect(&runner);
@@ -162,12 +162,15 @@ fn refusals_and_wrong_settings_are_explained() {
         run.stderr()
     };
     let told = refused(Setup::new("r_server_ms").env("MRS_ENDPOINT", &endpoint).env("MRS_PASSWORD", "secret"));
-    assert!(told.contains("does not let \"anonymous\" in (401 Unauthorized)") && !told.contains("secret"), "{told}");
+    assert!(
+        told.contains("rejected the login of \"anonymous\" (401 Unauthorized)") && !told.contains("secret"),
+        "{told}"
+    );
     let told = refused(Setup::new("r_server_ms").env("MRS_ENDPOINT", "ftp://x"));
     assert!(told.contains("MRS_ENDPOINT is \"ftp://x\""), "{told}");
     let told = refused(Setup::new("r_server_ms").env("MRS_ENDPOINT", "127.0.0.1:1"));
-    assert!(told.contains("http://127.0.0.1:1 cannot be asked"), "{told}");
-    assert_eq!(world.end().1, clean());
+    assert!(told.contains("request to http://127.0.0.1:1 failed"), "{told}");
+    assert_eq!(env.end().1, clean());
 }
 
 #[test]
@@ -204,8 +207,8 @@ fn certificate_has_to_be_one_that_the_image_trusts() {
 
 #[test]
 fn batch_steps_have_nothing_to_run_but_command_lines() {
-    let mut world = require!(world("3600"));
-    assert_eq!(world.raw.exec("*").codes(), [("finished", 127)]);
-    assert_eq!(world.raw.exec("echo yes").stdout(), "yes\n");
-    assert_eq!(world.end().1, clean());
+    let mut env = require!(env("3600"));
+    assert_eq!(env.raw.exec("*").codes(), [("finished", 127)]);
+    assert_eq!(env.raw.exec("echo yes").stdout(), "yes\n");
+    assert_eq!(env.end().1, clean());
 }

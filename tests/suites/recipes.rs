@@ -1,4 +1,4 @@
-//! The recipes of `krunner/dist`, each carried out: a container with just these rights, a kill, and what is told of it.
+//! Runs each recipe of `krunner/dist`: a container with exactly these privileges, an OOM kill, and its report.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -10,7 +10,7 @@ use krunner_tests::cgroup::Cgroup;
 use krunner_tests::container::{self, Container, KRUNNER};
 use krunner_tests::recipe::dockerfile::{self, Stage};
 use krunner_tests::recipe::{self, Engine, Recipe};
-use krunner_tests::{Scene, Way, proc, require, wait};
+use krunner_tests::{LaunchMethod, Scenario, proc, require, wait};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -29,7 +29,7 @@ macro_rules! recipes {
             }
         )*
 
-        /// There is no recipe that nobody has tried.
+        /// Every recipe has a test.
         #[test]
         fn every_recipe_is_carried_out() {
             let known: BTreeSet<&str> = [$($name),*].into_iter().collect();
@@ -53,7 +53,7 @@ recipes! {
     a_session_of_the_agent: session("agent-docker-container-opts.json");
 }
 
-/// A monitor that is a container's first process.
+/// A monitor that is the first process of a container.
 struct Node {
     container: Container,
     runc: Child,
@@ -109,16 +109,16 @@ fn image() -> Result<Capable, String> {
     capable_of(capabilities.expect("setcap"))
 }
 
-/// `krunner doctor` in there, with the rights of the container's first process, says what the recipe says.
+/// `krunner doctor` in the container, with the privileges of its first process, must agree with the recipe.
 #[track_caller]
 fn doctor_agrees(container: &Container, recipe: &Recipe) {
-    let output = container.way().command(KRUNNER).args(["doctor", "--json"]).output().expect("runc starts");
+    let output = container.launch().command(KRUNNER).args(["doctor", "--json"]).output().expect("runc starts");
     let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     let expected: &[&str] = if recipe.tracer == "bpf" { &[] } else { &["capabilities"] };
     assert_eq!((&told["tracer"], missing(&told)), (&recipe.tracer.as_str().into(), expected.to_vec()), "{told}");
 }
 
-/// A monitor of the whole machine is told of a kill in somebody else's cgroup.
+/// A machine-wide monitor reports a kill in another cgroup.
 fn node(name: &str) -> Result<(), String> {
     let recipe = recipe::read(name)?;
     assert_eq!(recipe.command, [KRUNNER, "monitor", "--all-namespaces", "--json"]);
@@ -130,22 +130,22 @@ fn node(name: &str) -> Result<(), String> {
 
     let victims = monitor.container.cgroup().beside()?;
     let limited = victims.limited("limited", LIMIT_MIB);
-    let mut command = Way::here().cgroup(&limited).command(VICTIM);
+    let mut command = LaunchMethod::direct().cgroup(&limited).command(VICTIM);
     command.args(["eat", TOO_MUCH, "--after-ms", &SEEN_MS.to_string()]);
-    let told = Scene::start(command).end();
+    let told = Scenario::start(command).end();
     assert_eq!(told.status.signal(), Some(9), "{told:?}");
     let pid = told.pid("victim");
 
     let report = monitor.until("the report", |line| line["victim"]["pid"] == pid);
     assert_eq!(report["confidence"], recipe.confidence.as_str(), "{report}");
     assert_eq!(report["tracer"], recipe.tracer.as_str(), "{report}");
-    // Where the victim has left its cgroup by then, nothing is said; never is it the monitor's own.
+    // If the victim has left its cgroup by then, the report has none. It never has the monitor's own.
     let (limit, own) = (&report["cgroup"]["limit_bytes"], recipe.memory_mib << 20);
     assert!(limit.is_null() || *limit == limited.limit_bytes() && *limit != own, "{report}");
     Ok(())
 }
 
-/// A session is told of a kill of its own.
+/// A session reports a kill in its own cgroup.
 fn session(name: &str) -> Result<(), String> {
     let recipe = recipe::read(name)?;
     let mut session = start(&recipe, Engine::New)?;
@@ -171,13 +171,13 @@ fn kill_one(session: &mut Contained, recipe: &Recipe) {
     session.until_report_of(session.victims[0]);
 }
 
-/// What holds where engines let `bpf` through for `CAP_SYS_ADMIN` only.
+/// The outcome with engines that allow `bpf` only with `CAP_SYS_ADMIN`.
 #[test]
 fn an_old_engines_seccomp_profile_stands_in_the_way() {
     for name in ["docker/session-capabilities.sh", "kubernetes/session-capabilities.yaml"] {
         let recipe = require!(recipe::read(name));
         let mut session = require!(start(&recipe, Engine::Old));
-        session.assert_snapshot("bpf-call", "refused by the seccomp filter, for the capabilities are there");
+        session.assert_snapshot("bpf-call", "blocked by seccomp (capabilities are sufficient)");
         kill_one(&mut session, &recipe);
         assert_eq!(session.reports()[0]["confidence"], "inferred", "{name}");
     }
@@ -189,7 +189,7 @@ fn capabilities_of_the_file_do_not_count_without_new_privileges() {
     let image = require!(image());
     let spec = require!(recipe.spec(Engine::New)).krunner(&image.program).helper(VICTIM).no_new_privileges();
     let mut session = require!(Contained::start(&spec));
-    session.assert_snapshot("capabilities", "under no_new_privs a file's capabilities do not count");
+    session.assert_snapshot("capabilities", "no_new_privs disables file capabilities");
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn the_image_has_the_right_binary_for_each_machine_and_its_capabilities() {
     let [[user]] = image.all("USER")[..] else { panic!("one user: {image:?}") };
     assert!(
         user.split(':').all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)),
-        "{user}: nobody can be looked up in there"
+        "{user}: the image has no user database"
     );
 }
 

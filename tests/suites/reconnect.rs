@@ -5,7 +5,7 @@ use krunner_tests::{Raw, Runner, wait};
 
 use crate::{app, lines};
 
-/// Asks for the status over `push` and takes the reply from `pull`; log lines may come before it.
+/// Requests the status over `push` and reads the reply from `pull`; log lines may come before it.
 #[track_caller]
 fn assert_answers(push: &mut Peer, pull: &mut Peer) {
     push.send(&[b"status", b""]);
@@ -112,7 +112,7 @@ fn run_goes_on_when_the_agent_leaves_in_the_middle_of_its_output() {
 }
 
 #[test]
-fn connections_that_say_nothing_disturb_nobody() {
+fn silent_connections_do_not_disturb_others() {
     let runner = app().start();
     let mut raw = Raw::connect(&runner);
     let (replin, replout) = runner.ports();

@@ -1,4 +1,4 @@
-//! What is known of a kill reaches whoever it concerns: the next step, the terminal, the log, the agent that asks.
+//! A report reaches everything that it concerns: the next step, the terminal, the log, the agent that sends an event.
 
 mod pressure;
 mod sigkill;

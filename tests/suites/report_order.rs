@@ -118,7 +118,7 @@ impl Rounds {
         let kills = usize::try_from(session.limited.oom_kills() - before).expect("a few");
         let text = transcript.stderr();
         if kills == 0 {
-            self.faults.push(format!("the kernel killed nobody: {transcript:?}"));
+            self.faults.push(format!("no OOM kill: {transcript:?}"));
         } else if kills == 1 && transcript.codes() != [("finished", code)] {
             self.faults.push(format!("it ended with {:?}", transcript.codes()));
         }
@@ -207,7 +207,7 @@ fn reported_in_time(session: &mut LimitedSession, command: &str) -> String {
     let run = session.exec(command).expect("the runner lives");
     let kills = session.limited.oom_kills() - before;
     let text = run.stderr();
-    assert!(kills > 0, "the kernel killed nobody: {text}");
+    assert!(kills > 0, "no OOM kill: {text}");
     assert_eq!(reports(&text) as u64, kills, "(left: reported) {} bytes of stderr", text.len());
     text
 }

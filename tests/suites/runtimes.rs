@@ -202,7 +202,7 @@ impl<'a> Trial<'a> {
         assert_ne!(run.ends()[0].exit_code(), 0);
         let text = run.stdout() + &run.stderr();
         assert!(text.contains(self.language.complaint), "{text}");
-        // Whatever an empty program comes to, the session goes on.
+        // Whatever an empty program returns, the session continues.
         step(&mut raw, "code", "");
         assert_eq!(raw.exec("echo alive").stdout(), "alive\n");
         self.assert_only_main_is_there(&runner);
@@ -243,4 +243,24 @@ fn visible(runner: &Runner) -> BTreeSet<String> {
     let entries = fs::read_dir(runner.home()).expect("the home folder").flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.filter(|name| !name.starts_with('.')).collect()
+}
+
+#[test]
+fn python_without_a_runtime_path_is_looked_for() {
+    let python = require!(host::user_python());
+    require!(if Path::new("/usr/bin/python").exists() { Err("there is a /usr/bin/python".to_owned()) } else { Ok(()) });
+    let setup = Setup::new("python").file("home/work/main.py", "import sys\nprint(sys.executable)\n");
+    let folder = setup.root().join("conda/bin");
+    let link = folder.join("python3");
+    let setup = setup.link("conda/bin/python3", python.to_str().expect("UTF-8"));
+    let path = format!("/nowhere:{}:/usr/bin:/bin", folder.display());
+    let runner = setup.env("PATH", path).start();
+    let run = Raw::connect(&runner).exec("*");
+    assert_eq!(
+        (run.codes(), run.stdout()),
+        (vec![("finished", 0)], format!("{}\n", link.display())),
+        "{}",
+        run.stderr()
+    );
+    runner.wait_for_log(&["/usr/bin/python does not exist", link.to_str().expect("UTF-8")]);
 }

@@ -112,7 +112,7 @@ fn what_is_wrong_is_told_with_its_file_and_fails() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains(&format!("PROBLEM {folder}/odd.json: unknown field `colour`, expected one of")), "{text}");
-    assert!(text.contains("PROBLEM web: the definition's `command` cannot be filled in: `{prot}`: the name"), "{text}");
+    assert!(text.contains("PROBLEM web: cannot expand the definition's `command`: `{prot}`: unknown name"), "{text}");
     let missing = services(&["nothing", "--definitions", folder]);
     let said = String::from_utf8_lossy(&missing.stderr);
     assert_eq!((missing.status.code(), said.contains("there is no service nothing in")), (Some(1), true), "{said}");
@@ -156,6 +156,6 @@ fn apps_are_those_of_the_usable_files() {
     }
     runner.wait_for_log(&["broken.json: EOF while parsing"]);
     runner.wait_for_log(&["odd.json: unknown field `colour`"]);
-    runner.wait_for_log(&["folder.json: a folder, not a file"]);
-    runner.wait_for_log(&["huge.json: more than the 1048576 bytes"]);
+    runner.wait_for_log(&["folder.json: a directory, not a file"]);
+    runner.wait_for_log(&["huge.json: larger than 1048576 bytes"]);
 }

@@ -1,9 +1,11 @@
 //! Model services: both generations of agents, and servers that are late, flap, refuse, hang and die.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use krunner_tests::{Raw, Runner, free_port, host, proc, require, wait};
+use krunner_tests::{Raw, Runner, Transcript, binary, free_port, host, proc, require, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -28,6 +30,17 @@ fn next(raw: &mut Raw, kind: &str) -> Value {
     serde_json::from_slice(&transcript.messages.last().expect("a reply").payload).expect("a JSON payload")
 }
 
+/// What is told of models, in its order.
+fn of_models(told: &Transcript) -> Vec<Value> {
+    let of_models = told.messages.iter().filter(|message| message.kind.starts_with("model-"));
+    of_models.map(|message| serde_json::from_slice(&message.payload).expect("a JSON payload")).collect()
+}
+
+/// A package that the agent mounts into the volume.
+fn volume(path: &str) -> String {
+    format!("opt/backend.ai/lib/python3.11/site-packages/ai/backend/{path}")
+}
+
 fn status(is_healthy: bool) -> Value {
     json!({ "model_name": "m", "is_healthy": is_healthy })
 }
@@ -45,7 +58,7 @@ fn newer_agents_are_answered_at_the_start_and_told_of_each_change() {
     assert_eq!(next(&mut raw, "model-service-result"), json!({ "status": "started" }));
     assert!(begun.elapsed() < ANSWER_WITHIN, "{:?}", begun.elapsed());
 
-    // Late, then ill, then hanging, then well, then dead.
+    // Late, then ill, then hanging, then well, then dead. Each verdict that it is ill takes more than three failures.
     assert_eq!(next(&mut raw, "model-service-status"), status(false));
     runner.write("models/m/answer", "200\n");
     assert_eq!(next(&mut raw, "model-service-status"), status(true));
@@ -77,7 +90,8 @@ fn newer_agents_are_answered_at_the_start_and_told_of_each_change() {
 fn older_agents_get_the_first_verdict_as_the_answer() {
     let client = require!(host::agent_python());
     let python = require!(host::user_python());
-    let (runner, agent) = with_agent(&client, app().folder("home/work/models/m"));
+    let setup = app().folder("home/work/models/m").file(&volume("helpers/VERSION"), "23.03.8\n");
+    let (runner, agent) = with_agent(&client, setup);
     let check = |expected: u16| json!({ "path": "/h", "max_retries": 4, "max_wait_time": 0.5, "expected_status_code": expected });
 
     let begun = Instant::now();
@@ -90,6 +104,71 @@ fn older_agents_get_the_first_verdict_as_the_answer() {
     let healthy = agent.start_model_service(&model(&runner, &python, free_port(), &check(401)));
     assert_eq!(healthy, json!({ "status": "started" }));
     assert_eq!(agent.exec("echo alive").stdout(), "alive\n");
+}
+
+/// What agents of 23.9 and 24.3 send is what those of 23.3 send.
+#[test]
+fn other_agents_are_answered_at_once_and_told_of_the_health_as_well() {
+    let python = require!(host::user_python());
+    let check = json!({ "path": "/h", "max_retries": 100, "max_wait_time": 60 });
+    for version in ["23.09.10", "24.03.2", ""] {
+        let runner = app().folder("home/work/models/m").file(&volume("helpers/VERSION"), version).start();
+        let mut raw = Raw::connect(&runner);
+        let begun = Instant::now();
+
+        raw.op("start-model-service", &model(&runner, &python, free_port(), &check).to_string());
+
+        assert_eq!(next(&mut raw, "model-service-result"), json!({ "status": "started" }), "{version}");
+        assert!(begun.elapsed() < ANSWER_WITHIN, "{version}: {:?}", begun.elapsed());
+        runner.write("models/m/answer", "200\n");
+        assert_eq!(next(&mut raw, "model-service-status"), status(true), "{version}");
+    }
+}
+
+#[test]
+fn a_model_without_a_health_check_is_healthy_when_it_has_started() {
+    let runner = app().folder("home/work/models/m").start();
+    let mut raw = Raw::connect(&runner);
+    let info = |command: &str, check: Value| {
+        let mut info = model(&runner, Path::new("/bin/true"), free_port(), &check);
+        info["service"]["start_command"] = json!(["sh", "-c", command]);
+        info.to_string()
+    };
+    let switched_off = json!({ "enable": false, "path": "/h", "interval": 0.1 });
+    for check in [Value::Null, switched_off] {
+        raw.op("start-model-service", &info("exec sleep 1000", check.clone()));
+        let told = raw.read_until(|message| message.kind == "model-service-status");
+        assert_eq!(of_models(&told), [json!({ "status": "started" }), status(true)], "{check}");
+    }
+
+    // Once for each, and not for what did not start.
+    raw.op("start-model-service", &info("exit 3", Value::Null));
+    let told = raw.read_until(|message| message.kind == "model-service-result");
+    let later = raw.exec("sleep 1");
+    assert_eq!((of_models(&told).len(), of_models(&later).len()), (1, 0));
+}
+
+#[test]
+fn a_model_is_probed_at_once_and_failures_count_after_its_delay_only() {
+    let python = require!(host::user_python());
+    let runner = app().folder("home/work/models/m").start();
+    let mut raw = Raw::connect(&runner);
+    let check = json!({
+        "enable": true, "path": "/h", "interval": 0.1, "max_retries": 1, "max_wait_time": 0.5, "initial_delay": 3.0,
+    });
+    let begun = Instant::now();
+    raw.op("start-model-service", &model(&runner, &python, free_port(), &check).to_string());
+    assert_eq!(next(&mut raw, "model-service-status"), status(false));
+    assert!(begun.elapsed() >= Duration::from_secs(3), "it was given its time: {:?}", begun.elapsed());
+
+    runner.write("models/m/answer", "200\n");
+    assert_eq!(next(&mut raw, "model-service-status"), status(true));
+    let patient = json!({ "enable": true, "path": "/h", "interval": 0.1, "initial_delay": 600.0 });
+    let mut other = model(&runner, &python, free_port(), &patient);
+    other["name"] = json!("other");
+    raw.op("start-model-service", &other.to_string());
+    let expected = json!({ "model_name": "other", "is_healthy": true });
+    assert_eq!(next(&mut raw, "model-service-status"), expected, "a success is told before the delay is over");
 }
 
 #[test]
@@ -107,12 +186,55 @@ fn a_model_that_is_not_there_or_ends_at_once_is_told() {
     info["model_path"] = json!(runner.home().join("models/m"));
     info["service"]["start_command"] = json!("echo no such weights >&2; exit 3");
     let ended = agent.start_model_service(&info);
-    let expected =
-        "the process did not start properly: it has ended with exit code 3; its last words:\nno such weights";
+    let expected = "the process did not start properly: exited with code 3; last output:\nno such weights";
     assert_eq!(ended["error"], expected);
+
+    runner.write("models/m/serve", "#!/bin/bash\r\nexec sleep 1000\r\n");
+    let script = runner.home().join("models/m/serve");
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).expect("chmod");
+    info["service"]["start_command"] = json!(["./serve"]);
+    let script = runner.home().join("models/m/./serve");
+    let expected = format!(
+        "cannot execute {}: its #! line ends with a carriage return, which the kernel takes as part of the interpreter name \
+         (/bin/bash); convert the line endings: sed -i 's/\\r$//'",
+        script.display()
+    );
+    assert_eq!(agent.start_model_service(&info)["error"], expected);
 
     info["service"]["start_command"] = json!("pwd > place; exec sleep 1000");
     assert_eq!(agent.start_model_service(&info), json!({ "status": "started" }));
     let place = runner.wait_for("models/m/place");
     assert_eq!(Path::new(place.trim()), runner.home().join("models/m"));
+}
+
+/// Root may enter any folder, so this runner is another user's.
+#[test]
+fn a_folder_that_cannot_be_entered_is_what_is_told() {
+    require!(host::root());
+    let setup = app().copy("krunner", &binary()).folder("home/work/models/closed/m").folder("home/work/bin").user(4321);
+    let program = setup.root().join("krunner");
+    let closed = setup.home().join("models/closed");
+    let bin = setup.home().join("bin");
+    fs::write(bin.join("serve"), "#!/bin/sh\nexec sleep 1000\n").expect("a program");
+    fs::set_permissions(bin.join("serve"), Permissions::from_mode(0o755)).expect("chmod");
+    for folder in [&closed, &bin] {
+        fs::set_permissions(folder, Permissions::from_mode(0o700)).expect("chmod");
+    }
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let runner = setup.program(program).env("PATH", &path).start();
+    let mut raw = Raw::connect(&runner);
+    let mut error = |model_path: &Path| {
+        let service = json!({ "start_command": ["serve"], "port": free_port() });
+        let info = json!({ "name": "m", "model_path": model_path, "service": service });
+        raw.op("start-model-service", &info.to_string());
+        next(&mut raw, "model-service-result")["error"].as_str().expect("an error").to_owned()
+    };
+
+    for folder in [closed.clone(), closed.join("m")] {
+        let expected = format!("cannot enter the model directory {}: Permission denied", folder.display());
+        assert!(error(&folder).starts_with(&expected), "{}", error(&folder));
+    }
+    let program = error(&runner.home());
+    let expected = format!("serve not found in PATH ({} cannot be searched: Permission denied)", bin.display());
+    assert_eq!(program, expected);
 }

@@ -5,8 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use krunner::config::ChildEnv;
-use krunner::service::{Chosen, Definition, Shell, Value as Known, Variables, assemble, render};
+use krunner::compared::{ChildEnv, Definition, Syntax, UserOptions, Value as Known, Variables, render, resolve};
 use krunner_tests::{host, require};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -14,7 +13,7 @@ use proptest::test_runner::{RngSeed, TestRunner};
 use serde_json::{Map, Value, json};
 
 /// Enough that every pair of neighbouring tokens comes up many times.
-const CASES: usize = 4000;
+pub(crate) const CASES: usize = 4000;
 
 /// Pieces that templates are made of: the ones that definitions use, and whatever could be taken for one.
 const TOKENS: &[&str] = &[
@@ -64,7 +63,7 @@ const TOKENS: &[&str] = &[
     "{runtime_path[3]}",
 ];
 
-fn variables() -> (Variables, Value) {
+pub(crate) fn variables() -> (Variables, Value) {
     let parts = [("out", "what\nit said {ports[0]}"), ("err", ""), ("}", "brace"), ("{", "other")];
     let known = Variables::from([
         ("ports".into(), Known::Numbers(vec![8080, 65535])),
@@ -76,7 +75,7 @@ fn variables() -> (Variables, Value) {
     (known, json!({ "ports": [8080, 65535], "runtime_path": "/ü/py", "ref": parts, "nothing": null }))
 }
 
-fn generated<S: Strategy>(count: usize, strategy: &S) -> Vec<S::Value> {
+pub(crate) fn generated<S: Strategy>(count: usize, strategy: &S) -> Vec<S::Value> {
     // A seed of its own for each run of the suites would make a failure hard to see twice.
     let config = ProptestConfig { rng_seed: RngSeed::Fixed(23), ..ProptestConfig::default() };
     let mut runner = TestRunner::new(config);
@@ -84,13 +83,12 @@ fn generated<S: Strategy>(count: usize, strategy: &S) -> Vec<S::Value> {
 }
 
 fn ask_python(python: &Path, cases: &[Value]) -> Vec<Value> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/programs/format_oracle.py");
-    let mut child = Command::new(python)
-        .arg(script)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the oracle starts");
+    ask(Command::new(python).arg(concat!(env!("CARGO_MANIFEST_DIR"), "/programs/format_oracle.py")), cases)
+}
+
+/// What an oracle says of each case.
+pub(crate) fn ask(oracle: &mut Command, cases: &[Value]) -> Vec<Value> {
+    let mut child = oracle.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the oracle starts");
     let mut stdin = child.stdin.take().expect("a piped stdin");
     stdin.write_all(json!(cases).to_string().as_bytes()).expect("the oracle reads");
     drop(stdin);
@@ -114,7 +112,7 @@ fn templates_are_what_python_makes_of_them() {
 
     let mut agreed = 0;
     for (template, expected) in templates.iter().zip(expected) {
-        match (render(template, Shell::Never, &known), expected) {
+        match (render(template, Syntax::Format, &known), expected) {
             (Ok(ours), Value::String(theirs)) => {
                 assert_eq!(ours, theirs, "{template:?}");
                 agreed += usize::from(template.contains('{'));
@@ -149,21 +147,21 @@ fn argument_lists_are_what_python_makes_of_them() {
     let shapes = generated(CASES / 2, &(prop::collection::vec(word, 1..5), arguments(), arguments()));
     let cases: Vec<_> = shapes
         .iter()
-        .map(|(command, defaults, chosen)| {
-            json!({ "command": command, "defaults": defaults, "chosen": chosen, "variables": for_python })
+        .map(|(command, defaults, user_options)| {
+            json!({ "command": command, "defaults": defaults, "chosen": user_options, "variables": for_python })
         })
         .collect();
 
     let expected = ask_python(&python, &cases);
 
     let mut filled_in = 0;
-    for ((command, defaults, chosen), expected) in shapes.iter().zip(expected) {
-        let allowed: Vec<_> = chosen.keys().collect();
+    for ((command, defaults, user_options), expected) in shapes.iter().zip(expected) {
+        let allowed: Vec<_> = user_options.keys().collect();
         let text = json!({ "command": command, "default_arguments": defaults, "allowed_arguments": allowed });
         let definition = Definition::parse(text.to_string().as_bytes()).expect("a definition");
-        let options = Map::from_iter([("arguments".to_owned(), json!(chosen))]);
-        let chosen = Chosen::read("s", &definition, &options, &ChildEnv::new()).expect("allowed arguments");
-        let ours = assemble(&definition, &chosen, &known).map(|assembled| assembled.argv);
+        let options = Map::from_iter([("arguments".to_owned(), json!(user_options))]);
+        let user_options = UserOptions::read("s", &definition, &options, &ChildEnv::new()).expect("allowed arguments");
+        let ours = resolve(&definition, &user_options, &known).map(|resolved| resolved.argv);
         assert_eq!(json!(ours.ok()), expected, "{text}");
         filled_in += usize::from(!expected.is_null());
     }

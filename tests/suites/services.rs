@@ -6,7 +6,7 @@ use std::net::{Ipv6Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use krunner_tests::{Setup, free_port, host, proc, require, wait};
+use krunner_tests::{Raw, Setup, free_port, host, proc, require, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -100,7 +100,7 @@ while True: s.accept(); open(\"connected\", \"a\").write(\"x\")' \"$1\" ";
         let answer = agent.start_service(&request(&format!("s{number}"), free_port()));
         assert_eq!(answer, json!({ "status": "started" }), "{address}");
     }
-    assert_eq!(runner.read("connected").as_deref(), Some(""), "nobody connects to see that a port is open");
+    assert_eq!(runner.read("connected").as_deref(), Some(""), "the check for an open port does not connect");
 }
 
 #[test]
@@ -136,6 +136,57 @@ fn a_slow_service_holds_up_nothing_and_is_waited_for_again() {
 }
 
 #[test]
+fn a_launch_timeout_is_how_long_the_agent_waits() {
+    let runner = defined(app(), "slow", &json!({ "command": ["sleep", "1000"] })).start();
+    let mut raw = Raw::connect(&runner);
+    let ask = |raw: &mut Raw, launch_timeout: &Value| {
+        let mut info = request("slow", 1);
+        info["launch_timeout"] = launch_timeout.clone();
+        raw.op("start-service", &info.to_string());
+    };
+    let answered = |raw: &mut Raw| {
+        let told = raw.read_until(|message| message.kind == "service-result");
+        assert!(told.messages.last().is_some_and(|it| it.payload.starts_with(br#"{"status":"failed","error":"still"#)));
+    };
+
+    let begun = Instant::now();
+    ask(&mut raw, &json!(2));
+    answered(&mut raw);
+    assert!((1.4..2.0).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+
+    // The second may not be late because the first has more time.
+    let begun = Instant::now();
+    ask(&mut raw, &json!(12.5));
+    ask(&mut raw, &json!(3));
+    answered(&mut raw);
+    answered(&mut raw);
+    assert!((2.4..3.0).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+
+    let begun = Instant::now();
+    ask(&mut raw, &json!(12.5));
+    answered(&mut raw);
+    assert!((11.9..12.5).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    ask(&mut raw, &Value::Null);
+    answered(&mut raw);
+    assert!((8.4..9.0).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_known_agent_that_waits_long_is_answered_late() {
+    let version = "opt/backend.ai/lib/python3.13/site-packages/ai/backend/helpers/VERSION";
+    let setup = defined(app(), "slow", &json!({ "command": ["sleep", "1000"] })).file(version, "26.4.10");
+    let runner = setup.start();
+    let mut raw = Raw::connect(&runner);
+    let begun = Instant::now();
+
+    raw.op("start-service", &request("slow", 1).to_string());
+
+    raw.read_until(|message| message.kind == "service-result");
+    assert!((29.9..35.0).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn what_dies_tells_its_last_words_and_can_be_started_again() {
     let client = require!(host::agent_python());
     let python = require!(host::user_python());
@@ -145,10 +196,9 @@ fn what_dies_tells_its_last_words_and_can_be_started_again() {
 
     let error = agent.start_service(&info)["error"].clone();
 
-    let expected =
-        "the process did not start properly: it has ended with exit code 7; its last words:\nno licence found";
+    let expected = "the process did not start properly: exited with code 7; last output:\nno licence found";
     assert_eq!(error, expected);
-    runner.wait_for_log(&["the service picky: it has ended with exit code 7"]);
+    runner.wait_for_log(&["service picky exited with code 7"]);
     wait::until_true("its output on the runner's own stdout", || runner.stdout() == b"trying\n");
 
     runner.write("ok", "");
@@ -156,7 +206,7 @@ fn what_dies_tells_its_last_words_and_can_be_started_again() {
     for pid in runner.processes() {
         proc::signal(pid, Signal::SIGKILL);
     }
-    runner.wait_for_log(&["the service picky: it has ended with exit code -9"]);
+    runner.wait_for_log(&["service picky exited with code -9"]);
     assert_eq!(agent.start_service(&info)["status"], "started", "after a death as well");
 }
 
@@ -202,10 +252,36 @@ ThreadingHTTPServer((\"\", int(sys.argv[1])), SimpleHTTPRequestHandler).serve_fo
     for _ in 0..2 {
         assert_eq!(agent.start_service(&info), json!({ "status": "started" }));
         assert_eq!(agent.start_service(&info), json!({ "status": "running" }));
-        runner.wait_for_log(&["the service daemon goes on in the background"]);
+        runner.wait_for_log(&["service daemon continues in the background"]);
         agent.shutdown_service("daemon");
         wait::until_true("the daemon to end", || runner.processes().is_empty());
     }
+}
+
+#[test]
+fn a_listener_of_the_users_own_is_the_service() {
+    let client = require!(host::agent_python());
+    let python = require!(host::user_python());
+    let port = free_port();
+    let line = format!("{} -m http.server {port} > /dev/null 2>&1 &\n", python.display());
+    let setup = defined(app(), "web", &script(&python, &format!("echo > begun; {WEB}")));
+    let other = script(&python, "echo > other; exec sleep 1000");
+    let setup = defined(setup, "other", &other).file("home/work/bootstrap.sh", line);
+    let (runner, agent) = with_agent(&client, setup);
+    wait::until_true("the server of bootstrap.sh", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+
+    for _ in 0..2 {
+        assert_eq!(agent.start_service(&request("web", port)), json!({ "status": "running" }));
+    }
+    let refused = agent.start_service(&request("other", port));
+    let expected = format!("port {port} is already in use by python");
+    assert!(refused["error"].as_str().is_some_and(|error| error.starts_with(&expected)), "{refused}");
+    assert_eq!((runner.read("begun"), runner.read("other")), (None, None));
+
+    agent.shutdown_service("web");
+    wait::until_true("the server to end", || TcpStream::connect(("127.0.0.1", port)).is_err());
+    runner.wait_for_log(&["service web was stopped"]);
+    assert_eq!(agent.start_service(&request("web", port)), json!({ "status": "started" }));
 }
 
 #[test]
@@ -227,7 +303,7 @@ fn an_action_that_hangs_is_told_and_ends_with_its_service() {
 }
 
 #[test]
-fn orders_are_answered_while_the_runner_is_still_starting() {
+fn definitions_are_listed_while_the_session_starts_and_services_start_after_it() {
     let client = require!(host::agent_python());
     let python = require!(host::user_python());
     let setup = defined(app(), "web", &script(&python, WEB));
@@ -237,8 +313,13 @@ fn orders_are_answered_while_the_runner_is_still_starting() {
     runner.wait_for("begun");
 
     assert_eq!(agent.apps()["data"][0]["name"], "web");
-    assert_eq!(agent.start_service(&request("web", free_port())), json!({ "status": "started" }));
+    let port = free_port();
+    let pending = agent.start_starting_service(&request("web", port));
+    assert_eq!(agent.apps()["data"][0]["name"], "web");
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "the server does not start before the script is through");
     runner.write("go", "");
+    assert_eq!(pending.wait(), json!({ "status": "started" }));
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Requests for services that cannot be granted: the answer says what is wrong, in time, and nothing is started.
 
-use std::net::TcpListener;
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use krunner_tests::{Raw, Setup, free_port, host, require};
+use krunner_tests::{Raw, Setup, free_port, host, require, wait};
 use serde_json::{Value, json};
 
 use crate::services::{ANSWER_WITHIN, defined, request};
@@ -58,53 +60,48 @@ fn each_refusal_says_what_is_wrong() {
         info
     };
     let without_ports = json!({ "name": "limited", "port": 8080, "protocol": "http", "options": {} });
-    let taken = TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let port = taken.local_addr().expect("its address").port();
-    let us = std::process::id();
-    let cases: [(&str, Value, Vec<String>); 14] = [
+    let cases: [(&str, Value, Vec<String>); 13] = [
         (
             "an argument",
             options(json!({ "arguments": { "--logdir": "x", "--evil": "{ports[0]}" } })),
-            vec!["the argument `--evil` is not allowed for the service limited; allowed are `--logdir`".into()],
+            vec!["argument `--evil` is not allowed for service limited (allowed: `--logdir`)".into()],
         ),
         (
             "a variable",
             options(json!({ "envs": { "LEVEL": "1", "BASH_ENV": "x" } })),
-            vec!["the variable `BASH_ENV` is not allowed for the service limited; allowed are `LEVEL`, ".into()],
+            vec!["variable `BASH_ENV` is not allowed for service limited (allowed: `LEVEL`, ".into()],
         ),
         (
             "LD_PRELOAD, even where a definition allows it",
             options(json!({ "envs": { "LD_PRELOAD": "/tmp/evil.so" } })),
-            vec!["the variable `LD_PRELOAD` is set by the session and cannot be overwritten".into()],
+            vec!["variable `LD_PRELOAD` is set by the session and cannot be overridden".into()],
         ),
         (
             "PATH",
             options(json!({ "envs": { "PATH": "/tmp" } })),
-            vec!["the variable `PATH` is set by the session and cannot be overwritten".into()],
+            vec!["variable `PATH` is set by the session and cannot be overridden".into()],
         ),
         (
             "a number",
             options(json!({ "arguments": { "--logdir": 7 } })),
-            vec!["the value of the argument `--logdir` is 7; a text, a list of texts or null is expected".into()],
+            vec!["argument `--logdir`: expected a string, a list of strings or null, got 7".into()],
         ),
-        ("port 0", request("limited", 0), vec!["the port is 0, on which nothing can listen".into()]),
-        ("no ports", without_ports, vec!["the request names no `ports`".into()]),
+        ("port 0", request("limited", 0), vec!["port 0 is not valid".into()]),
+        ("no ports", without_ports, vec!["the request has no `ports`".into()]),
         (
             "an unknown name",
             request("unknown-name", free_port()),
-            vec!["variable `A` cannot be filled in: `{home}`: the name `home` is unknown; known are `ports`, ".into()],
+            vec![
+                "cannot expand the definition's variable `A`: `{home}`: unknown name `home`; known names: `ports`, "
+                    .into(),
+            ],
         ),
-        ("an index", request("bad-index", free_port()), vec!["`{ports[3]}`: there is no `3` in `ports`".into()]),
-        (
-            "a port that is taken",
-            request("limited", port),
-            vec![format!("port {port} is taken already by "), format!("(process {us})")],
-        ),
-        ("a program that is not there", request("missing", free_port()), vec!["/nowhere/program is not found".into()]),
+        ("an index", request("bad-index", free_port()), vec!["`{ports[3]}`: `ports` has no element `3`".into()]),
+        ("a program that is not there", request("missing", free_port()), vec!["/nowhere/program not found".into()]),
         (
             "a file that is no program",
             request("not-executable", free_port()),
-            vec!["/etc/passwd cannot be executed: Permission denied".into()],
+            vec!["cannot execute /etc/passwd: Permission denied".into()],
         ),
         (
             "an action that fails",
@@ -125,9 +122,34 @@ fn each_refusal_says_what_is_wrong() {
         assert!(answer["status"] == "failed" && parts.iter().all(|part| error.contains(part)), "{what}: {answer}");
     }
     let dir = agent.start_service(&request("dir", free_port()));
-    assert!(dir["error"].as_str().is_some_and(|error| error.ends_with("dir.json: a folder, not a file")), "{dir}");
+    assert!(dir["error"].as_str().is_some_and(|error| error.ends_with("dir.json: a directory, not a file")), "{dir}");
     assert_eq!((runner.read("started"), runner.read("prepared")), (None, None), "nothing was begun");
     assert_eq!(agent.exec("echo alive").stdout(), "alive\n");
+}
+
+#[test]
+fn a_port_that_another_user_has_is_refused() {
+    require!(host::root());
+    let python = require!(host::user_python());
+    let port = free_port();
+    let mut listener = Command::new(python);
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/programs/listener.py");
+    let text = std::fs::read_to_string(program).expect("a program");
+    listener.args(["-c", &text, &port.to_string()]).uid(4321).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut listener = listener.spawn().expect("a listener");
+    wait::until_true("its port", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let runner = setup().start();
+    let mut raw = Raw::connect(&runner);
+
+    raw.op("start-service", &request("limited", port).to_string());
+
+    let told = raw.read_until(|message| message.kind == "service-result");
+    let answer: Value = serde_json::from_slice(&told.messages.last().expect("an answer").payload).expect("JSON");
+    let expected = format!("port {port} is already in use by python");
+    assert!(answer["error"].as_str().is_some_and(|error| error.starts_with(&expected)), "{answer}");
+    assert_eq!((runner.read("started"), runner.read("prepared")), (None, None), "nothing was begun");
+    drop(listener.stdin.take());
+    listener.wait().expect("the listener ends");
 }
 
 #[test]
@@ -164,11 +186,11 @@ fn requests_that_are_none_are_skipped_and_the_next_is_served() {
     let answers = raw.read_until(|message| message.kind == "service-result");
     let models = answers.messages.iter().filter(|message| message.kind == "model-service-result").count();
     let error: Value = serde_json::from_slice(&answers.messages.last().expect("an answer").payload).expect("JSON");
-    assert_eq!(error["error"], "the request names no `ports`");
+    assert_eq!(error["error"], "the request has no `ports`");
     // Each of the three has its own answer, whenever it comes.
     for _ in models..3 {
         raw.read_until(|message| message.kind == "model-service-result");
     }
-    runner.wait_for_log(&["a payload of `start-service` with ", "at most 1048576 are taken"]);
+    runner.wait_for_log(&["payload of `start-service` has ", "limit 1048576"]);
     assert_eq!(runner.read("started"), None);
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::app;
 
 /// Agents of 23.3: three programs. The musl build runs on any image.
-fn single() -> Result<Setup, String> {
+pub(crate) fn single() -> Result<Setup, String> {
     let programs = host::runner_programs()?;
     let setup = ["dropbear", "dropbearkey", "dropbearconvert"].iter().fold(user()?, |setup, name| {
         setup.copy(&format!("opt/kernel/{name}"), &programs.join(format!("{name}.alpine3.8.x86_64.bin")))
@@ -44,8 +44,13 @@ struct Host {
 
 impl Host {
     fn start(setup: Setup) -> Self {
+        Self::start_as(setup.as_work())
+    }
+
+    /// Starts the session as the user that it is set up for.
+    fn start_as(setup: Setup) -> Self {
         let (port, _) = setup.service_ports();
-        let host = Self { runner: setup.as_work().start(), port };
+        let host = Self { runner: setup.start(), port };
         host.wait();
         host
     }
@@ -76,6 +81,21 @@ impl Host {
         ssh.arg(format!("{WORK}@127.0.0.1")).arg(command).output().expect("ssh runs")
     }
 
+    /// A login without a key, as that user with that password.
+    fn login_with(&self, user: &str, password: &str, command: &str) -> Output {
+        let answer = self.runner.root().join("answer");
+        fs::write(&answer, format!("#!/bin/sh\necho '{password}'\n")).expect("a program that answers for the user");
+        fs::set_permissions(&answer, fs::Permissions::from_mode(0o755)).expect("chmod");
+        let mut ssh = Command::new("ssh");
+        // Of an option that is given twice the first counts.
+        for option in ["BatchMode=no", "PreferredAuthentications=password", "NumberOfPasswordPrompts=1"] {
+            ssh.args(["-o", option]);
+        }
+        ssh.args(self.client("ssh", Path::new("/dev/null"), "-p").get_args());
+        ssh.env("SSH_ASKPASS", &answer).env("SSH_ASKPASS_REQUIRE", "force").stdin(Stdio::null());
+        ssh.arg(format!("{user}@127.0.0.1")).arg(command).output().expect("ssh runs")
+    }
+
     fn mode(&self, path: &str) -> u32 {
         fs::metadata(self.runner.home().join(path)).expect(path).permissions().mode() & 0o7777
     }
@@ -85,7 +105,7 @@ impl Host {
     }
 }
 
-/// A key pair that is nobody's.
+/// A key pair that no account trusts.
 fn other_key(folder: &Path) -> PathBuf {
     let key = folder.join("other");
     let mut keygen = Command::new("ssh-keygen");
@@ -142,6 +162,44 @@ fn check_sftp(setup: Setup) {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(fs::read_to_string(down).expect("the file that was fetched"), "from the session\n");
     assert_eq!(host.runner.read("there").as_deref(), Some("from outside\n"));
+}
+
+/// A login with the password that the agent's entrypoint made, and what is refused nevertheless.
+fn check_password(setup: Setup) {
+    require!(host::program("openssl").map(drop));
+    let host = Host::start_as(setup.as_work_with_password("opening-Sesame7"));
+
+    let output = host.login_with(WORK, "opening-Sesame7", "id -un; exit 37");
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(37), format!("{WORK}\n")), "{output:?}");
+    for (user, password) in [(WORK, "opening-Sesame8"), (WORK, ""), ("root", "opening-Sesame7")] {
+        let refused = host.login_with(user, password, "true");
+        assert_eq!(refused.status.code(), Some(255), "{user}: {refused:?}");
+        assert!(text(&refused.stderr).contains("Permission denied"), "{user}: {refused:?}");
+    }
+    assert_eq!(host.login(&host.key(), "exit 3").status.code(), Some(3), "the key works as ever");
+}
+
+#[test]
+fn login_with_the_agents_password_through_single_programs() {
+    check_password(require!(single()));
+}
+
+#[test]
+fn login_with_the_agents_password_through_the_program_of_many() {
+    check_password(require!(multi()));
+}
+
+#[test]
+fn password_is_refused_where_that_is_set() {
+    require!(host::program("openssl").map(drop));
+    let setup = require!(single()).file("home/config/environ.txt", "KRUNNER_SSH_PASSWORD=off\n");
+    let host = Host::start_as(setup.as_work_with_password("opening-Sesame7"));
+
+    let refused = host.login_with(WORK, "opening-Sesame7", "true");
+
+    assert_eq!(refused.status.code(), Some(255), "{refused:?}");
+    assert!(text(&refused.stderr).contains("Permission denied (publickey)."), "{refused:?}");
+    assert_eq!(host.login(&host.key(), "exit 3").status.code(), Some(3));
 }
 
 #[test]
@@ -268,10 +326,27 @@ fn broken_cluster_files_are_named_and_logins_work_all_the_same() {
         json!({ "main1\nProxyCommand touch pwned": ["127.0.0.1", 1] }).to_string(),
     );
     let host = Host::start(setup);
-    host.runner.wait_for_log(&["port-mapping.json", "is no host name"]);
+    host.runner.wait_for_log(&["port-mapping.json", "is not a valid host name"]);
     assert_eq!(host.runner.read(".ssh/config"), None);
     assert_eq!(host.authorized().lines().count(), 2, "the user's and the cluster's");
     assert_eq!(host.login(&host.key(), "exit 4").status.code(), Some(4));
+}
+
+#[test]
+fn another_users_folder_in_tmp_keeps_no_one_out() {
+    let programs = require!(host::runner_programs());
+    let setup = require!(single()).folder("tmp/dropbear");
+    let theirs = setup.root().join("tmp/dropbear");
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).expect("chmod");
+    let host_key = give_host_key(&setup, &programs);
+
+    let host = Host::start(setup);
+
+    assert_eq!(host.login(&host.key(), "exit 3").status.code(), Some(3));
+    let known = fs::read_to_string(host.runner.root().join("known_hosts")).expect("the host key that ssh has seen");
+    assert!(known.contains(&host_key), "{known}, not {host_key}");
+    assert!(theirs.is_dir());
+    host.runner.wait_for_log(&["tmp/dropbear", "instead"]);
 }
 
 /// The server's process, not those of its connections.
@@ -287,12 +362,31 @@ fn server_that_dies_is_told_and_started_again() {
 
     proc::signal(first, Signal::SIGKILL);
 
-    host.runner.wait_for_log(&["sshd", "exit code -9"]);
+    host.runner.wait_for_log(&["sshd", "exited with code -9"]);
     host.runner.wait_for_log(&["Not backgrounding"]);
-    host.runner.wait_for_log(&["sshd is started again in 1 s"]);
+    host.runner.wait_for_log(&["restarting sshd in 1 s"]);
     wait::until_true("another server", || proc::children(host.runner.pid()).iter().any(|pid| *pid != first));
     host.wait();
     assert_eq!(host.login(&host.key(), "exit 9").status.code(), Some(9));
+}
+
+#[test]
+fn who_clears_tmp_can_still_log_in_and_finds_the_same_host_after_a_restart() {
+    let host = Host::start(require!(single()));
+    let tmp = host.runner.root().join("tmp");
+
+    let cleared = host.login(&host.key(), &format!("rm -rf {0}/* && ls -A {0}; exit 4", tmp.display()));
+    assert_eq!(cleared.status.code(), Some(4), "{cleared:?}");
+    assert!(!tmp.join("dropbear").exists());
+    assert_eq!(host.login(&host.key(), "exit 5").status.code(), Some(5));
+
+    let first = server(&host);
+    proc::signal(first, Signal::SIGKILL);
+    host.runner.wait_for_log(&["restarting sshd"]);
+    wait::until_true("another server", || proc::children(host.runner.pid()).iter().any(|pid| *pid != first));
+    host.wait();
+    let last = host.login(&host.key(), "exit 6");
+    assert_eq!((last.status.code(), text(&last.stderr)), (Some(6), String::new()), "ssh warns of another host");
 }
 
 /// Sends an op about the service and returns the answer.
@@ -344,9 +438,9 @@ fn missing_programs_are_a_line_each_and_no_step_waits() {
     let runner = app().start();
     assert_eq!(Raw::connect(&runner).exec("exit 3").ends()[0].exit_code(), 3);
     for (name, program) in [("sshd", "dropbear"), ("ttyd", "ttyd")] {
-        let line = runner.wait_for_log(&[name, "is not started"]);
+        let line = runner.wait_for_log(&[name, "cannot start"]);
         assert!(line.contains(&format!("opt/kernel/{program}")), "{line}");
     }
-    assert_eq!(runner.stderr().matches("is not started").count(), 2);
+    assert_eq!(runner.stderr().matches("cannot start").count(), 2);
     assert_eq!(runner.read(".ssh/authorized_keys"), None);
 }

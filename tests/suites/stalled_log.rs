@@ -1,4 +1,4 @@
-//! The container's log: a pipe that nobody reads holds a program up for a while, and takes nothing from the agent.
+//! The container's log: an unread pipe delays a program for a while, and the agent loses no output.
 
 use std::io::{PipeReader, Read as _, pipe};
 
@@ -39,7 +39,7 @@ fn agent_gets_everything_and_the_gap_is_told_when_the_pipe_is_read_again() {
 
     let mut log = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
-    let told = b" bytes of output were not copied here: nobody read them for ";
+    let told = b" bytes of output dropped here: not read for ";
     while !log.windows(told.len()).any(|window| window == told) {
         let length = reader.read(&mut buffer).expect("the pipe");
         assert!(length > 0, "the runner keeps its stdout");
@@ -49,9 +49,9 @@ fn agent_gets_everything_and_the_gap_is_told_when_the_pipe_is_read_again() {
     let gap = String::from_utf8_lossy(&log[copied..]).into_owned();
     let dropped: usize = gap.split(' ').nth(1).and_then(|number| number.parse().ok()).expect("a number");
     assert_eq!(copied + dropped, 2 * LAST_BYTES, "{gap}");
-    runner.wait_for_log(&[&dropped.to_string(), "were not copied to stdout"]);
+    runner.wait_for_log(&[&dropped.to_string(), "bytes of output to stdout were dropped"]);
     raw.exec("echo again");
-    wait::until_true("the copy goes on", || {
+    wait::until_true("the copy to continue", || {
         let length = reader.read(&mut buffer).expect("the pipe");
         log.extend_from_slice(&buffer[..length]);
         log.ends_with(b"again\n")
@@ -62,7 +62,7 @@ fn agent_gets_everything_and_the_gap_is_told_when_the_pipe_is_read_again() {
 fn stop_ends_the_program_and_the_runner() {
     let (mut runner, _reader) = session();
     let mut raw = Raw::connect(&runner);
-    raw.op("exec", &format!("trap 'echo last words; exit 3' TERM; seq {LAST}; sleep 300"));
+    raw.op("exec", &format!("trap 'echo last output; exit 3' TERM; seq {LAST}; sleep 300"));
     let child = runner.wait_for_program("seq", 1)[0];
     wait::until_stalled("the program", || proc::written_bytes(child));
 

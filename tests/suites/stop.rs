@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use krunner_tests::zmtp::Peer;
-use krunner_tests::{Raw, Runner, proc, wait};
+use krunner_tests::{Raw, Runner, host, proc, require, wait};
 use nix::sys::signal::Signal;
+use nix::unistd::getuid;
+use serde_json::Value;
 
 use crate::{announce, app, lines, wait_for_file};
 
@@ -43,7 +45,7 @@ fn stop_with(signal: Signal) {
     runner.signal(signal);
     let rest = raw.read_to_end();
 
-    assert_eq!(rest.stdout(), "told\n", "the child is told and its last words are sent");
+    assert_eq!(rest.stdout(), "told\n", "the child is told and its last output are sent");
     assert_eq!(rest.codes(), [("finished", 5)]);
     assert_stopped(&mut runner, since);
 }
@@ -56,6 +58,61 @@ fn sigterm_stops_the_runner_and_its_child() {
 #[test]
 fn sigint_stops_the_runner_and_its_child() {
     stop_with(Signal::SIGINT);
+}
+
+/// How the session ended, as it noted itself.
+fn reason_noted(runner: &Runner) -> String {
+    let end: Value = serde_json::from_str(&runner.wait_for(".logs/last-end.json")).expect("JSON");
+    end["reason"].as_str().expect("a reason").to_owned()
+}
+
+#[test]
+fn program_that_stops_the_runner_is_named() {
+    let mut runner = app().folder("home/work/.logs").start();
+    let mut raw = Raw::connect(&runner);
+    raw.op("exec", "sh -c 'echo $$; kill $0; sleep 1000' $PPID");
+
+    let run = raw.read_to_end();
+
+    let expected = format!("SIGTERM from PID {} (sh, uid {})", run.stdout().trim_end(), getuid());
+    let line = runner.wait_for_log(&["shutting down: ", &expected]);
+    assert!(run.stderr().contains(&line), "the user sees it, too: {}", run.stderr());
+    assert!(runner.wait_exit().success());
+    assert_eq!(reason_noted(&runner), expected);
+}
+
+/// A session whose runner is the first process of a PID namespace.
+fn in_namespace() -> (Runner, Raw) {
+    let namespaces = ["unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child"];
+    let runner = app().folder("home/work/.logs").prefix(&namespaces).start();
+    let mut raw = Raw::connect(&runner);
+    raw.sync();
+    (runner, raw)
+}
+
+#[test]
+fn users_pkill_is_named() {
+    require!(host::root().and_then(|()| host::util_linux()).and_then(|()| host::program("pkill")));
+    let (mut runner, mut raw) = in_namespace();
+
+    raw.op("exec", "pkill -f kernel; sleep 1000");
+
+    assert!(runner.wait_exit().success());
+    let reason = reason_noted(&runner);
+    assert!(reason.starts_with("SIGTERM from PID ") && reason.ends_with(" (pkill, uid 0)"), "{reason}");
+}
+
+#[test]
+fn signal_from_outside_the_container_is_one() {
+    require!(host::root().and_then(|()| host::util_linux()));
+    let (mut runner, _raw) = in_namespace();
+    let first_process = proc::children(runner.pid())[0];
+
+    proc::signal(first_process, Signal::SIGTERM);
+
+    assert!(runner.wait_exit().success());
+    assert_eq!(reason_noted(&runner), "SIGTERM from outside this container (uid 0)");
+    runner.wait_for_log(&["shutting down: SIGTERM from outside this container"]);
 }
 
 #[test]

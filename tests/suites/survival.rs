@@ -1,7 +1,7 @@
-//! The runner survives an OOM kill in its own cgroup: it lives, answers, runs the next step, and has reported the kill.
+//! The runner survives an OOM kill in its own cgroup: it answers, runs the next step, and reports the kill.
 //!
 //! By default each scenario runs a few times under two limits. `KRUNNER_SURVIVAL_RUNS=15 cargo xtask test survival::`
-//! runs the full matrix, so many times under each of three limits; with `-- --nocapture` each scenario prints its rows.
+//! runs the full matrix, 15 times under each of three limits. With `-- --nocapture` each scenario prints its rows.
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
@@ -85,7 +85,7 @@ impl Scenario {
         }
     }
 
-    /// Whether it goes on when somebody was killed.
+    /// Whether it keeps running after a kill.
     fn lasts(self) -> bool {
         matches!(self, Self::ManyShells | Self::ForkBomb)
     }
@@ -101,16 +101,16 @@ impl Scenario {
     }
 }
 
-/// What became of one run.
+/// The result of one run.
 #[derive(Debug, Default)]
-struct Outcome {
+struct RunOutcome {
     runner_killed: bool,
     unreported: bool,
-    /// Whatever else was wrong.
+    /// Failures besides the runner not surviving.
     fault: Option<String>,
 }
 
-impl Outcome {
+impl RunOutcome {
     fn killed() -> Self {
         Self { runner_killed: true, ..Self::default() }
     }
@@ -121,7 +121,7 @@ impl Outcome {
 }
 
 #[track_caller]
-fn run_once(scenario: Scenario, session: &mut LimitedSession, limit_mib: u64) -> Outcome {
+fn run_once(scenario: Scenario, session: &mut LimitedSession, limit_mib: u64) -> RunOutcome {
     session.send("exec", &scenario.command(limit_mib));
     if scenario.lasts() {
         let is_killed = || (session.limited.oom_kills() > 0 || !session.is_alive()).then_some(());
@@ -131,32 +131,32 @@ fn run_once(scenario: Scenario, session: &mut LimitedSession, limit_mib: u64) ->
             wait::until_stalled("the counter of kills", || Some(counter.oom_kills()));
         }
     } else if !session.until_finished() {
-        return Outcome::killed();
+        return RunOutcome::killed();
     }
     let answered = session.status_within(STATUS_PATIENCE);
     if !session.is_alive() {
-        return Outcome::killed();
+        return RunOutcome::killed();
     }
     if answered.is_none() {
-        return Outcome::fault(format!("status was not answered within {STATUS_PATIENCE:?}"));
+        return RunOutcome::fault(format!("status was not answered within {STATUS_PATIENCE:?}"));
     }
     session.end_children();
     let _ = fs::remove_file(session.home_file("fill"));
     if !session.until_finished() {
-        return Outcome::killed();
+        return RunOutcome::killed();
     }
-    let Some(alive) = session.exec("echo alive") else { return Outcome::killed() };
+    let Some(alive) = session.exec("echo alive") else { return RunOutcome::killed() };
     if alive.codes() != [("finished", 0)] || alive.stdout() != "alive\n" {
-        return Outcome::fault(format!("the next step: {alive:?}"));
+        return RunOutcome::fault(format!("the next step: {alive:?}"));
     }
     wait::within(REPORT_PATIENCE, || {
         session.status_within(STATUS_PATIENCE);
         session.has_reported().then_some(())
     });
     if session.limited.oom_kills() == 0 {
-        return Outcome::fault("the kernel killed nobody: this run shows nothing");
+        return RunOutcome::fault("no OOM kill: this run shows nothing");
     }
-    Outcome { unreported: !session.has_reported(), ..Outcome::default() }
+    RunOutcome { unreported: !session.has_reported(), ..RunOutcome::default() }
 }
 
 /// How the runner ended, if it did, and what it logged.
@@ -185,13 +185,13 @@ fn survive(scenario: Scenario, tracer: Tracer) -> Result<(), String> {
         for _ in 0..runs {
             let mut session = scenario.plan(tracer, limit_mib).start()?;
             let run = AssertUnwindSafe(|| run_once(scenario, &mut session, limit_mib));
-            let outcome = panic::catch_unwind(run).unwrap_or_else(|panic| Outcome::fault(text_of(&*panic)));
+            let outcome = panic::catch_unwind(run).unwrap_or_else(|panic| RunOutcome::fault(text_of(&*panic)));
             if outcome.runner_killed || outcome.unreported || outcome.fault.is_some() {
                 failures.push(format!("{limit_mib} MiB: {outcome:?}; {}", end_of(&mut session)));
             }
             outcomes.push(outcome);
         }
-        let number = |is: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
+        let number = |is: fn(&RunOutcome) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
         println!(
             "{:<18} {limit_mib:>5} MiB  {:<8}  runs {runs:>3}  runner killed {:>3}  unreported {:>3}  other {:>3}",
             scenario.name(),

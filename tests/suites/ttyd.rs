@@ -32,7 +32,7 @@ fn with_tmux(setup: Setup, configured: bool) -> Result<Setup, String> {
     Ok(if configured { setup.file("home/work/.tmux.conf", configuration) } else { setup })
 }
 
-/// A terminal that shows tmux. What is typed before is for nobody.
+/// A terminal that shows tmux. Input typed before that is lost.
 fn connect_to_tmux(port: u16) -> Tty {
     let mut tty = Tty::connect(port, 80, 24);
     tty.read_until(PROMPT);
@@ -84,7 +84,7 @@ fn check_tmux(setup: Setup) {
         proc::children(runner.pid()).into_iter().find(is_ttyd)
     });
     proc::signal(server, Signal::SIGKILL);
-    runner.wait_for_log(&["ttyd is started again in 1 s"]);
+    runner.wait_for_log(&["restarting ttyd in 1 s"]);
     // Not before: ttyd 1.6.3 mostly crashes when two connections break, and the signal would meet its successor.
     drop((first, second));
     let mut third = connect_to_tmux(port);
@@ -139,7 +139,7 @@ fn port_that_another_has_is_taken_when_it_is_free() {
     let other = Server::start(&python, "listener.py", &[&port.to_string()]);
     let (runner, port) = start(setup, "sh", "/bin/sh");
     let holder = format!("(process {})", other.pid());
-    runner.wait_for_log(&["ttyd was not started", &format!("port {port} is taken already by"), &holder]);
+    runner.wait_for_log(&["cannot start ttyd", &format!("port {port} is already in use by"), &holder]);
     other.finish();
     let mut tty = Tty::connect(port, 80, 24);
     tty.type_line("echo \"<$((6*7))>\"");

@@ -7,14 +7,14 @@ const STACK_BYTES: usize = 64 * 1024;
 
 /// Starts a process that shares all our memory and only sleeps: another process, not a thread.
 ///
-/// Not by nix's `clone`: there the child calls a closure that lies on the parent's stack, which goes on meanwhile.
+/// nix's `clone` cannot do this: its child calls a closure on the stack of the parent, which keeps running.
 pub(crate) fn share_memory() -> u32 {
     extern "C" fn sleep(_: *mut libc::c_void) -> libc::c_int {
         loop {
             pause();
         }
     }
-    // The stack lives as long as the process, which nobody waits for.
+    // Leaked: the stack must live as long as the process, which is never waited for.
     let stack = Box::leak(vec![0_u8; STACK_BYTES].into_boxed_slice());
     // The ABI wants 16 bytes of alignment.
     let end = stack.as_mut_ptr_range().end;
@@ -26,11 +26,11 @@ pub(crate) fn share_memory() -> u32 {
     u32::try_from(pid).unwrap_or_else(|_| panic!("clone: {}", std::io::Error::last_os_error()))
 }
 
-/// Ends the calling thread only, even the first one; its process goes on with the others.
+/// Ends only the calling thread, even if it is the first one. Other threads keep running.
 pub(crate) fn end_thread() -> ! {
     // SAFETY: nothing on this thread's stack is used by another one, and nothing of it needs to be dropped.
     unsafe { libc::syscall(libc::SYS_exit, 0) };
-    unreachable!("a thread that has ended goes on");
+    unreachable!("the thread has exited");
 }
 
 /// Lets bpf(2) fail with EPERM from now on, in this process and all that come of it.

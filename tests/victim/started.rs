@@ -1,4 +1,4 @@
-//! Processes that a scene starts, and what is told of their end.
+//! Processes that a scenario starts, and what is told of their end.
 
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -8,9 +8,9 @@ use std::{fs, io};
 
 use nix::libc;
 
-use super::eat::tell_of;
+use super::eat::print_event;
 
-/// One process that a scene has started.
+/// One process that a scenario has started.
 #[derive(Debug)]
 pub(crate) struct Started(Child);
 
@@ -22,31 +22,31 @@ impl Started {
         Self::of(command)
     }
 
-    /// Any command.
+    /// Starts a command with piped stdin.
     pub(crate) fn of(mut command: Command) -> Self {
         Self(command.stdin(Stdio::piped()).spawn().expect("a process"))
     }
 
-    /// Its pid in our namespace.
+    /// Its PID in our namespace.
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
     }
 
-    /// Lets one go on that waits for it.
+    /// Unblocks a process that was started with `--wait`.
     pub(crate) fn go(&mut self) {
         let stdin = self.0.stdin.as_mut().expect("stdin is piped");
-        stdin.write_all(b"\n").expect("one that waits reads");
+        stdin.write_all(b"\n").expect("the process reads its stdin");
     }
 
-    /// Waits for its end and tells it. One that holds ends by this.
-    pub(crate) fn tell_end(mut self) {
+    /// Closes its stdin, which ends a process with `--hold`, waits for it, and prints how it ended.
+    pub(crate) fn print_exit(mut self) {
         drop(self.0.stdin.take());
-        self.tell_own_end();
+        self.print_own_exit();
     }
 
-    /// Waits until somebody else ends it and tells that.
-    pub(crate) fn tell_own_end(mut self) {
-        // `wait` of std would close its stdin, by which it would end.
+    /// Waits until another process ends it and prints how it ended.
+    pub(crate) fn print_own_exit(mut self) {
+        // `Child::wait` would close its stdin and thereby end it.
         let stdin = self.0.stdin.take();
         let killed = loop {
             match self.0.wait() {
@@ -55,6 +55,6 @@ impl Started {
             }
         };
         drop(stdin);
-        tell_of(if killed { "killed" } else { "exited" }, self.0.id());
+        print_event(if killed { "killed" } else { "exited" }, self.0.id());
     }
 }

@@ -1,13 +1,13 @@
-//! The first process of a virtual machine of `cargo xtask vm`: sets the machine up, has the battery run, tells each outcome
-//! on the second serial line, powers off.
+//! The init of a virtual machine of `cargo xtask vm`: sets up the machine, runs the OOM matrix, writes each outcome to the
+//! second serial port, and powers off.
 //!
 //! ```text
-//!  kernel ─▶ init (pid 1): mounts, cgroup v2, PATH ─▶ itself once more: the battery ─▶ JSON lines on /dev/ttyS1
-//!              └── reaps whoever is left to it, until the battery ends ─▶ the last line ─▶ power off
+//!  kernel ─▶ init (PID 1): mounts, cgroup v2, PATH ─▶ a copy of itself: the OOM matrix ─▶ JSON lines on /dev/ttyS1
+//!              └── reaps orphans until the matrix exits ─▶ the last line ─▶ power off
 //! ```
 //!
-//! The kernel's own words go to the first line, so that they cannot get between ours. No tracefs is mounted, and all memory
-//! is ours to eat.
+//! The kernel log goes to the first serial port, so it cannot interleave with the JSON. No tracefs is mounted, and the matrix
+//! may use up all memory.
 
 mod survivor;
 
@@ -17,14 +17,14 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
 
-use krunner_tests::battery::{Machine, Means, Plan, run};
+use krunner_tests::oom_matrix::{Machine, MatrixPlan, MonitorMode, run};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::wait::{WaitStatus, waitpid};
 use serde_json::{Value, json};
 
-/// What the battery is called by.
-const BATTERY: &str = "battery";
+/// The first argument of the copy that runs the matrix.
+const OOM_MATRIX: &str = "oom-matrix";
 
 const LINE: &str = "/dev/ttyS1";
 
@@ -34,23 +34,23 @@ const MOUNTS: &[(&str, &str)] =
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.split_first() {
-        Some((first, only)) if first == BATTERY => battery(only.to_vec()),
+        Some((first, only)) if first == OOM_MATRIX => oom_matrix(only.to_vec()),
         _ if std::process::id() == 1 => init(&args),
         _ => {
-            eprintln!("this is the first process of a virtual machine of `cargo xtask vm`, and of no use elsewhere");
+            eprintln!("this program is the init of a `cargo xtask vm` virtual machine; it does nothing elsewhere");
             ExitCode::from(2)
         }
     }
 }
 
-/// As pid 1. The kernel hands over what is behind `--` in its command line: which cases are wanted.
+/// Runs as PID 1. The kernel passes the arguments after `--` on its command line: the cases to run.
 fn init(only: &[String]) -> ExitCode {
     let last = match set_up().and_then(|()| child(only).map_err(Into::into)) {
         Ok(status) if status.success() => json!({ "event": "done" }),
-        Ok(status) => json!({ "event": "failed", "reason": format!("the battery ended with {status}") }),
+        Ok(status) => json!({ "event": "failed", "reason": format!("the OOM matrix exited with {status}") }),
         Err(error) => json!({ "event": "failed", "reason": format!("{error:#}") }),
     };
-    tell(&last);
+    emit(&last);
     let never = reboot(RebootMode::RB_POWER_OFF);
     eprintln!("cannot power off: {never:?}");
     ExitCode::FAILURE
@@ -63,22 +63,22 @@ fn set_up() -> Result<(), Box<dyn std::error::Error>> {
         mount(Some(*kind), *at, Some(*kind), MsFlags::empty(), none).map_err(|error| format!("{at}: {error}"))?;
     }
     fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory")?;
-    // On an emulated processor small pages take long: to eat, and for a dead one to give back. Meanwhile the kernel takes its
-    // memory for free already, and kills the next one who asks.
+    // On an emulated processor, small pages are slow to allocate and slow to free. While a victim's memory is being freed the
+    // kernel already counts it as free, and kills the next process that allocates.
     fs::write("/sys/kernel/mm/transparent_hugepage/enabled", "always")?;
-    tell(&json!({ "event": "booted", "kernel": fs::read_to_string("/proc/sys/kernel/osrelease")?.trim() }));
+    emit(&json!({ "event": "booted", "kernel": fs::read_to_string("/proc/sys/kernel/osrelease")?.trim() }));
     Ok(())
 }
 
-/// Runs the battery, and reaps all others meanwhile.
+/// Runs the matrix in a child and reaps orphans until it exits.
 fn child(only: &[String]) -> std::io::Result<ExitStatus> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg(BATTERY).args(only).env("PATH", "/bin").env("RUST_BACKTRACE", "0");
-    let battery = i32::try_from(command.spawn()?.id()).expect("a pid");
+    command.arg(OOM_MATRIX).args(only).env("PATH", "/bin").env("RUST_BACKTRACE", "0");
+    let matrix = i32::try_from(command.spawn()?.id()).expect("a pid");
     loop {
         match waitpid(None, None)? {
-            WaitStatus::Exited(pid, code) if pid.as_raw() == battery => return Ok(ExitStatus::from_raw(code << 8)),
-            WaitStatus::Signaled(pid, signal, _) if pid.as_raw() == battery => {
+            WaitStatus::Exited(pid, code) if pid.as_raw() == matrix => return Ok(ExitStatus::from_raw(code << 8)),
+            WaitStatus::Signaled(pid, signal, _) if pid.as_raw() == matrix => {
                 return Ok(ExitStatus::from_raw(signal as i32));
             }
             _ => {}
@@ -86,31 +86,31 @@ fn child(only: &[String]) -> std::io::Result<ExitStatus> {
     }
 }
 
-fn battery(only: Vec<String>) -> ExitCode {
-    // Before the next line, whose rank children would inherit.
+fn oom_matrix(only: Vec<String>) -> ExitCode {
+    // First: the children of this check would inherit the oom_score_adj that is set below.
     if only.is_empty() {
-        tell(&json!({ "event": "survivor", "problem": survivor::check().err() }));
+        emit(&json!({ "event": "survivor", "problem": survivor::check().err() }));
     }
-    // When all memory is eaten and its eater has not given it back yet, whoever asks next is killed as well.
+    // While a victim of a global OOM kill has not freed its memory yet, the next process that allocates is killed as well.
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
-        eprintln!("the battery itself may be killed: /proc/self/oom_score_adj: {error}");
+        eprintln!("the OOM matrix itself may be killed: /proc/self/oom_score_adj: {error}");
     }
-    let plan = Plan {
+    let plan = MatrixPlan {
         krunner: PathBuf::from("/bin/krunner"),
         victim: PathBuf::from("/bin/victim"),
-        means: Means::ALL.to_vec(),
+        modes: MonitorMode::ALL.to_vec(),
         only,
-        machine: Machine::Own,
+        machine: Machine::Dedicated,
     };
-    run(&plan, |outcome| tell(&json!({ "event": "outcome", "outcome": outcome })));
+    run(&plan, |outcome| emit(&json!({ "event": "outcome", "outcome": outcome })));
     ExitCode::SUCCESS
 }
 
-/// One write, so that a line is whole.
-fn tell(line: &Value) {
-    let told =
+/// Writes a line with one `write`, so that lines do not interleave.
+fn emit(line: &Value) {
+    let written =
         OpenOptions::new().write(true).open(LINE).and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
-    if let Err(error) = told {
+    if let Err(error) = written {
         eprintln!("{LINE}: {error}; {line}");
     }
 }

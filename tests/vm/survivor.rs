@@ -1,7 +1,8 @@
-//! Sessions under cgroup v2 whose runner survives, which the machine that runs the suites cannot show: with `CAP_SYS_RESOURCE` in a
-//! cgroup that is killed as a whole (`memory.oom.group`), its children having the rank that they would have had without krunner;
-//! and without that capability, through one kill after the other. They run with `--debug`, so that each kernel loads the eBPF
-//! programs that log.
+//! Checks that a runner survives OOM kills in its cgroup under cgroup v2, which the machine that runs the suites may not have.
+//!
+//! With `CAP_SYS_RESOURCE` the runner survives a group kill (`memory.oom.group`), and its children have the `oom_score_adj` that
+//! they would have without krunner. Without the capability it survives one kill after the other. Without either, a group kill
+//! ends it and its recording says why. Sessions run with `--debug`, so that each kernel loads the eBPF programs that log.
 
 use std::fs;
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use krunner_tests::{proc, wait};
+use serde_json::Value;
 
 const CGROUP: &str = "/sys/fs/cgroup/survivor";
 const ROOT: &str = "/tmp/survivor";
@@ -16,55 +18,64 @@ const ROOT: &str = "/tmp/survivor";
 /// Number 24 of linux/capability.h.
 const CAP_SYS_RESOURCE: &str = "24";
 
-/// Room for the loading of the tracer.
+/// Leaves enough memory to load the tracer.
 const LIMIT_BYTES: &str = "100663296";
 
-/// More than that, in MiB.
+/// MiB; more than the limit.
 const TOO_MUCH: &str = "200";
 
-/// The ring buffer for the log lines of eBPF programs, which is there only when these are: a page.
+/// The size of the ring buffer for log lines of the eBPF programs: one page. It exists only if the programs log.
 const LOG_BYTES: u64 = 4096;
 
-/// Before the last one.
+/// Attempts before the one whose failure counts.
 const ATTEMPTS: usize = 2;
 
-/// An emulated processor takes its time.
+/// Long because the processor is emulated.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What a session may do.
+/// What the session is allowed to do and how its cgroup is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    /// Protect itself, and needs to: its cgroup is killed as a whole.
+enum Privilege {
+    /// It protects itself, in a cgroup that is killed as a whole.
     Protected,
+    /// It cannot protect itself in such a cgroup: the runner is killed, and a recording remains.
+    Recorded,
     Bpf,
     Fallback,
 }
 
-/// What ends in a kill, and what is left of it afterwards is small.
+impl Privilege {
+    fn is_group(self) -> bool {
+        matches!(self, Self::Protected | Self::Recorded)
+    }
+}
+
+/// Steps that end in an OOM kill and leave little memory in use.
 const KILLED: &[&str] =
     &["exec victim eat 200", "victim clone-vm 200", "sleep 60 & victim clone-vm 200; kill $!", "exec victim eat 200"];
 
-/// `Err` says what is not as it should be.
+/// `Err` describes the first check that failed.
 pub(crate) fn check() -> Result<(), String> {
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
     if !up.is_ok_and(|up| up.success()) {
         return Err("the loopback interface is not up".to_owned());
     }
-    // Before 5.11 the maps take that capability, to raise the limit of locked memory.
-    in_session(Way::Protected, check_program_log)?;
-    in_session(Way::Protected, check_group_kill)?;
-    for way in [Way::Bpf, Way::Fallback] {
-        // An emulated processor gives memory back ten times as slowly, and whoever was refused a page just before the kill asks
-        // again meanwhile: here one kill in twenty takes the runner, too.
-        let mut attempts = (0..ATTEMPTS).map(|_| in_session(way, check_kills));
-        attempts.find(Result::is_ok).unwrap_or_else(|| in_session(way, check_kills))?;
+    // Before 5.11 creating the maps takes CAP_SYS_RESOURCE, to raise the limit of locked memory.
+    in_session(Privilege::Protected, check_program_log)?;
+    in_session(Privilege::Protected, check_group_kill)?;
+    in_session(Privilege::Recorded, check_post_mortem)?;
+    for privilege in [Privilege::Bpf, Privilege::Fallback] {
+        // An emulated processor frees memory ten times as slowly, and processes whose allocation failed just before the kill
+        // retry meanwhile. Here one kill in twenty also takes the runner.
+        let mut attempts = (0..ATTEMPTS).map(|_| in_session(privilege, check_kills));
+        attempts.find(Result::is_ok).unwrap_or_else(|| in_session(privilege, check_kills))?;
     }
     Ok(())
 }
 
-/// Has a session and ends it.
-fn in_session(way: Way, check: impl FnOnce(&mut Child) -> Result<(), String>) -> Result<(), String> {
-    let mut runner = start(way).map_err(|error| format!("cannot start a session: {error}"))?;
+/// Starts a session, runs the check in it, and kills it.
+fn in_session(privilege: Privilege, check: impl FnOnce(&mut Child) -> Result<(), String>) -> Result<(), String> {
+    let mut runner = start(privilege).map_err(|error| format!("cannot start a session: {error}"))?;
     let answered = wait::within(PATIENCE, || send("status", "").is_ok().then_some(()));
     let checked = answered.ok_or_else(|| "the session never answered".to_owned()).and_then(|()| check(&mut runner));
     let _ = runner.kill();
@@ -73,34 +84,60 @@ fn in_session(way: Way, check: impl FnOnce(&mut Child) -> Result<(), String>) ->
     checked
 }
 
-fn start(way: Way) -> std::io::Result<Child> {
+fn start(privilege: Privilege) -> std::io::Result<Child> {
     fs::create_dir(CGROUP)?;
     fs::write(Path::new(CGROUP).join("memory.max"), LIMIT_BYTES)?;
-    fs::write(Path::new(CGROUP).join("memory.oom.group"), if way == Way::Protected { "1" } else { "0" })?;
+    fs::write(Path::new(CGROUP).join("memory.oom.group"), if privilege.is_group() { "1" } else { "0" })?;
     for folder in ["home/work", "home/config", "tmp", "etc/backend.ai"] {
         fs::create_dir_all(Path::new(ROOT).join(folder))?;
     }
+    if privilege == Privilege::Recorded {
+        fs::create_dir_all(Path::new(ROOT).join("home/work/.logs"))?;
+    }
     let enter = format!("echo 0 > {CGROUP}/cgroup.procs; exec krunner --debug --root {ROOT} app");
     let home = Path::new(ROOT).join("home/work");
-    let launcher: &[&str] = match way {
-        Way::Protected => &[],
-        Way::Bpf => &["victim", "no-capability", CAP_SYS_RESOURCE],
-        Way::Fallback => &["victim", "no-capability", CAP_SYS_RESOURCE, "victim", "no-bpf"],
+    let launcher: &[&str] = match privilege {
+        Privilege::Protected => &[],
+        Privilege::Bpf | Privilege::Recorded => &["victim", "no-capability", CAP_SYS_RESOURCE],
+        Privilege::Fallback => &["victim", "no-capability", CAP_SYS_RESOURCE, "victim", "no-bpf"],
     };
     let line = [launcher, &["sh", "-c", &enter]].concat();
     Command::new(line[0]).args(&line[1..]).current_dir(home).stdin(Stdio::null()).stdout(Stdio::null()).spawn()
 }
 
 fn check_group_kill(runner: &mut Child) -> Result<(), String> {
-    let own = rank(runner);
+    let own = oom_score_adj(runner);
     if own != "-1000" {
         return Err(format!("the runner has oom_score_adj {own:?}"));
     }
-    let said = send("exec", "cat /proc/self/oom_score_adj")?;
-    if said.lines().next() != Some("0") {
-        return Err(format!("a child's oom_score_adj: {said}"));
+    let output = send("exec", "cat /proc/self/oom_score_adj")?;
+    if output.lines().next() != Some("0") {
+        return Err(format!("a child's oom_score_adj: {output}"));
     }
     survive(runner, &format!("sleep 600 & exec victim eat {TOO_MUCH}"))
+}
+
+/// The kernel kills the whole session, and its recording says so.
+fn check_post_mortem(runner: &mut Child) -> Result<(), String> {
+    wait_for_loader(runner)?;
+    let mut step = Command::new("krunner")
+        .args(["send", "exec", &format!("exec victim eat {TOO_MUCH}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("krunner send: {error}"))?;
+    let ended = wait::within(PATIENCE, || runner.try_wait().ok().flatten());
+    let _ = step.kill();
+    let _ = step.wait();
+    ended.ok_or("the runner survived a kill of its cgroup")?;
+    let recording = format!("{ROOT}/home/work/.logs/recorder.bin");
+    let output = Command::new("krunner").args(["oom", "post-mortem", "--json", &recording]).output();
+    let output = output.map_err(|error| format!("krunner oom post-mortem: {error}"))?;
+    // The next session must not find this recording.
+    fs::remove_dir_all(Path::new(ROOT).join("home/work/.logs")).map_err(|error| error.to_string())?;
+    let found: Value = serde_json::from_slice(&output.stdout).map_err(|error| format!("{error}: {output:?}"))?;
+    let is_right = found["cause"] == "group_kill" && found["step"]["exit_code"].is_null();
+    if is_right { Ok(()) } else { Err(format!("the post-mortem of a group kill: {found:#}")) }
 }
 
 fn check_program_log(runner: &mut Child) -> Result<(), String> {
@@ -112,21 +149,21 @@ fn check_program_log(runner: &mut Child) -> Result<(), String> {
 
 fn wait_for_loader(runner: &Child) -> Result<(), String> {
     let loads = || threads(runner.id()).iter().any(|name| name == "oom-loader");
-    wait::within(PATIENCE, || (!loads()).then_some(())).ok_or("the tracer is being loaded for ever")?;
+    wait::within(PATIENCE, || (!loads()).then_some(())).ok_or("the tracer did not finish loading")?;
     Ok(())
 }
 
 fn check_kills(runner: &mut Child) -> Result<(), String> {
-    // Loading the tracer takes seconds here, and some MiB: a kill meanwhile would be another scene.
+    // Loading the tracer takes seconds and several MiB here; a kill meanwhile would be a different scenario.
     wait_for_loader(runner)?;
-    let own = rank(runner);
+    let own = oom_score_adj(runner);
     if own != "0" {
         return Err(format!("the runner without the capability has oom_score_adj {own:?}"));
     }
     KILLED.iter().try_for_each(|command| survive(runner, command))
 }
 
-fn rank(process: &Child) -> String {
+fn oom_score_adj(process: &Child) -> String {
     fs::read_to_string(format!("/proc/{}/oom_score_adj", process.id())).unwrap_or_default().trim().to_owned()
 }
 
@@ -136,18 +173,18 @@ fn threads(pid: u32) -> Vec<String> {
     names.map(|name| name.trim().to_owned()).collect()
 }
 
-/// A kill, and the session goes on.
+/// Causes an OOM kill and checks that the session still works.
 fn survive(runner: &mut Child, command: &str) -> Result<(), String> {
     let before = kills();
-    let said = send("exec", command)?;
+    let output = send("exec", command)?;
     if kills() == before {
-        return Err(format!("{command}: nobody was killed: {said}"));
+        return Err(format!("{command}: no OOM kill: {output}"));
     }
     if let Ok(Some(status)) = runner.try_wait() {
-        return Err(format!("{command}: the runner ended: {status}; {} kills before, {} now", before, kills()));
+        return Err(format!("{command}: the runner exited: {status}; {} kills before, {} now", before, kills()));
     }
-    if !said.contains("Out-of-memory detected!") {
-        return Err(format!("{command}: the step has no report: {said}"));
+    if !output.contains("Out-of-memory detected!") {
+        return Err(format!("{command}: the step has no report: {output}"));
     }
     let alive = send("exec", "echo alive")?;
     if alive.lines().next() == Some("alive") { Ok(()) } else { Err(format!("{command}: the next step: {alive}")) }
@@ -159,7 +196,7 @@ fn kills() -> u64 {
     count.and_then(|count| count.parse().ok()).unwrap_or_default()
 }
 
-/// What `krunner send` prints; `Err` without an answer.
+/// Returns what `krunner send` prints. Fails if the runner does not answer.
 fn send(op: &str, payload: &str) -> Result<String, String> {
     let mut command = Command::new("krunner");
     command.args(["send", op]);
@@ -167,8 +204,8 @@ fn send(op: &str, payload: &str) -> Result<String, String> {
         command.arg(payload);
     }
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("krunner send: {error}"))?;
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    // The exit code of a step is the command's own.
-    if op == "exec" || output.status.success() { Ok(said) } else { Err(said) }
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    // For `exec`, the exit code is that of the command.
+    if op == "exec" || output.status.success() { Ok(text) } else { Err(text) }
 }

@@ -1,4 +1,4 @@
-"""The one client of the bench: it drives every runner and every yardstick in the same way.
+"""The one client of the bench: it drives every runner and every baseline in the same way.
 
 Reads a command per line from standard input and answers each with a line of JSON; xtask is at the
 other end. Sockets are made as the agent makes them, but for a reconnect interval of 1 ms, so that
@@ -20,7 +20,7 @@ import zmq
 
 # A runner that says nothing for so long has failed.
 RECV_TIMEOUT_MS = 60_000
-GATE_TIMEOUT_S = 20
+BARRIER_TIMEOUT_S = 20
 WARM_UP_ROUND_TRIPS = 200
 
 
@@ -52,9 +52,9 @@ class Client:
         self.ops = self.replies = None
         return {}
 
-    def start(self, gate):
-        """Opens the gate behind which a runner waits; times it up to its first status reply."""
-        handle = open_gate(gate)
+    def start(self, start_barrier):
+        """Releases the start barrier behind which a runner waits; times it up to its first status reply."""
+        handle = open_start_barrier(start_barrier)
         self.ops.send_multipart([b"status", b""])
         began = time.perf_counter_ns()
         os.write(handle, b"\n")
@@ -93,9 +93,9 @@ class Client:
                 raise ValueError(f"`{line}` wrote {written} bytes")
         return {"ms": median(took) / 1e6}
 
-    def start_code(self, gate, code, shown):
-        """Opens the gate behind which a runner waits; times it up to the end of a first `code`."""
-        handle = open_gate(gate)
+    def start_code(self, start_barrier, code, shown):
+        """Releases the start barrier behind which a runner waits; times it up to the end of a first `code`."""
+        handle = open_start_barrier(start_barrier)
         self.ops.send_multipart([b"code", code.encode()])
         began = time.perf_counter_ns()
         os.write(handle, b"\n")
@@ -195,15 +195,15 @@ class Client:
                 raise ValueError(f"a {kind!r} reply in place of {wanted!r}")
 
 
-def open_gate(gate):
+def open_start_barrier(start_barrier):
     """Opens a named pipe for writing once someone reads it."""
-    deadline = time.monotonic() + GATE_TIMEOUT_S
+    deadline = time.monotonic() + BARRIER_TIMEOUT_S
     while True:
         try:
-            return os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
+            return os.open(start_barrier, os.O_WRONLY | os.O_NONBLOCK)
         except OSError:
             if time.monotonic() > deadline:
-                raise TimeoutError("the runner's world did not come up") from None
+                raise TimeoutError("the sandbox of the runner did not come up") from None
             time.sleep(0.001)
 
 

@@ -1,4 +1,4 @@
-"""A yardstick of the bench: libzmq sends back what it gets, and nothing else happens."""
+"""A baseline of the bench: libzmq sends back what it gets, and nothing else happens."""
 
 import sys
 

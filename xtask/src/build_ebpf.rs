@@ -18,13 +18,13 @@ use crate::workspace::{cargo, on_path, root, run, step, target_dir};
 const TARGET: &str = "bpfel-unknown-none";
 const PACKAGE: &str = "krunner-ebpf";
 
-/// An object: where it is kept, and the cargo features that it is built with.
+/// An object: its path and the cargo features that it is built with.
 struct Object {
     path: &'static str,
     features: &'static [&'static str],
 }
 
-/// The programs, and the same with log lines, for `--debug`.
+/// The programs without log lines, and with log lines for `--debug`.
 const OBJECTS: &[Object] = &[
     Object { path: "krunner-ebpf/krunner-ebpf.o", features: &[] },
     Object { path: "krunner-ebpf/krunner-ebpf-log.o", features: &["log"] },
@@ -32,33 +32,33 @@ const OBJECTS: &[Object] = &[
 
 const DIGEST: &str = "krunner-ebpf/krunner-ebpf.digest";
 
-/// What goes into the object, besides the compiler: files, and folders with all that is in them.
+/// The inputs of the objects besides the compiler: files and whole folders.
 const SOURCES: &[&str] =
     &["krunner-common/Cargo.toml", "krunner-common/src", "krunner-ebpf/Cargo.toml", "krunner-ebpf/src"];
 
-/// The linker whose output is in the repository.
+/// The version of the linker whose output is committed.
 const LINKER: &str = "0.13";
 
 const HELP: &str = "\
-Needs the compiler's sources (rust-src) and bpf-linker. What is missing is named with the way to get it. Who does not \
-change the programs needs none of it: the objects are in the repository.
+Needs the compiler's sources (rust-src) and bpf-linker; if one is missing, the error says how to install it. To build \
+krunner without changing the eBPF programs you need neither: the objects are committed.
 
 Examples:
   cargo xtask build-ebpf
   cargo xtask build-ebpf --check
 
-Exit codes: 0 written, or up to date, 1 an object is stale or could not be built, 2 wrong usage.";
+Exit codes: 0 written or up to date, 1 an object is stale or could not be built, 2 wrong usage.";
 
 /// Arguments of `cargo xtask build-ebpf`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Args {
-    /// Builds, writes nothing, and fails when an object in the repository is not what the sources give
+    /// Build without writing; fail if a committed object differs from what the sources give
     #[arg(long)]
     check: bool,
 }
 
-/// Builds the objects; with `--check`, whether those in the repository are up to date.
+/// Builds the objects. With `--check`, returns whether the committed ones are up to date.
 pub(crate) fn run_task(args: &Args) -> Result<bool> {
     let sources = digest_of_sources(&root())?;
     if args.check
@@ -83,14 +83,14 @@ pub(crate) fn run_task(args: &Args) -> Result<bool> {
     Ok(true)
 }
 
-/// What the objects are made with, for the digest's file and for messages.
+/// The tools that build the objects, for the digest file and for messages.
 struct Tools {
     compiler: String,
     linker: String,
 }
 
 impl Tools {
-    /// Fails with everything that is missing, and how to get it.
+    /// Fails if a tool is missing, and says how to install it.
     fn find() -> Result<Self> {
         let verbose = output(Command::new(rustc()).arg("-vV"))?;
         let field = |name: &str| {
@@ -113,13 +113,13 @@ impl Tools {
             );
         }
         if !missing.is_empty() {
-            bail!("the eBPF objects cannot be built; what is missing, and how to get it:{missing}");
+            bail!("cannot build the eBPF objects; install what is missing:{missing}");
         }
         let linker = output(Command::new("bpf-linker").arg("--version"))?;
         Ok(Self { compiler: format!("rustc {} (LLVM {llvm})", field("release:")), linker: linker.trim().to_owned() })
     }
 
-    /// Comments of the digest.
+    /// The comment lines of the digest file.
     fn lines(&self) -> String {
         format!("# {}\n# {}\n", self.compiler, self.linker)
     }
@@ -138,24 +138,24 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Builds in a target folder of its own, since the compiler's flags are others than elsewhere.
+/// Builds in a separate target folder, because the compiler flags differ.
 fn build(object: &Object) -> Result<Vec<u8>> {
     step(&format!("building {} for {TARGET} (release)", object.path));
     let target = target_dir()?.join("ebpf");
     let mut command = cargo(["build", "--release", "--locked", "--package", PACKAGE, "--target", TARGET]);
     command.args(["-Z", "build-std=core"]).arg("--target-dir").arg(&target);
     command.args(object.features.iter().flat_map(|feature| ["--features", feature]));
-    // Stable compilers build `core` only for those who say that they know what they do.
+    // A stable compiler builds `core` only with this variable.
     command.env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTFLAGS").env_remove("CARGO_BUILD_RUSTFLAGS");
-    // Nothing of this machine's folders may end up in the bytes, nor may a tuned profile of the
-    // workspace change them.
+    // Neither local paths nor a tuned profile of the
+    // workspace may change the output.
     command.env("CARGO_ENCODED_RUSTFLAGS", flags().join("\u{1f}"));
     command.env("CARGO_PROFILE_RELEASE_DEBUG", "0").env("CARGO_PROFILE_RELEASE_STRIP", "none");
     command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1").env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3");
     command.env("CARGO_PROFILE_RELEASE_LTO", "false");
     run(&mut command)?;
     let built = target.join(TARGET).join("release").join(PACKAGE);
-    fs::read(&built).with_context(|| format!("cargo built no {}", built.display()))
+    fs::read(&built).with_context(|| format!("cargo did not build {}", built.display()))
 }
 
 fn flags() -> Vec<String> {
@@ -173,7 +173,7 @@ fn flags() -> Vec<String> {
     flags
 }
 
-/// A line per source file, in the form of sha256sum, so that a difference can be named.
+/// One line per source file, in the format of sha256sum, so that a difference can be named.
 fn digest_of_sources(root: &Path) -> Result<String> {
     let mut files = Vec::new();
     for source in SOURCES {
@@ -209,15 +209,15 @@ fn line(content: &[u8], name: &str) -> String {
     line
 }
 
-/// How the committed files differ from the sources; `None` when they do not.
+/// Describes how the committed files differ from the sources; `None` if they do not.
 fn differs(sources: &str) -> Option<String> {
     let Ok(kept) = fs::read_to_string(root().join(DIGEST)) else {
-        return Some(format!("there is no {DIGEST}"));
+        return Some(format!("{DIGEST} is missing"));
     };
     let mut expected = sources.to_owned();
     for Object { path, .. } in OBJECTS {
         let Ok(object) = fs::read(root().join(path)) else {
-            return Some(format!("there is no {path}"));
+            return Some(format!("{path} is missing"));
         };
         expected.push_str(&line(&object, path));
     }
@@ -234,16 +234,16 @@ fn first_difference(kept: &str, expected: &str) -> Option<String> {
         .find(|line| !kept.contains(line))
         .or_else(|| kept.iter().find(|line| !expected.contains(line)))?;
     let name = odd.split_whitespace().nth(1).unwrap_or("its digest");
-    Some(format!("{name} is not what the digest says"))
+    Some(format!("{name} does not match the digest"))
 }
 
-/// Compares what was built, by its path, with what the repository keeps.
+/// Compares built objects with the committed ones.
 fn compare(built: &[(&str, Vec<u8>)], tools: &str) -> Result<bool> {
     let mut differing = None;
     for (path, object) in built {
         let kept = fs::read(root().join(path)).with_context(|| format!("cannot read {path}"))?;
         if kept == *object {
-            step(&format!("{path} is what its sources give ({} bytes)", kept.len()));
+            step(&format!("{path} matches its sources ({} bytes)", kept.len()));
         } else {
             differing.get_or_insert(path);
         }
@@ -253,10 +253,10 @@ fn compare(built: &[(&str, Vec<u8>)], tools: &str) -> Result<bool> {
     let comments = |text: &str| text.lines().filter(|line| line.starts_with('#')).collect::<Vec<_>>().join(" ");
     let (then, now) = (comments(&recorded), comments(tools));
     if then == now {
-        println!("{path} is not what its sources give; run: cargo xtask build-ebpf");
+        println!("{path} does not match its sources; run: cargo xtask build-ebpf");
         return Ok(false);
     }
-    // Another compiler or linker gives other bytes from the same sources, whose digest matches.
+    // Another compiler or linker gives different bytes from the same sources.
     println!(
         "{path} was built with other tools, so its bytes cannot be compared; its sources are unchanged\n  then: {then}\n  now:  {now}"
     );

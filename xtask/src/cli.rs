@@ -1,25 +1,25 @@
-//! The command line: which task, with which arguments. What a task does is in the task's own file.
+//! The command line of `cargo xtask`. Each task has a module of its own.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{battery, bench, build_ebpf, dist, newcomer, test, tidy, vm};
+use crate::{bench, build_ebpf, dist, newcomer, oom_matrix, test, tidy, vm};
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask test                all suites that can run here; skips are listed last
-  cargo xtask test --all          installs what is missing; a skip is a failure (as in CI)
-  cargo xtask test interrupt      only the tests with `interrupt` in their names
-  cargo xtask newcomer            the tests in a fresh clone, with nothing but Rust, Python and a C compiler
-  cargo xtask tidy                the rules that no compiler checks
-  cargo xtask battery             how many kills for memory are told of rightly, with BPF and without
-  cargo xtask vm --kernel 5.10    the same on another kernel, in a virtual machine
-  cargo xtask bench --quick       krunner beside the Python runner, in about a minute
-  cargo xtask dist                what is handed out, in target/dist
-  cargo xtask build-ebpf --check  is the eBPF object in the repository what its sources give?
+  cargo xtask test                run every test that can run on this machine; list the skipped tests
+  cargo xtask test --all          install missing dependencies first; a skipped test is a failure (as in CI)
+  cargo xtask test interrupt      run only tests whose name contains `interrupt`
+  cargo xtask newcomer            run the tests in a fresh clone with only Rust, Python and a C compiler
+  cargo xtask tidy                check repository rules that the compiler does not check
+  cargo xtask oom-matrix          score OOM kill reports, with and without BPF
+  cargo xtask vm --kernel 5.10    do the same on another kernel, in a virtual machine
+  cargo xtask bench --quick       compare krunner with the Python runner in about a minute
+  cargo xtask dist                build the release artifacts in target/dist
+  cargo xtask build-ebpf --check  check that the committed eBPF objects match their sources
 
-Exit codes: 0 all is well, 1 a check or a target failed or the task could not run, 2 wrong usage.";
+Exit codes: 0 success, 1 a check failed, a target was missed or the task could not run, 2 wrong usage.";
 
 /// Development tasks of the krunner workspace.
 #[derive(Debug, Parser)]
@@ -31,35 +31,36 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Builds krunner and runs tidy, the unit tests and the integration suites
+    /// Build krunner, then run tidy, the unit tests and the integration suites
     Test(test::Args),
-    /// Runs the tests in a fresh clone as on a fresh machine: Rust, python3 and a C compiler, and no more
+    /// Run the tests in a fresh clone, as on a machine with only Rust, python3 and a C compiler
     Newcomer(newcomer::Args),
-    /// Checks the rules that no compiler checks: layering, file heads, lengths, who may be unsafe
+    /// Check repository rules that the compiler does not check: layering, file headers, lengths, use of unsafe
     Tidy(tidy::Args),
-    /// Measures krunner beside the Python runner, and fails when a target is missed
+    /// Compare krunner with the Python runner; fail when a performance target is missed
     Bench(bench::Args),
-    /// Plays every kind of kill for memory and scores what krunner tells of it, with BPF and without
-    Battery(battery::Args),
-    /// Boots other kernels in virtual machines and runs the battery there
+    /// Cause every kind of OOM kill and score krunner's reports, with and without BPF
+    #[command(alias = "battery")]
+    OomMatrix(oom_matrix::Args),
+    /// Boot other kernels in virtual machines and run the OOM matrix there
     Vm(vm::Args),
-    /// Makes what is handed out: static binaries, the package for the agent, manual pages, sums
+    /// Build the release artifacts: static binaries, the agent's package, manual pages, checksums
     Dist(dist::Args),
-    /// Builds the eBPF object that krunner embeds, and writes it beside its sources
+    /// Build the eBPF objects that krunner embeds and write them next to their sources
     BuildEbpf(build_ebpf::Args),
-    /// One of the bench's yardsticks: a bare pipe -> PUSH copy loop behind the runner's protocol
+    /// A baseline of the bench: a bare pipe-to-PUSH copy loop behind the runner's protocol
     #[command(hide = true)]
     BenchPeer(bench::peer::Args),
 }
 
-/// Runs the task that the command line names.
+/// Parses the command line and runs the task.
 pub(crate) fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Test(args) => test::run(&args),
         Task::Newcomer(args) => newcomer::run_task(&args),
         Task::Tidy(args) => tidy::run(&args),
         Task::Bench(args) => bench::run(&args),
-        Task::Battery(args) => battery::run(&args),
+        Task::OomMatrix(args) => oom_matrix::run(&args),
         Task::Vm(args) => vm::run(&args),
         Task::Dist(args) => dist::run(&args),
         Task::BuildEbpf(args) => build_ebpf::run_task(&args),
@@ -82,6 +83,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn battery_is_an_alias_of_oom_matrix() {
+        let cli = Cli::try_parse_from(["cargo xtask", "battery", "--list"]).unwrap();
+        assert!(matches!(cli.task, Task::OomMatrix(_)));
+    }
+
+    #[test]
     fn every_task_has_examples_that_parse_and_its_exit_codes() {
         let mut tasks: Vec<_> = Cli::command().get_subcommands().filter(|task| !task.is_hide_set()).cloned().collect();
         tasks.push(Cli::command());
@@ -90,7 +97,7 @@ mod tests {
             assert!(help.contains("\nExamples:\n") && help.contains("\nExit codes: 0 "), "{help}");
             let examples = help.lines().filter_map(|line| line.strip_prefix("  cargo xtask "));
             for example in examples {
-                // What it does stands beside it.
+                // Two spaces separate an example from its description.
                 let line = example.split("  ").next().unwrap_or_default();
                 let parsed = Cli::try_parse_from(["cargo xtask"].into_iter().chain(line.split(' ')));
                 assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());

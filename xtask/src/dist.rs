@@ -1,23 +1,23 @@
-//! `cargo xtask dist`: what is handed out, in one folder.
+//! `cargo xtask dist`: builds the release artifacts in one folder.
 //!
 //! ```text
 //! sources ──▶ musl: two static binaries ──▶ x86_64/krunner, aarch64/krunner
 //!                       │
-//!                       ├─▶ package: the folder and the wheel that take the place of `ai.backend.kernel`
+//!                       ├─▶ package: the folder and the wheel that replace `ai.backend.kernel`
 //!                       ├─▶ pages: manual pages and completions, as the binary itself prints them
-//! Cargo.lock ───────────┴─▶ notices: what is linked in (CycloneDX), and under which licences
+//! Cargo.lock ───────────┴─▶ notices: linked crates (CycloneDX) and their licences
 //!                                       all of it ──▶ SHA256SUMS
 //! ```
 //!
-//! Nothing in it depends on the time or on where it was made. `trial` builds it once more elsewhere, and starts the binary
+//! The artifacts do not depend on the time or place of the build. `verify` builds them again elsewhere and starts the binary
 //! for the other processor.
 
-mod form;
-mod notices;
+mod elf;
 mod package;
 mod pages;
+mod sbom;
 mod sums;
-mod trial;
+mod verify;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -28,22 +28,22 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::host;
 use crate::musl::{Arch, Site};
-use crate::tally::Check;
+use crate::summary::Check;
 use crate::workspace::{step, target_dir};
 
 const HELP: &str = "\
 Writes to target/dist:
   x86_64/krunner, aarch64/krunner       static binaries, stripped
-  x86_64/ai/backend/kernel, aarch64/..  the folder that takes the place of the agent's package ai.backend.kernel
-  backend_ai_kernel-*.whl               the same as wheels
+  x86_64/ai/backend/kernel, aarch64/..  the folder that replaces the agent's package ai.backend.kernel
+  backend_ai_kernel-*.whl               the same folders as wheels
   man, completions                      manual pages; completions for bash, zsh and fish
-  krunner.cdx.json, LICENSES.txt        what is linked in, and its licences
+  krunner.cdx.json, LICENSES.txt        linked crates and their licences
   SHA256SUMS                            check with `sha256sum -c SHA256SUMS`
 
-The binaries depend on the sources and the compiler only. --check builds them again from a copy of the sources in another \
-folder, with another CARGO_HOME, and compares; and it starts the binary for aarch64 under qemu-user.
+The binaries depend only on the sources and the compiler. --check builds them again from a copy of the sources in another \
+folder, with another CARGO_HOME, compares the results, and starts the aarch64 binary under qemu-user.
 
-Needs rustup's standard libraries for musl (it adds them) and, for aarch64, clang.
+Needs rustup's standard libraries for musl, which it installs, and clang for aarch64.
 
 Examples:
   cargo xtask dist
@@ -51,21 +51,21 @@ Examples:
   cargo xtask dist --target x86_64
   (cd target/dist && sha256sum -c SHA256SUMS)
 
-Exit codes: 0 done, 1 a build failed, a binary is not fit for handing out, or the check found a difference, 2 wrong usage.";
+Exit codes: 0 success, 1 a build failed, a binary is unfit for release, or the check found a difference, 2 wrong usage.";
 
 /// Arguments of `cargo xtask dist`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Args {
-    /// Make it for these processors only; this machine's own has to be among them, since its binary prints the pages
+    /// Build only for these processors; must include this machine's, because its binary prints the manual pages
     #[arg(long, value_name = "PROCESSOR", num_args = 1.., default_values_t = Arch::ALL)]
     target: Vec<Arch>,
-    /// Build again elsewhere and compare; start the binary for aarch64
+    /// Build again elsewhere and compare; start the aarch64 binary
     #[arg(long)]
     check: bool,
 }
 
-/// Makes it; `false` when a check fails.
+/// Builds the artifacts. Returns `false` when a check fails.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     if let Some(missing) = host::missing_for_dist(args.check) {
         bail!("{missing}; `cargo xtask test --all` installs it");
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     Ok(is_fine)
 }
 
-/// The checks of a run of tests where it is not made.
+/// The checks of `cargo xtask test`, skipped for this reason.
 pub(crate) fn skipped(reason: &str) -> Vec<Check> {
     ["sums", "x86_64", "aarch64", "aarch64_runs", "x86_64_reproducible"]
         .iter()
@@ -96,16 +96,16 @@ fn check(name: &str, outcome: Result<Vec<String>, String>) -> Check {
     Check { name: format!("dist::{name}"), outcome }
 }
 
-/// What was made.
+/// The artifacts of a build.
 pub(crate) struct Dist {
     folder: PathBuf,
     binaries: Vec<(Arch, PathBuf)>,
 }
 
-/// Makes it anew.
+/// Builds the artifacts in an empty folder.
 pub(crate) fn make(archs: &[Arch]) -> Result<Dist> {
     if !archs.iter().any(|arch| arch.is_native()) {
-        bail!("the pages are printed by a binary that runs here: name {} as well", std::env::consts::ARCH);
+        bail!("add --target {}: the manual pages are printed by a binary that runs here", std::env::consts::ARCH);
     }
     let folder = target_dir()?.join("dist");
     if folder.exists() {
@@ -115,37 +115,37 @@ pub(crate) fn make(archs: &[Arch]) -> Result<Dist> {
     let mut binaries = Vec::new();
     for &arch in archs {
         let built = site.build("krunner", "krunner", arch)?;
-        let problems = form::problems(&built, arch)?;
+        let problems = elf::problems(&built, arch)?;
         if !problems.is_empty() {
-            bail!("{} cannot be handed out: {}", built.display(), problems.join("; "));
+            bail!("{} is unfit for release: {}", built.display(), problems.join("; "));
         }
         let binary = folder.join(arch.name()).join("krunner");
         copy(&built, &binary, 0o755)?;
         binaries.push((arch, binary));
     }
-    step("packages, pages, notices");
+    step("packages, manual pages, SBOM");
     for (arch, binary) in &binaries {
         package::write(binary, *arch, &folder)?;
     }
     pages::write(&native(&binaries)?, &folder)?;
-    notices::write(archs, &folder)?;
+    sbom::write(archs, &folder)?;
     sums::write(&folder)?;
     Ok(Dist { folder, binaries })
 }
 
-/// The one that runs here.
+/// The binary that runs on this machine.
 fn native(binaries: &[(Arch, PathBuf)]) -> Result<PathBuf> {
     let own = binaries.iter().find(|(arch, _)| arch.is_native());
     own.map(|(_, binary)| binary.clone()).context("none of the binaries runs on this processor")
 }
 
-/// Copies a file, making the folder it is in.
+/// Copies a file and creates its folder.
 fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
     let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
     write(to, &content, mode)
 }
 
-/// Writes a file, making the folder it is in.
+/// Writes a file and creates its folder.
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let parent = path.parent().context("a file is in a folder")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
@@ -159,7 +159,7 @@ impl Dist {
         &self.folder
     }
 
-    /// Sizes and sums, for people.
+    /// A text table of sizes and checksums.
     fn list(&self) -> Result<String> {
         let mut text = String::new();
         for sum in sums::of(&self.folder)? {
@@ -169,16 +169,16 @@ impl Dist {
         Ok(text)
     }
 
-    /// The sums as other tools see them, what is in the binaries, builds of these elsewhere, the other processor.
+    /// Checks the checksums with `sha256sum`, the ELF files, a rebuild elsewhere, and the other processor's binary.
     pub(crate) fn checks(&self, rebuilt: &[Arch]) -> Result<Vec<Check>> {
-        let mut checks = vec![check("sums", trial::sums(&self.folder))];
+        let mut checks = vec![check("sums", verify::sums(&self.folder))];
         for (arch, binary) in &self.binaries {
-            checks.push(check(arch.name(), Ok(form::problems(binary, *arch)?)));
+            checks.push(check(arch.name(), Ok(elf::problems(binary, *arch)?)));
             if *arch == Arch::Aarch64 {
-                checks.push(check("aarch64_runs", Ok(trial::runs(binary, &native(&self.binaries)?))));
+                checks.push(check("aarch64_runs", Ok(verify::runs(binary, &native(&self.binaries)?))));
             }
         }
-        let site = trial::Elsewhere::new()?;
+        let site = verify::Elsewhere::new()?;
         for (arch, binary) in self.binaries.iter().filter(|(arch, _)| rebuilt.contains(arch)) {
             let outcome = site.differences(binary, *arch)?;
             checks.push(check(&format!("{}_reproducible", arch.name()), Ok(outcome)));

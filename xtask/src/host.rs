@@ -1,7 +1,7 @@
-//! What the suites need from the machine beyond the Rust toolchain, and how to get it.
+//! What the suites need on the machine besides the Rust toolchain, and how to install it.
 //!
-//! Only `cargo xtask test --all` installs. Everywhere else a test that misses something skips
-//! itself and says why.
+//! Only `cargo xtask test --all` installs packages. Otherwise a test whose requirements are missing skips
+//! itself and states the reason.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::workspace::{on_path, run, step};
 
-/// How to tell that a package's content is there, whoever put it there.
+/// How to detect that a package's content is present, however it was installed.
 enum Probe {
     Program(&'static str),
     File(&'static str),
@@ -23,7 +23,7 @@ struct Package {
     why: &'static str,
 }
 
-/// Everything that tests call or compile against. A new need is a line here.
+/// Everything that tests call or compile against. Add new requirements here.
 const PACKAGES: &[Package] = &[
     Package { name: "gcc", probe: Probe::Program("gcc"), why: "the `c` runtime compiles with it" },
     Package { name: "libc6-dev", probe: Probe::File("/usr/include/stdio.h"), why: "the headers of compiled programs" },
@@ -42,7 +42,9 @@ const PACKAGES: &[Package] = &[
     Package { name: "iproute2", probe: Probe::Program("ip"), why: "raises `lo` in a private network namespace" },
     Package { name: "util-linux", probe: Probe::Program("unshare"), why: "private namespaces for suites and bench" },
     Package { name: "openssh-client", probe: Probe::Program("sftp"), why: "logs in to the session's sshd" },
-    Package { name: "runc", probe: Probe::Program("runc"), why: "containers, each with another handicap" },
+    Package { name: "openmpi-bin", probe: Probe::Program("mpirun"), why: "starts processes on the hosts of a cluster" },
+    Package { name: "hostname", probe: Probe::Program("hostname"), why: "names the hosts of a cluster" },
+    Package { name: "runc", probe: Probe::Program("runc"), why: "containers with different restrictions" },
     Package {
         name: "golang-github-containers-common",
         probe: Probe::File("/usr/share/containers/seccomp.json"),
@@ -56,37 +58,46 @@ const PACKAGES: &[Package] = &[
         probe: Probe::File("/usr/share/containers/seccomp.json"),
         why: "an engine's own seccomp profile",
     },
-    Package { name: "mandoc", probe: Probe::Program("mandoc"), why: "judges the manual pages" },
+    Package { name: "mandoc", probe: Probe::Program("mandoc"), why: "checks the manual pages" },
     Package { name: "busybox-static", probe: Probe::File(BUSYBOX), why: "the shell in those machines and in ttyd" },
-    Package { name: "git", probe: Probe::Program("git"), why: "`%show graph` of the `git` runtime asks it" },
+    Package { name: "git", probe: Probe::Program("git"), why: "used by `%show graph` of the `git` runtime" },
     Package { name: "bash", probe: Probe::File("/bin/bash"), why: "the shell of the terminal" },
     Package { name: "zsh", probe: Probe::Program("zsh"), why: "reads the completions made for it" },
     Package { name: "fish", probe: Probe::Program("fish"), why: "reads the completions made for it" },
-    Package { name: "groff", probe: Probe::Program("groff"), why: "sets the manual pages" },
+    Package { name: "groff", probe: Probe::Program("groff"), why: "renders the manual pages" },
     Package {
         name: "r-cran-irkernel",
         probe: Probe::File("/usr/lib/R/site-library/IRkernel/DESCRIPTION"),
         why: "the Jupyter kernel of the `r` runtime",
     },
+    Package {
+        name: "chromium-headless-shell",
+        probe: Probe::Program("chromium-headless-shell"),
+        why: "renders the page of `krunner oom plot`",
+    },
+    Package { name: "fonts-dejavu-core", probe: Probe::File(DEJAVU), why: "text in that browser" },
     Package { name: "openssl", probe: Probe::Program("openssl"), why: "certificates for servers in tests" },
     Package { name: "libcap2-bin", probe: Probe::File("/sbin/setcap"), why: "file capabilities of a non-root runner" },
 ];
 
-/// Runs programs of that processor.
+/// A font for the headless browser.
+const DEJAVU: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
+
+/// Runs aarch64 programs.
 pub(crate) const QEMU_AARCH64: &str = "qemu-aarch64";
 
 /// Runs virtual machines.
 const QEMU: &str = "qemu-system-x86_64";
 
-/// Goes into them.
+/// The shell and tools in virtual machines.
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
 
-/// What virtual machines need and this machine has not.
+/// The first requirement of virtual machines that is missing here.
 pub(crate) fn missing_for_machines() -> Option<String> {
     missing_of(&["qemu-system-x86", "busybox-static"])
 }
 
-/// What `cargo xtask dist` needs, with its check or without, and this machine has not.
+/// The first requirement of `cargo xtask dist` that is missing here.
 pub(crate) fn missing_for_dist(with_check: bool) -> Option<String> {
     missing_of(if with_check { &["clang", "qemu-user"] } else { &["clang"] })
 }
@@ -105,7 +116,7 @@ impl Package {
     }
 }
 
-/// Installs the packages whose content is not on this machine.
+/// Installs the packages whose content is missing.
 pub(crate) fn install_missing() -> Result<()> {
     let missing: Vec<&Package> = PACKAGES.iter().filter(|package| !package.is_there()).collect();
     if missing.is_empty() {
@@ -116,17 +127,17 @@ pub(crate) fn install_missing() -> Result<()> {
     }
     install(&missing.iter().map(|package| package.name).collect::<Vec<_>>())?;
     match missing.iter().find(|package| !package.is_there()) {
-        Some(package) => bail!("{} is installed, and what tests need of it is still not there", package.name),
+        Some(package) => bail!("{} is installed but still lacks what tests need", package.name),
         None => Ok(()),
     }
 }
 
-/// Installs Debian packages. The package lists are fetched only when the first try fails, since
-/// they are often there already.
+/// Installs Debian packages. Fetches the package lists only if the first attempt fails, because
+/// they are often present.
 pub(crate) fn install(names: &[&str]) -> Result<()> {
     let by_hand = format!("apt-get install {}", names.join(" "));
     if !on_path("apt-get") {
-        bail!("this is no Debian; install by other means what these packages hold: {}", names.join(" "));
+        bail!("apt-get is missing; install the equivalent of these Debian packages: {}", names.join(" "));
     }
     if !nix::unistd::geteuid().is_root() {
         bail!("installing needs root; run: sudo {by_hand}");

@@ -1,6 +1,6 @@
 //! Development tasks of the workspace; `cargo xtask --help` lists them.
 
-mod battery;
+mod audit;
 mod bench;
 mod build_ebpf;
 mod cli;
@@ -8,9 +8,9 @@ mod dist;
 mod host;
 mod musl;
 mod newcomer;
+mod oom_matrix;
 mod pip;
-mod supply;
-mod tally;
+mod summary;
 mod test;
 mod tidy;
 mod venv;

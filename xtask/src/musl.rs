@@ -1,7 +1,7 @@
-//! Static binaries, linked with musl: they run on whatever distribution, in whatever container, `FROM scratch` as well.
+//! Static binaries, linked with musl. They run on any distribution and in any container, including `FROM scratch`.
 //!
-//! The same sources give the same bytes, wherever they are and whoever builds them: paths of this machine, which panics
-//! would name, are replaced. So whoever has the sources can check what others hand out (`cargo xtask dist --check`).
+//! Builds are reproducible: the same sources give the same bytes on any machine. Local paths, which panic messages
+//! contain, are remapped. Anyone with the sources can verify released binaries (`cargo xtask dist --check`).
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,10 +13,10 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::workspace::{cargo, on_path, printed, root, run, step, target_dir};
 
-/// As in `Cargo.toml`.
+/// The build profile in `Cargo.toml`.
 const PROFILE: &str = "static";
 
-/// A processor that static binaries are made for.
+/// A processor that static binaries are built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Arch {
     #[value(name = "x86_64")]
@@ -28,7 +28,7 @@ pub(crate) enum Arch {
 impl Arch {
     pub(crate) const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
 
-    /// As `uname -m` has it.
+    /// The name that `uname -m` prints.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
@@ -43,18 +43,18 @@ impl Arch {
         }
     }
 
-    /// Whether its programs run here.
+    /// Whether its programs run on this machine.
     pub(crate) fn is_native(self) -> bool {
         self.name() == std::env::consts::ARCH
     }
 
-    /// Whether this compiler has a standard library for it.
+    /// Whether this compiler has a standard library for the target.
     fn is_installed(self) -> Result<bool> {
         let folder = rustc(&["--print", "target-libdir", "--target", self.target()])?;
         Ok(Path::new(&folder).is_dir())
     }
 
-    /// Has `rustup` install that.
+    /// Installs that library with `rustup`.
     pub(crate) fn ensure(self) -> Result<()> {
         if self.is_installed()? {
             return Ok(());
@@ -71,14 +71,14 @@ impl Arch {
     }
 }
 
-/// As the command line has it.
+/// The name on the command line.
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-/// Where a build happens, and where what it needs is.
+/// The folders of a build.
 pub(crate) struct Site {
     pub(crate) sources: PathBuf,
     pub(crate) cargo_home: PathBuf,
@@ -86,7 +86,7 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// This checkout.
+    /// Builds in this checkout.
     pub(crate) fn here() -> Result<Self> {
         let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
         let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
@@ -94,11 +94,11 @@ impl Site {
         Ok(Self { sources: root(), cargo_home, target_dir: target_dir()? })
     }
 
-    /// Builds a binary of a package; yields its path.
+    /// Builds a binary of a package and returns its path.
     pub(crate) fn build(&self, package: &str, name: &str, arch: Arch) -> Result<PathBuf> {
         arch.ensure()?;
         step(&format!("building {name} ({PROFILE}, {})", arch.target()));
-        // The folder of unpacked crates is named after the registry, and there only when they are.
+        // The folder of unpacked crates is named after the registry and exists only after fetching.
         run(self.cargo().args(["fetch", "--locked", "--quiet", "--target", arch.target()]))?;
         let mut command = self.cargo();
         command.args(["build", "--locked", "--profile", PROFILE, "--package", package, "--bin", name]);
@@ -107,7 +107,7 @@ impl Site {
         run(&mut command)?;
         let binary = self.target_dir.join(arch.target()).join(PROFILE).join(name);
         if !binary.is_file() {
-            bail!("cargo built no {}", binary.display());
+            bail!("cargo did not build {}", binary.display());
         }
         Ok(binary)
     }
@@ -119,7 +119,7 @@ impl Site {
         command
     }
 
-    /// In the form of `CARGO_ENCODED_RUSTFLAGS`.
+    /// The value of `CARGO_ENCODED_RUSTFLAGS`.
     fn flags(&self, arch: Arch) -> Result<OsString> {
         let mut renamed = vec![(self.sources.clone(), "/krunner")];
         let crates = self.cargo_home.join("registry/src");
@@ -136,14 +136,14 @@ impl Site {
             flags.push(flag);
         }
         if arch == Arch::Aarch64 {
-            // There is no linker of the system for it; the compiler brings one.
+            // The system has no linker for this target; the compiler ships one.
             flags.push("-Clinker=rust-lld".into());
         }
         Ok(flags.join(&OsString::from("\u{1f}")))
     }
 }
 
-/// The first line that the compiler answers.
+/// The first line that the compiler prints.
 fn rustc(arguments: &[&str]) -> Result<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let told = printed(Command::new(rustc).args(arguments))?;

@@ -1,9 +1,9 @@
-//! `cargo xtask newcomer`: what someone sees who clones this repository on a fresh machine and runs the tests.
+//! `cargo xtask newcomer`: runs the tests as in a fresh clone on a fresh machine.
 //!
-//! HEAD is cloned into a temporary folder, and `cargo xtask test` runs in it: with a new home, no variable but those of
-//! the package clients, and a PATH of the Rust toolchain, Python, a C compiler and a shell's everyday programs. What
-//! is shared with the caller are downloads only (the registry of Cargo's home, pip's cache), which are the same for everyone;
-//! everything is compiled, and the Python environment made, as on a fresh machine.
+//! HEAD is cloned into a temporary folder, and `cargo xtask test` runs in it with a new home, no environment variables but those of
+//! the package clients, and a PATH with the Rust toolchain, Python, a C compiler and a shell's usual programs. Only
+//! downloads are shared with the caller (the registry in Cargo's home, pip's cache), which are the same on every machine.
+//! Everything is compiled and the Python environment created as on a fresh machine.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
@@ -16,35 +16,37 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
+use crate::test::Selection;
 use crate::venv;
 use crate::workspace::{find_on_path, printed, root, run, step, target_dir};
 
 const HELP: &str = "\
-Clones HEAD into a temporary folder and runs `cargo xtask test` there as on a fresh machine: a new home, the \
-variables of package clients (PIP_*, CARGO_HTTP_*, proxies, certificates) and no others, and a PATH of the Rust \
-toolchain, python3.11, a C compiler, sh, grep, sed and the coreutils. Changes that are not committed are not tested.
+Clones HEAD into a temporary folder and runs `cargo xtask test` there as on a fresh machine: a new home, only the \
+environment variables of package clients (PIP_*, CARGO_HTTP_*, proxies, certificates), and a PATH with the Rust \
+toolchain, python3.11, a C compiler, sh, grep, sed and the coreutils. Uncommitted changes are not tested.
 
-Fails unless that exits with 0 and skips no test whose name begins with `conformance`. The whole output is in \
-target/newcomer.log. To save time the release binary is built without LTO there, and nothing with debug information.
+Fails unless it exits with 0 and skips no test whose name starts with `conformance`. The full output is in \
+target/newcomer.log. To save time, the release binary is built without LTO, and nothing has debug information.
 
 Examples:
   cargo xtask newcomer
   cargo xtask newcomer conformance
+  cargo xtask newcomer --without oom_
 
-Exit codes: 0 it works, 1 it does not or could not be tried, 2 wrong usage.";
+Exit codes: 0 success, 1 a test failed or could not run, 2 wrong usage.";
 
 /// Arguments of `cargo xtask newcomer`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Args {
-    /// Run only tests with one of these in their names
-    filters: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
 }
 
-/// The C compiler and what it and Rust's build scripts call. The first one must be there.
+/// The C compiler and what it and Rust's build scripts call. The first one is required.
 const COMPILER: &[&str] = &["cc", "gcc", "as", "ld", "collect2", "ar", "ranlib", "nm"];
 
-/// A shell and what scripts everywhere rely on: coreutils, grep, sed. The first one must be there.
+/// A shell and what scripts commonly use: coreutils, grep, sed. The first one is required.
 const SHELL: &[&str] = &[
     "sh",
     "[",
@@ -132,7 +134,7 @@ const SHELL: &[&str] = &[
     "yes",
 ];
 
-/// Variables with which package clients reach their registries, by how their names begin, in upper case.
+/// Prefixes, in upper case, of variables with which package clients reach their registries.
 const KEPT: &[&str] = &[
     "PIP_",
     "CARGO_HTTP_",
@@ -149,7 +151,7 @@ const KEPT: &[&str] = &[
     "CURL_CA_BUNDLE",
 ];
 
-/// How fast things are built, not what: CI has less time than a newcomer. The release binary is not made for size, and
+/// Makes builds faster, because CI has less time than a newcomer: the release binary is not optimized for size, and
 /// nothing has debug information.
 const HURRY: &[(&str, &str)] = &[
     ("CARGO_PROFILE_RELEASE_LTO", "off"),
@@ -157,25 +159,25 @@ const HURRY: &[(&str, &str)] = &[
     ("CARGO_PROFILE_DEV_DEBUG", "0"),
 ];
 
-/// The tests that must not be skipped: they are the contract with the agent.
+/// The tests that must not be skipped, because they check the contract with the agent.
 const CONTRACT: &str = "conformance";
 
-/// Of a failure the end is shown.
+/// The number of lines of a failed run that are printed.
 const SHOWN_LINES: usize = 60;
 
-/// Runs the task; `false` when a newcomer would see a failure, or not the tests that matter.
+/// Runs the task. Returns `false` if a test failed or a required test did not run.
 pub(crate) fn run_task(args: &Args) -> Result<bool> {
     let begun = Instant::now();
     let log = target_dir()?.join("newcomer.log");
     let machine = FreshMachine::new()?;
-    let succeeded = machine.test(&args.filters, &log)?;
+    let succeeded = machine.test(&args.selection, &log)?;
     let text = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
     let seen = Seen::in_output(&text);
     let mut problems = seen.problems();
     if !succeeded {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(SHOWN_LINES)..].iter().for_each(|line| println!("| {line}"));
-        problems.push(format!("`cargo xtask test` failed in a fresh clone; its whole output is in {}", log.display()));
+        problems.push(format!("`cargo xtask test` failed in a fresh clone; the full output is in {}", log.display()));
     }
     for problem in &problems {
         println!("problem: {problem}");
@@ -220,7 +222,7 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// A folder with all that a fresh machine has: `clone`, `home`, `bin`.
+/// A folder that simulates a fresh machine: `clone`, `home`, `bin`.
 struct FreshMachine {
     folder: TempDir,
     path: OsString,
@@ -242,9 +244,12 @@ impl FreshMachine {
     }
 
     /// Runs the tests; says which part they are at. Whether they succeeded.
-    fn test(&self, filters: &[String], log: &Path) -> Result<bool> {
+    fn test(&self, selection: &Selection, log: &Path) -> Result<bool> {
         let mut command = Command::new(toolchain()?.join("cargo"));
-        command.args(["xtask", "test"]).args(filters).current_dir(self.folder.path().join("clone"));
+        command
+            .args(["xtask", "test"])
+            .args(selection.arguments("--without"))
+            .current_dir(self.folder.path().join("clone"));
         command.env_clear().envs(kept_variables()).env("HOME", self.folder.path().join("home")).env("PATH", &self.path);
         command.envs(HURRY.iter().copied());
         if let Some(cache) = pip_cache() {
@@ -264,7 +269,7 @@ impl FreshMachine {
                 print!("| {}", String::from_utf8_lossy(&line));
             }
         }
-        Ok(child.wait().context("cargo got lost")?.success())
+        Ok(child.wait().context("cannot wait for cargo")?.success())
     }
 }
 

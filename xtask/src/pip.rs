@@ -1,6 +1,6 @@
-//! pip within limits: without a registry it fails in seconds, and it always ends.
+//! Runs pip with timeouts: without a registry it fails within seconds, and it always terminates.
 //!
-//! The user's configuration may let pip wait for minutes in silence, several times over. So a short probe asks first
+//! The user's configuration may let pip wait silently for minutes, several times. So a short probe checks first
 //! whether a registry answers. After that the user's own limits apply to each request, and a deadline to the whole.
 
 use std::ffi::OsStr;

@@ -1,9 +1,8 @@
-//! `cargo xtask test`: everything that says whether this tree works, once.
+//! `cargo xtask test`: runs every check of the workspace.
 //!
-//! Tidy, then the unit tests of all packages, then the integration suites against the release
-//! binary, then the battery of kills for memory here and, with `--all`, on other kernels. With `--all` what is handed out is
-//! made first, since suites try it, and others' licences are looked at. A part that fails does not stop the next one: the end
-//! of the output tells all.
+//! The order is tidy, the unit tests of all packages, the integration suites against the release binary, then the OOM matrix on
+//! this machine. `--all` also builds the release artifacts first, because suites test them, runs the OOM matrix on other kernels
+//! and audits dependencies. A failed part does not stop the next one; the end of the output summarizes all of them.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -13,23 +12,23 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result};
 
 use crate::musl::Arch;
-use crate::tally::Tally;
+use crate::summary::{Check, Summary};
 use crate::workspace::{build_release, cargo, named, root, step};
-use crate::{battery, dist, host, supply, tidy, venv, vm};
+use crate::{audit, dist, host, oom_matrix, tidy, venv, vm};
 
 const HELP: &str = "\
-The Python environment that tests need is made first, at target/venv: without root, from python3.11 and what pip \
-downloads. A test that lacks something on this machine (a program, root, the Python environment) skips itself, \
-and the end of the output lists it with its reason. With --all, what is missing is installed first: \
-Debian packages and kernels for virtual machines.
+First creates the Python environment that tests need in target/venv, without root, from python3.11 and packages that \
+pip downloads. A test whose requirements are missing on this machine (a program, root, the Python environment) skips \
+itself; the end of the output lists skipped tests with the reason. --all installs missing requirements first: \
+Debian packages, and kernels for virtual machines.
 
 Environment:
-  KRUNNER_VENV         a Python environment to use as it is, in place of target/venv
-  KRUNNER_ADVISORY_DB  a clone of the RustSec advisory database; without it, only withdrawn versions are looked for
+  KRUNNER_VENV         use this Python environment unchanged instead of target/venv
+  KRUNNER_ADVISORY_DB  a clone of the RustSec advisory database; without it, only yanked versions are found
 
-Tests are told where things are by KRUNNER_BIN (the release binary), KRUNNER_TEST_PYTHON (or, without a \
-Python environment, KRUNNER_TEST_NO_PYTHON: the reason), KRUNNER_SKIP_FILE (where to say what was skipped) and, with --all, \
-KRUNNER_DIST (what `cargo xtask dist` makes) and KRUNNER_TEST_ALL=1.
+Tests read KRUNNER_BIN (the release binary), KRUNNER_TEST_PYTHON (or KRUNNER_TEST_NO_PYTHON, the reason why there is no \
+Python environment), KRUNNER_SKIP_FILE (where skipped tests write their reason) and, with --all, \
+KRUNNER_DIST (the output of `cargo xtask dist`) and KRUNNER_TEST_ALL=1.
 
 Examples:
   cargo xtask test
@@ -37,129 +36,180 @@ Examples:
   cargo xtask test conformance::
   cargo xtask test survival:: report_order::
   cargo xtask test --all vm
+  cargo xtask test --without oom_ --without survival::
 
-Exit codes: 0 nothing failed, 1 a test or a check failed or could not run, 2 wrong usage.";
+Exit codes: 0 success, 1 a test or check failed or could not run, 2 wrong usage.";
+
+/// The parts that `cargo test` does not run, each with its former name, which filters may still use.
+const OTHER_PARTS: [(&str, &str); 3] = [("oom-matrix", "battery"), ("vm", "vm"), ("audit", "supply")];
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Args {
-    /// Install what is missing, and count a skipped test as a failure
+    /// Install missing requirements, and fail if a test is skipped
     #[arg(long)]
     all: bool,
-    /// Run only tests with one of these in their names
+    #[command(flatten)]
+    selection: Selection,
+}
+
+/// Which tests to run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Selection {
+    /// Do not run tests whose name contains NAME; may be given several times
+    #[arg(long = "without", value_name = "NAME")]
+    without: Vec<String>,
+    /// Run only tests whose name contains one of these
     filters: Vec<String>,
 }
 
-/// What tests find in their environment.
-struct World {
+impl Selection {
+    /// As arguments of a program that takes names to run, and `option` before each name to leave out.
+    pub(crate) fn arguments<'a>(&'a self, option: &'a str) -> impl Iterator<Item = &'a str> {
+        let without = self.without.iter().flat_map(move |name| [option, name.as_str()]);
+        without.chain(self.filters.iter().map(String::as_str))
+    }
+}
+
+/// What tests read from their environment variables.
+struct TestEnv {
     krunner: PathBuf,
-    /// Or the reason why there is none.
+    /// `Err` has the reason why there is no Python environment.
     python: Result<PathBuf, String>,
     dist: Option<PathBuf>,
     skip_file: PathBuf,
     all: bool,
 }
 
-/// Runs everything; `false` when something failed.
+/// Runs all parts. Returns `false` when one failed.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     let python = if args.all {
         host::install_missing()?;
         Ok(venv::ensure()?)
-    } else if args.is_for_others() {
-        venv::existing()?.ok_or_else(|| "no Python environment: not made for this part".to_owned())
+    } else if args.is_for_other_parts() {
+        venv::existing()?.ok_or_else(|| "no Python environment: this part does not need one".to_owned())
     } else {
         venv::ensure_without_root()?
     };
     if let Err(reason) = &python {
-        step(&format!("tests that need Python are skipped: {reason}"));
+        step(&format!("skipping tests that need Python: {reason}"));
     }
     let mut problems = Vec::new();
     step("tidy");
     if !tidy::check_workspace(&root())? {
-        problems.push("tidy has complaints (above)".to_owned());
+        problems.push("tidy found problems (see above)".to_owned());
     }
 
     let scratch = tempfile::tempdir().context("no temporary folder")?;
     let skip_file = scratch.path().join("skips");
     fs::write(&skip_file, "")?;
-    let mut tally = Tally::default();
+    let mut summary = Summary::default();
     let krunner = build_release("krunner")?;
-    let dist = args.make_dist(&mut tally, &mut problems);
-    let world = World { krunner, python, dist, skip_file, all: args.all };
-    // The suites' package runs on its own, so that they run once; krunner-ebpf is for another target.
+    let dist = args.make_dist(&mut summary, &mut problems);
+    let env = TestEnv { krunner, python, dist, skip_file, all: args.all };
+    // The package with the suites runs separately, so that they run once. krunner-ebpf has another target.
     let unit = ["test", "--no-fail-fast", "--workspace", "--exclude", "krunner-ebpf", "--exclude", "krunner-tests"];
     let suites = ["test", "--no-fail-fast", "--package", "krunner-tests"];
     for (what, arguments) in [("unit tests", &unit[..]), ("integration suites", &suites[..])] {
         step(what);
         let mut command = cargo(arguments);
-        command.arg("--").args(&args.filters);
-        if !world.run(&mut command, &mut tally)? {
+        command.arg("--").args(args.selection.arguments("--skip"));
+        if !env.run(&mut command, &mut summary)? {
             problems.push(format!("the {what} failed"));
         }
     }
 
-    // After the suites: what these measure suffers from others who are at work.
-    for what in ["battery", "vm", "supply"] {
-        if !args.wants(what) {
+    if let Some(filters) = args.conformance_filters() {
+        step("conformance suites with the client of agent 23.9.10");
+        match &env.python {
+            Ok(python) if venv::later_agent(python).is_dir() => {
+                let mut command = cargo(suites);
+                command.env("KRUNNER_TEST_AGENT_PACKAGES", venv::later_agent(python)).arg("--").args(filters);
+                if !env.run(&mut command, &mut summary)? {
+                    problems.push("the conformance suites failed with the client of agent 23.9.10".to_owned());
+                }
+            }
+            Ok(python) => summary.check(&without_later_agent(format!("no {}", venv::later_agent(python).display()))),
+            Err(reason) => summary.check(&without_later_agent(reason.clone())),
+        }
+    }
+
+    // After the suites, because load on the machine distorts what these measure.
+    for (what, alias) in OTHER_PARTS {
+        if !args.wants(what) && !args.wants(alias) {
             continue;
         }
         step(what);
         let checks = match what {
-            "battery" => battery::test(&world.krunner),
+            "oom-matrix" => oom_matrix::test(&env.krunner),
             "vm" if args.all => vm::test(),
-            "vm" => Ok(vm::skipped("minutes of emulation: `cargo xtask vm`, or --all")),
-            _ if args.all => supply::test(),
-            _ => Ok(supply::skipped("cargo-deny may have to be installed: --all")),
+            "vm" => Ok(vm::skipped("takes minutes of emulation: run `cargo xtask vm`, or pass --all")),
+            _ if args.all => audit::test(),
+            _ => Ok(audit::skipped("may need to install cargo-deny: pass --all")),
         };
         match checks {
-            Ok(checks) => checks.iter().for_each(|check| tally.check(check)),
+            Ok(checks) => checks.iter().for_each(|check| summary.check(check)),
             Err(error) => problems.push(format!("{what}: {error:#}")),
         }
     }
 
-    tally.read_skips(&fs::read_to_string(&world.skip_file)?);
-    if tally.is_empty() {
-        problems.push(match args.filters.join("`, `") {
+    summary.read_skips(&fs::read_to_string(&env.skip_file)?);
+    if summary.is_empty() {
+        problems.push(match args.selection.filters.join("`, `") {
             none if none.is_empty() => "no test ran".to_owned(),
-            filters => format!("no test has `{filters}` in its name"),
+            filters => format!("no test name contains `{filters}`"),
         });
     }
-    if args.all && tally.skipped() > 0 {
-        problems.push("a skip is a failure with --all".to_owned());
+    if args.all && summary.skipped() > 0 {
+        problems.push("tests were skipped, which is a failure with --all".to_owned());
     }
-    close(&tally, &problems);
+    print_summary(&summary, &problems);
     Ok(problems.is_empty())
 }
 
 impl Args {
-    /// Whether the filter lets a part through that is no test of cargo's.
+    /// Whether the filters select a part that `cargo test` does not run.
     fn wants(&self, part: &str) -> bool {
-        self.filters.is_empty() || self.filters.iter().any(|filter| part.contains(filter.as_str()))
+        let contains = |name: &String| part.contains(name.as_str());
+        (self.selection.filters.is_empty() || self.selection.filters.iter().any(contains))
+            && !self.selection.without.iter().any(contains)
     }
 
-    /// Whether only a part is wanted that needs neither Python nor what is handed out.
-    fn is_for_others(&self) -> bool {
-        let is_other = |filter: &String| ["battery", "vm", "supply"].iter().any(|part| part.contains(filter.as_str()));
-        !self.filters.is_empty() && self.filters.iter().all(is_other)
+    /// The filters for the conformance suites; `None` if the filters exclude them.
+    fn conformance_filters(&self) -> Option<Vec<String>> {
+        const ALL: &str = "conformance_";
+        if self.selection.filters.is_empty() {
+            return Some(vec![ALL.to_owned()]);
+        }
+        let wanted: Vec<_> = self.selection.filters.iter().filter(|filter| filter.starts_with(ALL)).cloned().collect();
+        (!wanted.is_empty()).then_some(wanted)
     }
 
-    /// What is handed out, for the suites to try, unless only another part is wanted.
-    fn make_dist(&self, tally: &mut Tally, problems: &mut Vec<String>) -> Option<PathBuf> {
-        if self.is_for_others() {
+    /// Whether the filters select only parts that need neither Python nor the release artifacts.
+    fn is_for_other_parts(&self) -> bool {
+        let is_other = |filter: &String| {
+            OTHER_PARTS.iter().any(|(part, alias)| part.contains(filter.as_str()) || alias.contains(filter.as_str()))
+        };
+        !self.selection.filters.is_empty() && self.selection.filters.iter().all(is_other)
+    }
+
+    /// Builds the release artifacts for the suites, unless the filters select only other parts.
+    fn make_dist(&self, summary: &mut Summary, problems: &mut Vec<String>) -> Option<PathBuf> {
+        if self.is_for_other_parts() {
             return None;
         }
         if !self.all {
-            for check in dist::skipped("minutes of building: `cargo xtask dist --check`, or --all") {
-                tally.check(&check);
+            for check in dist::skipped("takes minutes to build: run `cargo xtask dist --check`, or pass --all") {
+                summary.check(&check);
             }
             return None;
         }
         step("dist");
-        // One of them is built twice: the other differs in its instructions only.
+        // Only one binary is built twice: the other differs in its instructions only.
         let made = dist::make(&Arch::ALL).and_then(|made| {
             for check in made.checks(&[Arch::X86_64])? {
-                tally.check(&check);
+                summary.check(&check);
             }
             Ok(made.folder().to_owned())
         });
@@ -167,12 +217,16 @@ impl Args {
     }
 }
 
-impl World {
-    /// Runs `cargo test`, shows its output as it comes and counts along.
-    fn run(&self, command: &mut Command, tally: &mut Tally) -> Result<bool> {
+fn without_later_agent(reason: String) -> Check {
+    Check { name: "conformance with the client of agent 23.9.10".to_owned(), outcome: Err(reason) }
+}
+
+impl TestEnv {
+    /// Runs `cargo test`, forwards its output and counts the tests in it.
+    fn run(&self, command: &mut Command, summary: &mut Summary) -> Result<bool> {
         command.env("KRUNNER_BIN", &self.krunner).env("KRUNNER_SKIP_FILE", &self.skip_file);
-        for told in ["KRUNNER_TEST_PYTHON", "KRUNNER_TEST_NO_PYTHON", "KRUNNER_DIST", "KRUNNER_TEST_ALL"] {
-            command.env_remove(told);
+        for variable in ["KRUNNER_TEST_PYTHON", "KRUNNER_TEST_NO_PYTHON", "KRUNNER_DIST", "KRUNNER_TEST_ALL"] {
+            command.env_remove(variable);
         }
         if let Some(dist) = &self.dist {
             command.env("KRUNNER_DIST", dist);
@@ -189,19 +243,19 @@ impl World {
             let line = line?;
             let line = String::from_utf8_lossy(&line);
             println!("{line}");
-            tally.read_line(&line);
+            summary.read_line(&line);
         }
-        Ok(child.wait().with_context(|| format!("{} got lost", named(command)))?.success())
+        Ok(child.wait().with_context(|| format!("cannot wait for {}", named(command)))?.success())
     }
 }
 
-/// The end of the output: failures, skips with their reasons, and the line that CI reads.
-fn close(tally: &Tally, problems: &[String]) {
+/// Prints failures, skipped tests with their reasons, and the line that CI parses.
+fn print_summary(summary: &Summary, problems: &[String]) {
     println!();
-    print!("{}", tally.failure_list());
+    print!("{}", summary.failure_list());
     for problem in problems {
         println!("problem: {problem}");
     }
-    print!("{}", tally.skip_list());
-    println!("{}", tally.closing_line());
+    print!("{}", summary.skip_list());
+    println!("{}", summary.closing_line());
 }

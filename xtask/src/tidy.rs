@@ -2,12 +2,13 @@
 //!
 //! A rule is a pure function from a file's path and text, or from the whole list of files, to
 //! complaints; each complaint names the place and the remedy. The folder beside this file has them:
-//! `layers` (who may use whom in krunner), `files` (one .rs file at a time), `tree` (all files).
+//! `layers` (who may use whom in krunner), `files` (one .rs file at a time), `tree` (all files), `words` (names and prose).
 
 mod files;
 mod layers;
 mod source;
 mod tree;
+mod words;
 
 use std::fmt;
 use std::path::Path;
@@ -16,6 +17,7 @@ use anyhow::{Context as _, Result};
 
 use crate::workspace::{root, tracked_files};
 use source::Source;
+use words::WordCounts;
 
 const HELP: &str = "\
 Looks at every file that git tracks or would track. Each complaint names the place and the remedy.
@@ -28,6 +30,8 @@ Rules:
            main.rs is tiny
   tree     no new top-level folders, no host name of a package registry, a reason in
            ARCHITECTURE.md for each dependency of krunner
+  words    no retired name or phrase, no doc comment of one or two words, no type of the
+           same name in two modules of krunner
 
 Examples:
   cargo xtask tidy
@@ -68,13 +72,14 @@ pub(crate) fn run(_: &Args) -> Result<bool> {
 /// Checks the checkout at `root` and prints the complaints.
 pub(crate) fn check_workspace(root: &Path) -> Result<bool> {
     let sources = read_all(root)?;
-    let (complaints, notes) = check(&sources);
+    let (complaints, notes, counts) = check(&sources);
     for complaint in &complaints {
         println!("{complaint}");
     }
     for note in notes {
         println!("note: {note}");
     }
+    println!("words: {counts}");
     match complaints.len() {
         0 => println!("tidy: {} files, no complaints", sources.len()),
         count => println!("tidy: {} files, {count} complaints", sources.len()),
@@ -82,21 +87,24 @@ pub(crate) fn check_workspace(root: &Path) -> Result<bool> {
     Ok(complaints.is_empty())
 }
 
-/// All rules over all files, with notes on rules that had nothing to look at.
-fn check(sources: &[Source]) -> (Vec<Complaint>, Vec<String>) {
+/// All rules over all files, with notes on rules that had nothing to check, and the counts of the rules on words.
+fn check(sources: &[Source]) -> (Vec<Complaint>, Vec<String>, WordCounts) {
     let mut complaints = Vec::new();
     let mut notes = Vec::new();
+    let mut counts = WordCounts::default();
     for source in sources {
         if source.is_rust() {
             files::check(source, &mut complaints);
             layers::check(source, &mut complaints);
         }
         tree::check_file(source, &mut complaints);
+        words::check(source, &mut counts, &mut complaints);
     }
+    words::check_types(sources, &mut counts, &mut complaints);
     tree::check_folders(sources, &mut complaints);
     tree::check_dependencies(sources, &mut complaints, &mut notes);
     complaints.sort();
-    (complaints, notes)
+    (complaints, notes, counts)
 }
 
 /// The files that git tracks or would track, with their text. Binary files come with none.

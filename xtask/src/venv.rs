@@ -1,9 +1,9 @@
 //! The Python side of tests and bench: the reference runner, the agent's own client, and a Jupyter
 //! kernel, in one virtual environment at `target/venv`, which needs no root.
 //!
-//! `KRUNNER_VENV` names another one, which is used as it is and never changed. Ours carries a stamp
-//! with the list it was made from, written last and removed first: without it, or with another list in it, or when the
-//! packages are not found in it, the environment is made anew. A lock beside it keeps two runs from making it at once.
+//! `KRUNNER_VENV` names another one, which is used as is and never changed. Ours has a stamp file
+//! with its requirements, which is written last and removed first. If the stamp is missing or different, or if the
+//! packages are not found, the environment is recreated. A lock file keeps two runs from creating it at the same time.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -18,20 +18,37 @@ use crate::workspace::{printed, run, step, target_dir};
 
 /// What is installed, and why.
 const REQUIREMENTS: &[&str] = &[
-    "backend.ai-kernel==23.3.8", // the runner that krunner replaces: reference and yardstick
+    "backend.ai-kernel==23.3.8", // the runner that krunner replaces: the reference and the bench's baseline
     "backend.ai-agent==23.3.8",  // the client that must work unmodified
     "ipykernel",                 // a Jupyter kernel for query mode
     "notebook",                  // a Jupyter server, started as a service
     "moto[server,polly]",        // the Polly that `vendor.aws_polly` talks to
     "matplotlib",                // the commonest source of `media` replies
+    "pex",                       // packs an agent into one file, as upstream delivers it
     "pandas",                    // the commonest source of `html` replies
 ];
 
-/// What newer agents mount into containers: programs, which need no Python and stand apart from the older ones.
-const NEWER: &str = "backend.ai-kernel-binary==26.9.6";
+/// Packages that stand apart from the older ones of the same names, each set in a folder of the environment where suites look
+/// for it. What they depend on is that of the older ones.
+const BESIDE: [(&str, &[&str]); 2] = [
+    // The programs that newer agents mount into containers.
+    ("newer", &["backend.ai-kernel-binary==26.9.6"]),
+    // Another release of the agent, whose client the conformance suites are run with as well; and the runner that it came with,
+    // whose templates are the reference.
+    (
+        LATER_AGENT,
+        &[
+            "backend.ai-agent==23.9.10",
+            "backend.ai-common==23.9.10",
+            "backend.ai-kernel==23.9.10",
+            "backend.ai-plugin==23.9.10",
+            "backend.ai-cli==23.9.10",
+        ],
+    ),
+];
 
-/// The folder of [`NEWER`] in the environment; suites look there.
-const NEWER_FOLDER: &str = "newer";
+/// The folder of the later agent's packages, for `PYTHONPATH`.
+const LATER_AGENT: &str = "agent-23.9.10";
 
 /// The two Backend.AI packages accept this Python only.
 const PYTHON: (u32, u32) = (3, 11);
@@ -110,9 +127,11 @@ fn fill(folder: &Path, interpreter: &str) -> Result<PathBuf> {
     let inside = python_of(folder);
     pip::probe(&inside, REQUIREMENTS[0])?;
     pip::install(&inside, REQUIREMENTS)?;
-    let newer = folder.join(NEWER_FOLDER);
-    let beside = ["--no-deps", "--ignore-requires-python", NEWER, "--target"].map(OsStr::new);
-    pip::install(&inside, beside.into_iter().chain([newer.as_os_str()]))?;
+    for (name, requirements) in BESIDE {
+        let target = folder.join(name);
+        let options = ["--no-deps", "--ignore-requires-python", "--target"].map(OsStr::new).into_iter();
+        pip::install(&inside, options.chain([target.as_os_str()]).chain(requirements.iter().map(OsStr::new)))?;
+    }
     check(&inside).with_context(|| format!("{} was made, and does not work", folder.display()))?;
     fs::write(folder.join(STAMP), stamp())?;
     Ok(inside)
@@ -132,6 +151,11 @@ pub(crate) fn folder_of(python: &Path) -> PathBuf {
     python.parent().and_then(Path::parent).unwrap_or(python).to_path_buf()
 }
 
+/// Where the packages of the agent 23.9.10 are, beside that Python's own; `KRUNNER_VENV` may name an environment without them.
+pub(crate) fn later_agent(python: &Path) -> PathBuf {
+    folder_of(python).join(LATER_AGENT)
+}
+
 /// What `KRUNNER_VENV` names; an error when that does not work, since it was asked for.
 fn named() -> Result<Option<PathBuf>> {
     let Some(folder) = std::env::var_os("KRUNNER_VENV").filter(|folder| !folder.is_empty()) else {
@@ -148,7 +172,7 @@ fn python_of(folder: &Path) -> PathBuf {
 }
 
 fn stamp() -> String {
-    format!("{REQUIREMENTS:?} {NEWER:?} {PYTHON:?}\n")
+    format!("{REQUIREMENTS:?} {BESIDE:?} {PYTHON:?}\n")
 }
 
 fn is_ours_and_works(folder: &Path) -> bool {

@@ -1,7 +1,7 @@
-//! `cargo xtask vm`: the battery on other kernels, in virtual machines.
+//! `cargo xtask vm`: runs the OOM matrix on other kernels, in virtual machines.
 //!
-//! `kernels` has the kernels, `image` what is in a machine (an archive written by `cpio`), `machine` boots one and listens.
-//! Here: which, how many at a time, and what it all came to.
+//! `kernels` fetches the kernels, `image` packs the initramfs (an archive written by `cpio`), `machine` boots a machine and
+//! reads its output. This module schedules the machines and summarizes their outcomes.
 
 mod cpio;
 mod image;
@@ -17,26 +17,27 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use krunner_tests::battery::{self, Finding, Machine, Means, Outcome, Totals};
+use krunner_tests::oom_matrix::{self, CaseResult, Machine, MonitorMode, Outcome, Totals};
 use serde_json::{Value, json};
 
-use crate::battery::{check_names, line};
 use crate::host;
-use crate::tally::Check;
+use crate::oom_matrix::{check_names, line};
+use crate::summary::Check;
 use crate::workspace::{step, target_dir};
 use kernels::Kernel;
 use machine::{Event, Run};
 
 const HELP: &str = "\
-Each kernel boots under qemu with an emulated processor: no rights are needed, and no KVM. In it are a static krunner, \
-the battery of `cargo xtask battery` and busybox; cgroups are version 2, nothing mounts tracefs, and all memory may be eaten. \
-Two machines run at a time where there are two processors.
+Boots each kernel in QEMU with an emulated processor; neither root nor KVM is needed. The image has a static krunner, \
+busybox and the cases of `cargo xtask oom-matrix`. The machines use cgroup v2, do not mount tracefs, and may run out of \
+memory. Two machines run in parallel if this host has two processors. A machine has one processor; the group kills run \
+again with two, where processes die in parallel.
 
-Kernels are Debian's own packages, fetched by apt from the mirror that this machine uses, unpacked to target/vm/kernels and \
-kept there. A version is the beginning of one: 6.1, 6.12, 7 (the newest 7.x). Another kernel can be put there by hand, as \
+Kernels are Debian packages. apt fetches them from the mirror that this machine uses, and they stay unpacked in \
+target/vm/kernels. VERSION is a prefix: 6.1, 6.12, 7 (the newest 7.x). To add another kernel, put it at \
 target/vm/kernels/VERSION/vmlinuz.
 
-What a kernel cannot do is shown as n/a, with the reason. Delays are not judged: they are those of an emulator.
+A case that a kernel cannot run is shown as n/a, with the reason. Delays are not checked because the processor is emulated.
 
 Examples:
   cargo xtask vm
@@ -44,7 +45,7 @@ Examples:
   cargo xtask vm --kernel 6.18 --verbose
   cargo xtask vm --json target/vm.json
 
-Exit codes: 0 all kernels pass, 1 one fails or a machine did not reach its end (with the end of its console), 2 wrong usage.";
+Exit codes: 0 all kernels pass, 1 a kernel fails or a machine stops early (the end of its console is printed), 2 wrong usage.";
 
 /// Arguments of `cargo xtask vm`.
 #[derive(Debug, clap::Args)]
@@ -53,51 +54,80 @@ pub(crate) struct Args {
     /// Boot these kernels
     #[arg(long, value_name = "VERSION", num_args = 1.., default_values_t = kernels::DEFAULT.map(str::to_owned))]
     kernel: Vec<String>,
-    /// Play only cases with one of these in their names
+    /// Run only cases whose name contains one of these
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
-    /// Write the outcomes to this file, too; - writes them to stdout, in place of the table
+    /// Processors per machine; by default one, and a second run of the group kills with two
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=8))]
+    cpus: Option<u8>,
+    /// Also write the outcomes to FILE as JSON; - prints JSON instead of the table
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Tell every outcome as it comes
+    /// Print each outcome as it arrives
     #[arg(long)]
     verbose: bool,
 }
 
-/// A kernel, and what its machine's run came to.
-struct Tried {
+/// A kernel and the result of its machines.
+struct KernelRun {
     kernel: Kernel,
     run: Run,
 }
 
-/// Boots all; `false` when one fails.
+/// What to run in the machines of a kernel.
+#[derive(Clone, Copy)]
+struct Cases<'a> {
+    only: &'a [String],
+    cpus: Option<u8>,
+}
+
+impl Cases<'_> {
+    /// Runs with one processor, then the group kills with two unless cases or processors were selected.
+    fn run(self, kernel: &Kernel, image: &Path, folder: &Path, mut on_event: impl FnMut(&Event)) -> Result<Run> {
+        let cpus = self.cpus.map_or(1, usize::from);
+        let mut run = machine::boot(kernel, image, self.only, cpus, folder, &mut on_event)?;
+        if self.cpus.is_some() || !self.only.is_empty() || run.fault.is_some() {
+            return Ok(run);
+        }
+        let group = ["oom-group".to_owned()];
+        let second = machine::boot(kernel, image, &group, machine::GROUP_CPUS, folder, &mut on_event)?;
+        let cases = second.outcomes.into_iter();
+        run.outcomes.extend(cases.map(|outcome| Outcome { case: format!("{}, 2 CPUs", outcome.case), ..outcome }));
+        run.fault = second.fault;
+        run.took += second.took;
+        Ok(run)
+    }
+}
+
+/// Boots the kernels. Returns `false` when one fails.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     check_names(&args.only)?;
     if let Some(missing) = host::missing_for_machines() {
         bail!("{missing}; `cargo xtask test --all` installs it");
     }
-    let tried = try_all(&args.kernel, &args.only, args.verbose)?;
+    let cases = Cases { only: &args.only, cpus: args.cpus };
+    let runs = run_all(&args.kernel, cases, args.verbose)?;
     let is_on_stdout = args.json.as_deref().is_some_and(|file| file == Path::new("-"));
     match args.json.as_deref() {
-        Some(_) if is_on_stdout => println!("{:#}", in_json(&tried)),
-        Some(file) => fs::write(file, format!("{:#}\n", in_json(&tried)))
+        Some(_) if is_on_stdout => println!("{:#}", in_json(&runs)),
+        Some(file) => fs::write(file, format!("{:#}\n", in_json(&runs)))
             .with_context(|| format!("cannot write {}", file.display()))?,
         None => {}
     }
     if !is_on_stdout {
-        print!("\n{}", table(&tried));
+        print!("\n{}", table(&runs));
     }
-    Ok(tried.iter().all(|tried| tried.shortfalls().is_empty()))
+    Ok(runs.iter().all(|run| run.shortfalls().is_empty()))
 }
 
-/// The default kernels, as part of a run of all tests.
+/// Runs the default kernels as part of `cargo xtask test --all`.
 pub(crate) fn test() -> Result<Vec<Check>> {
-    let tried = try_all(&kernels::DEFAULT.map(str::to_owned), &[], false)?;
-    print!("\n{}", table(&tried));
-    Ok(tried.iter().map(|tried| check(&tried.kernel.wanted, Ok(tried.shortfalls()))).collect())
+    let runs = run_all(&kernels::DEFAULT.map(str::to_owned), Cases { only: &[], cpus: None }, false)?;
+    print!("\n{}", table(&runs));
+    Ok(runs.iter().map(|run| check(&run.kernel.wanted, Ok(run.shortfalls()))).collect())
 }
 
-/// The same where they are not booted.
+/// The same checks, skipped for this reason.
 pub(crate) fn skipped(reason: &str) -> Vec<Check> {
     kernels::DEFAULT.iter().map(|version| check(version, Err(reason.to_owned()))).collect()
 }
@@ -106,7 +136,7 @@ fn check(version: &str, outcome: Result<Vec<String>, String>) -> Check {
     Check { name: format!("vm::{version}"), outcome }
 }
 
-fn try_all(versions: &[String], only: &[String], verbose: bool) -> Result<Vec<Tried>> {
+fn run_all(versions: &[String], cases: Cases<'_>, verbose: bool) -> Result<Vec<KernelRun>> {
     let folder = target_dir()?.join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let kernels = kernels::ensure(versions, &folder)?;
@@ -116,27 +146,27 @@ fn try_all(versions: &[String], only: &[String], verbose: bool) -> Result<Vec<Tr
     step(&format!("booting {} kernels, {at_once} at a time", kernels.len()));
     let waiting = Mutex::new(kernels.iter().cloned().collect::<VecDeque<_>>());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    let work = || -> Result<Vec<Tried>> {
-        let mut tried = Vec::new();
+    let work = || -> Result<Vec<KernelRun>> {
+        let mut runs = Vec::new();
         while let Some(kernel) = next() {
-            let on = Instant::now();
-            let run = machine::boot(&kernel, &image, only, &folder, |event| progress(&kernel, event, on, verbose))?;
-            println!("{}: {} in {} s", kernel.wanted, verdict(&run), run.took.as_secs());
-            tried.push(Tried { kernel, run });
+            let booted_at = Instant::now();
+            let run = cases.run(&kernel, &image, &folder, |event| progress(&kernel, event, booted_at, verbose))?;
+            println!("{}: {} in {} s", kernel.wanted, summary_of(&run), run.took.as_secs());
+            runs.push(KernelRun { kernel, run });
         }
-        Ok(tried)
+        Ok(runs)
     };
-    let done: Vec<Result<Vec<Tried>>> = thread::scope(|scope| {
+    let done: Vec<Result<Vec<KernelRun>>> = thread::scope(|scope| {
         let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
         workers
             .into_iter()
             .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     });
-    let mut tried: Vec<Tried> = done.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-    tried.sort_by_key(|tried| versions.iter().position(|version| *version == tried.kernel.wanted));
-    step(&format!("{} kernels in {} s", tried.len(), began.elapsed().as_secs()));
-    Ok(tried)
+    let mut runs: Vec<KernelRun> = done.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    runs.sort_by_key(|run| versions.iter().position(|version| *version == run.kernel.wanted));
+    step(&format!("{} kernels in {} s", runs.len(), began.elapsed().as_secs()));
+    Ok(runs)
 }
 
 fn progress(kernel: &Kernel, event: &Event, began: Instant, verbose: bool) {
@@ -148,82 +178,85 @@ fn progress(kernel: &Kernel, event: &Event, began: Instant, verbose: bool) {
         Event::Outcome { outcome } if verbose || !is_fine(outcome) => {
             println!("{wanted}: {:5.1} s {}", began.elapsed().as_secs_f64(), line(outcome));
         }
-        Event::Survivor { problem: Some(problem) } => println!("{wanted}: the session did not survive: {problem}"),
-        Event::Survivor { problem: None } => println!("{wanted}: a session survives a group kill around it"),
+        Event::Survivor { problem: Some(problem) } => {
+            println!("{wanted}: a session in a killed cgroup failed: {problem}");
+        }
+        Event::Survivor { problem: None } => println!("{wanted}: a session survived a group kill of its cgroup"),
         Event::Outcome { .. } | Event::Done | Event::Failed { .. } => {}
     }
 }
 
 fn is_fine(outcome: &Outcome) -> bool {
-    matches!(&outcome.finding, Finding::Judged(score) if score.missed + score.wrong == 0 && score.problems.is_empty())
+    matches!(&outcome.result, CaseResult::Scored(score) if score.missed + score.wrong == 0 && score.problems.is_empty())
 }
 
-fn verdict(run: &Run) -> String {
+fn summary_of(run: &Run) -> String {
     match &run.fault {
         Some(fault) => format!("FAILED, {fault}"),
         None => format!("{} outcomes", run.outcomes.len()),
     }
 }
 
-impl Tried {
-    /// What it should have reached and did not.
+impl KernelRun {
+    /// The requirements that this kernel missed.
     fn shortfalls(&self) -> Vec<String> {
-        let of = |means: &Means| {
-            let short = battery::shortfalls(*means, &self.run.outcomes, Machine::Own).into_iter();
-            short.map(|text| format!("{means}: {text}")).collect::<Vec<_>>()
+        let of = |mode: &MonitorMode| {
+            let short = oom_matrix::shortfalls(*mode, &self.run.outcomes, Machine::Dedicated).into_iter();
+            short.map(|text| format!("{mode}: {text}")).collect::<Vec<_>>()
         };
         let problem = self.run.problem.iter().map(|problem| format!("a session with CAP_SYS_RESOURCE: {problem}"));
         let fault = self.run.fault.clone().into_iter().chain(problem);
-        let nothing = self.run.outcomes.is_empty().then(|| "no case was played".to_owned());
-        fault.chain(nothing).chain(Means::ALL.iter().flat_map(of)).collect()
+        let nothing = self.run.outcomes.is_empty().then(|| "no case ran".to_owned());
+        fault.chain(nothing).chain(MonitorMode::ALL.iter().flat_map(of)).collect()
     }
 }
 
-fn table(tried: &[Tried]) -> String {
-    let named: Vec<_> = tried
+fn table(runs: &[KernelRun]) -> String {
+    let named: Vec<_> = runs
         .iter()
-        .map(|tried| {
-            let release = tried.run.release.as_deref().unwrap_or(&tried.kernel.wanted);
+        .map(|run| {
+            let release = run.run.release.as_deref().unwrap_or(&run.kernel.wanted);
             let short = release.split("-cloud").next().unwrap_or(release);
-            (short.to_owned(), tried.run.outcomes.clone())
+            (short.to_owned(), run.run.outcomes.clone())
         })
         .collect();
-    let mut text = battery::kernels(&named);
-    for ((release, outcomes), tried) in named.iter().zip(tried) {
-        for means in Means::ALL {
-            let totals = Totals::of(means, outcomes);
+    let mut text = oom_matrix::kernels(&named);
+    for ((release, outcomes), run) in named.iter().zip(runs) {
+        for mode in MonitorMode::ALL {
+            let totals = Totals::of(mode, outcomes);
             let _ = writeln!(
                 text,
-                "{release}, {means}: {} of {} reports right, {} wrong; precision {:.1} %, recall {:.1} %, heard of {:.1} %",
-                totals.right,
+                "{release}, {mode}: {} of {} reports correct, {} wrong; precision {:.1} %, recall {:.1} %, kills reported {:.1} %",
+                totals.correct,
                 totals.due,
                 totals.wrong,
                 totals.precision_percent,
                 totals.recall_percent,
-                totals.heard_percent
+                totals.reported_percent
             );
         }
         text.push_str(
-            &battery::impossible(outcomes.iter()).replace("cannot be had here", &format!("{release} cannot")),
+            &oom_matrix::unavailable(outcomes.iter())
+                .replace("not available here", &format!("not available on {release}")),
         );
-        for shortfall in tried.shortfalls() {
+        for shortfall in run.shortfalls() {
             let _ = writeln!(text, "{release} FAILS: {shortfall}");
         }
     }
     text
 }
 
-fn in_json(tried: &[Tried]) -> Value {
-    let kernel = |tried: &Tried| {
+fn in_json(runs: &[KernelRun]) -> Value {
+    let kernel = |run: &KernelRun| {
         json!({
-            "wanted": tried.kernel.wanted,
-            "package": tried.kernel.package,
-            "release": tried.run.release,
-            "seconds": tried.run.took.as_secs_f64(),
-            "outcomes": tried.run.outcomes,
-            "totals": Means::ALL.map(|means| json!({ "means": means, "totals": Totals::of(means, &tried.run.outcomes) })),
-            "shortfalls": tried.shortfalls(),
+            "wanted": run.kernel.wanted,
+            "package": run.kernel.package,
+            "release": run.run.release,
+            "seconds": run.run.took.as_secs_f64(),
+            "outcomes": run.run.outcomes,
+            "totals": MonitorMode::ALL.map(|mode| json!({ "means": mode, "totals": Totals::of(mode, &run.run.outcomes) })),
+            "shortfalls": run.shortfalls(),
         })
     };
-    json!({ "kernels": tried.iter().map(kernel).collect::<Vec<_>>() })
+    json!({ "kernels": runs.iter().map(kernel).collect::<Vec<_>>() })
 }

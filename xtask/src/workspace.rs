@@ -1,5 +1,5 @@
-//! Where things are in this workspace, and how a task runs other programs: one line that says what
-//! is going on, then the program's own output, and its failure as an error.
+//! Paths of the workspace, and functions to run other programs: they print one line that says what
+//! runs, then the program's own output, and return its failure as an error.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail};
 
 /// The folder of the workspace's `Cargo.toml`.
 ///
-/// `cargo run` says which checkout it was called in; the compiled-in path stands for a binary that
-/// is started by hand.
+/// `cargo run` sets the checkout that it was called in. The compiled-in path is for a binary that
+/// is started directly.
 pub(crate) fn root() -> PathBuf {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     Path::new(&package).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
@@ -24,39 +24,39 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
         target_directory: PathBuf,
     }
     let told = printed(&mut cargo(["metadata", "--no-deps", "--format-version", "1"]))?;
-    let metadata: Metadata = serde_json::from_slice(&told).context("cargo metadata is not what we know")?;
+    let metadata: Metadata = serde_json::from_slice(&told).context("unexpected output of cargo metadata")?;
     Ok(metadata.target_directory)
 }
 
-/// The cargo that called us, at the workspace's root.
+/// A command of the cargo that called us, in the workspace's root.
 pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
     command
 }
 
-/// Builds the binary of `package` in release; yields its path.
+/// Builds the binary of `package` in release mode and returns its path.
 pub(crate) fn build_release(package: &str) -> Result<PathBuf> {
     build_binary(package, package)
 }
 
-/// Builds a binary in release; yields its path.
+/// Builds a binary in release mode and returns its path.
 pub(crate) fn build_binary(package: &str, name: &str) -> Result<PathBuf> {
     step(&format!("building {name} (release)"));
     run(&mut cargo(["build", "--release", "--package", package, "--bin", name]))?;
     let binary = target_dir()?.join("release").join(name);
     if !binary.is_file() {
-        bail!("cargo built no {}", binary.display());
+        bail!("cargo did not build {}", binary.display());
     }
     Ok(binary)
 }
 
-/// Tells what goes on from here.
+/// Prints a heading for the output that follows.
 pub(crate) fn step(text: &str) {
     println!("==> {text}");
 }
 
-/// Runs a program to its end, its output shown as it comes.
+/// Runs a program with its output on the terminal.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot run {}", named(command)))?;
     if !status.success() {
@@ -65,7 +65,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program to its end; what it printed. What it has to say of a failure is shown.
+/// Runs a program and returns its stdout. Its stderr goes to the terminal.
 pub(crate) fn printed(command: &mut Command) -> Result<Vec<u8>> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let output = output.with_context(|| format!("cannot run {}", named(command)))?;
@@ -75,7 +75,7 @@ pub(crate) fn printed(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// The files of this checkout that git tracks or would track, sorted. Without git: all but build output.
+/// The files that git tracks or would track, sorted. Without git: all files but build output.
 pub(crate) fn tracked_files(root: &Path) -> Result<Vec<String>> {
     if !on_path("git") {
         return files_below(root);
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn files_are_the_same_with_git_and_without() {
         if on_path("git") {
-            // A file that was deleted and is not committed so is in git's list only.
+            // A file whose deletion is not committed is only in git's list.
             let mut by_git = tracked_files(&root()).unwrap();
             by_git.retain(|name| root().join(name).exists());
             assert_eq!(files_below(&root()).unwrap(), by_git);

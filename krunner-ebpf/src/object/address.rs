@@ -1,5 +1,5 @@
-//! Kernel memory, read by a helper. A read of a bad address fails and does no harm, so the reads are
-//! safe calls. Each takes some 25 ns, whence [`Window`] and [`Direct`](super::direct::Direct).
+//! Kernel memory reads through a helper. Reading a bad address fails without harm, so the functions are safe. A read
+//! takes about 25 ns, which is why [`Window`] and [`Direct`](super::direct::Direct) exist.
 
 use core::mem::MaybeUninit;
 
@@ -9,21 +9,21 @@ use krunner_common::{ABSENT, COMM_BYTES, WINDOW_BYTES};
 use super::globals::offset;
 use super::log::log_line;
 
-/// Somewhere in the kernel from where members are read: a struct of a known type.
+/// A pointer to a kernel struct whose members can be read.
 ///
-/// Offsets are those of [`offset!`](super::globals::offset); one that is absent reads as `None`.
-pub(super) trait Place: Copy {
+/// Offsets come from [`offset!`](super::globals::offset); an absent one reads as `None`.
+pub(super) trait KernelPointer: Copy {
     fn u32(self, offset: u32) -> Option<u32>;
 
     fn u64(self, offset: u32) -> Option<u64>;
 
-    /// What the pointer that is stored there points to; `None` for a null pointer.
+    /// Follows the pointer stored at `offset`; `None` if it is null.
     fn pointer(self, offset: u32) -> Option<Self>;
 
-    /// The same place, without its type.
+    /// The same address, untyped.
     fn address(self) -> Address;
 
-    /// A command name.
+    /// Reads the 16 bytes of a `task_struct.comm`.
     #[inline(always)]
     fn comm(self, offset: u32) -> Option<[u8; COMM_BYTES]> {
         if offset == ABSENT {
@@ -37,13 +37,18 @@ pub(super) trait Place: Copy {
     }
 }
 
-/// An address in the kernel, to which offsets of struct members are added.
+/// An untyped kernel address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Address(u64);
 
 impl Address {
     pub(super) const fn new(address: u64) -> Self {
         Self(address)
+    }
+
+    #[inline(always)]
+    pub(super) const fn raw(self) -> u64 {
+        self.0
     }
 
     #[inline(always)]
@@ -56,22 +61,22 @@ impl Address {
         self.read(offset)
     }
 
-    /// Two words that lie side by side, in one read.
+    /// Reads two adjacent words with one helper call.
     #[inline(always)]
     pub(super) fn two_u64(self, offset: u32) -> Option<[u64; 2]> {
         self.read(offset)
     }
 
-    /// Only for types whose every bit pattern is a value; hence private.
+    /// Private, because it is sound only for types without invalid bit patterns.
     #[inline(always)]
     fn read<T: Copy>(self, offset: u32) -> Option<T> {
         if offset == ABSENT {
             return None;
         }
         let mut value = MaybeUninit::<T>::uninit();
-        // SAFETY: the helper checks the address and reports a fault; it never dereferences blindly. It has
-        // written the value when that is read. Volatile, lest the compiler read it earlier, on a path where
-        // nothing was written: before 6.3 the verifier takes that for an error.
+        // SAFETY: the helper checks the address and reports a fault. The value is read only after the helper has
+        // written it. Volatile, so that the compiler cannot hoist the read to a path where nothing was written:
+        // verifiers before 6.3 reject that.
         unsafe {
             let (to, from) = (value.as_mut_ptr().cast(), self.plus(offset).0 as *const _);
             let failed = generated::bpf_probe_read_kernel(to, size_of::<T>() as u32, from) != 0;
@@ -80,7 +85,7 @@ impl Address {
     }
 }
 
-impl Place for Address {
+impl KernelPointer for Address {
     #[inline(always)]
     fn u32(self, offset: u32) -> Option<u32> {
         self.read(offset)
@@ -111,8 +116,8 @@ impl Place for Address {
     }
 }
 
-/// The stretch of a task that has what a fork needs, copied in one read; the copy itself costs a
-/// nanosecond for every ten bytes or so.
+/// The part of a `task_struct` that contains the members a fork record needs, copied with one helper call. Copying
+/// takes about 1 ns per 10 bytes.
 pub(super) struct Window(MaybeUninit<[u64; WINDOW_BYTES as usize / 8]>);
 
 impl Window {
@@ -121,8 +126,8 @@ impl Window {
         Self(MaybeUninit::uninit())
     }
 
-    /// Reads it, where it lies on the stack: a second one would not fit. `None` on a kernel where the
-    /// members lie too far apart.
+    /// Fills the window in place, because the stack has no space for a second one. `None` if this kernel's members are
+    /// too far apart.
     #[inline(always)]
     pub(super) fn read(&mut self, task: Address) -> Option<View<'_>> {
         let first = offset!(task_window);
@@ -140,7 +145,7 @@ impl Window {
     }
 }
 
-/// A window that has been read.
+/// A [`Window`] that has been filled.
 pub(super) struct View<'a>(&'a [u64; WINDOW_BYTES as usize / 8]);
 
 impl View<'_> {
@@ -156,7 +161,7 @@ impl View<'_> {
         Self::at(offset, 8).map(|at| unsafe { self.0.as_ptr().byte_add(at).read_volatile() })
     }
 
-    /// Where in the window something is. All of it are constants to the verifier.
+    /// Position of a member in the window; constant for the verifier.
     #[inline(always)]
     fn at(offset: u32, bytes: u32) -> Option<usize> {
         let at = offset.wrapping_sub(offset!(task_window));

@@ -1,11 +1,11 @@
-//! What every object must have: its licence, and something to call on a panic that cannot happen.
+//! The license section and the panic handler that every object must have.
 
-/// Helpers that read kernel memory are for GPL-compatible programs only.
+/// The kernel allows helpers that read kernel memory only in GPL-compatible programs.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// The verifier refuses a program that could come here, since the loop has no end.
+/// Never reached: the verifier rejects a program that can get into the infinite loop.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

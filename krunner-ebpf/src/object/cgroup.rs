@@ -1,33 +1,39 @@
-//! Cgroups by their ids: the one that a task's memory is charged to, and one that was just made.
+//! Cgroup ids: of the cgroup that a task's memory is charged to, and of a cgroup that was just created.
 //!
-//! A task has a `css_set`, and in it a state (`css`) for each controller: for the memory controller that of the cgroup
-//! which is charged, in either version. In the second it is one above the task's own where the controller is off. Another
-//! hierarchy uses the same ids for other cgroups, hence [`is_charged_hierarchy`].
+//! A task's `css_set` has a state (`css`) for each controller. The memory controller's belongs to the cgroup that is
+//! charged, in cgroup v1 and v2. In v2 this is an ancestor of the task's own cgroup if the controller is disabled
+//! there. Ids are unique only within a hierarchy, hence [`is_charged_hierarchy`].
 
 use krunner_common::ABSENT;
 
-use super::address::{Address, Place};
+use super::address::{Address, KernelPointer};
 use super::globals::offset;
 
-/// The state that the memory controller has for a task.
+/// The memory controller's `css` of a task, as the cgroup filter sees it.
 #[inline(always)]
-pub(super) fn state_of<P: Place>(task: P) -> Option<P> {
+pub(super) fn state_of<P: KernelPointer>(task: P) -> Option<P> {
     task.pointer(offset!(task_cgroups))?.pointer(offset!(css_set_memory))
+}
+
+/// The memory controller's `css` of a task, for finding limits.
+#[inline(always)]
+pub(super) fn charged_state_of(task: Address) -> Option<Address> {
+    task.pointer(offset!(task_cgroups))?.pointer(offset!(css_set_charged))
 }
 
 /// The id of the cgroup that a task's memory is charged to.
 #[inline(always)]
-pub(super) fn id_of<P: Place>(task: P) -> Option<u64> {
+pub(super) fn id_of<P: KernelPointer>(task: P) -> Option<u64> {
     id(state_of(task)?.pointer(offset!(css_cgroup))?)
 }
 
-/// The id of a cgroup.
+/// The kernel's id of a cgroup (`kernfs_node.id`).
 #[inline(always)]
-pub(super) fn id<P: Place>(cgroup: P) -> Option<u64> {
+pub(super) fn id<P: KernelPointer>(cgroup: P) -> Option<u64> {
     cgroup.pointer(offset!(cgroup_kn))?.u64(offset!(kernfs_node_id))
 }
 
-/// The id of the cgroup that this one is in; `None` for the top of a hierarchy.
+/// The id of the parent cgroup; `None` for the root of a hierarchy.
 #[inline(always)]
 pub(super) fn parent_id(cgroup: Address) -> Option<u64> {
     let own = offset!(cgroup_self);
@@ -37,7 +43,7 @@ pub(super) fn parent_id(cgroup: Address) -> Option<u64> {
     id(cgroup.plus(own).pointer(offset!(css_parent))?.pointer(offset!(css_cgroup))?)
 }
 
-/// Whether a cgroup is in the hierarchy in which the memory of this task is charged.
+/// Whether a cgroup is in the hierarchy that this task's memory is charged in.
 #[inline(always)]
 pub(super) fn is_charged_hierarchy(cgroup: Address, task: Address) -> Option<bool> {
     let charged = state_of(task)?.pointer(offset!(css_cgroup))?.pointer(offset!(cgroup_root))?;

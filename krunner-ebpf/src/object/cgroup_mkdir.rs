@@ -1,22 +1,23 @@
-//! `cgroup_mkdir`: a new cgroup, so that one which is removed right after a kill still has a name.
+//! `cgroup_mkdir`: records new cgroups, so that a cgroup removed right after an OOM kill still has a name.
 //!
-//! Fires in the process that makes it, when the directory is there (`cgroup_mkdir()` in `kernel/cgroup/cgroup.c`). Only
-//! what processes of ours make is told: the names of other tenants' cgroups stay in the kernel.
+//! Fires in the process that creates the cgroup, after the directory exists (`cgroup_mkdir()` in
+//! `kernel/cgroup/cgroup.c`). Only cgroups created by our processes are recorded: names of other tenants' cgroups do
+//! not leave the kernel.
 
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, generated::bpf_probe_read_kernel_str};
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use krunner_common::{CGROUP_NAME_BYTES, CgroupMade, Kind};
 
-use super::address::{Address, Place};
+use super::address::{Address, KernelPointer};
 use super::globals::offset;
 use super::ring::{self, Wake};
-use super::{cgroup, fence, task};
+use super::{cgroup, cgroup_filter, task};
 
 #[raw_tracepoint(tracepoint = "cgroup_mkdir")]
 fn cgroup_mkdir(ctx: RawTracePointContext) -> Option<()> {
     let (made, current) = (Address::new(ctx.arg(0)), task::current());
-    if !cgroup::is_charged_hierarchy(made, current)? || !fence::has(current) {
+    if !cgroup::is_charged_hierarchy(made, current)? || !cgroup_filter::matches(current) {
         return None;
     }
     task::id(current)?;
@@ -26,8 +27,8 @@ fn cgroup_mkdir(ctx: RawTracePointContext) -> Option<()> {
     let time_boot_ns = unsafe { bpf_ktime_get_boot_ns() };
     let mut entry = ring::reserve::<CgroupMade>(Kind::CgroupMade)?;
     let record = entry.as_mut_ptr();
-    // SAFETY: the reservation is the size of a record and aligned to 8, and ours until it is submitted. The helper checks
-    // the address that it reads, and writes no more than it is told to.
+    // SAFETY: the reservation is the size of a record and aligned to 8, and ours until it is submitted. The helper
+    // checks the address that it reads, and writes at most the given length.
     unsafe {
         (*record).kind = Kind::CgroupMade as u32;
         (*record).time_boot_ns = time_boot_ns;
@@ -35,7 +36,7 @@ fn cgroup_mkdir(ctx: RawTracePointContext) -> Option<()> {
         (*record).parent_id = parent_id;
         let to = (&raw mut (*record).name).cast();
         let copied = bpf_probe_read_kernel_str(to, CGROUP_NAME_BYTES as u32, name as *const _);
-        // With the final NUL; what fills all of it was cut.
+        // `copied` includes the final NUL. A name that fills the buffer may be truncated.
         let is_whole = copied > 1 && copied < CGROUP_NAME_BYTES as i64;
         (*record).name_bytes = if is_whole { copied as u32 - 1 } else { 0 };
     }

@@ -1,21 +1,20 @@
-//! Kernel memory, read by plain loads: the running task, and what hangs on it.
+//! Kernel memory reads with plain loads: the running task and the structs it points to.
 //!
-//! The verifier knows the type behind the pointer that `bpf_get_current_task_btf` returns, and the type
-//! of each pointer that is loaded from there, and a load that faults gives 0 (`PROBE_MEM` in
-//! `kernel/bpf/verifier.c`). No relocations are needed: an offset from a frozen map is as good as one in the
-//! instruction, as long as it is that of a member and the load has the member's size.
+//! The verifier knows the type of the pointer that `bpf_get_current_task_btf` returns and of each pointer loaded
+//! through it. A load that faults returns 0 (`PROBE_MEM` in `kernel/bpf/verifier.c`). No relocations are required: the
+//! verifier accepts an offset from a frozen map if it is that of a member and the load has the member's size.
 
 use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 use krunner_common::ABSENT;
 
-use super::address::{Address, Place};
+use super::address::{Address, KernelPointer};
 
 /// A pointer whose type the verifier knows.
 #[derive(Clone, Copy)]
 pub(super) struct Direct(*const u8);
 
 impl Direct {
-    /// The running task. Only where [`direct_reads`](super::globals::direct_reads) says so.
+    /// The running task. Call it only if [`direct_reads`](super::globals::direct_reads) is true.
     #[inline(always)]
     pub(super) fn current() -> Self {
         // SAFETY: a helper without arguments.
@@ -33,7 +32,7 @@ impl Direct {
     }
 }
 
-impl Place for Direct {
+impl KernelPointer for Direct {
     #[inline(always)]
     fn u32(self, offset: u32) -> Option<u32> {
         self.read(offset)

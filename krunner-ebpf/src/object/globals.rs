@@ -1,5 +1,5 @@
-//! The globals that the loader overrides before the load. They are read-only and frozen by then, so
-//! the verifier takes them for constants and drops the branches that do not apply.
+//! The globals that the loader overrides. They are read-only and frozen when the programs are loaded, so the verifier
+//! treats them as constants and removes dead branches.
 
 use krunner_common::{Config, LEVEL_UNKNOWN, Offsets, config_flag};
 
@@ -8,9 +8,9 @@ static OFFSETS: Offsets = Offsets::UNKNOWN;
 
 #[unsafe(no_mangle)]
 static CONFIG: Config =
-    Config { fence_cgroup_id: 0, pid_ns_inum: 0, pid_ns_level: LEVEL_UNKNOWN, flags: 0, reserved: 0 };
+    Config { filter_cgroup_id: 0, pid_ns_inum: 0, pid_ns_level: LEVEL_UNKNOWN, flags: 0, reserved: 0 };
 
-/// An offset of the running kernel by its name in [`Offsets`].
+/// Reads the member of [`Offsets`] with this name.
 macro_rules! offset {
     ($name:ident) => {
         crate::object::globals::read(|offsets| &raw const offsets.$name)
@@ -21,8 +21,8 @@ pub(super) use offset;
 
 #[inline(always)]
 pub(super) fn read(member: impl FnOnce(&'static Offsets) -> *const u32) -> u32 {
-    // SAFETY: the pointer is to a member of a static. Volatile, because the loader changes what the
-    // compiler takes for a constant.
+    // SAFETY: the pointer is to a member of a static. Volatile, because the loader overrides a value that the compiler
+    // would otherwise treat as a constant.
     unsafe { member(&OFFSETS).read_volatile() }
 }
 
@@ -40,14 +40,14 @@ pub(super) fn pid_ns_level() -> u32 {
     unsafe { (&raw const CONFIG.pid_ns_level).read_volatile() }
 }
 
-/// The memory cgroup that ours are in or below; 0 when there is no fence.
+/// Id of the memory cgroup that tasks must be in or below; 0 disables the filter.
 #[inline(always)]
-pub(super) fn fence_cgroup_id() -> u64 {
+pub(super) fn filter_cgroup_id() -> u64 {
     // SAFETY: as in `read`.
-    unsafe { (&raw const CONFIG.fence_cgroup_id).read_volatile() }
+    unsafe { (&raw const CONFIG.filter_cgroup_id).read_volatile() }
 }
 
-/// Whether the running task can be read without calls.
+/// Whether the running task can be read with plain loads instead of helper calls.
 #[inline(always)]
 pub(super) fn direct_reads() -> bool {
     flags() & config_flag::DIRECT_READS != 0
@@ -59,7 +59,7 @@ pub(super) fn all_namespaces() -> bool {
     flags() & config_flag::ALL_NAMESPACES != 0
 }
 
-/// Whether `mark_victim` gives a thread id of the init namespace and not a task.
+/// Whether `mark_victim` passes a thread id of the initial PID namespace instead of a task.
 #[inline(always)]
 pub(super) fn mark_victim_is_pid() -> bool {
     flags() & config_flag::MARK_VICTIM_IS_PID != 0

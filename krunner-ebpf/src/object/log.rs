@@ -1,10 +1,10 @@
-//! Log lines of rare events, in the object for `--debug` only.
+//! Log lines for rare events, compiled only into the object that `--debug` loads.
 
 #[cfg(feature = "log")]
 pub(super) mod lines;
 
-/// Calls a function of `log/lines.rs`. Nothing at all in the object without log lines, whose programs are to be the same
-/// bytes as if this were not there.
+/// Calls a function of `log/lines.rs`. Expands to nothing in the object without log lines, so that its programs are the
+/// same bytes as without the macro.
 macro_rules! log_line {
     ($function:ident($($argument:expr),*)) => {
         #[cfg(feature = "log")]

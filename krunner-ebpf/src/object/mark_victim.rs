@@ -1,10 +1,10 @@
-//! `mark_victim`: the OOM killer has chosen.
+//! `mark_victim`: the OOM killer has chosen a victim.
 //!
-//! Its first argument is the task, or before 2025 (5.10.235, 6.1.130, 6.6.80 and their like) a thread
-//! id of the init namespace, which says nothing about whose it is. There is no helper to find the task
-//! of an id, but the kernel sends the SIGKILL just before the mark, from the same thread
-//! (`__oom_kill_process` in `mm/oom_kill.c`): the SIGKILL's program leaves a note, and a mark without one is
-//! either not ours or of a process that was exiting anyway.
+//! The first argument is the task or, in kernels before 2025 (5.10.235, 6.1.130, 6.6.80 and similar), a thread id in
+//! the initial PID namespace, which does not say whether the task is ours. No helper looks up a task by id. But the
+//! kernel sends the SIGKILL right before the mark, from the same thread (`__oom_kill_process` in `mm/oom_kill.c`), so
+//! the `sigkill` program stores the victim in [`PENDING`]. A mark without an entry belongs to another tenant or to a
+//! process that was already exiting.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::{map, raw_tracepoint};
@@ -12,7 +12,7 @@ use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::RawTracePointContext;
 use krunner_common::{Kind, Mark, PENDING_ENTRIES, Task};
 
-use super::address::{Address, Place};
+use super::address::{Address, KernelPointer};
 use super::globals::{mark_victim_is_pid, offset};
 use super::ring::{self, Wake};
 use super::task;
@@ -22,20 +22,20 @@ use super::task;
 #[derive(Clone, Copy)]
 struct Pending {
     victim: Task,
-    /// Thread id in the init namespace; stays in the kernel. 64 bits, so that nothing is padded.
+    /// Thread id in the initial PID namespace; does not leave the kernel. 64 bits wide to avoid padding.
     init_tid: u64,
 }
 
-/// By the sender's `pid_tgid` in the init namespace.
+/// Keyed by the sender's `pid_tgid` in the initial PID namespace.
 #[map]
 static PENDING: LruHashMap<u64, Pending> = LruHashMap::with_max_entries(PENDING_ENTRIES, 0);
 
-/// Notes who was just killed, for the mark that may follow.
+/// Stores the victim of a SIGKILL for the mark that may follow.
 #[inline(always)]
 pub(super) fn expect(task: Address, victim: Task) {
     let Some(init_tid) = task.u32(offset!(task_pid)) else { return };
     let pending = Pending { victim, init_tid: u64::from(init_tid) };
-    // Without the note the mark goes missing, and the kill is then reported on other evidence.
+    // If the insert fails, the mark is lost and the kill is reported on other evidence.
     let _ = PENDING.insert(bpf_get_current_pid_tgid(), pending, 0);
 }
 
@@ -55,12 +55,12 @@ fn mark_victim(ctx: RawTracePointContext) -> Option<()> {
     Some(())
 }
 
-/// The victim with that thread id, if this thread has just killed it.
+/// The victim with this thread id, if the current thread has just killed it.
 #[inline(always)]
 fn expected(init_tid: u32) -> Option<Task> {
     let sender = bpf_get_current_pid_tgid();
-    // SAFETY: only this thread writes under its own key, and it is here now. Another one may take the
-    // slot over if it is the oldest; what is read is then checked against the id.
+    // SAFETY: only the current thread writes under its key. Another thread may reuse the slot if it is the oldest; the
+    // id check below detects that.
     let pending = unsafe { PENDING.get(sender) }?;
     let (victim, matches) = (pending.victim, pending.init_tid == u64::from(init_tid));
     let _ = PENDING.remove(sender);

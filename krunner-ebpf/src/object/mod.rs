@@ -1,24 +1,25 @@
-//! What is in the object: one file per program, and what they share.
+//! The contents of the object: one file per program, and shared code.
 //!
-//! The programs filter, read and write records; they decide nothing. Which SIGKILL was an OOM kill,
-//! which exits belong to it and what was seen twice is user space's to find out.
+//! The programs only filter events, read kernel memory and write records. User space decides which SIGKILL was an OOM
+//! kill, which exits belong to it, and which records are duplicates.
 #![expect(
     clippy::inline_always,
     reason = "one program per function, as the verifier follows it; a call costs a stack frame"
 )]
 #![expect(
     clippy::cast_possible_truncation,
-    reason = "registers have 64 bits, and the fields say how many of them count"
+    reason = "registers have 64 bits, and the field types say how many of them are significant"
 )]
-#![expect(clippy::needless_pass_by_value, reason = "the macro for raw tracepoints hands the context over")]
+#![expect(clippy::needless_pass_by_value, reason = "the raw tracepoint macro passes the context by value")]
 
 mod address;
 mod base;
 mod cgroup;
+mod cgroup_filter;
 mod cgroup_mkdir;
 mod direct;
-mod fence;
 mod globals;
+mod limit;
 mod log;
 mod mark_victim;
 mod process_exec;

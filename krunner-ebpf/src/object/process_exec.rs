@@ -1,17 +1,17 @@
-//! `sched_process_exec`: a new program in a process, with the opening of its command line.
+//! `sched_process_exec`: records execs with the beginning of the command line.
 //!
-//! Fires in the process itself when the new memory is in place and nothing has run in it yet.
+//! Fires in the process itself, after the new address space is set up and before the program runs.
 
 use aya_ebpf::helpers::{bpf_ktime_get_boot_ns, generated::bpf_probe_read_user};
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use krunner_common::{CMDLINE_BYTES, Exec, Kind, Task, exec_flag};
 
-use super::address::Place;
+use super::address::KernelPointer;
 use super::direct::Direct;
 use super::globals::{direct_reads, offset};
 use super::ring::{self, Wake};
-use super::{fence, task};
+use super::{cgroup_filter, task};
 
 const MAX: u64 = CMDLINE_BYTES as u64;
 
@@ -21,11 +21,11 @@ fn process_exec(_: RawTracePointContext) -> Option<()> {
 }
 
 #[inline(always)]
-fn record<P: Place>(task: P) -> Option<()> {
-    if !fence::has(task) {
+fn record<P: KernelPointer>(task: P) -> Option<()> {
+    if !cgroup_filter::matches(task) {
         return None;
     }
-    // A thread that calls exec is the leader by now (`de_thread`, fs/exec.c).
+    // A thread that calls exec has become the leader by now (`de_thread`, fs/exec.c).
     let tgid = task::id(task)?;
     let described = Task { tgid, tid: tgid, start_boot_ns: task::start(task)? };
     let comm = task::comm(task);
@@ -34,7 +34,7 @@ fn record<P: Place>(task: P) -> Option<()> {
     let mut entry = ring::reserve::<Exec>(Kind::Exec)?;
     let record = entry.as_mut_ptr();
     // SAFETY: the reservation is the size of a record and aligned to 8, and ours until it is submitted.
-    // The command line is written in place, since a copy of it would not fit the stack.
+    // The command line is written in place: a copy would not fit on the stack.
     unsafe {
         (*record).kind = Kind::Exec as u32;
         (*record).time_boot_ns = time_boot_ns;
@@ -46,10 +46,9 @@ fn record<P: Place>(task: P) -> Option<()> {
     Some(())
 }
 
-/// Copies the opening of the command line into the record, and how many bytes that are; says with which
-/// flags.
+/// Copies the beginning of the command line and its length into the record. Returns the flags to set.
 #[inline(always)]
-unsafe fn copy_arguments<P: Place>(task: P, record: *mut Exec) -> Option<u16> {
+unsafe fn copy_arguments<P: KernelPointer>(task: P, record: *mut Exec) -> Option<u16> {
     // SAFETY: the caller owns the record.
     let length_at = unsafe { &raw mut (*record).cmdline_bytes };
     // SAFETY: as above.
@@ -58,8 +57,8 @@ unsafe fn copy_arguments<P: Place>(task: P, record: *mut Exec) -> Option<u16> {
     let (start, end) = (mm.u64(offset!(mm_arg_start))?, mm.u64(offset!(mm_arg_end))?);
     let length = end.checked_sub(start)?;
     // SAFETY: as above; the helper checks the address that it reads, and `kept` bytes fit. The length goes
-    // through memory because the verifier of 5.10 forgets the bounds of what is put aside on the stack:
-    // what is read here is compared and used at once.
+    // through memory because the verifier of 5.10 loses the bounds of values spilled to the stack: the value read
+    // here is compared and used immediately.
     let failed = unsafe {
         length_at.write_volatile(length.min(MAX) as u16);
         let kept = u32::from(length_at.read_volatile());

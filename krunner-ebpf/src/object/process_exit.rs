@@ -1,20 +1,20 @@
-//! `sched_process_exit`: the end of a process that SIGKILL ended.
+//! `sched_process_exit`: records the exit of processes killed by SIGKILL.
 //!
-//! Fires for every thread, in the thread itself. The argument `group_dead` came with 6.16 only, so the count of live threads
-//! decides; two threads that leave at once may both find it at 0.
+//! Fires for every thread, in the thread itself. The argument `group_dead` exists only since 6.16, so the program
+//! checks the count of live threads; two threads that exit at the same time may both see 0.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use krunner_common::{Exit, Kind};
 
-use super::address::Place;
+use super::address::KernelPointer;
 use super::direct::Direct;
 use super::globals::{direct_reads, offset};
 use super::ring::{self, Wake};
 use super::task;
 
-/// The bits of a wait status that hold the signal, and the signal that we look for.
+/// The bits of a wait status that hold the signal.
 const TERM_SIGNAL: u32 = 0x7F;
 const SIGKILL: u32 = 9;
 
@@ -24,14 +24,13 @@ fn process_exit(_: RawTracePointContext) -> Option<()> {
 }
 
 #[inline(always)]
-fn record<P: Place>(task: P) -> Option<()> {
+fn record<P: KernelPointer>(task: P) -> Option<()> {
     let signal = task.pointer(offset!(task_signal))?;
     if signal.u32(offset!(signal_live))? != 0 {
         return None;
     }
     let exit_code = killed(task.u32(offset!(task_exit_code)))
-        // A thread that was on its way out when its group was killed has a code of its own; wait(2)
-        // reports the group's.
+        // A thread that was already exiting when its group was killed has its own code; wait(2) reports the group's.
         .or_else(|| killed(signal.u32(offset!(signal_group_exit_code))))?;
     let record = Exit {
         kind: Kind::Exit as u32,

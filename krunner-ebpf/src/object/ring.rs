@@ -1,4 +1,4 @@
-//! The two ring buffers, and what becomes of a record that finds no room: it is counted.
+//! The two ring buffers, and the counters of records dropped because a buffer was full.
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
@@ -20,18 +20,19 @@ static PROCESSES: RingBuf = RingBuf::with_byte_size(PROCESSES_BYTES, 0);
 #[map]
 static LOST: Array<u64> = Array::with_max_entries(LOST_ENTRIES, BPF_F_MMAPABLE);
 
-/// One record out of so many that need not wake the reader looks how full the ring is. The positions
-/// are on pages that all CPUs write, so that a look costs as much as all else in a record. Chance picks them,
-/// which takes no memory and no note of how many CPUs there are: that 600 execs, which fill what is
-/// left when it should be noticed, go by without a look has a probability of 5 * 10^-9.
-const LOOK_EVERY: u64 = 32;
+/// One in this many records that do not wake the reader queries how full the ring is. The ring's positions are on pages
+/// that all CPUs write, so a query costs as much as the rest of a record. The choice is pseudo-random (by time), which
+/// needs no per-CPU state: the probability that 600 execs, enough to fill the remaining space, pass without a query is
+/// 5 * 10^-9.
+const QUERY_INTERVAL: u64 = 32;
 
-/// When the reader learns of a record.
+/// When the reader is woken for a record.
 #[derive(Clone, Copy)]
 pub(super) enum Wake {
-    /// At once.
+    /// Wakes it immediately.
     Now,
-    /// With the next one that wakes it, unless the ring fills up. Its time is what chance is taken from.
+    /// With the next record that wakes it, or earlier if the ring fills up. The time decides pseudo-randomly whether to
+    /// query the fill level.
     Later { time_boot_ns: u64 },
 }
 
@@ -40,7 +41,7 @@ impl Wake {
     pub(super) fn flags(self) -> u64 {
         match self {
             Self::Later { time_boot_ns } if !is_filling(time_boot_ns) => u64::from(BPF_RB_NO_WAKEUP),
-            // Without a flag the kernel wakes only a reader who has read everything before this record.
+            // Without a flag the kernel wakes only a reader that has consumed all previous records.
             Self::Now | Self::Later { .. } => u64::from(BPF_RB_FORCE_WAKEUP),
         }
     }
@@ -48,12 +49,12 @@ impl Wake {
 
 #[inline(always)]
 fn is_filling(time_boot_ns: u64) -> bool {
-    // In quarters of microseconds: finer than that some clocks are not, and no two forks are as close.
-    let looks = (time_boot_ns >> 8).is_multiple_of(LOOK_EVERY);
-    looks && PROCESSES.query(u64::from(BPF_RB_AVAIL_DATA)) > PROCESSES_WAKE_BYTES
+    // In units of 256 ns: some clocks are no finer, and two forks are never that close.
+    let is_due = (time_boot_ns >> 8).is_multiple_of(QUERY_INTERVAL);
+    is_due && PROCESSES.query(u64::from(BPF_RB_AVAIL_DATA)) > PROCESSES_WAKE_BYTES
 }
 
-/// Copies a record to the ring, which is one call to the kernel where a reservation is two.
+/// Copies a record to the ring: one helper call, where a reservation takes two.
 #[inline(always)]
 pub(super) fn send<T: Layout + 'static>(kind: Kind, record: &T, wake: Wake) {
     if of(kind).output::<T>(record, wake.flags()).is_err() {
@@ -61,7 +62,7 @@ pub(super) fn send<T: Layout + 'static>(kind: Kind, record: &T, wake: Wake) {
     }
 }
 
-/// Room for a record; counts it as lost if there is none.
+/// Reserves space for a record; counts the record as dropped if the ring is full.
 #[inline(always)]
 pub(super) fn reserve<T: Layout + 'static>(kind: Kind) -> Option<RingBufEntry<T>> {
     let entry = of(kind).reserve(0);
@@ -71,7 +72,7 @@ pub(super) fn reserve<T: Layout + 'static>(kind: Kind) -> Option<RingBufEntry<T>
     entry
 }
 
-/// The ring buffer for records of that kind.
+/// The ring buffer that records of this kind go to.
 #[inline(always)]
 fn of(kind: Kind) -> &'static RingBuf {
     if kind.is_of_kill() { &KILLS } else { &PROCESSES }

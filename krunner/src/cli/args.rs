@@ -1,81 +1,87 @@
-//! What can be said on the command line.
+//! The command line as clap types.
 
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args as ClapArgs, CommandFactory as _, Parser, Subcommand, ValueHint};
+use clap::{Args as ClapArgs, CommandFactory as _, Parser, ValueHint};
 use clap_complete::Shell;
 
 use super::help;
-use crate::runtime::KINDS;
+use super::oom::PostMortemArgs;
+use super::since::Since;
+use crate::config::Paths;
+use crate::runtime::LANGUAGES;
 
-/// As clap would write it, and the agent's form, which has options that are of no use to anybody else.
+/// clap's own usage line plus the form the agent uses, whose `-s` and `-m` are hidden elsewhere.
 const USAGE: &str = "\
 krunner [--debug] [--root DIR] LANG [RUNTIME_PATH]
        krunner [-s] -m ai.backend.kernel [--debug] LANG [RUNTIME_PATH]
        krunner COMMAND [ARGUMENTS]";
 
-/// Backend.AI kernel runner: takes orders from the node's agent and supervises user code.
+/// Backend.AI kernel runner: executes the agent's requests, supervises user code, explains OOM kills
 #[derive(Debug, Parser)]
 #[command(name = "krunner", version, override_usage = USAGE, after_help = help::KRUNNER.text())]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Args {
     #[command(subcommand)]
-    pub(super) task: Option<Task>,
+    pub(super) subcommand: Option<Subcommand>,
     #[command(flatten)]
     pub(super) runner: RunnerArgs,
 }
 
-/// The drop-in form.
+/// Arguments of the runner itself, compatible with `python -m ai.backend.kernel`.
 #[derive(Debug, ClapArgs)]
 pub(super) struct RunnerArgs {
-    /// Log more, and only to stderr: the agent gets no log lines
+    /// Log more, to stderr only: no log lines are sent to the agent
     #[arg(long)]
     pub(super) debug: bool,
 
-    /// Look for /home/work, /home/config, /tmp/... below DIR (for tests)
+    /// Use /home/work, /home/config, /tmp/... below DIR (for tests)
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub(super) root: PathBuf,
 
-    /// Tolerated, as the agent says it to Python
+    /// Accepted and ignored: the agent passes it for Python
     #[arg(short = 's', hide = true)]
     _no_user_site: bool,
 
-    /// Tolerated, as the agent says it to Python
+    /// Accepted and ignored: the agent passes it for Python
     #[arg(short = 'm', hide = true, value_name = "MODULE")]
     _module: Option<String>,
 
-    /// The language to serve
+    /// Language runtime to serve
     #[arg(value_name = "LANG", required = true, value_parser = languages())]
     pub(super) lang: Option<String>,
 
-    /// The language's own program, e.g. /usr/bin/gcc [default: depends on LANG]
+    /// Compiler or interpreter, e.g. /usr/bin/gcc [default: depends on LANG]
     #[arg(value_name = "RUNTIME_PATH")]
     pub(super) runtime_path: Option<PathBuf>,
 }
 
-/// Everything else.
-#[derive(Debug, Subcommand)]
-pub(super) enum Task {
-    /// Send one op to a running runner and print the replies
+/// Everything but the runner itself.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Subcommand {
+    /// Send one op to a running session and print the replies
     Send(SendArgs),
-    /// Start a runner in a temporary place and drive it through its main jobs
+    /// Start a runner in a temporary folder and exercise its main functions
     Selftest(SelftestArgs),
-    /// Report each kill for memory: which process, started by whom, how big, how sure
+    /// Report OOM kills as they happen: the victim, its ancestors, its size, the cause, the confidence
     Monitor(MonitorArgs),
-    /// Say which tracer of OOM kills a runner started here would use, and why not the better one
+    /// Show recorded OOM kills, and why a session ended
+    #[command(disable_help_subcommand = true)]
+    Oom(OomArgs),
+    /// Check what OOM attribution can use here (eBPF or inference) and what limits it
     Doctor(DoctorArgs),
-    /// List the languages: where each is looked for, and what its steps run
+    /// List language runtimes: their programs and the commands each step runs
     Languages(LanguagesArgs),
-    /// Check service definitions and show what each would start; nothing is started
+    /// Check service definitions and show the command each would start, without starting it
     Services(ServicesArgs),
-    /// Print a manual page, or write all of them to a folder
+    /// Print a manual page, or write all manual pages to a folder
     Man(ManArgs),
-    /// Print what makes a shell complete command lines of krunner
+    /// Print a shell completion script
     Completions(CompletionsArgs),
 }
 
-/// `krunner send`.
+/// Arguments of `krunner send`.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = help::SEND.text())]
 pub(super) struct SendArgs {
@@ -83,67 +89,170 @@ pub(super) struct SendArgs {
     /// start-model-service, shutdown-service or get-apps
     pub(super) op: String,
 
-    /// The payload; - reads it from stdin
+    /// Payload of the op; - reads it from stdin
     #[arg(default_value = "", allow_hyphen_values = true)]
     pub(super) payload: String,
 
-    /// Print each reply as a JSON object on a line of its own
+    /// With `status`: reply at once, even if the session is not ready yet
+    #[arg(long)]
+    pub(super) now: bool,
+
+    /// Print each reply as a JSON object, one per line
     #[arg(long)]
     pub(super) json: bool,
 
-    /// Where the runner is
+    /// Host of the runner
     #[arg(long, default_value = "127.0.0.1")]
     pub(super) host: String,
 
-    /// Its port for ops
+    /// Port for ops
     #[arg(long, default_value_t = 2000)]
     pub(super) in_port: u16,
 
-    /// Its port for replies
+    /// Port for replies
     #[arg(long, default_value_t = 2001)]
     pub(super) out_port: u16,
 
-    /// Give up when nothing comes for this long
+    /// Fail if no reply arrives for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(super) wait: u64,
 }
 
-/// `krunner selftest`.
+/// Arguments of `krunner selftest`.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = help::SELFTEST.text())]
 pub(super) struct SelftestArgs {
-    /// Print the steps as one JSON object
+    /// Print the result as one JSON object
     #[arg(long)]
     pub(super) json: bool,
 }
 
-/// `krunner monitor`.
+/// Arguments of `krunner monitor`.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = help::MONITOR.text())]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(super) struct MonitorArgs {
-    /// Print a JSON object a line
+    /// Print JSON objects, one per line
     #[arg(long)]
     pub(super) json: bool,
 
-    /// Report kills of the whole machine, other containers' included; ids are the host's
+    /// Print the JSON Schema (2020-12) of monitor events and journal entries, then exit
+    #[arg(long, exclusive = true)]
+    pub(super) schema: bool,
+
+    /// Monitor the whole machine, other containers included; PIDs are those of the host
     #[arg(long)]
     pub(super) all_namespaces: bool,
 
-    /// Infer from counters and snapshots, as where BPF is refused
+    /// Do not use eBPF; infer kills from cgroup counters and /proc
     #[arg(long, conflicts_with = "all_namespaces")]
     pub(super) no_bpf: bool,
+
+    /// Keep a flight recorder in FILE (256 KiB), which `krunner oom post-mortem` reads
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) recorder: Option<PathBuf>,
+
+    /// Also append reports to FILE as JSON lines; it is rotated to FILE.1 at 16 MiB
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) log: Option<PathBuf>,
 }
 
-/// `krunner doctor`.
+/// Arguments of `krunner oom`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = help::OOM.text())]
+pub(super) struct OomArgs {
+    #[command(subcommand)]
+    pub(super) command: OomCommand,
+}
+
+/// Subcommands of `krunner oom`.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum OomCommand {
+    /// List OOM kills, oldest first: number, time, victim, size, limit, confidence
+    List(OomListArgs),
+    /// Show the full report of one OOM kill
+    Show(OomShowArgs),
+    /// Render one OOM kill as an HTML page: memory over time, findings, process tree
+    Plot(OomPlotArgs),
+    /// Explain how a recorded session or monitor ended: what ran, its memory, the most likely cause
+    PostMortem(PostMortemArgs),
+}
+
+/// `krunner oom list`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = help::OOM_LIST.text())]
+pub(super) struct OomListArgs {
+    /// Only kills since TIME: a duration ago (90s, 15m, 2h, 7d, 1h30m) or an RFC 3339 time
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<Since>,
+
+    /// Only kills in which a process with this name (comm) died
+    #[arg(long, value_name = "NAME")]
+    pub(super) process: Option<String>,
+
+    /// Print JSON objects, one per line
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Journal to read
+    #[arg(default_value_os_t = journal(), value_hint = ValueHint::FilePath)]
+    pub(super) file: PathBuf,
+}
+
+/// `krunner oom show`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = help::OOM_SHOW.text())]
+pub(super) struct OomShowArgs {
+    /// Number of the report; 1 is the newest
+    #[arg(value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) number: u64,
+
+    /// Print the report as a JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Journal to read
+    #[arg(default_value_os_t = journal(), value_hint = ValueHint::FilePath)]
+    pub(super) file: PathBuf,
+}
+
+/// `krunner oom plot`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = help::OOM_PLOT.text())]
+pub(super) struct OomPlotArgs {
+    /// Number of the report; 1 is the newest
+    #[arg(value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) number: u64,
+
+    /// Journal to read
+    #[arg(default_value_os_t = journal(), value_hint = ValueHint::FilePath)]
+    pub(super) file: PathBuf,
+
+    /// Write the page to PAGE, replacing an existing file; - is stdout
+    #[arg(short, long, value_name = "PAGE", value_hint = ValueHint::FilePath)]
+    pub(super) output: PathBuf,
+}
+
+/// Where a session keeps its journal.
+fn journal() -> PathBuf {
+    Paths::default().logs().join("oom.jsonl")
+}
+
+/// Arguments of `krunner doctor`.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = help::DOCTOR.text())]
 pub(super) struct DoctorArgs {
-    /// Print one JSON object: tracer, scope, and each check with its state, what was found and the remedy
+    /// Report which runner the agent installed at PATH mounts into its sessions; PATH is its program, its PEX or scie file,
+    /// its virtual environment or its site-packages
+    #[arg(long, value_name = "PATH")]
+    pub(super) agent: Option<PathBuf>,
+
+    /// Print one JSON object: tracer, scope, and the state, finding and remedy of each check
     #[arg(long)]
     pub(super) json: bool,
 }
 
-/// `krunner languages`.
+/// Arguments of `krunner languages`.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = help::LANGUAGES.text())]
 pub(super) struct LanguagesArgs {
@@ -151,80 +260,79 @@ pub(super) struct LanguagesArgs {
     #[arg(long)]
     pub(super) json: bool,
 
-    /// Only these
+    /// Show only these languages
     #[arg(value_name = "LANG", value_parser = languages())]
     pub(super) names: Vec<String>,
 }
 
-/// `krunner services`.
+/// Arguments of `krunner services`.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = help::SERVICES.text())]
 pub(super) struct ServicesArgs {
-    /// Only this one
+    /// Show only this service
     pub(super) name: Option<String>,
 
-    /// Print one JSON object: services with argv, env and what users may set, and problems
+    /// Print one JSON object: argv, env and user-settable options of each service, and problems
     #[arg(long)]
     pub(super) json: bool,
 
-    /// The folder of NAME.json files
+    /// Folder with NAME.json files
     #[arg(long, value_name = "DIR", default_value = "/etc/backend.ai/service-defs")]
     pub(super) definitions: PathBuf,
 
-    /// Show what this language offers where no definition has the name
+    /// Also show the services that LANG provides without a definition
     #[arg(long, value_name = "LANG", value_parser = languages())]
     pub(super) language: Option<String>,
 
-    /// What `{runtime_path}` stands for [default: that of the language]
+    /// Value of `{runtime_path}` [default: that of the language]
     #[arg(long, value_name = "PATH")]
     pub(super) runtime_path: Option<PathBuf>,
 
-    /// What `{ports[0]}`, `{ports[1]}`, ... stand for
+    /// Values of `{ports[0]}`, `{ports[1]}`, ...
     #[arg(long = "port", value_name = "PORT", default_values_t = [8080, 8081, 8082, 8083])]
     pub(super) ports: Vec<u16>,
 }
 
-/// `krunner man`.
+/// Arguments of `krunner man`.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = help::MAN.text())]
 pub(super) struct ManArgs {
-    /// The page of this command [default: krunner's own]
+    /// Print the page of this command [default: krunner(1)]
     #[arg(value_parser = commands())]
     pub(super) command: Option<String>,
 
-    /// Write all pages to this folder, which is made if it is missing: krunner.1, krunner-send.1, ...
+    /// Write all pages (krunner.1, krunner-send.1, ...) to FOLDER, creating it if necessary
     #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath, conflicts_with = "command")]
     pub(super) dir: Option<PathBuf>,
 }
 
-/// `krunner completions`.
+/// Arguments of `krunner completions`.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = help::COMPLETIONS.text())]
 pub(super) struct CompletionsArgs {
-    /// The shell
+    /// Shell to generate the script for
     pub(super) shell: Shell,
 }
 
 fn languages() -> PossibleValuesParser {
-    PossibleValuesParser::new(KINDS.iter().map(|kind| kind.name))
+    PossibleValuesParser::new(LANGUAGES.iter().map(|kind| kind.name))
 }
 
-/// Asked of the commands themselves it would not end: `man` is one of them.
+/// Not derived from the clap commands: `man` is one of them, so that would recurse.
 fn commands() -> PossibleValuesParser {
     PossibleValuesParser::new(help::COMMANDS.iter().map(|(name, _)| *name))
 }
 
-/// The command line as clap knows it.
+/// The clap command.
 pub(super) fn command() -> clap::Command {
     Args::command()
 }
 
-/// The same for manual pages and completions: built, without what is only tolerated and without `help`, which says what
-/// `--help` says.
+/// The clap command for manual pages and completions: built, without hidden arguments and without the `help` subcommand.
 pub(super) fn documented() -> clap::Command {
     let command = command();
-    let tolerated = |argument: &&clap::Arg| !argument.is_hide_set();
-    let arguments: Vec<_> = command.get_arguments().filter(tolerated).cloned().collect();
+    let is_visible = |argument: &&clap::Arg| !argument.is_hide_set();
+    let arguments: Vec<_> = command.get_arguments().filter(is_visible).cloned().collect();
     let mut documented = clap::Command::new("krunner")
         .version(env!("CARGO_PKG_VERSION"))
         .about(command.get_about().cloned().unwrap_or_default())

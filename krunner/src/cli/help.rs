@@ -1,24 +1,23 @@
-//! What stands below the options of a command: examples, remarks, exit codes. `--help` and the manual pages both show
-//! it; what is the same for all commands is not said twice.
+//! The text below the options of each command: examples, remarks, exit codes. `--help` and the manual pages both show it.
 
 use std::fmt::Write as _;
 
 use crate::exit::Exit;
 
-/// Longer command lines have their explanation on the next line.
+/// The explanation of a longer command line is on the next line.
 const COLUMN: usize = 50;
 
-/// That of one command.
+/// The text for one command.
 pub(super) struct Help {
-    /// Command lines, and what each does.
+    /// Command lines with what each does.
     pub(super) examples: &'static [(&'static str, &'static str)],
-    /// Paragraphs.
+    /// Paragraphs below the examples.
     pub(super) remarks: &'static [&'static str],
-    /// The exit codes that this command has, and what they mean here.
+    /// Exit codes this command can return, with their meaning for it.
     pub(super) exits: &'static [(Exit, &'static str)],
 }
 
-/// With the meaning that it has everywhere.
+/// An exit code with its general meaning.
 const fn usual(exit: Exit) -> (Exit, &'static str) {
     (exit, exit.meaning())
 }
@@ -30,18 +29,21 @@ const USAGE: (Exit, &str) = usual(Exit::Usage);
 pub(super) const KRUNNER: Help = Help {
     examples: &[
         ("krunner c /usr/bin/gcc", "serve the agent on ports 2000 and 2001 with the C runtime"),
-        ("krunner --debug python", "the same with Python, logging more, and only to stderr"),
-        ("krunner send status", "ask a running runner when it started"),
-        ("krunner send exec 'make test'", "run a command line in it and show its output"),
-        ("krunner selftest", "see that everything works on this machine"),
-        ("krunner monitor", "report every kill for memory here, without an agent"),
-        ("krunner doctor", "see how kills for memory would be traced here, and why"),
-        ("krunner languages", "see what each language runs, and which are found here"),
-        ("krunner services", "check an image's service definitions and show what they start"),
+        ("krunner --debug python", "serve Python, with debug logs on stderr"),
+        ("krunner send status", "query a running session"),
+        ("krunner send exec 'make test'", "run a command in it and show its output"),
+        ("krunner selftest", "verify that krunner works on this machine"),
+        ("krunner monitor", "report OOM kills, without an agent"),
+        ("krunner oom list", "list the OOM kills of this session"),
+        ("krunner doctor", "check how OOM kills would be detected here"),
+        ("krunner languages", "list languages and the commands they run"),
+        ("krunner services", "check this image's service definitions"),
         ("krunner man | man -l -", "read the manual"),
     ],
-    remarks: &["`krunner COMMAND --help` has the examples and exit codes of each command. A runner without an agent \
-                is of use, too: `krunner send` plays the agent's part."],
+    remarks: &[
+        "See `krunner COMMAND --help` for examples and exit codes of each command. A runner can be used without an \
+                agent: `krunner send` takes the agent's place.",
+    ],
     exits: &[
         usual(Exit::Ok),
         usual(Exit::Failure),
@@ -55,96 +57,177 @@ pub(super) const KRUNNER: Help = Help {
 
 pub(super) const SEND: Help = Help {
     examples: &[
-        ("krunner send status", "when it started"),
-        ("krunner send exec 'echo hello; exit 3'; echo $?", "3, the command line's own exit code"),
-        ("krunner send --json code - < snippet.c", "a snippet in the runner's language, from a file"),
-        ("krunner send --in-port 12000 --out-port 12001 interrupt", "SIGINT to what runs in a runner on other ports"),
-        ("krunner send --wait 600 exec 'make test'", "for a command that is silent for minutes"),
+        ("krunner send status", "wait until the session is ready"),
+        ("krunner send status --now", "check at once whether the runner is alive"),
+        ("krunner send exec 'echo hello; exit 3'; echo $?", "prints 3, the exit code of the command"),
+        ("krunner send --json code - < snippet.c", "run a snippet from a file"),
+        ("krunner send --in-port 12000 --out-port 12001 interrupt", "interrupt a session on other ports"),
+        ("krunner send --wait 600 exec 'make test'", "allow ten minutes without output"),
     ],
     remarks: &[
-        "A runner sends its replies to the connection made last. While an op with replies is under way here, an agent \
-         that is connected misses what is sent. Ops without replies (input, interrupt, event, shutdown-service) take \
-         nothing from it.",
-        "After build, clean, exec and code the exit code is that of the step, as a shell says it: 128 and the signal's \
-         number for one that a signal ended.",
+        "A runner sends replies to its newest connection, so a connected agent receives none while this command waits \
+         for replies. Ops without replies (input, interrupt, event, shutdown-service) do not affect it.",
+        "After build, clean, exec and code the exit code is that of the step, or 128 plus the signal number if a signal \
+         terminated it.",
     ],
     exits: &[
-        (Exit::Ok, "answered, or sent where nothing is answered"),
+        (Exit::Ok, "a reply arrived, or the op has none and was sent"),
         FAILED,
         USAGE,
-        (Exit::NoAnswer, "no answer in time"),
+        (Exit::NoAnswer, "no reply in time"),
     ],
 };
 
 pub(super) const SELFTEST: Help = Help {
     examples: &[
-        ("krunner selftest", "a line for each step, with the time it took"),
+        ("krunner selftest", "one line per step, with its duration"),
         ("krunner selftest --json | jq .ok", "true or false"),
     ],
     remarks: &[
-        "It takes seconds, needs no agent, and leaves nothing behind: the runner has a temporary folder and free \
-                ports. A C program is compiled where there is gcc; as root with a memory cgroup a program is killed for \
-                memory, and the report of it shown. What cannot be had here is skipped, with the reason.",
+        "Takes a few seconds, needs no agent and leaves nothing behind: the runner uses a temporary folder and free \
+                ports. A C program is compiled if gcc is installed; as root with a memory cgroup, a process is OOM-killed \
+                and the report checked. Steps that are impossible here are skipped with the reason.",
     ],
-    exits: &[(Exit::Ok, "no step failed"), (Exit::Failure, "a step failed; its line says FAILED"), USAGE],
+    exits: &[(Exit::Ok, "no step failed"), (Exit::Failure, "a step failed; its line starts with FAILED"), USAGE],
 };
 
 pub(super) const MONITOR: Help = Help {
     examples: &[
-        ("krunner monitor", "until interrupted: kills in this container or cgroup"),
-        ("krunner monitor --json | jq .victim", "a JSON object a line"),
-        ("sudo krunner monitor --all-namespaces", "every container of the machine"),
-        ("krunner monitor --no-bpf", "as where BPF is refused"),
+        ("krunner monitor", "monitor this container or cgroup"),
+        ("krunner monitor --json | jq .victim", "JSON, one object per line"),
+        ("sudo krunner monitor --all-namespaces", "monitor all containers of the machine"),
+        ("krunner monitor --no-bpf", "infer kills without eBPF"),
+        ("krunner monitor --recorder monitor.bin", "keep a flight recorder"),
+        ("krunner monitor --log /var/log/oom.jsonl", "keep a journal for `krunner oom`"),
+        ("krunner monitor --schema", "print the JSON Schema of the output"),
     ],
     remarks: &[
-        "Precise with CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN) and a kernel with BTF; otherwise inferred from \
-                snapshots and counters, with less confidence. `krunner doctor` says which it would be here, and why. \
-                --all-namespaces takes BPF. Sizes are in MiB in text and in bytes in JSON.",
+        "Attribution is exact with CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN) and a kernel with BTF; otherwise victims are \
+                inferred from cgroup counters and /proc, with less confidence. `krunner doctor` shows which applies here and \
+                why. --all-namespaces requires eBPF. Sizes are in MiB in text and in bytes in JSON.",
+        "A warning (`memory_warning` in JSON) precedes most OOM kills in krunner's own cgroup: memory that cannot be reclaimed \
+                will reach the limit within seconds, or exceeds 90 % of it. KRUNNER_MEMORY_WARNING=off disables it. \
+                KRUNNER_MEMORY_HOOK is a command to run with each warning; it reads the JSON object on stdin and is stopped \
+                after KRUNNER_MEMORY_HOOK_TIMEOUT seconds (30).",
     ],
     exits: &[(Exit::Ok, "stopped by SIGINT or SIGTERM, or stdout was closed"), FAILED, USAGE],
 };
 
+pub(super) const OOM: Help = Help {
+    examples: &[
+        ("krunner oom list", "list the OOM kills of this session, oldest first"),
+        ("krunner oom show", "show the full report of the newest"),
+        ("krunner oom plot -o report.html", "write it as a page with a chart"),
+        ("krunner oom post-mortem", "explain the last unexpected end of a session"),
+    ],
+    remarks: &[JOURNAL],
+    exits: &[DONE, FAILED, USAGE],
+};
+
+const JOURNAL: &str = "A session keeps its journal in /home/work/.logs/oom.jsonl if that folder exists, `krunner monitor --log FILE` in \
+                       FILE. At 16 MiB a journal is rotated to FILE.1, which these commands read as well. Lines that krunner \
+                       did not write are skipped and counted on stderr.";
+
+pub(super) const OOM_LIST: Help = Help {
+    examples: &[
+        ("krunner oom list --since 2h", "OOM kills of the last two hours"),
+        ("krunner oom list --since 2026-11-27T09:00:00Z --process python3", "by time and process name"),
+        ("krunner oom list --json /var/log/oom.jsonl | jq .victim", "another journal, as JSON lines"),
+    ],
+    remarks: &["Kills are numbered from the newest, which is 1; pass the number to `krunner oom show`."],
+    exits: &[DONE, FAILED, USAGE],
+};
+
+pub(super) const OOM_SHOW: Help = Help {
+    examples: &[
+        ("krunner oom show", "show the newest report"),
+        ("krunner oom show 3", "show the third newest"),
+        ("krunner oom show 1 /var/log/oom.jsonl.1", "read another journal"),
+    ],
+    remarks: &[],
+    exits: &[DONE, (Exit::Failure, "the journal cannot be read, or has no report with that number"), USAGE],
+};
+
+pub(super) const OOM_PLOT: Help = Help {
+    examples: &[
+        ("krunner oom plot -o report.html", "write the newest report as a self-contained page"),
+        ("krunner oom plot 3 -o report.html", "write the third newest"),
+        ("krunner oom plot 1 /var/log/oom.jsonl -o - > report.html", "read another journal, write to stdout"),
+    ],
+    remarks: &[
+        "The page is a single file without scripts: a chart of memory against the limit before the kill, stacked by process, the \
+                report, memory by kind, the process tree, and the samples as a table. It follows the browser's light or dark \
+                theme and prints well. It is readable by its owner only, since command lines may contain secrets.",
+    ],
+    exits: &[
+        DONE,
+        (Exit::Failure, "the journal cannot be read or has no report with that number, or the page cannot be written"),
+        USAGE,
+    ],
+};
+
+pub(super) const OOM_POST_MORTEM: Help = Help {
+    examples: &[
+        ("krunner oom post-mortem", "explain the last unexpected end of a session"),
+        ("krunner oom post-mortem --json recorder.bin | jq .cause", "read this recording, as JSON"),
+    ],
+    remarks: &[
+        "A session records memory, steps and OOM kills in /home/work/.logs/recorder.bin if that folder exists. If the \
+         runner did not shut down cleanly, the next session there keeps the recording as recorder.bin.1. `krunner monitor \
+         --recorder FILE` keeps one as well.",
+    ],
+    exits: &[DONE, (Exit::Failure, "there is no recording, or it cannot be read"), USAGE],
+};
+
 pub(super) const DOCTOR: Help = Help {
     examples: &[
-        ("krunner doctor", "a line for each check: ok, MISSING or note"),
-        ("krunner doctor --json | jq -r .tracer", "bpf or snapshot"),
-        ("setpriv --reuid 1000 --clear-groups krunner doctor", "as a user without capabilities would see it"),
+        ("krunner doctor", "one line per check: ok, MISSING or note"),
+        ("krunner doctor --json | jq -r .tracer", "prints bpf or snapshot"),
+        ("setpriv --reuid 1000 --clear-groups krunner doctor", "check as an unprivileged user"),
+        ("krunner doctor --agent /opt/agent/bin/backend.ai", "on a node: which runner the agent mounts"),
     ],
-    remarks: &["BPF is used when nothing is MISSING; `->` says what would help. A note rules nothing out. A \
-                check that hangs is named on stderr and given up; all end within 10 s."],
-    exits: &[(Exit::Ok, "done, whichever tracer it is"), FAILED, USAGE],
+    remarks: &[
+        "eBPF is used if nothing is MISSING; `->` marks a remedy. A note does not rule eBPF out. A check that hangs is \
+                reported on stderr and abandoned; doctor finishes within 10 s. With --agent only the agent is checked; an agent \
+                shipped as one file unpacks itself below PEX_ROOT, or ~/.cache/pex or ~/.pex.",
+    ],
+    exits: &[(Exit::Ok, "done, whether or not eBPF is available"), FAILED, USAGE],
 };
 
 pub(super) const LANGUAGES: Help = Help {
     examples: &[
-        ("krunner languages", "every language: its program, and what each step runs"),
-        ("krunner languages rust java", "these two"),
-        ("krunner languages --json | jq -r '.languages[] | select(.found) | .name'", "those found here"),
+        ("krunner languages", "show all languages"),
+        ("krunner languages rust java", "show two languages"),
+        ("krunner languages --json | jq -r '.languages[] | select(.found) | .name'", "names of installed languages"),
     ],
     remarks: &[
-        "clean, build and exec are the steps with `*`, which depend on the files of the working directory: the \
-                file in the second column decides, and a line without one says what happens where there is none of \
-                them. tmp stands for a temporary name. A program without a path is looked up in PATH.",
+        "clean, build and exec show the payload `*`, whose commands depend on the files in the working directory: the \
+                second column names the file that selects the command; a line without one applies if no such file exists. \
+                tmp stands for a temporary name. Programs without a path are looked up in PATH.",
     ],
     exits: &[DONE, FAILED, USAGE],
 };
 
 pub(super) const SERVICES: Help = Help {
     examples: &[
-        ("krunner services", "those of this image"),
-        ("krunner services jupyter --language python", "with what the language offers by itself"),
-        ("krunner services --definitions ./service-defs --port 8080 --port 8081 --json", "those of another folder"),
-        ("krunner services --json | jq -r '.problems[]'", "only what is wrong"),
+        ("krunner services", "check the services of this image"),
+        ("krunner services jupyter --language python", "include services the language provides"),
+        ("krunner services --definitions ./service-defs --port 8080 --port 8081 --json", "check another folder"),
+        ("krunner services --json | jq -r '.problems[]'", "print problems only"),
     ],
-    remarks: &["What an action would find out is shown as <name>."],
-    exits: &[DONE, (Exit::Failure, "a definition cannot be used (PROBLEM), or there is no such service"), USAGE],
+    remarks: &[
+        "Values that an action would produce are shown as <name>.",
+        "In commands and env, {ports[0]}, { ports[0] } and ${{ ports[0] }} are substituted; ${HOME}, ${PORT:-8000} and JSON are left \
+         unchanged; {{ and }} are literal braces.",
+    ],
+    exits: &[DONE, (Exit::Failure, "a definition is invalid (PROBLEM), or the service does not exist"), USAGE],
 };
 
 pub(super) const MAN: Help = Help {
     examples: &[
         ("krunner man | man -l -", "read krunner(1)"),
         ("krunner man monitor | man -l -", "read krunner-monitor(1)"),
-        ("krunner man --dir /usr/local/share/man/man1", "install all of them"),
+        ("krunner man --dir /usr/local/share/man/man1", "install all pages"),
     ],
     remarks: &[],
     exits: &[DONE, FAILED, USAGE],
@@ -152,20 +235,21 @@ pub(super) const MAN: Help = Help {
 
 pub(super) const COMPLETIONS: Help = Help {
     examples: &[
-        ("source <(krunner completions bash)", "for this bash"),
-        ("krunner completions bash > /usr/share/bash-completion/completions/krunner", "for every bash"),
-        ("krunner completions zsh > /usr/local/share/zsh/site-functions/_krunner", "for every zsh"),
-        ("krunner completions fish > ~/.config/fish/completions/krunner.fish", "for your fish"),
+        ("source <(krunner completions bash)", "in this bash"),
+        ("krunner completions bash > /usr/share/bash-completion/completions/krunner", "for all users of bash"),
+        ("krunner completions zsh > /usr/local/share/zsh/site-functions/_krunner", "for all users of zsh"),
+        ("krunner completions fish > ~/.config/fish/completions/krunner.fish", "for your own fish"),
     ],
     remarks: &[],
     exits: &[DONE, FAILED, USAGE],
 };
 
-/// All but krunner's own, by name.
-pub(super) const COMMANDS: [(&str, &Help); 8] = [
+/// The text of each subcommand, by name.
+pub(super) const COMMANDS: [(&str, &Help); 9] = [
     ("send", &SEND),
     ("selftest", &SELFTEST),
     ("monitor", &MONITOR),
+    ("oom", &OOM),
     ("doctor", &DOCTOR),
     ("languages", &LANGUAGES),
     ("services", &SERVICES),
@@ -173,8 +257,12 @@ pub(super) const COMMANDS: [(&str, &Help); 8] = [
     ("completions", &COMPLETIONS),
 ];
 
+/// The text of each subcommand of `krunner oom`, by name.
+pub(super) const OOM_COMMANDS: [(&str, &Help); 4] =
+    [("list", &OOM_LIST), ("show", &OOM_SHOW), ("plot", &OOM_PLOT), ("post-mortem", &OOM_POST_MORTEM)];
+
 impl Help {
-    /// As it stands in `--help`, which wraps it.
+    /// The text as `--help` wraps it.
     pub(super) fn text(&self) -> String {
         let mut text = "Examples:\n".to_owned();
         let width = self.examples.iter().map(|(line, _)| line.len()).filter(|len| *len <= COLUMN).max().unwrap_or(0);
@@ -246,6 +334,33 @@ mod tests {
             for line in help.text().lines().filter(|line| line.starts_with(' ')) {
                 assert!(line.len() <= 100, "wrapped where columns matter: {line}");
             }
+        }
+    }
+
+    #[test]
+    fn every_command_of_oom_has_its_help() {
+        let root = command();
+        let oom = root.find_subcommand("oom").unwrap();
+        let known: Vec<&str> = oom.get_subcommands().map(clap::Command::get_name).collect();
+        assert_eq!(known, OOM_COMMANDS.map(|(name, _)| name));
+        for (name, help) in OOM_COMMANDS {
+            for (line, _) in help.examples {
+                let words = own_words(line);
+                assert!(Args::try_parse_from(&words).is_ok() && words[2] == name, "{line}");
+            }
+        }
+    }
+
+    /// Help of every command, so that a change of its text is seen in review.
+    #[test]
+    fn help_texts() {
+        let root = command();
+        let oom = root.find_subcommand("oom").unwrap();
+        let own = root.get_subcommands().chain(oom.get_subcommands().filter(|command| command.get_name() != "help"));
+        for shown in std::iter::once(&root).chain(own) {
+            let text = shown.clone().term_width(100).render_long_help().to_string();
+            let text = text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+            insta::assert_snapshot!(format!("help_of_{}", shown.get_name()), text);
         }
     }
 

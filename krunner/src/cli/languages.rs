@@ -3,6 +3,7 @@
 //! What a step runs is asked of the runtime itself, with folders that hold its own examples: there is no second
 //! account of it that could be wrong. Nothing is started.
 
+use std::env;
 use std::fs::{self, Permissions};
 use std::io;
 use std::iter::repeat;
@@ -16,62 +17,64 @@ use serde_json::json;
 
 use super::args::LanguagesArgs;
 use super::stdout::print;
+use crate::config::Paths;
 use crate::exit::Exit;
-use crate::runtime::{KINDS, Kind, Plan, Runtime, Scratch, make_or_build};
+use crate::runtime::{LANGUAGES, Language, Plan, Runtime, ScratchFiles, make_or_build};
 
 /// Prints the table, or the rows that are asked for.
 pub(super) fn languages(args: &LanguagesArgs) -> anyhow::Result<ExitCode> {
-    let wanted = |kind: &&Kind| args.names.is_empty() || args.names.iter().any(|name| name == kind.name);
-    let rows = KINDS.iter().filter(wanted).map(Row::of).collect::<io::Result<Vec<_>>>();
+    let wanted = |kind: &&Language| args.names.is_empty() || args.names.iter().any(|name| name == kind.name);
+    let rows = LANGUAGES.iter().filter(wanted).map(LanguageRow::of).collect::<io::Result<Vec<_>>>();
     let rows = rows.context("cannot make example folders; see TMPDIR")?;
     let text = if args.json {
         format!("{}\n", json!({ "languages": rows }))
     } else {
-        rows.iter().map(Row::to_text).collect::<Vec<_>>().join("\n")
+        rows.iter().map(LanguageRow::to_text).collect::<Vec<_>>().join("\n")
     };
     print(text)?;
     Ok(Exit::Ok.into())
 }
 
-/// A language.
+/// A language as `krunner languages` prints it.
 #[derive(Serialize)]
-struct Row {
+struct LanguageRow {
     name: &'static str,
     default_path: &'static str,
-    /// The program at the default path here.
+    /// The program found here, at the default path or elsewhere.
     found: Option<String>,
     /// Whether programs may ask for input.
     user_input: bool,
-    steps: Vec<Case>,
+    steps: Vec<StepRow>,
 }
 
-/// What a step comes to in one kind of folder.
+/// The commands of a step for one kind of folder.
 #[derive(Serialize)]
-struct Case {
+struct StepRow {
     /// `clean`, `build` and `exec` with `*`, or `code`.
     step: &'static str,
-    /// The file that decides it; `null`: none of the others.
+    /// The file that selects this row; `null` if no such file exists.
     given: Option<String>,
-    /// Run one after the other.
+    /// Commands, run in this order.
     commands: Vec<String>,
-    /// In place of commands.
+    /// The message if there is no command to run.
     message: Option<String>,
-    /// Without commands.
+    /// The exit code if there is no command to run.
     exit_code: Option<i32>,
 }
 
-type Step = (&'static str, fn(&dyn Runtime, &Path) -> Plan);
+type StepPlanner = (&'static str, fn(&dyn Runtime, &Path) -> Plan);
 
-const STEPS: [Step; 3] = [
+const STEPS: [StepPlanner; 3] = [
     ("clean", |runtime, directory| runtime.clean(directory)),
     ("build", make_or_build),
     ("exec", |runtime, directory| runtime.execute(directory)),
 ];
 
-impl Row {
-    fn of(kind: &Kind) -> io::Result<Self> {
-        let found = kind.found();
-        let runtime = (kind.make)(kind.program(found.clone()));
+impl LanguageRow {
+    fn of(kind: &Language) -> io::Result<Self> {
+        let search_path = env::var_os("PATH");
+        let found = kind.found(&Paths::default(), search_path.as_deref());
+        let runtime = (kind.make)(kind.program(found.clone(), None));
         let mut examples = runtime.examples();
         examples.push(vec!["Makefile".to_owned()]);
         let mut steps = Vec::new();
@@ -80,18 +83,18 @@ impl Row {
                 let folder = folder_with(files)?;
                 let plan = plan(&*runtime, folder.path());
                 if matches!(plan, Plan::Run(_)) {
-                    steps.push(Case::of(name, Some(files.join(", ")), plan));
+                    steps.push(StepRow::of(name, Some(files.join(", ")), plan));
                 }
             }
-            let otherwise = Case::of(name, None, plan(&*runtime, folder_with(&[])?.path()));
+            let otherwise = StepRow::of(name, None, plan(&*runtime, folder_with(&[])?.path()));
             // With the files of another step, a step does what it does without any.
             steps.retain(|case| case.step != name || case.commands != otherwise.commands);
             steps.push(otherwise);
         }
         let folder = folder_with(&[])?;
         steps.push(match runtime.code_goes_to() {
-            Some(engine) => Case::handed_to(engine),
-            None => Case::of("code", None, runtime.query("", &mut Scratch::for_show(folder.path()))?),
+            Some(engine) => StepRow::handed_to(engine),
+            None => StepRow::of("code", None, runtime.query("", &mut ScratchFiles::for_show(folder.path()))?),
         });
         Ok(Self {
             name: kind.name,
@@ -109,12 +112,12 @@ impl Row {
             Some(found) => format!("{} -> {found}{input}", self.default_path),
             None => format!("{} (not found here){input}", self.default_path),
         };
-        let lines = self.steps.iter().flat_map(Case::lines);
+        let lines = self.steps.iter().flat_map(StepRow::lines);
         [format!("{}: {place}\n", self.name)].into_iter().chain(lines).collect()
     }
 }
 
-impl Case {
+impl StepRow {
     fn handed_to(engine: String) -> Self {
         Self { step: "code", given: None, commands: Vec::new(), message: Some(engine), exit_code: None }
     }
@@ -158,18 +161,18 @@ fn folder_with(files: &[String]) -> io::Result<tempfile::TempDir> {
 mod tests {
     use super::*;
 
-    fn row(name: &str) -> Row {
-        Row::of(Kind::find(name).unwrap()).unwrap()
+    fn row(name: &str) -> LanguageRow {
+        LanguageRow::of(Language::find(name).unwrap()).unwrap()
     }
 
     #[test]
     fn a_step_has_a_line_for_each_file_that_decides_it_and_one_for_none() {
-        let row = Row { found: None, ..row("c") };
+        let row = LanguageRow { found: None, ..row("c") };
         assert_eq!(
             row.to_text(),
             "c: /usr/bin/gcc (not found here), programs may ask for input
   clean  Makefile         make clean
-  clean                   exit code 0: nothing is cleaned: there is no \"Makefile\"
+  clean                   exit code 0: nothing to clean: there is no \"Makefile\"
   build  main.c           /usr/bin/gcc -c ./main.c -Wall -o ./main.o
                           /usr/bin/gcc ./main.o -Wall -o ./main -lrt -lm -lpthread -ldl
   build  Makefile         make
@@ -185,7 +188,7 @@ mod tests {
 
     #[test]
     fn every_language_has_all_its_steps_and_the_json_names_are_stable() {
-        for kind in KINDS {
+        for kind in LANGUAGES {
             let told = serde_json::to_value(row(kind.name)).unwrap();
             assert_eq!((&told["name"], &told["default_path"]), (&json!(kind.name), &json!(kind.default_path)));
             let steps = told["steps"].as_array().unwrap();

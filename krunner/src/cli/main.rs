@@ -1,27 +1,28 @@
-//! From the arguments to the exit code.
+//! Dispatches the command line and maps results to exit codes.
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use super::args::{Args, Task};
-use super::{completions, doctor, languages, man, monitor, run, selftest, send, services};
+use super::args::{Args, Subcommand};
+use super::{completions, doctor, languages, man, monitor, oom, run, selftest, send, services};
 use crate::exit::Exit;
-use crate::tasks::keep_threads;
+use crate::tasks::start_core_threads;
 
-/// The whole program.
+/// Parses the command line, runs the command, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    let ended = match args.task {
-        Some(Task::Send(request)) => in_runtime(send::send(request)),
-        Some(Task::Selftest(options)) => in_runtime(selftest::selftest(options)),
-        Some(Task::Monitor(options)) => monitor::monitor(&options),
-        Some(Task::Doctor(options)) => doctor::doctor(&options),
-        Some(Task::Languages(options)) => languages::languages(&options),
-        Some(Task::Services(options)) => services::services(&options),
-        Some(Task::Man(options)) => man::man(&options),
-        Some(Task::Completions(options)) => completions::completions(&options),
+    let ended = match args.subcommand {
+        Some(Subcommand::Send(request)) => in_runtime(send::send(request)),
+        Some(Subcommand::Selftest(options)) => in_runtime(selftest::selftest(options)),
+        Some(Subcommand::Monitor(options)) => monitor::monitor(&options),
+        Some(Subcommand::Oom(options)) => oom::oom(&options.command),
+        Some(Subcommand::Doctor(options)) => doctor::doctor(&options),
+        Some(Subcommand::Languages(options)) => languages::languages(&options),
+        Some(Subcommand::Services(options)) => services::services(&options),
+        Some(Subcommand::Man(options)) => man::man(&options),
+        Some(Subcommand::Completions(options)) => completions::completions(&options),
         None => run::run(args.runner),
     };
     match ended {
@@ -33,9 +34,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// One thread: the runner moves bytes, and user code needs the cores more.
+/// Runs on a single-threaded runtime: the cores belong to user code.
 pub(super) fn in_runtime<T>(main: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    keep_threads();
+    start_core_threads();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(main)
 }

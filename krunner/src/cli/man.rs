@@ -10,13 +10,13 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
 use super::args::{ManArgs, documented};
+use super::environment;
 use super::help::{self, Help};
-use super::places;
 use super::stdout::print;
 use crate::exit::Exit;
 
 /// When what the pages say has changed last; a page has to have a date.
-const DATE: &str = "2026-11-25";
+const DATE: &str = "2026-11-27";
 
 pub(super) fn man(args: &ManArgs) -> Result<ExitCode> {
     let root = documented();
@@ -35,7 +35,9 @@ fn write_all(root: &Command, folder: &Path) -> Result<()> {
         fs::write(&file, page(command, help)?).with_context(|| format!("cannot write {}", file.display()))
     };
     write(root, &help::KRUNNER)?;
-    help::COMMANDS.iter().try_for_each(|(name, help)| write(command(root, name)?, help))
+    help::COMMANDS.iter().try_for_each(|(name, help)| write(command(root, name)?, help))?;
+    let oom = command(root, "oom")?;
+    help::OOM_COMMANDS.iter().try_for_each(|(name, help)| write(command(oom, name)?, help))
 }
 
 fn command<'a>(root: &'a Command, name: &str) -> Result<&'a Command> {
@@ -47,7 +49,7 @@ fn help_of(name: &str) -> Result<&'static Help> {
     found.map(|(_, help)| *help).with_context(|| format!("a bug: there is no help on {name}"))
 }
 
-/// `krunner-send`.
+/// The name of the page, e.g. `krunner-send`.
 fn title(command: &Command) -> &str {
     command.get_display_name().unwrap_or_else(|| command.get_name())
 }
@@ -72,8 +74,8 @@ fn page(command: &Command, help: &Help) -> Result<Vec<u8>> {
     let exits: Vec<_> = help.exits.iter().map(|(exit, meaning)| ((*exit as u8).to_string(), *meaning)).collect();
     for (heading, rows) in [
         ("EXIT STATUS", exits),
-        ("ENVIRONMENT", owned(places::variables(command.get_name()))),
-        ("FILES", owned(places::files(command.get_name()))),
+        ("ENVIRONMENT", owned(environment::variables(command.get_name()))),
+        ("FILES", owned(environment::files(command.get_name()))),
         ("EXAMPLES", owned(help.examples.iter().copied())),
     ] {
         section(heading, &rows).to_writer(&mut text)?;
@@ -148,6 +150,8 @@ mod tests {
                 assert!(page.contains(&line), "{name} has no {heading}:\n{page}");
             }
         }
+        let page = fs::read_to_string(folder.path().join("krunner-oom-list.1")).unwrap();
+        assert!(page.contains("krunner\\-oom\\-list \\- ") && page.contains("\\-\\-since"), "{page}");
     }
 
     #[test]

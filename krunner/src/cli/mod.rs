@@ -4,17 +4,19 @@
 mod args;
 mod completions;
 mod doctor;
+mod environment;
 mod help;
 mod languages;
 mod main;
 mod man;
 mod monitor;
-mod places;
+mod oom;
 mod run;
 mod scratch;
 mod selftest;
 mod send;
 mod services;
+mod since;
 mod stdout;
 
 pub use main::main;

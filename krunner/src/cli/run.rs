@@ -1,8 +1,8 @@
 //! The drop-in form: be the kernel runner of this container.
 
 use std::env;
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use anyhow::Context as _;
 
 use super::args::RunnerArgs;
 use super::main::in_runtime;
-use crate::config::{Paths, Ports, child_env};
-use crate::error::{Critical, chain};
+use crate::config::{MemorySettings, Paths, Ports, child_env, foreign_home};
+use crate::error::{FatalError, chain};
 use crate::exit::Exit;
 use crate::logging;
-use crate::monitor::{By, Cgroup, CgroupRoot, Means, ProgramLog, Wanted};
-use crate::process::{Console, OomRank};
-use crate::runtime::Kind;
-use crate::session::{Session, Settings, Signals};
+use crate::monitor::{BpfPolicy, Cgroup, CgroupRoot, MonitorSetup, ProgramLog, ScopeRequest};
+use crate::process::{Console, OomScorePolicy};
+use crate::runtime::Language;
+use crate::session::{Session, SessionConfig, Signals};
 use crate::sys;
-use crate::transport::{Outbox, Queue};
+use crate::transport::{ReplyReceiver, ReplySender};
 
 /// What `ps` shows. Without it the path of the interpreter would, and `pkill -f python` in a user's
 /// terminal would end the session.
@@ -28,50 +28,59 @@ const TITLE: &str = "backend.ai: kernel runner";
 /// For the last log lines.
 const LAST_WORDS_DEADLINE: Duration = Duration::from_millis(300);
 
-/// Descriptors from here on are nobody's business but ours.
-const FIRST_PRIVATE_FD: i32 = 3;
+/// Descriptors from this one on are private to krunner.
+pub(super) const FIRST_PRIVATE_FD: i32 = 3;
 
 pub(super) fn run(args: RunnerArgs) -> anyhow::Result<ExitCode> {
     // These three first of all, while there is one thread with all capabilities.
     let titled = sys::set_process_title(TITLE);
-    let rank = OomRank::set_up(memory_limit());
-    let means = Means::of_this_host(Wanted::Ours, By::TheBest, ProgramLog::under(args.debug));
-    let kind = args.lang.as_deref().and_then(Kind::find).context("no such language")?;
+    let rank = OomScorePolicy::set_up(memory_limit());
+    let monitor_setup = MonitorSetup::detect(ScopeRequest::Own, BpfPolicy::Auto, ProgramLog::under(args.debug));
+    let kind = args.lang.as_deref().and_then(Language::find).context("no such language")?;
     let console = Console::of_this_process().context("cannot use stdout and stderr")?;
-    let (outbox, queue) = Outbox::new();
-    let to_agent = outbox.clone();
+    let (replies, queue) = ReplySender::new();
+    let to_agent = replies.clone();
     let bridge = (!args.debug).then(|| Box::new(move |line| to_agent.try_log(line)) as logging::Bridge);
     logging::init(kind.log_prefix, args.debug, console.stderr.clone(), bridge);
 
     match sys::memory::keep_code_resident() {
-        Ok(bytes) => tracing::debug!("{} KiB of the program are locked in memory as they are used", bytes >> 10),
-        Err(error) => tracing::debug!("the program is not locked in memory, and slow at a memory limit: {error}"),
+        Ok(bytes) => tracing::debug!("locking up to {} KiB of the program in memory", bytes >> 10),
+        Err(error) => {
+            tracing::debug!("cannot lock the program in memory, so it may be slow at a memory limit: {error}");
+        }
     }
     sys::memory::reserve_heap();
     if let Err(error) = titled {
-        tracing::debug!("the process title is not set: {error}");
+        tracing::debug!("cannot set the process title: {error}");
     }
     if let Err(error) = sys::close_on_exec_from(FIRST_PRIVATE_FD) {
-        tracing::warn!("descriptors that krunner was started with may be passed on to programs: {error}");
+        tracing::warn!("inherited descriptors may leak into programs: {error}");
     }
-    let settings = settings(kind, args.root, args.runtime_path, means, rank);
-    Ok(in_runtime(serve(settings, console, outbox, queue))?.into())
+    let settings = settings(kind, args.root, args.runtime_path, monitor_setup, rank);
+    Ok(in_runtime(serve(settings, console, replies, queue))?.into())
 }
 
 fn settings(
-    kind: &'static Kind,
+    kind: &'static Language,
     root: PathBuf,
     runtime_path: Option<PathBuf>,
-    means: Means,
-    rank: OomRank,
-) -> Settings {
+    monitor_setup: MonitorSetup,
+    rank: OomScorePolicy,
+) -> SessionConfig {
     let paths = Paths::below(root);
     let (ports, port_warnings) = Ports::load(&paths.intrinsic_ports());
     let (env, env_warnings) = child_env(environment(), &paths);
-    for warning in port_warnings.iter().chain(&env_warnings) {
+    let (memory, memory_warnings) = MemorySettings::of(&env);
+    let home_warning = foreign_home(&paths.work());
+    for warning in home_warning.iter().chain(&port_warnings).chain(&env_warnings).chain(&memory_warnings) {
         tracing::warn!("{warning}");
     }
-    Settings { paths, ports, env, kind, runtime_path: kind.program(runtime_path), means, rank }
+    let is_named = runtime_path.is_some();
+    let runtime_path = kind.program(runtime_path, env.get(OsStr::new("PATH")).map(OsString::as_os_str));
+    if !is_named && !kind.fallbacks.is_empty() && runtime_path != Path::new(kind.default_path) {
+        tracing::info!("{} does not exist; using {}", kind.default_path, runtime_path.display());
+    }
+    SessionConfig { paths, ports, env, kind, runtime_path, monitor_setup, memory, rank }
 }
 
 /// The smallest limit that applies to this process, if one can be seen.
@@ -81,7 +90,7 @@ fn memory_limit() -> Option<u64> {
 
 /// What we were started with. Where krunner's file has capabilities, libc has taken `LD_LIBRARY_PATH` and its
 /// like away from us; programs are to have them.
-fn environment() -> Vec<(OsString, OsString)> {
+pub(super) fn environment() -> Vec<(OsString, OsString)> {
     let own = || env::vars_os().collect();
     if !sys::was_elevated() {
         return own();
@@ -92,21 +101,31 @@ fn environment() -> Vec<(OsString, OsString)> {
     })
 }
 
-async fn serve(settings: Settings, console: Console, outbox: Outbox, queue: Queue) -> anyhow::Result<Exit> {
+async fn serve(
+    settings: SessionConfig,
+    console: Console,
+    replies: ReplySender,
+    queue: ReplyReceiver,
+) -> anyhow::Result<Exit> {
     let stderr = console.stderr.clone();
-    let exit = match session(settings, console, outbox, queue).await {
+    let exit = match session(settings, console, replies, queue).await {
         Ok(exit) => exit,
         Err(error) => {
             tracing::error!("{}", chain(&error));
             error.exit()
         }
     };
-    // Our own stderr may be stuck; nobody else is left to be told.
+    // stderr may be blocked, and there is no other place to report this.
     let _ = stderr.flush(LAST_WORDS_DEADLINE).await;
     Ok(exit)
 }
 
-async fn session(settings: Settings, console: Console, outbox: Outbox, queue: Queue) -> Result<Exit, Critical> {
+async fn session(
+    settings: SessionConfig,
+    console: Console,
+    replies: ReplySender,
+    queue: ReplyReceiver,
+) -> Result<Exit, FatalError> {
     let mut signals = Signals::watch()?;
-    Session::start(settings, console, outbox, queue).await?.run(&mut signals).await
+    Session::start(settings, console, replies, queue).await?.run(&mut signals).await
 }

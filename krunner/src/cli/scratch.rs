@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::error::chain;
 use crate::monitor::tracer::LOADER_THREAD;
 use crate::monitor::{Cgroup, CgroupRoot};
-use crate::transport::Address;
+use crate::transport::RunnerAddress;
 
 /// The contract's stop takes at most ten seconds.
 const STOP_DEADLINE: Duration = Duration::from_secs(11);
@@ -28,7 +28,7 @@ const CGROUP_PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Scratch {
     root: TempDir,
     runner: Child,
-    pub(super) address: Address,
+    pub(super) address: RunnerAddress,
 }
 
 impl Scratch {
@@ -52,7 +52,7 @@ impl Scratch {
             .stderr(log)
             .spawn()
             .context("cannot start the runner")?;
-        let address = Address { host: Ipv4Addr::LOCALHOST.to_string(), in_port, out_port };
+        let address = RunnerAddress { host: Ipv4Addr::LOCALHOST.to_string(), in_port, out_port };
         Ok(Self { root, runner, address })
     }
 

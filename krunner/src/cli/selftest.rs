@@ -15,7 +15,7 @@ use super::args::SelftestArgs;
 use super::scratch::{Scratch, ScratchCgroup};
 use crate::exit::Exit;
 use crate::monitor::clock;
-use crate::transport::{Client, ClientError, RawReply};
+use crate::transport::{RawReply, RunnerClient, RunnerClientError};
 
 /// No step of the self-test takes anywhere near as long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,7 +55,7 @@ async fn all_steps(report: &mut Report) -> anyhow::Result<()> {
 }
 
 async fn drive(report: &mut Report, scratch: &mut Scratch, compiler: bool, started: Instant) -> anyhow::Result<()> {
-    let mut client = Client::connect(&scratch.address, true, PATIENCE).await?;
+    let mut client = RunnerClient::connect(&scratch.address, true, PATIENCE).await?;
     client.send("status", "").await?;
     let status = client.receive(PATIENCE).await?;
     ensure!(status.kind == "status", "the first reply is {}", status.kind);
@@ -66,7 +66,7 @@ async fn drive(report: &mut Report, scratch: &mut Scratch, compiler: bool, start
         let batch = report.time("C batch: build *, exec *", batch(&mut client, "*", "*")).await?;
         batch.expect(3, "hello from C\n")?;
     } else {
-        report.skip("C batch", "there is neither /usr/bin/gcc nor /usr/bin/cc");
+        report.skip("C batch", "no /usr/bin/gcc or /usr/bin/cc");
     }
     let shell = batch(&mut client, "", "printf 'to stdout\\n'; printf 'to stderr\\n' >&2");
     let shell = report.time("shell batch: both streams", shell).await?;
@@ -75,23 +75,23 @@ async fn drive(report: &mut Report, scratch: &mut Scratch, compiler: bool, start
 
     let pattern: Vec<u8> = (0..PATTERN_BYTES).map(|at| u8::try_from(at * 7 % 256).unwrap_or(0)).collect();
     fs::write(scratch.work().join("pattern"), &pattern)?;
-    let bytes = report.time("300,000 raw bytes arrive as written", batch(&mut client, "", "cat pattern")).await?;
-    ensure!(bytes.stdout == pattern, "{} bytes arrived, not the ones written", bytes.stdout.len());
+    let bytes = report.time("300,000 raw bytes arrive unchanged", batch(&mut client, "", "cat pattern")).await?;
+    ensure!(bytes.stdout == pattern, "{} bytes arrived, but they differ from those written", bytes.stdout.len());
 
-    let failed = report.time("failed build: exec is answered with 127", batch(&mut client, "exit 9", "true")).await?;
+    let failed = report.time("failed build: exec returns 127", batch(&mut client, "exit 9", "true")).await?;
     ensure!(failed.exit_code == 127, "exec ended with {}", failed.exit_code);
 
     let interrupted = report.time("interrupt of a running program", interrupt(&mut client)).await?;
     interrupted.expect(-2, "ready\n")?;
 
-    kill_for_memory(report, &mut client, scratch).await?;
+    oom_kill(report, &mut client, scratch).await?;
 
-    report.time("stop: a running program is ended, its end told", stop(&mut client, scratch)).await
+    report.time("shutdown: a running program is stopped and its exit reported", stop(&mut client, scratch)).await
 }
 
 /// Lets a program eat past its limit, and sees who is named for it.
-async fn kill_for_memory(report: &mut Report, client: &mut Client, scratch: &Scratch) -> anyhow::Result<()> {
-    const STEP: &str = "kill for memory: the victim is named";
+async fn oom_kill(report: &mut Report, client: &mut RunnerClient, scratch: &Scratch) -> anyhow::Result<()> {
+    const STEP: &str = "OOM kill: the victim is named";
     let cgroup = match ScratchCgroup::make(EATER_LIMIT_BYTES) {
         Ok(cgroup) => cgroup,
         Err(reason) => {
@@ -113,12 +113,12 @@ async fn kill_for_memory(report: &mut Report, client: &mut Client, scratch: &Scr
                 told = is_it.then(clock::boot_ns);
                 batch.take(&reply)?;
             }
-            Err(ClientError::Silent(_)) => {}
+            Err(RunnerClientError::Silent(_)) => {}
             Err(error) => return Err(error.into()),
         }
         if told.is_none() && Instant::now() > deadline {
             ensure!(!traced, "no report came within {REPORT_PATIENCE:?}");
-            report.skip(STEP, "without BPF a kill in a cgroup below the runner's own is not seen");
+            report.skip(STEP, "without eBPF an OOM kill in a child cgroup of the runner is not detected");
             return Ok(());
         }
     }
@@ -146,7 +146,7 @@ async fn oom_record(scratch: &Scratch) -> anyhow::Result<Value> {
     }
 }
 
-async fn interrupt(client: &mut Client) -> anyhow::Result<Batch> {
+async fn interrupt(client: &mut RunnerClient) -> anyhow::Result<Batch> {
     client.send("exec", "echo ready; exec sleep 60").await?;
     let mut batch = Batch::default();
     while batch.stdout.is_empty() {
@@ -156,7 +156,7 @@ async fn interrupt(client: &mut Client) -> anyhow::Result<Batch> {
     loop {
         client.send("interrupt", "").await?;
         match client.receive(INTERRUPT_PATIENCE).await {
-            Err(ClientError::Silent(_)) => {}
+            Err(RunnerClientError::Silent(_)) => {}
             reply => {
                 return if batch.take(&reply?)? { Ok(batch) } else { batch.until_finished(client).await };
             }
@@ -164,7 +164,7 @@ async fn interrupt(client: &mut Client) -> anyhow::Result<Batch> {
     }
 }
 
-async fn stop(client: &mut Client, scratch: &mut Scratch) -> anyhow::Result<()> {
+async fn stop(client: &mut RunnerClient, scratch: &mut Scratch) -> anyhow::Result<()> {
     client.send("exec", "trap 'echo stopping; exit 0' TERM; sleep 60 & echo ready; wait").await?;
     let mut batch = Batch::default();
     while batch.stdout.is_empty() {
@@ -174,7 +174,7 @@ async fn stop(client: &mut Client, scratch: &mut Scratch) -> anyhow::Result<()> 
     let batch = batch.until_finished(client).await?;
     batch.expect(-15, "ready\nstopping\n")?;
     let status = scratch.wait().await?;
-    ensure!(status.success(), "the runner has ended with {status}");
+    ensure!(status.success(), "the runner exited with {status}");
     let left: Vec<_> = fs::read_dir(scratch.work())?
         .flatten()
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
@@ -184,7 +184,7 @@ async fn stop(client: &mut Client, scratch: &mut Scratch) -> anyhow::Result<()> 
 }
 
 /// The three ops of batch mode, as the agent sends them.
-async fn batch(client: &mut Client, build: &str, exec: &str) -> anyhow::Result<Batch> {
+async fn batch(client: &mut RunnerClient, build: &str, exec: &str) -> anyhow::Result<Batch> {
     for (op, payload) in [("clean", ""), ("build", build), ("exec", exec)] {
         client.send(op, payload.to_owned()).await?;
     }
@@ -216,7 +216,7 @@ impl Batch {
         Ok(false)
     }
 
-    async fn until_finished(mut self, client: &mut Client) -> anyhow::Result<Self> {
+    async fn until_finished(mut self, client: &mut RunnerClient) -> anyhow::Result<Self> {
         while !self.take(&client.receive(PATIENCE).await?)? {}
         Ok(self)
     }
@@ -280,12 +280,12 @@ impl Report {
         if self.json {
             line(&json!({ "ok": !self.failed, "steps": self.steps }).to_string());
         } else if !self.failed {
-            line("all well");
+            line("all checks passed");
         }
     }
 }
 
-/// A line on stdout. Whoever has closed it does not want to know; the exit code still tells.
+/// Prints a line; a closed stdout is not an error, since the exit code reports the result.
 fn line(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }

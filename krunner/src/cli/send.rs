@@ -4,12 +4,13 @@ use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
 use super::args::SendArgs;
 use crate::exit::Exit;
-use crate::transport::{Address, Client, ClientError, RawReply};
+use crate::transport::{RawReply, RunnerAddress, RunnerClient, RunnerClientError};
+use crate::wire::AT_ONCE;
 
 /// The reply that ends the wait for an op's answer; `None` for an op that has none.
 fn last_reply(op: &str) -> Option<&'static str> {
@@ -29,7 +30,12 @@ fn last_reply(op: &str) -> Option<&'static str> {
 
 pub(super) async fn send(args: SendArgs) -> anyhow::Result<ExitCode> {
     let patience = Duration::from_secs(args.wait);
+    if args.now {
+        ensure!(args.op == "status", "--now is for `status`, not `{}`", args.op);
+        ensure!(args.payload.is_empty(), "`status --now` takes no payload");
+    }
     let payload = match args.payload.as_str() {
+        _ if args.now => AT_ONCE.as_bytes().to_vec(),
         "-" => {
             let mut text = Vec::new();
             io::stdin().read_to_end(&mut text).context("cannot read the payload from stdin")?;
@@ -37,9 +43,9 @@ pub(super) async fn send(args: SendArgs) -> anyhow::Result<ExitCode> {
         }
         text => text.as_bytes().to_vec(),
     };
-    let address = Address { host: args.host, in_port: args.in_port, out_port: args.out_port };
+    let address = RunnerAddress { host: args.host, in_port: args.in_port, out_port: args.out_port };
     let awaited = last_reply(&args.op);
-    let mut client = Client::connect(&address, awaited.is_some(), patience).await?;
+    let mut client = RunnerClient::connect(&address, awaited.is_some(), patience).await?;
     client.send(&args.op, payload).await?;
     let code = match awaited {
         Some(awaited) => print_until(&mut client, awaited, patience, args.json).await,
@@ -49,10 +55,15 @@ pub(super) async fn send(args: SendArgs) -> anyhow::Result<ExitCode> {
     code
 }
 
-async fn print_until(client: &mut Client, last: &str, patience: Duration, json: bool) -> anyhow::Result<ExitCode> {
+async fn print_until(
+    client: &mut RunnerClient,
+    last: &str,
+    patience: Duration,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     loop {
         let reply = match client.receive(patience).await {
-            Err(error @ ClientError::Silent(_)) => {
+            Err(error @ RunnerClientError::Silent(_)) => {
                 eprintln!("krunner: {error}");
                 return Ok(Exit::NoAnswer.into());
             }

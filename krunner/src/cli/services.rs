@@ -1,6 +1,7 @@
 //! `krunner services`: what an image's definitions would start, and what is wrong with them.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -11,15 +12,15 @@ use super::args::ServicesArgs;
 use super::stdout::print;
 use crate::error::chain;
 use crate::exit::Exit;
-use crate::runtime::Kind;
-use crate::service::{Assembled, Catalogue, Definition, fallback, offered, preview};
+use crate::runtime::Language;
+use crate::service::{Catalogue, Definition, ResolvedCommand, fallback, offered, preview};
 
 /// The user's home in an image.
 const WORK: &str = "/home/work";
 
 /// Reads, fills in, prints.
 pub(super) fn services(args: &ServicesArgs) -> anyhow::Result<ExitCode> {
-    let shown = Shown::collect(args);
+    let shown = ServicesOutput::collect(args);
     if let Some(name) = args.name.as_ref().filter(|name| !shown.knows(name)) {
         bail!("there is no service {name} in {}", args.definitions.display());
     }
@@ -29,7 +30,7 @@ pub(super) fn services(args: &ServicesArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// What is printed.
-struct Shown {
+struct ServicesOutput {
     services: BTreeMap<String, Service>,
     problems: BTreeMap<String, String>,
 }
@@ -37,18 +38,18 @@ struct Shown {
 struct Service {
     definition: Definition,
     /// None for one that starts nothing.
-    starts: Option<Assembled>,
+    starts: Option<ResolvedCommand>,
     /// Offered by the language.
     is_fallback: bool,
 }
 
-impl Shown {
+impl ServicesOutput {
     fn collect(args: &ServicesArgs) -> Self {
         let catalogue = Catalogue::load(&args.definitions);
-        let kind = args.language.as_deref().and_then(Kind::find);
+        let kind = args.language.as_deref().and_then(Language::find);
         let named = args.runtime_path.clone();
         let runtime_path = match kind {
-            Some(kind) => kind.program(named),
+            Some(kind) => kind.program(named, env::var_os("PATH").as_deref()),
             None => named.unwrap_or_else(|| "/usr/bin/python".into()),
         };
         let runtime_path = runtime_path.display().to_string();
@@ -98,11 +99,12 @@ impl Shown {
 
 impl Service {
     fn to_json(&self) -> Value {
-        let env = |starts: &Assembled| starts.env.iter().cloned().map(|(k, v)| (k, v.into())).collect::<Map<_, _>>();
+        let env =
+            |starts: &ResolvedCommand| starts.env.iter().cloned().map(|(k, v)| (k, v.into())).collect::<Map<_, _>>();
         json!({
             "argv": self.starts.as_ref().map(|starts| &starts.argv),
             "env": self.starts.as_ref().map(env).unwrap_or_default(),
-            "actions": self.definition.prestart_actions.iter().map(|action| action.act.name()).collect::<Vec<_>>(),
+            "actions": self.definition.prestart_actions.iter().map(|action| action.kind.name()).collect::<Vec<_>>(),
             "allowed_arguments": self.definition.allowed_arguments,
             "allowed_envs": self.definition.allowed_envs,
             "url_template": self.definition.url_template,
@@ -117,7 +119,7 @@ impl Service {
                 // What has a NUL byte is refused before.
                 it.argv.iter().map(|word| shlex::try_quote(word).unwrap_or_default()).collect::<Vec<_>>().join(" ")
             });
-        let actions: Vec<&str> = self.definition.prestart_actions.iter().map(|action| action.act.name()).collect();
+        let actions: Vec<&str> = self.definition.prestart_actions.iter().map(|action| action.kind.name()).collect();
         let env = self.starts.iter().flat_map(|starts| &starts.env);
         let env: Vec<String> = env.map(|(name, value)| format!("{name}={value}")).collect();
         let Definition { allowed_arguments, allowed_envs, .. } = &self.definition;

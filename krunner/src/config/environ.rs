@@ -7,16 +7,19 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
-use super::{Paths, Warning};
+use super::{ConfigWarning, Paths};
 
 /// Variables of a child process; any bytes but NUL.
 pub type ChildEnv = BTreeMap<OsString, OsString>;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The environment that children get, from the runner's `own` and the agent's `environ.txt`.
+/// The environment of children, from the runner's `own` and the agent's `environ.txt`.
 #[must_use]
-pub fn child_env(own: impl IntoIterator<Item = (OsString, OsString)>, paths: &Paths) -> (ChildEnv, Vec<Warning>) {
+pub(crate) fn child_env(
+    own: impl IntoIterator<Item = (OsString, OsString)>,
+    paths: &Paths,
+) -> (ChildEnv, Vec<ConfigWarning>) {
     let mut env: ChildEnv = own.into_iter().collect();
     env.insert("LANG".into(), "C.UTF-8".into());
     env.insert("HOME".into(), paths.work().into());
@@ -35,20 +38,20 @@ pub fn child_env(own: impl IntoIterator<Item = (OsString, OsString)>, paths: &Pa
         }
     }
     promote(&mut env, "PATH", &paths.user_bin());
-    remove_entry(&mut env, "LD_LIBRARY_PATH", paths.volume_libraries());
+    remove_entry(&mut env, "LD_LIBRARY_PATH", Paths::volume_libraries());
     (env, warnings)
 }
 
-/// What the agent's `environ.txt` alone says; its flaws were told by [`child_env`].
+/// The variables of the agent's `environ.txt` alone; [`child_env`] returns its warnings.
 #[must_use]
-pub fn agent_env(paths: &Paths) -> ChildEnv {
+pub(crate) fn agent_env(paths: &Paths) -> ChildEnv {
     let mut env = ChildEnv::new();
     merge_file(&mut env, &paths.environ());
     env
 }
 
 /// Puts `folder` first in a `:`-separated variable, once.
-pub fn promote(env: &mut ChildEnv, variable: &str, folder: &Path) {
+pub(crate) fn promote(env: &mut ChildEnv, variable: &str, folder: &Path) {
     let old = remove_entry(env, variable, folder);
     let mut new = folder.as_os_str().to_owned();
     if !old.is_empty() {
@@ -58,7 +61,7 @@ pub fn promote(env: &mut ChildEnv, variable: &str, folder: &Path) {
     env.insert(variable.into(), new);
 }
 
-/// Takes `folder` out of a `:`-separated variable; what is left.
+/// Removes `folder` from a `:`-separated variable; returns the remaining value.
 fn remove_entry(env: &mut ChildEnv, variable: &str, folder: &Path) -> OsString {
     let value = env.entry(variable.into()).or_default();
     let kept: Vec<&[u8]> =
@@ -71,29 +74,29 @@ fn default_shell() -> OsString {
     if Path::new("/bin/ash").is_file() { "/bin/ash".into() } else { "/bin/bash".into() }
 }
 
-fn merge_file(env: &mut ChildEnv, file: &Path) -> Vec<Warning> {
+fn merge_file(env: &mut ChildEnv, file: &Path) -> Vec<ConfigWarning> {
     match fs::read(file) {
         Ok(text) => merge(env, file, &text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => vec![Warning::new(file, None, format!("{error}; its variables are not set"))],
+        Err(error) => vec![ConfigWarning::new(file, None, format!("{error}; its variables are ignored"))],
     }
 }
 
 /// `K=V` lines; a line with no `=` continues the value before it.
-fn merge(env: &mut ChildEnv, file: &Path, text: &[u8]) -> Vec<Warning> {
+fn merge(env: &mut ChildEnv, file: &Path, text: &[u8]) -> Vec<ConfigWarning> {
     let mut warnings = Vec::new();
     let mut last: Option<OsString> = None;
     let end = text.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
     let lines = text[..end].split(|byte| *byte == b'\n');
     for (number, line) in (1..).zip(lines) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let mut reject = |problem: &str| warnings.push(Warning::new(file, Some(number), problem));
+        let mut reject = |problem: &str| warnings.push(ConfigWarning::new(file, Some(number), problem));
         if line.contains(&0) {
-            reject("a NUL byte; the line is skipped");
+            reject("NUL byte; line skipped");
             continue;
         }
         match (line.iter().position(|byte| *byte == b'='), &last) {
-            (Some(0), _) => reject("a value without a name; the line is skipped"),
+            (Some(0), _) => reject("missing variable name; line skipped"),
             (Some(at), _) => {
                 let name = OsStr::from_bytes(&line[..at]).to_owned();
                 env.insert(name.clone(), OsStr::from_bytes(&line[at + 1..]).to_owned());
@@ -105,7 +108,7 @@ fn merge(env: &mut ChildEnv, file: &Path, text: &[u8]) -> Vec<Warning> {
                 value.push(OsStr::from_bytes(line));
             }
             (None, None) if line.is_empty() => {}
-            (None, None) => reject("neither NAME=VALUE nor the continuation of one; the line is skipped"),
+            (None, None) => reject("expected NAME=VALUE; line skipped"),
         }
     }
     warnings
@@ -142,9 +145,9 @@ mod tests {
         assert_eq!(
             warnings,
             [
-                "/e.txt:1: neither NAME=VALUE nor the continuation of one; the line is skipped",
-                "/e.txt:2: a value without a name; the line is skipped",
-                "/e.txt:4: a NUL byte; the line is skipped",
+                "/e.txt:1: expected NAME=VALUE; line skipped",
+                "/e.txt:2: missing variable name; line skipped",
+                "/e.txt:4: NUL byte; line skipped",
             ]
         );
     }

@@ -1,14 +1,23 @@
-//! Where things are, which ports are ours, and what environment children get.
+//! Paths, ports, and the environment of children.
 //!
-//! Everything is read once, at start. A file that is missing is fine; one that is malformed yields a
-//! [`Warning`] that names it and the line, and the defaults stand.
+//! All configuration is read once, at start. A missing file is not an error. A malformed one yields a [`ConfigWarning`]
+//! with file and line, and the defaults apply.
 
+mod agent_version;
 mod environ;
+mod home;
+mod memory;
 mod paths;
 mod ports;
+mod switch;
 mod warning;
 
-pub use environ::{ChildEnv, agent_env, child_env, promote};
-pub use paths::Paths;
-pub use ports::Ports;
-pub use warning::Warning;
+pub(crate) use agent_version::AgentVersion;
+pub use environ::ChildEnv;
+pub(crate) use environ::{agent_env, child_env, promote};
+pub(crate) use home::foreign_home;
+pub(crate) use memory::{MemoryHook, MemorySettings};
+pub(crate) use paths::{INPUT_SOCKET_VARIABLE, Paths};
+pub(crate) use ports::Ports;
+pub(crate) use switch::allows_ssh_password;
+pub(crate) use warning::ConfigWarning;

@@ -1,11 +1,16 @@
-//! Every absolute path of the contract, as one value.
+//! All absolute paths of the contract with the agent and the image.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// The places that the agent and the image agree on. Tests move them all below a root of their own.
+/// Tells programs the path of the input socket if it is not the default one.
+pub(crate) const INPUT_SOCKET_VARIABLE: &str = "KRUNNER_INPUT_SOCKET";
+
+const AGENT_VERSION: &str = "opt/backend.ai/lib/python*/site-packages/ai/backend/helpers/VERSION";
+
+/// The paths that the agent and the image agree on. Tests place them all below their own root.
 #[derive(Debug, Clone)]
-pub struct Paths {
+pub(crate) struct Paths {
     root: PathBuf,
 }
 
@@ -18,7 +23,7 @@ impl Default for Paths {
 impl Paths {
     /// The contract's paths below `root`; `/` for the real ones.
     #[must_use]
-    pub fn below(root: impl Into<PathBuf>) -> Self {
+    pub(crate) fn below(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
@@ -26,9 +31,9 @@ impl Paths {
         self.root.join(path)
     }
 
-    /// A place in the image; with a `*` in names of its pattern, the places there are, sorted.
+    /// Expands a path pattern of the image: components may contain one `*`; the existing paths are returned sorted.
     #[must_use]
-    pub fn find(&self, pattern: &str) -> Vec<PathBuf> {
+    pub(crate) fn find(&self, pattern: &str) -> Vec<PathBuf> {
         let mut found = vec![self.root.clone()];
         for part in pattern.split('/').filter(|part| !part.is_empty()) {
             found = match part.split_once('*') {
@@ -44,108 +49,132 @@ impl Paths {
 
     /// The user's home and working directory.
     #[must_use]
-    pub fn work(&self) -> PathBuf {
+    pub(crate) fn work(&self) -> PathBuf {
         self.at("home/work")
     }
 
     /// Host port numbers that the agent chose.
     #[must_use]
-    pub fn intrinsic_ports(&self) -> PathBuf {
+    pub(crate) fn intrinsic_ports(&self) -> PathBuf {
         self.at("home/config/intrinsic-ports.json")
     }
 
     /// Variables that the agent adds to the environment.
     #[must_use]
-    pub fn environ(&self) -> PathBuf {
+    pub(crate) fn environ(&self) -> PathBuf {
         self.at("home/config/environ.txt")
     }
 
     /// The user's start-up script.
     #[must_use]
-    pub fn bootstrap(&self) -> PathBuf {
+    pub(crate) fn bootstrap(&self) -> PathBuf {
         self.at("home/work/bootstrap.sh")
     }
 
-    /// If this folder exists, logs are kept in it.
+    /// The password of the user's account, if the agent's entrypoint made one. It makes one where this file is missing.
     #[must_use]
-    pub fn logs(&self) -> PathBuf {
+    pub(crate) fn password(&self) -> PathBuf {
+        self.at("home/work/.password")
+    }
+
+    /// The folder for logs, which are written only if it exists.
+    #[must_use]
+    pub(crate) fn logs(&self) -> PathBuf {
         self.at("home/work/.logs")
     }
 
-    /// For files that live no longer than the session.
+    /// The message file that Kubernetes shows after the container exits, if it exists.
     #[must_use]
-    pub fn temporary(&self) -> PathBuf {
+    pub(crate) fn termination_message(&self) -> PathBuf {
+        self.at("dev/termination-log")
+    }
+
+    /// The folder for files that live as long as the session.
+    #[must_use]
+    pub(crate) fn temporary(&self) -> PathBuf {
         self.at("tmp")
     }
 
-    /// Where a program in batch mode asks for input.
+    /// The socket through which a program in batch mode requests input.
     #[must_use]
-    pub fn input_socket(&self) -> PathBuf {
+    pub(crate) fn input_socket(&self) -> PathBuf {
         self.at("tmp/bai-user-input.sock")
     }
 
-    /// The image's services, a file for each.
+    /// The service definitions of the image, one file each.
     #[must_use]
-    pub fn service_definitions(&self) -> PathBuf {
+    pub(crate) fn service_definitions(&self) -> PathBuf {
         self.at("etc/backend.ai/service-defs")
     }
 
-    /// Starts the daemon of H2O Driverless AI.
+    /// The script that starts the daemon of H2O Driverless AI.
     #[must_use]
-    pub fn h2o_daemon(&self) -> PathBuf {
+    pub(crate) fn h2o_daemon(&self) -> PathBuf {
         self.at("opt/h2oai/dai/run-dai.sh")
     }
 
     /// Folders that lead `PATH` when they exist; the last one here comes first.
     #[must_use]
-    pub fn promoted_if_present(&self) -> [PathBuf; 3] {
+    pub(crate) fn promoted_if_present(&self) -> [PathBuf; 3] {
         ["usr/local/cuda/bin", "usr/local/nvidia/bin", "home/linuxbrew/.linuxbrew/bin"].map(|path| self.at(path))
     }
 
-    /// The folder of the user's own programs: leads `PATH` always.
+    /// The folder of the user's own programs, always first in `PATH`.
     #[must_use]
-    pub fn user_bin(&self) -> PathBuf {
+    pub(crate) fn user_bin(&self) -> PathBuf {
         self.at("home/work/.local/bin")
     }
 
     /// Libraries of the `/opt/backend.ai` volume, which user code must not load.
     #[must_use]
-    pub fn volume_libraries(&self) -> &'static Path {
+    pub(crate) fn volume_libraries() -> &'static Path {
         Path::new("/opt/backend.ai/lib")
     }
 
-    /// A program of the agent's that is no business of the user's `PATH`.
+    /// The files with the agent's version, one for each Python of the volume.
     #[must_use]
-    pub fn kernel_program(&self, name: &str) -> PathBuf {
+    pub(crate) fn agent_versions(&self) -> Vec<PathBuf> {
+        self.find(AGENT_VERSION)
+    }
+
+    /// The pattern of [`Self::agent_versions`].
+    #[must_use]
+    pub(crate) fn agent_version_pattern(&self) -> PathBuf {
+        self.at(AGENT_VERSION)
+    }
+
+    /// A program of the agent that is not in the user's `PATH`.
+    #[must_use]
+    pub(crate) fn kernel_program(&self, name: &str) -> PathBuf {
         self.at("opt/kernel").join(name)
     }
 
-    /// The terminal server that came with the `/opt/backend.ai` volume before it had a place of its own.
+    /// The former path of the terminal server, in the `/opt/backend.ai` volume.
     #[must_use]
-    pub fn volume_ttyd(&self) -> PathBuf {
+    pub(crate) fn volume_ttyd(&self) -> PathBuf {
         self.at("opt/backend.ai/bin/ttyd")
     }
 
     /// A program of the image's `/bin`.
     #[must_use]
-    pub fn image_program(&self, name: &str) -> PathBuf {
+    pub(crate) fn image_program(&self, name: &str) -> PathBuf {
         self.at("bin").join(name)
     }
 
-    /// A file that the agent gives for ssh: a host key, the cluster's key pair, the cluster's ports.
+    /// An ssh file provided by the agent: a host key, the cluster's key pair, the cluster's ports.
     #[must_use]
-    pub fn given_ssh(&self, name: &str) -> PathBuf {
+    pub(crate) fn given_ssh(&self, name: &str) -> PathBuf {
         self.at("home/config/ssh").join(name)
     }
 
-    /// Where the runner makes ssh keys.
+    /// The folder in which the runner generates ssh keys.
     #[must_use]
-    pub fn dropbear(&self) -> PathBuf {
+    pub(crate) fn dropbear(&self) -> PathBuf {
         self.at("tmp/dropbear")
     }
 }
 
-/// What is in the folder with such a name, sorted.
+/// The entries of the folder whose names match, sorted.
 fn matching(folder: &Path, start: &str, end: &str) -> Vec<PathBuf> {
     let wanted = |name: &OsString| {
         let name = name.as_encoded_bytes();

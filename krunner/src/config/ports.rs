@@ -1,4 +1,4 @@
-//! The ports that the agent may move: `intrinsic-ports.json`.
+//! The ports that the agent may change: `intrinsic-ports.json`.
 
 use std::fs;
 use std::io;
@@ -6,25 +6,25 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::Warning;
+use super::ConfigWarning;
 
-/// The most ports that dropbear listens on.
+/// The maximum number of ports that dropbear listens on.
 const MAX_SSHD_PORTS: usize = 10;
 
 /// TCP ports of the runner and of the services that come with every session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ports {
-    /// Ops come in here.
+pub(crate) struct Ports {
+    /// The PULL port for ops.
     pub replin: u16,
-    /// Replies go out here.
+    /// The PUSH port for replies.
     pub replout: u16,
-    /// What is typed into the terminal comes in here. The agent has no say in this, but tests do.
+    /// The SUB port for terminal input. Only tests change it, not the agent.
     pub termin: u16,
-    /// The terminal's screen goes out here, likewise.
+    /// The PUB port for terminal output; the same applies.
     pub termout: u16,
-    /// Where users log in; one, mostly.
+    /// The ports of sshd, usually one.
     pub sshd: Vec<u16>,
-    /// The terminal in the browser.
+    /// The port of ttyd, the terminal in the browser.
     pub ttyd: u16,
 }
 
@@ -35,23 +35,25 @@ impl Default for Ports {
 }
 
 impl Ports {
-    /// Reads the file; what is missing or wrong in it keeps its default.
+    /// Reads the file. Missing or invalid values keep their defaults.
     #[must_use]
-    pub fn load(file: &Path) -> (Self, Vec<Warning>) {
+    pub(crate) fn load(file: &Path) -> (Self, Vec<ConfigWarning>) {
         match fs::read(file) {
             Ok(text) => Self::parse(file, &text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => (Self::default(), Vec::new()),
-            Err(error) => (Self::default(), vec![Warning::new(file, None, format!("{error}; default ports are used"))]),
+            Err(error) => {
+                (Self::default(), vec![ConfigWarning::new(file, None, format!("{error}; using default ports"))])
+            }
         }
     }
 
-    fn parse(file: &Path, text: &[u8]) -> (Self, Vec<Warning>) {
+    fn parse(file: &Path, text: &[u8]) -> (Self, Vec<ConfigWarning>) {
         let mut ports = Self::default();
         let mut warnings = Vec::new();
         match serde_json::from_slice::<Map<String, Value>>(text) {
             Err(error) => {
-                let problem = format!("not a JSON object of ports ({error}); default ports are used");
-                warnings.push(Warning::new(file, Some(error.line()), problem));
+                let problem = format!("expected a JSON object of ports ({error}); using default ports");
+                warnings.push(ConfigWarning::new(file, Some(error.line()), problem));
             }
             Ok(object) => {
                 let slots = [
@@ -66,8 +68,8 @@ impl Ports {
                         None => {}
                         Some(Some(port)) => *slot = port,
                         Some(None) => {
-                            let problem = format!("`{name}` is {}, not a port; {slot} is used", object[name]);
-                            warnings.push(Warning::new(file, line_of(text, name), problem));
+                            let problem = format!("`{name}` is {}, not a port; using {slot}", object[name]);
+                            warnings.push(ConfigWarning::new(file, line_of(text, name), problem));
                         }
                     }
                 }
@@ -76,10 +78,10 @@ impl Ports {
                     Some(Some(several)) => ports.sshd = several,
                     Some(None) => {
                         let problem = format!(
-                            "`sshd` is {}, neither a port nor a list of at most {MAX_SSHD_PORTS} ports; {} is used",
+                            "`sshd` is {}, expected a port or a list of at most {MAX_SSHD_PORTS} ports; using {}",
                             object["sshd"], ports.sshd[0]
                         );
-                        warnings.push(Warning::new(file, line_of(text, "sshd"), problem));
+                        warnings.push(ConfigWarning::new(file, line_of(text, "sshd"), problem));
                     }
                 }
             }
@@ -88,7 +90,7 @@ impl Ports {
     }
 }
 
-/// A number, or a number in a string, from 1 to 65535.
+/// Parses a number, or a number in a string, from 1 to 65535.
 fn port(value: &Value) -> Option<u16> {
     let number = match value {
         Value::Number(number) => u16::try_from(number.as_u64()?).ok()?,
@@ -98,7 +100,7 @@ fn port(value: &Value) -> Option<u16> {
     (number != 0).then_some(number)
 }
 
-/// One port, or a list of them.
+/// Parses one port or a list of ports.
 fn several(value: &Value) -> Option<Vec<u16>> {
     match value {
         Value::Array(list) if (1..=MAX_SSHD_PORTS).contains(&list.len()) => list.iter().map(port).collect(),
@@ -135,10 +137,7 @@ mod tests {
         for text in [r#"{"sshd": []}"#, r#"{"sshd": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]}"#, r#"{"sshd": [2200, 0]}"#] {
             let (ports, warnings) = parse(text);
             assert_eq!((ports, warnings.len()), (Ports::default(), 1), "{text}");
-            assert!(
-                warnings[0].ends_with("neither a port nor a list of at most 10 ports; 2200 is used"),
-                "{warnings:?}"
-            );
+            assert!(warnings[0].ends_with("expected a port or a list of at most 10 ports; using 2200"), "{warnings:?}");
         }
     }
 
@@ -146,9 +145,9 @@ mod tests {
     fn what_is_wrong_is_named_with_its_line() {
         let (ports, warnings) = parse("{\"replin\": 12000,\n \"replout\": 70000}");
         assert_eq!(ports, Ports { replin: 12000, ..Ports::default() });
-        assert_eq!(warnings, ["/p.json:2: `replout` is 70000, not a port; 2001 is used"]);
+        assert_eq!(warnings, ["/p.json:2: `replout` is 70000, not a port; using 2001"]);
         let (ports, warnings) = parse("{\n\"replin\": }");
         assert_eq!(ports, Ports::default());
-        assert!(warnings[0].starts_with("/p.json:2: not a JSON object of ports ("), "{warnings:?}");
+        assert!(warnings[0].starts_with("/p.json:2: expected a JSON object of ports ("), "{warnings:?}");
     }
 }

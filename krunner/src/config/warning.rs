@@ -1,23 +1,23 @@
-//! A configuration file that could not be used as it is.
+//! Warnings about invalid configuration.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What was wrong, where, and what happens instead; shown once in the log.
+/// A problem in a configuration file or variable and its consequence; logged once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning {
+pub(crate) struct ConfigWarning {
     file: PathBuf,
     line: Option<usize>,
     problem: String,
 }
 
-impl Warning {
+impl ConfigWarning {
     pub(super) fn new(file: &Path, line: Option<usize>, problem: impl Into<String>) -> Self {
         Self { file: file.to_owned(), line, problem: problem.into() }
     }
 }
 
-impl fmt::Display for Warning {
+impl fmt::Display for ConfigWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
         if let Some(line) = self.line {

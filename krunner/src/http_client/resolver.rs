@@ -1,5 +1,4 @@
-//! Names to addresses, on the threads of [`tasks`](crate::tasks): the resolver that comes with hyper panics when the
-//! kernel has no thread for it.
+//! DNS lookups on the threads of [`tasks`](crate::tasks). hyper's own resolver panics when no thread can be created.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};

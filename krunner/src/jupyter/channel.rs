@@ -1,68 +1,68 @@
-//! One channel of a kernel, receiving: whole messages up to a size, the rest in pieces.
+//! The receiving side of a kernel's channel: whole messages up to a size limit, larger ones in pieces.
 //!
-//! A message that is malformed, badly signed or of too many frames costs nothing but itself. What breaks the
-//! framing breaks the connection.
+//! A message that is malformed, wrongly signed or has too many frames is skipped. An error in the framing closes the
+//! connection.
 
 use bytes::Bytes;
 
-use super::frames::{Broken, Frame, Reader};
-use super::message::{DELIMITER, Head, Message, Parts, Signer};
+use super::frames::{Frame, FrameReader, SocketError};
+use super::message::{DELIMITER, KernelMessage, MessageHead, Parts, Signer};
 
-/// Routing frames before the delimiter; there is one, mostly.
+/// Limit of the routing frames before the delimiter; usually there is one.
 const MAX_ROUTING_FRAMES: usize = 16;
 
-/// Routing frames, signature, headers and metadata, each.
+/// Limit of each routing frame, signature, header and metadata.
 const MAX_HEAD_FRAME_BYTES: u64 = 1024 * 1024;
 
-/// The text of streams is passed on in pieces from here on.
+/// Longer `stream` messages are passed on in pieces.
 const MAX_WHOLE_TEXT_BYTES: u64 = 64 * 1024;
 
-/// All other contents: the largest picture that the agent passes on, with other forms of it beside.
+/// Limit of all other contents: the largest image that the agent passes on, together with its other representations.
 const MAX_WHOLE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// What arrives.
+/// The next thing on the channel.
 #[derive(Debug)]
 pub(super) enum Arrival {
-    Message(Message),
-    /// A content too large to be held, of so many bytes: it has to be read in [pieces](Inlet::piece).
+    Message(KernelMessage),
+    /// A content of this many bytes, too large to be held; read it in [pieces](ChannelReader::piece).
     ///
-    /// Its signature is not checked, since what it covers is not complete before its end. That opens no door:
-    /// whoever could pose as the kernel at its port runs as the same user.
-    Long(Head, u64),
-    /// Something that is no message of ours, and why.
+    /// Its signature is not checked because the signed data is complete only at its end. This is safe: a process that could
+    /// impersonate the kernel at its port already runs as the same user.
+    Long(MessageHead, u64),
+    /// A rejected message, and why.
     Rejected(&'static str),
 }
 
 /// The receiving end of a channel.
-pub(super) struct Inlet {
-    reader: Reader,
+pub(super) struct ChannelReader {
+    reader: FrameReader,
     signer: Signer,
-    /// The body of a long content that is being read.
+    /// Unread bytes of a long content.
     left: u64,
-    /// Whether that was not the last frame.
+    /// Whether more frames follow the current one.
     more: bool,
 }
 
-/// Why the frames read so far make no message.
+/// Why the frames read so far are not a message.
 enum Reject {
-    /// With whether more frames of it follow.
+    /// The reason, and whether more frames of the message follow.
     Message(&'static str, bool),
-    Broken(Broken),
+    Broken(SocketError),
 }
 
-impl From<Broken> for Reject {
-    fn from(broken: Broken) -> Self {
+impl From<SocketError> for Reject {
+    fn from(broken: SocketError) -> Self {
         Self::Broken(broken)
     }
 }
 
-impl Inlet {
-    pub(super) fn new(reader: Reader, signer: Signer) -> Self {
+impl ChannelReader {
+    pub(super) fn new(reader: FrameReader, signer: Signer) -> Self {
         Self { reader, signer, left: 0, more: false }
     }
 
-    /// The next message. A long one before it has to be read to its end.
-    pub(super) async fn next(&mut self) -> Result<Arrival, Broken> {
+    /// The next message. A long content before it must have been read to its end.
+    pub(super) async fn next(&mut self) -> Result<Arrival, SocketError> {
         match self.message().await {
             Ok(arrival) => Ok(arrival),
             Err(Reject::Message(why, more)) => {
@@ -74,7 +74,7 @@ impl Inlet {
     }
 
     /// The next piece of a long content, 64 KiB at most; `None` after the last.
-    pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, Broken> {
+    pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, SocketError> {
         if self.left == 0 {
             let more = std::mem::take(&mut self.more);
             self.skip_frames(more).await?;
@@ -85,13 +85,13 @@ impl Inlet {
         Ok(Some(piece))
     }
 
-    /// Passes over a long content.
-    pub(super) async fn skip(&mut self) -> Result<(), Broken> {
+    /// Skips a long content.
+    pub(super) async fn skip(&mut self) -> Result<(), SocketError> {
         while self.piece().await?.is_some() {}
         Ok(())
     }
 
-    /// How much has arrived and was not read.
+    /// Number of bytes received but not read.
     pub(super) fn unread_bytes(&self) -> usize {
         self.reader.unread_bytes()
     }
@@ -101,12 +101,12 @@ impl Inlet {
         while self.head_frame().await? != DELIMITER {
             routing_frames += 1;
             if routing_frames > MAX_ROUTING_FRAMES {
-                return Err(Reject::Message("it has too many frames before its delimiter", self.more));
+                return Err(Reject::Message("too many frames before the delimiter", self.more));
             }
         }
         let signature = self.head_frame().await?;
         let (header, parent, metadata) = (self.head_frame().await?, self.head_frame().await?, self.head_frame().await?);
-        let head = Head::parse(&header, &parent).map_err(|_| Reject::Message("its header is malformed", self.more))?;
+        let head = MessageHead::parse(&header, &parent).map_err(|_| Reject::Message("malformed header", self.more))?;
         let Frame { bytes, more } = self.content_frame().await?;
         let whole = if head.kind == "stream" { MAX_WHOLE_TEXT_BYTES } else { MAX_WHOLE_BYTES };
         if bytes > whole {
@@ -115,32 +115,32 @@ impl Inlet {
         }
         let content = self.reader.whole(usize::try_from(bytes).unwrap_or(usize::MAX)).await?;
         let parts: Parts = [header, parent, metadata, content];
-        // Buffers come last, and mean something to widgets only.
+        // Binary buffers follow; only widgets use them.
         self.skip_frames(more).await?;
         if !self.signer.is_signed(&signature, &parts) {
-            return Err(Reject::Message("its signature is wrong", false));
+            return Err(Reject::Message("wrong signature", false));
         }
         let [.., content] = parts;
-        Ok(Arrival::Message(Message { head, content }))
+        Ok(Arrival::Message(KernelMessage { head, content }))
     }
 
-    /// A frame that is not the last and not large.
+    /// A frame that is small and not the last.
     async fn head_frame(&mut self) -> Result<Bytes, Reject> {
         let Frame { bytes, more } = self.reader.frame().await?;
         if bytes > MAX_HEAD_FRAME_BYTES {
             self.reader.skip(bytes).await?;
-            return Err(Reject::Message("a frame before its content is too long", more));
+            return Err(Reject::Message("a frame before the content is too long", more));
         }
         let body = self.reader.whole(usize::try_from(bytes).unwrap_or(usize::MAX)).await?;
         self.more = more;
-        if more { Ok(body) } else { Err(Reject::Message("it has too few frames", false)) }
+        if more { Ok(body) } else { Err(Reject::Message("too few frames", false)) }
     }
 
     async fn content_frame(&mut self) -> Result<Frame, Reject> {
         Ok(self.reader.frame().await?)
     }
 
-    async fn skip_frames(&mut self, mut more: bool) -> Result<(), Broken> {
+    async fn skip_frames(&mut self, mut more: bool) -> Result<(), SocketError> {
         while more {
             let frame = self.reader.frame().await?;
             self.reader.skip(frame.bytes).await?;

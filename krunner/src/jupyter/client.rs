@@ -1,11 +1,10 @@
-//! What is asked of one kernel, and who waits for the answer.
+//! Requests to one kernel, and the tasks that wait for the replies.
 //!
-//! The requests of all tasks meet here; the sockets are read and written in one place, `sockets.rs`, which hands
-//! answers in. Whoever stops waiting leaves nothing behind.
+//! `sockets.rs` reads and writes the sockets and passes replies in here. A task that stops waiting removes its entries.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,111 +16,122 @@ use serde::Deserialize;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
-use super::message::{Message, Signer};
+use super::message::{KernelMessage, Signer};
 
-/// Requests that wait for the kernel to take them: one that runs, completions, an interrupt.
+/// Queued messages per socket: the running request, completions, an interrupt.
 const QUEUED_REQUESTS: usize = 8;
 
-/// Requests for input that a run has not looked at; a kernel asks one thing at a time.
-const QUEUED_QUESTIONS: usize = 4;
+/// Queued input requests; a kernel sends one at a time.
+const QUEUED_PROMPTS: usize = 4;
 
-/// How long a kernel that answers on its shell may take to be heard where it publishes.
+/// How long after its reply on the shell socket a kernel may take to publish its state on iopub.
 const HEAR_PATIENCE: Duration = Duration::from_millis(200);
 
-/// How often a kernel is asked before it is taken to publish nothing unasked.
+/// How long an interrupted kernel may take to reply before it is probed, and the interval of further probes.
+const LOST_PROBE: Duration = Duration::from_millis(100);
+
+/// Number of requests after which a kernel is assumed not to publish its state.
 const HEAR_TRIES: usize = 5;
 
-/// How a kernel came to its end.
+/// How a kernel exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct End {
-    /// For the run that it cut short.
+pub(super) struct KernelExit {
+    /// The exit code of a run that the exit interrupted.
     pub(super) exit_code: i32,
 }
 
-/// A kernel asks the user.
+/// An input request of the kernel.
 #[derive(Debug)]
-pub(super) struct Question {
-    /// The request in whose course it asks.
+pub(super) struct KernelPrompt {
+    /// Id of the execute request that it belongs to.
     pub(super) parent: String,
     pub(super) request: InputRequest,
 }
 
-/// Messages on their way to the kernel, by socket.
+/// Messages to the kernel, by socket.
 pub(super) struct Outgoing {
     pub(super) shell: mpsc::Receiver<Vec<Bytes>>,
     pub(super) control: mpsc::Receiver<Vec<Bytes>>,
     pub(super) stdin: mpsc::Receiver<Vec<Bytes>>,
 }
 
-/// One kernel, as its users see it.
-pub(super) struct Client {
+/// Client of one kernel.
+pub(super) struct KernelClient {
     signer: Signer,
     shell: mpsc::Sender<Vec<Bytes>>,
     control: mpsc::Sender<Vec<Bytes>>,
     stdin: mpsc::Sender<Vec<Bytes>>,
-    book: Mutex<Book>,
-    tell_question: mpsc::Sender<Question>,
-    pub(super) questions: AsyncMutex<mpsc::Receiver<Question>>,
-    end: watch::Sender<Option<End>>,
+    pending_requests: Mutex<PendingRequests>,
+    prompt_sender: mpsc::Sender<KernelPrompt>,
+    pub(super) prompts: AsyncMutex<mpsc::Receiver<KernelPrompt>>,
+    end: watch::Sender<Option<KernelExit>>,
     has_run: AtomicBool,
-    pub(super) flow: Flow,
+    /// The implementation's name in `kernel_info_reply`.
+    implementation: OnceLock<String>,
+    pub(super) output: OutputActivity,
 }
 
-/// Who waits for what, by the id of the request.
+/// Waiting tasks by request id.
 #[derive(Default)]
-struct Book {
-    replies: HashMap<String, oneshot::Sender<Message>>,
+struct PendingRequests {
+    replies: HashMap<String, oneshot::Sender<KernelMessage>>,
     idles: HashMap<String, oneshot::Sender<()>>,
+    begins: HashMap<String, oneshot::Sender<()>>,
 }
 
-/// A request whose answers are awaited. Dropping it ends the wait.
-pub(super) struct Pending {
-    client: Arc<Client>,
+/// A request that was sent. Dropping it ends the wait.
+pub(super) struct PendingReply {
+    client: Arc<KernelClient>,
     pub(super) id: String,
-    /// The answer on the socket it was asked at.
-    pub(super) reply: oneshot::Receiver<Message>,
-    /// All that it has published has been delivered.
+    /// The reply, on the socket of the request.
+    pub(super) reply: oneshot::Receiver<KernelMessage>,
+    /// Resolves when the kernel is idle again and its output was delivered.
     pub(super) idle: oneshot::Receiver<()>,
+    /// Resolves when the kernel is about to run the code (`execute_input`).
+    pub(super) begun: oneshot::Receiver<()>,
 }
 
-impl Drop for Pending {
+impl Drop for PendingReply {
     fn drop(&mut self) {
-        let mut book = self.client.book();
-        book.replies.remove(&self.id);
-        book.idles.remove(&self.id);
+        let mut pending_requests = self.client.pending_requests();
+        pending_requests.replies.remove(&self.id);
+        pending_requests.idles.remove(&self.id);
+        pending_requests.begins.remove(&self.id);
     }
 }
 
-impl Client {
+impl KernelClient {
     pub(super) fn new(signer: Signer) -> (Arc<Self>, Outgoing) {
         let (shell, shell_out) = mpsc::channel(QUEUED_REQUESTS);
         let (control, control_out) = mpsc::channel(QUEUED_REQUESTS);
         let (stdin, stdin_out) = mpsc::channel(QUEUED_REQUESTS);
-        let (tell_question, questions) = mpsc::channel(QUEUED_QUESTIONS);
+        let (prompt_sender, prompts) = mpsc::channel(QUEUED_PROMPTS);
         let client = Self {
             signer,
             shell,
             control,
             stdin,
-            book: Mutex::default(),
-            tell_question,
-            questions: AsyncMutex::new(questions),
+            pending_requests: Mutex::default(),
+            prompt_sender,
+            prompts: AsyncMutex::new(prompts),
             end: watch::Sender::new(None),
             has_run: AtomicBool::new(false),
-            flow: Flow::default(),
+            implementation: OnceLock::new(),
+            output: OutputActivity::default(),
         };
         (Arc::new(client), Outgoing { shell: shell_out, control: control_out, stdin: stdin_out })
     }
 
-    /// Returns when the kernel answers, and is heard where it publishes; with the name of its implementation.
+    /// Waits until the kernel replies and its iopub messages arrive; returns the name of its implementation.
     pub(super) async fn ready(self: &Arc<Self>) -> String {
         let mut implementation = String::new();
         for _ in 0..HEAR_TRIES {
             let Some(mut info) = self.ask(&self.shell, KernelInfoRequest {}).await else { break };
             if let Ok(reply) = (&mut info.reply).await {
                 implementation = implementation_in(&reply.content);
+                let _ = self.implementation.set(implementation.clone());
             }
-            // Its state is published with every request; what it says before we have subscribed is lost.
+            // The kernel publishes its state with every request; messages from before the subscription are lost.
             if timeout(HEAR_PATIENCE, &mut info.idle).await.is_ok() {
                 return implementation;
             }
@@ -130,8 +140,8 @@ impl Client {
         implementation
     }
 
-    /// Asks to run code.
-    pub(super) async fn execute(self: &Arc<Self>, code: &str) -> Option<Pending> {
+    /// Sends code to run.
+    pub(super) async fn execute(self: &Arc<Self>, code: &str) -> Option<PendingReply> {
         self.has_run.store(true, Ordering::Relaxed);
         let request = ExecuteRequest {
             code: code.to_owned(),
@@ -139,13 +149,13 @@ impl Client {
             store_history: true,
             user_expressions: None,
             allow_stdin: true,
-            // Nothing of ours waits behind it but completions, which an error must not answer.
+            // Only completions are queued behind it, which an error must not abort.
             stop_on_error: false,
         };
         self.ask(&self.shell, request).await
     }
 
-    /// Asks for completions of the code before this position, in characters.
+    /// Requests completions at this position, in characters.
     pub(super) async fn complete(self: &Arc<Self>, code: String, cursor_pos: usize) -> Vec<String> {
         let Some(mut pending) = self.ask(&self.shell, CompleteRequest { code, cursor_pos }).await else {
             return Vec::new();
@@ -154,75 +164,114 @@ impl Client {
         match serde_json::from_slice::<CompleteReply>(&reply.content) {
             Ok(reply) => reply.matches,
             Err(error) => {
-                tracing::debug!("a malformed answer to a completion request: {error}");
+                tracing::debug!("malformed completion reply: {error}");
                 Vec::new()
             }
         }
     }
 
-    /// Interrupts by message.
+    /// Sends an interrupt message.
     pub(super) fn interrupt(&self) {
         self.tell(&self.control, InterruptRequest {});
     }
 
-    /// Asks the kernel to end.
+    /// Sends a shutdown request.
     pub(super) fn shut_down(&self) {
         self.tell(&self.control, ShutdownRequest { restart: false });
     }
 
-    /// Hands the user's text to the kernel.
+    /// Sends the user's text to the kernel.
     pub(super) fn answer(&self, value: String) {
         self.tell(&self.stdin, InputReply { value, ..InputReply::default() });
     }
 
-    /// Resolves with the kernel's end; all that it has published is delivered by then.
-    pub(super) async fn ended(&self) -> End {
+    /// Resolves when the kernel exited and its output was delivered.
+    pub(super) async fn ended(&self) -> KernelExit {
         let mut end = self.end.subscribe();
-        // Cannot fail: `self` keeps the sending end.
+        // Cannot fail: `self` has the sender.
         let end = end.wait_for(Option::is_some).await.ok().and_then(|end| *end);
-        end.unwrap_or(End { exit_code: -1 })
+        end.unwrap_or(KernelExit { exit_code: -1 })
     }
 
-    /// Whether a run waits for its answer.
+    /// Whether a request waits for its reply.
     pub(super) fn is_busy(&self) -> bool {
-        !self.book().replies.is_empty()
+        !self.pending_requests().replies.is_empty()
     }
 
-    /// Whether it was ever asked to run code.
+    /// Whether the kernel ever got code to run.
     pub(super) fn has_run(&self) -> bool {
         self.has_run.load(Ordering::Relaxed)
     }
 
-    /// The kernel has come to its end.
-    pub(super) fn end(&self, end: End) {
+    /// Publishes that the kernel exited.
+    pub(super) fn end(&self, end: KernelExit) {
         self.end.send_replace(Some(end));
     }
 
-    /// An answer has arrived.
-    pub(super) fn replied(&self, message: Message) {
-        match self.book().replies.remove(&message.head.parent) {
+    /// Passes a reply to its waiting task.
+    pub(super) fn replied(&self, message: KernelMessage) {
+        match self.pending_requests().replies.remove(&message.head.parent) {
             Some(waiter) => _ = waiter.send(message),
-            None => tracing::debug!("an answer that nobody waits for: {}", message.head.kind),
+            None => tracing::debug!("unexpected reply: {}", message.head.kind),
         }
     }
 
-    /// The kernel's state has been published.
-    pub(super) fn status(&self, message: &Message) {
+    /// Handles a published kernel state.
+    pub(super) fn status(&self, message: &KernelMessage) {
         match serde_json::from_slice::<Status>(&message.content) {
             Ok(Status { execution_state: ExecutionState::Idle }) => {
-                if let Some(waiter) = self.book().idles.remove(&message.head.parent) {
+                if let Some(waiter) = self.pending_requests().idles.remove(&message.head.parent) {
                     let _ = waiter.send(());
                 }
             }
             Ok(_) => {}
-            Err(error) => tracing::debug!("a malformed status of the kernel: {error}"),
+            Err(error) => tracing::debug!("malformed kernel status: {error}"),
         }
     }
 
-    /// The kernel asks.
-    pub(super) fn asked(&self, question: Question) {
-        if self.tell_question.try_send(question).is_err() {
-            tracing::warn!("the kernel asks for input, and nobody answers its questions; this one is dropped");
+    /// Handles `execute_input` of this request.
+    pub(super) fn begun(&self, request: &str) {
+        if let Some(waiter) = self.pending_requests().begins.remove(request) {
+            let _ = waiter.send(());
+        }
+    }
+
+    /// Resolves when the kernel will never reply to this execute request because it was interrupted within its own code.
+    ///
+    /// ipykernel then catches the exception, publishes `idle`, and sends no `execute_reply`; later requests work
+    /// (`dispatch_shell`, ipykernel/kernelbase.py). It replies to the requests of a socket in order, so the reply to a later
+    /// request proves that this one is lost. For kernels that may reply out of order only `idle` proves it.
+    pub(super) async fn lost(self: &Arc<Self>, request: &str) {
+        loop {
+            sleep(LOST_PROBE).await;
+            let Some(mut info) = self.ask(&self.shell, KernelInfoRequest {}).await else {
+                return std::future::pending().await;
+            };
+            let is_answered = tokio::select! {
+                biased;
+                reply = &mut info.reply => reply.is_ok(),
+                // Another interrupt may have lost this reply, too.
+                _ = &mut info.idle => false,
+            };
+            if !is_answered {
+                continue;
+            }
+            // Earlier iopub messages were delivered by then.
+            let _ = timeout(LOST_PROBE, &mut info.idle).await;
+            if !self.pending_requests().idles.contains_key(request) || self.is_sequential() {
+                return;
+            }
+        }
+    }
+
+    fn is_sequential(&self) -> bool {
+        self.implementation.get().is_some_and(|name| name == "ipython")
+    }
+
+    /// Queues an input request of the kernel.
+    pub(super) fn asked(&self, prompt_request: KernelPrompt) {
+        if self.prompt_sender.try_send(prompt_request).is_err() {
+            tracing::warn!("the kernel sent too many input requests; dropping one");
         }
     }
 
@@ -230,35 +279,37 @@ impl Client {
         self: &Arc<Self>,
         socket: &mpsc::Sender<Vec<Bytes>>,
         content: impl Into<JupyterMessageContent>,
-    ) -> Option<Pending> {
+    ) -> Option<PendingReply> {
         let (id, frames) = self.signer.request(content);
         let (tell_reply, reply) = oneshot::channel();
         let (tell_idle, idle) = oneshot::channel();
+        let (tell_begun, begun) = oneshot::channel();
         {
-            let mut book = self.book();
-            book.replies.insert(id.clone(), tell_reply);
-            book.idles.insert(id.clone(), tell_idle);
+            let mut pending_requests = self.pending_requests();
+            pending_requests.replies.insert(id.clone(), tell_reply);
+            pending_requests.idles.insert(id.clone(), tell_idle);
+            pending_requests.begins.insert(id.clone(), tell_begun);
         }
-        let pending = Pending { client: Arc::clone(self), id, reply, idle };
+        let pending = PendingReply { client: Arc::clone(self), id, reply, idle, begun };
         // Fails when the sockets are closed.
         socket.send(frames).await.ok()?;
         Some(pending)
     }
 
-    /// Sends without waiting for an answer, nor for room: a kernel that takes nothing would not heed it either.
+    /// Sends without waiting for a reply or for space in the queue: a kernel that reads nothing would not react anyway.
     fn tell(&self, socket: &mpsc::Sender<Vec<Bytes>>, content: impl Into<JupyterMessageContent>) {
         let (_, frames) = self.signer.request(content);
         if socket.try_send(frames).is_err() {
-            tracing::debug!("the kernel takes no more messages");
+            tracing::debug!("the kernel's message queue is full; dropping a message");
         }
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending_requests(&self) -> MutexGuard<'_, PendingRequests> {
+        self.pending_requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Nothing else of a kernel's description matters here.
+/// The implementation's name in a `kernel_info_reply`.
 fn implementation_in(info: &[u8]) -> String {
     #[derive(Default, Deserialize)]
     struct Info {
@@ -268,23 +319,23 @@ fn implementation_in(info: &[u8]) -> String {
     serde_json::from_slice(info).unwrap_or_else(|_| Info::default()).implementation
 }
 
-/// Whether what the kernel publishes keeps coming.
+/// Tracks whether the kernel is publishing output.
 #[derive(Default)]
-pub(super) struct Flow {
-    /// Since when there is nothing to deliver.
-    dry_since: Mutex<Option<Instant>>,
+pub(super) struct OutputActivity {
+    /// Since when there has been nothing to deliver.
+    idle_since: Mutex<Option<Instant>>,
 }
 
-impl Flow {
-    pub(super) fn set_dry(&self, dry: bool) {
-        *self.dry_since.lock().unwrap_or_else(PoisonError::into_inner) = dry.then(Instant::now);
+impl OutputActivity {
+    pub(super) fn set_idle(&self, idle: bool) {
+        *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = idle.then(Instant::now);
     }
 
-    /// Waits until nothing has come for so long.
-    pub(super) async fn dry_for(&self, long: Duration) {
+    /// Waits until the output has been idle for this long.
+    pub(super) async fn wait_idle(&self, long: Duration) {
         loop {
-            let dry = self.dry_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed());
-            let left = long.saturating_sub(dry.unwrap_or_default());
+            let idle = self.idle_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed());
+            let left = long.saturating_sub(idle.unwrap_or_default());
             if left.is_zero() {
                 return;
             }

@@ -1,4 +1,4 @@
-//! Where a kernel listens: ports, key and the file that tells it, and the five sockets connected to it.
+//! A kernel's connection file (ports and key), and the five sockets connected to it.
 
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -10,23 +10,23 @@ use tempfile::TempPath;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::channel::Inlet;
-use super::frames::{self, Broken, Reader, Writer};
+use super::channel::ChannelReader;
+use super::frames::{self, FrameReader, FrameWriter, SocketError};
 use super::message::Signer;
 
-/// Between two tries to reach a port that the kernel has not opened yet.
+/// Retry interval of connecting to a port that is not open yet.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// A kernel's address, and the file with it. Dropping it removes the file.
+/// A kernel's address, and the connection file. Dropping it removes the file.
 pub(super) struct Endpoints {
     info: ConnectionInfo,
     file: TempPath,
-    /// Hold the ports until the kernel is about to take them.
+    /// Reserve the ports until the kernel starts.
     listeners: Vec<TcpListener>,
 }
 
 impl Endpoints {
-    /// Chooses five free ports and a key, and writes them to a file in `folder` that only we can read.
+    /// Chooses five free ports and a key, and writes them to a file in `folder` with mode 0600.
     pub(super) fn choose(folder: &Path, kernel_name: &str) -> io::Result<Self> {
         let listeners: Vec<TcpListener> =
             (0..5).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<io::Result<_>>()?;
@@ -43,7 +43,7 @@ impl Endpoints {
             key: Uuid::new_v4().to_string(),
             kernel_name: Some(kernel_name.to_owned()),
         };
-        // Readable by its owner only, as temporary files are.
+        // Temporary files have mode 0600.
         let mut file = tempfile::Builder::new().prefix("kernel-").suffix(".json").tempfile_in(folder)?;
         file.write_all(&serde_json::to_vec_pretty(&info)?)?;
         Ok(Self { info, file: file.into_temp_path(), listeners })
@@ -53,69 +53,69 @@ impl Endpoints {
         &self.file
     }
 
-    /// Leaves the ports to the kernel.
+    /// Releases the reserved ports for the kernel.
     pub(super) fn release_ports(&mut self) {
         self.listeners.clear();
     }
 
-    /// Connects as soon as the kernel listens. Has no deadline of its own.
-    pub(super) async fn connect(&self) -> Result<Sockets, Broken> {
+    /// Connects as soon as the kernel listens. The caller sets the deadline.
+    pub(super) async fn connect(&self) -> Result<Sockets, SocketError> {
         let session = Uuid::new_v4().to_string();
         let signer = Signer::new(&self.info.key, &session);
         let open = |port: u16, socket_type: &'static str| open(port, socket_type, &session);
-        // In the order in which ipykernel opens them.
+        // ipykernel opens them in this order.
         let (shell, shell_out) = open(self.info.shell_port, "DEALER").await?;
         let (stdin, stdin_out) = open(self.info.stdin_port, "DEALER").await?;
         let (control, control_out) = open(self.info.control_port, "DEALER").await?;
         let (iopub, mut subscriber) = open(self.info.iopub_port, "SUB").await?;
-        // To everything.
+        // An empty prefix subscribes to everything.
         subscriber.send(&[bytes::Bytes::from_static(b"\x01")]).await?;
         let (heartbeat, heartbeat_out) = open(self.info.hb_port, "REQ").await?;
-        let inlet = |reader| Inlet::new(reader, signer.clone());
-        let served = Served {
-            shell: inlet(shell),
+        let reader = |reader| ChannelReader::new(reader, signer.clone());
+        let served = RequestSockets {
+            shell: reader(shell),
             shell_out,
-            stdin: inlet(stdin),
+            stdin: reader(stdin),
             stdin_out,
-            control: inlet(control),
+            control: reader(control),
             control_out,
             heartbeat,
             heartbeat_out,
             _subscriber: subscriber,
         };
-        Ok(Sockets { iopub: inlet(iopub), served, signer })
+        Ok(Sockets { iopub: reader(iopub), served, signer })
     }
 }
 
 /// The five sockets of a kernel's client.
 pub(super) struct Sockets {
-    /// Where output is published.
-    pub(super) iopub: Inlet,
-    pub(super) served: Served,
-    /// For what is sent to the others.
+    /// The socket on which the kernel publishes output.
+    pub(super) iopub: ChannelReader,
+    pub(super) served: RequestSockets,
+    /// Signs what is sent to the kernel.
     pub(super) signer: Signer,
 }
 
-/// Those where questions are asked and answered.
-pub(super) struct Served {
-    pub(super) shell: Inlet,
-    pub(super) shell_out: Writer,
-    pub(super) stdin: Inlet,
-    pub(super) stdin_out: Writer,
-    pub(super) control: Inlet,
-    pub(super) control_out: Writer,
-    pub(super) heartbeat: Reader,
-    pub(super) heartbeat_out: Writer,
-    /// The sending side of `iopub`, whose end would be the subscription's.
-    _subscriber: Writer,
+/// The sockets for requests and replies.
+pub(super) struct RequestSockets {
+    pub(super) shell: ChannelReader,
+    pub(super) shell_out: FrameWriter,
+    pub(super) stdin: ChannelReader,
+    pub(super) stdin_out: FrameWriter,
+    pub(super) control: ChannelReader,
+    pub(super) control_out: FrameWriter,
+    pub(super) heartbeat: FrameReader,
+    pub(super) heartbeat_out: FrameWriter,
+    /// The sending side of `iopub`. Dropping it would end the subscription.
+    _subscriber: FrameWriter,
 }
 
-/// The sockets share an identity: by it the kernel knows whom to ask for input.
-async fn open(port: u16, socket_type: &str, identity: &str) -> Result<(Reader, Writer), Broken> {
+/// All sockets have the same identity, by which the kernel routes input requests.
+async fn open(port: u16, socket_type: &str, identity: &str) -> Result<(FrameReader, FrameWriter), SocketError> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     loop {
         match frames::connect(address, socket_type, identity).await {
-            Err(Broken::Io(error)) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(RETRY).await,
+            Err(SocketError::Io(error)) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(RETRY).await,
             connected => return connected,
         }
     }

@@ -1,11 +1,16 @@
 //! One run of code in a kernel that is ready.
 //!
 //! ```text
-//! asked ──▶ running ──answer──▶ draining ──idle──▶ done
+//! sent ───▶ running ──reply──▶ draining ──idle──▶ done
 //!             │  ▲                  └ nothing published for a while
 //!   input ────┘  └ text
-//!             └ the kernel's end, or the runner's ──▶ done, never with 0
+//!             └ the kernel exits, or the runner stops ──▶ done, never with 0
 //! ```
+//!
+//! **Interrupts.** A kernel ignores SIGINT between requests. A SIGINT in the kernel's own code, just before or after the user's
+//! code, loses the reply. So an interrupt waits until the kernel reports that the code runs ([`BEGIN_PATIENCE`] at most), the
+//! next one comes [`REPEAT_PAUSE`] later if the code still runs, and after an interrupt a missing reply is detected
+//! (`KernelClient::lost`): the run then ends as interrupted, and the kernel keeps its variables.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,62 +18,88 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
-use super::client::{Client, Pending, Question};
-use crate::process::{Asked, Asks, InputSource, OutputSink, Stream};
+use super::client::{KernelClient, KernelPrompt, PendingReply};
+use crate::process::{ControlReceiver, ControlRequest, InputSource, OutputSink, Stream};
 
-/// A kernel that has answered and then published nothing for so long will not say that it is idle.
+/// A kernel that replied and then published nothing for this long will not publish `idle`.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Requests for input and output come by different sockets: what was printed first arrives within this.
+/// Input requests and output use different sockets: output printed before a request arrives within this time.
 const PROMPT_PATIENCE: Duration = Duration::from_millis(15);
 
-/// What is asked for in place of a text that nobody can type: a kernel takes it for the end of the input.
+/// Sent if there is no input source: the kernel takes it for the end of the input.
 const END_OF_INPUT: &str = "\u{4}";
+
+/// How long an interrupt waits for the code to begin: the kernel may be busy with an earlier request.
+const BEGIN_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Minimum time between two interrupts. Users press the key several times, and a second interrupt while the kernel reports the
+/// first may kill it.
+const REPEAT_PAUSE: Duration = Duration::from_millis(300);
+
+/// Printed for an interrupt that the kernel did not report.
+const INTERRUPTED: &[u8] = b"KeyboardInterrupt\n";
+
+/// The exit code of interrupted code, as for any exception.
+const INTERRUPTED_EXIT_CODE: i32 = 1;
 
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Done {
+pub(super) struct ExecutionResult {
     pub(super) exit_code: i32,
-    /// The code has asked the kernel to end, which it will.
+    /// The code requested the kernel's exit.
     pub(super) kernel_exits: bool,
 }
 
-impl Done {
+impl ExecutionResult {
     fn with(exit_code: i32) -> Self {
         Self { exit_code, kernel_exits: false }
     }
 }
 
-/// What a run needs of the world.
+/// The dependencies of a run.
 pub(super) struct Execution<'a> {
-    pub(super) client: &'a Arc<Client>,
+    pub(super) client: &'a Arc<KernelClient>,
     pub(super) sink: &'a dyn OutputSink,
     pub(super) input: &'a dyn InputSource,
     /// Interrupts the kernel.
     pub(super) interrupt: &'a (dyn Fn() + Send + Sync),
 }
 
-enum Event {
-    Answer(Result<Bytes, ()>),
-    Asked(Asked),
-    Question(Question),
+enum ExecutionEvent {
+    Reply(Result<Bytes, ()>),
+    Control(ControlRequest),
+    Prompt(KernelPrompt),
     Typed(String),
-    End(i32),
+    /// The code began to run.
+    Begun,
+    /// A delayed interrupt is due.
+    InterruptDue,
+    /// The reply will not come.
+    Lost,
+    KernelEnded(i32),
 }
 
 impl Execution<'_> {
-    /// Runs code to its exit code; all of its output has been delivered then.
-    pub(super) async fn run(&self, code: &str, asks: &mut Asks) -> Done {
-        let mut questions = self.client.questions.lock().await;
-        // Those of a run before are of no interest.
-        while questions.try_recv().is_ok() {}
+    /// Runs code and returns when its output was delivered.
+    pub(super) async fn run(&self, code: &str, control_requests: &mut ControlReceiver) -> ExecutionResult {
+        let mut prompts = self.client.prompts.lock().await;
+        // Drop input requests of earlier runs.
+        while prompts.try_recv().is_ok() {}
         let Some(mut pending) = self.client.execute(code).await else {
-            return Done::with(self.client.ended().await.exit_code);
+            return ExecutionResult::with(self.client.ended().await.exit_code);
         };
         let mut typing = None;
+        let (mut has_begun, mut is_interrupt_due, mut is_interrupted) = (false, false, false);
+        let interrupt_due = sleep(BEGIN_PATIENCE);
+        let mut next_interrupt = Instant::now();
+        let request = pending.id.clone();
+        let lost = self.client.lost(&request);
+        tokio::pin!(interrupt_due, lost);
         let answer = loop {
             let typed = async {
                 match &mut typing {
@@ -78,60 +109,91 @@ impl Execution<'_> {
             };
             let event = tokio::select! {
                 biased;
-                answer = &mut pending.reply => Event::Answer(answer.map(|message| message.content).map_err(drop)),
-                end = self.client.ended() => Event::End(end.exit_code),
-                asked = asks.next() => Event::Asked(asked),
-                Some(question) = questions.recv() => Event::Question(question),
-                typed = typed => Event::Typed(typed),
+                answer = &mut pending.reply => ExecutionEvent::Reply(answer.map(|message| message.content).map_err(drop)),
+                end = self.client.ended() => ExecutionEvent::KernelEnded(end.exit_code),
+                request = control_requests.next() => ExecutionEvent::Control(request),
+                Some(prompt_request) = prompts.recv() => ExecutionEvent::Prompt(prompt_request),
+                typed = typed => ExecutionEvent::Typed(typed),
+                _ = &mut pending.begun, if !has_begun => ExecutionEvent::Begun,
+                () = &mut interrupt_due, if is_interrupt_due => ExecutionEvent::InterruptDue,
+                () = &mut lost, if is_interrupted => ExecutionEvent::Lost,
             };
+            has_begun |= matches!(event, ExecutionEvent::Begun);
             match event {
-                Event::Answer(Ok(answer)) => break answer,
-                Event::Answer(Err(())) => return Done::with(self.client.ended().await.exit_code),
-                Event::End(exit_code) => return Done::with(exit_code),
-                Event::Asked(Asked::Interrupt) => (self.interrupt)(),
-                Event::Asked(Asked::Terminate) => return Done::with(-nix::libc::SIGTERM),
-                Event::Question(question) if question.parent == pending.id => {
-                    typing = Some(Box::pin(self.ask(question)));
+                ExecutionEvent::Reply(Ok(answer)) => break answer,
+                ExecutionEvent::Reply(Err(())) => return ExecutionResult::with(self.client.ended().await.exit_code),
+                ExecutionEvent::KernelEnded(exit_code) => return ExecutionResult::with(exit_code),
+                ExecutionEvent::Control(ControlRequest::Interrupt) if is_interrupt_due => {}
+                ExecutionEvent::Control(ControlRequest::Interrupt) if !has_begun => {
+                    interrupt_due.as_mut().reset(Instant::now() + BEGIN_PATIENCE);
+                    is_interrupt_due = true;
                 }
-                Event::Question(_) => tracing::debug!("a request for input of a run that has ended"),
-                Event::Typed(text) => {
+                ExecutionEvent::Control(ControlRequest::Interrupt) if next_interrupt > Instant::now() => {
+                    interrupt_due.as_mut().reset(next_interrupt);
+                    is_interrupt_due = true;
+                }
+                ExecutionEvent::Begun if !is_interrupt_due => {}
+                ExecutionEvent::Control(ControlRequest::Interrupt)
+                | ExecutionEvent::Begun
+                | ExecutionEvent::InterruptDue => {
+                    (self.interrupt)();
+                    (is_interrupt_due, is_interrupted) = (false, true);
+                    next_interrupt = Instant::now() + REPEAT_PAUSE;
+                }
+                ExecutionEvent::Lost => return self.interrupted().await,
+                ExecutionEvent::Control(ControlRequest::Terminate) => {
+                    return ExecutionResult::with(-nix::libc::SIGTERM);
+                }
+                ExecutionEvent::Prompt(prompt_request) if prompt_request.parent == pending.id => {
+                    typing = Some(Box::pin(self.ask(prompt_request)));
+                }
+                ExecutionEvent::Prompt(_) => tracing::debug!("ignoring an input request of a finished run"),
+                ExecutionEvent::Typed(text) => {
                     typing = None;
                     self.client.answer(text);
                 }
             }
         };
         drop(typing);
-        let done = verdict(&answer);
-        if self.drain(&mut pending, asks).await { done } else { Done::with(-nix::libc::SIGTERM) }
+        let done = result_of(&answer);
+        if self.drain(&mut pending, control_requests).await { done } else { ExecutionResult::with(-nix::libc::SIGTERM) }
     }
 
-    /// Waits for the rest of the output; `false` when the runner's end comes first.
-    async fn drain(&self, pending: &mut Pending, asks: &mut Asks) -> bool {
-        let terminated = async { while asks.next().await != Asked::Terminate {} };
+    /// Handles an interrupt that lost the reply.
+    async fn interrupted(&self) -> ExecutionResult {
+        tracing::info!("the kernel was interrupted and sent no reply: the step ends as interrupted");
+        self.client.output.wait_idle(PROMPT_PATIENCE).await;
+        self.sink.deliver(Stream::Stderr, Bytes::from_static(INTERRUPTED)).await;
+        ExecutionResult::with(INTERRUPTED_EXIT_CODE)
+    }
+
+    /// Waits for the rest of the output; `false` if the runner stops first.
+    async fn drain(&self, pending: &mut PendingReply, control_requests: &mut ControlReceiver) -> bool {
+        let terminated = async { while control_requests.next().await != ControlRequest::Terminate {} };
         tokio::select! {
             biased;
             _ = &mut pending.idle => true,
             _ = self.client.ended() => true,
             () = terminated => false,
-            () = self.client.flow.dry_for(DRAIN_PATIENCE) => true,
+            () = self.client.output.wait_idle(DRAIN_PATIENCE) => true,
         }
     }
 
-    async fn ask(&self, question: Question) -> String {
-        self.client.flow.dry_for(PROMPT_PATIENCE).await;
-        let mut prompt = Bytes::from(question.request.prompt);
+    async fn ask(&self, prompt_request: KernelPrompt) -> String {
+        self.client.output.wait_idle(PROMPT_PATIENCE).await;
+        let mut prompt = Bytes::from(prompt_request.request.prompt);
         while !prompt.is_empty() {
             let chunk = prompt.split_to(prompt.len().min(CHUNK_BYTES));
             self.sink.deliver(Stream::Stdout, chunk).await;
         }
-        self.input.ask(question.request.password).await.unwrap_or_else(|| END_OF_INPUT.to_owned())
+        self.input.ask(prompt_request.request.password).await.unwrap_or_else(|| END_OF_INPUT.to_owned())
     }
 }
 
-/// What an answer to a request to run code says.
-fn verdict(answer: &[u8]) -> Done {
+/// Parses an `execute_reply`.
+fn result_of(answer: &[u8]) -> ExecutionResult {
     #[derive(Default, Deserialize)]
-    struct Answer {
+    struct Reply {
         #[serde(default)]
         status: Value,
         #[serde(default)]
@@ -141,7 +203,7 @@ fn verdict(answer: &[u8]) -> Done {
         #[serde(default)]
         payload: Value,
     }
-    let answer: Answer = serde_json::from_slice(answer).unwrap_or_default();
+    let answer: Reply = serde_json::from_slice(answer).unwrap_or_default();
     let exit_code = match (answer.status.as_str(), answer.ename.as_str()) {
         (Some("ok"), _) => 0,
         (_, Some("SystemExit")) => system_exit(answer.evalue.as_str().unwrap_or_default()),
@@ -149,10 +211,10 @@ fn verdict(answer: &[u8]) -> Done {
     };
     let exits = |payload: &Value| payload["source"] == "ask_exit" && !is_true(&payload["keepkernel"]);
     let kernel_exits = answer.payload.as_array().is_some_and(|payloads| payloads.iter().any(exits));
-    Done { exit_code, kernel_exits }
+    ExecutionResult { exit_code, kernel_exits }
 }
 
-/// The exit code of a `SystemExit` whose argument is printed like this (docs.python.org/3/library/exceptions.html).
+/// The exit code of a `SystemExit` with this argument (docs.python.org/3/library/exceptions.html).
 fn system_exit(argument: &str) -> i32 {
     match argument {
         "" | "None" | "False" => 0,
@@ -161,7 +223,7 @@ fn system_exit(argument: &str) -> i32 {
     }
 }
 
-/// As Python has it.
+/// Python's truth value.
 fn is_true(value: &Value) -> bool {
     match value {
         Value::Bool(value) => *value,
@@ -176,7 +238,7 @@ mod tests {
     use serde_json::json;
 
     fn code(answer: &Value) -> i32 {
-        verdict(answer.to_string().as_bytes()).exit_code
+        result_of(answer.to_string().as_bytes()).exit_code
     }
 
     #[test]
@@ -191,15 +253,15 @@ mod tests {
 
     #[test]
     fn an_answer_that_makes_no_sense_is_no_success() {
-        assert_eq!(verdict(b"").exit_code, 1);
-        assert_eq!(verdict(b"[]").exit_code, 1);
+        assert_eq!(result_of(b"").exit_code, 1);
+        assert_eq!(result_of(b"[]").exit_code, 1);
         assert_eq!(code(&json!({})), 1);
         assert_eq!(code(&json!({"status": 0, "payload": {"source": "ask_exit"}})), 1);
     }
 
     #[test]
     fn the_kernels_own_exit_is_noticed() {
-        let exits = |payload: Value| verdict(json!({"status": "ok", "payload": payload}).to_string().as_bytes());
+        let exits = |payload: Value| result_of(json!({"status": "ok", "payload": payload}).to_string().as_bytes());
         assert!(exits(json!([{"source": "page"}, {"source": "ask_exit", "keepkernel": false}])).kernel_exits);
         assert!(!exits(json!([{"source": "ask_exit", "keepkernel": true}])).kernel_exits);
         assert!(!exits(json!([{"source": "ask_exit", "keepkernel": 3}])).kernel_exits);

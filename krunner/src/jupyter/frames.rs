@@ -1,7 +1,7 @@
 //! A client's end of a ZMTP 3.0 connection (<https://rfc.zeromq.org/spec/23/>, NULL mechanism): frames in, frames out.
 //!
-//! The reader tells a frame's length before it takes its body, so that the caller decides how much of it is
-//! ever in memory. Commands of the peer mean nothing to a client and are passed over.
+//! The reader returns a frame's length before its body, so that the caller decides how much of it is in memory. Commands of
+//! the peer are skipped.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -13,17 +13,17 @@ use tokio::net::TcpSocket;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::sys;
-use crate::zmtp::{FLAG_MORE, GREETING_BYTES, Header, UnknownFlags, fits_greeting, introduction, put_frame};
+use crate::zmtp::{FLAG_MORE, FrameHeader, GREETING_BYTES, UnknownFlags, fits_greeting, introduction, put_frame};
 
-/// What is read from the socket at once.
+/// Size of one read from the socket.
 const READ_BYTES: usize = 64 * 1024;
 
-/// READY and the like; a longer one is nothing we could know.
+/// Limit of a command such as READY.
 const MAX_COMMAND_BYTES: u64 = 64 * 1024;
 
-/// Why a connection is of no more use.
+/// Why a connection failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub(super) enum SocketError {
     #[error("the peer closed the connection")]
     Closed,
     #[error("the peer does not speak ZMTP 3 without security")]
@@ -32,15 +32,15 @@ pub(super) enum Broken {
     Refused(String),
     #[error(transparent)]
     Flags(#[from] UnknownFlags),
-    #[error("a command of {0} bytes")]
+    #[error("ZMTP command of {0} bytes is too long")]
     LongCommand(u64),
-    #[error("it no longer answers")]
+    #[error("it stopped responding")]
     Silent,
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// The header of a message's frame, whose body is to be read next.
+/// The header of a frame, whose body has to be read next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Frame {
     pub(super) bytes: u64,
@@ -48,23 +48,23 @@ pub(super) struct Frame {
     pub(super) more: bool,
 }
 
-/// A kernel's ports are of the range that connections get theirs from. With its own address, ours could take the port that
-/// a kernel is about to open, were it by connecting to itself; one of another kernel's as well.
+/// Local address of our connections. A kernel's ports are in the ephemeral range. With 127.0.0.1, a connection of ours could
+/// take a port that a kernel is about to open, even by connecting to itself.
 const OURS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2), 0));
 
-/// Connects as `socket_type` and shakes hands. Has no deadline of its own.
+/// Connects as `socket_type` and performs the handshake. The caller sets the deadline.
 pub(super) async fn connect(
     address: SocketAddr,
     socket_type: &str,
     identity: &str,
-) -> Result<(Reader, Writer), Broken> {
+) -> Result<(FrameReader, FrameWriter), SocketError> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(OURS)?;
     let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     let (from_peer, to_peer) = stream.into_split();
-    let mut reader = Reader { stream: from_peer, buffer: BytesMut::new() };
-    let mut writer = Writer { stream: to_peer };
+    let mut reader = FrameReader { stream: from_peer, buffer: BytesMut::new() };
+    let mut writer = FrameWriter { stream: to_peer };
     writer.stream.write_all(&introduction(socket_type, identity)).await?;
     reader.greeting().await?;
     reader.ready().await?;
@@ -72,14 +72,14 @@ pub(super) async fn connect(
 }
 
 /// The receiving direction.
-pub(super) struct Reader {
+pub(super) struct FrameReader {
     stream: OwnedReadHalf,
     buffer: BytesMut,
 }
 
-impl Reader {
-    /// The next frame of a message. Its body has to be read, whole or in pieces, before the next one.
-    pub(super) async fn frame(&mut self) -> Result<Frame, Broken> {
+impl FrameReader {
+    /// The next frame of a message. Its body has to be read, whole or in pieces, before the next call.
+    pub(super) async fn frame(&mut self) -> Result<Frame, SocketError> {
         loop {
             let header = self.header().await?;
             if !header.is_command() {
@@ -89,56 +89,56 @@ impl Reader {
         }
     }
 
-    /// The body of a frame whose length the caller has looked at.
-    pub(super) async fn whole(&mut self, bytes: usize) -> Result<Bytes, Broken> {
+    /// The body of a frame whose length the caller has checked.
+    pub(super) async fn whole(&mut self, bytes: usize) -> Result<Bytes, SocketError> {
         self.fill(bytes).await?;
         Ok(self.buffer.split_to(bytes).freeze())
     }
 
-    /// The next piece of a body, of which `left` bytes are to come: at least one byte, unless nothing is left.
-    pub(super) async fn piece(&mut self, left: u64) -> Result<Bytes, Broken> {
+    /// The next piece of a body with `left` unread bytes: at least one byte, unless `left` is 0.
+    pub(super) async fn piece(&mut self, left: u64) -> Result<Bytes, SocketError> {
         self.fill(usize::from(left > 0)).await?;
         let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
         Ok(self.buffer.split_to(bytes).freeze())
     }
 
-    /// Passes over a body.
-    pub(super) async fn skip(&mut self, mut left: u64) -> Result<(), Broken> {
+    /// Skips a body.
+    pub(super) async fn skip(&mut self, mut left: u64) -> Result<(), SocketError> {
         while left > 0 {
             left -= self.piece(left).await?.len() as u64;
         }
         Ok(())
     }
 
-    /// How much has arrived and was not read.
+    /// Number of bytes received but not read.
     pub(super) fn unread_bytes(&self) -> usize {
         self.buffer.len() + sys::readable_bytes(self.stream.as_ref().as_fd()).unwrap_or(0)
     }
 
-    async fn greeting(&mut self) -> Result<(), Broken> {
+    async fn greeting(&mut self) -> Result<(), SocketError> {
         let greeting = self.whole(GREETING_BYTES).await?;
-        if fits_greeting(0, &greeting) { Ok(()) } else { Err(Broken::NotZmtp) }
+        if fits_greeting(0, &greeting) { Ok(()) } else { Err(SocketError::NotZmtp) }
     }
 
-    async fn ready(&mut self) -> Result<(), Broken> {
+    async fn ready(&mut self) -> Result<(), SocketError> {
         let header = self.header().await?;
-        if header.is_command() { self.command(header.body_bytes).await } else { Err(Broken::NotZmtp) }
+        if header.is_command() { self.command(header.body_bytes).await } else { Err(SocketError::NotZmtp) }
     }
 
-    async fn command(&mut self, bytes: u64) -> Result<(), Broken> {
+    async fn command(&mut self, bytes: u64) -> Result<(), SocketError> {
         if bytes > MAX_COMMAND_BYTES {
-            return Err(Broken::LongCommand(bytes));
+            return Err(SocketError::LongCommand(bytes));
         }
         let body = self.whole(usize::try_from(bytes).unwrap_or(usize::MAX)).await?;
         match body.strip_prefix(b"\x05ERROR") {
-            Some(reason) => Err(Broken::Refused(reason.get(1..).unwrap_or_default().escape_ascii().to_string())),
+            Some(reason) => Err(SocketError::Refused(reason.get(1..).unwrap_or_default().escape_ascii().to_string())),
             None => Ok(()),
         }
     }
 
-    async fn header(&mut self) -> Result<Header, Broken> {
+    async fn header(&mut self) -> Result<FrameHeader, SocketError> {
         loop {
-            if let Some((header, header_bytes)) = Header::parse(&self.buffer)? {
+            if let Some((header, header_bytes)) = FrameHeader::parse(&self.buffer)? {
                 self.buffer.advance(header_bytes);
                 return Ok(header);
             }
@@ -146,12 +146,12 @@ impl Reader {
         }
     }
 
-    async fn fill(&mut self, bytes: usize) -> Result<(), Broken> {
+    async fn fill(&mut self, bytes: usize) -> Result<(), SocketError> {
         while self.buffer.len() < bytes {
             self.buffer.reserve((bytes - self.buffer.len()).max(READ_BYTES / 4));
             let limit = (bytes - self.buffer.len()).max(READ_BYTES);
             if self.stream.read_buf(&mut (&mut self.buffer).limit(limit)).await? == 0 {
-                return Err(Broken::Closed);
+                return Err(SocketError::Closed);
             }
         }
         Ok(())
@@ -159,13 +159,13 @@ impl Reader {
 }
 
 /// The sending direction.
-pub(super) struct Writer {
+pub(super) struct FrameWriter {
     stream: OwnedWriteHalf,
 }
 
-impl Writer {
-    /// Sends one message. A future dropped half way leaves the connection unusable.
-    pub(super) async fn send(&mut self, frames: &[Bytes]) -> Result<(), Broken> {
+impl FrameWriter {
+    /// Sends one message. Not cancel safe: a dropped future leaves the connection unusable.
+    pub(super) async fn send(&mut self, frames: &[Bytes]) -> Result<(), SocketError> {
         let bytes = frames.iter().map(|frame| frame.len() + 9).sum();
         let mut message = BytesMut::with_capacity(bytes);
         for (position, frame) in (1..).zip(frames) {
@@ -230,9 +230,9 @@ mod tests {
             reader.frame().await.map_err(|e| e.to_string())
         };
         assert_eq!(refused([b'G'; 64].to_vec()).await.unwrap_err(), "the peer does not speak ZMTP 3 without security");
-        assert_eq!(refused(said(b"\xf0\x01")).await.unwrap_err(), "a frame with unknown flags 0xf0");
+        assert_eq!(refused(said(b"\xf0\x01")).await.unwrap_err(), "unknown frame flags 0xf0");
         let huge = refused(said(b"\x06\x7f\xff\xff\xff\xff\xff\xff\xff")).await.unwrap_err();
-        assert_eq!(huge, "a command of 9223372036854775807 bytes");
+        assert_eq!(huge, "ZMTP command of 9223372036854775807 bytes is too long");
         assert_eq!(refused(said(b"\x04\x09\x05ERROR\x02no")).await.unwrap_err(), "the peer refused the connection: no");
         let announced = refused(said(b"\x02\x7f\xff\xff\xff\xff\xff\xff\xff")).await.unwrap();
         assert_eq!(announced.bytes, i64::MAX.cast_unsigned(), "nothing is allocated for a mere claim");

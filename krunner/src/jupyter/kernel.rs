@@ -1,4 +1,4 @@
-//! The handle on a language's kernel, whichever process that is at the moment.
+//! A handle on a language's kernel, across restarts of its process.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,55 +7,55 @@ use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::client::Client;
+use super::client::KernelClient;
 use super::execution::Execution;
 use super::kernelspec::Interpreter;
 use super::supervisor::Supervisor;
 use crate::config::ChildEnv;
-use crate::process::{Asked, Asks, Control, InputSource, Launcher};
+use crate::process::{Control, ControlReceiver, ControlRequest, InputSource, Launcher};
 
-/// What a language without a kernel answers to code, as a shell says it of a command that is not there.
+/// The exit code without a kernel, as a shell's for a missing command.
 const NO_KERNEL: i32 = 127;
 
-/// What a kernel is started with.
-pub struct KernelSettings {
-    /// What the names of the language's kernelspecs have in them.
+/// How a kernel is started.
+pub(crate) struct KernelSettings {
+    /// Part of the names of the language's kernelspecs.
     pub language: &'static str,
-    /// Stands for `python` in kernelspecs.
+    /// Replaces `python` in kernelspecs.
     pub interpreter: Option<Interpreter>,
-    /// How a user gets a kernel who has none.
+    /// How to install a kernel, for the error message.
     pub remedy: String,
-    /// Starts the process and takes its output.
+    /// Starts the process and receives its output.
     pub launcher: Launcher,
-    /// The environment of the process, to which its kernelspec may add.
+    /// The environment of the process; its kernelspec may add variables.
     pub env: ChildEnv,
-    /// Where the file with its address is put.
+    /// Directory of the connection file.
     pub scratch: PathBuf,
-    /// Asks the user.
+    /// Source of the user's input.
     pub input: Arc<dyn InputSource>,
 }
 
-/// What the kernel is at the moment; see the supervisor's essay.
+/// The kernel's state; see the diagram in `supervisor.rs`.
 #[derive(Clone)]
-pub(super) enum State {
+pub(super) enum KernelState {
     Starting,
-    Ready(Live),
-    /// It cannot be started, and why. The next code tries again.
+    Ready(ReadyKernel),
+    /// The kernel cannot be started, and why. The next code tries again.
     Failed(Arc<str>),
     Stopped,
 }
 
-/// A kernel that answers.
+/// A kernel that is ready.
 #[derive(Clone)]
-pub(super) struct Live {
-    pub(super) client: Arc<Client>,
+pub(super) struct ReadyKernel {
+    pub(super) client: Arc<KernelClient>,
     pub(super) process: Control,
     pub(super) interrupts_by_message: bool,
-    /// It was asked to end by its own code.
+    /// Notified when the kernel's own code requested its exit.
     pub(super) exits: Arc<Notify>,
 }
 
-impl Live {
+impl ReadyKernel {
     fn interrupt(&self) {
         if self.interrupts_by_message {
             self.client.interrupt();
@@ -65,42 +65,42 @@ impl Live {
     }
 }
 
-/// What handle and supervisor share.
-pub(super) struct Shared {
+/// State shared by handle and supervisor.
+pub(super) struct SharedKernel {
     pub(super) settings: KernelSettings,
-    pub(super) state: watch::Sender<State>,
-    /// Somebody wants a kernel that could not be started.
+    pub(super) state: watch::Sender<KernelState>,
+    /// Notified when code needs a kernel that could not be started.
     pub(super) wanted: Notify,
-    /// The kernel is to end.
+    /// Cancelled to stop the kernel.
     pub(super) stop: CancellationToken,
 }
 
-impl Shared {
-    /// No further code is for this kernel; whether any could have been.
-    pub(super) fn leave(&self, client: &Arc<Client>) -> bool {
+impl SharedKernel {
+    /// Accepts no more code for this kernel; returns whether it was ready.
+    pub(super) fn retire(&self, client: &Arc<KernelClient>) -> bool {
         self.state.send_if_modified(|state| {
-            let was_ready = matches!(state, State::Ready(live) if Arc::ptr_eq(&live.client, client));
+            let was_ready = matches!(state, KernelState::Ready(live) if Arc::ptr_eq(&live.client, client));
             if was_ready {
-                *state = State::Starting;
+                *state = KernelState::Starting;
             }
             was_ready
         })
     }
 }
 
-/// Runs code in a Jupyter kernel, which is started at once and again when it has died.
-pub struct Kernel {
-    shared: Arc<Shared>,
+/// Runs code in a Jupyter kernel, which is started at once and restarted when it exits.
+pub(crate) struct Kernel {
+    shared: Arc<SharedKernel>,
 }
 
 impl Kernel {
-    /// Begins to start the kernel, in a task of the launcher's group.
+    /// Starts the kernel in the background, in a task of the launcher's group.
     #[must_use]
-    pub fn start(settings: KernelSettings) -> Self {
+    pub(crate) fn start(settings: KernelSettings) -> Self {
         let tasks = settings.launcher.tasks.clone();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedKernel {
             settings,
-            state: watch::Sender::new(State::Starting),
+            state: watch::Sender::new(KernelState::Starting),
             wanted: Notify::new(),
             stop: CancellationToken::new(),
         });
@@ -108,10 +108,10 @@ impl Kernel {
         Self { shared }
     }
 
-    /// Runs code as soon as the kernel is ready; see [`crate::process::Control`] for what may be asked meanwhile.
-    pub async fn run(&self, code: &str, control: &Control) -> i32 {
-        let mut asks = control.asks();
-        let live = match self.ready(&mut asks).await {
+    /// Runs code as soon as the kernel is ready. `control` can interrupt or terminate the run.
+    pub(crate) async fn run(&self, code: &str, control: &Control) -> i32 {
+        let mut control_requests = control.requests();
+        let live = match self.ready(&mut control_requests).await {
             Ok(live) => live,
             Err(exit_code) => return exit_code,
         };
@@ -121,65 +121,65 @@ impl Kernel {
             input: &*self.shared.settings.input,
             interrupt: &|| live.interrupt(),
         };
-        let done = execution.run(code, &mut asks).await;
+        let done = execution.run(code, &mut control_requests).await;
         if done.kernel_exits {
-            self.shared.leave(&live.client);
+            self.shared.retire(&live.client);
             live.exits.notify_one();
         }
         done.exit_code
     }
 
-    /// Completions for a request of the agent; none while there is no kernel.
-    pub async fn complete(&self, request: &str) -> Vec<String> {
+    /// Completions for a request of the agent; empty without a ready kernel.
+    pub(crate) async fn complete(&self, request: &str) -> Vec<String> {
         let state = self.shared.state.borrow().clone();
-        let State::Ready(live) = state else { return Vec::new() };
+        let KernelState::Ready(live) = state else { return Vec::new() };
         match completion(request) {
             Ok((code, cursor)) => live.client.complete(code, cursor).await,
             Err(error) => {
-                tracing::warn!("a malformed completion request: {error}");
+                tracing::warn!("malformed completion request: {error}");
                 Vec::new()
             }
         }
     }
 
-    /// Interrupts whatever the kernel does.
-    pub fn interrupt(&self) {
+    /// Interrupts the kernel.
+    pub(crate) fn interrupt(&self) {
         match &*self.shared.state.borrow() {
-            State::Ready(live) => live.interrupt(),
-            _ => tracing::debug!("there is no kernel to interrupt"),
+            KernelState::Ready(live) => live.interrupt(),
+            _ => tracing::debug!("no kernel to interrupt"),
         }
     }
 
-    /// Ends the kernel: by a message, SIGTERM, SIGKILL. None is started again.
-    pub async fn stop(&self) {
+    /// Stops the kernel for good: by a message, then SIGTERM, then SIGKILL.
+    pub(crate) async fn stop(&self) {
         self.shared.stop.cancel();
-        // Cannot fail: we keep the sending end.
-        let _ = self.shared.state.subscribe().wait_for(|state| matches!(state, State::Stopped)).await;
+        // Cannot fail: `self` has the sender.
+        let _ = self.shared.state.subscribe().wait_for(|state| matches!(state, KernelState::Stopped)).await;
     }
 
-    /// Waits for a kernel; the exit code of the run when there is none.
-    async fn ready(&self, asks: &mut Asks) -> Result<Live, i32> {
+    /// Waits for a ready kernel. The error is the exit code of the run.
+    async fn ready(&self, control_requests: &mut ControlReceiver) -> Result<ReadyKernel, i32> {
         let mut state = self.shared.state.subscribe();
-        if matches!(*state.borrow_and_update(), State::Failed(_)) {
+        if matches!(*state.borrow_and_update(), KernelState::Failed(_)) {
             self.shared.wanted.notify_one();
             let _ = state.changed().await;
         }
-        let settled = state.wait_for(|state| !matches!(state, State::Starting));
+        let settled = state.wait_for(|state| !matches!(state, KernelState::Starting));
         let settled = tokio::select! {
             biased;
-            asked = asks.next() => return Err(match asked {
-                Asked::Interrupt => -nix::libc::SIGINT,
-                Asked::Terminate => -nix::libc::SIGTERM,
+            request = control_requests.next() => return Err(match request {
+                ControlRequest::Interrupt => -nix::libc::SIGINT,
+                ControlRequest::Terminate => -nix::libc::SIGTERM,
             }),
-            settled = settled => settled.map_or(State::Stopped, |state| state.clone()),
+            settled = settled => settled.map_or(KernelState::Stopped, |state| state.clone()),
         };
         match settled {
-            State::Ready(live) => Ok(live),
-            State::Failed(reason) => {
-                tracing::error!("the code is not run: {reason}");
+            KernelState::Ready(live) => Ok(live),
+            KernelState::Failed(reason) => {
+                tracing::error!("cannot run the code: {reason}");
                 Err(NO_KERNEL)
             }
-            State::Starting | State::Stopped => Err(-nix::libc::SIGTERM),
+            KernelState::Starting | KernelState::Stopped => Err(-nix::libc::SIGTERM),
         }
     }
 }
@@ -189,14 +189,14 @@ impl Kernel {
 /// The agent's clients send the position as `row` and `col`, or not at all.
 fn completion(request: &str) -> serde_json::Result<(String, usize)> {
     #[derive(Deserialize)]
-    struct Request {
+    struct CompletionRequest {
         #[serde(default)]
         code: String,
         row: Option<usize>,
         col: Option<usize>,
         cursor_pos: Option<usize>,
     }
-    let Request { code, row, col, cursor_pos } = serde_json::from_str(request)?;
+    let CompletionRequest { code, row, col, cursor_pos } = serde_json::from_str(request)?;
     let end = code.chars().count();
     let cursor = match (cursor_pos, row, col) {
         (Some(cursor), ..) => cursor,

@@ -1,7 +1,7 @@
-//! Finding kernelspecs, as Jupyter does (jupyter-client.readthedocs.io/en/stable/kernels.html, "Kernel specs").
+//! Finds kernelspecs as Jupyter does (jupyter-client.readthedocs.io/en/stable/kernels.html, "Kernel specs").
 //!
-//! A kernelspec is a folder `kernels/NAME` with a `kernel.json` in one of Jupyter's data folders. Of those whose
-//! name fits the language's, the best name wins, and among equals the first folder.
+//! A kernelspec is a directory `kernels/NAME` with a `kernel.json` in one of Jupyter's data directories. The name that fits
+//! the language best wins; among equal names the first directory wins.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -15,7 +15,7 @@ use jupyter_protocol::JupyterKernelspec;
 use crate::config::ChildEnv;
 use crate::process::Command;
 
-/// A description of a kernel.
+/// A kernelspec that was found.
 #[derive(Debug, Clone)]
 pub(super) struct Kernelspec {
     /// The folder's name, e.g. `python3`.
@@ -24,23 +24,23 @@ pub(super) struct Kernelspec {
     spec: JupyterKernelspec,
 }
 
-/// Where the interpreter of the language is, if the language has one that kernelspecs refer to.
+/// The interpreter of a language whose kernelspecs refer to one.
 #[derive(Debug, Clone)]
-pub struct Interpreter {
-    /// Stands for `python` in a kernelspec.
+pub(crate) struct Interpreter {
+    /// Replaces `python` in a kernelspec.
     pub path: PathBuf,
-    /// Its `sys.prefix`.
+    /// The interpreter's `sys.prefix`.
     pub prefix: PathBuf,
-    /// Whether it belongs to a virtual environment, whose kernelspecs then come before the user's.
+    /// Whether it belongs to a virtual environment, whose kernelspecs come before the user's.
     pub is_virtual: bool,
 }
 
-/// Why there is no kernelspec.
+/// Why no kernelspec can be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoKernelspec {
-    #[error("there is no kernelspec for {name:?} in {}", shown(searched))]
+    #[error("no kernelspec for {name:?} in {}", shown(searched))]
     Missing { name: &'static str, searched: Vec<PathBuf> },
-    #[error("the kernelspec {} is of no use: {problem}", file.display())]
+    #[error("invalid kernelspec {}: {problem}", file.display())]
     Bad { file: PathBuf, problem: String },
 }
 
@@ -74,7 +74,7 @@ pub(super) fn data_folders(env: &ChildEnv, interpreter: Option<&Interpreter>) ->
     folders
 }
 
-/// The kernelspec for a language of this Jupyter name. Reads files.
+/// The kernelspec of a language. Reads files.
 pub(super) fn find(language: &'static str, folders: &[PathBuf]) -> Result<Kernelspec, NoKernelspec> {
     let mut found = Vec::new();
     for folder in folders {
@@ -87,7 +87,7 @@ pub(super) fn find(language: &'static str, folders: &[PathBuf]) -> Result<Kernel
             }
         }
     }
-    // Stable: equal names stay in the order of the folders. Of several versions the highest is the best.
+    // The sort is stable: equal names stay in the order of the directories. The highest version comes first.
     found.sort_by(|(a_rank, a, _), (b_rank, b, _)| a_rank.cmp(b_rank).then_with(|| version(b).cmp(&version(a))));
     let mut problem = None;
     for (_, name, folder) in found {
@@ -130,7 +130,7 @@ fn read(folder: &Path) -> io::Result<Option<JupyterKernelspec>> {
     };
     let spec: JupyterKernelspec = serde_json::from_slice(&text)?;
     if spec.argv.is_empty() {
-        return Err(io::Error::other("its argv is empty"));
+        return Err(io::Error::other("`argv` is empty"));
     }
     Ok(Some(spec))
 }
@@ -138,11 +138,28 @@ fn read(folder: &Path) -> io::Result<Option<JupyterKernelspec>> {
 impl Kernelspec {
     /// The command that starts the kernel.
     pub(super) fn command(&self, connection_file: &Path, interpreter: Option<&Interpreter>) -> Command {
-        let argv = self.spec.argv.iter().enumerate().map(|(position, word)| match interpreter {
-            Some(interpreter) if position == 0 && is_python(word) => interpreter.path.clone().into_os_string(),
-            _ => self.filled_in(word, connection_file, interpreter),
+        let argv = self.spec.argv.iter().enumerate().map(|(position, word)| {
+            let python = if position == 0 && is_python(word) { self.python(word, interpreter) } else { None };
+            python.map_or_else(|| self.filled_in(word, connection_file, interpreter), PathBuf::into_os_string)
         });
         Command::argv(argv)
+    }
+
+    /// The interpreter that has the kernel: that of the kernelspec's own prefix, else the language's. Looks for files.
+    fn python(&self, word: &str, interpreter: Option<&Interpreter>) -> Option<PathBuf> {
+        let prefix = self.prefix().filter(|prefix| interpreter.is_none_or(|known| known.prefix != *prefix));
+        let candidates =
+            prefix.into_iter().flat_map(|prefix| [word, "python", "python3"].map(|name| prefix.join("bin").join(name)));
+        let own = candidates.into_iter().find(|path| path.is_file());
+        own.or_else(|| interpreter.map(|interpreter| interpreter.path.clone()))
+    }
+
+    /// PREFIX of PREFIX/share/jupyter/kernels/NAME. `None` for ~/.local, where `pip install --user` of any interpreter installs
+    /// kernelspecs.
+    fn prefix(&self) -> Option<&Path> {
+        let prefix = self.folder.ancestors().nth(4)?;
+        let is_installed = self.folder.parent()?.ends_with("share/jupyter/kernels");
+        (is_installed && !prefix.ends_with(".local")).then_some(prefix)
     }
 
     /// Whether an interrupt is a message, and not a signal.
@@ -281,9 +298,9 @@ mod tests {
         let folders = [folder.path().to_path_buf()];
         install(folder.path(), "python3", "{");
         let told = find("python", &folders).unwrap_err().to_string();
-        assert!(told.contains("python3/kernel.json is of no use: EOF while parsing"), "{told}");
+        assert!(told.contains("python3/kernel.json: EOF while parsing"), "{told}");
         install(folder.path(), "python3", &spec("[]"));
-        assert!(find("python", &folders).unwrap_err().to_string().ends_with("its argv is empty"));
+        assert!(find("python", &folders).unwrap_err().to_string().ends_with("`argv` is empty"));
         install(folder.path(), "python2", &spec(r#"["two"]"#));
         assert_eq!(find("python", &folders).unwrap().name, "python2");
     }
@@ -300,6 +317,37 @@ mod tests {
         assert_eq!(command, format!("/v/bin/python -m python --f=/tmp/c.json {}/x /v/o", resources.display()));
         let command = found.command(Path::new("c"), None).to_string();
         assert_eq!(command, format!("python3 -m python --f=c {}/x '{{prefix}}/o'", resources.display()));
+    }
+
+    #[test]
+    fn python_is_that_of_the_kernelspecs_own_prefix() {
+        let root = tempfile::tempdir().unwrap();
+        let command = |prefix: &str, interpreter: Option<&Interpreter>| {
+            let share = root.path().join(prefix).join("share/jupyter");
+            install(&share, "python3", &spec(r#"["python", "-c"]"#));
+            find("python", &[share]).unwrap().command(Path::new("c"), interpreter).to_string()
+        };
+        let put = |program: &str| {
+            let program = root.path().join(program);
+            fs::create_dir_all(program.parent().unwrap()).unwrap();
+            fs::write(&program, "").unwrap();
+            program.display().to_string()
+        };
+        let at = |prefix: &str| Interpreter {
+            path: "/opt/python".into(),
+            prefix: root.path().join(prefix),
+            is_virtual: false,
+        };
+        let elsewhere = at("elsewhere");
+        assert_eq!(command("usr", Some(&elsewhere)), "/opt/python -c", "there is none in the prefix");
+        assert_eq!(command("usr", None), "python -c");
+        let python3 = put("usr/bin/python3");
+        assert_eq!(command("usr", Some(&elsewhere)), format!("{python3} -c"));
+        let python = put("usr/bin/python");
+        assert_eq!(command("usr", Some(&elsewhere)), format!("{python} -c"));
+        assert_eq!(command("usr", Some(&at("usr"))), "/opt/python -c", "the prefix is its own");
+        put("home/.local/bin/python");
+        assert_eq!(command("home/.local", Some(&elsewhere)), "/opt/python -c");
     }
 
     #[test]

@@ -15,11 +15,11 @@ const MAX_NAME_BYTES: usize = 64;
 
 /// The JSON is none, or no object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a long stream message is malformed")]
+#[error("malformed stream message")]
 pub(super) struct Malformed;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ParserState {
     Start,
     /// A key, or the end of the object.
     Member,
@@ -56,7 +56,7 @@ enum Escape {
 /// Decodes one message.
 #[derive(Debug)]
 pub(super) struct LongText {
-    state: State,
+    state: ParserState,
     /// The key or name that is being read.
     word: Vec<u8>,
     stream: Stream,
@@ -66,7 +66,7 @@ pub(super) struct LongText {
 
 impl LongText {
     pub(super) fn new() -> Self {
-        Self { state: State::Start, word: Vec::new(), stream: Stream::Stdout, high: None }
+        Self { state: ParserState::Start, word: Vec::new(), stream: Stream::Stdout, high: None }
     }
 
     /// Where the text belongs, as far as is known.
@@ -79,7 +79,7 @@ impl LongText {
         let mut rest = piece;
         while let Some((&byte, after)) = rest.split_first() {
             // The bulk of all bytes is plain text.
-            if self.state == State::Text(Escape::None) && self.high.is_none() {
+            if self.state == ParserState::Text(Escape::None) && self.high.is_none() {
                 let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(rest.len());
                 text.extend_from_slice(&rest[..plain]);
                 if plain > 0 {
@@ -96,47 +96,53 @@ impl LongText {
     #[expect(clippy::match_same_arms, reason = "a line for each transition")]
     fn step(&mut self, byte: u8, text: &mut Vec<u8>) -> Result<(), Malformed> {
         self.state = match (self.state, byte) {
-            (State::Key(escape), _) => self.in_word(escape, byte).map_or(State::Colon, State::Key),
-            (State::Name(escape), _) => self.in_word(escape, byte).map_or_else(
+            (ParserState::Key(escape), _) => self.in_word(escape, byte).map_or(ParserState::Colon, ParserState::Key),
+            (ParserState::Name(escape), _) => self.in_word(escape, byte).map_or_else(
                 || {
                     self.stream = if self.word == b"stderr" { Stream::Stderr } else { Stream::Stdout };
-                    State::Next
+                    ParserState::Next
                 },
-                State::Name,
+                ParserState::Name,
             ),
-            (State::Text(escape), _) => self.in_string(escape, byte, text).map_or(State::Next, State::Text),
-            (State::OtherString { depth, escaped: true }, _) => State::OtherString { depth, escaped: false },
-            (State::OtherString { depth, .. }, b'\\') => State::OtherString { depth, escaped: true },
-            (State::OtherString { depth: 0, .. }, b'"') => State::Next,
-            (State::OtherString { depth, .. }, b'"') => State::Other { depth },
-            (State::OtherString { .. }, _) => self.state,
+            (ParserState::Text(escape), _) => {
+                self.in_string(escape, byte, text).map_or(ParserState::Next, ParserState::Text)
+            }
+            (ParserState::OtherString { depth, escaped: true }, _) => {
+                ParserState::OtherString { depth, escaped: false }
+            }
+            (ParserState::OtherString { depth, .. }, b'\\') => ParserState::OtherString { depth, escaped: true },
+            (ParserState::OtherString { depth: 0, .. }, b'"') => ParserState::Next,
+            (ParserState::OtherString { depth, .. }, b'"') => ParserState::Other { depth },
+            (ParserState::OtherString { .. }, _) => self.state,
             (_, b' ' | b'\t' | b'\r' | b'\n') => match self.state {
-                State::Other { depth: 0 } => State::Next,
+                ParserState::Other { depth: 0 } => ParserState::Next,
                 state => state,
             },
-            (State::Start, b'{') => State::Member,
-            (State::Member, b'"') => {
+            (ParserState::Start, b'{') => ParserState::Member,
+            (ParserState::Member, b'"') => {
                 self.word.clear();
-                State::Key(Escape::None)
+                ParserState::Key(Escape::None)
             }
-            (State::Member | State::Next | State::Other { depth: 0 }, b'}') => State::End,
-            (State::Next | State::Other { depth: 0 }, b',') => State::Member,
-            (State::Colon, b':') => State::Value,
-            (State::Value, b'"') => match self.word.as_slice() {
-                b"text" => State::Text(Escape::None),
+            (ParserState::Member | ParserState::Next | ParserState::Other { depth: 0 }, b'}') => ParserState::End,
+            (ParserState::Next | ParserState::Other { depth: 0 }, b',') => ParserState::Member,
+            (ParserState::Colon, b':') => ParserState::Value,
+            (ParserState::Value, b'"') => match self.word.as_slice() {
+                b"text" => ParserState::Text(Escape::None),
                 b"name" => {
                     self.word.clear();
-                    State::Name(Escape::None)
+                    ParserState::Name(Escape::None)
                 }
-                _ => State::OtherString { depth: 0, escaped: false },
+                _ => ParserState::OtherString { depth: 0, escaped: false },
             },
-            (State::Value, b'{' | b'[') => State::Other { depth: 1 },
-            (State::Other { depth }, b'{' | b'[') => State::Other { depth: depth + 1 },
-            (State::Other { depth: 1 }, b'}' | b']') => State::Next,
-            (State::Other { depth }, b'}' | b']') => State::Other { depth: depth.checked_sub(1).ok_or(Malformed)? },
-            (State::Other { depth }, b'"') => State::OtherString { depth, escaped: false },
-            (State::Value, _) => State::Other { depth: 0 },
-            (State::Other { .. }, _) => self.state,
+            (ParserState::Value, b'{' | b'[') => ParserState::Other { depth: 1 },
+            (ParserState::Other { depth }, b'{' | b'[') => ParserState::Other { depth: depth + 1 },
+            (ParserState::Other { depth: 1 }, b'}' | b']') => ParserState::Next,
+            (ParserState::Other { depth }, b'}' | b']') => {
+                ParserState::Other { depth: depth.checked_sub(1).ok_or(Malformed)? }
+            }
+            (ParserState::Other { depth }, b'"') => ParserState::OtherString { depth, escaped: false },
+            (ParserState::Value, _) => ParserState::Other { depth: 0 },
+            (ParserState::Other { .. }, _) => self.state,
             _ => return Err(Malformed),
         };
         Ok(())
@@ -220,7 +226,7 @@ mod tests {
         for piece in json.chunks(piece_bytes) {
             decoder.feed(piece, &mut text).unwrap();
         }
-        assert_eq!(decoder.state, State::End);
+        assert_eq!(decoder.state, ParserState::End);
         (decoder.stream(), text)
     }
 

@@ -16,21 +16,21 @@ pub(super) type Parts = [Bytes; 4];
 
 /// A message of the kernel.
 #[derive(Debug, Clone)]
-pub(super) struct Message {
-    pub(super) head: Head,
-    /// JSON.
+pub(super) struct KernelMessage {
+    pub(super) head: MessageHead,
+    /// The JSON of the content.
     pub(super) content: Bytes,
 }
 
-/// What is known of a message before its content.
+/// The part of a message before its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct MessageHead {
     pub(super) kind: String,
-    /// Id of the request that this belongs to; empty for none.
+    /// Id of the request that the message belongs to; empty for none.
     pub(super) parent: String,
 }
 
-impl Head {
+impl MessageHead {
     /// From the frames of header and parent header.
     pub(super) fn parse(header: &[u8], parent: &[u8]) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
@@ -43,13 +43,13 @@ impl Head {
             msg_id: String,
         }
         let header: Header = serde_json::from_slice(header)?;
-        // Some kernels send null, or something of their own: then it belongs to nothing.
+        // Some kernels send null or other values; the message then belongs to no request.
         let parent: Parent = serde_json::from_slice(parent).unwrap_or_default();
         Ok(Self { kind: header.msg_type, parent: parent.msg_id })
     }
 }
 
-/// Signs, and checks signatures.
+/// Signs messages and checks signatures.
 #[derive(Clone)]
 pub(super) struct Signer {
     key: Option<Hmac<Sha256>>,
@@ -147,10 +147,11 @@ mod tests {
 
     #[test]
     fn heads_of_odd_kernels_are_read() {
-        let head = |parent: &str| Head::parse(br#"{"msg_type":"stream","x":1}"#, parent.as_bytes()).unwrap().parent;
+        let head =
+            |parent: &str| MessageHead::parse(br#"{"msg_type":"stream","x":1}"#, parent.as_bytes()).unwrap().parent;
         assert_eq!(head(r#"{"msg_id":"a","more":[]}"#), "a");
         assert_eq!([head("{}"), head("null"), head("[]"), head("")], [""; 4]);
-        assert!(Head::parse(b"{}", b"{}").is_err());
+        assert!(MessageHead::parse(b"{}", b"{}").is_err());
     }
 
     proptest! {

@@ -1,8 +1,8 @@
-//! What a kernel's process writes to its own stdout and stderr, past its messages.
+//! Output that a kernel's process writes to its own stdout and stderr.
 //!
-//! ipykernel publishes what is written there, by a library or a subprocess, and writes it there as well: once it
-//! is ready, the user gets it as a message. What other kernels write is shown from here, and so is what any
-//! kernel writes before it is ready, which tells why one does not start.
+//! ipykernel also publishes such output (of a library or a subprocess) as messages, so once it is ready the raw output is
+//! dropped here. The raw output of other kernels is always shown, and that of any kernel before it is ready, which shows why
+//! it does not start.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::process::{OutputSink, Rich, Stream};
+use crate::process::{OutputSink, RichOutput, Stream};
 
 /// The sink of a kernel's process.
 pub(super) struct RawOutput {
@@ -23,7 +23,7 @@ impl RawOutput {
         Arc::new(Self { sink, is_published: AtomicBool::new(false) })
     }
 
-    /// From now on the kernel publishes it, too.
+    /// Drops raw output from now on, because the kernel publishes it.
     pub(super) fn is_published(&self) {
         self.is_published.store(true, Ordering::Relaxed);
     }
@@ -37,7 +37,7 @@ impl OutputSink for RawOutput {
         }
     }
 
-    async fn show(&self, rich: Rich) {
+    async fn show(&self, rich: RichOutput) {
         self.sink.show(rich).await;
     }
 }

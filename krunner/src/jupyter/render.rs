@@ -1,4 +1,4 @@
-//! What a kernel publishes, as what the user sees.
+//! Renders the messages that a kernel publishes.
 //!
 //! | message | shown as |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | `error` | the traceback on stderr, colours kept |
 //! | `execute_result`, `display_data` | the richest form that can be shown: see [`FORMS`] |
 //!
-//! Everything else is for notebooks, and ignored. Pure.
+//! Other messages are for notebooks and are ignored. Pure.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +14,17 @@ use jupyter_protocol::{ErrorOutput, Stdio, StreamContent};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::process::{Rich, Stream};
+use crate::process::{RichOutput, Stream};
 
-/// One thing to show.
+/// Output for the user.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Shown {
+pub(super) enum Rendered {
     Text(Stream, String),
-    Rich(Rich),
+    Rich(RichOutput),
 }
 
-/// What a message shows, if anything.
-pub(super) fn render(kind: &str, content: &[u8]) -> Result<Option<Shown>, serde_json::Error> {
+/// The output of a message, if it has any.
+pub(super) fn render(kind: &str, content: &[u8]) -> Result<Option<Rendered>, serde_json::Error> {
     #[derive(Deserialize)]
     struct Display {
         data: BTreeMap<String, Value>,
@@ -32,11 +32,11 @@ pub(super) fn render(kind: &str, content: &[u8]) -> Result<Option<Shown>, serde_
     Ok(match kind {
         "stream" => {
             let StreamContent { name, text } = serde_json::from_slice(content)?;
-            Some(Shown::Text(stream(&name), text))
+            Some(Rendered::Text(stream(&name), text))
         }
         "error" => {
             let ErrorOutput { traceback, .. } = serde_json::from_slice(content)?;
-            Some(Shown::Text(Stream::Stderr, traceback.join("\n")))
+            Some(Rendered::Text(Stream::Stderr, traceback.join("\n")))
         }
         "execute_result" | "display_data" => {
             let Display { mut data } = serde_json::from_slice(content)?;
@@ -53,27 +53,27 @@ fn stream(name: &Stdio) -> Stream {
     }
 }
 
-/// Of our own Python modules (`runtime/python/drawing`).
+/// The drawings of our Python modules (`runtime/python/drawing`).
 const DRAWING: &str = "application/x-sorna-drawing";
 
-/// What can be shown, richest first. Plain text is better than nothing.
+/// Supported representations, richest first.
 const FORMS: [&str; 6] = [DRAWING, "text/html", "image/svg+xml", "image/png", "image/jpeg", "text/plain"];
 
-fn form(mime: &str, text: String) -> Shown {
+fn form(mime: &str, text: String) -> Rendered {
     match mime {
-        "text/plain" => Shown::Text(Stream::Stdout, text),
-        "text/html" => Shown::Rich(Rich::Html(text)),
-        "image/svg+xml" | DRAWING => Shown::Rich(Rich::Media { mime: mime.to_owned(), data: text.into() }),
+        "text/plain" => Rendered::Text(Stream::Stdout, text),
+        "text/html" => Rendered::Rich(RichOutput::Html(text)),
+        "image/svg+xml" | DRAWING => Rendered::Rich(RichOutput::Media { mime: mime.to_owned(), data: text.into() }),
         _ => {
-            // Some kernels break it into lines, as MIME does.
+            // Some kernels break base64 into lines, as MIME does.
             let mut url = format!("data:{mime};base64,");
             url.extend(text.split_ascii_whitespace());
-            Shown::Rich(Rich::Media { mime: mime.to_owned(), data: url.into() })
+            Rendered::Rich(RichOutput::Media { mime: mime.to_owned(), data: url.into() })
         }
     }
 }
 
-/// A text, or the lines of one, as notebooks have it.
+/// A string or a list of lines, as in notebooks.
 fn text(value: Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text),
@@ -88,16 +88,16 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    fn shown(kind: &str, content: &Value) -> Vec<Shown> {
+    fn shown(kind: &str, content: &Value) -> Vec<Rendered> {
         render(kind, content.to_string().as_bytes()).unwrap().into_iter().collect()
     }
 
-    fn said(stream: Stream, text: &str) -> Shown {
-        Shown::Text(stream, text.to_owned())
+    fn said(stream: Stream, text: &str) -> Rendered {
+        Rendered::Text(stream, text.to_owned())
     }
 
-    fn media(mime: &str, data: &str) -> Shown {
-        Shown::Rich(Rich::Media { mime: mime.to_owned(), data: data.into() })
+    fn media(mime: &str, data: &str) -> Rendered {
+        Rendered::Rich(RichOutput::Media { mime: mime.to_owned(), data: data.into() })
     }
 
     #[test]
@@ -112,7 +112,7 @@ mod tests {
     fn the_richest_form_is_shown() {
         let display = |data: Value| shown("display_data", &json!({"data": data, "metadata": {}, "transient": {}}));
         assert_eq!(display(json!({"text/plain": "1"})), [said(Stream::Stdout, "1")]);
-        let html = [Shown::Rich(Rich::Html("<b>1</b>".into()))];
+        let html = [Rendered::Rich(RichOutput::Html("<b>1</b>".into()))];
         assert_eq!(display(json!({"text/plain": "1", "text/html": ["<b>1", "</b>"]})), html);
         let png = display(json!({"text/plain": "<Figure>", "image/png": "iVBO\nRw==\n"}));
         assert_eq!(png, [media("image/png", "data:image/png;base64,iVBORw==")]);

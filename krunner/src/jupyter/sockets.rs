@@ -1,8 +1,8 @@
-//! Reading and writing a kernel's five sockets, for as long as they last.
+//! Reads and writes a kernel's five sockets until one fails.
 //!
-//! What is published is delivered in the order of its arrival, and read no faster than it is delivered. A kernel
-//! that goes on publishing would lose it: its own queue holds a thousand messages and drops the rest. So when
-//! output piles up, the kernel is paused until that is read, as a program is that writes to a full pipe.
+//! Published output is delivered in order, and read no faster than it is delivered. A kernel that keeps publishing would lose
+//! messages: its queue holds a thousand and drops the rest. So when unread output piles up, the kernel is paused until it is
+//! read, like a program that writes to a full pipe.
 
 use std::time::Duration;
 
@@ -10,39 +10,39 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::channel::{Arrival, Inlet};
-use super::client::{Client, Outgoing, Question};
-use super::connection::Served;
-use super::frames::{Broken, Reader, Writer};
+use super::channel::{Arrival, ChannelReader};
+use super::client::{KernelClient, KernelPrompt, Outgoing};
+use super::connection::RequestSockets;
+use super::frames::{FrameReader, FrameWriter, SocketError};
+use super::heartbeat::Heartbeat;
 use super::long_text::LongText;
-use super::message::Message;
-use super::pulse::Pulse;
-use super::render::{Shown, render};
+use super::message::KernelMessage;
+use super::render::{Rendered, render};
 use crate::process::{Control, OutputSink, Stream};
 
-/// What is delivered at once.
+/// Largest chunk that is delivered.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Output that has piled up unread before the kernel is paused: a hundred of its smallest messages.
+/// Unread output at which the kernel is paused: a hundred of the smallest messages.
 const PILED_UP_BYTES: usize = 64 * 1024;
 
-/// Between two looks at the pile while the sink has no room. No kernel publishes a thousand messages meanwhile.
-const LOOK: Duration = Duration::from_millis(5);
+/// Polling interval of the unread output while the sink is full. No kernel publishes a thousand messages in this time.
+const POLL_PERIOD: Duration = Duration::from_millis(5);
 
-/// Between two heartbeats.
-const BEAT: Duration = Duration::from_secs(3);
+/// Interval of heartbeats.
+const HEARTBEAT_PERIOD: Duration = Duration::from_secs(3);
 
-/// What is done with the sockets of one kernel.
-pub(super) struct Traffic<'a> {
-    pub(super) client: &'a Client,
+/// Serves the sockets of one kernel.
+pub(super) struct SocketLoop<'a> {
+    pub(super) client: &'a KernelClient,
     pub(super) sink: &'a dyn OutputSink,
     pub(super) process: &'a Control,
 }
 
-impl Traffic<'_> {
-    /// Serves all sockets but the published output's, until one breaks or the kernel no longer answers.
-    pub(super) async fn serve(&self, sockets: Served, outgoing: Outgoing) -> Broken {
-        let Served {
+impl SocketLoop<'_> {
+    /// Serves all sockets except iopub, until one fails or the kernel hangs.
+    pub(super) async fn serve(&self, sockets: RequestSockets, outgoing: Outgoing) -> SocketError {
+        let RequestSockets {
             mut shell,
             shell_out,
             mut stdin,
@@ -56,7 +56,7 @@ impl Traffic<'_> {
         let broken = tokio::try_join!(
             self.answers(&mut shell),
             self.answers(&mut control),
-            self.questions(&mut stdin),
+            self.prompts(&mut stdin),
             send(shell_out, outgoing.shell),
             send(control_out, outgoing.control),
             send(stdin_out, outgoing.stdin),
@@ -64,12 +64,12 @@ impl Traffic<'_> {
         );
         match broken {
             Err(broken) => broken,
-            Ok(_) => Broken::Closed,
+            Ok(_) => SocketError::Closed,
         }
     }
 
-    /// Delivers what is published, until the socket breaks.
-    pub(super) async fn deliver(&self, mut iopub: Inlet) -> Broken {
+    /// Delivers published output until the socket fails.
+    pub(super) async fn deliver(&self, mut iopub: ChannelReader) -> SocketError {
         loop {
             if let Err(broken) = self.deliver_next(&mut iopub).await {
                 return broken;
@@ -77,49 +77,56 @@ impl Traffic<'_> {
         }
     }
 
-    async fn deliver_next(&self, iopub: &mut Inlet) -> Result<(), Broken> {
+    async fn deliver_next(&self, iopub: &mut ChannelReader) -> Result<(), SocketError> {
         self.resume_if_read_up(iopub);
-        self.client.flow.set_dry(true);
-        let arrival = iopub.next().await?;
-        self.client.flow.set_dry(false);
+        self.client.output.set_idle(true);
+        let arrival = self.read(iopub.next()).await?;
+        self.client.output.set_idle(false);
         match arrival {
             Arrival::Message(message) if message.head.kind == "status" => self.client.status(&message),
+            Arrival::Message(message) if message.head.kind == "execute_input" => {
+                self.client.begun(&message.head.parent);
+            }
             Arrival::Message(message) => {
                 self.show(iopub, message).await;
                 self.pause_if_piled_up(iopub);
             }
             Arrival::Long(head, _) if head.kind == "stream" => self.long_text(iopub).await?,
-            Arrival::Long(head, bytes) => {
-                iopub.skip().await?;
-                tracing::error!("a message of type {} is not shown: its {bytes} bytes are too many", head.kind);
+            Arrival::Long(head, _) if head.kind == "execute_input" => {
+                self.read(iopub.skip()).await?;
+                self.client.begun(&head.parent);
             }
-            Arrival::Rejected(why) => tracing::warn!("a message of the kernel is ignored: {why}"),
+            Arrival::Long(head, bytes) => {
+                self.read(iopub.skip()).await?;
+                tracing::error!("dropping a message of type {}: {bytes} bytes are too many", head.kind);
+            }
+            Arrival::Rejected(why) => tracing::warn!("ignoring a kernel message: {why}"),
         }
         Ok(())
     }
 
-    async fn show(&self, iopub: &Inlet, message: Message) {
+    async fn show(&self, iopub: &ChannelReader, message: KernelMessage) {
         match render(&message.head.kind, &message.content) {
             Ok(None) => {}
-            Ok(Some(Shown::Text(stream, text))) => {
+            Ok(Some(Rendered::Text(stream, text))) => {
                 drop(message);
                 self.text(iopub, stream, text.into()).await;
             }
-            Ok(Some(Shown::Rich(rich))) => {
+            Ok(Some(Rendered::Rich(rich))) => {
                 drop(message);
-                self.held_up(iopub, self.sink.show(rich)).await;
+                self.deliver_or_pause(iopub, self.sink.show(rich)).await;
             }
-            Err(error) => tracing::warn!("a malformed {} of the kernel is ignored: {error}", message.head.kind),
+            Err(error) => tracing::warn!("ignoring a malformed {} message: {error}", message.head.kind),
         }
     }
 
-    async fn long_text(&self, iopub: &mut Inlet) -> Result<(), Broken> {
+    async fn long_text(&self, iopub: &mut ChannelReader) -> Result<(), SocketError> {
         let mut decoder = LongText::new();
-        while let Some(piece) = iopub.piece().await? {
+        while let Some(piece) = self.read(iopub.piece()).await? {
             let mut text = Vec::with_capacity(piece.len());
             if let Err(malformed) = decoder.feed(&piece, &mut text) {
-                tracing::warn!("{malformed}; the rest of it is ignored");
-                return iopub.skip().await;
+                tracing::warn!("{malformed}; ignoring the rest");
+                return self.read(iopub.skip()).await;
             }
             drop(piece);
             self.text(iopub, decoder.stream(), text.into()).await;
@@ -128,111 +135,124 @@ impl Traffic<'_> {
         Ok(())
     }
 
-    async fn text(&self, iopub: &Inlet, stream: Stream, mut text: Bytes) {
+    async fn text(&self, iopub: &ChannelReader, stream: Stream, mut text: Bytes) {
         while !text.is_empty() {
             let chunk = text.split_to(text.len().min(CHUNK_BYTES));
-            self.held_up(iopub, self.sink.deliver(stream, chunk)).await;
+            self.deliver_or_pause(iopub, self.sink.deliver(stream, chunk)).await;
         }
     }
 
-    /// Waits for a delivery; pauses the kernel when it goes on publishing meanwhile.
-    async fn held_up(&self, iopub: &Inlet, delivery: impl Future<Output = ()>) {
+    /// Waits for a delivery; pauses the kernel if output piles up meanwhile.
+    async fn deliver_or_pause(&self, iopub: &ChannelReader, delivery: impl Future<Output = ()>) {
         tokio::pin!(delivery);
         loop {
             tokio::select! {
                 biased;
                 () = &mut delivery => return,
-                () = sleep(LOOK) => {}
+                () = sleep(POLL_PERIOD) => {}
             }
             self.pause_if_piled_up(iopub);
         }
     }
 
-    fn pause_if_piled_up(&self, iopub: &Inlet) {
+    /// Waits for bytes of the kernel. It may have been paused in the middle of a message, whose rest comes only after it is
+    /// resumed.
+    async fn read<T>(&self, reading: impl Future<Output = T>) -> T {
+        tokio::pin!(reading);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut reading => return done,
+                () = sleep(POLL_PERIOD), if self.process.is_paused() => self.process.pause(false),
+            }
+        }
+    }
+
+    fn pause_if_piled_up(&self, iopub: &ChannelReader) {
         if !self.process.is_paused() && iopub.unread_bytes() >= PILED_UP_BYTES {
             self.process.pause(true);
         }
     }
 
-    fn resume_if_read_up(&self, iopub: &Inlet) {
+    fn resume_if_read_up(&self, iopub: &ChannelReader) {
         if self.process.is_paused() && iopub.unread_bytes() == 0 {
             self.process.pause(false);
         }
     }
 
-    async fn answers(&self, inlet: &mut Inlet) -> Result<(), Broken> {
+    async fn answers(&self, reader: &mut ChannelReader) -> Result<(), SocketError> {
         loop {
-            match inlet.next().await? {
+            match reader.next().await? {
                 Arrival::Message(message) => self.client.replied(message),
                 Arrival::Long(head, bytes) => {
-                    inlet.skip().await?;
-                    tracing::warn!("the answer {} takes {bytes} bytes; it is counted as a failure", head.kind);
-                    // An answer without a status is none of success.
-                    self.client.replied(Message { head, content: Bytes::from_static(b"{}") });
+                    reader.skip().await?;
+                    tracing::warn!("the reply {} is too large ({bytes} bytes); treating it as a failure", head.kind);
+                    // A reply without a status counts as a failure.
+                    self.client.replied(KernelMessage { head, content: Bytes::from_static(b"{}") });
                 }
-                Arrival::Rejected(why) => tracing::warn!("an answer of the kernel is ignored: {why}"),
+                Arrival::Rejected(why) => tracing::warn!("ignoring a kernel reply: {why}"),
             }
         }
     }
 
-    async fn questions(&self, inlet: &mut Inlet) -> Result<(), Broken> {
+    async fn prompts(&self, reader: &mut ChannelReader) -> Result<(), SocketError> {
         loop {
-            match inlet.next().await? {
+            match reader.next().await? {
                 Arrival::Message(message) if message.head.kind == "input_request" => {
                     match serde_json::from_slice(&message.content) {
-                        Ok(request) => self.client.asked(Question { parent: message.head.parent, request }),
-                        Err(error) => tracing::warn!("a malformed request for input is ignored: {error}"),
+                        Ok(request) => self.client.asked(KernelPrompt { parent: message.head.parent, request }),
+                        Err(error) => tracing::warn!("ignoring a malformed input request: {error}"),
                     }
                 }
                 Arrival::Message(_) => {}
                 Arrival::Long(..) => {
-                    inlet.skip().await?;
-                    tracing::warn!("a request for input is ignored: its prompt is too long");
+                    reader.skip().await?;
+                    tracing::warn!("ignoring an input request: the prompt is too long");
                 }
-                Arrival::Rejected(why) => tracing::warn!("a request for input is ignored: {why}"),
+                Arrival::Rejected(why) => tracing::warn!("ignoring an input request: {why}"),
             }
         }
     }
 
-    /// Beats until the kernel is taken for hung.
-    async fn heartbeat(&self, mut inlet: Reader, mut outlet: Writer) -> Result<(), Broken> {
-        let mut pulse = Pulse::default();
+    /// Sends heartbeats until the kernel hangs.
+    async fn heartbeat(&self, mut reader: FrameReader, mut writer: FrameWriter) -> Result<(), SocketError> {
+        let mut heartbeat = Heartbeat::default();
         loop {
-            sleep(BEAT).await;
+            sleep(HEARTBEAT_PERIOD).await;
             let was_busy = self.client.is_busy();
-            // A REQ's message has an empty frame in front.
-            outlet.send(&[Bytes::new(), Bytes::from_static(b"ping")]).await?;
+            // REQ messages begin with an empty frame.
+            writer.send(&[Bytes::new(), Bytes::from_static(b"ping")]).await?;
             let sent_at = Instant::now();
-            let echo = echo(&mut inlet);
+            let echo = echo(&mut reader);
             tokio::pin!(echo);
             loop {
-                match timeout(BEAT, &mut echo).await {
+                match timeout(HEARTBEAT_PERIOD, &mut echo).await {
                     Ok(echo) => break echo?,
                     Err(_) if self.process.is_paused() => {}
-                    Err(_) if pulse.has_stopped(sent_at.elapsed(), self.client.is_busy()) => {
-                        return Err(Broken::Silent);
+                    Err(_) if heartbeat.is_dead(sent_at.elapsed(), self.client.is_busy()) => {
+                        return Err(SocketError::Silent);
                     }
                     Err(_) => {}
                 }
             }
-            pulse.beaten(was_busy && self.client.is_busy());
+            heartbeat.record_reply(was_busy && self.client.is_busy());
         }
     }
 }
 
-async fn echo(inlet: &mut Reader) -> Result<(), Broken> {
+async fn echo(reader: &mut FrameReader) -> Result<(), SocketError> {
     loop {
-        let frame = inlet.frame().await?;
-        inlet.skip(frame.bytes).await?;
+        let frame = reader.frame().await?;
+        reader.skip(frame.bytes).await?;
         if !frame.more {
             return Ok(());
         }
     }
 }
 
-async fn send(mut outlet: Writer, mut messages: mpsc::Receiver<Vec<Bytes>>) -> Result<(), Broken> {
+async fn send(mut writer: FrameWriter, mut messages: mpsc::Receiver<Vec<Bytes>>) -> Result<(), SocketError> {
     while let Some(frames) = messages.recv().await {
-        outlet.send(&frames).await?;
+        writer.send(&frames).await?;
     }
     Ok(())
 }

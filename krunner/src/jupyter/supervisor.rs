@@ -1,4 +1,4 @@
-//! The one task that owns the kernel's process, from its start to its end, and starts the next.
+//! The task that owns the kernel's process and restarts it.
 //!
 //! ```text
 //!            kernelspec, ports, process         answers, is heard
@@ -9,7 +9,7 @@
 //!             └───────────────────────────────────────┘
 //! ```
 //!
-//! A kernel that dies before it is ready is not started again until code wants it, so nothing spins.
+//! A kernel that exits before it is ready is not restarted until code needs it, so there is no restart loop.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -20,91 +20,90 @@ use futures_util::future::FusedFuture as _;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::client::{Client, End};
+use super::client::{KernelClient, KernelExit};
 use super::connection::{Endpoints, Sockets};
-use super::frames::Broken;
-use super::kernel::{KernelSettings, Live, Shared, State};
+use super::frames::SocketError;
+use super::kernel::{KernelSettings, KernelState, ReadyKernel, SharedKernel};
 use super::kernelspec::{self, Kernelspec};
 use super::raw_output::RawOutput;
-use super::sockets::Traffic;
+use super::sockets::SocketLoop;
 use crate::config::ChildEnv;
 use crate::error::chain;
-use crate::process::{Control, Exit, ExplainedEnd, Launcher, Outcome, OutputSink, SpawnError};
+use crate::process::{ChildStatus, CommandOutcome, Control, ExplainedOutcome, Launcher, OutputSink, SpawnError};
 use crate::tasks::blocking;
 
-/// From its start to its first answer. Interpreters on a cold network mount take their time.
+/// From the start to the first reply. Interpreters on a cold network mount start slowly.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 
-/// From the request to end to SIGTERM.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(800);
+/// From the shutdown request to SIGTERM.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// A process that closes its sockets is mostly about to be gone.
-const CLOSED_PATIENCE: Duration = Duration::from_millis(500);
+/// A process that closes its sockets is usually about to exit.
+const CLOSED_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// After the process is gone: what it published is through when nothing has come for so long.
+/// After the process exited, its output is complete when nothing arrives for this long.
 const LAST_OUTPUT: Duration = Duration::from_millis(50);
 
-/// When the kernel is at fault in a way that has no exit code.
+/// Exit code of a run when the kernel failed without an exit code of its own.
 const BROKEN: i32 = -1;
 
-/// Tells ipykernel whose child it is, as Jupyter's own clients do: it ends with its parent, and keeps its
-/// address to itself.
+/// Set as Jupyter's own clients do: ipykernel then exits with its parent, and does not print its address.
 const PARENT: &str = "JPY_PARENT_PID";
 
-/// What ipykernel calls itself.
+/// The implementation name of ipykernel.
 const IPYKERNEL: &str = "ipython";
 
 pub(super) struct Supervisor {
-    shared: Arc<Shared>,
+    shared: Arc<SharedKernel>,
 }
 
-/// How one kernel ended.
-enum Ended {
-    /// The session stops.
+/// How the supervision of one kernel ended.
+enum KernelOutcome {
+    /// The session is stopping.
     Stopped,
-    /// It never was ready, and why.
+    /// The kernel was not started or not used, and why it exited.
     Failed(String),
-    /// It was ready before.
+    /// The kernel had run code.
     Died,
 }
 
-/// What ends a kernel that runs.
-enum Cause {
-    Process(Result<ExplainedEnd, SpawnError>),
-    Sockets(Broken),
+/// Why a running kernel ended.
+enum KernelEndCause {
+    Process(Result<ExplainedOutcome, SpawnError>),
+    Sockets(SocketError),
     NotReady,
-    OwnWish,
+    ExitRequested,
     Stop,
 }
 
 impl Supervisor {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<SharedKernel>) -> Self {
         Self { shared }
     }
 
     pub(super) async fn run(self) {
         loop {
             match self.one_kernel().await {
-                Ended::Stopped => break,
-                Ended::Died => {}
-                Ended::Failed(reason) => {
+                KernelOutcome::Stopped => break,
+                KernelOutcome::Died => {}
+                KernelOutcome::Failed(reason) => {
                     tracing::debug!("query mode is not available: {reason}");
-                    self.shared.state.send_replace(State::Failed(reason.into()));
+                    self.shared.state.send_replace(KernelState::Failed(reason.into()));
                     tokio::select! {
                         () = self.shared.stop.cancelled() => break,
                         () = self.shared.wanted.notified() => {}
                     }
                 }
             }
-            self.shared.state.send_replace(State::Starting);
+            self.shared.state.send_replace(KernelState::Starting);
         }
-        self.shared.state.send_replace(State::Stopped);
+        self.shared.state.send_replace(KernelState::Stopped);
     }
 
-    async fn one_kernel(&self) -> Ended {
+    async fn one_kernel(&self) -> KernelOutcome {
         let (spec, mut endpoints) = match self.prepare().await {
             Ok(prepared) => prepared,
-            Err(reason) => return Ended::Failed(reason),
+            Err(reason) => return KernelOutcome::Failed(reason),
         };
         let settings = &self.shared.settings;
         let deadline = Instant::now() + READY_DEADLINE;
@@ -117,22 +116,22 @@ impl Supervisor {
         let mut exit = pin!(launcher.run_explained(&command, &env, &process));
         let cause = tokio::select! {
             biased;
-            () = self.shared.stop.cancelled() => Cause::Stop,
-            outcome = &mut exit => Cause::Process(outcome),
+            () = self.shared.stop.cancelled() => KernelEndCause::Stop,
+            outcome = &mut exit => KernelEndCause::Process(outcome),
             connected = timeout_at(deadline, endpoints.connect()) => match connected {
                 Ok(Ok(sockets)) => return self.serve(&spec, sockets, deadline, &process, &raw, exit).await,
-                Ok(Err(broken)) => Cause::Sockets(broken),
-                Err(_) => Cause::NotReady,
+                Ok(Err(broken)) => KernelEndCause::Sockets(broken),
+                Err(_) => KernelEndCause::NotReady,
             },
         };
-        if !matches!(cause, Cause::Process(_)) {
+        if !matches!(cause, KernelEndCause::Process(_)) {
             process.terminate();
             let _ = exit.await;
         }
         ended(&spec.name, &cause, false)
     }
 
-    /// Finds out what to start, and where it will listen.
+    /// Finds the kernelspec and chooses the ports.
     async fn prepare(&self) -> Result<(Kernelspec, Endpoints), String> {
         let settings = &self.shared.settings;
         let folders = kernelspec::data_folders(&settings.env, settings.interpreter.as_ref());
@@ -140,7 +139,7 @@ impl Supervisor {
         let prepared = blocking(move || {
             let spec = kernelspec::find(language, &folders).map_err(|error| (error.to_string(), true))?;
             let endpoints = Endpoints::choose(&scratch, &spec.name).map_err(|error| {
-                (format!("cannot prepare the kernel's connection file in {}: {error}", scratch.display()), false)
+                (format!("cannot create the kernel's connection file in {}: {error}", scratch.display()), false)
             })?;
             Ok((spec, endpoints))
         });
@@ -148,7 +147,7 @@ impl Supervisor {
         prepared.await.map_err(|(problem, no_kernel)| if no_kernel { remedied(problem) } else { problem })
     }
 
-    /// Stays with a kernel that listens.
+    /// Watches a kernel whose sockets are connected.
     async fn serve(
         &self,
         spec: &Kernelspec,
@@ -156,27 +155,27 @@ impl Supervisor {
         deadline: Instant,
         process: &Control,
         raw: &RawOutput,
-        mut exit: Pin<&mut (impl Future<Output = Result<ExplainedEnd, SpawnError>> + Send)>,
-    ) -> Ended {
-        let (client, outgoing) = Client::new(sockets.signer);
-        let traffic = Traffic { client: &client, sink: &*self.shared.settings.launcher.sink, process };
-        let mut served = pin!(traffic.serve(sockets.served, outgoing).fuse());
-        let mut delivered = pin!(traffic.deliver(sockets.iopub).fuse());
+        mut exit: Pin<&mut (impl Future<Output = Result<ExplainedOutcome, SpawnError>> + Send)>,
+    ) -> KernelOutcome {
+        let (client, outgoing) = KernelClient::new(sockets.signer);
+        let socket_loop = SocketLoop { client: &client, sink: &*self.shared.settings.launcher.sink, process };
+        let mut served = pin!(socket_loop.serve(sockets.served, outgoing).fuse());
+        let mut delivered = pin!(socket_loop.deliver(sockets.iopub).fuse());
         let mut cause = tokio::select! {
             biased;
-            () = self.shared.stop.cancelled() => Cause::Stop,
-            cause = self.life(&client, process, raw, spec, deadline) => cause,
-            outcome = &mut exit => Cause::Process(outcome),
-            broken = &mut served => Cause::Sockets(broken),
-            broken = &mut delivered => Cause::Sockets(broken),
+            () = self.shared.stop.cancelled() => KernelEndCause::Stop,
+            cause = self.start_and_watch(&client, process, raw, spec, deadline) => cause,
+            outcome = &mut exit => KernelEndCause::Process(outcome),
+            broken = &mut served => KernelEndCause::Sockets(broken),
+            broken = &mut delivered => KernelEndCause::Sockets(broken),
         };
-        let was_ready = self.shared.leave(&client);
+        let was_ready = self.shared.retire(&client);
         {
-            let mut farewell = pin!(farewell(&mut cause, &client, process, exit));
+            let mut shut_down_process = pin!(shut_down_process(&mut cause, &client, process, exit));
             loop {
                 tokio::select! {
                     biased;
-                    () = &mut farewell => break,
+                    () = &mut shut_down_process => break,
                     _ = &mut served => {}
                     _ = &mut delivered => {}
                 }
@@ -185,62 +184,62 @@ impl Supervisor {
         if !delivered.is_terminated() {
             tokio::select! {
                 _ = &mut delivered => {}
-                () = client.flow.dry_for(LAST_OUTPUT) => {}
+                () = client.output.wait_idle(LAST_OUTPUT) => {}
             }
         }
         let ended = ended(&spec.name, &cause, was_ready && client.has_run());
-        client.end(End { exit_code: exit_code(&cause) });
+        client.end(KernelExit { exit_code: exit_code(&cause) });
         ended
     }
 
-    /// From the first question to the kernel's own wish to end.
-    async fn life(
+    /// Waits until the kernel is ready, publishes that, and waits for an exit requested by its code.
+    async fn start_and_watch(
         &self,
-        client: &Arc<Client>,
+        client: &Arc<KernelClient>,
         process: &Control,
         raw: &RawOutput,
         spec: &Kernelspec,
         deadline: Instant,
-    ) -> Cause {
-        let Ok(implementation) = timeout_at(deadline, client.ready()).await else { return Cause::NotReady };
+    ) -> KernelEndCause {
+        let Ok(implementation) = timeout_at(deadline, client.ready()).await else { return KernelEndCause::NotReady };
         if implementation == IPYKERNEL {
             raw.is_published();
         }
         tracing::debug!("the {} kernel is ready", spec.name);
-        let live = Live {
+        let live = ReadyKernel {
             client: Arc::clone(client),
             process: process.clone(),
             interrupts_by_message: spec.interrupts_by_message(),
             exits: Arc::default(),
         };
         let exits = Arc::clone(&live.exits);
-        self.shared.state.send_replace(State::Ready(live));
+        self.shared.state.send_replace(KernelState::Ready(live));
         exits.notified().await;
-        Cause::OwnWish
+        KernelEndCause::ExitRequested
     }
 }
 
-/// Sees the process to its end, whatever the cause; what its exit explains becomes the cause.
-async fn farewell(
-    cause: &mut Cause,
-    client: &Client,
+/// Waits for the process to exit, and stops it if it does not. The exit replaces a socket error as the cause.
+async fn shut_down_process(
+    cause: &mut KernelEndCause,
+    client: &KernelClient,
     process: &Control,
-    mut exit: Pin<&mut (impl Future<Output = Result<ExplainedEnd, SpawnError>> + Send)>,
+    mut exit: Pin<&mut (impl Future<Output = Result<ExplainedOutcome, SpawnError>> + Send)>,
 ) {
     let patience = match cause {
-        Cause::Process(_) => return,
-        Cause::Stop => {
+        KernelEndCause::Process(_) => return,
+        KernelEndCause::Stop => {
             client.shut_down();
-            SHUTDOWN_PATIENCE
+            SHUTDOWN_TIMEOUT
         }
-        Cause::OwnWish => SHUTDOWN_PATIENCE,
-        Cause::Sockets(Broken::Closed) => CLOSED_PATIENCE,
-        Cause::Sockets(_) | Cause::NotReady => Duration::ZERO,
+        KernelEndCause::ExitRequested => SHUTDOWN_TIMEOUT,
+        KernelEndCause::Sockets(SocketError::Closed) => CLOSED_TIMEOUT,
+        KernelEndCause::Sockets(_) | KernelEndCause::NotReady => Duration::ZERO,
     };
     match timeout(patience, &mut exit).await {
         Ok(outcome) => {
-            if let Cause::Sockets(_) = cause {
-                *cause = Cause::Process(outcome);
+            if let KernelEndCause::Sockets(_) = cause {
+                *cause = KernelEndCause::Process(outcome);
             }
         }
         Err(_) => {
@@ -250,34 +249,34 @@ async fn farewell(
     }
 }
 
-/// What is told, and what comes next. A kernel that no code has used is not started again unasked, so nothing spins.
-fn ended(name: &str, cause: &Cause, was_used: bool) -> Ended {
+/// Logs the cause and decides what follows. A kernel that ran no code is not restarted until code needs it.
+fn ended(name: &str, cause: &KernelEndCause, was_used: bool) -> KernelOutcome {
     let what = match cause {
-        Cause::Stop => return Ended::Stopped,
-        Cause::OwnWish => {
-            tracing::info!("the {name} kernel has ended as it was told; a new one is started");
-            return Ended::Died;
+        KernelEndCause::Stop => return KernelOutcome::Stopped,
+        KernelEndCause::ExitRequested => {
+            tracing::info!("the {name} kernel exited as requested; starting a new one");
+            return KernelOutcome::Died;
         }
-        Cause::NotReady => format!("has not answered within {READY_DEADLINE:?}"),
-        Cause::Sockets(broken) => format!("was ended: {}", chain(broken)),
-        Cause::Process(Ok(end)) => in_words(end),
-        Cause::Process(Err(error)) => format!("was not started: {}", chain(error)),
+        KernelEndCause::NotReady => format!("did not respond within {READY_DEADLINE:?}"),
+        KernelEndCause::Sockets(broken) => format!("was stopped: {}", chain(broken)),
+        KernelEndCause::Process(Ok(end)) => describe_exit(end),
+        KernelEndCause::Process(Err(error)) => format!("could not be started: {}", chain(error)),
     };
     if was_used {
-        tracing::error!("the {name} kernel {what}; its variables are gone, and a new kernel is started");
-        Ended::Died
+        tracing::error!("the {name} kernel {what}; its variables are lost; starting a new kernel");
+        KernelOutcome::Died
     } else {
-        Ended::Failed(format!("the {name} kernel {what}; what it said, if anything, is on stderr"))
+        KernelOutcome::Failed(format!("the {name} kernel {what}; its output, if any, is on stderr"))
     }
 }
 
-fn in_words(end: &ExplainedEnd) -> String {
+fn describe_exit(end: &ExplainedOutcome) -> String {
     let what = match end.outcome {
-        Outcome::Ended(Exit::Signal(signal)) => {
+        CommandOutcome::Exited(ChildStatus::Signal(signal)) => {
             let name = Signal::try_from(signal).map_or("a real-time signal", Signal::as_str);
             format!("was killed by signal {signal} ({name})")
         }
-        outcome => format!("has ended with code {}", outcome.code()),
+        outcome => format!("exited with code {}", outcome.code()),
     };
     match &end.reason {
         Some(reason) => format!("{what}: {}", reason.text),
@@ -285,17 +284,17 @@ fn in_words(end: &ExplainedEnd) -> String {
     }
 }
 
-/// For the code that was cut short, which has not succeeded.
-fn exit_code(cause: &Cause) -> i32 {
+/// The exit code of a run that the kernel's exit interrupted; never 0.
+fn exit_code(cause: &KernelEndCause) -> i32 {
     match cause {
-        Cause::Process(Ok(end)) if end.outcome.code() != 0 => end.outcome.code(),
-        Cause::Process(Ok(_)) | Cause::OwnWish => 1,
-        Cause::Stop => -nix::libc::SIGTERM,
-        Cause::Sockets(_) | Cause::NotReady | Cause::Process(Err(_)) => BROKEN,
+        KernelEndCause::Process(Ok(end)) if end.outcome.code() != 0 => end.outcome.code(),
+        KernelEndCause::Process(Ok(_)) | KernelEndCause::ExitRequested => 1,
+        KernelEndCause::Stop => -nix::libc::SIGTERM,
+        KernelEndCause::Sockets(_) | KernelEndCause::NotReady | KernelEndCause::Process(Err(_)) => BROKEN,
     }
 }
 
-/// The kernel's variables.
+/// The kernel's environment.
 fn environment(settings: &KernelSettings, spec: &Kernelspec) -> ChildEnv {
     let mut env = settings.env.clone();
     spec.add_variables(&mut env);
@@ -307,24 +306,27 @@ fn environment(settings: &KernelSettings, spec: &Kernelspec) -> ChildEnv {
 mod tests {
     use super::*;
 
-    fn process_ended(exit: Exit) -> Cause {
-        Cause::Process(Ok(ExplainedEnd { outcome: Outcome::Ended(exit), reason: None }))
+    fn process_ended(exit: ChildStatus) -> KernelEndCause {
+        KernelEndCause::Process(Ok(ExplainedOutcome { outcome: CommandOutcome::Exited(exit), reason: None }))
     }
 
     #[test]
     fn code_that_was_cut_short_has_not_succeeded() {
         let exited = |exit| exit_code(&process_ended(exit));
-        assert_eq!([exited(Exit::Code(0)), exited(Exit::Code(3)), exited(Exit::Signal(9))], [1, 3, -9]);
-        assert_eq!(exit_code(&Cause::Sockets(Broken::Silent)), -1);
-        assert_eq!(exit_code(&Cause::Stop), -15);
+        assert_eq!(
+            [exited(ChildStatus::Code(0)), exited(ChildStatus::Code(3)), exited(ChildStatus::Signal(9))],
+            [1, 3, -9]
+        );
+        assert_eq!(exit_code(&KernelEndCause::Sockets(SocketError::Silent)), -1);
+        assert_eq!(exit_code(&KernelEndCause::Stop), -15);
     }
 
     #[test]
-    fn a_kernel_that_nobody_used_is_not_started_again_unasked() {
-        let cause = process_ended(Exit::Signal(9));
-        assert!(matches!(ended("python3", &cause, true), Ended::Died));
-        let Ended::Failed(reason) = ended("python3", &cause, false) else { panic!("it would spin") };
+    fn an_unused_kernel_is_not_restarted_unasked() {
+        let cause = process_ended(ChildStatus::Signal(9));
+        assert!(matches!(ended("python3", &cause, true), KernelOutcome::Died));
+        let KernelOutcome::Failed(reason) = ended("python3", &cause, false) else { panic!("it would spin") };
         assert!(reason.starts_with("the python3 kernel was killed by signal 9 (SIGKILL);"), "{reason}");
-        assert!(matches!(ended("python3", &Cause::OwnWish, true), Ended::Died));
+        assert!(matches!(ended("python3", &KernelEndCause::ExitRequested, true), KernelOutcome::Died));
     }
 }

@@ -1,20 +1,21 @@
-//! Our own memory cgroup: where it is, how much it may use, how many it has lost.
+//! Our own memory cgroup: its location, limit, usage and OOM kill count.
 //!
-//! Two versions (`Documentation/admin-guide/cgroup-v1/memory.rst` and `cgroup-v2.rst`). A controller belongs to
-//! one hierarchy at a time, so where a v1 hierarchy has `memory` it is the one, whatever v2 shows besides.
+//! Supports cgroup v1 and v2 (`Documentation/admin-guide/cgroup-v1/memory.rst` and `cgroup-v2.rst`). A controller
+//! belongs to one hierarchy at a time: if a v1 hierarchy has `memory`, it is used even if v2 is mounted as well.
 //!
-//! `/proc/PID/cgroup` has a path, `/proc/self/mountinfo` what part of the hierarchy is mounted where. Both are
-//! relative to our cgroup namespace, if we have one, and then go up with `..` for what is above it
-//! (`cgroup_namespaces(7)`). Where the two do not fit, the mounted part is searched for a cgroup that lists us as
-//! a member.
+//! `/proc/PID/cgroup` contains the path, `/proc/self/mountinfo` which part of the hierarchy is mounted where. Both are
+//! relative to our cgroup namespace and begin with `..` for paths above it (`cgroup_namespaces(7)`). If the two do not
+//! match, the mounted part is searched for a cgroup that has us as a member.
 //!
-//! Finding it may fail; after that, what cannot be read is a problem to mention ([`Reading::problems`]) and a
-//! gap in the facts. Nothing here writes, waits, or decides what the facts mean.
+//! Finding the cgroup may fail. After that, files that cannot be read are listed in [`Reading::problems`], and their
+//! facts are missing. This module does not write, block or interpret.
 
 pub(super) mod charge;
 pub(super) mod counter;
+pub(super) mod limits;
 pub(super) mod names;
 mod uncounted;
+pub(super) mod usage;
 
 use std::collections::VecDeque;
 use std::fs;
@@ -22,21 +23,25 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::procfs::Fence;
+use super::procfs::CgroupFilter;
 
-/// From here on a limit is none: v1 says "no limit" as the largest multiple of a page in an `i64`
-/// (`PAGE_COUNTER_MAX`, `include/linux/page_counter.h`), and no machine has 4 EiB.
+/// Limits from this value on mean "no limit", which v1 shows as the largest page multiple in an `i64`
+/// (`PAGE_COUNTER_MAX`, `include/linux/page_counter.h`).
 const NO_LIMIT_BYTES: u64 = 1 << 62;
 
-/// A search looks at no more folders: it is for containers, which see a few. A whole node has
-/// thousands, and there the path is the right one.
+/// Inode number of the initial cgroup namespace (`PROC_CGROUP_INIT_INO`, `include/linux/proc_ns.h`).
+const INIT_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
+
+/// Maximum number of directories to search. The search is for containers, which see a few; on a whole node, which has
+/// thousands, the path is correct.
 const SEARCHED_MAX: usize = 4096;
 
-/// The file system that cgroups are looked up in.
+/// The root directory to look up cgroups in, for tests.
 #[derive(Debug, Clone)]
-pub struct CgroupRoot {
+pub(crate) struct CgroupRoot {
     root: PathBuf,
 }
 
@@ -47,9 +52,9 @@ impl Default for CgroupRoot {
 }
 
 impl CgroupRoot {
-    /// This folder stands for `/`: it has a `proc`, and mount points are below it.
+    /// Uses this directory as `/`: it has a `proc`, and mount points are below it.
     #[must_use]
-    pub fn below(root: impl Into<PathBuf>) -> Self {
+    pub(crate) fn below(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
@@ -62,77 +67,79 @@ impl CgroupRoot {
     }
 }
 
-/// Why there is no cgroup, or no figure.
+/// Why the cgroup or one of its values is unavailable.
 #[derive(Debug, thiserror::Error)]
-pub enum CgroupError {
-    /// A file.
+pub(crate) enum CgroupError {
+    /// A file cannot be read.
     #[error("cannot read {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
-    /// A file says something else than it should.
+    /// A file has unexpected contents.
     #[error("{} has no {what}", file.display())]
     Unexpected {
-        /// Which file.
+        /// Path of the file.
         file: PathBuf,
-        /// What should be in there.
+        /// The missing value.
         what: &'static str,
     },
-    /// The kernel has no memory cgroups, or their hierarchy is not mounted here.
-    #[error("no hierarchy of memory cgroups is mounted")]
+    /// The kernel has no memory cgroups, or their hierarchy is not mounted.
+    #[error("no memory cgroup hierarchy is mounted")]
     NotMounted,
-    /// The mounted part does not have our own cgroup.
-    #[error("the memory cgroup {0} is not in what is mounted here")]
+    /// The mounted part does not contain our cgroup.
+    #[error("the memory cgroup {0} is outside the mounted hierarchy")]
     Hidden(String),
-    /// v2 without the memory controller here or above.
-    #[error("the memory controller is off in {}", .0.display())]
+    /// v2 without the memory controller in the cgroup or above.
+    #[error("the memory controller is disabled in {}", .0.display())]
     Off(PathBuf),
-    /// v2's root cgroup.
-    #[error("{} is the root cgroup, which has no memory.* files by design", .0.display())]
+    /// The root cgroup of v2, which has no `memory.*` files by design.
+    #[error("{} is the root cgroup, which has no memory.* files", .0.display())]
     IsRoot(PathBuf),
 }
 
-/// What is known of a memory cgroup at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CgroupFacts {
-    /// As `/proc/PID/cgroup` has it: relative to our cgroup namespace.
+/// Facts about a memory cgroup at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct CgroupFacts {
+    /// Path as in `/proc/PID/cgroup`, relative to our cgroup namespace.
     pub path: String,
-    /// 1 or 2.
+    /// Cgroup version, 1 or 2.
     pub version: u8,
-    /// The smallest limit here or above; none if there is none.
+    /// The smallest limit of the cgroup and its ancestors; null if there is no limit.
     pub limit_bytes: Option<u64>,
-    /// In use where that limit applies, else here.
+    /// Usage of the cgroup that has this limit, or of this cgroup if there is no limit.
     pub usage_bytes: Option<u64>,
-    /// OOM kills so far. v1 counts those of the cgroup's own members; v2 those below, too.
+    /// OOM kills so far: v1 counts only the cgroup's own members, v2 also its descendants.
     pub oom_kill_count: Option<u64>,
 }
 
-/// Facts, and why some are missing.
+/// Facts, and the reasons why some are missing.
 #[derive(Debug)]
-pub struct Reading {
-    /// What could be read.
+pub(crate) struct Reading {
+    /// The facts that could be read.
     pub facts: CgroupFacts,
-    /// What could not.
+    /// Errors of the facts that could not be read.
     pub problems: Vec<CgroupError>,
 }
 
-/// A memory cgroup, and the hierarchy as far as it is visible.
+/// A memory cgroup and the visible part of its hierarchy.
 #[derive(Debug, Clone)]
-pub struct Cgroup {
-    /// As in `/proc/self/cgroup`.
+pub(crate) struct Cgroup {
+    /// Path as in `/proc/self/cgroup`.
     pub path: String,
-    /// Its folder.
+    /// Its directory below a mount point.
     pub dir: PathBuf,
-    /// 1 or 2.
+    /// Cgroup version, 1 or 2.
     pub version: u8,
-    /// The kernel's own id of it (`cgroup_id`, include/linux/cgroup.h): its folder's inode number. Unique in
-    /// its hierarchy.
+    /// The kernel's id (`cgroup_id`, include/linux/cgroup.h), the inode number of its directory. Unique within its
+    /// hierarchy.
     pub id: u64,
     mounts: Vec<Mount>,
     root: CgroupRoot,
+    /// We are not in the initial cgroup namespace.
+    has_own_namespace: bool,
 }
 
 impl Cgroup {
-    /// The one of this process.
-    pub fn find(root: &CgroupRoot) -> Result<Self, CgroupError> {
+    /// Finds the memory cgroup of this process.
+    pub(crate) fn find(root: &CgroupRoot) -> Result<Self, CgroupError> {
         let own = root.read("self/cgroup")?;
         let mounts = root.read("self/mountinfo")?;
         let (version, path) = own_path(&own).ok_or(CgroupError::NotMounted)?;
@@ -140,38 +147,48 @@ impl Cgroup {
         if mounts.is_empty() {
             return Err(CgroupError::NotMounted);
         }
-        let dir = place(path, &mounts).or_else(|| search(root, &mounts));
+        let dir = dir_of(path, &mounts).or_else(|| search(root, &mounts));
         let dir = dir.ok_or_else(|| CgroupError::Hidden(path.to_owned()))?;
         let id = fs::metadata(&dir).map_err(|error| CgroupError::Read(dir.clone(), error))?.ino();
-        Ok(Self { path: path.to_owned(), dir, version, id, mounts, root: root.clone() })
+        let namespace = fs::metadata(root.proc("self/ns/cgroup")).map(|namespace| namespace.ino());
+        let has_own_namespace = namespace.is_ok_and(|inode| inode != INIT_CGROUP_NAMESPACE);
+        Ok(Self { path: path.to_owned(), dir, version, id, mounts, root: root.clone(), has_own_namespace })
     }
 
-    /// What is known of it now.
+    /// Reads the current facts.
     #[must_use]
-    pub fn facts(&self) -> CgroupFacts {
+    pub(crate) fn facts(&self) -> CgroupFacts {
         self.read().facts
     }
 
-    /// What is known of it now, and why not more.
+    /// Reads the current facts, with the errors of those that are missing.
     #[must_use]
-    pub fn read(&self) -> Reading {
+    pub(crate) fn read(&self) -> Reading {
         self.read_at(&self.path, &self.dir)
     }
 
-    /// Whether a kill in the cgroup with that path may be one of all of its members, or of one above it (`memory.oom.group`,
-    /// `mem_cgroup_get_oom_group` in mm/memcontrol.c).
+    /// Whether the cgroup at this path or one of its ancestors has `memory.oom.group` set, so that an OOM kill may kill
+    /// all of its members (`mem_cgroup_get_oom_group` in mm/memcontrol.c).
     #[must_use]
     pub(in crate::monitor) fn kills_groups_at(&self, path: &str) -> bool {
         let is_set = |level: PathBuf| number(&level.join(OOM_GROUP), "number").is_ok_and(|set| set == 1);
-        let levels = || place(path, &self.mounts).map_or_else(Vec::new, |dir| self.levels(&dir));
+        let levels = || dir_of(path, &self.mounts).map_or_else(Vec::new, |dir| self.levels(&dir));
         self.version == 2 && levels().into_iter().any(is_set)
     }
 
+    /// Id and OOM kill count of the cgroup at this path; `None` if it is not visible.
+    #[must_use]
+    pub(in crate::monitor) fn kills_at(&self, path: &str) -> Option<(u64, u64)> {
+        let dir = dir_of(path, &self.mounts)?;
+        let count = self.read_at(path, &dir).facts.oom_kill_count?;
+        Some((fs::metadata(dir).ok()?.ino(), count))
+    }
+
     fn read_at(&self, path: &str, dir: &Path) -> Reading {
-        let files = Files::of(self.version);
+        let files = MemcgFiles::of(self.version);
         let mut levels = self.levels(dir);
         let mut problems = Vec::new();
-        // In v2 the controller may be off here: then the next one above that has it is charged.
+        // In v2 the controller may be disabled here: the nearest ancestor that has it is charged.
         let charged = levels.iter().position(|level| level.join(files.usage).exists());
         levels.drain(..charged.unwrap_or(levels.len()));
         let Some(own) = levels.first().cloned() else {
@@ -182,7 +199,7 @@ impl Cgroup {
                 usage_bytes: None,
                 oom_kill_count: None,
             };
-            return Reading { facts, problems: vec![Files::why_none(dir)] };
+            return Reading { facts, problems: vec![MemcgFiles::why_none(dir)] };
         };
         let limit = files.smallest_limit(&levels, &mut problems);
         let limited = limit.as_ref().map_or(&own, |(_, level)| level);
@@ -199,21 +216,21 @@ impl Cgroup {
         Reading { facts, problems }
     }
 
-    /// The smallest limit here or above, and the folder of the cgroup that has it.
+    /// The smallest limit of this cgroup and its ancestors, and the directory of the cgroup that has it.
     fn limited_level(&self) -> Option<(u64, PathBuf)> {
-        let files = Files::of(self.version);
+        let files = MemcgFiles::of(self.version);
         let mut levels = self.levels(&self.dir);
         levels.retain(|level| level.join(files.usage).exists());
         files.smallest_limit(&levels, &mut Vec::new())
     }
 
-    /// Its folder and those above, as far as they are mounted; innermost first.
+    /// The directories of this cgroup and its visible ancestors, innermost first.
     #[must_use]
-    pub fn visible(&self) -> Vec<PathBuf> {
+    pub(crate) fn visible(&self) -> Vec<PathBuf> {
         self.levels(&self.dir)
     }
 
-    /// The folder and those above, as far as they are mounted; innermost first.
+    /// `dir` and its parents up to the mount point, innermost first.
     fn levels(&self, dir: &Path) -> Vec<PathBuf> {
         let top = self.mounts.iter().map(|mount| &mount.point).find(|point| dir.starts_with(point));
         let above = top.map_or(0, |top| top.components().count());
@@ -221,41 +238,41 @@ impl Cgroup {
     }
 }
 
-/// Version 2's file that says whether the members of a cgroup die together.
+/// v2's file that makes the OOM killer kill all members of a cgroup.
 const OOM_GROUP: &str = "memory.oom.group";
 
-/// What the files are called.
-struct Files {
+/// File names of a cgroup version.
+struct MemcgFiles {
     limit: &'static str,
     usage: &'static str,
     events: &'static str,
-    /// Where the kernel sums up the limits above, invisible ones included.
+    /// The file with the smallest limit of all ancestors, including invisible ones.
     sum: Option<&'static str>,
 }
 
-const V1: Files = Files {
+const V1: MemcgFiles = MemcgFiles {
     limit: "memory.limit_in_bytes",
     usage: "memory.usage_in_bytes",
     events: "memory.oom_control",
     sum: Some("memory.stat"),
 };
 
-const V2: Files = Files { limit: "memory.max", usage: "memory.current", events: "memory.events", sum: None };
+const V2: MemcgFiles = MemcgFiles { limit: "memory.max", usage: "memory.current", events: "memory.events", sum: None };
 
-impl Files {
+impl MemcgFiles {
     const fn of(version: u8) -> &'static Self {
         if version == 1 { &V1 } else { &V2 }
     }
 
-    /// Why a cgroup of version 2 has no files of the memory controller. The root has neither those nor `cgroup.type`, which
-    /// all others have (`cgroup_base_files`, kernel/cgroup/cgroup.c).
+    /// Why a v2 cgroup has no files of the memory controller. The root has neither those nor `cgroup.type`, which every
+    /// other cgroup has (`cgroup_base_files`, kernel/cgroup/cgroup.c).
     fn why_none(dir: &Path) -> CgroupError {
         let is_root = dir.join("cgroup.controllers").exists() && !dir.join("cgroup.type").exists();
         if is_root { CgroupError::IsRoot(dir.to_owned()) } else { CgroupError::Off(dir.to_owned()) }
     }
 
-    /// The smallest limit and where it applies. A limit above what is visible is taken for one of the
-    /// innermost, whose usage is all that can be read.
+    /// The smallest limit and the directory of its cgroup. The limit of an invisible ancestor is attributed to the
+    /// innermost cgroup, whose usage is the closest that can be read.
     fn smallest_limit(&self, levels: &[PathBuf], problems: &mut Vec<CgroupError>) -> Option<(u64, PathBuf)> {
         let mut smallest: Option<(u64, PathBuf)> = None;
         let mut consider = |bytes: u64, level: &PathBuf| {
@@ -272,7 +289,7 @@ impl Files {
             }
         }
         if let (Some(file), Some(own)) = (self.sum, levels.first()) {
-            // An extra: where it is missing, the limits themselves have told.
+            // Optional: if it is missing, the visible limits are used.
             if let Ok(bytes) = entry(&own.join(file), "hierarchical_memory_limit") {
                 consider(bytes, own);
             }
@@ -281,19 +298,20 @@ impl Files {
     }
 }
 
-/// A part of the hierarchy that is mounted.
+/// A mounted part of the hierarchy.
 #[derive(Debug, Clone)]
 struct Mount {
-    /// Which part: the path of its topmost cgroup.
+    /// Path of its topmost cgroup.
     top: String,
-    /// Where.
+    /// Where it is mounted.
     point: PathBuf,
-    /// Each cgroup counts its own only (cgroup-v2.rst, `memory_localevents`).
+    /// Mount option `memory_localevents`: each cgroup counts only its own events (cgroup-v2.rst).
     has_local_events: bool,
 }
 
 impl Mount {
-    /// A line of `mountinfo` (proc(5)), if it is of that version and, in v1, the memory controller's.
+    /// Parses a line of `mountinfo` (proc(5)); `None` unless it is a hierarchy of this version and, in v1, the memory
+    /// controller's.
     fn parse(line: &str, version: u8, root: &CgroupRoot) -> Option<Self> {
         let (place, kind) = line.split_once(" - ")?;
         let mut place = place.split(' ').skip(3);
@@ -311,19 +329,19 @@ impl Mount {
     }
 }
 
-/// What tells the processes of our own cgroup, and those below it, from others. Nothing needs to be mounted for that.
-pub(super) fn own_fence(root: &CgroupRoot) -> Result<Fence, CgroupError> {
+/// A filter for processes in our own cgroup and its descendants. Does not require a mounted hierarchy.
+pub(super) fn own_cgroup_filter(root: &CgroupRoot) -> Result<CgroupFilter, CgroupError> {
     let own = root.read("self/cgroup")?;
     let (version, path) = own_path(&own).ok_or(CgroupError::NotMounted)?;
-    Ok(Fence::around(version, path))
+    Ok(CgroupFilter::new(version, path))
 }
 
-/// In which version's hierarchy memory is counted, and where we are there.
+/// The version of the memory controller's hierarchy, and our path in it.
 fn own_path(own: &str) -> Option<(u8, &str)> {
     [1, 2].into_iter().find_map(|version| Some((version, path_in(own, version)?)))
 }
 
-/// The path in `/proc/PID/cgroup` (cgroups(7)): of the v1 hierarchy with the memory controller, or of v2.
+/// The path from `/proc/PID/cgroup` (cgroups(7)) in the v1 hierarchy with the memory controller, or in v2.
 fn path_in(text: &str, version: u8) -> Option<&str> {
     let mut lines = text.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':');
@@ -336,8 +354,8 @@ fn path_in(text: &str, version: u8) -> Option<&str> {
     found.map(|(_, _, path)| path)
 }
 
-/// The folder of the cgroup `path` in the first mount that has it.
-fn place(path: &str, mounts: &[Mount]) -> Option<PathBuf> {
+/// The directory of the cgroup `path` in the first mount that contains it.
+fn dir_of(path: &str, mounts: &[Mount]) -> Option<PathBuf> {
     let wanted = steps(path);
     let candidates = mounts.iter().filter_map(|mount| {
         let rest = wanted.strip_prefix(steps(&mount.top).as_slice())?;
@@ -350,7 +368,7 @@ fn steps(path: &str) -> Vec<&str> {
     path.split('/').filter(|step| !step.is_empty()).collect()
 }
 
-/// The folder whose members include this process, the mounts' tops first.
+/// Searches breadth-first for the cgroup that has this process as a member.
 fn search(root: &CgroupRoot, mounts: &[Mount]) -> Option<PathBuf> {
     let own = fs::read_link(root.proc("self")).ok()?;
     let own = own.to_str()?;
@@ -367,8 +385,8 @@ fn search(root: &CgroupRoot, mounts: &[Mount]) -> Option<PathBuf> {
     None
 }
 
-/// `mountinfo` writes blanks and the like as three octal digits after a backslash (proc(5)).
-fn unescape(field: &str) -> String {
+/// Decodes `mountinfo`'s octal escapes of blanks and similar characters (proc(5)).
+pub(super) fn unescape(field: &str) -> String {
     let mut text = String::with_capacity(field.len());
     let mut parts = field.split('\\');
     text.push_str(parts.next().unwrap_or_default());
@@ -387,20 +405,20 @@ fn unescape(field: &str) -> String {
     text
 }
 
-/// Other mounts and the names of others' cgroups may be any bytes.
+/// Reads a file lossily: names of other mounts and cgroups may be any bytes.
 fn read(file: &Path) -> Result<String, CgroupError> {
     let bytes = fs::read(file).map_err(|error| CgroupError::Read(file.to_owned(), error))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A file with one number; `max` is the largest.
+/// Reads a file with one number; `max` is `u64::MAX`.
 fn number(file: &Path, what: &'static str) -> Result<u64, CgroupError> {
     let text = read(file)?;
     let number = if text.trim() == "max" { Some(u64::MAX) } else { text.trim().parse().ok() };
     number.ok_or_else(|| CgroupError::Unexpected { file: file.to_owned(), what })
 }
 
-/// A number by its name, in a file with one a line.
+/// Reads a value by its key from a file of `key value` lines.
 fn entry(file: &Path, name: &'static str) -> Result<u64, CgroupError> {
     let text = read(file)?;
     let value = text.lines().filter_map(|line| line.split_once(' ')).find(|(key, _)| *key == name);

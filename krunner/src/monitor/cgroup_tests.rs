@@ -149,7 +149,7 @@ fn a_path_that_does_not_fit_the_mount_is_searched_for() {
 }
 
 #[test]
-fn the_cgroup_of_others_is_not_taken_for_ours() {
+fn cgroups_of_others_are_not_mistaken_for_ours() {
     for own in ["0::/../other\n", "0::/gone\n"] {
         let host = Host::new(own, "30 23 0:26 / /c rw - cgroup2 cgroup2 rw\n")
             .v2("c", "77", 1, 0)
@@ -160,7 +160,7 @@ fn the_cgroup_of_others_is_not_taken_for_ours() {
 }
 
 #[test]
-fn a_hierarchy_that_is_not_mounted_is_told() {
+fn unmounted_hierarchy_is_an_error() {
     // The controller is v1's, so the mounted v2 does not have it.
     let host = Host::new("4:memory:/a\n0::/a\n", "30 23 0:26 / /c rw - cgroup2 cgroup2 rw\n").v2("c/a", "7", 1, 0);
     assert!(matches!(host.find().unwrap_err(), CgroupError::NotMounted));
@@ -193,9 +193,9 @@ fn the_root_of_v2_is_told_from_a_cgroup_without_the_controller() {
     let top = || {
         Host::new("0::/\n", "30 23 0:26 / /c rw - cgroup2 cgroup2 rw\n").file("c/cgroup.controllers", "cpu memory\n")
     };
-    assert!(problem(top()).ends_with("/c is the root cgroup, which has no memory.* files by design"));
+    assert!(problem(top()).ends_with("/c is the root cgroup, which has no memory.* files"));
     let top_of_namespace = top().file("c/cgroup.type", "domain\n");
-    assert!(problem(top_of_namespace).contains("memory controller is off"));
+    assert!(problem(top_of_namespace).contains("memory controller is disabled"));
 }
 
 #[test]

@@ -5,20 +5,20 @@ use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Now.
+/// The current time: nanoseconds since boot, suspend included (`CLOCK_BOOTTIME`).
 #[must_use]
-pub fn boot_ns() -> u64 {
+pub(crate) fn boot_ns() -> u64 {
     // The clock has existed since Linux 2.6.39; the call cannot fail.
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What our time namespace adds to the boot clock of the initial one (`time_namespaces(7)`); 0 where there are none.
+/// Offset of our time namespace's boot clock from the initial one (`time_namespaces(7)`); 0 without time namespaces.
 #[must_use]
 pub(super) fn boottime_offset_ns() -> i64 {
     let namespace = |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).ok();
-    // The file has the offsets of the namespace that children get (`proc_timens_show_offsets`,
-    // kernel/time/namespace.c), which is another one between unshare(2) and the next exec.
+    // The file shows the offsets of the namespace for children (`proc_timens_show_offsets`, kernel/time/namespace.c),
+    // which differs from ours between unshare(2) and the next exec.
     if namespace("time") != namespace("time_for_children") {
         return 0;
     }
@@ -26,7 +26,7 @@ pub(super) fn boottime_offset_ns() -> i64 {
     parse_boottime_offset(&offsets).unwrap_or(0)
 }
 
-/// Of lines with a clock, seconds and nanoseconds.
+/// Parses lines of clock name, seconds and nanoseconds.
 fn parse_boottime_offset(offsets: &str) -> Option<i64> {
     const NS_PER_S: i64 = 1_000_000_000;
     let mut fields = offsets.lines().find_map(|line| line.strip_prefix("boottime"))?.split_whitespace();
@@ -35,16 +35,16 @@ fn parse_boottime_offset(offsets: &str) -> Option<i64> {
     seconds.checked_mul(NS_PER_S)?.checked_add(ns)
 }
 
-/// What this thread has had of a processor.
+/// CPU time used by the calling thread.
 #[must_use]
 pub(super) fn thread_cpu() -> Duration {
-    // As above.
+    // Cannot fail either.
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// The time of day of a moment of that clock.
 #[must_use]
-pub fn time_of_day(at_boot_ns: u64) -> SystemTime {
+pub(crate) fn time_of_day(at_boot_ns: u64) -> SystemTime {
     let ago = Duration::from_nanos(boot_ns().saturating_sub(at_boot_ns));
     SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
 }

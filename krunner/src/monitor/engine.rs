@@ -1,22 +1,24 @@
-//! From what happens to what is told. Pure but for one question that it is handed: no I/O, no clock of its own.
+//! The monitor's state machine: events in, reports out. Pure except for one [`ProcessLookup`]: no I/O, no clock.
 //!
 //! ```text
-//!  TraceEvent ─▶ Joiner ─▶ victim ─▶ Storm ──▶ a moment's wait for a fresh look ─▶ Report
-//!      └───────▶ History ◀── Snapshot ──────────────────┘
-//!  counter grew (no tracer) ─▶ Inference: who left since, how large ─▶ Report, inferred
-//!  the agent says so (no tracer, no counter) ─▶ the same ─▶ Report, possible
+//!  TraceEvent ─▶ Correlator ─▶ victim ─▶ RateLimiter ─▶ short wait for a fresh scan ─▶ OomReport
+//!      └───────▶ History ◀── Snapshot ───────────────────┘
+//!  counter rose (no tracer) ─▶ Inference: who disappeared, how large ─▶ OomReport, inferred
+//!  agent reported a kill (no tracer, no counter) ─▶ the same ─▶ OomReport, possible
 //! ```
 //!
-//! A kill asks for a look at `/proc` at once, so that the report tells who else was big at that moment.
-//! The look runs beside the victim's death and mostly wins; a report never waits longer than
-//! [`LOOK_PATIENCE_NS`] for it, and goes with the last regular snapshot instead.
+//! A kill requests a scan of `/proc` at once, so that the report shows which other processes were large at that moment. The scan
+//! races with the victim's exit and usually wins. A report waits for it [`SCAN_PATIENCE_NS`] at most and uses the last regular
+//! snapshot otherwise.
 //!
-//! While the engine is *held*, because the limit that was hit is our own and the victim's memory is not back, it asks for
-//! nothing and reports nothing: see `cgroup::charge`.
+//! While the engine is *held*, because krunner's own cgroup hit its limit and the victim's memory is not freed yet, it requests
+//! and reports nothing: see `cgroup::charge`.
 
 mod barrier;
-mod order;
-mod others;
+mod co_victims;
+mod explanation;
+mod lookup;
+mod memory;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
@@ -24,204 +26,219 @@ use std::time::{Duration, SystemTime};
 use super::attribution::sigkill::{RecentKills, SigkillCause};
 use super::cgroup::CgroupFacts;
 use super::cgroup::counter::Count;
-use super::event::{Actor, Death, Kill, KillSource, ProcessKey, Trace, TraceEvent};
+use super::correlate::{Attribution, Correlator, Victim};
+use super::event::{Actor, ChildExit, Kill, KillSource, ProcessKey, Trace, TraceEvent};
+use super::explain::{LimitHit, MemoryFacts, MountUsage};
 use super::history::History;
-use super::infer::{Accused, Inference};
-use super::join::{Joiner, Verdict, Victim};
-use super::process::{End, Glance, Snapshot};
-use super::report::{Circumstances, Report, mib_or_unknown, victim_rss};
-use super::storm::{Storm, Suppressed};
-use order::group_patience_ns;
-pub(super) use others::Present;
-use others::largest_spared;
+use super::infer::{Attributed, Inference};
+use super::process::{ExitKind, PartialScan, Snapshot};
+use super::rate_limit::{RateLimiter, Suppressed};
+use super::report::{KillContext, MemoryWarning, OomReport, mib_or_unknown, victim_rss};
+use co_victims::group_patience_ns;
+pub(super) use lookup::ProcessLookup;
+use lookup::largest_spared;
+pub(super) use memory::ProcessSizes;
 
 const MS: u64 = 1_000_000;
 
-/// How long a report waits for the look that its kill asked for.
-const LOOK_PATIENCE_NS: u64 = 4 * MS;
+/// How long a report waits for the scan that its kill requested.
+const SCAN_PATIENCE_NS: u64 = 4 * MS;
 
-/// A snapshot of this age is as good as a fresh one: the sampler would not look again sooner.
+/// A snapshot of this age counts as fresh: the sampler would not scan again sooner.
 const FRESH_NS: u64 = 50 * MS;
 
-/// Looks that took longer are not asked for: the report would go without them anyway.
-const QUICK_LOOK: Duration = Duration::from_millis(4);
+/// Slower scans are not requested, because the report would not wait for them.
+const QUICK_SCAN: Duration = Duration::from_millis(4);
 
-/// Cgroup figures kept for kills that are not through; a storm has no use for more.
-const MAX_FIGURES: usize = 256;
+/// Unreported kills whose memory facts are kept. A burst of kills needs no more.
+const MAX_FACTS: usize = 256;
 
-/// Processes remembered as told of. What comes by two ways comes within seconds.
-const MAX_TOLD: usize = 1024;
+/// Reported processes to remember. A kill that two sources see arrives from both within seconds.
+const MAX_REPORTED: usize = 1024;
 
-/// What the monitor tells.
+/// What the engine reports.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Notice {
-    /// A process was killed for memory.
-    Report(Box<Report>),
-    /// More were than can be told one by one.
+pub(crate) enum KillEvent {
+    /// The OOM killer killed a process.
+    Report(Box<OomReport>),
+    /// OOM kills beyond the rate limit, counted by name.
     Suppressed(Suppressed),
-    /// The tracer had no room for so many records; a kill may be among them.
-    Lost {
-        /// How many.
+    /// The tracer dropped records; an OOM kill may have been missed.
+    RecordsLost {
+        /// Number of dropped records.
         records: u64,
     },
-    /// The limit is reached, and the kernel may not kill here.
-    Stuck,
-    /// Kills were counted some time ago; which processes they were is not known yet.
-    Unnamed {
-        /// How many.
+    /// Memory is running out.
+    Warning(Box<MemoryWarning>),
+    /// The limit is reached and the OOM killer is disabled (`oom_kill_disable`).
+    OomWithoutKill,
+    /// OOM kills were counted but not attributed yet.
+    AttributionPending {
+        /// Number of kills.
         kills: u64,
     },
-    /// Kills were counted of processes that nobody can name.
+    /// OOM kills were counted and cannot be attributed to a process.
     Unattributed {
-        /// How many.
+        /// Number of kills.
         kills: u64,
-        /// Why not, where `/proc` does not show all processes; a fragment of a sentence.
+        /// The reason, where `/proc` hides processes; a sentence fragment.
         reason: Option<String>,
     },
 }
 
-/// A victim whose report waits for a fresh look.
+/// A victim whose report waits for a fresh scan.
 #[derive(Debug)]
-struct Waiting {
+struct DeferredReport {
     victim: Box<Victim>,
     until_ns: u64,
-    /// Not before, whatever comes.
+    /// The report is not emitted earlier, even if the scan has arrived.
     not_before_ns: u64,
 }
 
-/// The monitor's mind.
-pub(super) struct Engine {
-    present: Box<dyn Present>,
-    joiner: Joiner,
+/// The monitor's state.
+pub(super) struct MonitorEngine {
+    lookup: Box<dyn ProcessLookup>,
+    correlator: Correlator,
     history: History,
-    storm: Storm,
-    waiting: VecDeque<Waiting>,
-    /// Co-victims whose first victim is not told yet, in the order of their verdicts.
-    company: Vec<Waiting>,
-    figures: BTreeMap<ProcessKey, CgroupFacts>,
-    /// When a look was last asked for that has not come yet.
-    look_asked_ns: Option<u64>,
-    look_is_quick: bool,
-    /// When the last snapshot began.
+    rate_limiter: RateLimiter,
+    deferred: VecDeque<DeferredReport>,
+    /// Co-victims whose first victim is not reported yet, in order of attribution.
+    co_victims: Vec<DeferredReport>,
+    facts: BTreeMap<ProcessKey, MemoryFacts>,
+    /// When the outstanding scan was requested.
+    scan_requested_ns: Option<u64>,
+    scan_is_quick: bool,
+    /// Start of the last snapshot.
     last_snapshot_ns: Option<u64>,
+    /// The mounts of the last snapshot that has them, and its time.
+    mounts: (u64, Vec<MountUsage>),
     booted_at: SystemTime,
     lost_records: u64,
-    /// Without a tracer: kills that are known of, but not whose.
+    /// Without a tracer: kills without a victim so far.
     inference: Inference,
-    /// Without a tracer: the cgroup counts kills.
+    /// Without a tracer: the cgroup counts OOM kills.
     is_counted: bool,
-    /// Who was told of, by whichever way: nobody is told of twice.
-    told: VecDeque<ProcessKey>,
-    /// Why processes got SIGKILL, for those who waited for them.
+    /// Processes already reported, by either path.
+    reported: VecDeque<ProcessKey>,
+    /// Recent SIGKILL causes, for callers that reap the processes.
     recent: RecentKills,
-    /// Without a tracer: when kills were counted last.
+    /// Limits of reported victims; their co-victims died for the same limit.
+    group_limits: VecDeque<(ProcessKey, LimitHit)>,
+    /// Without a tracer: when the OOM kill counter last rose.
     counted_ns: Option<u64>,
-    /// Why kills may have no name.
+    /// Why kills may stay unattributed.
     why_unattributed: Option<String>,
+    memory: memory::MemoryHistory,
     is_held: bool,
-    /// Killed while held, each in the cgroup of that id: what else is to be known of them is looked up afterwards.
+    /// Victims killed while held, with their cgroup IDs. The remaining facts are looked up on resume.
     held_victims: Vec<(ProcessKey, Option<u64>)>,
-    notices: Vec<Notice>,
+    events: Vec<KillEvent>,
 }
 
-impl Engine {
-    /// An engine that knows nothing; `booted_at` is the time of day at which the clock of events was 0.
+impl MonitorEngine {
+    /// Creates an engine. `booted_at` is the wall-clock time of boot.
     #[must_use]
-    pub(super) fn new(booted_at: SystemTime, present: Box<dyn Present>) -> Self {
+    pub(super) fn new(booted_at: SystemTime, lookup: Box<dyn ProcessLookup>) -> Self {
         Self {
-            present,
-            joiner: Joiner::new(),
+            lookup,
+            correlator: Correlator::new(),
             history: History::new(),
-            storm: Storm::new(),
-            waiting: VecDeque::new(),
-            company: Vec::new(),
-            figures: BTreeMap::new(),
-            look_asked_ns: None,
-            look_is_quick: true,
+            rate_limiter: RateLimiter::new(),
+            deferred: VecDeque::new(),
+            co_victims: Vec::new(),
+            facts: BTreeMap::new(),
+            scan_requested_ns: None,
+            scan_is_quick: true,
             last_snapshot_ns: None,
+            mounts: (0, Vec::new()),
             booted_at,
             lost_records: 0,
             inference: Inference::default(),
             is_counted: false,
-            told: VecDeque::new(),
+            reported: VecDeque::new(),
             recent: RecentKills::default(),
+            group_limits: VecDeque::new(),
             counted_ns: None,
             why_unattributed: None,
+            memory: memory::MemoryHistory::default(),
             is_held: false,
             held_victims: Vec::new(),
-            notices: Vec::new(),
+            events: Vec::new(),
         }
     }
 
-    /// The time of day at which the clock of events was 0, by the wall clock of now: that may be set at any time.
+    /// Updates the wall-clock time of boot, which changes when the clock is set.
     pub(super) fn set_booted_at(&mut self, booted_at: SystemTime) {
         self.booted_at = booted_at;
     }
 
-    /// `/proc` does not show all processes. Of those that it shows none is named where a hidden one may be meant.
+    /// Notes that `/proc` hides processes. A visible process is then named only if no hidden one can be the victim.
     pub(super) fn view_is_partial(&mut self, reason: String) {
         self.inference.view_is_partial();
         self.why_unattributed = Some(reason);
     }
 
-    /// Takes in what a tracer saw. `figures` are those of the victim's cgroup, for a [`KillSource::Kernel`]
-    /// kill. Returns whether `/proc` should be looked at now.
+    /// Handles a tracer event. `facts` are the memory facts read for a [`KillSource::Kernel`] kill. Returns whether to scan
+    /// `/proc` now.
     #[must_use]
-    pub(super) fn trace(&mut self, event: &TraceEvent, figures: Option<CgroupFacts>, now_ns: u64) -> bool {
+    pub(super) fn trace(&mut self, event: &TraceEvent, facts: Option<MemoryFacts>, now_ns: u64) -> bool {
         self.history.fold_event(event);
-        let mut look = false;
+        let mut scan = false;
         match &event.what {
             Trace::Lost { records, .. } => {
                 self.lost_records += records;
-                self.notices.push(Notice::Lost { records: *records });
+                self.events.push(KillEvent::RecordsLost { records: *records });
             }
             Trace::Kill(kill) if is_of_interest(kill) => {
-                if let Some(figures) = figures {
-                    self.keep_figures(kill.victim, figures);
+                if let Some(facts) = facts {
+                    self.keep_facts(kill.victim, facts);
                 }
                 if self.is_held {
                     self.hold_victim(kill.victim, kill.cgroup_id);
                 } else {
                     self.note_ancestors(kill.victim, event.at_boot_ns, now_ns);
-                    look = self.wants_look(now_ns);
+                    scan = self.wants_scan(now_ns);
                 }
             }
             _ => {}
         }
-        let verdict = self.joiner.feed(event);
-        self.judged_all(verdict.into_iter().collect(), now_ns);
-        look
+        let attribution = self.correlator.feed(event);
+        self.attributed_all(attribution.into_iter().collect(), now_ns);
+        scan
     }
 
-    /// The victim of a kill that was taken in just now is one of a group (`memory.oom.group`).
+    /// Notes that the victim of the kill just handled belongs to a group (`memory.oom.group`).
     pub(super) fn killed_with_group(&mut self, victim: ProcessKey) {
-        self.joiner.killed_with_group(victim);
+        self.correlator.killed_with_group(victim);
     }
 
-    /// Takes in a look at `/proc`.
+    /// Handles a snapshot of `/proc`.
     pub(super) fn snapshot(&mut self, snapshot: &Snapshot, now_ns: u64) {
         self.history.fold_snapshot(snapshot);
-        self.look_is_quick = snapshot.cost.wall <= QUICK_LOOK;
+        self.scan_is_quick = snapshot.cost.wall <= QUICK_SCAN;
         self.last_snapshot_ns = Some(snapshot.at_boot_ns);
-        if self.look_asked_ns.is_some_and(|asked_ns| snapshot.at_boot_ns >= asked_ns) {
-            self.look_asked_ns = None;
-            self.look_came(now_ns);
+        if !snapshot.mounts.is_empty() {
+            self.mounts = (snapshot.at_boot_ns, snapshot.mounts.clone());
         }
-        self.inference.looked(snapshot.at_boot_ns);
+        if self.scan_requested_ns.is_some_and(|asked_ns| snapshot.at_boot_ns >= asked_ns) {
+            self.scan_requested_ns = None;
+            self.scan_arrived(now_ns);
+        }
+        self.inference.scanned(snapshot.at_boot_ns);
         self.infer(now_ns);
     }
 
-    /// Takes in a look at a few processes.
-    pub(super) fn glance(&mut self, glance: &Glance, now_ns: u64) {
-        self.history.fold_glance(glance);
-        if glance.is_listed {
-            self.inference.listed(glance.at_boot_ns);
+    /// Handles a partial scan.
+    pub(super) fn partial_scan(&mut self, scan: &PartialScan, now_ns: u64) {
+        self.history.fold_partial_scan(scan);
+        if scan.is_listed {
+            self.inference.listed(scan.at_boot_ns);
         }
         self.infer(now_ns);
     }
 
-    /// Without a tracer: takes in what our cgroup has counted since that time. Returns whether to look at `/proc`
-    /// now, because somebody was killed.
+    /// Without a tracer: handles a reading of the cgroup's OOM kill counter. Returns whether to scan `/proc` now, because the
+    /// counter rose.
     #[must_use]
     pub(super) fn counted(&mut self, count: Count) -> bool {
         self.is_counted = count.is_counted;
@@ -235,188 +252,193 @@ impl Engine {
         was_killed
     }
 
-    /// Whether the cgroup counts kills.
+    /// Whether the cgroup counts OOM kills.
     #[must_use]
     pub(super) fn is_counted(&self) -> bool {
         self.is_counted
     }
 
-    /// Without a tracer: the agent says that there was a kill. Returns whether to look at `/proc` now. Where
-    /// the cgroup counts kills, its word is enough.
+    /// Without a tracer: the agent reported an OOM kill. Returns whether to scan `/proc` now. Ignored where the cgroup counts
+    /// kills.
     #[must_use]
-    pub(super) fn told_of_kill(&mut self, now_ns: u64) -> bool {
+    pub(super) fn agent_reported_kill(&mut self, now_ns: u64) -> bool {
         if !self.is_counted {
-            self.inference.told_of_kill(now_ns);
+            self.inference.agent_reported_kill(now_ns);
         }
         !self.is_counted
     }
 
-    /// Somebody waits for a process that has ended.
-    pub(super) fn died(&mut self, death: &Death, now_ns: u64) {
-        self.history.ended(death);
+    /// Handles the exit of a child.
+    pub(super) fn child_exited(&mut self, death: &ChildExit, now_ns: u64) {
+        self.history.exited(death);
         self.infer(now_ns);
     }
 
-    /// The same, where nobody could look whose process that was.
-    pub(super) fn died_unseen(&mut self, pid: u32, end: End, now_ns: u64) {
+    /// Handles the exit of a child that could not be identified.
+    pub(super) fn child_exited_unseen(&mut self, pid: u32, end: ExitKind, now_ns: u64) {
         if let Some(process) = self.history.holder_of(pid, now_ns) {
-            self.history.ended_unseen(process, end, now_ns);
+            self.history.exited_unseen(process, end, now_ns);
             self.infer(now_ns);
         }
     }
 
-    /// So many kills were counted whose records the tracer dropped. Who left meanwhile says little of whom they hit: a
-    /// flood of processes made the tracer drop them.
-    pub(super) fn missed(&mut self, kills: u64) {
+    /// Reports OOM kills that were counted while their records were dropped. Processes that disappeared meanwhile are poor
+    /// candidates: a flood of processes made the tracer drop records.
+    pub(super) fn report_missed(&mut self, kills: u64) {
         if kills > 0 {
-            self.notices.push(Notice::Unattributed { kills, reason: None });
+            self.events.push(KillEvent::Unattributed { kills, reason: None });
         }
     }
 
-    /// Our cgroup has reached its limit, and the kernel may not kill in it.
-    pub(super) fn stuck(&mut self) {
-        self.notices.push(Notice::Stuck);
+    /// Reports that krunner's cgroup reached its limit with the OOM killer disabled.
+    pub(super) fn oom_without_kill(&mut self) {
+        self.events.push(KillEvent::OomWithoutKill);
     }
 
-    /// Lets time pass.
+    /// Advances the clock and emits reports that were waiting for their deadline.
     pub(super) fn tick(&mut self, now_ns: u64) {
-        let verdicts = self.joiner.tick(now_ns);
-        self.judged_all(verdicts, now_ns);
-        self.end_company(now_ns, now_ns);
+        let attributions = self.correlator.tick(now_ns);
+        self.attributed_all(attributions, now_ns);
+        self.flush_co_victims(now_ns, now_ns);
         if !self.is_held {
             self.release(now_ns);
         }
         self.infer(now_ns);
-        let unnamed = self.inference.announce(now_ns);
-        if unnamed > 0 {
-            self.notices.push(Notice::Unnamed { kills: unnamed });
+        let unattributed = self.inference.announce(now_ns);
+        if unattributed > 0 {
+            self.events.push(KillEvent::AttributionPending { kills: unattributed });
         }
-        if self.look_asked_ns.is_some_and(|asked_ns| now_ns.saturating_sub(asked_ns) > LOOK_PATIENCE_NS) {
-            self.look_asked_ns = None;
+        if self.scan_requested_ns.is_some_and(|asked_ns| now_ns.saturating_sub(asked_ns) > SCAN_PATIENCE_NS) {
+            self.scan_requested_ns = None;
         }
-        self.notices.extend(self.storm.summary(now_ns).map(Notice::Suppressed));
+        self.events.extend(self.rate_limiter.summary(now_ns).map(KillEvent::Suppressed));
     }
 
-    /// How many processes were forgotten before their time for want of room.
+    /// Number of processes evicted early because the history was full.
     #[must_use]
     pub(super) fn forgotten(&self) -> u64 {
         self.history.evicted()
     }
 
-    /// What is to be told since the last call, in order.
-    pub(super) fn take_notices(&mut self) -> Vec<Notice> {
-        std::mem::take(&mut self.notices)
+    /// Takes the events since the last call, in order.
+    pub(super) fn take_events(&mut self) -> Vec<KillEvent> {
+        std::mem::take(&mut self.events)
     }
 
-    /// Whether something waits for a few milliseconds to pass.
+    /// Whether the next few milliseconds may bring something.
     #[must_use]
     pub(super) fn is_busy(&self, now_ns: u64) -> bool {
-        !self.waiting.is_empty()
-            || !self.company.is_empty()
-            || self.joiner.is_busy(now_ns)
+        !self.deferred.is_empty()
+            || !self.co_victims.is_empty()
+            || self.correlator.is_busy(now_ns)
             || self.inference.is_busy(now_ns)
     }
 
-    fn wants_look(&mut self, now_ns: u64) -> bool {
+    fn wants_scan(&mut self, now_ns: u64) -> bool {
         let fresh = self.last_snapshot_ns.is_some_and(|at_ns| now_ns.saturating_sub(at_ns) <= FRESH_NS);
-        let wants = self.look_is_quick && !fresh && self.look_asked_ns.is_none();
+        let wants = self.scan_is_quick && !fresh && self.scan_requested_ns.is_none();
         if wants {
-            self.look_asked_ns = Some(now_ns);
+            self.scan_requested_ns = Some(now_ns);
         }
         wants
     }
 
-    fn judged(&mut self, verdict: Verdict, now_ns: u64) {
-        let victim = match verdict {
-            Verdict::Oom(victim) => victim,
-            Verdict::Killed { process, name, by } => {
+    fn attributed(&mut self, attribution: Attribution, now_ns: u64) {
+        let victim = match attribution {
+            Attribution::Oom(victim) => victim,
+            Attribution::KilledByProcess { process, name, by } => {
                 let victim = Actor { pid: process.pid, name };
                 return self.recent.add(process, now_ns, SigkillCause::Sent { victim, by });
             }
         };
-        if !self.first_time(victim.kill.victim) {
+        if !self.is_first_report(victim.kill.victim) {
             return;
         }
         self.remember_victim(&victim, now_ns);
-        if !self.storm.admit(now_ns, &victim.kill.name) {
-            self.figures.remove(&victim.kill.victim);
+        if !self.rate_limiter.admit(now_ns, &victim.kill.name) {
+            self.facts.remove(&victim.kill.victim);
             return;
         }
         let not_before_ns = now_ns + group_patience_ns(&victim);
-        // Whoever was killed first is told of first.
-        if self.is_held || self.look_asked_ns.is_some() || !self.waiting.is_empty() || not_before_ns > now_ns {
-            let until_ns = not_before_ns.max(now_ns + LOOK_PATIENCE_NS);
-            self.waiting.push_back(Waiting { victim, until_ns, not_before_ns });
+        // Reports keep the order of the kills.
+        if self.is_held || self.scan_requested_ns.is_some() || !self.deferred.is_empty() || not_before_ns > now_ns {
+            let until_ns = not_before_ns.max(now_ns + SCAN_PATIENCE_NS);
+            self.deferred.push_back(DeferredReport { victim, until_ns, not_before_ns });
         } else {
             self.report(&victim);
         }
     }
 
-    /// The look has come that they waited for.
-    fn look_came(&mut self, now_ns: u64) {
-        for waiting in &mut self.waiting {
-            waiting.until_ns = waiting.not_before_ns.max(now_ns);
+    /// The scan arrived that the deferred reports waited for.
+    fn scan_arrived(&mut self, now_ns: u64) {
+        for deferred in &mut self.deferred {
+            deferred.until_ns = deferred.not_before_ns.max(now_ns);
         }
         self.release(now_ns);
     }
 
-    /// Reports those whose patience ends by then, in order.
+    /// Emits deferred reports that are due, in order.
     fn release(&mut self, by_ns: u64) {
-        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.until_ns <= by_ns) {
-            self.report(&waiting.victim);
+        while let Some(deferred) = self.deferred.pop_front_if(|deferred| deferred.until_ns <= by_ns) {
+            self.report(&deferred.victim);
         }
     }
 
     fn report(&mut self, victim: &Victim) {
         let members = self.take_members(victim.kill.victim);
         let keys: Vec<ProcessKey> = members.iter().map(|member| member.kill.victim).collect();
-        let largest = self.look_for_others(victim.kill.victim, &keys, victim.killed_at_boot_ns);
-        let circumstances = Circumstances {
+        let largest = self.largest_others(victim.kill.victim, &keys, victim.killed_at_boot_ns);
+        let facts = self.facts.remove(&victim.kill.victim).unwrap_or_default();
+        let cgroup = facts.cgroup.clone();
+        let context = KillContext {
             time: self.time_of_day(victim.killed_at_boot_ns),
-            cgroup: self.figures.remove(&victim.kill.victim),
+            explanation: self.explain_traced(facts, victim, &members),
+            cgroup,
             lost_records: self.lost_records,
             largest,
         };
-        self.notices.push(Notice::Report(Box::new(Report::of_victim(victim, &members, &self.history, circumstances))));
+        self.events.push(KillEvent::Report(Box::new(OomReport::of_victim(victim, &members, &self.history, context))));
     }
 
-    /// Names who must have been killed, as far as that can be told by now.
+    /// Reports the processes that can be inferred as victims by now.
     fn infer(&mut self, now_ns: u64) {
         if !self.inference.is_open() {
             return;
         }
-        let mut suspects = self.history.suspects(self.inference.since_ns());
-        suspects.retain(|suspect| !self.told.contains(&suspect.known.key));
-        let spared_bytes = |cgroup: Option<&CgroupFacts>| largest_spared(&self.history, &*self.present, cgroup, now_ns);
-        let (accused, unnamed) = self.inference.judge(suspects, spared_bytes, now_ns);
-        for accused in accused {
-            self.accuse(accused, now_ns);
+        let mut candidates = self.history.candidates(self.inference.since_ns());
+        candidates.retain(|candidate| !self.reported.contains(&candidate.process.key));
+        let spared_bytes = |cgroup: Option<&CgroupFacts>| largest_spared(&self.history, &*self.lookup, cgroup, now_ns);
+        let (attributed, unattributed) = self.inference.attribute(candidates, spared_bytes, now_ns);
+        for attributed in attributed {
+            self.report_attributed(attributed, now_ns);
         }
-        if unnamed > 0 {
+        if unattributed > 0 {
             let reason = self.why_unattributed.clone();
-            self.notices.push(Notice::Unattributed { kills: unnamed, reason });
+            self.events.push(KillEvent::Unattributed { kills: unattributed, reason });
         }
     }
 
-    fn accuse(&mut self, accused: Accused, now_ns: u64) {
-        let process = &accused.suspect.known;
-        if !self.first_time(process.key) || !self.storm.admit(now_ns, &process.name) {
+    fn report_attributed(&mut self, attributed: Attributed, now_ns: u64) {
+        let process = &attributed.candidate.process;
+        if !self.is_first_report(process.key) || !self.rate_limiter.admit(now_ns, &process.name) {
             return;
         }
-        let (key, known_ns) = (process.key, accused.known_ns);
+        let (key, known_ns) = (process.key, attributed.known_ns);
         self.remember_oom(key, &process.name, process.rss_bytes(), now_ns);
-        let largest = self.look_for_others(key, &[], known_ns);
+        let largest = self.largest_others(key, &[], known_ns);
         let time = self.time_of_day(known_ns);
-        let circumstances = Circumstances { time, cgroup: accused.cgroup, lost_records: 0, largest };
-        let report = Report::of_suspect(accused.confidence, &accused.suspect, known_ns, &self.history, circumstances);
-        self.notices.push(Notice::Report(Box::new(report)));
+        let explanation = self.explain_inferred(attributed.facts.clone(), &attributed.candidate, known_ns);
+        let context = KillContext { time, cgroup: attributed.facts.cgroup, explanation, lost_records: 0, largest };
+        let report =
+            OomReport::of_candidate(attributed.confidence, &attributed.candidate, known_ns, &self.history, context);
+        self.events.push(KillEvent::Report(Box::new(report)));
     }
 
-    fn keep_figures(&mut self, victim: ProcessKey, figures: CgroupFacts) {
-        if self.figures.len() >= MAX_FIGURES {
-            self.figures.pop_first();
+    fn keep_facts(&mut self, victim: ProcessKey, facts: MemoryFacts) {
+        if self.facts.len() >= MAX_FACTS {
+            self.facts.pop_first();
         }
-        self.figures.insert(victim, figures);
+        self.facts.insert(victim, facts);
     }
 
     fn remember_victim(&mut self, victim: &Victim, at_ns: u64) {
@@ -430,14 +452,14 @@ impl Engine {
         self.recent.add(process, now_ns, SigkillCause::Oom { victim });
     }
 
-    fn first_time(&mut self, process: ProcessKey) -> bool {
-        if self.told.contains(&process) {
+    fn is_first_report(&mut self, process: ProcessKey) -> bool {
+        if self.reported.contains(&process) {
             return false;
         }
-        if self.told.len() == MAX_TOLD {
-            self.told.pop_front();
+        if self.reported.len() == MAX_REPORTED {
+            self.reported.pop_front();
         }
-        self.told.push_back(process);
+        self.reported.push_back(process);
         true
     }
 
@@ -446,7 +468,7 @@ impl Engine {
     }
 }
 
-/// A SIGKILL of the kernel that ends somebody.
+/// Whether a SIGKILL came from the kernel and had an effect.
 #[must_use]
 pub(super) fn is_of_interest(kill: &Kill) -> bool {
     kill.source == KillSource::Kernel && !kill.already_pending

@@ -4,41 +4,41 @@ use super::*;
 use crate::monitor::event::{Exec, Fork};
 
 /// The reports so far.
-fn reports(engine: &mut Engine) -> Vec<Report> {
-    let notices = engine.take_notices().into_iter();
-    let reports = notices.filter_map(|notice| match notice {
-        Notice::Report(report) => Some(*report),
+fn reports(engine: &mut MonitorEngine) -> Vec<OomReport> {
+    let events = engine.take_events().into_iter();
+    let reports = events.filter_map(|notice| match notice {
+        KillEvent::Report(report) => Some(*report),
         _ => None,
     });
     reports.collect()
 }
 
 /// The victims that were reported, each with its members.
-fn told_with_members(engine: &mut Engine) -> Vec<(u32, Vec<u32>)> {
-    let members = |report: &Report| report.members.iter().map(|member| member.seen.pid).collect();
-    reports(engine).iter().map(|report| (report.victim.seen.pid, members(report))).collect()
+fn told_with_members(engine: &mut MonitorEngine) -> Vec<(u32, Vec<u32>)> {
+    let members = |report: &OomReport| report.members.iter().map(|member| member.process.pid).collect();
+    reports(engine).iter().map(|report| (report.victim.process.pid, members(report))).collect()
 }
 
 #[test]
-fn those_killed_along_with_a_victim_are_in_its_report() {
+fn co_victims_are_in_the_victims_report() {
     let mut engine = engine();
     let at = 10 * SECOND;
     engine.snapshot(&snapshot(at, &[1, 7, 8], Duration::from_millis(1)), at);
     let [kill, mark, exit] = oom_kill(at, 7);
     let [other_kill, other_mark, other_exit] = oom_kill(at + 5000, 8);
     feed(&mut engine, &[kill, mark, other_kill, other_mark, other_exit], at + MS);
-    assert_eq!(told(&mut engine), [], "8 exited first, and waits for the victim that it names");
+    assert_eq!(reported(&mut engine), [], "8 exited first, and waits for the victim that it names");
     assert!(engine.has_unreported(at + MS) && engine.is_busy(at + MS));
     feed(&mut engine, &[exit], at + 2 * MS);
     let [report] = &reports(&mut engine)[..] else { panic!("one report") };
-    assert_eq!((report.victim.seen.pid, report.members[0].seen.pid), (7, 8));
-    assert_eq!(report.largest.iter().map(|process| process.pid).collect::<Vec<_>>(), [1], "8 is no survivor");
+    assert_eq!((report.victim.process.pid, report.members[0].process.pid), (7, 8));
+    assert_eq!(report.largest.iter().map(|process| process.process.pid).collect::<Vec<_>>(), [1], "8 is no survivor");
     engine.tick(at + 20 * SECOND);
-    assert_eq!(told(&mut engine), [], "once");
+    assert_eq!(reported(&mut engine), [], "once");
 }
 
 #[test]
-fn company_waits_a_second_for_a_victim_that_is_slow_to_exit() {
+fn co_victims_wait_a_second_for_a_slow_exit() {
     for on_demand in [false, true] {
         let mut engine = engine();
         let at = 10 * SECOND;
@@ -47,7 +47,7 @@ fn company_waits_a_second_for_a_victim_that_is_slow_to_exit() {
         let [other_kill, other_mark, other_exit] = oom_kill(at + 5000, 8);
         feed(&mut engine, &[kill, mark, other_kill, other_mark, other_exit], at + MS);
         engine.tick(at + SECOND / 2);
-        assert_eq!(told(&mut engine), []);
+        assert_eq!(reported(&mut engine), []);
         if on_demand {
             engine.report_now(at + SECOND / 2);
         } else {
@@ -59,7 +59,7 @@ fn company_waits_a_second_for_a_victim_that_is_slow_to_exit() {
 }
 
 /// Takes in a kill and mark in a group.
-fn group_kill(engine: &mut Engine, at: u64, pid: u32) -> TraceEvent {
+fn group_kill(engine: &mut MonitorEngine, at: u64, pid: u32) -> TraceEvent {
     let [kill, mark, exit] = oom_kill(at, pid);
     feed(engine, &[kill], at);
     engine.killed_with_group(key(pid));
@@ -68,29 +68,29 @@ fn group_kill(engine: &mut Engine, at: u64, pid: u32) -> TraceEvent {
 }
 
 #[test]
-fn a_victim_that_has_exited_waits_for_the_last_of_its_group() {
+fn exited_victim_waits_for_the_rest_of_its_group() {
     let mut engine = engine();
     let at = 10 * SECOND;
     engine.snapshot(&snapshot(at, &[1], Duration::from_millis(1)), at);
     let exit = group_kill(&mut engine, at, 7);
     feed(&mut engine, &[exit], at + MS);
-    // A look that comes meanwhile is no reason to hurry.
+    // A scan that comes meanwhile is no reason to hurry.
     engine.snapshot(&snapshot(at + 2 * MS, &[1], Duration::from_millis(1)), at + 2 * MS);
     let exits = [8, 9].map(|pid| group_kill(&mut engine, at + u64::from(pid) * MS, pid));
     // One exits before the report and one after it.
     feed(&mut engine, &exits[..1], at + 10 * MS);
-    assert_eq!(told(&mut engine), []);
+    assert_eq!(reported(&mut engine), []);
     engine.tick(at + 30 * MS);
     assert_eq!(told_with_members(&mut engine), [(7, vec![8, 9])]);
     feed(&mut engine, &exits[1..], at + 40 * MS);
     let late = group_kill(&mut engine, at + 60 * MS, 10);
     feed(&mut engine, &[late], at + 61 * MS);
     engine.tick(at + SECOND);
-    assert_eq!(told(&mut engine), [(10, Confidence::CoVictim)], "the report was out");
+    assert_eq!(reported(&mut engine), [(10, Confidence::CoVictim)], "the report was out");
 }
 
 #[test]
-fn sizes_of_the_program_before_an_exec_are_not_those_of_the_next() {
+fn exec_resets_sizes() {
     let mut engine = engine();
     let mut family = snapshot(9 * SECOND, &[3, 7], Duration::from_millis(1));
     family.processes[1].parent_pid = 3;
@@ -112,27 +112,27 @@ fn sizes_of_the_program_before_an_exec_are_not_those_of_the_next() {
     let parent = engine.history.find(key(3)).unwrap();
     assert_eq!(parent.rss_bytes(), Some(3), "seen anew");
     let child = engine.history.find(ProcessKey { pid: 9, start_ticks: 1200 }).unwrap();
-    assert_eq!((child.vm_bytes(), child.rss_bytes()), (None, None), "nobody looked at it");
+    assert_eq!((child.vm_bytes(), child.rss_bytes()), (None, None), "nobody scanned at it");
 }
 
 #[test]
-fn however_many_left_since_the_last_look_none_is_told_as_alive() {
+fn exited_processes_are_not_reported_alive() {
     // A build of 80 compilers that ended without a word.
-    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(AllBut(20..100)));
+    let mut engine = MonitorEngine::new(SystemTime::UNIX_EPOCH, Box::new(AllBut(20..100)));
     let pids: Vec<u32> = (8..100).collect();
     engine.snapshot(&snapshot(9 * SECOND, &pids, Duration::from_millis(1)), 9 * SECOND);
     feed(&mut engine, &oom_kill(10 * SECOND, 7), 10 * SECOND);
     engine.tick(11 * SECOND);
     let [report] = &reports(&mut engine)[..] else { panic!("one report") };
-    assert_eq!(report.largest.iter().map(|process| process.pid).collect::<Vec<_>>(), [19, 18, 17, 16, 15]);
+    assert_eq!(report.largest.iter().map(|process| process.process.pid).collect::<Vec<_>>(), [19, 18, 17, 16, 15]);
 }
 
 #[test]
-fn a_process_that_ended_since_is_alive_in_all_of_a_report() {
-    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(AllBut(3..4)));
+fn process_that_exited_after_the_kill_is_reported_alive() {
+    let mut engine = MonitorEngine::new(SystemTime::UNIX_EPOCH, Box::new(AllBut(3..4)));
     let at = 10 * SECOND;
     feed(&mut engine, &oom_kill(at, 7)[..2], at);
-    // The look that the kill asked for still shows its parent.
+    // The scan that the kill asked for still shows its parent.
     let mut family = snapshot(at + MS, &[3, 7], Duration::from_millis(1));
     family.processes[1].parent_pid = 3;
     engine.snapshot(&family, at + MS);
@@ -140,13 +140,13 @@ fn a_process_that_ended_since_is_alive_in_all_of_a_report() {
     engine.tick(at + SECOND);
     let [report] = &reports(&mut engine)[..] else { panic!("one report") };
     assert_eq!((report.ancestors[0].pid, report.ancestors[0].exited), (3, false));
-    assert_eq!((report.largest[0].pid, report.largest[0].exited), (3, false));
+    assert_eq!((report.largest[0].process.pid, report.largest[0].process.exited), (3, false));
 }
 
 /// Everybody is there, as large as its number.
 struct Weighed;
 
-impl Present for Weighed {
+impl ProcessLookup for Weighed {
     fn has(&self, _: ProcessKey) -> bool {
         true
     }
@@ -155,14 +155,18 @@ impl Present for Weighed {
         Some(Sizes { vm_bytes: 1 << 20, rss_bytes: u64::from(process.pid) })
     }
 
+    fn split(&self, process: ProcessKey) -> Option<SizeSplit> {
+        Some(SizeSplit { anon_bytes: u64::from(process.pid), ..SizeSplit::default() })
+    }
+
     fn is_charged(&self, _: ProcessKey, _: &CgroupFacts) -> bool {
         true
     }
 }
 
 #[test]
-fn programs_begun_since_the_last_look_are_among_the_largest() {
-    let mut engine = Engine::new(SystemTime::UNIX_EPOCH, Box::new(Weighed));
+fn programs_started_since_the_last_scan_are_measured() {
+    let mut engine = MonitorEngine::new(SystemTime::UNIX_EPOCH, Box::new(Weighed));
     engine.snapshot(&snapshot(9 * SECOND, &[1, 3], Duration::from_millis(1)), 9 * SECOND);
     let at = 9 * SECOND + 500 * MS;
     let exec = Exec { process: key(3), name: "new".into(), cmdline: b"new\0".to_vec(), cmdline_is_cut: false };
@@ -174,8 +178,10 @@ fn programs_begun_since_the_last_look_are_among_the_largest() {
     feed(&mut engine, &[event(10 * SECOND + 10 * MS, Trace::Fork(born_later))], 10 * SECOND + 10 * MS);
     engine.tick(11 * SECOND);
     let [report] = &reports(&mut engine)[..] else { panic!("one report") };
-    let largest: Vec<_> = report.largest.iter().map(|process| (process.pid, process.rss_bytes)).collect();
-    assert_eq!(largest, [(9, Some(9)), (3, Some(3)), (1, Some(1))]);
+    let largest =
+        report.largest.iter().map(|process| (process.process.pid, process.process.rss_bytes, process.anon_bytes));
+    let largest: Vec<_> = largest.collect();
+    assert_eq!(largest, [(9, Some(9), Some(9)), (3, Some(3), Some(3)), (1, Some(1), Some(1))]);
 }
 
 #[test]
@@ -184,9 +190,9 @@ fn time_of_day_follows_the_wall_clock() {
     let mut time_of_kill = |pid, at_ns| {
         let _ = feed(&mut engine, &oom_kill(at_ns, pid), at_ns);
         engine.snapshot(&snapshot(at_ns, &[1], Duration::ZERO), at_ns);
-        let notices = engine.take_notices();
+        let events = engine.take_events();
         engine.set_booted_at(SystemTime::UNIX_EPOCH + Duration::from_hours(1));
-        let [Notice::Report(report)] = &notices[..] else { panic!("{notices:?}") };
+        let [KillEvent::Report(report)] = &events[..] else { panic!("{events:?}") };
         report.time
     };
     assert_eq!(time_of_kill(7, 10 * SECOND), SystemTime::UNIX_EPOCH + Duration::from_secs(10));
@@ -195,7 +201,7 @@ fn time_of_day_follows_the_wall_clock() {
 }
 
 #[test]
-fn who_dies_with_the_first_process_of_its_namespace_is_said_to() {
+fn process_killed_with_its_init_gets_that_cause() {
     let mut engine = engine();
     let at = 10 * SECOND;
     let [kill, mark, exit] = oom_kill(at, 7);
@@ -204,12 +210,16 @@ fn who_dies_with_the_first_process_of_its_namespace_is_said_to() {
     of_init.sender = Some(Actor { pid: 7, name: "init".into() });
     of_init.memory_map = 8;
     feed(&mut engine, &[kill, mark, zap, zapped], at + MS);
-    let cause = |engine: &Engine| {
+    let cause = |engine: &MonitorEngine| {
         engine.sigkill_cause(SigkillOf::Process { pid: 8, since_boot_ns: at }, true, at + 2 * MS).to_string()
     };
-    assert!(cause(&engine).contains("died with PID 7 (init)"), "before the verdict: {}", cause(&engine));
+    assert!(
+        cause(&engine).contains("the OOM killer killed PID 7 (init)"),
+        "before the attribution: {}",
+        cause(&engine)
+    );
     feed(&mut engine, &[exit], at + MS);
-    assert!(cause(&engine).contains("died with PID 7 (init)"), "and after it: {}", cause(&engine));
+    assert!(cause(&engine).contains("the OOM killer killed PID 7 (init)"), "and after it: {}", cause(&engine));
     engine.tick(at + SECOND);
     assert_eq!(told_with_members(&mut engine), [(7, vec![])], "8 is no victim");
 }

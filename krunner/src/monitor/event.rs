@@ -1,20 +1,22 @@
-//! What a tracer tells the monitor.
+//! Events that a tracer sends to the monitor.
 //!
-//! Plain values that own what they hold, so that a tracer may as well be another process (one for each
-//! node, over a unix socket). Times are nanoseconds since boot, suspend included; memory is in bytes.
+//! All values own their data, so a tracer may be another process (one per node, over a unix socket). Times are nanoseconds since
+//! boot including suspend; memory is in bytes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::process::End;
+use super::model::LimitAtKill;
+use super::process::ExitKind;
 
-/// A process, whoever gets its pid later.
+/// Identifies a process even after its PID was reused.
 ///
-/// The start is field 22 of `/proc/PID/stat` (proc(5)), which BPF knows in nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ProcessKey {
-    /// In our pid namespace.
+/// The start time is field 22 of `/proc/PID/stat` (proc(5)); BPF has it in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct ProcessKey {
+    /// PID in krunner's PID namespace.
     pub pid: u32,
-    /// Since boot, in ticks of 10 ms.
+    /// Start time since boot, in ticks of 10 ms.
     pub start_ticks: u64,
 }
 
@@ -23,178 +25,175 @@ impl ProcessKey {
     /// (include/asm-generic/param.h).
     const NS_PER_TICK: u64 = 10_000_000;
 
-    /// From a start time as the kernel keeps it.
+    /// Converts a start time as the kernel keeps it.
     #[must_use]
-    pub fn from_boot_ns(pid: u32, start_boot_ns: u64) -> Self {
+    pub(crate) fn from_boot_ns(pid: u32, start_boot_ns: u64) -> Self {
         Self { pid, start_ticks: start_boot_ns / Self::NS_PER_TICK }
     }
 
-    /// When it started, rounded down to a tick.
+    /// Start time, rounded down to a tick.
     #[must_use]
-    pub fn start_boot_ns(self) -> u64 {
+    pub(crate) fn start_boot_ns(self) -> u64 {
         self.start_ticks.saturating_mul(Self::NS_PER_TICK)
-    }
-
-    /// Whether it was surely there at that time.
-    #[must_use]
-    pub fn started_before(self, at_boot_ns: u64) -> bool {
-        self.start_boot_ns().saturating_add(Self::NS_PER_TICK) <= at_boot_ns
     }
 }
 
-/// Something that happened.
+/// An event with its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TraceEvent {
-    /// When.
+pub(crate) struct TraceEvent {
+    /// Time of the event, in nanoseconds since boot.
     pub at_boot_ns: u64,
-    /// What.
+    /// The traced event and its fields.
     pub what: Trace,
 }
 
 /// The kinds of events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Trace {
-    /// A SIGKILL was generated.
+pub(crate) enum Trace {
+    /// A SIGKILL was sent.
     Kill(Kill),
     /// The OOM killer marked a victim.
     Mark(Mark),
-    /// A process that SIGKILL ended is exiting; may be told twice.
-    Exit(Exit),
-    /// A process was made.
+    /// A process that received SIGKILL is exiting. May be reported twice.
+    Exit(ProcessExit),
+    /// A process forked.
     Fork(Fork),
-    /// A process runs a new program.
+    /// A process called execve(2).
     Exec(Exec),
-    /// One of our processes made a memory cgroup.
+    /// A process in view created a memory cgroup.
     CgroupMade(CgroupMade),
-    /// The tracer dropped records since it last said so.
+    /// The tracer dropped records.
     Lost {
-        /// How many.
+        /// Records dropped since the last such event.
         records: u64,
-        /// How many of them were of kills: SIGKILLs, marks, exits.
+        /// How many of them were about kills (SIGKILL, mark or exit).
         of_kills: u64,
     },
 }
 
-/// Who did something, if that can be seen from our namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Actor {
-    /// In our pid namespace.
+/// A process that did something, if it is visible in krunner's PID namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Actor {
+    /// PID in krunner's PID namespace.
     pub pid: u32,
-    /// Its comm.
+    /// The process's comm.
     pub name: String,
 }
 
 /// Where a SIGKILL came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum KillSource {
-    /// The kernel itself: the OOM killer, but also the end of a pid namespace or a hard `RLIMIT_CPU`.
+pub(crate) enum KillSource {
+    /// The kernel itself: the OOM killer, the end of a PID namespace, or a hard `RLIMIT_CPU`.
     Kernel,
-    /// A process.
+    /// Another process, by kill(2).
     User,
 }
 
-/// A SIGKILL.
+/// A SIGKILL sent to a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kill {
-    /// Whom it ends.
+pub(crate) struct Kill {
+    /// The process that received it.
     pub victim: ProcessKey,
-    /// Its comm.
+    /// The victim's comm.
     pub name: String,
-    /// Its real user id, as the host numbers users.
+    /// Real user ID in the host's user namespace.
     pub uid: u32,
     /// As in `/proc/PID/oom_score_adj`.
     pub oom_score_adj: i16,
-    /// Whether the kernel or a process decided it.
+    /// Whether the kernel or a process sent it.
     pub source: KillSource,
-    /// Whose doing it was: for an OOM kill whoever asked for memory.
+    /// The sending process. For an OOM kill, the process whose allocation failed.
     pub sender: Option<Actor>,
-    /// The victim's memory at that moment.
+    /// The victim's memory when the signal was sent.
     pub memory: MemoryAtKill,
-    /// Which memory map that is: the same for processes that share it, 0 when it is not known.
+    /// Identifies the memory map. Processes that share memory have the same value; 0 if unknown.
     pub memory_map: u64,
-    /// The cgroup that its memory is charged to, by the kernel's id; `None` when the kernel does not tell.
+    /// Kernel ID of the cgroup that the memory is charged to; `None` if the kernel does not provide it.
     pub cgroup_id: Option<u64>,
-    /// Another SIGKILL was there first; this one changed nothing.
+    /// The limit that was reached or was closest. Only for a SIGKILL from the kernel, and `None` where no limit applies.
+    pub limit: Option<LimitAtKill>,
+    /// An earlier SIGKILL was already pending, so this one had no effect.
     pub already_pending: bool,
 }
 
-/// Memory of a process just before it is taken away.
+/// Memory of a process just before the kernel reclaims it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemoryAtKill {
-    /// Address space.
+#[expect(clippy::struct_field_names, reason = "the unit is a part of each name")]
+pub(crate) struct MemoryAtKill {
+    /// Size of the address space.
     pub vm_bytes: u64,
-    /// Resident: anonymous.
+    /// Resident anonymous memory.
     pub anon_bytes: u64,
-    /// Resident: of files.
+    /// Resident file pages.
     pub file_bytes: u64,
-    /// Resident: shared memory.
+    /// Resident shared memory.
     pub shmem_bytes: u64,
-    /// Swapped out.
+    /// Memory swapped out.
     pub swap_bytes: u64,
-    /// Page tables.
+    /// Size of the page tables.
     pub pgtables_bytes: u64,
 }
 
-/// A mark of the OOM killer. Not a kill by itself: what is exiting anyway is marked too.
+/// The OOM killer marked a process as victim. Not a kill by itself: the kernel also marks processes that are already exiting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
-    /// Who is marked.
+pub(crate) struct Mark {
+    /// The marked process.
     pub victim: ProcessKey,
-    /// Whoever asked for memory.
+    /// The process whose allocation failed.
     pub trigger: Option<Actor>,
 }
 
-/// The end of a process.
+/// A process that received SIGKILL exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exit {
-    /// Which.
+pub(crate) struct ProcessExit {
+    /// The exiting process.
     pub process: ProcessKey,
 }
 
-/// A new process.
+/// A process forked a child.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fork {
-    /// The new one.
+pub(crate) struct Fork {
+    /// The new process.
     pub child: ProcessKey,
-    /// Its parent, whose name and arguments it has so far; if that can be seen.
+    /// The parent, whose name and arguments the child has until it calls execve(2); `None` if it is not visible.
     pub parent_pid: Option<u32>,
 }
 
-/// A new program in a process.
+/// A process called execve(2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exec {
-    /// Which process.
+pub(crate) struct Exec {
+    /// The calling process.
     pub process: ProcessKey,
-    /// Its new comm.
+    /// The new comm.
     pub name: String,
-    /// Its arguments, as bytes separated by NUL, as far as the tracer has them.
+    /// NUL-separated arguments, as far as the tracer captured them.
     pub cmdline: Vec<u8>,
-    /// There is more of it.
+    /// Whether the arguments were truncated.
     pub cmdline_is_cut: bool,
 }
 
-/// A new memory cgroup.
+/// A memory cgroup was created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CgroupMade {
-    /// The kernel's id of it.
+pub(crate) struct CgroupMade {
+    /// The kernel's ID of the cgroup.
     pub id: u64,
-    /// The one that it is in.
+    /// The kernel's ID of the parent cgroup.
     pub parent_id: u64,
-    /// The name of its directory; empty when it is not known.
+    /// Directory name; empty if unknown.
     pub name: Vec<u8>,
 }
 
-/// What whoever waits for a process knows of its end.
+/// The exit of a child, as its parent observed it before reaping.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Death {
-    /// Which.
+pub(crate) struct ChildExit {
+    /// The child that exited.
     pub process: ProcessKey,
-    /// Its comm.
+    /// The child's comm.
     pub name: String,
-    /// Whose child it was, in the end.
+    /// The child's last parent.
     pub parent_pid: u32,
-    /// How it has ended.
-    pub end: End,
-    /// When that was noticed.
+    /// Whether SIGKILL ended it.
+    pub end: ExitKind,
+    /// Time of the observation, in nanoseconds since boot.
     pub at_boot_ns: u64,
 }

@@ -1,8 +1,9 @@
-//! What others hold of a running monitor: questions to it, and what it tells.
+//! Public handles of a running monitor: the events it emits, requests and queries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -11,132 +12,153 @@ use super::attribution::sigkill::{SigkillCause, SigkillOf};
 use super::cgroup::CgroupFacts;
 use super::cgroup::charge::OwnCharge;
 use super::clock;
-use super::engine::{Engine, Notice, Present};
-use super::event::{Death, ProcessKey};
-use super::means::Means;
-use super::process::{End, Sizes};
-use super::procfs::{Fence, ProcRoot};
+use super::engine::{KillEvent, MonitorEngine, ProcessLookup};
+use super::event::{ChildExit, ProcessKey};
+use super::process::{ExitKind, SizeSplit, Sizes};
+use super::procfs::{CgroupFilter, ProcRoot};
+use super::report::recorder::Recorder;
 use super::sampler::Sampler;
-use super::task::{QUEUED_SAMPLES, SETTLE_DEADLINE, Task};
+use super::setup::MonitorSetup;
+use super::task::{FLUSH_DEADLINE, MonitorTask, QUEUED_SAMPLES};
 use super::tracer::{Scope, TracerKind};
 use crate::tasks::TaskGroup;
 
-/// Observations under way. Each death of a child is one.
+/// Capacity of the request channel. Each exit of a child is a request.
 const QUEUED_REQUESTS: usize = 256;
 
-/// Questions under way: one for the step, and one for each service or kernel that dies at the same time.
-const QUEUED_QUESTIONS: usize = 64;
+/// Capacity of the query channel: one for the step, and one for each service or kernel that exits at the same time.
+const QUEUED_QUERIES: usize = 64;
 
-/// Tells under way; storms are summed up before.
-const QUEUED_TELLS: usize = 64;
+/// Capacity of the event channel. Bursts of OOM kills are summarized before.
+const QUEUED_EVENTS: usize = 64;
 
-/// What is told to whoever runs the monitor.
+/// An event emitted by the monitor.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Tell {
-    /// By which means kills are seen from now on.
-    Watching(Watching),
-    /// About kills.
-    Notice(Notice),
-    /// All kills that happened before [`Monitor::settle`] was called with this number have been told.
-    Settled(u64),
-    /// The agent says that there was a kill, and neither a tracer nor a counter knows better.
+pub(crate) enum MonitorEvent {
+    /// The detection method has changed, or is known for the first time.
+    Status(MonitorStatus),
+    /// OOM kills, warnings and losses.
+    Oom(KillEvent),
+    /// All OOM kills that happened before [`Monitor::flush`] was called with this number have been reported.
+    Flushed(u64),
+    /// The agent reported an OOM kill that neither a tracer nor a counter can confirm.
     Unconfirmed,
 }
 
-/// By which means kills are seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Watching {
-    /// The means.
+/// How OOM kills are detected, and whose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "Watching")]
+pub(crate) struct MonitorStatus {
+    /// The detection method.
     pub tracer: TracerKind,
-    /// Why not the better one.
+    /// Why eBPF is not used.
     pub why_not_bpf: Option<String>,
-    /// Whose processes.
+    /// Whose OOM kills are reported.
     pub scope: Scope,
 }
 
-/// What is said to the monitor.
+/// One-way requests to the monitor task.
 #[derive(Debug)]
-pub(super) enum Request {
-    /// The agent says that there was a kill.
-    ToldOfKill,
-    /// A process has ended and is about to be waited for.
-    Died(Death),
-    /// The same, when there was no room to look at it.
-    DiedUnseen { pid: u32, end: End },
+pub(super) enum MonitorRequest {
+    /// The agent reported an OOM kill.
+    AgentReportedKill,
+    /// A process has exited and is about to be reaped.
+    Exited(ChildExit),
+    /// Like `Exited`, if memory was too short to read the process from `/proc`.
+    ExitedUnread { pid: u32, end: ExitKind },
+    /// Write memory samples to this flight recorder.
+    RecordTo(Recorder),
 }
 
-/// What is asked of the monitor; answered once all kills up to now are told.
+/// Queries, which are answered once all OOM kills up to now have been reported.
 #[derive(Debug)]
-pub(super) enum Question {
-    /// Just that.
-    Settle(u64),
-    /// Why a process got SIGKILL.
+pub(super) enum MonitorQuery {
+    /// Emit [`MonitorEvent::Flushed`] with this number.
+    Flush(u64),
+    /// Explain why a process got SIGKILL.
     Explain { whose: SigkillOf, answer: oneshot::Sender<SigkillCause> },
 }
 
-/// A running monitor.
+/// Handle of a running monitor task.
 #[derive(Debug)]
-pub struct Monitor {
-    requests: mpsc::Sender<Request>,
-    questions: mpsc::Sender<Question>,
-    /// Where processes are shown under our numbers.
+pub(crate) struct Monitor {
+    requests: mpsc::Sender<MonitorRequest>,
+    queries: mpsc::Sender<MonitorQuery>,
+    /// A `/proc` that shows processes under our pids.
     proc: ProcRoot,
     charge: Arc<OwnCharge>,
-    /// Nobody else tells how processes end.
+    /// No tracer is attached, so exit statuses of children are evidence.
     is_evidence: Arc<AtomicBool>,
 }
 
 impl Monitor {
-    /// Starts the monitor; what it tells comes from the receiver.
+    /// Starts the monitor task and returns the receiver of its events.
     ///
     /// # Errors
-    /// When the sampler's thread cannot be started.
-    pub fn start(means: Means, tasks: &TaskGroup) -> std::io::Result<(Self, mpsc::Receiver<Tell>)> {
-        let (tells, told) = mpsc::channel(QUEUED_TELLS);
+    /// If the sampler thread cannot be started.
+    pub(crate) fn start(
+        setup: MonitorSetup,
+        tasks: &TaskGroup,
+    ) -> std::io::Result<(Self, mpsc::Receiver<MonitorEvent>)> {
+        let (events, told) = mpsc::channel(QUEUED_EVENTS);
         let (requests, requested) = mpsc::channel(QUEUED_REQUESTS);
-        let (questions, asked) = mpsc::channel(QUEUED_QUESTIONS);
+        let (queries, asked) = mpsc::channel(QUEUED_QUERIES);
         let (sampled, samples) = mpsc::channel(QUEUED_SAMPLES);
-        let has_our_numbers = means.view.has_our_numbers();
-        if let Some(problem) = means.proc_problem() {
+        let has_our_numbers = setup.view.has_our_numbers();
+        if let Some(problem) = setup.proc_problem() {
             tracing::warn!("{problem}");
         }
-        let present: Box<dyn Present> = match means.proc.clone().filter(|_| has_our_numbers) {
+        let present: Box<dyn ProcessLookup> = match setup.proc.clone().filter(|_| has_our_numbers) {
             Some(proc) => Box::new(proc),
-            None => Box::new(Unknown),
+            None => Box::new(NoLookup),
         };
-        let proc = if has_our_numbers { ProcRoot::default() } else { ProcRoot::of_nobody() };
-        let charge = Arc::new(OwnCharge::open(means.cgroup.as_ref()));
-        let sampler = means
+        let proc = if has_our_numbers { ProcRoot::default() } else { ProcRoot::without_processes() };
+        let charge = Arc::new(OwnCharge::open(setup.cgroup.as_ref()));
+        let sampler = setup
             .proc
-            .map(|_| Sampler::start(proc.clone(), means.fence, Arc::clone(&charge), Sampler::INTERVAL, sampled))
+            .map(|_| Sampler::start(proc.clone(), setup.cgroup_filter, Arc::clone(&charge), Sampler::INTERVAL, sampled))
             .transpose()?;
         let is_evidence = Arc::new(AtomicBool::new(false));
-        let mut engine = Engine::new(clock::time_of_day(0), present);
-        if let Some(reason) = means.view.why_unattributed() {
+        let mut engine = MonitorEngine::new(clock::time_of_day(0), present);
+        if let Some(reason) = setup.view.why_unattributed() {
             engine.view_is_partial(reason);
         }
-        let task =
-            Task::new(engine, sampler, tells, means.cgroup, means.scope, Arc::clone(&charge), Arc::clone(&is_evidence));
-        tasks.spawn("oom monitor", task.run(means.tracer, samples, requested, asked));
-        Ok((Self { requests, questions, proc, charge, is_evidence }, told))
+        let task = MonitorTask::new(
+            engine,
+            sampler,
+            events,
+            setup.cgroup,
+            setup.scope,
+            Arc::clone(&charge),
+            Arc::clone(&is_evidence),
+        );
+        tasks.spawn("oom monitor", task.run(setup.tracer, samples, requested, asked));
+        Ok((Self { requests, queries, proc, charge, is_evidence }, told))
     }
 
-    /// Passes on that the agent knows of a kill. Where nothing better is known that is a reason to look.
-    pub fn told_of_kill(&self) {
-        // A full queue holds the same already.
-        let _ = self.requests.try_send(Request::ToldOfKill);
+    /// Forwards an OOM notification of the agent. Without a tracer or counter it triggers a scan.
+    pub(crate) fn agent_reported_kill(&self) {
+        // If the queue is full, it already contains such requests.
+        let _ = self.requests.try_send(MonitorRequest::AgentReportedKill);
     }
 
-    /// Asks for [`Tell::Settled`] once every kill up to now has been told; `false` when the monitor is too busy to be asked.
+    /// Starts recording memory samples.
+    pub(crate) fn record_to(&self, recorder: Recorder) {
+        // The queue is full at the start of a session only in a burst of exits; losing samples is acceptable then.
+        let _ = self.requests.try_send(MonitorRequest::RecordTo(recorder));
+    }
+
+    /// Requests [`MonitorEvent::Flushed`] once all OOM kills up to now have been reported; `false` if the queue is
+    /// full.
     #[must_use]
-    pub fn settle(&self, number: u64) -> bool {
-        self.questions.try_send(Question::Settle(number)).is_ok()
+    pub(crate) fn flush(&self, number: u64) -> bool {
+        self.queries.try_send(MonitorQuery::Flush(number)).is_ok()
     }
 
-    /// Where to say how processes have ended.
+    /// Returns a handle for reporting exits of processes.
     #[must_use]
-    pub fn deaths(&self) -> Deaths {
-        Deaths {
+    pub(crate) fn exit_reporter(&self) -> ExitReporter {
+        ExitReporter {
             requests: self.requests.clone(),
             proc: self.proc.clone(),
             charge: Arc::clone(&self.charge),
@@ -144,62 +166,62 @@ impl Monitor {
         }
     }
 
-    /// Where to ask why processes got SIGKILL.
+    /// Returns a handle for asking why a process got SIGKILL.
     #[must_use]
-    pub fn causes(&self) -> SigkillCauses {
-        SigkillCauses(self.questions.clone())
+    pub(crate) fn causes(&self) -> SigkillCauses {
+        SigkillCauses(self.queries.clone())
     }
 
-    /// What is charged to us: what has time waits until there is room.
+    /// The charge of our cgroup, for work that can wait until there is headroom.
     #[must_use]
     pub(crate) fn charge(&self) -> Arc<OwnCharge> {
         Arc::clone(&self.charge)
     }
 }
 
-/// Where it is said how processes have ended. Without a tracer that is evidence.
+/// Reports exits of processes to the monitor, which uses them as evidence if no tracer is attached.
 #[derive(Debug, Clone)]
-pub struct Deaths {
-    requests: mpsc::Sender<Request>,
-    /// Where a child that has ended is still shown.
+pub(crate) struct ExitReporter {
+    requests: mpsc::Sender<MonitorRequest>,
+    /// Shows a child until it is reaped.
     proc: ProcRoot,
     charge: Arc<OwnCharge>,
     is_evidence: Arc<AtomicBool>,
 }
 
-impl Deaths {
-    /// Passes on how a process that nobody has waited for yet has ended. Does not wait.
-    pub fn tell(&self, pid: u32, by_sigkill: bool) {
+impl ExitReporter {
+    /// Reports the exit of a process that has not been reaped yet. Does not block.
+    pub(crate) fn report(&self, pid: u32, by_sigkill: bool) {
         if !self.is_evidence.load(Ordering::Relaxed) {
             return;
         }
-        let end = if by_sigkill { End::Killed } else { End::Other };
-        // Only then may it be the moment after a kill.
+        let end = if by_sigkill { ExitKind::Killed } else { ExitKind::Other };
+        // Only after a SIGKILL may memory be short because of an OOM kill.
         let request = if by_sigkill && self.charge.is_short() {
-            Some(Request::DiedUnseen { pid, end })
+            Some(MonitorRequest::ExitedUnread { pid, end })
         } else {
-            self.proc.death_of(pid, end, clock::boot_ns()).map(Request::Died)
+            self.proc.death_of(pid, end, clock::boot_ns()).map(MonitorRequest::Exited)
         };
-        // A storm that fills the queue is told as one anyway.
+        // A burst that fills the queue is reported as a number anyway.
         let _ = request.map(|request| self.requests.try_send(request));
     }
 }
 
-/// Where to ask why a process got SIGKILL.
+/// Answers why a process got SIGKILL.
 #[derive(Debug, Clone)]
-pub struct SigkillCauses(mpsc::Sender<Question>);
+pub(crate) struct SigkillCauses(mpsc::Sender<MonitorQuery>);
 
 impl SigkillCauses {
-    /// Why that process got SIGKILL, once all that happened before this call is known. `None` when the monitor is gone or
-    /// too busy.
-    pub async fn find(&self, whose: SigkillOf) -> Option<SigkillCause> {
+    /// Waits until all events before this call are processed and returns why the process got SIGKILL. `None` if the
+    /// monitor has ended or its queue is full.
+    pub(crate) async fn find(&self, whose: SigkillOf) -> Option<SigkillCause> {
         let (answer, cause) = oneshot::channel();
-        self.0.try_send(Question::Explain { whose, answer }).ok()?;
-        timeout(2 * SETTLE_DEADLINE, cause).await.ok()?.ok()
+        self.0.try_send(MonitorQuery::Explain { whose, answer }).ok()?;
+        timeout(2 * FLUSH_DEADLINE, cause).await.ok()?.ok()
     }
 }
 
-impl Present for ProcRoot {
+impl ProcessLookup for ProcRoot {
     fn has(&self, process: ProcessKey) -> bool {
         Self::has(self, process)
     }
@@ -208,20 +230,28 @@ impl Present for ProcRoot {
         self.sizes_of(process)
     }
 
+    fn split(&self, process: ProcessKey) -> Option<SizeSplit> {
+        self.split_of(process)
+    }
+
     fn is_charged(&self, process: ProcessKey, cgroup: &CgroupFacts) -> bool {
-        self.lets_in(process.pid, &Fence::around(cgroup.version, &cgroup.path))
+        self.is_in_cgroup(process.pid, &CgroupFilter::new(cgroup.version, &cgroup.path))
     }
 }
 
-/// Where processes are numbered otherwise, nobody can be looked up.
-struct Unknown;
+/// A lookup that finds nothing, used if `/proc` does not show processes under our pids.
+struct NoLookup;
 
-impl Present for Unknown {
+impl ProcessLookup for NoLookup {
     fn has(&self, _: ProcessKey) -> bool {
         true
     }
 
     fn sizes(&self, _: ProcessKey) -> Option<Sizes> {
+        None
+    }
+
+    fn split(&self, _: ProcessKey) -> Option<SizeSplit> {
         None
     }
 

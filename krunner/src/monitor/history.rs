@@ -1,94 +1,92 @@
-//! Who was there, started by whom, how big: what snapshots and events say together.
+//! The history of processes: their parents, names and sizes, combined from snapshots and events.
 //!
-//! Pure: no clock but the times in what it is told. Snapshots show everybody every now and then, with
-//! memory; fork and exec events add who lived in between. The question is who *started* a process, and an
-//! orphan's parent in `/proc` is whoever adopted it: an entry keeps the first parent it is known with, as
-//! a (pid, start) key that no reuse of the pid can redirect, also when that parent is long gone.
+//! Pure: times come with the inputs. Snapshots show all processes every few seconds, with their memory. Fork and exec events add
+//! the processes that lived in between. The history answers who *started* a process. `/proc` shows an orphan's adoptive parent, so
+//! an entry keeps the first parent that is known, as a (PID, start) key that survives PID reuse, even after that parent exited.
 //!
 //! ```text
 //!   snapshot, fork, exec                    exit, zombie,
 //!  ─────────────────────▶ living ──────────────────────────────────▶ gone ─ 60 s, no child left ─▶ forgotten
-//!                           ▲    not in a snapshot, pid in other hands │
+//!                           ▲    missing in a snapshot, PID reused     │
 //!                           └───── in a snapshot again (absence only) ─┘
 //! ```
 //!
-//! What is told late is sorted in by its time: a snapshot that began before an exec does not undo it, a fork
-//! event after the snapshot that shows the child still names the parent. Bounds are `table`'s matter.
+//! Late inputs are merged by their times: a snapshot that began before an exec does not undo it, and a fork event that arrives
+//! after the snapshot with the child still sets the parent. `table` enforces the limits.
 
 mod table;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::event::{Death, Exec, Exit, Fork, ProcessKey, Trace, TraceEvent};
-use super::process::{Cmdline, End, Glance, Observed, Sizes, Snapshot};
-use table::{Entry, Gone, Table};
+use super::event::{ChildExit, Exec, Fork, ProcessExit, ProcessKey, Trace, TraceEvent};
+use super::explain::ProcessUsage;
+use super::process::{Cmdline, ExitKind, PartialScan, ProcessSample, Sizes, Snapshot};
+use table::{Gone, ProcessEntry, Table};
 
-/// Ancestors of a chain: deeper than any real one, and a report still fits a screen or two.
+/// Maximum length of an ancestor chain: deeper than real ones, and a report still fits on a screen or two.
 const MAX_DEPTH: usize = 32;
 
-/// How long a process is remembered after its end: several times what a victim may take from SIGKILL to
-/// exit, and far more than two snapshots.
+/// How long an exited process is kept: several times longer than a victim takes from SIGKILL to exit, and many snapshots.
 const REMEMBERED_NS: u64 = 60 * 1_000_000_000;
 
-/// What is known of the processes here.
+/// The known processes.
 #[derive(Debug, Default)]
 pub(super) struct History {
     table: Table,
-    /// Snapshots so far.
+    /// Number of snapshots so far.
     scan: u64,
     last_snapshot_boot_ns: u64,
 }
 
-/// A process as far as it is known.
+/// What is known of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Known {
-    /// Which.
+pub(super) struct ProcessRecord {
     pub(super) key: ProcessKey,
-    /// Its comm.
     pub(super) name: Arc<str>,
-    /// Its arguments or title; between a fork and what tells more, its parent's.
+    /// Its arguments or title. The parent's until an exec event or a snapshot provides its own.
     pub(super) cmdline: Arc<Cmdline>,
-    /// The arguments that it began with, if it wrote a title over them.
+    /// Its original arguments, if it wrote a title over them.
     pub(super) first_cmdline: Option<Arc<Cmdline>>,
-    /// Address space when it was last seen with its present program; 0 if nobody saw that.
+    /// Size of the address space at the last reading since its exec; 0 if it was not read.
     pub(super) vm_bytes: u64,
-    /// Resident, likewise. May be 0 when it was seen, too: all of it swapped out.
+    /// Resident memory at that reading. May be 0 after a reading, if all of it is swapped out.
     pub(super) rss_bytes: u64,
-    /// As in `/proc/PID/oom_score_adj`; 0 if nobody has looked.
+    /// As in `/proc/PID/oom_score_adj`; 0 if it was not read.
     pub(super) oom_score_adj: i16,
-    /// Known to be gone since then, in nanoseconds since boot.
+    /// When it was found to be gone, in nanoseconds since boot.
     pub(super) gone_at_boot_ns: Option<u64>,
 }
 
-/// A process that has left, or is about to, and may have been killed.
+/// A process that disappeared or is exiting, and may be the victim of an OOM kill.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Suspect {
-    /// Who it is, and what it had when it was last seen.
-    pub(super) known: Known,
-    /// How it ends, if that was seen.
-    pub(super) end: Option<End>,
-    /// When that was seen first.
+pub(super) struct Candidate {
+    /// The process with its last known sizes.
+    pub(super) process: ProcessRecord,
+    /// How it exits, if known.
+    pub(super) end: Option<ExitKind>,
+    /// When that became known.
     pub(super) end_ns: Option<u64>,
-    /// When it was last seen alive.
+    /// When it was last observed alive.
     pub(super) alive_ns: Option<u64>,
-    /// When it was last seen to have grown, or its birth.
+    /// When it was last observed to have grown, or its start.
     pub(super) grown_ns: u64,
 }
 
-impl Known {
-    /// Address space, if it was seen.
+impl ProcessRecord {
+    /// Size of the address space, if it was read.
     #[must_use]
     pub(super) fn vm_bytes(&self) -> Option<u64> {
         (self.vm_bytes > 0).then_some(self.vm_bytes)
     }
 
-    /// Resident memory, if it was seen.
+    /// Resident memory, if it was read.
     #[must_use]
     pub(super) fn rss_bytes(&self) -> Option<u64> {
         (self.vm_bytes > 0).then_some(self.rss_bytes)
     }
 
-    /// Whether it was known to be gone at that time.
+    /// Whether it is known to have been gone at that time.
     #[must_use]
     pub(super) fn is_gone_at(&self, at_boot_ns: u64) -> bool {
         self.gone_at_boot_ns.is_some_and(|gone_ns| gone_ns <= at_boot_ns)
@@ -96,13 +94,12 @@ impl Known {
 }
 
 impl History {
-    /// Nothing is known.
     #[must_use]
     pub(super) fn new() -> Self {
         Self::default()
     }
 
-    /// Takes a snapshot in. One that is older than the last is of no use any more.
+    /// Merges a snapshot. Ignores one that is older than the last.
     pub(super) fn fold_snapshot(&mut self, snapshot: &Snapshot) {
         let at_ns = snapshot.at_boot_ns;
         if at_ns < self.last_snapshot_boot_ns {
@@ -122,14 +119,14 @@ impl History {
             }
         }
         self.find_parents(snapshot);
-        self.miss(snapshot);
+        self.mark_missing(snapshot);
         self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
     }
 
-    /// Takes a glance in.
-    pub(super) fn fold_glance(&mut self, glance: &Glance) {
-        let at_ns = glance.at_boot_ns;
-        for observed in &glance.processes {
+    /// Merges a partial scan.
+    pub(super) fn fold_partial_scan(&mut self, scan: &PartialScan) {
+        let at_ns = scan.at_boot_ns;
+        for observed in &scan.processes {
             self.observe(observed, at_ns);
             if self.table.get(observed.key).is_some_and(|entry| entry.parent.is_none()) {
                 let parent = self.table.holder_of(observed.parent_pid, at_ns);
@@ -139,30 +136,30 @@ impl History {
             }
         }
         self.table.shrink();
-        for key in &glance.absent {
+        for key in &scan.absent {
             self.mark_absent(*key, at_ns);
         }
         self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
     }
 
-    /// Takes an event in; those that say nothing about who is there change nothing.
+    /// Merges an event, if it is about the existence of a process.
     pub(super) fn fold_event(&mut self, event: &TraceEvent) {
         let at_ns = event.at_boot_ns;
         match &event.what {
             Trace::Fork(fork) => self.fork(fork, at_ns),
             Trace::Exec(exec) => self.exec(exec, at_ns),
-            Trace::Exit(Exit { process }) => self.table.mark_gone(*process, Gone { at_ns, is_certain: true }),
+            Trace::Exit(ProcessExit { process }) => self.table.mark_gone(*process, Gone { at_ns, is_certain: true }),
             Trace::Kill(_) | Trace::Mark(_) | Trace::CgroupMade(_) | Trace::Lost { .. } => {}
         }
         self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
     }
 
-    /// Somebody has looked and found this process.
+    /// Notes that a lookup found this process.
     pub(super) fn mark_present(&mut self, key: ProcessKey, at_boot_ns: u64) {
         self.table.set_alive(key, at_boot_ns);
     }
 
-    /// Somebody has looked and not found this process: it is gone since then, or since it was last seen.
+    /// Notes that a lookup did not find this process: it is gone since then, or since it was last observed.
     pub(super) fn mark_absent(&mut self, key: ProcessKey, since_boot_ns: u64) {
         let seen_ns = self.table.get(key).map_or(0, |entry| {
             let dying_ns = entry.end.map_or(0, |(_, at_ns)| at_ns);
@@ -171,102 +168,125 @@ impl History {
         self.table.mark_gone(key, Gone { at_ns: since_boot_ns.max(seen_ns), is_certain: false });
     }
 
-    /// A process, living or not.
+    /// The record of a process, living or not.
     #[must_use]
-    pub(super) fn find(&self, key: ProcessKey) -> Option<Known> {
-        self.table.get(key).map(|entry| known(key, entry))
+    pub(super) fn find(&self, key: ProcessKey) -> Option<ProcessRecord> {
+        self.table.get(key).map(|entry| record(key, entry))
     }
 
-    /// Who started a process: its parent first, then that one's, as it was at that time. Ends with the first
-    /// process that can be seen, or where nothing more is known.
+    /// The ancestors of a process at that time, parent first. Ends with the first visible process or at the first unknown parent.
     #[must_use]
-    pub(super) fn chain(&self, key: ProcessKey, at_boot_ns: u64) -> Vec<Known> {
-        let mut chain: Vec<Known> = Vec::new();
+    pub(super) fn chain(&self, key: ProcessKey, at_boot_ns: u64) -> Vec<ProcessRecord> {
+        let mut chain: Vec<ProcessRecord> = Vec::new();
         let mut child = key;
         while chain.len() < MAX_DEPTH {
             let Some(parent) = self.table.get(child).and_then(|entry| entry.parent) else { break };
             let is_new = parent != key && chain.iter().all(|known| known.key != parent);
-            // Neither can happen with a sane kernel; a chain must end whatever we were told.
+            // A sane kernel causes neither. The check bounds the chain for any input.
             if !is_new || parent.start_ticks > child.start_ticks {
                 break;
             }
             let Some(entry) = self.table.get(parent) else { break };
             let gone_at_boot_ns = entry.gone.map(|gone| gone.at_ns).filter(|gone_ns| *gone_ns <= at_boot_ns);
-            chain.push(Known { gone_at_boot_ns, ..known(parent, entry) });
+            chain.push(ProcessRecord { gone_at_boot_ns, ..record(parent, entry) });
             child = parent;
         }
         chain
     }
 
-    /// The youngest processes alive at that time, at most so many, whose size nobody has seen since their fork or exec.
+    /// The youngest processes alive at that time whose sizes were not read since their fork or exec, up to `count`.
     #[must_use]
-    pub(super) fn unseen(&self, count: usize, at_boot_ns: u64) -> Vec<ProcessKey> {
-        // Kernel threads have no memory: those that snapshots show are not asked about again.
-        let is_unseen = |entry: &Entry| entry.vm_bytes == 0 && (entry.scan == 0 || entry.exec_ns > 0);
-        let entries = self.table.iter().filter(|(key, entry)| is_unseen(entry) && is_alive_at(*key, entry, at_boot_ns));
+    pub(super) fn unmeasured(&self, count: usize, at_boot_ns: u64) -> Vec<ProcessKey> {
+        // Kernel threads have no memory. Those that snapshots show are not looked up again.
+        let is_unmeasured = |entry: &ProcessEntry| entry.vm_bytes == 0 && (entry.scan == 0 || entry.exec_ns > 0);
+        let entries =
+            self.table.iter().filter(|(key, entry)| is_unmeasured(entry) && is_alive_at(*key, entry, at_boot_ns));
         let mut unseen: Vec<ProcessKey> = entries.map(|(key, _)| key).collect();
         unseen.sort_unstable_by_key(|key| std::cmp::Reverse((key.start_ticks, key.pid)));
         unseen.truncate(count);
         unseen
     }
 
-    /// Somebody has looked at how large a process is.
-    pub(super) fn weigh(&mut self, key: ProcessKey, sizes: Sizes) {
+    /// Sets the sizes that a lookup found.
+    pub(super) fn set_sizes(&mut self, key: ProcessKey, sizes: Sizes) {
         self.table.set_sizes(key, sizes);
     }
 
-    /// The largest processes alive at that time by resident memory, at most so many.
+    /// The largest processes alive at that time by resident memory, up to `count`.
     #[must_use]
-    pub(super) fn largest(&self, count: usize, at_boot_ns: u64) -> Vec<Known> {
-        let is_listed = |key, entry: &Entry| entry.rss_bytes > 0 && is_alive_at(key, entry, at_boot_ns);
+    pub(super) fn largest(&self, count: usize, at_boot_ns: u64) -> Vec<ProcessRecord> {
+        let is_listed = |key, entry: &ProcessEntry| entry.rss_bytes > 0 && is_alive_at(key, entry, at_boot_ns);
         let entries = self.table.iter().filter(|(key, entry)| is_listed(*key, entry));
-        let mut largest: Vec<(ProcessKey, &Entry)> = entries.collect();
-        sort_by_size(&mut largest);
-        largest.into_iter().take(count).map(|(key, entry)| known(key, entry)).collect()
+        let mut largest: Vec<(ProcessKey, &ProcessEntry)> = entries.collect();
+        if largest.len() > count {
+            largest.select_nth_unstable_by(count, by_size);
+            largest.truncate(count);
+        }
+        largest.sort_unstable_by(by_size);
+        largest.into_iter().map(|(key, entry)| record(key, entry)).collect()
     }
 
-    /// Who has left since that time, or is seen to be killed; nobody else. In no order.
+    /// The largest processes alive at that time, the given exited ones with their sizes, and the living ancestors of all.
     #[must_use]
-    pub(super) fn suspects(&self, since_ns: u64) -> Vec<Suspect> {
-        let is_dying = |entry: &Entry| entry.end.is_some_and(|(end, at_ns)| end == End::Killed && at_ns >= since_ns);
-        let has_left = |entry: &Entry| entry.gone.is_some_and(|gone| gone.at_ns >= since_ns);
+    pub(super) fn with_parents(&self, count: usize, dead: &[(ProcessKey, u64)], at_boot_ns: u64) -> Vec<ProcessUsage> {
+        let alive = self.largest(count, at_boot_ns).into_iter().map(|known| (known.key, known.rss_bytes));
+        let mut sizes: BTreeMap<ProcessKey, u64> = alive.chain(dead.iter().copied()).collect();
+        for key in sizes.keys().copied().collect::<Vec<_>>() {
+            let living = self.chain(key, at_boot_ns).into_iter().filter(|above| !above.is_gone_at(at_boot_ns));
+            for above in living {
+                sizes.entry(above.key).or_insert(above.rss_bytes);
+            }
+        }
+        let usage = |(key, rss_bytes): (ProcessKey, u64)| {
+            let entry = self.table.get(key)?;
+            Some(ProcessUsage { key, parent: entry.parent, name: entry.name.to_string(), rss_bytes })
+        };
+        sizes.into_iter().filter_map(usage).collect()
+    }
+
+    /// The processes that disappeared since that time or are being killed, in no particular order.
+    #[must_use]
+    pub(super) fn candidates(&self, since_ns: u64) -> Vec<Candidate> {
+        let is_dying =
+            |entry: &ProcessEntry| entry.end.is_some_and(|(end, at_ns)| end == ExitKind::Killed && at_ns >= since_ns);
+        let has_left = |entry: &ProcessEntry| entry.gone.is_some_and(|gone| gone.at_ns >= since_ns);
         let entries = self.table.iter().filter(|(_, entry)| has_left(entry) || entry.gone.is_none() && is_dying(entry));
-        let suspects = entries.map(|(key, entry)| Suspect {
-            known: known(key, entry),
+        let candidates = entries.map(|(key, entry)| Candidate {
+            process: record(key, entry),
             grown_ns: entry.grown_ns,
             end: entry.end.map(|(end, _)| end),
             end_ns: entry.end.map(|(_, at_ns)| at_ns),
             alive_ns: entry.alive_ns,
         });
-        suspects.collect()
+        candidates.collect()
     }
 
-    /// Somebody waits for this process, which has ended.
-    pub(super) fn ended(&mut self, death: &Death) {
-        let key = death.process;
-        if self.table.get(key).is_none() && death.end == End::Killed {
-            let parent = self.table.holder_of(death.parent_pid, death.at_boot_ns).filter(|parent| *parent != key);
-            let entry = Entry { parent, ..Entry::new(death.name.as_str().into(), key.start_boot_ns()) };
-            self.table.insert(key, entry, death.at_boot_ns);
+    /// Notes the exit of a child.
+    pub(super) fn exited(&mut self, exit: &ChildExit) {
+        let key = exit.process;
+        if self.table.get(key).is_none() && exit.end == ExitKind::Killed {
+            let parent = self.table.holder_of(exit.parent_pid, exit.at_boot_ns).filter(|parent| *parent != key);
+            let entry = ProcessEntry { parent, ..ProcessEntry::new(exit.name.as_str().into(), key.start_boot_ns()) };
+            self.table.insert(key, entry, exit.at_boot_ns);
         }
-        self.ended_unseen(key, death.end, death.at_boot_ns);
+        self.exited_unseen(key, exit.end, exit.at_boot_ns);
     }
 
-    /// The same of one that is known here.
-    pub(super) fn ended_unseen(&mut self, process: ProcessKey, end: End, at_boot_ns: u64) {
+    /// Notes the exit of a process that is already known.
+    pub(super) fn exited_unseen(&mut self, process: ProcessKey, end: ExitKind, at_boot_ns: u64) {
         if let Some(entry) = self.table.get_mut(process) {
             entry.end = Some((end, at_boot_ns));
         }
         self.table.mark_gone(process, Gone { at_ns: at_boot_ns, is_certain: true });
     }
 
-    /// Who has that pid at that time, as far as is known.
+    /// The process that had this PID at that time, if known.
     #[must_use]
     pub(super) fn holder_of(&self, pid: u32, at_boot_ns: u64) -> Option<ProcessKey> {
         self.table.holder_of(pid, at_boot_ns)
     }
 
-    /// How many processes were forgotten before their time for want of room.
+    /// Number of processes evicted early because the table was full.
     #[must_use]
     pub(super) fn evicted(&self) -> u64 {
         self.table.evicted()
@@ -276,21 +296,21 @@ impl History {
         let parent = fork.parent_pid.and_then(|pid| self.table.holder_of(pid, at_ns));
         let parent = parent.filter(|parent| *parent != fork.child && parent.start_ticks <= fork.child.start_ticks);
         if let Some(entry) = self.table.get_mut(fork.child) {
-            // A snapshot was faster; it may have seen the child with whoever adopted it.
-            if parent.is_some() && !std::mem::replace(&mut entry.is_parent_told, true) {
+            // A snapshot came first and may show the child with its adoptive parent.
+            if parent.is_some() && !std::mem::replace(&mut entry.has_fork_parent, true) {
                 self.table.set_parent(fork.child, parent);
             }
             return;
         }
         let inherited = parent.and_then(|parent| self.table.get(parent));
         let (name, cmdline) = inherited.map(|entry| (entry.name.clone(), entry.cmdline.clone())).unwrap_or_default();
-        let entry = Entry {
+        let entry = ProcessEntry {
             parent,
             parent_pid: fork.parent_pid.unwrap_or(0),
-            is_parent_told: parent.is_some(),
+            has_fork_parent: parent.is_some(),
             is_forked: true,
             cmdline,
-            ..Entry::new(name, at_ns)
+            ..ProcessEntry::new(name, at_ns)
         };
         self.table.insert(fork.child, entry, at_ns);
     }
@@ -302,24 +322,24 @@ impl History {
             Some(entry) if entry.gone.is_none() && at_ns >= entry.exec_ns => {
                 entry.name = name;
                 entry.exec_ns = at_ns;
-                // Those of the old program: the new one begins with next to nothing.
+                // The sizes were the old program's. The new one starts small.
                 self.table.set_sizes(exec.process, Sizes::default());
                 self.table.set_cmdline(exec.process, cmdline);
                 self.table.set_first_cmdline(exec.process, None);
             }
             Some(_) => {}
             None => {
-                let entry = Entry { exec_ns: at_ns, cmdline, ..Entry::new(name, at_ns) };
+                let entry = ProcessEntry { exec_ns: at_ns, cmdline, ..ProcessEntry::new(name, at_ns) };
                 self.table.insert(exec.process, entry, at_ns);
             }
         }
     }
 
-    fn observe(&mut self, observed: &Observed, at_ns: u64) {
+    fn observe(&mut self, observed: &ProcessSample, at_ns: u64) {
         if self.table.get(observed.key).is_none() {
-            let entry = Entry {
+            let entry = ProcessEntry {
                 cmdline: observed.cmdline.clone(),
-                ..Entry::new(observed.name.clone(), observed.key.start_boot_ns())
+                ..ProcessEntry::new(observed.name.clone(), observed.key.start_boot_ns())
             };
             self.table.add(observed.key, entry, at_ns);
         }
@@ -342,7 +362,7 @@ impl History {
         entry.oom_score_adj = observed.oom_score_adj;
         let has_changed = entry.name != observed.name;
         let is_newer = entry.exec_ns <= at_ns;
-        // Nothing left: it is on its way out, and what it had before is what counts.
+        // An exiting process has no memory left. Keep its last sizes.
         if is_newer && observed.vm_bytes > 0 {
             if observed.rss_bytes > entry.rss_bytes && entry.rss_bytes > 0 {
                 entry.grown_ns = at_ns;
@@ -353,17 +373,17 @@ impl History {
             entry.name = observed.name.clone();
         }
         self.table.revive(observed.key);
-        self.table.weigh(observed.key, at_ns);
-        // An exec without arguments leaves none behind; a process on its way out lets go of those it had.
+        self.table.update_activity(observed.key, at_ns);
+        // A process may exec without arguments. An exiting process loses the ones it had.
         let has_arguments = !observed.cmdline.bytes.is_empty();
         if is_newer && (has_arguments || has_changed && observed.vm_bytes > 0) {
             self.set_title(observed);
         }
     }
 
-    /// Takes over the arguments that `/proc` shows, and keeps those which a title was written over: as the scanner saw them, or
-    /// as they were told at the exec or taken over at the fork.
-    fn set_title(&mut self, observed: &Observed) {
+    /// Takes the arguments that `/proc` shows and keeps the original ones under a title: from the scanner, from the exec event,
+    /// or inherited at the fork.
+    fn set_title(&mut self, observed: &ProcessSample) {
         let Some(entry) = self.table.get(observed.key) else { return };
         let is_program_told = entry.exec_ns > 0 || entry.is_forked;
         let told = Some(entry.first_cmdline.as_ref().unwrap_or(&entry.cmdline))
@@ -373,10 +393,11 @@ impl History {
         self.table.set_first_cmdline(observed.key, first);
     }
 
-    /// For those that the snapshot shows and that have no parent yet.
+    /// Sets the parents of processes in the snapshot that have none yet.
     fn find_parents(&mut self, snapshot: &Snapshot) {
-        let lacks = |observed: &&Observed| self.table.get(observed.key).is_some_and(|entry| entry.parent.is_none());
-        let orphans: Vec<&Observed> =
+        let lacks =
+            |observed: &&ProcessSample| self.table.get(observed.key).is_some_and(|entry| entry.parent.is_none());
+        let orphans: Vec<&ProcessSample> =
             snapshot.processes.iter().filter(|observed| observed.parent_pid != 0).filter(lacks).collect();
         if orphans.is_empty() {
             return;
@@ -384,24 +405,25 @@ impl History {
         let mut keys: Vec<ProcessKey> = snapshot.processes.iter().map(|observed| observed.key).collect();
         keys.sort_unstable();
         for orphan in orphans {
-            let told_pid = self.table.get(orphan.key).map_or(0, |entry| entry.parent_pid);
+            let fork_parent_pid = self.table.get(orphan.key).map_or(0, |entry| entry.parent_pid);
             let fits = |key: &ProcessKey| *key != orphan.key && key.start_ticks <= orphan.key.start_ticks;
             let holder = |pid: u32| keys.binary_search_by_key(&pid, |key| key.pid).ok().map(|index| keys[index]);
-            let parent = [told_pid, orphan.parent_pid].into_iter().find_map(|pid| holder(pid).filter(fits));
+            let parent = [fork_parent_pid, orphan.parent_pid].into_iter().find_map(|pid| holder(pid).filter(fits));
             self.table.set_parent(orphan.key, parent);
         }
     }
 
-    /// Marks as gone who should be in the snapshot and is not.
-    fn miss(&mut self, snapshot: &Snapshot) {
+    /// Marks processes as gone that the snapshot should show and does not.
+    fn mark_missing(&mut self, snapshot: &Snapshot) {
         let at_ns = snapshot.at_boot_ns;
         let largest_pid = snapshot.processes.iter().map(|observed| observed.key.pid).max().unwrap_or(0);
         let is_covered = |key: ProcessKey| {
             let next_tick = ProcessKey { start_ticks: key.start_ticks.saturating_add(1), ..key };
             next_tick.start_boot_ns() <= at_ns && (snapshot.left_out == 0 || key.pid <= largest_pid)
         };
-        let is_missed =
-            |(key, entry): &(ProcessKey, &Entry)| entry.gone.is_none() && entry.scan != self.scan && is_covered(*key);
+        let is_missed = |(key, entry): &(ProcessKey, &ProcessEntry)| {
+            entry.gone.is_none() && entry.scan != self.scan && is_covered(*key)
+        };
         let missed: Vec<ProcessKey> = self.table.iter().filter(is_missed).map(|(key, _)| key).collect();
         for key in missed {
             self.table.mark_gone(key, Gone { at_ns, is_certain: false });
@@ -409,11 +431,11 @@ impl History {
     }
 }
 
-fn is_alive_at(key: ProcessKey, entry: &Entry, at_boot_ns: u64) -> bool {
+fn is_alive_at(key: ProcessKey, entry: &ProcessEntry, at_boot_ns: u64) -> bool {
     key.start_boot_ns() <= at_boot_ns && entry.gone.is_none_or(|gone| gone.at_ns > at_boot_ns)
 }
 
-/// Whether one is the other, as far as it was kept.
+/// Whether both are the same as far as they were kept.
 fn is_beginning_of(one: &Cmdline, other: &Cmdline) -> bool {
     let length = one.bytes.len().min(other.bytes.len());
     one.bytes[..length] == other.bytes[..length]
@@ -421,8 +443,8 @@ fn is_beginning_of(one: &Cmdline, other: &Cmdline) -> bool {
         && (other.bytes.len() == length || one.is_cut)
 }
 
-fn known(key: ProcessKey, entry: &Entry) -> Known {
-    Known {
+fn record(key: ProcessKey, entry: &ProcessEntry) -> ProcessRecord {
+    ProcessRecord {
         key,
         name: entry.name.clone(),
         cmdline: entry.cmdline.clone(),
@@ -434,11 +456,11 @@ fn known(key: ProcessKey, entry: &Entry) -> Known {
     }
 }
 
-/// Largest first; among equals the youngest, then by pid, so that the order is always the same.
-fn sort_by_size(processes: &mut [(ProcessKey, &Entry)]) {
-    processes.sort_unstable_by_key(|(key, entry)| {
-        (std::cmp::Reverse(entry.rss_bytes), std::cmp::Reverse(key.start_ticks), key.pid)
-    });
+/// Largest first, then youngest, then by PID: a total order.
+fn by_size(one: &(ProcessKey, &ProcessEntry), other: &(ProcessKey, &ProcessEntry)) -> std::cmp::Ordering {
+    let order =
+        |(key, entry): &(ProcessKey, &ProcessEntry)| (entry.rss_bytes, key.start_ticks, std::cmp::Reverse(key.pid));
+    order(other).cmp(&order(one))
 }
 
 #[cfg(test)]

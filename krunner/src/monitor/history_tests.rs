@@ -27,13 +27,13 @@ fn exec(at_boot_ns: u64, process: ProcessKey, cmdline: &[u8]) -> TraceEvent {
 }
 
 fn exit(at_boot_ns: u64, process: ProcessKey) -> TraceEvent {
-    TraceEvent { at_boot_ns, what: Trace::Exit(Exit { process }) }
+    TraceEvent { at_boot_ns, what: Trace::Exit(ProcessExit { process }) }
 }
 
-fn observed(key: ProcessKey, parent_pid: u32, rss_bytes: u64) -> Observed {
+fn observed(key: ProcessKey, parent_pid: u32, rss_bytes: u64) -> ProcessSample {
     let cmdline = Arc::new(Cmdline { bytes: format!("p{}\0", key.pid).into_bytes(), is_cut: false });
     let name = format!("p{}", key.pid).into();
-    Observed {
+    ProcessSample {
         key,
         parent_pid,
         name,
@@ -48,11 +48,11 @@ fn observed(key: ProcessKey, parent_pid: u32, rss_bytes: u64) -> Observed {
     }
 }
 
-fn snapshot(at_boot_ns: u64, processes: Vec<Observed>) -> Snapshot {
+fn snapshot(at_boot_ns: u64, processes: Vec<ProcessSample>) -> Snapshot {
     Snapshot { at_boot_ns, processes, ..Snapshot::default() }
 }
 
-fn keys(known: &[Known]) -> Vec<ProcessKey> {
+fn keys(known: &[ProcessRecord]) -> Vec<ProcessKey> {
     known.iter().map(|known| known.key).collect()
 }
 
@@ -68,7 +68,7 @@ fn begun() -> History {
 }
 
 #[test]
-fn a_process_between_two_snapshots_has_parents_and_arguments() {
+fn process_between_two_snapshots_has_parent_and_arguments() {
     let mut history = begun();
     history.fold_event(&fork(HOG, 10));
     let inherited = history.find(HOG).unwrap();
@@ -82,12 +82,12 @@ fn a_process_between_two_snapshots_has_parents_and_arguments() {
 }
 
 #[test]
-fn an_orphan_belongs_to_who_started_it() {
+fn orphan_keeps_its_first_parent() {
     let mut history = begun();
     history.fold_event(&fork(HOG, 10));
     history.fold_event(&exit(3 * SECOND_NS, SHELL));
     history.fold_snapshot(&snapshot(4 * SECOND_NS, vec![observed(INIT, 0, 5), observed(HOG, 1, 7)]));
-    // Kept for as long as the orphan lives, and the pid's next holder is another.
+    // Stays as long as the orphan lives, and the pid's next holder is another.
     history.fold_event(&fork(key(10, 500), 1));
     let later_ns = 1000 * SECOND_NS;
     history.fold_snapshot(&snapshot(later_ns, vec![observed(INIT, 0, 5), observed(HOG, 1, 7)]));
@@ -108,7 +108,7 @@ fn a_late_fork_event_still_names_the_parent() {
 }
 
 #[test]
-fn a_fork_before_the_first_snapshot_finds_its_parent_there() {
+fn fork_before_the_first_snapshot_gets_its_parent_from_it() {
     let mut history = History::new();
     history.fold_event(&fork(HOG, 10));
     assert_eq!(history.chain(HOG, SECOND_NS), []);
@@ -118,11 +118,11 @@ fn a_fork_before_the_first_snapshot_finds_its_parent_there() {
 }
 
 #[test]
-fn an_exec_wins_over_an_older_snapshot_and_a_newer_one_over_it() {
+fn exec_overrides_older_snapshots_only() {
     let mut history = begun();
     let long = |at_ns| {
         let cmdline = Arc::new(Cmdline { bytes: vec![b'x'; 4000], is_cut: false });
-        snapshot(at_ns, vec![observed(INIT, 0, 5), Observed { cmdline, ..observed(SHELL, 1, 7) }])
+        snapshot(at_ns, vec![observed(INIT, 0, 5), ProcessSample { cmdline, ..observed(SHELL, 1, 7) }])
     };
     history.fold_event(&exec(3 * SECOND_NS, SHELL, b"short\0"));
     history.fold_snapshot(&long(2 * SECOND_NS));
@@ -133,26 +133,31 @@ fn an_exec_wins_over_an_older_snapshot_and_a_newer_one_over_it() {
 }
 
 #[test]
-fn who_is_about_to_end_keeps_what_it_had() {
+fn exiting_process_keeps_its_sizes() {
     let mut history = begun();
-    let ending = Observed { vm_bytes: 0, rss_bytes: 0, cmdline: Arc::default(), ..observed(SHELL, 1, 0) };
+    let ending = ProcessSample { vm_bytes: 0, rss_bytes: 0, cmdline: Arc::default(), ..observed(SHELL, 1, 0) };
     history.fold_snapshot(&snapshot(2 * SECOND_NS, vec![observed(INIT, 0, 5), ending]));
     let shell = history.find(SHELL).unwrap();
     assert_eq!((shell.vm_bytes, shell.rss_bytes, &shell.cmdline.bytes[..]), (14, 7, &b"p10\0"[..]));
 }
 
 #[test]
-fn new_name_on_the_way_out_does_not_cost_the_arguments() {
+fn exiting_process_keeps_its_arguments() {
     let mut history = begun();
-    let ending =
-        Observed { name: "new".into(), vm_bytes: 0, rss_bytes: 0, cmdline: Arc::default(), ..observed(SHELL, 1, 0) };
+    let ending = ProcessSample {
+        name: "new".into(),
+        vm_bytes: 0,
+        rss_bytes: 0,
+        cmdline: Arc::default(),
+        ..observed(SHELL, 1, 0)
+    };
     history.fold_snapshot(&snapshot(2 * SECOND_NS, vec![observed(INIT, 0, 5), ending]));
     let shell = history.find(SHELL).unwrap();
     assert_eq!((&*shell.name, &shell.cmdline.bytes[..]), ("new", &b"p10\0"[..]));
 }
 
 #[test]
-fn absence_can_be_a_mistake_but_an_exit_cannot() {
+fn absence_is_revised_but_an_exit_is_final() {
     let mut history = begun();
     history.fold_snapshot(&snapshot(2 * SECOND_NS, vec![observed(INIT, 0, 5)]));
     assert_eq!(history.find(SHELL).unwrap().gone_at_boot_ns, Some(2 * SECOND_NS));
@@ -165,7 +170,7 @@ fn absence_can_be_a_mistake_but_an_exit_cannot() {
 }
 
 #[test]
-fn who_was_born_while_the_scan_went_on_is_not_missed() {
+fn process_started_during_the_scan_is_not_gone() {
     let mut history = begun();
     history.fold_event(&fork(HOG, 10));
     let both = || vec![observed(INIT, 0, 5), observed(SHELL, 1, 7)];
@@ -176,7 +181,7 @@ fn who_was_born_while_the_scan_went_on_is_not_missed() {
 }
 
 #[test]
-fn who_had_no_room_in_a_snapshot_is_not_missed() {
+fn process_left_out_of_a_snapshot_is_not_gone() {
     let mut history = begun();
     let full = Snapshot { left_out: 1, ..snapshot(2 * SECOND_NS, vec![observed(INIT, 0, 5)]) };
     history.fold_snapshot(&full);
@@ -184,9 +189,9 @@ fn who_had_no_room_in_a_snapshot_is_not_missed() {
 }
 
 #[test]
-fn the_largest_are_alive_at_that_time() {
+fn largest_processes_are_alive_at_that_time() {
     let mut history = begun();
-    let zombie = Observed { is_zombie: true, ..observed(key(30, 30), 1, 99) };
+    let zombie = ProcessSample { is_zombie: true, ..observed(key(30, 30), 1, 99) };
     let processes = vec![observed(INIT, 0, 5), observed(SHELL, 1, 7), observed(HOG, 10, 50), zombie];
     history.fold_snapshot(&snapshot(3 * SECOND_NS, processes));
     history.fold_event(&exit(4 * SECOND_NS, HOG));
@@ -196,52 +201,52 @@ fn the_largest_are_alive_at_that_time() {
 }
 
 #[test]
-fn suspects_have_left_since_then_and_old_zombies_are_none() {
+fn candidates_disappeared_recently_and_are_not_old_zombies() {
     let mut history = begun();
     let (small, old_zombie) = (key(30, 30), key(31, 31));
-    let gone = |pid, rss| Observed { is_zombie: true, ..observed(key(pid, u64::from(pid)), 1, rss) };
+    let gone = |pid, rss| ProcessSample { is_zombie: true, ..observed(key(pid, u64::from(pid)), 1, rss) };
     let living = || vec![observed(INIT, 0, 5), observed(SHELL, 1, 7)];
     history.fold_snapshot(&snapshot(2 * SECOND_NS, [living(), vec![observed(old_zombie, 1, 3)]].concat()));
     let before = [living(), vec![observed(small, 1, 2), observed(HOG, 1, 50), gone(31, 0)]].concat();
     history.fold_snapshot(&snapshot(3 * SECOND_NS, before));
     // One has left, one is a zombie now.
     history.fold_snapshot(&snapshot(4 * SECOND_NS, [living(), vec![gone(30, 0)]].concat()));
-    let suspects = |since_ns| {
-        let mut suspects = history.suspects(since_ns);
-        suspects.sort_by_key(|suspect| suspect.known.key);
-        suspects
+    let candidates = |since_ns| {
+        let mut candidates = history.candidates(since_ns);
+        candidates.sort_by_key(|candidate| candidate.process.key);
+        candidates
     };
-    let left = suspects(3 * SECOND_NS + 1);
-    assert_eq!(left.iter().map(|suspect| suspect.known.key).collect::<Vec<_>>(), [HOG, small]);
-    assert_eq!((left[0].known.rss_bytes, left[0].alive_ns), (50, Some(3 * SECOND_NS)));
-    assert_eq!(suspects(4 * SECOND_NS + 1), []);
+    let left = candidates(3 * SECOND_NS + 1);
+    assert_eq!(left.iter().map(|candidate| candidate.process.key).collect::<Vec<_>>(), [HOG, small]);
+    assert_eq!((left[0].process.rss_bytes, left[0].alive_ns), (50, Some(3 * SECOND_NS)));
+    assert_eq!(candidates(4 * SECOND_NS + 1), []);
 }
 
 #[test]
-fn who_is_dying_of_sigkill_is_a_suspect_before_it_is_gone() {
+fn process_dying_of_sigkill_is_a_candidate() {
     let mut history = begun();
-    let dying = Observed { end: Some(End::Killed), vm_bytes: 0, rss_bytes: 0, ..observed(SHELL, 1, 0) };
+    let dying = ProcessSample { end: Some(ExitKind::Killed), vm_bytes: 0, rss_bytes: 0, ..observed(SHELL, 1, 0) };
     let at_boot_ns = 2 * SECOND_NS;
-    history.fold_glance(&Glance {
+    history.fold_partial_scan(&PartialScan {
         at_boot_ns,
         processes: vec![dying, observed(HOG, 10, 9)],
         absent: vec![INIT],
         is_listed: false,
     });
-    let mut suspects = history.suspects(at_boot_ns);
-    suspects.sort_by_key(|suspect| suspect.known.key);
-    let [init, shell] = &suspects[..] else { panic!("{suspects:?}") };
-    assert_eq!((init.known.key, init.end, init.known.gone_at_boot_ns), (INIT, None, Some(at_boot_ns)));
-    assert_eq!((shell.known.key, shell.end, shell.known.gone_at_boot_ns), (SHELL, Some(End::Killed), None));
-    assert_eq!((shell.known.rss_bytes, shell.alive_ns), (7, Some(SECOND_NS)), "as it was before");
+    let mut candidates = history.candidates(at_boot_ns);
+    candidates.sort_by_key(|candidate| candidate.process.key);
+    let [init, shell] = &candidates[..] else { panic!("{candidates:?}") };
+    assert_eq!((init.process.key, init.end, init.process.gone_at_boot_ns), (INIT, None, Some(at_boot_ns)));
+    assert_eq!((shell.process.key, shell.end, shell.process.gone_at_boot_ns), (SHELL, Some(ExitKind::Killed), None));
+    assert_eq!((shell.process.rss_bytes, shell.alive_ns), (7, Some(SECOND_NS)), "as it was before");
     assert_eq!(keys(&history.chain(HOG, u64::MAX)), [SHELL, INIT], "a newcomer has its parents");
 }
 
 #[test]
-fn nobody_is_gone_before_it_was_last_seen() {
+fn process_is_not_gone_before_it_was_last_seen() {
     let mut history = begun();
     let at_boot_ns = 5 * SECOND_NS;
-    history.fold_glance(&Glance {
+    history.fold_partial_scan(&PartialScan {
         at_boot_ns,
         processes: vec![observed(HOG, 10, 9)],
         absent: vec![],
@@ -252,20 +257,28 @@ fn nobody_is_gone_before_it_was_last_seen() {
 }
 
 #[test]
-fn a_death_is_kept_also_of_one_whom_nobody_had_seen() {
+fn exit_of_an_unknown_process_is_recorded() {
     let mut history = begun();
-    let death = Death { process: HOG, name: "hog".into(), parent_pid: 10, end: End::Killed, at_boot_ns: 3 * SECOND_NS };
-    history.ended(&death);
-    let suspects = history.suspects(3 * SECOND_NS);
-    assert_eq!(suspects.len(), 1);
-    assert_eq!((suspects[0].known.key, &*suspects[0].known.name, suspects[0].end), (HOG, "hog", Some(End::Killed)));
+    let exit = ChildExit {
+        process: HOG,
+        name: "hog".into(),
+        parent_pid: 10,
+        end: ExitKind::Killed,
+        at_boot_ns: 3 * SECOND_NS,
+    };
+    history.exited(&exit);
+    let candidates = history.candidates(3 * SECOND_NS);
+    assert_eq!(candidates.len(), 1);
+    assert_eq!(
+        (candidates[0].process.key, &*candidates[0].process.name, candidates[0].end),
+        (HOG, "hog", Some(ExitKind::Killed))
+    );
     assert_eq!(keys(&history.chain(HOG, u64::MAX)), [SHELL, INIT]);
 }
 
 /// A process of the model.
 #[derive(Debug, Clone)]
 struct Model {
-    /// Now.
     parent: Option<ProcessKey>,
     /// The first that the history can have known.
     starter: Starter,
@@ -300,7 +313,7 @@ enum Step {
     Exec { process: usize },
     Exit { process: usize, is_told: bool },
     Scan,
-    Tell,
+    Report,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -309,7 +322,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(|process| Step::Exec { process }),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(process, is_told)| Step::Exit { process, is_told }),
         1 => Just(Step::Scan),
-        1 => Just(Step::Tell),
+        1 => Just(Step::Report),
     ]
 }
 
@@ -325,7 +338,7 @@ impl World {
         let processes = BTreeMap::from([(INIT, init)]);
         let mut world = Self { history: History::new(), at_ns: SECOND_NS, processes, pending: None, is_traced };
         world.step(Step::Scan);
-        world.step(Step::Tell);
+        world.step(Step::Report);
         world
     }
 
@@ -372,7 +385,7 @@ impl World {
                 }
             }
             Step::Scan => self.pending = Some(self.scan()),
-            Step::Tell => {
+            Step::Report => {
                 let Some((snapshot, parents)) = self.pending.take() else { return };
                 self.history.fold_snapshot(&snapshot);
                 for (child, parent) in parents {
@@ -387,7 +400,7 @@ impl World {
 
     fn scan(&self) -> Taken {
         let living = || self.processes.iter().filter(|(_, model)| model.is_alive);
-        let observe = |(key, model): (&ProcessKey, &Model)| Observed {
+        let observe = |(key, model): (&ProcessKey, &Model)| ProcessSample {
             name: model.name.as_str().into(),
             cmdline: Arc::new(Cmdline { bytes: model.cmdline.clone(), is_cut: false }),
             ..observed(*key, model.parent.map_or(0, |parent| parent.pid), 1)
@@ -419,7 +432,7 @@ fn nonsense() -> impl Strategy<Value = Result<TraceEvent, Snapshot>> {
     let key = || (0u32..6, 0u64..6).prop_map(|(pid, start_ticks)| ProcessKey { pid, start_ticks });
     let at = || (0..9 * TICK_NS, 0u64..4).prop_map(|(at_ns, minutes)| at_ns + minutes * 60 * SECOND_NS);
     let seen = (key(), 0u32..6, any::<bool>(), 0u64..3)
-        .prop_map(|(key, parent, is_zombie, rss)| Observed { is_zombie, ..observed(key, parent, rss) });
+        .prop_map(|(key, parent, is_zombie, rss)| ProcessSample { is_zombie, ..observed(key, parent, rss) });
     prop_oneof![
         3 => (key(), 0u32..6, at()).prop_map(|(key, parent, at)| Ok(TraceEvent { at_boot_ns: at, ..fork(key, parent) })),
         1 => (key(), at()).prop_map(|(key, at)| Ok(exec(at, key, b"nonsense"))),
@@ -434,7 +447,7 @@ proptest! {
     #[test]
     fn chains_are_those_of_the_model(steps in prop::collection::vec(step(), 0..200), is_traced: bool) {
         let mut world = World::new(is_traced);
-        for step in steps.into_iter().chain([Step::Scan, Step::Tell]) {
+        for step in steps.into_iter().chain([Step::Scan, Step::Report]) {
             world.step(step);
             if is_traced {
                 world.living().into_iter().for_each(|key| world.check(key));
@@ -450,7 +463,7 @@ proptest! {
     }
 
     #[test]
-    fn nonsense_has_no_loops_and_no_parent_younger_than_its_child(told in prop::collection::vec(nonsense(), 0..100)) {
+    fn invalid_input_creates_no_cycles_and_no_younger_parents(told in prop::collection::vec(nonsense(), 0..100)) {
         let mut history = History::new();
         for told in told {
             match told {
@@ -472,7 +485,7 @@ proptest! {
 }
 
 #[test]
-fn a_chain_has_a_greatest_depth() {
+fn ancestor_chains_are_bounded() {
     let mut history = begun();
     for pid in 100..200 {
         history.fold_event(&fork(key(pid, 300), if pid == 100 { 10 } else { pid - 1 }));

@@ -2,9 +2,9 @@
 
 use super::*;
 
-fn titled(key: ProcessKey, title: &[u8]) -> Observed {
+fn titled(key: ProcessKey, title: &[u8]) -> ProcessSample {
     let cmdline = Arc::new(Cmdline { bytes: title.to_vec(), is_cut: false });
-    Observed { cmdline, name: "p10".into(), ..observed(key, 1, 9) }
+    ProcessSample { cmdline, name: "p10".into(), ..observed(key, 1, 9) }
 }
 
 /// The command line of a process, and that which it began with.
@@ -14,7 +14,7 @@ fn lines(history: &History, key: ProcessKey) -> (Vec<u8>, Option<Vec<u8>>) {
 }
 
 #[test]
-fn a_forked_worker_has_its_own_title_beside_the_arguments_of_its_fork() {
+fn forked_worker_keeps_inherited_arguments_under_its_title() {
     let mut history = begun();
     history.fold_event(&fork(HOG, 10));
     assert_eq!(lines(&history, HOG), (b"p10\0".to_vec(), None), "so far its parent's");
@@ -41,10 +41,10 @@ fn arguments_of_which_the_tracer_had_the_beginning_are_no_title() {
 }
 
 #[test]
-fn without_a_tracer_the_scanner_says_what_a_title_was_written_over() {
+fn without_a_tracer_the_scanner_provides_the_original_arguments() {
     let mut history = begun();
     let first_cmdline = Some(Arc::new(Cmdline { bytes: b"first\0".to_vec(), is_cut: false }));
-    let worker = Observed { first_cmdline, ..titled(HOG, b"title\0") };
+    let worker = ProcessSample { first_cmdline, ..titled(HOG, b"title\0") };
     history.fold_snapshot(&snapshot(4 * SECOND_NS, vec![worker]));
     assert_eq!(lines(&history, HOG), (b"title\0".to_vec(), Some(b"first\0".to_vec())));
 }

@@ -1,49 +1,52 @@
-//! Which process did the kernel kill for memory, started by whom, how big was it, how sure are we.
+//! OOM monitoring: which process the kernel's OOM killer killed, who started it, its size, and the confidence of the
+//! answer.
 //!
 //! ```text
 //! tracer ──TraceEvent──▶ ┌────────────────────────────┐
-//! (BPF, or elsewhere)    │ engine: join, history,     │ ──Tell──▶ session, `krunner monitor`
-//! sampler ──Snapshot───▶ │         storm, report      │
+//! (BPF, or elsewhere)    │ engine: correlate, history,│ ──MonitorEvent──▶ session, `krunner monitor`
+//! sampler ──Snapshot───▶ │         rate limit, report │
 //! (/proc, every 2 s)     └────────────────────────────┘
 //! ```
 //!
-//! A tracer passes plain values; what they mean is decided by pure code: [`join`] makes verdicts of events,
-//! [`history`] knows who started whom, [`report`] what is told. [`task`] is the task around it, [`handle`] what others hold of it. Knows nothing
-//! of sessions, replies or the agent.
+//! A tracer emits plain values, which pure code interprets: [`correlate`] attributes kills, [`history`] has the ancestors,
+//! [`report`] the text. [`task`] is the async task around it, [`handle`] its handle. The module does not depend on sessions, replies or the agent.
 
 mod attribution;
 mod cgroup;
-pub mod clock;
+pub(crate) mod clock;
+mod correlate;
 mod engine;
 mod event;
+mod explain;
 mod handle;
 mod history;
 mod infer;
-mod join;
-pub mod means;
-mod pace;
+mod model;
 mod process;
 mod procfs;
+mod rate_limit;
 mod report;
 mod sampler;
-mod storm;
+mod schedule;
+pub(crate) mod setup;
 mod task;
-pub mod tracer;
+pub(crate) mod tracer;
 
-pub use attribution::sigkill::{SigkillCause, SigkillOf};
+pub(crate) use attribution::sigkill::{SigkillCause, SigkillOf};
 pub(crate) use cgroup::charge::OwnCharge;
-pub use cgroup::{Cgroup, CgroupError, CgroupFacts, CgroupRoot, Reading};
+pub(crate) use cgroup::{Cgroup, CgroupRoot};
 pub(crate) use clock::boot_ns;
-pub use engine::Notice;
-pub use event::{
-    Actor, CgroupMade, Death, Exec, Exit, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessKey, Trace, TraceEvent,
-};
-pub use handle::{Deaths, Monitor, SigkillCauses, Tell, Watching};
-pub use join::{Confidence, Joiner, Verdict, Victim};
-pub use means::{By, Means, Wanted};
-pub use process::{Cmdline, End, Glance, Observed, ScanCost, Snapshot};
-pub use procfs::{ProcRoot, ProcView, time_look};
-pub(crate) use report::utc;
-pub use report::{Dead, Report, Seen};
-pub use storm::Suppressed;
-pub use tracer::{ProgramLog, Scope, TracerKind};
+pub(crate) use correlate::Confidence;
+pub(crate) use engine::KillEvent;
+pub(crate) use handle::{Monitor, MonitorEvent, MonitorStatus, SigkillCauses};
+pub(crate) use procfs::tmpfs_mounts;
+pub(crate) use procfs::{ProcRoot, time_scan};
+pub(crate) use report::journal::{Journal, JournalPath};
+pub(crate) use report::journal_reader::JournalFile;
+pub(crate) use report::plot;
+pub(crate) use report::recorder;
+pub(crate) use report::schema::{self, RecordsLost, Unattributed};
+pub(crate) use report::{MemoryWarning, OomReport};
+pub(crate) use report::{mib as in_mib, parse_rfc3339, utc};
+pub(crate) use setup::{BpfPolicy, MonitorSetup, ScopeRequest};
+pub(crate) use tracer::{ProgramLog, Scope, TracerKind};

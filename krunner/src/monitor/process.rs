@@ -1,4 +1,4 @@
-//! A process as `/proc` showed it at one moment. Plain values; who reads them is `procfs`.
+//! Processes as `/proc` shows them at one moment. `procfs` reads them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,94 +6,125 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::ProcessKey;
+use super::explain::MountUsage;
 
-/// All processes that could be seen at one moment.
+/// All processes visible at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// When the reading began, in nanoseconds since boot, suspend included. What was born later may be
-    /// missing.
+pub(crate) struct Snapshot {
+    /// Start of the scan, in nanoseconds since boot including suspend. Processes that started later may be missing.
     pub at_boot_ns: u64,
-    /// In no order.
-    pub processes: Vec<Observed>,
-    /// Processes that were there beyond the most that are read.
+    /// The processes, in no particular order.
+    pub processes: Vec<ProcessSample>,
+    /// Number of processes beyond the scan limit.
     pub left_out: usize,
-    /// What the reading took.
+    /// tmpfs mounts that are not empty. Empty if mounts were not requested.
+    pub mounts: Vec<MountUsage>,
+    /// The cost of the scan.
     pub cost: ScanCost,
 }
 
-/// What it took to read a [`Snapshot`].
+/// The cost of a [`Snapshot`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ScanCost {
-    /// By the clock.
+pub(crate) struct ScanCost {
+    /// Elapsed wall-clock time.
     pub wall: Duration,
-    /// Of one processor.
+    /// CPU time of the scanning thread.
     pub cpu: Duration,
 }
 
 /// One process in a [`Snapshot`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Observed {
-    /// Which.
+pub(crate) struct ProcessSample {
+    /// Identity of the process.
     pub key: ProcessKey,
-    /// Whose child it is now; 0 for none that we can see.
+    /// The current parent; 0 if it is not visible.
     pub parent_pid: u32,
-    /// Its comm; bytes that are not UTF-8 are replaced. Shared with the snapshots before.
+    /// The comm, with invalid UTF-8 replaced. Shared with earlier snapshots.
     pub name: Arc<str>,
-    /// Its arguments, or the title that it wrote over them.
+    /// The arguments, or the title that the process wrote over them.
     pub cmdline: Arc<Cmdline>,
-    /// Those that its program began with, if it wrote over them.
+    /// The original arguments, if the process wrote a title over them.
     pub first_cmdline: Option<Arc<Cmdline>>,
-    /// Address space.
+    /// Size of the address space.
     pub vm_bytes: u64,
-    /// Resident.
+    /// Resident set size.
     pub rss_bytes: u64,
-    /// What the OOM killer adds to its size, in thousandths of the memory it may have (proc(5)); 0 where nobody asked.
+    /// As in proc(5): added to the size that the OOM killer compares, in thousandths of the available memory. 0 if it was not
+    /// read.
     pub oom_score_adj: i16,
-    /// It has exited and nobody has waited for it yet.
+    /// The process exited and was not reaped yet.
     pub is_zombie: bool,
-    /// It is about to end, one way or another.
+    /// The process is exiting.
     pub is_leaving: bool,
-    /// How it has ended or is about to, if that can be seen.
-    pub end: Option<End>,
+    /// How the process exited or is about to exit, if known.
+    pub end: Option<ExitKind>,
 }
 
-/// How large a process is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Sizes {
-    /// Address space.
     pub(super) vm_bytes: u64,
-    /// Resident.
     pub(super) rss_bytes: u64,
 }
 
-/// How a process ends.
+/// The breakdown of a process's memory (`/proc/PID/status`, proc(5)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "names carry their units")]
+pub(super) struct SizeSplit {
+    /// `RssAnon` of `/proc/PID/status`.
+    pub(super) anon_bytes: u64,
+    /// `RssFile` of `/proc/PID/status`.
+    pub(super) file_bytes: u64,
+    /// `RssShmem` of `/proc/PID/status`.
+    pub(super) shmem_bytes: u64,
+    /// `VmSwap` of `/proc/PID/status`.
+    pub(super) swap_bytes: u64,
+}
+
+impl SizeSplit {
+    /// Parses the file's text. `None` for a process without memory.
+    pub(super) fn parse(status: &str) -> Option<Self> {
+        let value = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+        };
+        Some(Self {
+            anon_bytes: value("RssAnon")?,
+            file_bytes: value("RssFile")?,
+            shmem_bytes: value("RssShmem")?,
+            swap_bytes: value("VmSwap")?,
+        })
+    }
+}
+
+/// Whether SIGKILL ended a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum End {
-    /// Not by SIGKILL.
+pub(crate) enum ExitKind {
+    /// It exited in another way.
     Other,
-    /// By SIGKILL, whoever sent it.
+    /// SIGKILL ended it, from any sender.
     Killed,
 }
 
-/// A look at a few processes, between two snapshots.
+/// A scan of selected processes, between two snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Glance {
-    /// When the looking began, in nanoseconds since boot.
+pub(crate) struct PartialScan {
+    /// Start of the scan, in nanoseconds since boot.
     pub at_boot_ns: u64,
-    /// Those who are there.
-    pub processes: Vec<Observed>,
-    /// Those who were there before and are not.
+    /// The scanned processes that exist.
+    pub processes: Vec<ProcessSample>,
+    /// Processes that existed before and are gone.
     pub absent: Vec<ProcessKey>,
-    /// All processes were listed: every known one that is gone is in `absent`.
+    /// Whether possible victims were searched for: either all PIDs were listed and every known process that is gone is in
+    /// `absent`, or a likely victim is.
     pub is_listed: bool,
 }
 
-/// The arguments of a process, as far as they are kept.
+/// The arguments of a process, possibly truncated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cmdline {
-    /// Separated and ended by NUL, any other bytes in between.
+pub(crate) struct Cmdline {
+    /// Each argument ends with NUL; all other bytes may occur.
     pub bytes: Vec<u8>,
-    /// There was more.
+    /// Whether the arguments were truncated.
     pub is_cut: bool,
 }

@@ -1,24 +1,25 @@
-//! Reads `/proc`: all processes, often, for little.
+//! A fast scanner of `/proc`.
 //!
-//! Owns what has to be remembered between two scans: names and command lines, so that only what an
-//! exec has changed is read again. Decides nothing; what a snapshot means is `history`'s matter. One
-//! `openat`, one `read` and one `close` for each process, relative to a descriptor of the root, into one
-//! buffer; fields that nobody asked for are stepped over. The `procfs` crate is not used here, because
-//! it allocates for each of the 52 fields. What remains is the kernel's work: it prints all of a stat line
-//! whoever wants what of it. So the periodic scan takes those that change at every turn, and the quiet ones
-//! in turns ([`Scanner::scan_in_turns`]); who is there is known of all.
+//! It caches names and command lines between scans, so that only processes changed by an exec are read in full. It does
+//! not interpret snapshots; that is `history`'s job. A process costs one `openat`, one `read` and one `close`, relative
+//! to a descriptor of the root and into one buffer; unused fields are skipped. The `procfs` crate is not used here,
+//! because it allocates for each of the 52 fields. What remains is the kernel's cost of formatting the whole stat line.
+//! So a periodic scan reads active processes every time and idle ones in turns ([`Scanner::scan_in_turns`]), and lists
+//! all of them.
 //!
-//! Reading a command line takes the process's mmap lock (`get_mm_cmdline`, fs/proc/base.c), which a
-//! process short of memory may hold for long: only the sampler's own thread may scan. Where the kernel does not tell us
-//! `arg_start` (another user's process), an exec that keeps the name goes unseen.
+//! Reading a command line takes the process's mmap lock (`get_mm_cmdline`, fs/proc/base.c), which a process short of
+//! memory may hold for long: only the sampler thread may scan. If the kernel does not show `arg_start` (another user's
+//! process), an exec that keeps the name is not noticed.
 //!
-//! A process that vanishes meanwhile, a line that is no stat line, bytes that are not UTF-8: data, not
-//! errors. With `hidepid` there are fewer processes, and that is all.
+//! A process that exits during the scan, a malformed stat line and bytes that are not UTF-8 are not errors. With
+//! `hidepid` the snapshot has fewer processes.
 
+mod cgroup_filter;
 mod cmdline;
-mod crowd;
-mod fence;
-mod glance;
+mod many_processes;
+mod mounts;
+mod partial_scan;
+mod root;
 mod stat;
 mod view;
 
@@ -26,13 +27,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::CStr;
 use std::fmt::{self, Write as _};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirEntryExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
@@ -40,132 +40,63 @@ use nix::unistd::{SysconfVar, read, sysconf};
 
 use super::cgroup::charge::Hold;
 use super::clock;
-use super::event::{Death, ProcessKey};
-use super::process::{End, Observed, ScanCost, Sizes, Snapshot};
+use super::event::ProcessKey;
+use super::explain::MountUsage;
+use super::process::{ProcessSample, ScanCost, Snapshot};
+pub(super) use cgroup_filter::CgroupFilter;
 use cmdline::{Title, kept_bytes};
-pub(super) use fence::Fence;
-use glance::Attention;
+pub(crate) use mounts::tmpfs_mounts;
+use partial_scan::TrackedProcesses;
+pub(crate) use root::ProcRoot;
 use stat::Stat;
-pub use view::ProcView;
+pub(crate) use view::ProcView;
 
-/// As much of a command line as is kept: enough for a person, and for a class path's beginning.
+/// Maximum length of a cached command line: enough to read, and for the beginning of a class path.
 const CMDLINE_BYTES: usize = 4096;
 
-/// What is kept of further command lines once [`CACHE_BYTES`] are spent.
+/// Maximum length of further command lines once [`CACHE_BYTES`] are used up.
 const SHORT_CMDLINE_BYTES: usize = 64;
 
-/// Command lines in full, all together: 2,000 processes with 1 KiB each.
+/// Total size of command lines cached in full: 2,000 processes with 1 KiB each.
 const CACHE_BYTES: usize = 2 << 20;
 
-/// Processes of a snapshot, some 130 bytes each with what is remembered of them: 8 MiB. Larger pids are
-/// left out, and counted.
+/// Maximum number of processes in a snapshot, about 130 bytes each including the cache: 8 MiB. Larger pids are left out
+/// and counted.
 const MAX_PROCESSES: usize = 65_536;
 
-/// One more than what is kept, so that a cut is noticed. A stat line has less than 1 KiB.
+/// One byte more than is cached, to detect truncation. A stat line has less than 1 KiB.
 const BUFFER_BYTES: usize = CMDLINE_BYTES + 1;
 
-/// Threads of a process that are looked at when the first has ended.
+/// Maximum number of threads to read in a process whose first thread has exited.
 const MAX_ENDED_THREADS: usize = 64;
 
-/// Quiet processes that [`Scanner::scan_in_turns`] reads. One costs 8 to 10 us here, nearly all of it in the
-/// kernel, so 2,000 quiet ones take some 5 ms; whoever has fewer processes than this sees no difference.
-const QUIET_READ: usize = 400;
+/// Number of idle processes that one [`Scanner::scan_in_turns`] reads. A process costs 8 to 10 us, nearly all of it in
+/// the kernel, so a scan with 2,000 idle processes takes about 5 ms.
+const IDLE_READS: usize = 400;
 
-/// So many reads without a change make a process quiet.
-const QUIET_AFTER: u8 = 3;
+/// A process is idle after this many reads without a change.
+const IDLE_AFTER: u8 = 3;
 
-/// Page size where `sysconf` has no answer, which does not happen on Linux.
+/// Page size if `sysconf` fails, which does not happen on Linux.
 const COMMON_PAGE_BYTES: u64 = 4096;
 
-/// Where `/proc` is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProcRoot(PathBuf);
-
-impl ProcRoot {
-    /// Somewhere else, for tests.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
-    }
-
-    /// A folder that holds no process, where `/proc` shows those of others. The root always exists.
-    #[must_use]
-    pub(super) fn of_nobody() -> Self {
-        Self::new("/")
-    }
-
-    /// The folder.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Whether this very process is there now and no zombie. Takes no lock that a process could hold for long,
-    /// so this may be asked anywhere, for a few processes.
-    #[must_use]
-    pub(super) fn has(&self, key: ProcessKey) -> bool {
-        self.stat_of(key).is_some_and(|stat| !stat.is_zombie())
-    }
-
-    /// How large this very process is now; `None` when it is gone or has let go of its memory. May be asked as [`Self::has`].
-    #[must_use]
-    pub(super) fn sizes_of(&self, key: ProcessKey) -> Option<Sizes> {
-        let stat = self.stat_of(key).filter(|stat| stat.vm_bytes > 0)?;
-        Some(Sizes { vm_bytes: stat.vm_bytes, rss_bytes: stat.rss_pages.saturating_mul(page_bytes()) })
-    }
-
-    /// The controlling terminal of this very process, as a device number.
-    #[must_use]
-    pub(crate) fn terminal_of(&self, key: ProcessKey) -> Option<u64> {
-        self.stat_of(key)?.terminal()
-    }
-
-    /// Of this very process, not of another one that has its pid by now.
-    fn stat_of(&self, key: ProcessKey) -> Option<Stat> {
-        let line = std::fs::read(self.0.join(format!("{}/stat", key.pid))).ok()?;
-        Stat::parse(&line).map(|(_, stat)| stat).filter(|stat| stat.start_ticks == key.start_ticks)
-    }
-
-    /// Whether a process is inside a fence.
-    #[must_use]
-    pub(super) fn lets_in(&self, pid: u32, fence: &Fence) -> bool {
-        std::fs::read(self.0.join(format!("{pid}/cgroup")))
-            .is_ok_and(|cgroups| fence.lets_in(&String::from_utf8_lossy(&cgroups)))
-    }
-
-    /// The end of a process that nobody has waited for yet.
-    #[must_use]
-    pub(super) fn death_of(&self, pid: u32, end: End, at_boot_ns: u64) -> Option<Death> {
-        let line = std::fs::read(self.0.join(format!("{pid}/stat"))).ok()?;
-        let (comm, stat) = Stat::parse(&line)?;
-        let process = ProcessKey { pid, start_ticks: stat.start_ticks };
-        let name = String::from_utf8_lossy(comm).into_owned();
-        Some(Death { process, name, parent_pid: stat.parent_pid, end, at_boot_ns })
-    }
-}
-
-impl Default for ProcRoot {
-    fn default() -> Self {
-        Self::new("/proc")
-    }
-}
-
-/// Makes snapshots.
+/// Reads processes and caches what they were at the last read.
 #[derive(Debug)]
 pub(super) struct Scanner {
     root: ProcRoot,
-    fence: Option<Fence>,
+    cgroup_filter: Option<CgroupFilter>,
     folder: OwnedFd,
     page_bytes: u64,
     buffer: Vec<u8>,
     path: String,
-    /// Whom the root lists now: pid and inode.
+    /// Pid and inode of the processes in the last listing.
     listed: Vec<(u32, u64)>,
-    /// The last quiet process that was read in its turn.
+    /// The idle process read last; the next turn begins after it.
     turn: u32,
-    /// Set while nobody else tells of kills: then more is read, and more often.
-    attention: Option<Attention>,
+    /// Set in fallback mode, in which more is read and more often.
+    tracked: Option<TrackedProcesses>,
     hold: Hold,
-    /// Set by whoever has something more urgent than the scan that is under way.
+    /// Set when a scan is requested while another one is running.
     is_interrupted: Arc<AtomicBool>,
     remembered: HashMap<u32, Remembered>,
     /// Bytes of command lines in `remembered`.
@@ -173,42 +104,42 @@ pub(super) struct Scanner {
     scans: u64,
 }
 
-/// A process as it was when it was last read.
+/// A process as it was at the last read.
 #[derive(Debug)]
 struct Remembered {
-    observed: Observed,
-    /// Where its arguments begin; 0 if that is not for us to know.
+    observed: ProcessSample,
+    /// Start address of its arguments; 0 if the kernel hides it from us.
     arg_start: u64,
-    /// Of its folder. Each process gets a new one (`proc_pid_make_inode`, fs/proc/base.c), which the listing
-    /// shows: the pid has changed hands if this has changed.
+    /// Inode of its directory. Each process gets a new one (`proc_pid_make_inode`, fs/proc/base.c), and the listing
+    /// shows it: if it has changed, the pid was reused.
     inode: u64,
-    /// Whether the fence lets it in.
+    /// Whether it passes the cgroup filter.
     is_inside: bool,
-    /// Resident when the last scan read it.
+    /// Resident size at the last scan.
     scanned_rss_bytes: u64,
-    /// Resident when its command line was last read.
-    titled_rss_bytes: u64,
-    /// Reads since something changed.
+    /// Resident size when its command line was last read.
+    rss_bytes_at_title: u64,
+    /// Number of reads since its last change.
     unchanged: u8,
-    /// The scan that listed it last.
+    /// Number of the scan that listed it last.
     scan: u64,
 }
 
 impl Scanner {
     /// # Errors
     /// When the root cannot be opened.
-    pub(super) fn new(root: ProcRoot, fence: Option<Fence>) -> io::Result<Self> {
+    pub(super) fn new(root: ProcRoot, cgroup_filter: Option<CgroupFilter>) -> io::Result<Self> {
         let folder = open(root.path(), OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty())?;
         Ok(Self {
             root,
-            fence,
+            cgroup_filter,
             folder,
             page_bytes: page_bytes(),
             buffer: vec![0; BUFFER_BYTES],
             path: String::new(),
             listed: Vec::new(),
             turn: 0,
-            attention: None,
+            tracked: None,
             hold: Hold::default(),
             is_interrupted: Arc::default(),
             remembered: HashMap::new(),
@@ -217,12 +148,12 @@ impl Scanner {
         })
     }
 
-    /// The same, which opens nothing while it is held.
+    /// Makes the scanner wait for this hold before it opens a file.
     pub(super) fn held_by(self, hold: Hold) -> Self {
         Self { hold, ..self }
     }
 
-    /// The same, whose scans end early where there are many processes and this is set.
+    /// Makes scans of many processes end early when this flag is set.
     pub(super) fn interrupted_by(self, is_interrupted: Arc<AtomicBool>) -> Self {
         Self { is_interrupted, ..self }
     }
@@ -232,35 +163,44 @@ impl Scanner {
     /// # Errors
     /// When the root itself cannot be read; `Interrupted` when something more urgent came.
     pub(super) fn scan(&mut self) -> io::Result<Snapshot> {
-        self.scan_some(usize::MAX)
+        let mut snapshot = self.scan_some(usize::MAX)?;
+        snapshot.mounts = self.mounts();
+        Ok(snapshot)
     }
 
-    /// Lists all processes, and reads those that are new or that changed lately; of the quiet ones it reads
-    /// the next [`QUIET_READ`], and repeats for the others what was read before.
+    /// Usage of tmpfs mounts; unreadable ones are left out.
+    fn mounts(&mut self) -> Vec<MountUsage> {
+        self.hold.wait();
+        let mountinfo = fs::read(self.root.path().join("self/mountinfo")).unwrap_or_default();
+        mounts::tmpfs_usage(&String::from_utf8_lossy(&mountinfo))
+    }
+
+    /// Lists all processes and reads the new and active ones. Of the idle ones it reads the next [`IDLE_READS`] and
+    /// repeats the cached state of the others.
     ///
     /// # Errors
     /// When the root itself cannot be read.
     pub(super) fn scan_in_turns(&mut self) -> io::Result<Snapshot> {
-        self.scan_some(QUIET_READ)
+        self.scan_some(IDLE_READS)
     }
 
-    fn scan_some(&mut self, mut quiet_read: usize) -> io::Result<Snapshot> {
+    fn scan_some(&mut self, mut idle_reads: usize) -> io::Result<Snapshot> {
         let (began, cpu_before) = (Instant::now(), clock::thread_cpu());
         let at_boot_ns = clock::boot_ns();
         let left_out = self.list()?;
         self.scans += 1;
         let mut processes = Vec::with_capacity(self.listed.len());
         for index in 0..self.listed.len() {
-            if self.is_interrupted.load(Ordering::Relaxed) && self.is_crowded() {
+            if self.is_interrupted.load(Ordering::Relaxed) && self.has_many_processes() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let (pid, inode) = self.listed[index];
-            if let Some(quiet) = self.quiet(pid, inode) {
-                if quiet_read == 0 {
-                    processes.extend(quiet.is_inside.then(|| quiet.observed.clone()));
+            if let Some(idle) = self.idle(pid, inode) {
+                if idle_reads == 0 {
+                    processes.extend(idle.is_inside.then(|| idle.observed.clone()));
                     continue;
                 }
-                quiet_read -= 1;
+                idle_reads -= 1;
                 self.turn = pid;
             }
             processes.extend(self.observe(pid, inode));
@@ -268,10 +208,11 @@ impl Scanner {
         self.read_titles_of_largest(&mut processes);
         self.forget_the_gone();
         let cpu = clock::thread_cpu().saturating_sub(cpu_before);
-        Ok(Snapshot { at_boot_ns, processes, left_out, cost: ScanCost { wall: began.elapsed(), cpu } })
+        let cost = ScanCost { wall: began.elapsed(), cpu };
+        Ok(Snapshot { at_boot_ns, processes, left_out, mounts: Vec::new(), cost })
     }
 
-    /// Fills `listed`, beginning behind whose turn it was last; returns how many had no room.
+    /// Fills `listed`, beginning after the process read last in turn; returns how many were left out.
     fn list(&mut self) -> io::Result<usize> {
         self.listed.clear();
         self.hold.wait();
@@ -289,24 +230,24 @@ impl Scanner {
         Ok(left_out)
     }
 
-    /// What is remembered of a process, if it need not be read each time.
-    fn quiet(&mut self, pid: u32, inode: u64) -> Option<&Remembered> {
+    /// The cached state of a process, if it is idle.
+    fn idle(&mut self, pid: u32, inode: u64) -> Option<&Remembered> {
         let known = self.remembered.get_mut(&pid)?;
-        if known.inode != inode || known.unchanged < QUIET_AFTER {
+        if known.inode != inode || known.unchanged < IDLE_AFTER {
             return None;
         }
         known.scan = self.scans;
         Some(known)
     }
 
-    /// A process that the fence lets in.
-    fn observe(&mut self, pid: u32, inode: u64) -> Option<Observed> {
-        let (observed, is_inside) = self.look_at(pid, inode)?;
+    /// Reads a process; `None` if it is gone or does not pass the cgroup filter.
+    fn observe(&mut self, pid: u32, inode: u64) -> Option<ProcessSample> {
+        let (observed, is_inside) = self.read_process(pid, inode)?;
         is_inside.then_some(observed)
     }
 
-    /// A process, and whether the fence lets it in; of others not much is read.
-    fn look_at(&mut self, pid: u32, inode: u64) -> Option<(Observed, bool)> {
+    /// Reads a process, and whether it passes the cgroup filter. Little is read of those that do not.
+    fn read_process(&mut self, pid: u32, inode: u64) -> Option<(ProcessSample, bool)> {
         let length = self.read(format_args!("{pid}/stat"))?;
         let (comm, mut stat) = Stat::parse(&self.buffer[..length]).filter(|(_, stat)| !stat.is_thread)?;
         let key = ProcessKey { pid, start_ticks: stat.start_ticks };
@@ -318,17 +259,17 @@ impl Scanner {
             && !is_zombie
             && let Some((thread, other)) = self.other_thread(pid)
         {
-            // Only its first thread has ended; memory and cgroup are seen through the others.
+            // Only its first thread has exited: read memory and cgroup from another thread.
             (shown_by, stat) = (thread, Stat { parent_pid: stat.parent_pid, ..other });
         }
         let is_inside = self.is_inside(key, shown_by);
         let title = if is_inside { self.title(key, &name, &stat) } else { Title::default() };
         if is_inside && stat.vm_bytes > 0 && title.cmdline.bytes.is_empty() && !self.has_memory(pid) {
-            // It let go of its memory between the two reads: what it was before is what counts.
+            // It released its memory between the two reads: keep the previous sizes.
             (stat.vm_bytes, stat.rss_pages) = (0, 0);
         }
         let oom_score_adj = if is_inside { self.oom_score_adj(key) } else { 0 };
-        let observed = Observed {
+        let observed = ProcessSample {
             key,
             parent_pid: stat.parent_pid,
             name,
@@ -341,42 +282,42 @@ impl Scanner {
             is_leaving: stat.is_leaving,
             end,
         };
-        // What was known of its arguments outlives its memory.
+        // Keep the known argument address after the memory is released.
         let arg_start =
             if stat.vm_bytes > 0 { stat.arg_start } else { self.known(key).map_or(0, |known| known.arg_start) };
         self.remember(observed.clone(), inode, arg_start, is_inside, title.rss_bytes);
         Some((observed, is_inside))
     }
 
-    /// Whether the fence lets a process in. Who was in stays in: what is moved to another cgroup belongs to
-    /// whoever started it. Who was not is asked again while it is new: it may be on its way in. `thread` is one of its
-    /// threads that has not ended; those that have are in no cgroup any more.
+    /// Whether a process passes the cgroup filter. Once it has, it always does: a process moved to another cgroup still
+    /// belongs to its starter. One that has not is checked again while it is new, since it may be about to be moved in.
+    /// `thread` is a thread that has not exited; exited ones are in no cgroup.
     fn is_inside(&mut self, key: ProcessKey, thread: u32) -> bool {
         if let Some(known) = self.known(key)
-            && (known.is_inside || known.unchanged >= QUIET_AFTER)
+            && (known.is_inside || known.unchanged >= IDLE_AFTER)
         {
             return known.is_inside;
         }
-        let Some(fence) = self.fence.clone() else { return true };
+        let Some(cgroup_filter) = self.cgroup_filter.clone() else { return true };
         let length = self.read(format_args!("{}/task/{thread}/cgroup", key.pid));
-        length.is_some_and(|length| fence.lets_in(&String::from_utf8_lossy(&self.buffer[..length])))
+        length.is_some_and(|length| cgroup_filter.contains(&String::from_utf8_lossy(&self.buffer[..length])))
     }
 
     fn known(&self, key: ProcessKey) -> Option<&Remembered> {
         self.remembered.get(&key.pid).filter(|known| known.observed.key == key)
     }
 
-    /// The remembered name if it still is that.
+    /// The name, shared with the cached one if equal.
     fn name(&self, key: ProcessKey, comm: &[u8]) -> Arc<str> {
         let name = String::from_utf8_lossy(comm);
         let known = self.known(key).map(|known| &known.observed.name);
         known.filter(|known| ***known == *name).map_or_else(|| name.into(), Arc::clone)
     }
 
-    /// What the OOM killer adds to its size, while somebody needs that.
+    /// The `oom_score_adj`, read only in fallback mode.
     fn oom_score_adj(&mut self, key: ProcessKey) -> i16 {
         let before = self.known(key).map_or(0, |known| known.observed.oom_score_adj);
-        if self.attention.is_none() {
+        if self.tracked.is_none() {
             return before;
         }
         let length = self.read(format_args!("{}/oom_score_adj", key.pid));
@@ -384,7 +325,14 @@ impl Scanner {
         text.and_then(|text| text.trim().parse().ok()).unwrap_or(before)
     }
 
-    fn remember(&mut self, observed: Observed, inode: u64, arg_start: u64, is_inside: bool, titled_rss_bytes: u64) {
+    fn remember(
+        &mut self,
+        observed: ProcessSample,
+        inode: u64,
+        arg_start: u64,
+        is_inside: bool,
+        rss_bytes_at_title: u64,
+    ) {
         self.cmdline_bytes += kept_bytes(&observed);
         let scanned_rss_bytes = self.known(observed.key).map_or(0, |known| known.scanned_rss_bytes);
         let known = Remembered {
@@ -393,7 +341,7 @@ impl Scanner {
             inode,
             is_inside,
             scanned_rss_bytes,
-            titled_rss_bytes,
+            rss_bytes_at_title,
             unchanged: 0,
             scan: self.scans,
         };
@@ -412,7 +360,7 @@ impl Scanner {
         }
     }
 
-    /// A thread that has not ended, of a process whose first one has.
+    /// A live thread of a process whose first thread has exited.
     fn other_thread(&mut self, pid: u32) -> Option<(u32, Stat)> {
         self.hold.wait();
         let threads = std::fs::read_dir(self.root.path().join(format!("{pid}/task"))).ok()?;
@@ -427,8 +375,8 @@ impl Scanner {
         None
     }
 
-    /// One read into the buffer; `None` when the file cannot be read, usually because the process is gone.
-    /// Both files give all they have, up to the buffer's end, to a single read.
+    /// Reads a file into the buffer; `None` if it cannot be read, usually because the process is gone. A single read
+    /// returns the whole file, up to the buffer size.
     fn read(&mut self, path: fmt::Arguments<'_>) -> Option<usize> {
         self.hold.wait();
         self.path.clear();
@@ -449,18 +397,19 @@ impl Scanner {
     }
 }
 
-fn page_bytes() -> u64 {
+/// The page size of this machine.
+pub(in crate::monitor) fn page_bytes() -> u64 {
     let bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
     bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(COMMON_PAGE_BYTES)
 }
 
-/// How many processes there are, and what it takes to look at them when they have been looked at before.
+/// Returns the number of processes and the duration of a scan with a warm cache.
 ///
 /// # Errors
 /// When the root cannot be read.
-pub fn time_look(root: ProcRoot) -> io::Result<(usize, Duration)> {
+pub(crate) fn time_scan(root: ProcRoot) -> io::Result<(usize, Duration)> {
     let mut scanner = Scanner::new(root, None)?;
-    for _ in 0..=QUIET_AFTER {
+    for _ in 0..=IDLE_AFTER {
         scanner.scan_in_turns()?;
     }
     let snapshot = scanner.scan_in_turns()?;

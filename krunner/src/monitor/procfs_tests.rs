@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::super::process::Cmdline;
+use std::path::PathBuf;
+
 use super::*;
 
 /// A folder that looks like `/proc`.
@@ -91,7 +93,7 @@ impl Tree {
     }
 }
 
-pub(super) fn one(scanner: &mut Scanner) -> Observed {
+pub(super) fn one(scanner: &mut Scanner) -> ProcessSample {
     let mut processes = scanner.scan().unwrap().processes;
     assert_eq!(processes.len(), 1, "{processes:?}");
     processes.remove(0)
@@ -106,7 +108,7 @@ fn a_process_is_read_with_all_that_is_asked_for() {
     let cmdline = Cmdline { bytes: b"sh\0-c\0true\0".to_vec(), is_cut: false };
     assert_eq!(
         observed,
-        Observed {
+        ProcessSample {
             key: ProcessKey { pid: 42, start_ticks: 50 },
             parent_pid: 7,
             name: "sh".into(),
@@ -123,7 +125,7 @@ fn a_process_is_read_with_all_that_is_asked_for() {
 }
 
 #[test]
-fn who_is_about_to_end_is_seen_to_be() {
+fn exiting_processes_are_recognized() {
     let tree = Tree::new();
     let mut scanner = tree.scanner();
     let sigterm_or_kill = 1 << 8;
@@ -220,52 +222,52 @@ fn long_cmdlines_are_cut_and_all_together_bounded() {
 }
 
 #[test]
-fn quiet_processes_are_read_in_turns_and_the_others_always() {
+fn idle_processes_are_read_in_turns_and_others_always() {
     let tree = Tree::new();
-    let quiet = 3 * u32::try_from(QUIET_READ).unwrap();
+    let idle = 3 * u32::try_from(IDLE_READS).unwrap();
     let put = |pid, rss_pages| tree.process(pid, 1, Fake { rss_pages, ..SHELL }, b"x\0");
-    (1..=quiet).for_each(|pid| put(pid, 1));
+    (1..=idle).for_each(|pid| put(pid, 1));
     let mut scanner = tree.scanner();
-    for _ in 0..=QUIET_AFTER {
+    for _ in 0..=IDLE_AFTER {
         scanner.scan().unwrap();
     }
     let fresh = |snapshot: &Snapshot, bytes| snapshot.processes.iter().filter(|it| it.rss_bytes == bytes).count();
     let two_pages = 2 * scanner.page_bytes;
-    (1..=quiet).for_each(|pid| put(pid, 2));
+    (1..=idle).for_each(|pid| put(pid, 2));
     // The pid in other hands, and a new one: seen at once. A folder in the place of another has another inode.
-    put(quiet + 1, 7);
-    tree.put("new/stat", &Fake { rss_pages: 7, start_ticks: 60, ..SHELL }.line(quiet, 1));
-    fs::remove_dir_all(tree.folder.path().join(quiet.to_string())).unwrap();
-    fs::rename(tree.folder.path().join("new"), tree.folder.path().join(quiet.to_string())).unwrap();
+    put(idle + 1, 7);
+    tree.put("new/stat", &Fake { rss_pages: 7, start_ticks: 60, ..SHELL }.line(idle, 1));
+    fs::remove_dir_all(tree.folder.path().join(idle.to_string())).unwrap();
+    fs::rename(tree.folder.path().join("new"), tree.folder.path().join(idle.to_string())).unwrap();
     for turn in 1..=3 {
         let snapshot = scanner.scan_in_turns().unwrap();
-        assert_eq!(snapshot.processes.len(), quiet as usize + 1);
+        assert_eq!(snapshot.processes.len(), idle as usize + 1);
         assert_eq!(fresh(&snapshot, 7 * scanner.page_bytes), 2);
-        assert_eq!(fresh(&snapshot, two_pages), (turn * QUIET_READ).min(quiet as usize - 1), "turn {turn}");
+        assert_eq!(fresh(&snapshot, two_pages), (turn * IDLE_READS).min(idle as usize - 1), "turn {turn}");
     }
 }
 
 #[test]
-fn every_quiet_process_has_its_turn() {
+fn every_idle_process_has_its_turn() {
     let tree = Tree::new();
-    let quiet = 3 * u32::try_from(QUIET_READ).unwrap();
-    (1..=quiet).for_each(|pid| tree.process(pid, 1, SHELL, b"x\0"));
+    let idle = 3 * u32::try_from(IDLE_READS).unwrap();
+    (1..=idle).for_each(|pid| tree.process(pid, 1, SHELL, b"x\0"));
     let mut scanner = tree.scanner();
-    for _ in 0..=QUIET_AFTER {
+    for _ in 0..=IDLE_AFTER {
         scanner.scan().unwrap();
     }
-    tree.process(quiet, 1, Fake { rss_pages: 2, ..SHELL }, b"x\0");
+    tree.process(idle, 1, Fake { rss_pages: 2, ..SHELL }, b"x\0");
     let sizes = |snapshot: &Snapshot| snapshot.processes.iter().map(|observed| observed.rss_bytes).max();
     let page_bytes = scanner.page_bytes;
     let turns: Vec<_> = (0..3).map(|_| sizes(&scanner.scan_in_turns().unwrap())).collect();
     assert_eq!(turns.last(), Some(&Some(2 * page_bytes)), "{turns:?}");
     // From then on it is among those that are read each time.
-    tree.process(quiet, 1, Fake { rss_pages: 3, ..SHELL }, b"x\0");
+    tree.process(idle, 1, Fake { rss_pages: 3, ..SHELL }, b"x\0");
     assert_eq!(sizes(&scanner.scan_in_turns().unwrap()), Some(3 * page_bytes));
 }
 
 #[test]
-fn a_full_scan_leaves_nobody_quiet() {
+fn a_full_scan_reads_idle_processes() {
     let tree = Tree::new();
     tree.process(42, 7, SHELL, b"x\0");
     let mut scanner = tree.scanner();
@@ -330,22 +332,29 @@ proptest! {
 }
 
 #[test]
-fn a_fence_keeps_others_out() {
-    let fence = |controller: &str, path: &str| Fence { controller: controller.into(), path: path.into() };
-    let memory = fence("memory", "/a/b");
-    assert!(memory.lets_in("5:cpu:/x\n4:memory:/a/b\n0::/\n"));
-    assert!(memory.lets_in("4:hugetlb,memory:/a/b/c"));
+fn cgroup_filter_excludes_other_cgroups() {
+    let cgroup_filter =
+        |controller: &str, path: &str| CgroupFilter { controller: controller.into(), path: path.into() };
+    let memory = cgroup_filter("memory", "/a/b");
+    assert!(memory.contains("5:cpu:/x\n4:memory:/a/b\n0::/\n"));
+    assert!(memory.contains("4:hugetlb,memory:/a/b/c"));
     for outside in ["4:memory:/a/bc", "4:memory:/a", "0::/a/b", ""] {
-        assert!(!memory.lets_in(outside), "{outside}");
+        assert!(!memory.contains(outside), "{outside}");
     }
-    assert!(fence("", "/").lets_in("0::/anything") && fence("", "/").lets_in("0::/"));
-    assert!(!fence("", "/").lets_in("0::/../other") && !fence("", "/").lets_in("0::/.."), "beside our namespace");
-    assert!(fence("", "/../own").lets_in("0::/../own/x") && !fence("", "/../own").lets_in("0::/../own/../other"));
+    assert!(cgroup_filter("", "/").contains("0::/anything") && cgroup_filter("", "/").contains("0::/"));
+    assert!(
+        !cgroup_filter("", "/").contains("0::/../other") && !cgroup_filter("", "/").contains("0::/.."),
+        "beside our namespace"
+    );
+    assert!(
+        cgroup_filter("", "/../own").contains("0::/../own/x")
+            && !cgroup_filter("", "/../own").contains("0::/../own/../other")
+    );
 
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
     let path = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    let inside = Scanner::new(ProcRoot::default(), Some(fence("", path))).unwrap().scan().unwrap();
+    let inside = Scanner::new(ProcRoot::default(), Some(cgroup_filter("", path))).unwrap().scan().unwrap();
     assert!(inside.processes.iter().any(|process| process.key.pid == std::process::id()));
-    let nobody = Scanner::new(ProcRoot::default(), Some(fence("", "/nobody is here"))).unwrap().scan().unwrap();
-    assert_eq!(nobody.processes, []);
+    let none = Scanner::new(ProcRoot::default(), Some(cgroup_filter("", "/no such cgroup"))).unwrap().scan().unwrap();
+    assert_eq!(none.processes, []);
 }

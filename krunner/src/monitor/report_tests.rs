@@ -1,17 +1,21 @@
-//! Reports as they are read.
+//! Texts and JSON objects of reports.
 
 use super::super::event::{Kill, KillSource, MemoryAtKill};
-use super::super::process::{Observed, Snapshot};
+use super::super::process::{ProcessSample, Snapshot};
+use super::text::{MIB, mib};
 use super::*;
+
+#[path = "report/snapshot_tests.rs"]
+mod snapshots;
 
 const TICK_NS: u64 = 10_000_000;
 const GIB: u64 = 1024 * MIB;
 
-/// Of the kill.
+/// Time of the kill.
 const NOW_NS: u64 = 345_678 * TICK_NS;
 
-fn observed(pid: u32, start_ticks: u64, parent_pid: u32, cmdline: &[u8], rss_bytes: u64) -> Observed {
-    Observed {
+fn observed(pid: u32, start_ticks: u64, parent_pid: u32, cmdline: &[u8], rss_bytes: u64) -> ProcessSample {
+    ProcessSample {
         key: ProcessKey { pid, start_ticks },
         parent_pid,
         name: format!("p{pid}").into(),
@@ -26,7 +30,7 @@ fn observed(pid: u32, start_ticks: u64, parent_pid: u32, cmdline: &[u8], rss_byt
     }
 }
 
-fn history(more: Vec<Observed>) -> History {
+fn history(more: Vec<ProcessSample>) -> History {
     let mut processes = vec![
         observed(1, 0, 0, b"/sbin/init\0", 10 * MIB),
         observed(20, 1000, 1, b"", 7 * MIB),
@@ -38,8 +42,8 @@ fn history(more: Vec<Observed>) -> History {
     history
 }
 
-fn report_of(victim: &Victim, history: &History) -> Report {
-    Report::of_victim(victim, &[], history, circumstances(history))
+fn report_of(victim: &Victim, history: &History) -> OomReport {
+    OomReport::of_victim(victim, &[], history, context(history))
 }
 
 fn victim(pid: u32, start_ticks: u64) -> Victim {
@@ -62,20 +66,21 @@ fn victim(pid: u32, start_ticks: u64) -> Victim {
         memory,
         memory_map: 0,
         cgroup_id: None,
+        limit: None,
         already_pending: false,
     };
     Victim {
-        is_of_group: false,
+        is_group_kill: false,
         kill,
         confidence: Confidence::Confirmed,
-        with: None,
+        co_victim_of: None,
         trigger: Some(trigger),
         killed_at_boot_ns: NOW_NS,
         exited_at_boot_ns: Some(345_679 * TICK_NS),
     }
 }
 
-fn circumstances(history: &History) -> Circumstances {
+fn context(history: &History) -> KillContext {
     let cgroup = CgroupFacts {
         path: "/docker/abc".into(),
         version: 1,
@@ -86,25 +91,8 @@ fn circumstances(history: &History) -> Circumstances {
     let time = SystemTime::UNIX_EPOCH + Duration::new(1_764_000_000, 123_456_789);
     let mut largest = history.largest(LARGEST, NOW_NS);
     largest.retain(|known| known.key.pid != 300);
-    Circumstances { time, cgroup: Some(cgroup), lost_records: 0, largest }
-}
-
-#[test]
-fn the_tree_tells_who_started_whom() {
-    let report = report_of(&victim(300, 2000), &history(Vec::new()));
-    let expected = "\
-detected oom-killed process:
-300 (running for 3,436.78s, vm: 2,048m, rss: 1,026m): ./hog 300
-└─ 20 (running for 3,446.78s, vm: 14m, rss: 7m): [p20]
-   └─ 1 (running for 3,456.78s, vm: 20m, rss: 10m): /sbin/init
-confidence: confirmed (the kernel's kill and mark were seen)
-trigger: 20 (p20) asked for memory
-cgroup: limit 1,024m, usage 1,024m (/docker/abc)
-victim's memory: anon 1,024m, file 2m, shmem 0m
-largest processes alive:
-  1 (running for 3,456.78s, vm: 20m, rss: 10m): /sbin/init
-  20 (running for 3,446.78s, vm: 14m, rss: 7m): [p20]";
-    assert_eq!(report.to_string(), expected);
+    let largest = largest.into_iter().map(|known| (known, None)).collect();
+    KillContext { time, cgroup: Some(cgroup), explanation: Explanation::default(), lost_records: 0, largest }
 }
 
 #[test]
@@ -126,7 +114,7 @@ fn the_object_has_stable_names_with_units() {
 }
 
 #[test]
-fn a_victim_of_whom_nothing_is_known_is_told_all_the_same() {
+fn unknown_victim_is_reported() {
     let report = report_of(&victim(301, 3000), &History::new());
     assert!(report.to_string().starts_with(
         "detected oom-killed process:\n301 (running for 3,426.78s, vm: 2,048m, rss: 1,026m): [hog]\nconfidence:"
@@ -134,7 +122,7 @@ fn a_victim_of_whom_nothing_is_known_is_told_all_the_same() {
 }
 
 #[test]
-fn what_nobody_saw_is_unknown_and_not_zero() {
+fn unread_sizes_are_unknown_not_zero() {
     let nothing =
         MemoryAtKill { vm_bytes: 0, anon_bytes: 0, file_bytes: 0, shmem_bytes: 0, swap_bytes: 0, pgtables_bytes: 0 };
     let mut victim = victim(301, 3000);
@@ -150,7 +138,7 @@ fn what_nobody_saw_is_unknown_and_not_zero() {
 
     victim.kill.victim = ProcessKey { pid: 300, start_ticks: 2000 };
     let seen = report_of(&victim, &history(Vec::new()));
-    assert_eq!(seen.victim.seen.rss_bytes, Some(3 * MIB), "when it was last seen");
+    assert_eq!(seen.victim.process.rss_bytes, Some(3 * MIB), "when it was last seen");
 }
 
 #[test]
@@ -163,30 +151,35 @@ fn sizes_are_rounded_to_the_nearest() {
 }
 
 #[test]
-fn a_process_is_alive_or_gone_as_it_was_at_the_kill() {
+fn report_shows_processes_as_they_were_at_the_kill() {
     let mut history = history(Vec::new());
     history.mark_absent(ProcessKey { pid: 20, start_ticks: 1000 }, NOW_NS + TICK_NS);
     let report = report_of(&victim(300, 2000), &history);
     assert_eq!((report.ancestors[0].pid, report.ancestors[0].exited), (20, false));
-    let among_largest = report.largest.iter().find(|process| process.pid == 20).unwrap();
-    assert!(!among_largest.exited, "it ended after the kill");
+    let among_largest = report.largest.iter().find(|process| process.process.pid == 20).unwrap();
+    assert!(!among_largest.process.exited, "it ended after the kill");
 }
 
 #[test]
-fn a_co_victim_names_its_company_and_a_suspect_is_only_that() {
+fn co_victims_and_candidates_are_labelled() {
     let victim = Victim {
         confidence: Confidence::CoVictim,
-        with: Some(ProcessKey { pid: 7, start_ticks: 1 }),
+        co_victim_of: Some(ProcessKey { pid: 7, start_ticks: 1 }),
         ..victim(300, 2000)
     };
     let report = report_of(&victim, &history(Vec::new()));
-    assert!(report.to_string().contains("\nconfidence: co-victim (killed along with 7)\n"));
+    assert!(report.to_string().contains("\nconfidence: co-victim (killed together with 7)\n"));
 
     let history = history(Vec::new());
     let known = history.find(ProcessKey { pid: 300, start_ticks: 2000 }).unwrap();
-    let suspect =
-        Suspect { known: Known { oom_score_adj: 500, ..known }, end: None, end_ns: None, alive_ns: None, grown_ns: 0 };
-    let report = Report::of_suspect(Confidence::Possible, &suspect, 4000 * TICK_NS, &history, circumstances(&history));
+    let candidate = Candidate {
+        process: ProcessRecord { oom_score_adj: 500, ..known },
+        end: None,
+        end_ns: None,
+        alive_ns: None,
+        grown_ns: 0,
+    };
+    let report = OomReport::of_candidate(Confidence::Possible, &candidate, 4000 * TICK_NS, &history, context(&history));
     let text = report.to_string();
     assert!(text.starts_with("detected potentially oom-killed process:\n300 (running for 20.00s, vm: 6m, rss: 3m): "));
     assert!(text.contains("\nconfidence: possible (") && !text.contains("trigger"));
@@ -196,7 +189,7 @@ fn a_co_victim_names_its_company_and_a_suspect_is_only_that() {
 }
 
 #[test]
-fn no_command_line_can_forge_a_line_or_drive_a_terminal() {
+fn command_lines_are_escaped() {
     let evil = b"a\nOut-of-memory detected!\x1b[2J\0\xff\0";
     let report = report_of(&victim(400, 2500), &history(vec![observed(400, 2500, 20, evil, MIB)]));
     let text = report.to_string();
@@ -218,19 +211,19 @@ fn days_are_counted_as_the_calendar_does() {
 }
 
 #[test]
-fn members_are_told_with_the_victim_and_counted_where_there_are_many() {
+fn members_are_listed_up_to_a_limit() {
     let history = History::new();
     let member = |pid| {
         let with = Some(ProcessKey { pid: 7, start_ticks: 1 });
-        Victim { confidence: Confidence::CoVictim, with, ..victim(pid, 1) }
+        Victim { confidence: Confidence::CoVictim, co_victim_of: with, ..victim(pid, 1) }
     };
     let members: Vec<_> = (100..100 + u32::try_from(MAX_MEMBERS).unwrap() + 6).map(member).collect();
-    let told = |count: usize| Report::of_victim(&victim(7, 1), &members[..count], &history, circumstances(&history));
+    let told = |count: usize| OomReport::of_victim(&victim(7, 1), &members[..count], &history, context(&history));
     assert!(!told(0).to_string().contains("killed along"));
     let text = told(2).to_string();
-    assert!(text.contains("\nkilled along with it: 2\n  100 (running"), "{text}");
+    assert!(text.contains("\nalso killed: 2\n  100 (running"), "{text}");
     let text = told(members.len()).to_string();
-    assert!(text.contains("\nkilled along with it: 70\n") && text.contains("\n  and 54 more\n"), "{text}");
+    assert!(text.contains("\nalso killed: 70\n") && text.contains("\n  and 54 more\n"), "{text}");
     let json = serde_json::to_value(told(members.len())).unwrap();
     assert_eq!((json["members"].as_array().unwrap().len(), &json["members_left_out"]), (MAX_MEMBERS, &6.into()));
     assert_eq!(json["members"][0]["pid"], 100);

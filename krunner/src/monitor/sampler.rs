@@ -1,28 +1,28 @@
-//! The thread that looks at `/proc`, and at the counters of the memory cgroup.
+//! The sampler thread: scans `/proc` and reads the memory cgroup's counters.
 //!
-//! A thread of its own, because reading there may block on a lock of the process that is looked at, and takes
-//! milliseconds where there are thousands of processes. It scans every now and then, as `pace` says: after an expensive
-//! scan the next one comes later. Asked for with [`Sampler::scan_now`], a scan
-//! comes at once and reads everybody, the quiet ones too; there is at most one in each [`SHORTEST_PAUSE`].
+//! It is a separate thread because reading `/proc/PID` may block on a lock held by that process, and takes milliseconds
+//! on hosts with thousands of processes. It scans periodically (see `schedule`); the more expensive a scan, the later
+//! the next one. A scan requested with [`Sampler::scan_now`] starts immediately and reads all processes, including idle
+//! ones, at most once per [`SHORTEST_PAUSE`].
 //!
 //! ```text
 //!            ┌──────────── pause is over, or scan_now ────────────┐
 //!            ▼                                                    │
-//!  start ─▶ scan ─▶ hand over (waits while the reader has enough) ─▶ pause ─▶ Sampler dropped: end
-//!                        └─ the reader is gone: end            ▲     │ watchful: beats
-//!                                                              └─────┘ counters, glance
+//!  start ─▶ scan ─▶ send (blocks while the channel is full) ───────▶ pause ─▶ Sampler dropped: end
+//!                        └─ receiver closed: end               ▲     │ fallback: ticks
+//!                                                              └─────┘ counters, partial scan
 //! ```
 //!
-//! While no tracer tells of kills it is *watchful*: at each beat it reads the counters and looks at newcomers and those
-//! who grow (`procfs::glance`). A beat comes before the memory that is left can be filled ([`beat`]): with gigabytes
-//! to go four times a second, with little left every 5 ms. When half of what was left at the last scan is
-//! used up, somebody grows: everybody is looked at.
+//! In *fallback* mode, that is without a tracer, each tick reads the counters, new processes and growing processes
+//! (`procfs::partial_scan`). Ticks are timed to come before the remaining memory can be filled ([`tick_interval`]):
+//! four per second with gigabytes of headroom, one every 5 ms with little. When half of the headroom at the last scan
+//! is used up, all processes are scanned.
 //!
-//! Where there are so many processes that reading them takes longer than a kill may wait (`procfs::crowd`), a scan that is
-//! asked for begins with a look at those only who may have been killed; all others follow [`WHOLE_SCAN_DELAY`] later, and
-//! when memory runs out nobody is read but in turns. A request interrupts a scan that is under way.
+//! If there are too many processes to read them all before an OOM report is due (`procfs::many_processes`), a requested
+//! scan first reads only likely victims, and reads the others [`WHOLE_SCAN_DELAY`] later; when memory runs out,
+//! processes are read in turns. A request interrupts a running scan.
 //!
-//! Handing over waits on this thread only, never on the reader's; what is handed over carries its time.
+//! Only this thread blocks on a full channel, never the receiver. Everything it sends is timestamped.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,186 +36,192 @@ use tokio::sync::mpsc;
 use super::cgroup::charge::{Hold, OwnCharge};
 use super::cgroup::counter::KillCounter;
 use super::clock;
-use super::pace::{Allowance, LONGEST_BEAT, RUNNING_OUT_SHARE, beat, pause};
-use super::process::{Glance, Snapshot};
-use super::procfs::{Fence, ProcRoot, Scanner};
+use super::process::{PartialScan, Snapshot};
+use super::procfs::{CgroupFilter, ProcRoot, Scanner};
+use super::schedule::{CpuBudget, LONGEST_TICK, RUNNING_OUT_SHARE, scan_pause, tick_interval};
 
-/// Between a scan and the next one asked for. Who asks within it gets the same scan.
+/// Minimum time between requested scans. Requests within it share one scan.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// In a crowd, from the look for the killed to the scan of everybody: most kills have their name by then.
+/// With many processes: delay from the victim scan to the full scan. Most OOM kills are attributed by then.
 const WHOLE_SCAN_DELAY: Duration = Duration::from_millis(100);
 
-/// In a crowd, scans of everybody that were asked for may take 1 / this of a processor.
+/// With many processes, requested full scans may use 1 / this of one CPU.
 const WHOLE_SCAN_SHARE: u32 = 10;
 
-/// Reading a folder is the deepest it goes; the default of 2 MiB would be the larger part of our address space.
+/// The call stack is shallow. The default of 2 MiB would be most of our address space.
 const STACK_BYTES: usize = 128 * 1024;
 
-/// Orders under way: looks are asked for again if they are needed still.
-const QUEUED_ORDERS: usize = 8;
+/// Capacity of the command channel. Dropped requests are repeated if still needed.
+const QUEUED_COMMANDS: usize = 8;
 
-/// What the thread sees.
+/// What the thread sends to the monitor task.
 #[derive(Debug)]
-pub(super) enum Sample {
-    /// Everybody.
+pub(super) enum SamplerEvent {
+    /// A scan of all processes.
     Snapshot(Snapshot),
-    /// Some.
-    Glance(Glance),
-    /// That kills were counted, or whether they can be: the counter has the rest.
+    /// New, growing or likely killed processes.
+    PartialScan(PartialScan),
+    /// The counter of OOM kills has increased, or has been read for the first time.
     Counted,
 }
 
-/// What it is told.
+/// Commands to the thread.
 #[derive(Debug)]
-enum Order {
+enum SamplerCommand {
     Scan,
-    Beat,
-    /// The [`Mode`] was changed.
-    Mode,
+    ScanIfFewProcesses,
+    Tick,
+    /// A [`ModeChange`] is pending.
+    ModeChanged,
 }
 
-/// Whether to be watchful.
+/// Switches the fallback on or off.
 #[derive(Debug)]
-enum Mode {
-    /// Nobody else tells of kills: be watchful, with these counters.
-    Watch(Arc<Mutex<KillCounter>>),
-    /// A tracer does.
-    Rest,
+enum ModeChange {
+    /// No tracer is attached: infer OOM kills from these counters.
+    EnableFallback(Arc<Mutex<KillCounter>>),
+    /// A tracer is attached.
+    DisableFallback,
 }
 
-/// The mode that is to be taken up: beside the orders, for which there may be no room.
-type NextMode = Arc<Mutex<Option<Mode>>>;
+/// The mode to switch to. It bypasses the command channel, which may be full.
+type PendingMode = Arc<Mutex<Option<ModeChange>>>;
 
-/// The thread; ends when this is dropped.
+/// Handle of the thread, which ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    orders: SyncSender<Order>,
-    next_mode: NextMode,
+    commands: SyncSender<SamplerCommand>,
+    pending_mode: PendingMode,
     is_paused: Arc<AtomicBool>,
-    /// A beat was ordered and has not come: more of them would leave no room for other orders.
-    is_beat_ordered: Arc<AtomicBool>,
-    /// A scan was asked for: what is under way may be given up.
+    /// A tick is already queued. More of them would fill the command channel.
+    is_tick_queued: Arc<AtomicBool>,
+    /// A scan was requested: a running scan may be abandoned.
     is_urgent: Arc<AtomicBool>,
 }
 
 impl Sampler {
-    /// Between scans, unless they are expensive: as the Python runner has it.
+    /// Time between scans unless they are expensive; the Python runner's interval.
     pub(super) const INTERVAL: Duration = Duration::from_secs(2);
 
     /// Starts scanning, at once and then every `interval`.
     ///
     /// # Errors
-    /// When the root cannot be opened or the thread not be started.
+    /// If the root cannot be opened or the thread cannot be started.
     pub(super) fn start(
         root: ProcRoot,
-        fence: Option<Fence>,
+        cgroup_filter: Option<CgroupFilter>,
         charge: Arc<OwnCharge>,
         interval: Duration,
-        samples: mpsc::Sender<Sample>,
+        samples: mpsc::Sender<SamplerEvent>,
     ) -> io::Result<Self> {
         let is_paused = Arc::new(AtomicBool::new(false));
-        let is_beat_ordered = Arc::new(AtomicBool::new(false));
-        let beat_came = Arc::clone(&is_beat_ordered);
-        let next_mode = NextMode::default();
-        let ordered_mode = Arc::clone(&next_mode);
+        let is_tick_queued = Arc::new(AtomicBool::new(false));
+        let tick_taken = Arc::clone(&is_tick_queued);
+        let pending_mode = PendingMode::default();
+        let thread_mode = Arc::clone(&pending_mode);
         let is_urgent = Arc::new(AtomicBool::new(false));
         let urgent = Arc::clone(&is_urgent);
         let hold = Hold::new(Arc::clone(&is_paused), Arc::clone(&charge));
-        let scanner = Scanner::new(root, fence)?.held_by(hold).interrupted_by(Arc::clone(&is_urgent));
-        let (orders, ordered) = sync_channel(QUEUED_ORDERS);
+        let scanner = Scanner::new(root, cgroup_filter)?.held_by(hold).interrupted_by(Arc::clone(&is_urgent));
+        let (commands, received) = sync_channel(QUEUED_COMMANDS);
         let run = move || {
-            // The reader has gone: nobody is there to be told.
-            let lookout = Lookout::new(scanner, charge, interval, samples, beat_came, urgent);
-            let _ = lookout.run(&ordered, &ordered_mode);
+            // `ReceiverClosed` needs no handling: the monitor task is gone.
+            let thread_state = SamplerThread::new(scanner, charge, interval, samples, tick_taken, urgent);
+            let _ = thread_state.run(&received, &thread_mode);
         };
         thread::Builder::new().name("oom-sampler".into()).stack_size(STACK_BYTES).spawn(run)?;
-        Ok(Self { orders, next_mode, is_paused, is_beat_ordered, is_urgent })
+        Ok(Self { commands, pending_mode, is_paused, is_tick_queued, is_urgent })
     }
 
-    /// Has the thread open nothing, or go on. A pause ends by itself, see [`Hold`].
+    /// Pauses or resumes the thread: while paused it opens no files. A pause times out, see [`Hold`].
     pub(super) fn pause(&self, is_paused: bool) {
         self.is_paused.store(is_paused, Ordering::Relaxed);
     }
 
-    /// Asks for a scan that begins after this call. Does not wait.
+    /// Requests a scan that begins after this call. Does not block.
     pub(super) fn scan_now(&self) {
         self.is_urgent.store(true, Ordering::Relaxed);
-        self.order(Order::Scan);
+        self.send_command(SamplerCommand::Scan);
     }
 
-    /// Asks for a beat, because something has changed. Does not wait.
-    pub(super) fn beat_now(&self) {
-        if !self.is_beat_ordered.swap(true, Ordering::Relaxed) {
-            self.order(Order::Beat);
+    /// Requests a full scan that does not interrupt a running one. Ignored if there are many processes. Does not block.
+    pub(super) fn scan_soon(&self) {
+        self.send_command(SamplerCommand::ScanIfFewProcesses);
+    }
+
+    /// Requests a tick because a counter may have changed. Does not block.
+    pub(super) fn tick_now(&self) {
+        if !self.is_tick_queued.swap(true, Ordering::Relaxed) {
+            self.send_command(SamplerCommand::Tick);
         }
     }
 
-    /// From now on nobody else tells of kills.
-    pub(super) fn watch(&self, counter: Arc<Mutex<KillCounter>>) {
-        self.change(Mode::Watch(counter));
+    /// Switches to fallback mode.
+    pub(super) fn enable_fallback(&self, counter: Arc<Mutex<KillCounter>>) {
+        self.change(ModeChange::EnableFallback(counter));
     }
 
-    /// From now on a tracer does.
-    pub(super) fn rest(&self) {
-        self.change(Mode::Rest);
+    /// Leaves fallback mode, because a tracer is attached.
+    pub(super) fn disable_fallback(&self) {
+        self.change(ModeChange::DisableFallback);
     }
 
-    fn change(&self, mode: Mode) {
-        *self.next_mode.lock().unwrap_or_else(PoisonError::into_inner) = Some(mode);
-        // Full: whichever order comes next has the thread look at the mode.
-        self.order(Order::Mode);
+    fn change(&self, mode: ModeChange) {
+        *self.pending_mode.lock().unwrap_or_else(PoisonError::into_inner) = Some(mode);
+        // If the channel is full, the thread checks the pending mode with the next command.
+        self.send_command(SamplerCommand::ModeChanged);
     }
 
-    fn order(&self, order: Order) {
-        // Full: that many are waiting already. Disconnected: nobody reads any more.
-        let _ = self.orders.try_send(order);
+    fn send_command(&self, command: SamplerCommand) {
+        // Full: enough commands are queued. Disconnected: the thread has ended.
+        let _ = self.commands.try_send(command);
     }
 }
 
-/// The reader is gone.
-struct Unheard;
+/// The monitor task has dropped its receiver.
+struct ReceiverClosed;
 
-/// The thread's own state.
-struct Lookout {
+/// State of the thread.
+struct SamplerThread {
     scanner: Scanner,
     charge: Arc<OwnCharge>,
     interval: Duration,
-    samples: mpsc::Sender<Sample>,
-    is_beat_ordered: Arc<AtomicBool>,
+    samples: mpsc::Sender<SamplerEvent>,
+    is_tick_queued: Arc<AtomicBool>,
     is_urgent: Arc<AtomicBool>,
-    /// In a crowd: when to look for the killed.
-    next_search: Option<Instant>,
-    last_search: Instant,
-    /// While watchful.
-    watch: Option<Watch>,
-    complained: bool,
+    /// With many processes: when to scan for victims.
+    next_victim_scan: Option<Instant>,
+    last_victim_scan: Instant,
+    /// Set in fallback mode.
+    fallback: Option<FallbackState>,
+    was_error_logged: bool,
     next_scan: Instant,
     last_scan: Instant,
     last_cost: Duration,
     is_scan_asked: bool,
 }
 
-/// What being watchful takes.
-struct Watch {
+/// State of fallback mode.
+struct FallbackState {
     counter: Arc<Mutex<KillCounter>>,
-    is_told: bool,
-    last_beat: Instant,
-    next_beat: Instant,
-    allowance: Allowance,
-    /// None where that cannot be known.
+    was_announced: bool,
+    last_tick: Instant,
+    next_tick: Instant,
+    budget: CpuBudget,
+    /// `None` if unknown.
     headroom_bytes: Option<u64>,
-    /// At the last scan.
+    /// Headroom at the last scan.
     scanned_headroom_bytes: u64,
 }
 
-impl Lookout {
+impl SamplerThread {
     fn new(
         scanner: Scanner,
         charge: Arc<OwnCharge>,
         interval: Duration,
-        samples: mpsc::Sender<Sample>,
-        is_beat_ordered: Arc<AtomicBool>,
+        samples: mpsc::Sender<SamplerEvent>,
+        is_tick_queued: Arc<AtomicBool>,
         is_urgent: Arc<AtomicBool>,
     ) -> Self {
         let now = Instant::now();
@@ -224,12 +230,12 @@ impl Lookout {
             charge,
             interval,
             samples,
-            is_beat_ordered,
+            is_tick_queued,
             is_urgent,
-            next_search: None,
-            last_search: now,
-            watch: None,
-            complained: false,
+            next_victim_scan: None,
+            last_victim_scan: now,
+            fallback: None,
+            was_error_logged: false,
             next_scan: now,
             last_scan: now,
             last_cost: Duration::ZERO,
@@ -237,94 +243,95 @@ impl Lookout {
         }
     }
 
-    fn run(mut self, orders: &Receiver<Order>, next_mode: &NextMode) -> Result<(), Unheard> {
+    fn run(mut self, commands: &Receiver<SamplerCommand>, pending_mode: &PendingMode) -> Result<(), ReceiverClosed> {
         self.scan(false)?;
         loop {
-            let mode = next_mode.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let mode = pending_mode.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(mode) = mode {
-                self.take_up(mode)?;
+                self.change_mode(mode)?;
             }
-            let beat = self.watch.as_ref().map(|watch| watch.next_beat);
-            let due = [beat, self.next_search].into_iter().flatten().fold(self.next_scan, Instant::min);
-            match orders.recv_timeout(due.saturating_duration_since(Instant::now())) {
-                Ok(Order::Scan) => self.plan_scan(),
-                Ok(Order::Mode) => {}
-                Err(RecvTimeoutError::Timeout) if self.next_search.is_some_and(|at| at <= Instant::now()) => {
-                    self.look_for_the_killed()?;
+            let tick = self.fallback.as_ref().map(|fallback| fallback.next_tick);
+            let due = [tick, self.next_victim_scan].into_iter().flatten().fold(self.next_scan, Instant::min);
+            match commands.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(SamplerCommand::Scan) => self.plan_scan(),
+                Ok(SamplerCommand::ScanIfFewProcesses) if !self.scanner.has_many_processes() => self.plan_scan(),
+                Ok(SamplerCommand::ScanIfFewProcesses | SamplerCommand::ModeChanged) => {}
+                Err(RecvTimeoutError::Timeout) if self.next_victim_scan.is_some_and(|at| at <= Instant::now()) => {
+                    self.find_killed()?;
                 }
                 Err(RecvTimeoutError::Timeout) if self.next_scan <= Instant::now() => {
                     self.scan(self.is_scan_asked)?;
                 }
-                Err(RecvTimeoutError::Timeout) => self.beat()?,
-                Ok(Order::Beat) => {
-                    self.is_beat_ordered.store(false, Ordering::Relaxed);
-                    // At the limit one beat may follow the other without a pause.
+                Err(RecvTimeoutError::Timeout) => self.tick()?,
+                Ok(SamplerCommand::Tick) => {
+                    self.is_tick_queued.store(false, Ordering::Relaxed);
+                    // At the limit, ticks may be requested back to back.
                     if self.next_scan <= Instant::now() {
                         self.scan(self.is_scan_asked)?;
                     }
-                    self.beat()?;
+                    self.tick()?;
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
     }
 
-    fn take_up(&mut self, mode: Mode) -> Result<(), Unheard> {
+    fn change_mode(&mut self, mode: ModeChange) -> Result<(), ReceiverClosed> {
         match mode {
-            Mode::Watch(counter) => {
-                self.scanner.pay_attention(true);
-                self.watch = Some(Watch::start(counter));
-                self.beat()
+            ModeChange::EnableFallback(counter) => {
+                self.scanner.set_tracking(true);
+                self.fallback = Some(FallbackState::start(counter));
+                self.tick()
             }
-            Mode::Rest => {
-                self.scanner.pay_attention(false);
-                self.watch = None;
+            ModeChange::DisableFallback => {
+                self.scanner.set_tracking(false);
+                self.fallback = None;
                 Ok(())
             }
         }
     }
 
-    /// A scan was asked for.
+    /// Schedules a requested scan.
     fn plan_scan(&mut self) {
         self.is_urgent.store(false, Ordering::Relaxed);
         let is_first = !std::mem::replace(&mut self.is_scan_asked, true);
-        if !self.scanner.is_crowded() {
+        if !self.scanner.has_many_processes() {
             if is_first {
                 self.next_scan = self.next_scan.min(self.last_scan + SHORTEST_PAUSE);
             }
             return;
         }
-        let search = Instant::now().max(self.last_search + SHORTEST_PAUSE);
-        self.next_search.get_or_insert(search);
+        let search = Instant::now().max(self.last_victim_scan + SHORTEST_PAUSE);
+        self.next_victim_scan.get_or_insert(search);
         let pause = WHOLE_SCAN_DELAY.max(self.last_cost * WHOLE_SCAN_SHARE);
         self.next_scan = (self.last_scan + pause).max(search + WHOLE_SCAN_DELAY);
     }
 
-    /// In a crowd: who was killed is mostly known without looking at everybody.
-    fn look_for_the_killed(&mut self) -> Result<(), Unheard> {
-        self.next_search = None;
+    /// With many processes: most victims are found without a full scan.
+    fn find_killed(&mut self) -> Result<(), ReceiverClosed> {
+        self.next_victim_scan = None;
         if self.is_stuck() {
             return Ok(());
         }
-        let glance = self.scanner.look_for_the_killed();
-        if let Some(glance) = self.seen(glance) {
-            self.send(Sample::Glance(glance))?;
+        let partial_scan = self.scanner.find_killed();
+        if let Some(partial_scan) = self.seen(partial_scan) {
+            self.send(SamplerEvent::PartialScan(partial_scan))?;
         }
-        self.last_search = Instant::now();
+        self.last_victim_scan = Instant::now();
         Ok(())
     }
 
-    fn scan(&mut self, everybody: bool) -> Result<(), Unheard> {
+    fn scan(&mut self, everybody: bool) -> Result<(), ReceiverClosed> {
         if self.is_stuck() {
-            self.next_scan = Instant::now() + LONGEST_BEAT;
+            self.next_scan = Instant::now() + LONGEST_TICK;
             return Ok(());
         }
-        // Whoever asked for a scan gets this one, unless it leaves somebody out.
+        // This scan satisfies the request, unless it is partial.
         self.is_scan_asked &= !everybody;
         let scan = if everybody { self.scanner.scan() } else { self.scanner.scan_in_turns() };
-        let scan = scan.inspect(|snapshot| self.scanner.keep_in_view(&snapshot.processes));
+        let scan = scan.inspect(|snapshot| self.scanner.track_growing(&snapshot.processes));
         if scan.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
-            // Whoever asked is heard first; the scan begins anew after that.
+            // Handle the request first, then restart the scan.
             self.is_scan_asked |= everybody;
             self.next_scan = Instant::now() + WHOLE_SCAN_DELAY;
             return Ok(());
@@ -332,109 +339,111 @@ impl Lookout {
         self.last_cost = Duration::ZERO;
         if let Some(snapshot) = self.seen(scan) {
             self.last_cost = snapshot.cost.cpu;
-            self.send(Sample::Snapshot(snapshot))?;
+            self.send(SamplerEvent::Snapshot(snapshot))?;
         }
         self.last_scan = Instant::now();
-        let pause = if self.is_scan_asked { SHORTEST_PAUSE } else { pause(self.interval, self.last_cost) };
+        let pause = if self.is_scan_asked { SHORTEST_PAUSE } else { scan_pause(self.interval, self.last_cost) };
         self.next_scan = self.last_scan + pause;
-        if let Some(watch) = &mut self.watch {
-            watch.scanned_headroom_bytes = watch.headroom_bytes.unwrap_or(u64::MAX);
+        if let Some(fallback) = &mut self.fallback {
+            fallback.scanned_headroom_bytes = fallback.headroom_bytes.unwrap_or(u64::MAX);
         }
         Ok(())
     }
 
-    /// Counters, newcomers and those who grow.
-    fn beat(&mut self) -> Result<(), Unheard> {
+    /// Reads the counters and the new and growing processes.
+    fn tick(&mut self) -> Result<(), ReceiverClosed> {
         let is_stuck = self.is_stuck();
-        let Some(watch) = &mut self.watch else { return Ok(()) };
+        let Some(fallback) = &mut self.fallback else { return Ok(()) };
         if is_stuck {
-            watch.next_beat = Instant::now() + LONGEST_BEAT;
+            fallback.next_tick = Instant::now() + LONGEST_TICK;
             return Ok(());
         }
         let cpu_before = clock::thread_cpu();
-        let (is_news, has_kills) = watch.count();
-        let is_running_out = watch.is_running_out();
+        let (is_news, has_kills) = fallback.count();
+        let is_running_out = fallback.is_running_out();
         if is_news {
-            self.send(Sample::Counted)?;
+            self.send(SamplerEvent::Counted)?;
         }
         if has_kills {
             self.charge.block_until_room();
         }
-        let glance = self.scanner.glance();
-        if let Some(glance) = self.seen(glance)
-            && !(glance.processes.is_empty() && glance.absent.is_empty())
+        let partial_scan = self.scanner.partial_scan();
+        if let Some(partial_scan) = self.seen(partial_scan)
+            && !(partial_scan.processes.is_empty() && partial_scan.absent.is_empty())
         {
-            self.send(Sample::Glance(glance))?;
+            self.send(SamplerEvent::PartialScan(partial_scan))?;
         }
         let cost = clock::thread_cpu().saturating_sub(cpu_before);
-        if is_running_out && !self.scanner.is_crowded() && self.last_scan.elapsed() > self.last_cost * RUNNING_OUT_SHARE
+        if is_running_out
+            && !self.scanner.has_many_processes()
+            && self.last_scan.elapsed() > self.last_cost * RUNNING_OUT_SHARE
         {
             self.scan(true)?;
         }
-        if let Some(watch) = &mut self.watch {
-            watch.plan(cost);
+        if let Some(fallback) = &mut self.fallback {
+            fallback.plan(cost);
         }
         Ok(())
     }
 
-    /// Whoever asks for memory now waits until there is some, and with it whoever waits for the allocator.
+    /// A thread that allocates now blocks until memory is available, and may hold the allocator's lock meanwhile.
     fn is_stuck(&self) -> bool {
         self.charge.is_stuck()
     }
 
-    /// What was seen, unless it was nothing; complains once.
+    /// Unwraps the result of a scan; logs an error once.
     fn seen<T>(&mut self, look: io::Result<T>) -> Option<T> {
         match look {
             Ok(seen) => {
-                self.complained = false;
+                self.was_error_logged = false;
                 Some(seen)
             }
             Err(error) => {
-                // Short memory is told otherwise, if it lasts.
+                // A lasting memory shortage is reported elsewhere.
                 let is_short = error.raw_os_error() == Some(nix::libc::ENOMEM);
-                if !is_short && !std::mem::replace(&mut self.complained, true) {
-                    tracing::warn!("cannot list processes: {error}; what is known of them grows old");
+                if !is_short && !std::mem::replace(&mut self.was_error_logged, true) {
+                    tracing::warn!("cannot list processes: {error}; process information is out of date");
                 }
                 None
             }
         }
     }
 
-    fn send(&self, sample: Sample) -> Result<(), Unheard> {
-        self.samples.blocking_send(sample).map_err(|_| Unheard)
+    fn send(&self, sample: SamplerEvent) -> Result<(), ReceiverClosed> {
+        self.samples.blocking_send(sample).map_err(|_| ReceiverClosed)
     }
 }
 
-impl Watch {
+impl FallbackState {
     fn start(counter: Arc<Mutex<KillCounter>>) -> Self {
         Self {
             counter,
-            is_told: false,
-            last_beat: Instant::now(),
-            next_beat: Instant::now(),
-            allowance: Allowance::full(),
+            was_announced: false,
+            last_tick: Instant::now(),
+            next_tick: Instant::now(),
+            budget: CpuBudget::full(),
             headroom_bytes: None,
             scanned_headroom_bytes: u64::MAX,
         }
     }
 
-    /// Reads the counters; whether there is something to tell of them, and whether that is kills.
+    /// Reads the counters. Returns whether to notify the monitor task, and whether there are new OOM kills.
     fn count(&mut self) -> (bool, bool) {
-        let look = self.counter.lock().unwrap_or_else(PoisonError::into_inner).look();
-        self.headroom_bytes = look.headroom_bytes;
-        // Memory was given back: running out begins anew.
+        let reading = self.counter.lock().unwrap_or_else(PoisonError::into_inner).poll();
+        self.headroom_bytes = reading.headroom_bytes;
+        // Memory was freed: restart from the new headroom.
         if let Some(headroom_bytes) = self.headroom_bytes.filter(|bytes| bytes / 2 > self.scanned_headroom_bytes) {
             self.scanned_headroom_bytes = headroom_bytes;
         }
-        (!std::mem::replace(&mut self.is_told, true) || look.has_kills, look.has_kills)
+        (!std::mem::replace(&mut self.was_announced, true) || reading.has_kills, reading.has_kills)
     }
 
-    /// When the next beat comes, after one that took so much of a processor.
+    /// Schedules the next tick after one that used `cost` of CPU time.
     fn plan(&mut self, cost: Duration) {
         let now = Instant::now();
-        let passed = now.duration_since(std::mem::replace(&mut self.last_beat, now));
-        let put_off = self.allowance.spend(cost, passed);
-        self.next_beat = now + beat(self.headroom_bytes).max(put_off).min(LONGEST_BEAT);
+        let passed = now.duration_since(std::mem::replace(&mut self.last_tick, now));
+        let put_off = self.budget.spend(cost, passed);
+        self.next_tick = now + tick_interval(self.headroom_bytes).max(put_off).min(LONGEST_TICK);
     }
 
     fn is_running_out(&self) -> bool {

@@ -1,14 +1,14 @@
 //! The real `/proc`, scanned by the thread.
 
-use super::super::process::End;
+use super::super::process::ExitKind;
 use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const HOUR: Duration = Duration::from_hours(1);
 
-async fn next(samples: &mut mpsc::Receiver<Sample>) -> Option<Snapshot> {
+async fn next(samples: &mut mpsc::Receiver<SamplerEvent>) -> Option<Snapshot> {
     let sample = tokio::time::timeout(DEADLINE, samples.recv()).await.expect("no word from the sampler")?;
-    let Sample::Snapshot(snapshot) = sample else { panic!("{sample:?}") };
+    let SamplerEvent::Snapshot(snapshot) = sample else { panic!("{sample:?}") };
     Some(snapshot)
 }
 
@@ -16,7 +16,7 @@ fn charge() -> Arc<OwnCharge> {
     Arc::new(OwnCharge::open(None))
 }
 
-fn start(interval: Duration, capacity: usize) -> (Sampler, mpsc::Receiver<Sample>) {
+fn start(interval: Duration, capacity: usize) -> (Sampler, mpsc::Receiver<SamplerEvent>) {
     let (sender, snapshots) = mpsc::channel(capacity);
     (Sampler::start(ProcRoot::default(), None, charge(), interval, sender).unwrap(), snapshots)
 }
@@ -65,7 +65,10 @@ fn it_ends_with_its_reader() {
     let (sampler, snapshots) = start(Duration::from_millis(1), 1);
     drop(snapshots);
     let begin = Instant::now();
-    while !matches!(sampler.orders.try_send(Order::Beat), Err(std::sync::mpsc::TrySendError::Disconnected(_))) {
+    while !matches!(
+        sampler.commands.try_send(SamplerCommand::Tick),
+        Err(std::sync::mpsc::TrySendError::Disconnected(_))
+    ) {
         assert!(begin.elapsed() < DEADLINE, "the thread is still there");
         thread::yield_now();
     }
@@ -75,24 +78,24 @@ fn it_ends_with_its_reader() {
 async fn while_watchful_newcomers_are_seen_and_how_they_end() {
     let (sampler, mut samples) = start(HOUR, 8);
     assert!(next(&mut samples).await.is_some());
-    sampler.watch(Arc::new(Mutex::new(KillCounter::start(None))));
+    sampler.enable_fallback(Arc::new(Mutex::new(KillCounter::start(None))));
     let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
     let pid = child.id();
-    let mut until_it = async |end: Option<End>| loop {
+    let mut until_it = async |end: Option<ExitKind>| loop {
         let sample = tokio::time::timeout(DEADLINE, samples.recv()).await.expect("in time").unwrap();
-        let Sample::Glance(glance) = sample else { continue };
-        if glance.processes.iter().any(|observed| observed.key.pid == pid && observed.end == end) {
+        let SamplerEvent::PartialScan(partial_scan) = sample else { continue };
+        if partial_scan.processes.iter().any(|observed| observed.key.pid == pid && observed.end == end) {
             return;
         }
     };
     until_it(None).await;
     child.kill().unwrap();
-    until_it(Some(End::Killed)).await;
+    until_it(Some(ExitKind::Killed)).await;
     child.wait().unwrap();
 }
 
 #[test]
-fn a_root_that_is_not_there_is_told_at_once() {
+fn missing_root_is_an_error_at_start() {
     let (sender, _snapshots) = mpsc::channel(1);
     assert!(Sampler::start(ProcRoot::new("/nonexistent"), None, charge(), HOUR, sender).is_err());
 }

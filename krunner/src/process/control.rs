@@ -1,140 +1,140 @@
-//! Reaching into a step that runs: interrupt it, end it, or wait for what it has written so far.
+//! Controls a running step: interrupt it, terminate it, pause it, or flush its output.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// What is asked of a running step.
+/// The requests made to a step so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Demand {
-    /// How often SIGINT was asked for.
+pub(super) struct ControlState {
+    /// How many interrupts were requested.
     pub(super) interrupts: u32,
-    /// TERM, then KILL.
+    /// Whether termination was requested.
     pub(super) terminate: bool,
 }
 
-/// What is asked of a step while it runs.
+/// A request to a running step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// To interrupt what it does, as Ctrl-C would.
+pub(crate) enum ControlRequest {
+    /// Interrupt it, as Ctrl-C does.
     Interrupt,
-    /// To come to its end.
+    /// Terminate it: SIGTERM, then SIGKILL.
     Terminate,
 }
 
-/// The demands on a step, one after the other; those made before are the first.
-pub struct Asks {
-    demands: watch::Receiver<Demand>,
+/// Receives the requests to a step one by one, starting with those made before the receiver existed.
+pub(crate) struct ControlReceiver {
+    state: watch::Receiver<ControlState>,
     interrupts: u32,
 }
 
-impl Asks {
-    /// Resolves with the next. After [`Asked::Terminate`] there are no others.
-    pub async fn next(&mut self) -> Asked {
+impl ControlReceiver {
+    /// Resolves to the next request. [`ControlRequest::Terminate`] is the last one.
+    pub(crate) async fn next(&mut self) -> ControlRequest {
         loop {
-            let demand = *self.demands.borrow_and_update();
-            if demand.terminate {
-                return Asked::Terminate;
-            } else if demand.interrupts != self.interrupts {
-                let is_new = demand.interrupts > self.interrupts;
-                self.interrupts = demand.interrupts;
+            let state = *self.state.borrow_and_update();
+            if state.terminate {
+                return ControlRequest::Terminate;
+            } else if state.interrupts != self.interrupts {
+                let is_new = state.interrupts > self.interrupts;
+                self.interrupts = state.interrupts;
                 if is_new {
-                    return Asked::Interrupt;
+                    return ControlRequest::Interrupt;
                 }
             }
-            if self.demands.changed().await.is_err() {
-                // Whoever could ask is gone.
+            if self.state.changed().await.is_err() {
+                // All `Control` handles are gone.
                 std::future::pending::<()>().await;
             }
         }
     }
 }
 
-/// Asks a pump to deliver what its pipe holds now, and to say when that is done.
-pub(super) type Settle = oneshot::Sender<()>;
+/// Tells a pump to deliver what its pipe holds now; answered when that is done.
+pub(super) type FlushRequest = oneshot::Sender<()>;
 
-/// The handle on one step, whichever program of it runs at the moment.
+/// A handle to one step, whichever of its programs is running.
 ///
-/// An interrupt sticks: a step of several programs starts none after it.
+/// An interrupt is sticky: a step with several programs starts no further one.
 #[derive(Clone, Default)]
-pub struct Control {
-    demand: Arc<watch::Sender<Demand>>,
+pub(crate) struct Control {
+    state: Arc<watch::Sender<ControlState>>,
     paused: Arc<watch::Sender<bool>>,
-    pumps: Arc<Mutex<Vec<mpsc::Sender<Settle>>>>,
+    pumps: Arc<Mutex<Vec<mpsc::Sender<FlushRequest>>>>,
 }
 
 impl Control {
-    /// A handle on a step that has not begun.
+    /// A handle to a step that has not started.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
-    /// Sends SIGINT to the process group.
-    pub fn interrupt(&self) {
-        self.demand.send_modify(|demand| demand.interrupts += 1);
+    /// Requests SIGINT for the process group.
+    pub(crate) fn interrupt(&self) {
+        self.state.send_modify(|state| state.interrupts += 1);
     }
 
-    /// Ends the process group: SIGTERM, and SIGKILL when that has not helped.
-    pub fn terminate(&self) {
-        self.demand.send_modify(|demand| demand.terminate = true);
+    /// Requests the termination of the process group: SIGTERM, then SIGKILL after a timeout.
+    pub(crate) fn terminate(&self) {
+        self.state.send_modify(|state| state.terminate = true);
     }
 
-    /// Forgets interrupts that were meant for something else; the end stays the end.
-    pub fn forget_interrupts(&self) {
-        self.demand.send_modify(|demand| demand.interrupts = 0);
+    /// Discards interrupts that were meant for an earlier program. Termination cannot be undone.
+    pub(crate) fn forget_interrupts(&self) {
+        self.state.send_modify(|state| state.interrupts = 0);
     }
 
-    /// Whether the end was demanded.
+    /// Whether termination was requested.
     #[must_use]
-    pub fn is_terminated(&self) -> bool {
-        self.demand.borrow().terminate
+    pub(crate) fn is_terminated(&self) -> bool {
+        self.state.borrow().terminate
     }
 
-    /// Stops the process group, or lets it go on (SIGSTOP, SIGCONT).
-    pub fn pause(&self, paused: bool) {
+    /// Stops or continues the process group (SIGSTOP, SIGCONT).
+    pub(crate) fn pause(&self, paused: bool) {
         self.paused.send_replace(paused);
     }
 
-    /// Whether the process group is to stand still.
+    /// Whether the process group should be stopped.
     #[must_use]
-    pub fn is_paused(&self) -> bool {
+    pub(crate) fn is_paused(&self) -> bool {
         *self.paused.borrow()
     }
 
-    /// Resolves when the end was demanded.
-    pub async fn terminated(&self) {
-        // Cannot fail: `self` keeps the sending end.
-        let _ = self.demands().wait_for(|demand| demand.terminate).await;
+    /// Resolves when termination is requested.
+    pub(crate) async fn terminated(&self) {
+        // Cannot fail: `self` holds the sender.
+        let _ = self.watch().wait_for(|state| state.terminate).await;
     }
 
-    /// Waits until all that the program has written before this call is with the sink.
-    pub async fn settle(&self) {
+    /// Waits until the sink has received everything that the program wrote before this call.
+    pub(crate) async fn flush_output(&self) {
         let pumps = self.pumps.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for pump in pumps {
-            let (done, settled) = oneshot::channel();
-            // A pump that is gone has delivered everything.
+            let (done, flushed) = oneshot::channel();
+            // A pump that has stopped has delivered everything.
             if pump.send(done).await.is_ok() {
-                let _ = settled.await;
+                let _ = flushed.await;
             }
         }
     }
 
-    /// The demands on this step, from its beginning.
+    /// A receiver of all requests to this step.
     #[must_use]
-    pub fn asks(&self) -> Asks {
-        Asks { demands: self.demands(), interrupts: 0 }
+    pub(crate) fn requests(&self) -> ControlReceiver {
+        ControlReceiver { state: self.watch(), interrupts: 0 }
     }
 
     pub(super) fn pauses(&self) -> watch::Receiver<bool> {
         self.paused.subscribe()
     }
 
-    pub(super) fn demands(&self) -> watch::Receiver<Demand> {
-        self.demand.subscribe()
+    pub(super) fn watch(&self) -> watch::Receiver<ControlState> {
+        self.state.subscribe()
     }
 
-    pub(super) fn set_pumps(&self, pumps: Vec<mpsc::Sender<Settle>>) {
+    pub(super) fn set_pumps(&self, pumps: Vec<mpsc::Sender<FlushRequest>>) {
         *self.pumps.lock().unwrap_or_else(PoisonError::into_inner) = pumps;
     }
 }

@@ -1,4 +1,4 @@
-//! Running a program from its start to its outcome.
+//! Runs a program from start to outcome.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -14,48 +14,48 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::command::Command;
-use super::control::{Asked, Control};
-use super::end_reason::{EndReason, ExplainEnd, PuzzlingEnd};
-use super::outcome::{Exit, Outcome};
-use super::pump::{Outlets, Pump};
+use super::control::{Control, ControlRequest};
+use super::exit_reason::{ExitExplainer, ExitReason, UnexplainedExit};
+use super::outcome::{ChildStatus, CommandOutcome};
+use super::pump::{Pump, Sinks};
 use super::reaper::Reaper;
-use super::sink::{OutputSink, Rich, Stream};
-use super::spawn::{SpawnError, Spawned, spawn};
+use super::sink::{OutputSink, RichOutput, Stream};
+use super::spawn::{SpawnError, SpawnedChild, spawn};
 use super::tasklog;
 use crate::config::ChildEnv;
 use crate::tasks::TaskGroup;
 use crate::writer::Writer;
 
-/// From SIGTERM to SIGKILL.
-const TERM_PATIENCE: Duration = Duration::from_secs(2);
+/// Time from SIGTERM to SIGKILL.
+const TERM_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// From SIGKILL to giving up on a process that the kernel cannot end (uninterruptible sleep).
-const KILL_PATIENCE: Duration = Duration::from_secs(1);
+/// Time after SIGKILL until a process is given up (uninterruptible sleep).
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Between two looks at whether a group has emptied.
+/// How often to check whether a process group is empty.
 const GROUP_POLL: Duration = Duration::from_millis(10);
 
-/// How long a step waits for its task log, which may be on a network mount that hangs.
-const TASK_LOG_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a step waits for its task log, which may be on a hung network mount.
+const TASK_LOG_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What [`Launcher::capture`] keeps of a program's output.
-const CAPTURE_BYTES: usize = 64 * 1024;
+/// How much output [`Launcher::capture`] keeps.
+const MAX_CAPTURED_BYTES: usize = 64 * 1024;
 
-/// The runner's own output streams, which show everything that programs write.
+/// The runner's own output streams, which receive a copy of all program output.
 #[derive(Clone)]
-pub struct Console {
-    /// Standard output.
+pub(crate) struct Console {
+    /// Writer of our standard output.
     pub stdout: Writer,
-    /// Standard error.
+    /// Writer of our standard error.
     pub stderr: Writer,
 }
 
 impl Console {
-    /// Our own descriptors 1 and 2.
+    /// Writers to our own descriptors 1 and 2.
     ///
     /// # Errors
-    /// When a descriptor cannot be duplicated or a thread not be started.
-    pub fn of_this_process() -> io::Result<Self> {
+    /// If a descriptor cannot be duplicated or a thread cannot be started.
+    pub(crate) fn of_this_process() -> io::Result<Self> {
         Ok(Self {
             stdout: Writer::to_standard(io::stdout(), "stdout")?,
             stderr: Writer::to_standard(io::stderr(), "stderr")?,
@@ -63,106 +63,111 @@ impl Console {
     }
 }
 
-/// Starts programs and stays with them.
+/// Starts programs and supervises them.
 #[derive(Clone)]
-pub struct Launcher {
-    /// Collects exit statuses.
+pub(crate) struct Launcher {
+    /// Spawns children and collects their exit statuses.
     pub reaper: Reaper,
-    /// Gets a copy of all output.
+    /// Receives a copy of all output.
     pub console: Console,
-    /// Gets all output.
+    /// Receives all output.
     pub sink: Arc<dyn OutputSink>,
-    /// Gets a copy of all output if it exists: `/home/work/.logs`.
+    /// The folder of task logs, which receive a copy of all output; used if it exists.
     pub logs: Option<PathBuf>,
-    /// Where pumps run.
+    /// The task group of the pumps.
     pub tasks: TaskGroup,
-    /// Knows why programs ended.
-    pub reasons: Arc<dyn ExplainEnd>,
+    /// Explains exits that an exit code does not explain.
+    pub reasons: Arc<dyn ExitExplainer>,
 }
 
-/// How a program ended, and why.
+/// The outcome of a program, and the reason for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExplainedEnd {
-    /// Its end.
-    pub outcome: Outcome,
-    /// The reason, where the exit code does not say it.
-    pub reason: Option<EndReason>,
+pub(crate) struct ExplainedOutcome {
+    /// How the program exited.
+    pub outcome: CommandOutcome,
+    /// The reason, if the exit code does not tell.
+    pub reason: Option<ExitReason>,
 }
 
 impl Launcher {
-    /// Runs a program and passes its output on; returns when both have come to an end.
+    /// Runs a program and forwards its output; returns when the program has exited and its output is forwarded.
     ///
     /// # Errors
-    /// When it could not be started.
-    pub async fn run(&self, command: &Command, env: &ChildEnv, control: &Control) -> Result<Outcome, SpawnError> {
+    /// If it cannot be started.
+    pub(crate) async fn run(
+        &self,
+        command: &Command,
+        env: &ChildEnv,
+        control: &Control,
+    ) -> Result<CommandOutcome, SpawnError> {
         Ok(match self.begin(command, env, control).await? {
             ControlFlow::Continue(running) => running.finish(control).await,
             ControlFlow::Break(outcome) => outcome,
         })
     }
 
-    /// The same, and why it ended.
+    /// Like [`Self::run`], with the reason for the exit.
     ///
     /// # Errors
-    /// When it could not be started.
-    pub async fn run_explained(
+    /// If it cannot be started.
+    pub(crate) async fn run_explained(
         &self,
         command: &Command,
         env: &ChildEnv,
         control: &Control,
-    ) -> Result<ExplainedEnd, SpawnError> {
+    ) -> Result<ExplainedOutcome, SpawnError> {
         let running = match self.begin(command, env, control).await? {
             ControlFlow::Continue(running) => running,
-            ControlFlow::Break(outcome) => return Ok(ExplainedEnd { outcome, reason: None }),
+            ControlFlow::Break(outcome) => return Ok(ExplainedOutcome { outcome, reason: None }),
         };
         let (pid, began) = (running.pid(), running.began());
         let outcome = running.finish(control).await;
         let reason = self.explain(pid, outcome, began.elapsed()).await;
-        Ok(ExplainedEnd { outcome, reason })
+        Ok(ExplainedOutcome { outcome, reason })
     }
 
-    /// Starts a program as a step has it, unless its end was demanded already.
+    /// Starts a program with a task log, unless `control` was interrupted or terminated before.
     async fn begin(
         &self,
         command: &Command,
         env: &ChildEnv,
         control: &Control,
-    ) -> Result<ControlFlow<Outcome, Running>, SpawnError> {
+    ) -> Result<ControlFlow<CommandOutcome, RunningChild>, SpawnError> {
         let task_log = tasklog::open(self.logs.clone(), env).await;
-        match forestalled(control) {
+        match stopped_before_start(control) {
             Some(outcome) => Ok(ControlFlow::Break(outcome)),
             None => self.start(command, env, control, task_log).map(ControlFlow::Continue),
         }
     }
 
-    /// Why a program that ran for so long ended, where its exit code does not say.
-    pub async fn explain(&self, pid: Pid, outcome: Outcome, ran_for: Duration) -> Option<EndReason> {
-        let Outcome::Ended(exit) = outcome else { return None };
-        self.reasons.explain(pid, PuzzlingEnd::of(exit)?, ran_for).await
+    /// Explains the exit of a program that ran for `ran_for`, if its exit code does not.
+    pub(crate) async fn explain(&self, pid: Pid, outcome: CommandOutcome, ran_for: Duration) -> Option<ExitReason> {
+        let CommandOutcome::Exited(exit) = outcome else { return None };
+        self.reasons.explain(pid, UnexplainedExit::of(exit)?, ran_for).await
     }
 
-    /// Starts a program; its output is passed on from now on. What is returned is to be finished by whoever has it.
+    /// Starts a program and the forwarding of its output. The caller must call [`RunningChild::finish`].
     ///
     /// # Errors
-    /// When it could not be started.
-    pub fn start(
+    /// If it cannot be started.
+    pub(crate) fn start(
         &self,
         command: &Command,
         env: &ChildEnv,
         control: &Control,
         task_log: Writer,
-    ) -> Result<Running, SpawnError> {
+    ) -> Result<RunningChild, SpawnError> {
         tracing::debug!("running: {command}");
-        let Spawned { pid, stdout, stderr, exit } = spawn(&self.reaper, command, env)?;
-        let outlets = |console: &Writer| Outlets {
+        let SpawnedChild { pid, stdout, stderr, exit } = spawn(&self.reaper, command, env)?;
+        let sinks = |console: &Writer| Sinks {
             console: console.clone(),
             task_log: task_log.clone(),
             sink: Arc::clone(&self.sink),
         };
-        let (stdout, settle_stdout) = Pump::new(Stream::Stdout, stdout, outlets(&self.console.stdout));
-        let (stderr, settle_stderr) = Pump::new(Stream::Stderr, stderr, outlets(&self.console.stderr));
-        control.set_pumps(vec![settle_stdout, settle_stderr]);
-        Ok(Running {
+        let (stdout, flush_stdout) = Pump::new(Stream::Stdout, stdout, sinks(&self.console.stdout));
+        let (stderr, flush_stderr) = Pump::new(Stream::Stderr, stderr, sinks(&self.console.stderr));
+        control.set_pumps(vec![flush_stdout, flush_stderr]);
+        Ok(RunningChild {
             pid,
             began: Instant::now(),
             exit,
@@ -172,12 +177,12 @@ impl Launcher {
         })
     }
 
-    /// Runs a helper program of ours and returns what it wrote to stdout.
+    /// Runs one of our helper programs and returns its stdout.
     ///
     /// # Errors
-    /// A sentence for the log when it does not start, fails (with its stderr), has not ended at the
-    /// deadline, or `control` is told to end.
-    pub async fn capture(
+    /// A message for the log if it does not start, fails (with its stderr), exceeds the deadline, or `control`
+    ///   is terminated.
+    pub(crate) async fn capture(
         &self,
         command: &Command,
         env: &ChildEnv,
@@ -185,38 +190,40 @@ impl Launcher {
         deadline: Duration,
     ) -> Result<Vec<u8>, String> {
         let own = Control::new();
-        let collect = self.collect(command, env, &own, CAPTURE_BYTES);
+        let collect = self.collect(command, env, &own, MAX_CAPTURED_BYTES);
         tokio::pin!(collect);
         let collected = tokio::select! {
             collected = &mut collect => collected,
             () = either(control.terminated(), sleep(deadline)) => {
                 own.terminate();
-                collect.await.map(|collected| Collected { outcome: Outcome::NotStarted, ..collected })
+                collect.await.map(|collected| CollectedOutput { outcome: CommandOutcome::NotStarted, ..collected })
             }
         };
         match collected {
-            Ok(Collected { outcome: Outcome::Ended(Exit::Code(0)), stdout, .. }) => Ok(stdout),
-            Ok(Collected { outcome: Outcome::Ended(exit), stderr, .. }) => {
+            Ok(CollectedOutput { outcome: CommandOutcome::Exited(ChildStatus::Code(0)), stdout, .. }) => Ok(stdout),
+            Ok(CollectedOutput { outcome: CommandOutcome::Exited(exit), stderr, .. }) => {
                 Err(format!("`{command}` failed with {}: {}", exit.code(), String::from_utf8_lossy(&stderr).trim_end()))
             }
-            Ok(_) => Err(format!("`{command}` was ended: the runner stops, or it took more than {deadline:?}")),
+            Ok(_) => {
+                Err(format!("`{command}` was terminated: it exceeded {deadline:?}, or the runner is shutting down"))
+            }
             Err(error) => Err(crate::error::chain(&error)),
         }
     }
 
-    /// Runs a helper program as a part of a step: nobody sees what it writes but the caller. Of each stream
-    /// at most `limit_bytes` are kept; the rest is read and thrown away.
+    /// Runs a helper program as part of a step; only the caller sees its output. Keeps at most `limit_bytes` of each
+    /// stream and discards the rest.
     ///
     /// # Errors
-    /// When it could not be started.
-    pub async fn collect(
+    /// If it cannot be started.
+    pub(crate) async fn collect(
         &self,
         command: &Command,
         env: &ChildEnv,
         control: &Control,
         limit_bytes: usize,
-    ) -> Result<Collected, SpawnError> {
-        let captured = Arc::new(Captured { limit_bytes, stdout: Mutex::default(), stderr: Mutex::default() });
+    ) -> Result<CollectedOutput, SpawnError> {
+        let captured = Arc::new(OutputBuffer { limit_bytes, stdout: Mutex::default(), stderr: Mutex::default() });
         let quiet = Self {
             console: Console { stdout: Writer::discard(), stderr: Writer::discard() },
             sink: Arc::clone(&captured) as Arc<dyn OutputSink>,
@@ -225,74 +232,74 @@ impl Launcher {
         };
         let outcome = quiet.run(command, env, control).await?;
         let take = |kept: &Mutex<Vec<u8>>| std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok(Collected { outcome, stdout: take(&captured.stdout), stderr: take(&captured.stderr) })
+        Ok(CollectedOutput { outcome, stdout: take(&captured.stdout), stderr: take(&captured.stderr) })
     }
 
     fn start_pump(&self, pump: Pump) -> RunningPump {
-        let (tell_exit, exited) = oneshot::channel();
-        let (tell_done, done) = oneshot::channel();
-        self.tasks.spawn("pump", pump.run(exited, tell_done));
-        RunningPump { tell_exit, done }
+        let (exited_tx, exited) = oneshot::channel();
+        let (done_tx, done) = oneshot::channel();
+        self.tasks.spawn("pump", pump.run(exited, done_tx));
+        RunningPump { exited_tx, done }
     }
 }
 
-/// What comes of a program that was not to start any more.
-fn forestalled(control: &Control) -> Option<Outcome> {
-    let demand = *control.demands().borrow();
-    if demand.terminate {
-        Some(Outcome::CutShort(Exit::Signal(nix::libc::SIGTERM)))
-    } else if demand.interrupts > 0 {
-        Some(Outcome::NotStarted)
+/// The outcome of a program whose step was interrupted or terminated before it started.
+fn stopped_before_start(control: &Control) -> Option<CommandOutcome> {
+    let state = *control.watch().borrow();
+    if state.terminate {
+        Some(CommandOutcome::Terminated(ChildStatus::Signal(nix::libc::SIGTERM)))
+    } else if state.interrupts > 0 {
+        Some(CommandOutcome::NotStarted)
     } else {
         None
     }
 }
 
-/// A program that was started.
-pub struct Running {
+/// A running child process.
+pub(crate) struct RunningChild {
     pid: Pid,
     began: Instant,
-    exit: oneshot::Receiver<Exit>,
+    exit: oneshot::Receiver<ChildStatus>,
     stdout: RunningPump,
     stderr: RunningPump,
     task_log: Writer,
 }
 
-impl Running {
-    /// Leader of its process group.
+impl RunningChild {
+    /// The child's pid, which is also its process group.
     #[must_use]
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// When it was started.
+    /// When the child was started.
     #[must_use]
-    pub fn began(&self) -> Instant {
+    pub(crate) fn began(&self) -> Instant {
         self.began
     }
 
-    /// Stays with it until it has ended and the last of its output is passed on.
-    pub async fn finish(self, control: &Control) -> Outcome {
+    /// Waits until the child has exited and its last output is forwarded.
+    pub(crate) async fn finish(self, control: &Control) -> CommandOutcome {
         let outcome = supervise(self.pid, self.exit, control).await;
         tokio::join!(self.stdout.finish(), self.stderr.finish());
-        // The next program's log has a writer of its own, which must not overtake this one.
-        if !self.task_log.flush(TASK_LOG_PATIENCE).await {
-            tracing::warn!("the task log is slow; what follows may be out of order in it");
+        // The next program's log has its own writer, which must not overtake this one.
+        if !self.task_log.flush(TASK_LOG_TIMEOUT).await {
+            tracing::warn!("the task log is slow; later output in it may be out of order");
         }
         outcome
     }
 }
 
 struct RunningPump {
-    tell_exit: oneshot::Sender<()>,
+    exited_tx: oneshot::Sender<()>,
     done: oneshot::Receiver<()>,
 }
 
 impl RunningPump {
-    /// Tells the pump that its program has exited, and waits for the last of its output. The pump
-    /// says that it is done by dropping its end.
+    /// Notifies the pump that its program has exited, and waits for its last output. The pump signals completion by
+    /// dropping its sender.
     async fn finish(self) {
-        let _ = self.tell_exit.send(());
+        let _ = self.exited_tx.send(());
         let _ = self.done.await;
     }
 }
@@ -304,39 +311,46 @@ async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) 
     }
 }
 
-/// Waits for the exit, passing on signals meanwhile.
-async fn supervise(pid: Pid, mut exit: oneshot::Receiver<Exit>, control: &Control) -> Outcome {
-    let (mut asks, mut pauses) = (control.asks(), control.pauses());
+/// Waits for the exit and forwards signals meanwhile.
+async fn supervise(pid: Pid, mut exit: oneshot::Receiver<ChildStatus>, control: &Control) -> CommandOutcome {
+    let (mut requests, mut pauses) = (control.requests(), control.pauses());
     loop {
-        let asked = tokio::select! {
-            exit = &mut exit => return Outcome::Ended(exit.unwrap_or(Exit::Signal(nix::libc::SIGKILL))),
-            asked = asks.next() => asked,
+        let request = tokio::select! {
+            exit = &mut exit => return CommandOutcome::Exited(exit.unwrap_or(ChildStatus::Signal(nix::libc::SIGKILL))),
+            request = requests.next() => request,
             Ok(()) = pauses.changed() => {
                 let paused = *pauses.borrow_and_update();
                 let _ = killpg(pid, if paused { Signal::SIGSTOP } else { Signal::SIGCONT });
                 continue;
             }
         };
-        match asked {
-            Asked::Interrupt => _ = killpg(pid, Signal::SIGINT),
-            Asked::Terminate => {
-                if control.is_paused() {
-                    // SIGTERM waits for it.
+        match request {
+            ControlRequest::Interrupt => {
+                let _ = killpg(pid, Signal::SIGINT);
+                if !control.is_paused() {
+                    // A stopped program handles the signal only when it is continued, as with `fg` after Ctrl-Z and
+                    // Ctrl-C.
                     let _ = killpg(pid, Signal::SIGCONT);
                 }
-                return Outcome::CutShort(end_group(pid, exit).await);
+            }
+            ControlRequest::Terminate => {
+                if control.is_paused() {
+                    // A stopped process handles SIGTERM only after SIGCONT.
+                    let _ = killpg(pid, Signal::SIGCONT);
+                }
+                return CommandOutcome::Terminated(end_group(pid, exit).await);
             }
         }
     }
 }
 
-/// TERM, patience, KILL: for the whole group, also when its leader goes first.
-async fn end_group(pid: Pid, exit: oneshot::Receiver<Exit>) -> Exit {
+/// SIGTERM, then SIGKILL after a timeout, for the whole group, even if its leader exits first.
+async fn end_group(pid: Pid, exit: oneshot::Receiver<ChildStatus>) -> ChildStatus {
     let _ = killpg(pid, Signal::SIGTERM);
-    let kill_at = Instant::now() + TERM_PATIENCE;
+    let kill_at = Instant::now() + TERM_TIMEOUT;
     tokio::pin!(exit);
     let leader = timeout_at(kill_at, &mut exit).await;
-    // The group keeps its number from being reused for as long as it has members.
+    // The group id cannot be reused while the group has members.
     while killpg(pid, None).is_ok() && Instant::now() < kill_at {
         sleep(GROUP_POLL).await;
     }
@@ -345,34 +359,34 @@ async fn end_group(pid: Pid, exit: oneshot::Receiver<Exit>) -> Exit {
     }
     let exit = match leader {
         Ok(exit) => exit,
-        Err(_) => timeout(KILL_PATIENCE, exit).await.unwrap_or_else(|_| {
-            tracing::warn!("process {pid} does not die of SIGKILL; it is left alone");
-            Ok(Exit::Signal(nix::libc::SIGKILL))
+        Err(_) => timeout(KILL_TIMEOUT, exit).await.unwrap_or_else(|_| {
+            tracing::warn!("process {pid} did not exit after SIGKILL; giving up on it");
+            Ok(ChildStatus::Signal(nix::libc::SIGKILL))
         }),
     };
-    exit.unwrap_or(Exit::Signal(nix::libc::SIGKILL))
+    exit.unwrap_or(ChildStatus::Signal(nix::libc::SIGKILL))
 }
 
-/// What a program wrote, and how it ended.
+/// The outcome and the output of a program.
 #[derive(Debug)]
-pub struct Collected {
-    /// Its end.
-    pub outcome: Outcome,
-    /// The beginning of its standard output.
+pub(crate) struct CollectedOutput {
+    /// How the program exited.
+    pub outcome: CommandOutcome,
+    /// The start of its standard output.
     pub stdout: Vec<u8>,
-    /// The beginning of its standard error.
+    /// The start of its standard error.
     pub stderr: Vec<u8>,
 }
 
-/// Output kept in memory, up to `limit_bytes` of each stream.
-struct Captured {
+/// Keeps up to `limit_bytes` of each stream in memory.
+struct OutputBuffer {
     limit_bytes: usize,
     stdout: Mutex<Vec<u8>>,
     stderr: Mutex<Vec<u8>>,
 }
 
 #[async_trait]
-impl OutputSink for Captured {
+impl OutputSink for OutputBuffer {
     async fn deliver(&self, stream: Stream, chunk: Bytes) {
         let kept = match stream {
             Stream::Stdout => &self.stdout,
@@ -383,6 +397,6 @@ impl OutputSink for Captured {
         kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
     }
 
-    /// Programs only write.
-    async fn show(&self, _: Rich) {}
+    /// Programs produce no rich output.
+    async fn show(&self, _: RichOutput) {}
 }

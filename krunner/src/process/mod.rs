@@ -1,17 +1,18 @@
-//! Child processes: started in a group of their own, their output pumped, ended, always reaped.
+//! Child processes: spawned in their own process group, output pumped, terminated, always reaped.
 //!
 //! ```text
 //!           spawn            exit status            pipes at EOF, or left to a grandchild
-//! Command ────────▶ running ────────────▶ draining ─────────────────────────▶ Outcome
+//! Command ────────▶ running ────────────▶ draining ─────────────────────────▶ CommandOutcome
 //!                     │  ▲                  (at most LEAK_TIMEOUT)
 //!      SIGINT to the group; or TERM ─ 2 s ─▶ KILL
 //! ```
 //!
-//! Knows nothing of the agent: output goes to an [`OutputSink`], statuses to whoever waits.
+//! Independent of the agent: output goes to an [`OutputSink`], exit statuses to the task that waits for them.
 
 mod command;
 mod control;
-mod end_reason;
+mod exit_reason;
+mod hook;
 mod launcher;
 pub(crate) mod oom_score;
 mod outcome;
@@ -21,18 +22,23 @@ mod sink;
 mod source;
 mod spawn;
 mod spawn_limits;
+mod start_failure;
 mod sweep;
 mod tasklog;
 
-pub use command::Command;
-pub use control::{Asked, Asks, Control};
-pub use end_reason::{EndReason, ExplainEnd, PuzzlingEnd, Unexplained};
-pub use launcher::{Collected, Console, ExplainedEnd, Launcher, Running};
-pub use oom_score::OomRank;
-pub use outcome::{Exit, Outcome};
-pub use reaper::{Reaper, Witness};
-pub use sink::{OutputSink, Rich, Stream};
-pub use source::InputSource;
-pub use spawn::{OnTerminal, SpawnError, spawn_on_terminal};
+pub(crate) use command::Command;
+pub(crate) use control::{Control, ControlReceiver, ControlRequest};
+#[cfg(test)]
+pub(crate) use exit_reason::NoExplanation;
+pub(crate) use exit_reason::{ExitExplainer, ExitReason, UnexplainedExit};
+pub(crate) use hook::Hook;
+pub(crate) use launcher::{CollectedOutput, Console, ExplainedOutcome, Launcher, RunningChild};
+pub(crate) use oom_score::OomScorePolicy;
+pub(crate) use outcome::{ChildStatus, CommandOutcome};
+pub(crate) use reaper::{ExitObserver, Reaper};
+pub(crate) use sink::{OutputSink, RichOutput, Stream};
+pub(crate) use source::InputSource;
+pub(crate) use spawn::{SpawnError, spawn_on_terminal};
 pub(crate) use spawn_limits::PidsLimit;
-pub use sweep::{end_adopted_children, kill_children};
+pub(crate) use start_failure::{enter, is_executable};
+pub(crate) use sweep::{kill_children, terminate_orphans};

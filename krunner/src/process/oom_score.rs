@@ -1,31 +1,32 @@
-//! Who dies first: the runner or what it started.
+//! `oom_score_adj` of the runner and its children, so that the OOM killer chooses a child first.
 //!
-//! At a memory limit the kernel kills the process with the highest *badness* (`oom_badness`, `mm/oom_kill.c`): its resident
-//! memory, swap and page tables, plus `oom_score_adj` thousandths of the limit that was hit. By default all processes of a
-//! container have the same `oom_score_adj`, so among small processes (forty shells of 2 MiB; a `dd` that fills a tmpfs,
-//! whose pages belong to no process) the runner is the largest, and the session dies with it.
+//! At a memory limit the kernel kills the process with the highest *badness* (`oom_badness`, `mm/oom_kill.c`): its
+//! resident memory, swap and page tables, plus `oom_score_adj` thousandths of the limit that was hit. By default all
+//! processes of a container have the same `oom_score_adj`. Among small processes (forty shells of 2 MiB; a `dd` that
+//! fills a tmpfs, whose pages belong to no process) the runner is the largest, so it is killed and the session with it.
 //!
-//! So children start with a value that makes the smallest of them outrank the runner, and no more than that:
+//! So children start with a value just high enough that even the smallest child scores above the runner:
 //!
 //! ```text
 //! child = inherited + ceil(1000 * RUNNER_BYTES / limit)      64 MiB: +375    1 GiB: +24    24 GiB, no limit: +1
 //! ```
 //!
-//! The smallest limit above us counts: at a larger one the same thousandths are more bytes. Without a limit the machine's
-//! memory takes its place, which adds next to nothing, so containers keep their order when the whole node runs short. What was
-//! inherited is the base, because orchestrators rank containers by it; -1000 ("never") stays as it is. A program that sets its
-//! own value keeps it.
+//! The smallest limit above us counts, because the same thousandths of a larger limit are more bytes. Without a limit
+//! the machine's memory is used instead, which adds almost nothing, so that containers keep their order when the whole
+//! node runs out of memory. The inherited value is the base, because orchestrators rank containers by it; -1000
+//! ("never") is left unchanged. A program that sets its own value keeps it.
 //!
-//! With `CAP_SYS_RESOURCE` the runner takes itself out instead (-1000), which also keeps it alive when `memory.oom.group` ends a
-//! whole container (`oom_kill_memcg_member`, `mm/oom_kill.c`), and children start with what was inherited.
+//! With `CAP_SYS_RESOURCE` the runner exempts itself instead (-1000), and children start with the inherited value. That
+//! also keeps the runner alive when `memory.oom.group` kills a whole container (`oom_kill_memcg_member`,
+//! `mm/oom_kill.c`).
 
 use std::fs;
 use std::path::Path;
 
 use crate::sys;
 
-/// What the runner may be at most while a session works: twice its resident memory beside a Jupyter kernel
-/// (`cargo xtask bench --only kernel-rss stall`).
+/// The assumed maximum size of the runner: twice its resident memory beside a Jupyter kernel (`cargo xtask bench --only
+/// kernel-rss stall`).
 const RUNNER_BYTES: u64 = 24 << 20;
 
 /// `OOM_SCORE_ADJ_MIN` and `OOM_SCORE_ADJ_MAX` (include/uapi/linux/oom.h).
@@ -33,7 +34,7 @@ pub(crate) const NEVER: i16 = -1000;
 pub(crate) const HIGHEST: i16 = 1000;
 
 /// The `oom_score_adj` of children, for a runner that inherited `base`. `limit_bytes` is the smallest memory limit that
-/// applies, `machine_bytes` what the machine has, for when there is none.
+/// applies; without one, `machine_bytes` is used.
 #[must_use]
 pub(crate) fn child_adjustment(base: i16, limit_bytes: Option<u64>, machine_bytes: u64) -> i16 {
     if base <= NEVER {
@@ -44,45 +45,45 @@ pub(crate) fn child_adjustment(base: i16, limit_bytes: Option<u64>, machine_byte
     base.saturating_add(i16::try_from(thousandths).unwrap_or(HIGHEST)).min(HIGHEST)
 }
 
-/// How this runner and its children are ranked.
+/// How `oom_score_adj` is set for the runner and its children.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OomRank {
-    /// Nothing was changed: the kernel's file could not be read.
+pub(crate) enum OomScorePolicy {
+    /// Unchanged, because `/proc/self/oom_score_adj` could not be read.
     Unchanged,
-    /// Children start with this value, above the runner's.
-    ChildrenFirst(i16),
-    /// The runner is never killed; children start with this value, which it inherited.
-    RunnerNever(i16),
+    /// Children start with this value, which is above the runner's.
+    RaiseChildren(i16),
+    /// The runner is exempt from the OOM killer; children start with this inherited value.
+    ExemptRunner(i16),
 }
 
-impl OomRank {
-    /// Ranks this process and what it is going to start. To be called while there is one thread, before the
-    /// capabilities of krunner's file are dropped. `limit_bytes` as for [`child_adjustment`].
+impl OomScorePolicy {
+    /// Sets the runner's own value and chooses the one for children. Call while the process has one thread, before the
+    /// file capabilities are dropped. `limit_bytes` as for [`child_adjustment`].
     #[must_use]
-    pub fn set_up(limit_bytes: Option<u64>) -> Self {
+    pub(crate) fn set_up(limit_bytes: Option<u64>) -> Self {
         let Ok(base) = sys::oom_score_adj() else { return Self::Unchanged };
         match sys::never_kill_this_process() {
-            Ok(true) => Self::RunnerNever(base),
-            // Without the right to it, or refused: the other way works for everybody.
+            Ok(true) => Self::ExemptRunner(base),
+            // Without the capability, or if the kernel refuses: raising children needs no privilege.
             Ok(false) | Err(_) => {
                 let machine_bytes = machine_bytes(Path::new("/proc/meminfo")).unwrap_or(u64::MAX);
-                Self::ChildrenFirst(child_adjustment(base, limit_bytes, machine_bytes))
+                Self::RaiseChildren(child_adjustment(base, limit_bytes, machine_bytes))
             }
         }
     }
 
-    /// Has a command start with the value of a child.
+    /// Makes a command start with the value for children.
     pub(super) fn apply(self, command: &mut std::process::Command) {
         match self {
             Self::Unchanged => {}
-            Self::ChildrenFirst(value) => sys::start_with_oom_score_adj(command, value, false),
-            // One that cannot let go of the runner's own value must not run with it.
-            Self::RunnerNever(value) => sys::start_with_oom_score_adj(command, value, true),
+            Self::RaiseChildren(value) => sys::start_with_oom_score_adj(command, value, false),
+            // A child must not run with the runner's exemption, so failing to reset it fails the spawn.
+            Self::ExemptRunner(value) => sys::start_with_oom_score_adj(command, value, true),
         }
     }
 }
 
-/// `MemTotal` (proc(5)).
+/// Reads `MemTotal` from `/proc/meminfo` (proc(5)).
 pub(crate) fn machine_bytes(meminfo: &Path) -> Option<u64> {
     let text = fs::read_to_string(meminfo).ok()?;
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;

@@ -1,18 +1,18 @@
-//! How a child ended.
+//! How child processes exit.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
-/// The end of a process.
+/// The exit of a child process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum ChildStatus {
     /// It called `exit` with this code.
     Code(i32),
-    /// This signal killed it.
+    /// It was killed by this signal.
     Signal(i32),
 }
 
-impl Exit {
+impl ChildStatus {
     pub(super) fn from_status(status: ExitStatus) -> Self {
         match (status.code(), status.signal()) {
             (Some(code), _) => Self::Code(code),
@@ -20,9 +20,9 @@ impl Exit {
         }
     }
 
-    /// The exit code as the agent reads it: the child's own, or `-N` for signal N.
+    /// The exit code for the agent: the child's own, or `-N` for signal N.
     #[must_use]
-    pub fn code(self) -> i32 {
+    pub(crate) fn code(self) -> i32 {
         match self {
             Self::Code(code) => code,
             Self::Signal(signal) => -signal,
@@ -30,24 +30,24 @@ impl Exit {
     }
 }
 
-/// What became of a command.
+/// The outcome of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It ran to its own end.
-    Ended(Exit),
-    /// The runner stops and has ended it.
-    CutShort(Exit),
-    /// It was interrupted before it started.
+pub(crate) enum CommandOutcome {
+    /// It exited by itself.
+    Exited(ChildStatus),
+    /// The runner terminated it.
+    Terminated(ChildStatus),
+    /// It was interrupted or terminated before it started.
     NotStarted,
 }
 
-impl Outcome {
-    /// The exit code for the agent. What was cut short never counts as a success, whatever it said.
+impl CommandOutcome {
+    /// The exit code for the agent. A terminated command never counts as a success.
     #[must_use]
-    pub fn code(self) -> i32 {
+    pub(crate) fn code(self) -> i32 {
         match self {
-            Self::CutShort(Exit::Code(0)) => -nix::libc::SIGTERM,
-            Self::CutShort(exit) | Self::Ended(exit) => exit.code(),
+            Self::Terminated(ChildStatus::Code(0)) => -nix::libc::SIGTERM,
+            Self::Terminated(exit) | Self::Exited(exit) => exit.code(),
             Self::NotStarted => -nix::libc::SIGINT,
         }
     }
@@ -59,12 +59,12 @@ mod tests {
 
     #[test]
     fn codes_follow_the_contract() {
-        assert_eq!(Outcome::Ended(Exit::Code(3)).code(), 3);
-        assert_eq!(Outcome::Ended(Exit::Signal(9)).code(), -9);
-        assert_eq!(Outcome::CutShort(Exit::Code(0)).code(), -15);
-        assert_eq!(Outcome::CutShort(Exit::Code(7)).code(), 7);
-        assert_eq!(Outcome::NotStarted.code(), -2);
-        let real_time = Exit::from_status(ExitStatus::from_raw(40));
-        assert_eq!(real_time, Exit::Signal(40));
+        assert_eq!(CommandOutcome::Exited(ChildStatus::Code(3)).code(), 3);
+        assert_eq!(CommandOutcome::Exited(ChildStatus::Signal(9)).code(), -9);
+        assert_eq!(CommandOutcome::Terminated(ChildStatus::Code(0)).code(), -15);
+        assert_eq!(CommandOutcome::Terminated(ChildStatus::Code(7)).code(), 7);
+        assert_eq!(CommandOutcome::NotStarted.code(), -2);
+        let real_time = ChildStatus::from_status(ExitStatus::from_raw(40));
+        assert_eq!(real_time, ChildStatus::Signal(40));
     }
 }

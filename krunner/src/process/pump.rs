@@ -1,4 +1,4 @@
-//! Moving what a program writes to everybody who wants it, in order and without loss.
+//! Forwards the output of a program to all its sinks, in order and without loss.
 //!
 //! ```text
 //! pumping ──exit──▶ draining ──EOF, or LEAK_TIMEOUT──▶ done
@@ -6,11 +6,10 @@
 //!    └────────────▶ done                  └────────────▶ lingering ──EOF──▶ gone
 //! ```
 //!
-//! When a sink has no room the pump waits (for the copies in our own stdout and the task log only for a while,
-//! [`writer`](crate::writer)), the pipe fills, and the program blocks in `write`, as it
-//! would on a full pipe. What the pipe holds when the program exits belongs to its step however long
-//! the delivery takes; a grandchild that keeps the pipe holds the step for [`LEAK_TIMEOUT`] only, and
-//! its later output is delivered all the same.
+//! When a sink is full the pump waits, the pipe fills, and the program blocks in `write`. For the copies to our own
+//! stdout and the task log it waits only for a limited time ([`writer`](crate::writer)). What the pipe holds when the
+//! program exits belongs to its step, however long the delivery takes. A grandchild that keeps the pipe open delays the
+//! step by [`LEAK_TIMEOUT`] at most; its later output is still delivered.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -23,53 +22,53 @@ use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::control::Settle;
+use super::control::FlushRequest;
 use super::sink::{OutputSink, Stream};
 use crate::sys;
 use crate::writer::Writer;
 
-/// The largest chunk that is read and passed on at once.
+/// The largest chunk that is read and forwarded at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// A read is offered at least this much room, so that small writes share one allocation.
+/// The minimum free space for a read, so that small writes share one allocation.
 const MIN_ROOM_BYTES: usize = 16 * 1024;
 
-/// How long a step waits for a pipe that some other process still has open after its program ended.
+/// How long a step waits for a pipe that another process keeps open after its program exited.
 pub(super) const LEAK_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// The three receivers of one stream.
-pub(super) struct Outlets {
+/// The three sinks of one stream.
+pub(super) struct Sinks {
     pub(super) console: Writer,
     pub(super) task_log: Writer,
     pub(super) sink: Arc<dyn OutputSink>,
 }
 
-/// Pumps one stream of one program.
+/// Forwards one output stream of one program.
 pub(super) struct Pump {
     stream: Stream,
     pipe: pipe::Receiver,
-    outlets: Outlets,
+    sinks: Sinks,
     buffer: BytesMut,
-    settle: mpsc::Receiver<Settle>,
+    flush: mpsc::Receiver<FlushRequest>,
 }
 
-/// What a wait of the pump ended with.
+/// The event that woke the pump.
 enum Wake {
     Chunk(Bytes),
     EndOfFile,
-    Settle(Settle),
+    Flush(FlushRequest),
     Enough,
 }
 
 impl Pump {
-    /// A pump, and the channel to [settle](super::Control::settle) it by.
-    pub(super) fn new(stream: Stream, pipe: pipe::Receiver, outlets: Outlets) -> (Self, mpsc::Sender<Settle>) {
-        let (ask, settle) = mpsc::channel(1);
-        (Self { stream, pipe, outlets, buffer: BytesMut::new(), settle }, ask)
+    /// A pump, and the channel through which it is [flushed](super::Control::flush_output).
+    pub(super) fn new(stream: Stream, pipe: pipe::Receiver, sinks: Sinks) -> (Self, mpsc::Sender<FlushRequest>) {
+        let (ask, flush) = mpsc::channel(1);
+        (Self { stream, pipe, sinks, buffer: BytesMut::new(), flush }, ask)
     }
 
-    /// Pumps to the end of the pipe. `done` is told when the step need not wait any longer, which is
-    /// at the end or, after `exited`, when only a grandchild has the pipe.
+    /// Forwards until the end of the pipe. Drops `done` when the step need not wait any longer: at the end, or after
+    /// `exited` when only a grandchild holds the pipe.
     pub(super) async fn run(mut self, mut exited: oneshot::Receiver<()>, done: oneshot::Sender<()>) {
         if !self.pump_until(async { _ = (&mut exited).await }).await {
             return;
@@ -86,19 +85,19 @@ impl Pump {
         self.pump_until(std::future::pending()).await;
     }
 
-    /// Delivers until `enough` resolves; `false` when the pipe has ended. A delivery is never cut off.
+    /// Delivers until `enough` resolves; `false` at the end of the pipe. A delivery is never interrupted.
     async fn pump_until(&mut self, enough: impl Future<Output = ()>) -> bool {
         tokio::pin!(enough);
         loop {
             let wake = tokio::select! {
                 biased;
                 () = &mut enough => Wake::Enough,
-                Some(settle) = self.settle.recv() => Wake::Settle(settle),
+                Some(flush) = self.flush.recv() => Wake::Flush(flush),
                 chunk = read(&mut self.pipe, &mut self.buffer) => match chunk {
                     Ok(chunk) if chunk.is_empty() => Wake::EndOfFile,
                     Ok(chunk) => Wake::Chunk(chunk),
                     Err(error) => {
-                        tracing::warn!("cannot read the {:?} of a program: {error}; the rest of it is lost", self.stream);
+                        tracing::warn!("cannot read a program's {:?}: {error}; the rest of it is lost", self.stream);
                         Wake::EndOfFile
                     }
                 },
@@ -107,9 +106,9 @@ impl Pump {
                 Wake::Chunk(chunk) => self.deliver(chunk).await,
                 Wake::EndOfFile => return false,
                 Wake::Enough => return true,
-                Wake::Settle(settle) => {
+                Wake::Flush(flush) => {
                     let open = self.deliver_present().await;
-                    let _ = settle.send(());
+                    let _ = flush.send(());
                     if !open {
                         return false;
                     }
@@ -118,7 +117,7 @@ impl Pump {
         }
     }
 
-    /// Delivers what the pipe holds at this moment; `false` when it has ended.
+    /// Delivers what the pipe holds now; `false` at the end of the pipe.
     async fn deliver_present(&mut self) -> bool {
         let mut present = sys::readable_bytes(self.pipe.as_fd()).unwrap_or(0);
         while present > 0 {
@@ -133,15 +132,15 @@ impl Pump {
         true
     }
 
-    /// The agent comes first: the copies may wait for a file that takes nothing.
+    /// The agent comes first, because the copies may wait for a blocked file.
     async fn deliver(&self, chunk: Bytes) {
-        self.outlets.sink.deliver(self.stream, chunk.clone()).await;
-        self.outlets.console.write(chunk.clone()).await;
-        self.outlets.task_log.write(chunk).await;
+        self.sinks.sink.deliver(self.stream, chunk.clone()).await;
+        self.sinks.console.write(chunk.clone()).await;
+        self.sinks.task_log.write(chunk).await;
     }
 }
 
-/// The next chunk, empty at the end. Nothing is lost when this is dropped while it waits.
+/// Reads the next chunk; empty at the end of the pipe. Cancel-safe.
 async fn read(pipe: &mut pipe::Receiver, buffer: &mut BytesMut) -> io::Result<Bytes> {
     if buffer.capacity() - buffer.len() < MIN_ROOM_BYTES {
         buffer.reserve(CHUNK_BYTES);

@@ -1,38 +1,38 @@
-//! Where the output of programs goes: the session's end of it, as a trait.
+//! The destination of program output, as a trait that the session implements.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::Value;
 
-/// Which of the two output streams.
+/// One of the two output streams of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
+pub(crate) enum Stream {
+    /// File descriptor 1.
     Stdout,
-    /// Standard error.
+    /// File descriptor 2.
     Stderr,
 }
 
-/// What is shown otherwise than as text.
+/// Output that is displayed as an object rather than as text.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Rich {
-    /// A piece of HTML.
+pub(crate) enum RichOutput {
+    /// An HTML fragment.
     Html(String),
     /// A picture or another object.
     Media {
-        /// Its MIME type.
+        /// The MIME type of `data`.
         mime: String,
         /// A string (a `data:` URL, the text of an SVG) or what the type's viewer expects.
         data: Value,
     },
 }
 
-/// Takes what programs write and show, in the order of the calls.
+/// Receives the output of programs in the order of the calls.
 #[async_trait]
-pub trait OutputSink: Send + Sync {
-    /// Takes a chunk of at most 64 KiB; returns when there is room for the next.
+pub(crate) trait OutputSink: Send + Sync {
+    /// Accepts a chunk of at most 64 KiB; returns when there is space for the next one.
     async fn deliver(&self, stream: Stream, chunk: Bytes);
 
-    /// Takes an object whole; returns when there is room for the next.
-    async fn show(&self, rich: Rich);
+    /// Accepts an object; returns when there is space for the next one.
+    async fn show(&self, rich: RichOutput);
 }

@@ -1,11 +1,11 @@
-//! Where input comes from when no program's own socket asks for it.
+//! User input for code that does not use the input socket.
 
 use async_trait::async_trait;
 
-/// Asks the user.
+/// Prompts the user for input.
 #[async_trait]
-pub trait InputSource: Send + Sync {
-    /// Waits for its turn, has the user asked, and returns what was typed; `None` when nobody can be asked.
-    /// What was written before this call is shown first. Dropping the future withdraws the question.
+pub(crate) trait InputSource: Send + Sync {
+    /// Waits for its turn, prompts the user, and returns the input; `None` if input is not available. Output written
+    /// before this call is shown first. Dropping the future withdraws the prompt.
     async fn ask(&self, is_password: bool) -> Option<String>;
 }

@@ -1,11 +1,11 @@
-//! Starting a child in a process group of its own, with two pipes and nothing else of ours; or on a terminal.
+//! Spawns a child in its own process group with two pipes and no other descriptor of ours, or on a terminal.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -15,138 +15,221 @@ use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use super::command::Command;
-use super::outcome::Exit;
+use super::outcome::ChildStatus;
 use super::reaper::Reaper;
 use super::spawn_limits;
+use super::start_failure::{
+    ExecInterpreter, Lookup, enter, interpreter, is_executable, look_up, without_carriage_return,
+};
 use crate::config::ChildEnv;
 use crate::sys;
 
-/// A larger pipe means fewer switches between a fast writer and us. 1 MiB is what an unprivileged
-/// process may ask for (`/proc/sys/fs/pipe-max-size`, pipe(7)); a quarter is where it stops paying.
+/// A larger pipe means fewer context switches between a fast writer and us. An unprivileged process may request up to 1
+/// MiB (`/proc/sys/fs/pipe-max-size`, pipe(7)); more than a quarter of that brings no further gain.
 const PIPE_BYTES: i32 = 256 * 1024;
 
 /// Why a program did not start.
 #[derive(Debug, thiserror::Error)]
-pub enum SpawnError {
+pub(crate) enum SpawnError {
     /// The runner's working directory was removed.
-    #[error("the working directory is gone; create it again and restart the session")]
+    #[error("the working directory no longer exists; recreate it and restart the session")]
     WorkingDirectoryGone,
-    /// The folder that it was to run in is not there.
-    #[error("the folder {} does not exist", .0.display())]
+    /// The requested working directory does not exist.
+    #[error("directory {} does not exist", .0.display())]
     NoFolder(PathBuf),
-    /// No such program.
-    #[error("{} is not found{}", .0.display(), where_looked(.0))]
-    NotFound(OsString),
-    /// It is there, but not to be executed.
-    #[error("{} cannot be executed", path.display())]
-    NotExecutable {
-        /// The program.
-        path: OsString,
-        /// What the kernel says.
+    /// This user may not enter the requested working directory.
+    #[error("cannot enter directory {}", path.display())]
+    ClosedFolder {
+        /// The directory that was requested.
+        path: PathBuf,
+        /// The OS error behind it.
         #[source]
         source: io::Error,
     },
-    /// The kernel has no room for a process or a pipe.
+    /// The program does not exist.
+    #[error("{} not found{}", .0.display(), where_looked(.0))]
+    NotFound(OsString),
+    /// The program was not found, but this user may not search part of `PATH`.
+    #[error("{} not found in PATH ({} cannot be searched: Permission denied)", program.display(), listed(folders))]
+    ClosedPath {
+        /// The program that was requested.
+        program: OsString,
+        /// The directories of `PATH` that cannot be searched.
+        folders: Vec<PathBuf>,
+    },
+    /// The interpreter of a script does not exist.
+    #[error("cannot execute {}: {}", path.display(), missing(interpreter))]
+    NoInterpreter {
+        /// The script that was requested.
+        path: PathBuf,
+        /// The interpreter as the first line names it.
+        interpreter: OsString,
+    },
+    /// The dynamic loader does not exist: the program was built for another libc.
+    #[error("cannot execute {}: its dynamic loader was not found", .0.display())]
+    NoLoader(PathBuf),
+    /// The file exists, but cannot be executed.
+    #[error("cannot execute {}", path.display())]
+    NotExecutable {
+        /// The program that was requested.
+        path: OsString,
+        /// The OS error behind it.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused a process or a pipe.
     #[error("cannot start {}", path.display())]
     Refused {
-        /// The program.
+        /// The program that was requested.
         path: OsString,
-        /// What the kernel says.
+        /// The OS error behind it.
         #[source]
         source: io::Error,
     },
 }
 
 impl SpawnError {
-    /// Exit code for the agent: as a shell says it, or `-1` for what is not the program's fault.
+    /// Exit code for the agent: the shell's convention, or `-1` if the program is not at fault.
     #[must_use]
-    pub fn code(&self) -> i32 {
+    pub(crate) fn code(&self) -> i32 {
         match self {
-            Self::NotFound(_) => 127,
+            Self::NotFound(_) | Self::ClosedPath { .. } | Self::NoInterpreter { .. } | Self::NoLoader(_) => 127,
             Self::NotExecutable { .. } => 126,
-            Self::WorkingDirectoryGone | Self::NoFolder(_) | Self::Refused { .. } => -1,
+            Self::WorkingDirectoryGone | Self::NoFolder(_) | Self::ClosedFolder { .. } | Self::Refused { .. } => -1,
         }
     }
 }
 
-/// A bare name has been looked up.
+/// Only a bare name is looked up in `PATH`.
 fn where_looked(program: &OsStr) -> &'static str {
     if program.as_encoded_bytes().contains(&b'/') { "" } else { " in PATH" }
 }
 
-/// A process that runs.
-pub(super) struct Spawned {
-    /// Leader of its group.
+fn listed(folders: &[PathBuf]) -> String {
+    folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn missing(interpreter: &OsStr) -> String {
+    match without_carriage_return(interpreter) {
+        None => format!("interpreter {} not found", interpreter.display()),
+        Some(name) => format!(
+            "its #! line ends with a carriage return, which the kernel takes as part of the interpreter name ({}); \
+             convert the line endings: sed -i 's/\\r$//'",
+            name.display()
+        ),
+    }
+}
+
+/// A child that was spawned with pipes.
+pub(super) struct SpawnedChild {
+    /// The leader of its process group.
     pub(super) pid: Pid,
     pub(super) stdout: pipe::Receiver,
     pub(super) stderr: pipe::Receiver,
-    pub(super) exit: oneshot::Receiver<Exit>,
+    pub(super) exit: oneshot::Receiver<ChildStatus>,
 }
 
-pub(super) fn spawn(reaper: &Reaper, command: &Command, env: &ChildEnv) -> Result<Spawned, SpawnError> {
+pub(super) fn spawn(reaper: &Reaper, command: &Command, env: &ChildEnv) -> Result<SpawnedChild, SpawnError> {
     let started = working_directory().and_then(|_| {
         let mut std_command = command.to_std(env);
-        std_command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        std_command.process_group(0).stdin(command.stdin()?).stdout(Stdio::piped()).stderr(Stdio::piped());
         let (mut child, pid, exit) = reaper.spawn(&mut std_command)?;
         let pipes = receiver(child.stdout.take().map(OwnedFd::from))
             .and_then(|stdout| Ok((stdout, receiver(child.stderr.take().map(OwnedFd::from))?)));
         let (stdout, stderr) = pipes.inspect_err(|_| _ = killpg(pid, Signal::SIGKILL))?;
-        Ok(Spawned { pid, stdout, stderr, exit })
+        Ok(SpawnedChild { pid, stdout, stderr, exit })
     });
-    started.map_err(|source| explain(source, command))
+    started.map_err(|source| explain(source, command, env))
 }
 
-/// A process that leads a session on a terminal.
-pub struct OnTerminal {
-    /// Leader of its session and, at first, of the terminal's foreground group.
+/// A child that leads a session on a terminal.
+pub(crate) struct TerminalChild {
+    /// The leader of its session and, at first, of the terminal's foreground group.
     pub pid: Pid,
-    /// Its end.
-    pub exit: oneshot::Receiver<Exit>,
+    /// Resolves when the child exits.
+    pub exit: oneshot::Receiver<ChildStatus>,
 }
 
-/// Starts a program in a session of its own, on a terminal that becomes its controlling one.
+/// Starts a program in its own session with `terminal` as its controlling terminal.
 ///
 /// # Errors
-/// When it does not start.
-pub fn spawn_on_terminal(
+/// If it cannot be started.
+pub(crate) fn spawn_on_terminal(
     reaper: &Reaper,
     command: &Command,
     env: &ChildEnv,
     terminal: impl AsFd,
-) -> Result<OnTerminal, SpawnError> {
+) -> Result<TerminalChild, SpawnError> {
     let started = working_directory().and_then(|_| {
         let mut std_command = command.to_std(env);
         let stream = || Ok::<_, io::Error>(Stdio::from(terminal.as_fd().try_clone_to_owned()?));
         std_command.stdin(stream()?).stdout(stream()?).stderr(stream()?);
         sys::lead_session_on_stdin(&mut std_command);
         let (_, pid, exit) = reaper.spawn(&mut std_command)?;
-        Ok(OnTerminal { pid, exit })
+        Ok(TerminalChild { pid, exit })
     });
-    started.map_err(|source| explain(source, command))
+    started.map_err(|source| explain(source, command, env))
 }
 
-/// `getcwd` fails with ENOENT when the directory was removed (getcwd(2)).
+/// `getcwd` fails with ENOENT if the directory was removed (getcwd(2)).
 fn working_directory() -> io::Result<PathBuf> {
     env::current_dir()
 }
 
-fn explain(source: io::Error, command: &Command) -> SpawnError {
+fn explain(source: io::Error, command: &Command, env: &ChildEnv) -> SpawnError {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     let path = command.executable();
+    if source.kind() == NotFound && working_directory().is_err() {
+        return SpawnError::WorkingDirectoryGone;
+    } else if matches!(source.kind(), NotFound | NotADirectory | PermissionDenied)
+        && let Some(problem) = command.directory.as_deref().and_then(closed_folder)
+    {
+        return problem;
+    }
+    let found = || look_up(&path, env.get(OsStr::new("PATH")).map(OsString::as_os_str), command.directory.as_deref());
     match source.kind() {
-        io::ErrorKind::NotFound if working_directory().is_err() => SpawnError::WorkingDirectoryGone,
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => match &command.directory {
-            Some(folder) if !folder.is_dir() => SpawnError::NoFolder(folder.clone()),
-            _ => SpawnError::NotFound(path),
-        },
-        io::ErrorKind::PermissionDenied => SpawnError::NotExecutable { path, source },
+        NotFound | NotADirectory => not_found(&path, found()),
+        PermissionDenied => not_allowed(&path, found(), source),
         _ if source.raw_os_error() == Some(nix::libc::ENOEXEC) => SpawnError::NotExecutable { path, source },
         _ => SpawnError::Refused { path, source: spawn_limits::explain(source) },
     }
 }
 
+fn closed_folder(folder: &Path) -> Option<SpawnError> {
+    let source = enter(folder).err()?;
+    Some(match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => SpawnError::NoFolder(folder.to_owned()),
+        _ => SpawnError::ClosedFolder { path: folder.to_owned(), source },
+    })
+}
+
+fn not_found(program: &OsStr, found: Lookup) -> SpawnError {
+    let Lookup::Found(file) = found else { return SpawnError::NotFound(program.to_owned()) };
+    match interpreter(&file) {
+        Some(ExecInterpreter::Script(name)) if Path::new(&name).exists() => SpawnError::NoLoader(name.into()),
+        Some(ExecInterpreter::Script(name)) => SpawnError::NoInterpreter { path: file, interpreter: name },
+        Some(ExecInterpreter::Loader) => SpawnError::NoLoader(file),
+        None => SpawnError::NotFound(program.to_owned()),
+    }
+}
+
+fn not_allowed(program: &OsStr, found: Lookup, source: io::Error) -> SpawnError {
+    let path = match found {
+        Lookup::Missing { closed } if !closed.is_empty() => {
+            return SpawnError::ClosedPath { program: program.to_owned(), folders: closed };
+        }
+        Lookup::Found(file) if is_executable(&file) => match interpreter(&file) {
+            Some(ExecInterpreter::Script(name)) => name,
+            _ => program.to_owned(),
+        },
+        _ => program.to_owned(),
+    };
+    SpawnError::NotExecutable { path, source }
+}
+
 fn receiver(pipe: Option<OwnedFd>) -> io::Result<pipe::Receiver> {
     let pipe = pipe.ok_or(io::ErrorKind::BrokenPipe)?;
-    // Refused when the user's pipes hold too many pages already; the default size serves as well.
+    // Fails if the user's pipes hold too many pages already; the default size works too.
     let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
     pipe::Receiver::from_owned_fd(pipe)
 }

@@ -1,9 +1,9 @@
-//! Why the kernel refuses a further process: which limit is reached, and what helps.
+//! Explains why the kernel refuses another process: which limit is reached, and the remedy.
 //!
-//! `fork` fails with EAGAIN at any of several limits (fork(2)) and does not say which. The limit of a container is
-//! `pids.max` of its cgroup or of one above it, and counts threads as well
-//! (Documentation/admin-guide/cgroup-v2.rst, "PID"). Parsing is pure; [`PidsLimit::find`] reads two files of `/proc` and
-//! two of each cgroup, none of which waits for a user's process.
+//! `fork` fails with EAGAIN at any of several limits (fork(2)) without naming it. The limit of a container is
+//! `pids.max` of its cgroup or of one above it, and counts threads as well (Documentation/admin-guide/cgroup-v2.rst,
+//! "PID"). Parsing is pure; [`PidsLimit::find`] reads two files of `/proc` and two of each cgroup, none of which waits
+//! for a user's process.
 
 use std::fmt;
 use std::fs;
@@ -12,18 +12,18 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
-/// Where the limit of processes and threads is nearest, here or above.
+/// The pids limit closest to being reached, in our cgroup or above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PidsLimit {
-    /// `pids.max`.
+    /// The value of `pids.max`.
     pub(crate) max: u64,
-    /// `pids.current`.
+    /// The value of `pids.current`.
     pub(crate) current: u64,
 }
 
 impl PidsLimit {
-    /// The limit of this process's cgroup or of a visible one above, whichever has the least left; `root` stands for
-    /// `/`. `None` when there is no limit, or none that can be seen.
+    /// Finds the limit with the least headroom, in this process's cgroup or a visible one above. `root` stands for `/`.
+    /// `None` if there is no visible limit.
     #[must_use]
     pub(crate) fn find(root: &Path) -> Option<Self> {
         let own = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
@@ -36,17 +36,17 @@ impl PidsLimit {
     }
 
     fn of(folder: &Path) -> Option<Self> {
-        // `max` is no number: no limit.
+        // `max` does not parse as a number: no limit.
         let number = |file: &str| fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok();
         Some(Self { max: number("pids.max")?, current: number("pids.current")? })
     }
 
-    /// How many more there may be.
+    /// How many more processes and threads may be started.
     pub(crate) fn left(&self) -> u64 {
         self.max.saturating_sub(self.current)
     }
 
-    /// Some may have ended since the kernel refused one.
+    /// Allows for a few that exited since the kernel refused one.
     fn was_reached(self) -> bool {
         const ENDED_MEANWHILE: u64 = 4;
         self.left() <= ENDED_MEANWHILE
@@ -59,7 +59,7 @@ impl fmt::Display for PidsLimit {
     }
 }
 
-/// The kernel's reason with the limit that is behind it, where that can be told.
+/// Adds the limit behind an EAGAIN to the error, if it can be determined.
 pub(super) fn explain(error: io::Error) -> io::Error {
     if error.raw_os_error() != Some(nix::libc::EAGAIN) {
         return error;
@@ -67,12 +67,13 @@ pub(super) fn explain(error: io::Error) -> io::Error {
     let of_user = getrlimit(Resource::RLIMIT_NPROC).ok().map(|(soft, _)| soft).filter(|soft| *soft != RLIM_INFINITY);
     let reason = reason(PidsLimit::find(Path::new("/")), of_user);
     let kernel = error.to_string();
-    // The number says nothing beyond the text.
+    // The errno adds nothing to the text.
     let kernel = kernel.split(" (os error").next().unwrap_or_default();
     io::Error::new(error.kind(), format!("{kernel}: {reason}"))
 }
 
-/// In words. The limit of a user counts his processes in all containers, so how many there are cannot be seen here.
+/// The message. A user's limit counts the processes of that user in all containers, so the current number is not
+/// visible.
 fn reason(container: Option<PidsLimit>, of_user: Option<u64>) -> String {
     match (container, of_user) {
         (Some(limit), _) if limit.was_reached() => format!(

@@ -1,7 +1,7 @@
-//! The last act: ending what user code left behind.
+//! Terminates the processes that user code left behind, at shutdown.
 //!
-//! As subreaper we are the parent of every descendant whose own parent has ended, so one look at the
-//! process table finds them all, whatever group or session they moved to.
+//! As subreaper we are the parent of every orphaned descendant, so one scan of the process table finds them all,
+//! whatever process group or session they are in.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
-/// Between two looks at the process table.
+/// Interval between scans of the process table.
 const POLL: Duration = Duration::from_millis(20);
 
-/// The same when killing.
+/// Interval between scans in [`kill_children`].
 const KILL_POLL: Duration = Duration::from_millis(2);
 
-/// Ends all remaining children: SIGTERM, and SIGKILL for what is left after `patience`.
+/// Sends SIGTERM to all remaining children, and SIGKILL to those that are left after `patience`.
 ///
-/// Orphans appear while their parents end, so the table is read again until it is empty.
-pub async fn end_adopted_children(patience: Duration) {
+/// More orphans appear as their parents exit, so the scan repeats until no child is left.
+pub(crate) async fn terminate_orphans(patience: Duration) {
     let kill_at = Instant::now() + patience;
     let give_up_at = kill_at + patience;
     let mut told = Vec::new();
@@ -38,12 +38,11 @@ pub async fn end_adopted_children(patience: Duration) {
         }
         tokio::time::sleep(POLL).await;
     }
-    tracing::warn!("some processes could not be ended: {:?}", children());
+    tracing::warn!("some processes could not be killed: {:?}", children());
 }
 
-/// Kills all descendants at once, for a shutdown that has to be quick: children, and theirs as they
-/// become ours.
-pub async fn kill_children(deadline: Duration) {
+/// Kills all descendants for a fast shutdown: children, then grandchildren as they are reparented to us.
+pub(crate) async fn kill_children(deadline: Duration) {
     let give_up_at = Instant::now() + deadline;
     loop {
         let children = children();
@@ -57,7 +56,7 @@ pub async fn kill_children(deadline: Duration) {
     }
 }
 
-/// Our children that still run; a pid cannot be reused before we have reaped it.
+/// Our children that are still running. A pid cannot be reused before we reap it.
 fn children() -> Vec<Pid> {
     let me = Pid::this().as_raw();
     let Ok(processes) = procfs::process::all_processes() else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! The task log: a copy of the output in the user's `.logs` folder, if there is one.
+//! The task log: a copy of the output in the user's `.logs` folder, if that exists.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -14,20 +14,20 @@ use crate::writer::Writer;
 /// The variable with the session's kernel id.
 const KERNEL_ID: &str = "BACKENDAI_KERNEL_ID";
 
-/// Opens the task log for one step: a writer to nowhere when there is no folder for it.
+/// Opens the task log for one step; a discarding writer if the folder does not exist.
 ///
-/// The folder may be on a network mount that hangs; then this step does, and nothing else.
+/// The folder may be on a hung network mount; that blocks only this step.
 pub(super) async fn open(logs: Option<PathBuf>, env: &ChildEnv) -> Writer {
     let Some(logs) = logs else { return Writer::discard() };
     let kernel_id = env.get(OsStr::new(KERNEL_ID)).cloned();
     match blocking(move || logs.is_dir().then(|| file(&logs, kernel_id.as_deref()))).await {
         None => Writer::discard(),
         Some(Ok((file, path))) => Writer::to_file(file, path.display().to_string()).unwrap_or_else(|error| {
-            tracing::warn!("cannot start the writer of the task log {}: {error}", path.display());
+            tracing::warn!("cannot start a writer for the task log {}: {error}", path.display());
             Writer::discard()
         }),
         Some(Err(problem)) => {
-            tracing::warn!("no task log is written: {problem}");
+            tracing::warn!("task log disabled: {problem}");
             Writer::discard()
         }
     }

@@ -1,8 +1,8 @@
-//! Query mode of languages whose `code` is no file to compile and run: something lives on between steps.
+//! Query mode of languages whose `code` is not a file to compile and run: state lives on between steps.
 //!
-//! A Jupyter kernel, a shell on a pseudoterminal, a session on a server. The runtime makes its engine once
-//! ([`Runtime::engine`](super::Runtime::engine)); from then on the engine looks after itself, in tasks of
-//! the launcher's group: it starts, restarts and reports without being asked.
+//! Engines are a Jupyter kernel, a shell on a pseudoterminal, or a session on a server. The runtime creates its engine once
+//! ([`Runtime::engine`](super::Runtime::engine)). The engine then starts and restarts its processes by itself, in tasks of
+//! the launcher's group.
 
 use std::sync::Arc;
 
@@ -10,30 +10,30 @@ use async_trait::async_trait;
 
 use crate::config::{ChildEnv, Paths};
 use crate::process::{Control, InputSource, Launcher};
-use crate::terminal::Line;
+use crate::terminal::TerminalTransport;
 
-/// What an engine works with.
+/// The dependencies of an engine.
 #[derive(Clone)]
-pub struct Surroundings {
-    /// Starts its processes; its sink takes their output, its task group runs the engine's tasks.
+pub(crate) struct EngineContext {
+    /// Starts processes. Its sink receives their output, its task group runs the engine's tasks.
     pub launcher: Launcher,
-    /// The environment of children, complete.
+    /// The complete environment of children.
     pub env: ChildEnv,
-    /// Where things are.
+    /// Paths of the container.
     pub paths: Paths,
-    /// Asks the user.
+    /// Source of the user's input.
     pub input: Arc<dyn InputSource>,
-    /// The wire of a terminal, for a runtime that [has one](super::Runtime::has_terminal).
-    pub line: Option<Arc<dyn Line>>,
+    /// The transport of the terminal, for a runtime that [has one](super::Runtime::has_terminal).
+    pub terminal_transport: Option<Arc<dyn TerminalTransport>>,
 }
 
 /// Runs `code` for a session.
 #[async_trait]
-pub trait Engine: Send + Sync {
+pub(crate) trait Engine: Send + Sync {
     /// Runs one step to its exit code. All of its output is with the sink when this returns. Called for one
     /// step at a time.
     ///
-    /// Must heed [`Control::asks`]: after [`Terminate`](crate::process::Asked::Terminate) it returns within
+    /// Must heed [`Control::requests`]: after [`Terminate`](crate::process::ControlRequest::Terminate) it returns within
     /// two seconds, with a code other than 0.
     async fn run(&self, code: &str, control: &Control) -> i32;
 

@@ -1,4 +1,4 @@
-//! What a language adds to the environment of programs.
+//! Additions of a language to the environment of programs.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// Makes the additions.
+    /// Adds variables and `PATH` entries.
     pub(super) fn add_to(self, env: &mut ChildEnv, paths: &Paths) {
         let agents = agent_env(paths);
         for (name, folders) in self.variables {

@@ -1,20 +1,20 @@
-//! `git`: a shell on a terminal that a browser shows, and `code` for what goes beside it.
+//! `git`: a shell on a terminal in the browser, and `code` for the commands of that terminal.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::engine::{Engine, Surroundings};
+use super::engine::{Engine, EngineContext};
 use super::plan::Plan;
 use super::traits::Runtime;
 use crate::config::ChildEnv;
-use crate::process::{Control, Launcher, Rich, Stream};
-use crate::terminal::{Order, Terminal, parse, show_graph};
+use crate::process::{Control, Launcher, RichOutput, Stream};
+use crate::terminal::{Terminal, TerminalCommand, parse, show_graph};
 
 const GRAPH_MIME: &str = "application/vnd.sorna.gitgraph";
 
-/// As a shell says it of a command that is not there.
+/// A shell's exit code for a missing command.
 const INVALID: i32 = 127;
 
 const NO_BATCH: &str = "this runtime is a terminal: type into it, or give `build` and `exec` a command line";
@@ -38,19 +38,19 @@ impl Runtime for Git {
         Some("the terminal: `%ping`, `%resize ROWS COLUMNS`, `%show graph PATH`".to_owned())
     }
 
-    fn engine(&self, surroundings: Surroundings) -> Option<Arc<dyn Engine>> {
-        let Surroundings { launcher, env, paths, line, .. } = surroundings;
-        let terminal = line.map(|line| Terminal::start(&launcher, env.clone(), line));
+    fn engine(&self, context: EngineContext) -> Option<Arc<dyn Engine>> {
+        let EngineContext { launcher, env, paths, terminal_transport, .. } = context;
+        let terminal = terminal_transport.map(|transport| Terminal::start(&launcher, env.clone(), transport));
         Some(Arc::new(Shell { launcher, env, home: paths.work(), terminal }))
     }
 }
 
-/// The terminal, and whoever answers beside it.
+/// Serves the terminal and its commands.
 struct Shell {
     launcher: Launcher,
     env: ChildEnv,
     home: PathBuf,
-    /// None when its ports could not be had.
+    /// `None` if its ports could not be bound.
     terminal: Option<Terminal>,
 }
 
@@ -58,16 +58,16 @@ struct Shell {
 impl Engine for Shell {
     async fn run(&self, code: &str, control: &Control) -> i32 {
         match parse(code) {
-            Ok(Order::Ping) => self.say(Stream::Stdout, "pong!".to_owned(), 0).await,
-            Ok(Order::Resize(size)) => match &self.terminal {
+            Ok(TerminalCommand::Ping) => self.say(Stream::Stdout, "pong!".to_owned(), 0).await,
+            Ok(TerminalCommand::Resize(size)) => match &self.terminal {
                 Some(terminal) => {
                     terminal.resize(size).await;
                     let told = format!("OK; terminal resized to {} lines and {} columns", size.rows, size.columns);
                     self.say(Stream::Stdout, told, 0).await
                 }
-                None => self.say(Stream::Stderr, "There is no terminal; the log says why.".to_owned(), 1).await,
+                None => self.say(Stream::Stderr, "The terminal is not available; see the log.".to_owned(), 1).await,
             },
-            Ok(Order::ShowGraph(path)) => self.show_graph(&path, control).await,
+            Ok(TerminalCommand::ShowGraph(path)) => self.show_graph(&path, control).await,
             Err(problem) => self.say(Stream::Stderr, problem, INVALID).await,
         }
     }
@@ -85,7 +85,7 @@ impl Shell {
         exit_code
     }
 
-    /// A path counts from where the shell is, as it does for whoever types there.
+    /// Relative paths start at the shell's working directory.
     async fn show_graph(&self, path: &str, control: &Control) -> i32 {
         let shell_is_in = match &self.terminal {
             Some(terminal) => terminal.directory().await,
@@ -94,7 +94,7 @@ impl Shell {
         let directory = shell_is_in.as_ref().unwrap_or(&self.home).join(path);
         match show_graph(&directory, &self.launcher, &self.env, control).await {
             Ok(graph) => {
-                let media = Rich::Media { mime: GRAPH_MIME.to_owned(), data: graph.to_json() };
+                let media = RichOutput::Media { mime: GRAPH_MIME.to_owned(), data: graph.to_json() };
                 self.launcher.sink.show(media).await;
                 if !graph.is_cut {
                     return 0;

@@ -13,7 +13,7 @@ pub(super) fn runtime(path: PathBuf) -> Recipe {
             path: &["/home/work/bin", "/usr/local/go/bin", "/go/bin"],
         },
         build: &[
-            // Go refuses a module right in GOPATH, which the working directory is; without it, it takes ~/go.
+            // Go rejects a module in the root of GOPATH, which is the working directory. Without the variable it uses ~/go.
             Rule {
                 when: When::File("go.mod"),
                 run: &[
@@ -27,7 +27,7 @@ pub(super) fn runtime(path: PathBuf) -> Recipe {
                     Text("."),
                 ],
             },
-            // Without a module go takes the files of one folder only, and none that are tests.
+            // Without a module, `go build` compiles the files of one directory and rejects tests.
             Rule {
                 when: When::File("main.go"),
                 run: &[Runtime, Text("build"), Text("-o"), Text("main"), Here { suffix: ".go", except: "_test.go" }],

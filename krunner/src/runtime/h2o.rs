@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::engine::{Engine, Surroundings};
+use super::engine::{Engine, EngineContext};
 use super::plan::Plan;
 use super::python::Python;
 use super::traits::{InitContext, Runtime};
 use crate::error::chain;
-use crate::process::{Command, Control, Outcome};
+use crate::process::{Command, CommandOutcome, Control};
 use crate::tasks::blocking;
 
 pub(super) struct H2o {
@@ -45,30 +45,30 @@ impl Runtime for H2o {
         self.python.examples()
     }
 
-    fn engine(&self, surroundings: Surroundings) -> Option<Arc<dyn Engine>> {
+    fn engine(&self, context: EngineContext) -> Option<Arc<dyn Engine>> {
         let daemon = Control::new();
-        let start = run_daemon(surroundings.clone(), daemon.clone());
-        surroundings.launcher.tasks.spawn("h2o daemon", start);
-        let kernel = self.python.engine(surroundings)?;
+        let start = run_daemon(context.clone(), daemon.clone());
+        context.launcher.tasks.spawn("h2o daemon", start);
+        let kernel = self.python.engine(context)?;
         Some(Arc::new(WithDaemon { daemon, kernel }))
     }
 }
 
-/// Runs the daemon's script to its end, which may be soon: then its children are the runner's to end.
-async fn run_daemon(surroundings: Surroundings, control: Control) {
-    let Surroundings { launcher, env, paths, .. } = surroundings;
+/// Runs the daemon's script. It may exit early and leave children, which the runner stops at the end.
+async fn run_daemon(context: EngineContext, control: Control) {
+    let EngineContext { launcher, env, paths, .. } = context;
     let script = paths.h2o_daemon();
     let candidate = script.clone();
     if !blocking(move || candidate.is_file()).await {
-        return tracing::error!("the H2O daemon is not started: there is no {}", script.display());
+        return tracing::error!("cannot start the H2O daemon: {} does not exist", script.display());
     }
     tracing::info!("starting the H2O daemon: {}", script.display());
     match launcher.run(&Command::argv([&script]), &env, &control).await {
-        Ok(Outcome::Ended(exit)) if exit.code() != 0 => {
-            tracing::error!("{} has ended with {}; H2O may not be there", script.display(), exit.code());
+        Ok(CommandOutcome::Exited(exit)) if exit.code() != 0 => {
+            tracing::error!("{} exited with code {}; H2O may not be available", script.display(), exit.code());
         }
-        Ok(outcome) => tracing::debug!("{} has ended: {outcome:?}", script.display()),
-        Err(error) => tracing::error!("the H2O daemon is not started: {}", chain(&error)),
+        Ok(outcome) => tracing::debug!("{} finished: {outcome:?}", script.display()),
+        Err(error) => tracing::error!("cannot start the H2O daemon: {}", chain(&error)),
     }
 }
 

@@ -21,6 +21,6 @@ pub(super) fn runtime(path: PathBuf) -> Recipe {
         build: &[Rule { when: When::Sources("hs"), run: &[Runtime, Text("--make"), Text("-o"), Text("main"), Found] }],
         execute: &[Rule { when: When::File("main"), run: &[Text("./main")] }],
         code: Some(Code { suffix: ".hs", lead: "", run: &[&[Tool("runhaskell"), Source]] }),
-        ..Recipe::or_usual(path, "ghc")
+        ..Recipe::with_name_in_path(path, "ghc")
     }
 }

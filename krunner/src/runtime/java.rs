@@ -14,22 +14,22 @@ use super::environment::Environment;
 use super::plan::Plan;
 use super::recipe::Word::{Found, Runtime as Own, Text, Tool};
 use super::recipe::{Recipe, Rule, When};
-use super::scratch::Scratch;
+use super::scratch::ScratchFiles;
 use super::traits::{InitContext, Runtime};
-use crate::config::Paths;
+use crate::config::{INPUT_SOCKET_VARIABLE, Paths};
 use crate::process::Command;
 
-/// Started in place of the user's class; compiled with it, as it has to fit whichever Java is there.
+/// Started instead of the user's class. Compiled together with it, to match the installed Java version.
 const LAUNCHER: &str = "KrunnerMain";
 const LAUNCHER_SOURCE: &str = include_str!("java/KrunnerMain.java");
 
 pub(super) struct Java {
     recipe: Recipe,
-    surroundings: OnceLock<Surroundings>,
+    host_env: OnceLock<HostEnv>,
 }
 
-/// What is known once the session starts.
-struct Surroundings {
+/// Settings that are known when the session starts.
+struct HostEnv {
     input_socket: PathBuf,
     /// The user's `CLASSPATH`; without one Java takes the working directory.
     class_path: OsString,
@@ -47,9 +47,9 @@ impl Java {
                 Rule { when: When::File("main/Main.class"), run: &[Own, Text("main.Main")] },
                 Rule { when: When::File("Main.class"), run: &[Own, Text("Main")] },
             ],
-            ..Recipe::or_usual(path, "java")
+            ..Recipe::with_name_in_path(path, "java")
         };
-        Self { recipe, surroundings: OnceLock::new() }
+        Self { recipe, host_env: OnceLock::new() }
     }
 }
 
@@ -57,11 +57,12 @@ impl Java {
 impl Runtime for Java {
     async fn init(&self, context: InitContext<'_>) -> Result<(), String> {
         let class_path = context.env.get(OsStr::new("CLASSPATH")).filter(|list| !list.is_empty());
-        let surroundings = Surroundings {
-            input_socket: context.paths.input_socket(),
+        let elsewhere = context.env.get(OsStr::new(INPUT_SOCKET_VARIABLE));
+        let host_env = HostEnv {
+            input_socket: elsewhere.map_or_else(|| context.paths.input_socket(), PathBuf::from),
             class_path: class_path.cloned().unwrap_or_else(|| ".".into()),
         };
-        let _ = self.surroundings.set(surroundings);
+        let _ = self.host_env.set(host_env);
         self.recipe.init(context).await
     }
 
@@ -73,15 +74,15 @@ impl Runtime for Java {
         self.recipe.execute(directory)
     }
 
-    fn query(&self, code: &str, scratch: &mut Scratch) -> io::Result<Plan> {
+    fn query(&self, code: &str, scratch: &mut ScratchFiles) -> io::Result<Plan> {
         let Outline { file, main_class } = Outline::of(code);
-        let surroundings = self.surroundings.get_or_init(Surroundings::unknown);
+        let host_env = self.host_env.get_or_init(HostEnv::unknown);
         let source = scratch.within(&format!("{file}.java"), code)?;
         let launcher = scratch.within(&format!("{LAUNCHER}.java"), LAUNCHER_SOURCE)?;
         let classes = scratch.folder()?;
         let mut class_path = classes.clone().into_os_string();
         class_path.push(":");
-        class_path.push(&surroundings.class_path);
+        class_path.push(&host_env.class_path);
 
         let compiler = self.recipe.toolchain.tool("javac");
         let compile: [&OsStr; 9] = [
@@ -89,7 +90,7 @@ impl Runtime for Java {
             "-encoding".as_ref(),
             "UTF-8".as_ref(),
             "-cp".as_ref(),
-            &surroundings.class_path,
+            &host_env.class_path,
             "-d".as_ref(),
             classes.as_ref(),
             source.as_ref(),
@@ -101,7 +102,7 @@ impl Runtime for Java {
             "-cp".as_ref(),
             &class_path,
             LAUNCHER.as_ref(),
-            surroundings.input_socket.as_ref(),
+            host_env.input_socket.as_ref(),
             main_class.as_ref(),
         ];
         Ok(Plan::Run(vec![Command::argv(compile), Command::argv(run)]))
@@ -112,8 +113,8 @@ impl Runtime for Java {
     }
 }
 
-impl Surroundings {
-    /// As they are in a container.
+impl HostEnv {
+    /// The defaults in a container.
     fn unknown() -> Self {
         Self { input_socket: Paths::default().input_socket(), class_path: ".".into() }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::environment::Environment;
 use super::recipe::Word::{Runtime, Text};
-use super::recipe::{KernelOf, Recipe, Rule, When};
+use super::recipe::{Recipe, RecipeKernel, Rule, When};
 
 pub(super) fn runtime(path: PathBuf) -> Recipe {
     Recipe {
@@ -15,7 +15,7 @@ pub(super) fn runtime(path: PathBuf) -> Recipe {
         },
         start_script: Some("/usr/local/bin/movecompiled.sh"),
         execute: &[Rule { when: When::File("main.jl"), run: &[Runtime, Text("main.jl")] }],
-        kernel: Some(KernelOf { name: "julia", remedy: "install one: in Julia, `using Pkg; Pkg.add(\"IJulia\")`" }),
-        ..Recipe::or_usual(path, "julia")
+        kernel: Some(RecipeKernel { name: "julia", remedy: "install one: in Julia, `using Pkg; Pkg.add(\"IJulia\")`" }),
+        ..Recipe::with_name_in_path(path, "julia")
     }
 }

@@ -4,29 +4,29 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::engine::{Engine, Surroundings};
+use super::engine::{Engine, EngineContext};
 use crate::jupyter::{Interpreter, Kernel, KernelSettings};
 use crate::process::Control;
 
-/// What distinguishes a language's kernel.
+/// The kernel of a language.
 pub(super) struct JupyterKernel {
-    /// What the names of its kernelspecs have in them.
+    /// Part of the names of its kernelspecs.
     pub(super) name: &'static str,
-    /// Stands for `python` in its kernelspec.
+    /// Replaces `python` in its kernelspec.
     pub(super) interpreter: Option<Interpreter>,
-    /// Told to a user who has no kernel: how to get one.
+    /// How to install a kernel, for the error message.
     pub(super) remedy: String,
 }
 
-/// For `krunner languages`.
-pub(super) fn phrase(name: &str) -> String {
-    format!("a Jupyter kernel whose name has \"{name}\" in it")
+/// The description for `krunner languages`.
+pub(super) fn kernel_description(name: &str) -> String {
+    format!("a Jupyter kernel whose name contains \"{name}\"")
 }
 
 impl JupyterKernel {
-    /// Begins to start the kernel.
-    pub(super) fn start(self, surroundings: Surroundings) -> Arc<dyn Engine> {
-        let Surroundings { launcher, env, paths, input, .. } = surroundings;
+    /// Starts the kernel in the background.
+    pub(super) fn start(self, context: EngineContext) -> Arc<dyn Engine> {
+        let EngineContext { launcher, env, paths, input, .. } = context;
         let Self { name: language, interpreter, remedy } = self;
         let scratch = paths.temporary();
         Arc::new(Kernel::start(KernelSettings { language, interpreter, remedy, launcher, env, scratch, input }))

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::testing::{folder, shown};
-use super::{KINDS, Kind, Plan, Runtime, Scratch, make_or_build};
+use super::{LANGUAGES, Language, Plan, Runtime, ScratchFiles, make_or_build};
 
 fn runtime(name: &str, path: &str) -> Arc<dyn Runtime> {
-    (Kind::find(name).unwrap().make)(path.into())
+    (Language::find(name).unwrap().make)(path.into())
 }
 
 /// The plans of `build` and `exec` for a folder with these files.
@@ -20,7 +20,7 @@ fn assert_steps(name: &str, files: &[&str], build: &str, exec: &str) {
     assert_eq!(shown(&runtime.execute(folder.path())), [exec], "exec of {name} with {files:?}");
 }
 
-const NO_BUILD: &str = "0: this runtime has no build of its own";
+const NO_BUILD: &str = "0: this runtime has no build step";
 
 #[test]
 fn scripts_are_run_as_they_are() {
@@ -108,7 +108,7 @@ fn cpp_is_as_c() {
 #[test]
 fn a_makefile_goes_first_whatever_the_language() {
     let folder = folder(&["Makefile", "main.c", "main.rs"]);
-    for kind in KINDS {
+    for kind in LANGUAGES {
         assert_eq!(shown(&make_or_build(&*(kind.make)("/x".into()), folder.path())), ["make"], "{}", kind.name);
     }
 }
@@ -131,9 +131,9 @@ fn debugged(bytes: &[u8]) -> String {
 }
 
 /// The plan of `code`, with names that are always alike.
-fn query(name: &str, code: &str) -> (Vec<String>, tempfile::TempDir, Scratch) {
+fn query(name: &str, code: &str) -> (Vec<String>, tempfile::TempDir, ScratchFiles) {
     let folder = tempfile::tempdir().unwrap();
-    let mut scratch = Scratch::for_show(folder.path());
+    let mut scratch = ScratchFiles::for_show(folder.path());
     let plan = runtime(name, &format!("/nowhere/{name}")).query(code, &mut scratch).unwrap();
     (shown(&plan), folder, scratch)
 }
@@ -203,14 +203,14 @@ fn default_paths_and_prefixes_are_the_contracts() {
         ("rust", "/usr/bin/rustc"),
         ("scheme", "/usr/bin/scheme"),
     ] {
-        let kind = Kind::find(name).unwrap();
+        let kind = Language::find(name).unwrap();
         assert_eq!((kind.default_path, kind.log_prefix.to_owned()), (path, format!("{name}-kernel")));
     }
 }
 
 #[test]
 fn every_step_has_an_example_that_leads_to_it() {
-    for kind in KINDS {
+    for kind in LANGUAGES {
         let runtime = (kind.make)("/nowhere".into());
         for files in runtime.examples() {
             let folder = folder(&files);

@@ -1,4 +1,4 @@
-//! `lua`: scripts.
+//! `lua`: runs `main.lua`, or a snippet from a file.
 
 use std::path::PathBuf;
 

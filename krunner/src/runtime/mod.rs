@@ -1,9 +1,9 @@
-//! Languages: what the three batch steps and a snippet of code mean for each.
+//! Languages: what the batch steps and a snippet of code mean for each.
 //!
-//! A runtime answers with a [`Plan`], which is data: the commands to run in order, or why there is
-//! nothing to run. It starts nothing itself (but for probes in [`Runtime::init`]), so a plan can be
-//! shown and tested without a compiler. The files that a snippet takes are made in a [`Scratch`], which
-//! removes them. [`KINDS`] is the table of all languages; each is one file and one row.
+//! A runtime returns a [`Plan`], which is data: the commands to run in order, or why there is nothing to run. It starts no
+//! process itself (except probes in [`Runtime::init`]), so a plan can be shown and tested without a compiler. The files of a
+//! snippet are created in [`ScratchFiles`], which removes them. [`LANGUAGES`] is the table of all languages; each is one file
+//! and one row.
 
 mod app;
 mod c;
@@ -17,7 +17,7 @@ mod haskell;
 mod java;
 mod julia;
 mod jupyter;
-mod kind;
+mod language;
 mod lua;
 mod native;
 mod nodejs;
@@ -44,8 +44,8 @@ mod languages_tests;
 #[cfg(test)]
 mod testing;
 
-pub use engine::{Engine, Surroundings};
-pub use kind::{KINDS, Kind};
-pub use plan::{Plan, Severity};
-pub use scratch::Scratch;
-pub use traits::{InitContext, Runtime, make_or_build};
+pub(crate) use engine::{Engine, EngineContext};
+pub(crate) use language::{LANGUAGES, Language};
+pub(crate) use plan::{Plan, Severity};
+pub(crate) use scratch::ScratchFiles;
+pub(crate) use traits::{InitContext, Runtime, make_or_build};

@@ -1,4 +1,4 @@
-//! The shape of languages whose compiler turns one source into one object, and objects into `./main`.
+//! Languages whose compiler turns each source into an object, and links them to `./main`.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -6,16 +6,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::plan::{Plan, Severity, argument};
-use super::scratch::Scratch;
+use super::scratch::ScratchFiles;
 use super::sources;
 use super::traits::Runtime;
 use crate::process::Command;
 
-/// A compiler of this shape.
+/// A language with such a compiler.
 #[derive(Debug)]
 pub(super) struct Native {
     pub(super) compiler: PathBuf,
-    /// Of source files, without the dot.
+    /// Extension of source files, without the dot.
     pub(super) extension: &'static str,
     pub(super) compile_flags: &'static [&'static str],
     pub(super) link_flags: &'static [&'static str],
@@ -51,7 +51,7 @@ impl Runtime for Native {
         if directory.join("Makefile").is_file() {
             return Plan::one(Command::shell("make clean"));
         }
-        Plan::skip(Severity::Warning, "nothing is cleaned: there is no \"Makefile\"")
+        Plan::skip(Severity::Warning, "nothing to clean: there is no \"Makefile\"")
     }
 
     fn build(&self, directory: &Path) -> Plan {
@@ -74,7 +74,7 @@ impl Runtime for Native {
         }
     }
 
-    fn query(&self, code: &str, scratch: &mut Scratch) -> io::Result<Plan> {
+    fn query(&self, code: &str, scratch: &mut ScratchFiles) -> io::Result<Plan> {
         let source = scratch.beside(&format!(".{}", self.extension), &[code])?;
         let program = scratch.folder()?.join("main");
         Ok(Plan::Run(vec![self.link([source.into()], &program), Command::argv([program])]))
@@ -149,7 +149,7 @@ mod tests {
         let empty = folder(NO_FILES);
         assert_eq!(shown(&c().build(empty.path())), ["127: there is neither a \"Makefile\" nor a \"main.c\" to build"]);
         assert_eq!(shown(&c().execute(empty.path())), ["127: there is neither a \"main\" nor an \"a.out\" to run"]);
-        assert_eq!(shown(&c().clean(empty.path())), ["0: nothing is cleaned: there is no \"Makefile\""]);
+        assert_eq!(shown(&c().clean(empty.path())), ["0: nothing to clean: there is no \"Makefile\""]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `nodejs`: scripts.
+//! `nodejs`: runs `main.js`, or a snippet from a file.
 
 use std::path::PathBuf;
 

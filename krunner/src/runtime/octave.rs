@@ -1,4 +1,4 @@
-//! `octave`: scripts.
+//! `octave`: runs `main.m`, or a snippet from a file.
 
 use std::path::PathBuf;
 

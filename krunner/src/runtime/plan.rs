@@ -1,16 +1,16 @@
-//! What a step comes to.
+//! The commands of a step.
 
 use std::ffi::OsString;
 use std::path::Path;
 
 use crate::process::Command;
 
-/// How loudly a plan without commands is explained.
+/// Log level of a plan without commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Severity {
-    /// As it should be.
+pub(crate) enum Severity {
+    /// The normal case.
     Info,
-    /// Odd, but no failure.
+    /// Unusual, but not a failure.
     Warning,
     /// The step fails.
     Error,
@@ -18,16 +18,16 @@ pub enum Severity {
 
 /// The commands of a step, or why there are none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Plan {
-    /// Run these one after the other; the first that fails ends the step with its exit code.
+pub(crate) enum Plan {
+    /// Run these in order; the first failure ends the step with its exit code.
     Run(Vec<Command>),
     /// There is nothing to run.
     Nothing {
-        /// For the log.
+        /// The reason, for the log.
         message: String,
-        /// How it is logged.
+        /// The log level.
         severity: Severity,
-        /// What the step ends with.
+        /// Exit code of the step.
         exit_code: i32,
     },
 }
@@ -35,36 +35,36 @@ pub enum Plan {
 impl Plan {
     /// A single command.
     #[must_use]
-    pub fn one(command: Command) -> Self {
+    pub(crate) fn one(command: Command) -> Self {
         Self::Run(vec![command])
     }
 
-    /// A step that succeeds without doing anything, with a word on it.
+    /// A step that succeeds without running anything.
     #[must_use]
-    pub fn skip(severity: Severity, message: impl Into<String>) -> Self {
+    pub(crate) fn skip(severity: Severity, message: impl Into<String>) -> Self {
         Self::Nothing { message: message.into(), severity, exit_code: 0 }
     }
 
-    /// A step that cannot be done: 127, as a shell says it of a command that is not there.
+    /// A step that cannot run: exit code 127, as a shell's for a missing command.
     #[must_use]
-    pub fn missing(message: impl Into<String>) -> Self {
+    pub(crate) fn missing(message: impl Into<String>) -> Self {
         Self::Nothing { message: message.into(), severity: Severity::Error, exit_code: 127 }
     }
 
-    /// `build` of a language without one.
+    /// The plan of `build` for a language without a build step.
     #[must_use]
-    pub fn no_build() -> Self {
-        Self::skip(Severity::Info, "this runtime has no build of its own")
+    pub(crate) fn no_build() -> Self {
+        Self::skip(Severity::Info, "this runtime has no build step")
     }
 
-    /// `code` for a language without a query mode.
+    /// The plan of `code` for a language without a query mode.
     #[must_use]
-    pub fn no_query() -> Self {
+    pub(crate) fn no_query() -> Self {
         Self::missing("this runtime has no query mode")
     }
 }
 
-/// A file of the working directory as an argument that no program takes for an option.
+/// A file of the working directory as an argument that cannot be mistaken for an option.
 pub(super) fn argument(path: &Path) -> OsString {
     if path.is_absolute() || path.as_os_str().as_encoded_bytes().starts_with(b"./") {
         return path.into();

@@ -1,6 +1,6 @@
-//! `vendor.aws_polly`: text is spoken by Amazon Polly.
+//! `vendor.aws_polly`: text to speech by Amazon Polly.
 //!
-//! `code` is JSON: `{"text": ..., "voiceId": ..., "textType": "text" or "ssml"}`. What comes back is a sound.
+//! `code` is JSON: `{"text": ..., "voiceId": ..., "textType": "text" or "ssml"}`. The result is audio.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use http::{Request, header};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::engine::{Engine, Surroundings};
+use super::engine::{Engine, EngineContext};
 use super::plan::Plan;
-use super::remote::{Client, FAILED, quote, unless_asked, variable, write};
+use super::remote::{FAILED, LazyHttpClient, quote, unless_interrupted, variable, write};
 use super::traits::Runtime;
 use crate::config::ChildEnv;
-use crate::http_client::{Answer, Limits};
-use crate::process::{Control, Launcher, Rich, Stream};
+use crate::http_client::{HttpResponse, ResponseLimits};
+use crate::process::{Control, Launcher, RichOutput, Stream};
 
 const DEFAULT_REGION: &str = "ap-northeast-2";
 
@@ -33,7 +33,7 @@ const MAX_SOUND_BYTES: usize = 7 * 1024 * 1024;
 /// For the longest text that Polly takes.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-const LIMITS: Limits = Limits { deadline: Some(DEADLINE), body_bytes: MAX_SOUND_BYTES };
+const LIMITS: ResponseLimits = ResponseLimits { deadline: Some(DEADLINE), body_bytes: MAX_SOUND_BYTES };
 
 const NO_BATCH: &str = "this runtime speaks text in query mode only; `build` and `exec` take a command line";
 
@@ -52,13 +52,13 @@ impl Runtime for Polly {
         Some("Amazon Polly, as `{text, voiceId, textType?}`".to_owned())
     }
 
-    fn engine(&self, surroundings: Surroundings) -> Option<Arc<dyn Engine>> {
-        let Surroundings { launcher, env, .. } = surroundings;
-        Some(Arc::new(Speaker { launcher, account: Account::of(&env), client: Client::default() }))
+    fn engine(&self, context: EngineContext) -> Option<Arc<dyn Engine>> {
+        let EngineContext { launcher, env, .. } = context;
+        Some(Arc::new(Speaker { launcher, account: AwsAccount::of(&env), client: LazyHttpClient::default() }))
     }
 }
 
-/// What a step asks for.
+/// The request of a step.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Speech {
@@ -68,9 +68,9 @@ struct Speech {
     text_type: Option<String>,
 }
 
-/// Who asks, and where.
+/// Credentials and endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Account {
+struct AwsAccount {
     key_id: String,
     key: String,
     session_token: Option<String>,
@@ -78,27 +78,27 @@ struct Account {
     endpoint: String,
 }
 
-impl Account {
+impl AwsAccount {
     /// From the variables of the AWS tools.
     fn of(env: &ChildEnv) -> Result<Self, String> {
         let region = variable(env, "AWS_DEFAULT_REGION").unwrap_or_else(|| DEFAULT_REGION.to_owned());
         let endpoint = ["AWS_ENDPOINT_URL_POLLY", "AWS_ENDPOINT_URL"].iter().find_map(|name| variable(env, name));
         let (Some(key_id), Some(key)) = (variable(env, "AWS_ACCESS_KEY_ID"), variable(env, "AWS_SECRET_ACCESS_KEY"))
         else {
-            return Err("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not both set; give them to the session's \
+            return Err("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must both be set in the session's \
                         environment"
                 .to_owned());
         };
         let session_token = variable(env, "AWS_SESSION_TOKEN");
         let endpoint = endpoint.unwrap_or_else(|| {
-            // The regions in China are a world of their own.
+            // The regions in China have their own domain.
             let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
             format!("https://polly.{region}.amazonaws.com{suffix}")
         });
         Ok(Self { key_id, key, session_token, region, endpoint })
     }
 
-    /// The request for that speech, signed.
+    /// Builds and signs the request.
     fn request(&self, speech: &Speech, now: SystemTime) -> Result<Request<Bytes>, String> {
         let body = json!({
             "OutputFormat": "ogg_vorbis",
@@ -109,9 +109,10 @@ impl Account {
         let body = Bytes::from(body.to_string());
         let address = format!("{}/v1/speech", self.endpoint.trim_end_matches('/'));
         let built = Request::post(&address).header(header::CONTENT_TYPE, "application/json").body(body);
-        let mut request = built
-            .map_err(|error| format!("{address} is no address for AWS_ENDPOINT_URL or AWS_DEFAULT_REGION: {error}"))?;
-        self.sign(&mut request, now).map_err(|error| format!("the request to {address} cannot be signed: {error}"))?;
+        let mut request = built.map_err(|error| {
+            format!("invalid address {address} (from AWS_ENDPOINT_URL or AWS_DEFAULT_REGION): {error}")
+        })?;
+        self.sign(&mut request, now).map_err(|error| format!("cannot sign the request to {address}: {error}"))?;
         Ok(request)
     }
 
@@ -139,17 +140,16 @@ impl Account {
     }
 }
 
-/// Speaks for a session.
 struct Speaker {
     launcher: Launcher,
-    account: Result<Account, String>,
-    client: Client,
+    account: Result<AwsAccount, String>,
+    client: LazyHttpClient,
 }
 
 #[async_trait]
 impl Engine for Speaker {
     async fn run(&self, code: &str, control: &Control) -> i32 {
-        match unless_asked(control, self.speak(code)).await {
+        match unless_interrupted(control, self.speak(code)).await {
             Ok(Ok(sound)) => {
                 self.launcher.sink.show(sound).await;
                 0
@@ -164,9 +164,9 @@ impl Engine for Speaker {
 }
 
 impl Speaker {
-    async fn speak(&self, code: &str) -> Result<Rich, String> {
+    async fn speak(&self, code: &str) -> Result<RichOutput, String> {
         let speech: Speech = serde_json::from_str(code).map_err(|error| {
-            format!("The code has to be JSON like {{\"text\": \"Hello\", \"voiceId\": \"Joanna\"}}: {error}")
+            format!("The code must be JSON like {{\"text\": \"Hello\", \"voiceId\": \"Joanna\"}}: {error}")
         })?;
         let request = self.account.as_ref()?.request(&speech, SystemTime::now())?;
         let answer = self.client.send(request, LIMITS).await?;
@@ -174,8 +174,8 @@ impl Speaker {
     }
 }
 
-/// The sound in an answer, for the viewer; or what the server holds against the request.
-fn sound(answer: &Answer) -> Result<Rich, String> {
+/// The audio of a response, or the server's error.
+fn sound(answer: &HttpResponse) -> Result<RichOutput, String> {
     let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !answer.status.is_success() {
         // `InvalidSsmlException:http://internal.amazon.com/...`
@@ -183,17 +183,17 @@ fn sound(answer: &Answer) -> Result<Rich, String> {
         let said: Failure = serde_json::from_slice(&answer.body).unwrap_or_default();
         let kind = if kind.is_empty() { said.kind.as_deref().unwrap_or("an error") } else { kind };
         let message = said.message.unwrap_or_else(|| quote(&answer.body));
-        return Err(format!("Polly answers {} with {kind}: {message}", answer.status));
+        return Err(format!("Polly returned {} with {kind}: {message}", answer.status));
     }
     let mime = header("content-type").split(';').next().unwrap_or_default().trim();
     if !mime.starts_with("audio/") {
-        return Err(format!("Polly's answer is no sound but {mime:?}; is AWS_ENDPOINT_URL right?"));
+        return Err(format!("Polly returned {mime:?}, not audio; check AWS_ENDPOINT_URL"));
     }
     let data = format!("data:{mime};base64,{}", BASE64.encode(&answer.body));
-    Ok(Rich::Media { mime: mime.to_owned(), data: data.into() })
+    Ok(RichOutput::Media { mime: mime.to_owned(), data: data.into() })
 }
 
-/// The JSON of a refusal.
+/// The JSON of an error.
 #[derive(Debug, Default, Deserialize)]
 struct Failure {
     #[serde(alias = "Message")]
@@ -214,7 +214,7 @@ mod tests {
     const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "secret")];
 
     fn endpoint(more: &[(&str, &str)]) -> String {
-        Account::of(&env(&[&KEYS[..], more].concat())).unwrap().endpoint
+        AwsAccount::of(&env(&[&KEYS[..], more].concat())).unwrap().endpoint
     }
 
     #[test]
@@ -227,14 +227,14 @@ mod tests {
         let both = [("AWS_ENDPOINT_URL", "http://all"), ("AWS_ENDPOINT_URL_POLLY", "http://polly")];
         assert_eq!(endpoint(&both), "http://polly");
         assert_eq!(endpoint(&both[..1]), "http://all");
-        let problem = Account::of(&env(&KEYS[..1])).unwrap_err();
+        let problem = AwsAccount::of(&env(&KEYS[..1])).unwrap_err();
         assert!(problem.contains("AWS_SECRET_ACCESS_KEY"), "{problem}");
     }
 
     #[test]
     fn requests_are_signed_for_polly_in_the_region() {
         let token = [("AWS_SESSION_TOKEN", "token"), ("AWS_DEFAULT_REGION", "eu-west-1")];
-        let account = Account::of(&env(&[&KEYS[..], &token].concat())).unwrap();
+        let account = AwsAccount::of(&env(&[&KEYS[..], &token].concat())).unwrap();
         let speech: Speech = serde_json::from_str(r#"{"text": "안녕", "voiceId": "Seoyeon"}"#).unwrap();
         let request = account.request(&speech, SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!(request.uri(), "https://polly.eu-west-1.amazonaws.com/v1/speech");
@@ -252,25 +252,25 @@ mod tests {
         assert_eq!(body, expected);
     }
 
-    fn answer(status: u16, headers: &[(&'static str, &str)], body: &'static str) -> Answer {
+    fn answer(status: u16, headers: &[(&'static str, &str)], body: &'static str) -> HttpResponse {
         let headers: HeaderMap =
             headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        Answer { status: StatusCode::from_u16(status).unwrap(), headers, body: body.into() }
+        HttpResponse { status: StatusCode::from_u16(status).unwrap(), headers, body: body.into() }
     }
 
     #[test]
     fn answers_are_sounds_or_reasons() {
         let ogg = answer(200, &[("content-type", "audio/ogg")], "OggS");
         let data = "data:audio/ogg;base64,T2dnUw==".into();
-        assert_eq!(sound(&ogg), Ok(Rich::Media { mime: "audio/ogg".into(), data }));
+        assert_eq!(sound(&ogg), Ok(RichOutput::Media { mime: "audio/ogg".into(), data }));
         let page = answer(200, &[("content-type", "text/html; charset=utf-8")], "<html>");
         assert!(sound(&page).unwrap_err().contains("\"text/html\""));
         let refused =
             answer(400, &[("x-amzn-errortype", "InvalidSsmlException:http://x")], r#"{"message": "Bad SSML"}"#);
-        assert_eq!(sound(&refused).unwrap_err(), "Polly answers 400 Bad Request with InvalidSsmlException: Bad SSML");
+        assert_eq!(sound(&refused).unwrap_err(), "Polly returned 400 Bad Request with InvalidSsmlException: Bad SSML");
         let typed = answer(403, &[], r#"{"__type": "UnrecognizedClientException", "Message": "no"}"#);
         assert!(sound(&typed).unwrap_err().ends_with("with UnrecognizedClientException: no"));
         let empty = answer(503, &[], "");
-        assert!(sound(&empty).unwrap_err().ends_with("with an error: it does not say why"));
+        assert!(sound(&empty).unwrap_err().ends_with("with an error: no reason given"));
     }
 }

@@ -1,4 +1,4 @@
-//! `python`: scripts in batch mode, with `input()` asking the runner; a Jupyter kernel in query mode.
+//! `python`: scripts in batch mode, where `input()` asks the runner; a Jupyter kernel in query mode.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt as _;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::engine::{Engine, Surroundings};
+use super::engine::{Engine, EngineContext};
 use super::jupyter::{self, JupyterKernel};
 use super::plan::{Plan, Severity};
 use super::traits::{InitContext, Runtime};
@@ -21,16 +21,15 @@ use crate::tasks::blocking;
 /// An interpreter on a cold network mount takes seconds to start.
 const PROBE_DEADLINE: Duration = Duration::from_secs(20);
 
-/// What the names of its kernelspecs have in them.
+/// Part of the names of its kernelspecs.
 const KERNEL: &str = "python";
 
-/// Variables of the Jupyter kernel alone. Plots are shown where they are made, whatever the image says for
-/// programs in batch mode, and without touching the user's `IPython` configuration. The debugger, which nobody
-/// uses here, is not to warn of itself.
+/// Variables of the Jupyter kernel only. Plots are inline, whatever backend the image sets for batch mode, and without a
+/// change to the user's `IPython` configuration. The second one silences a warning of the debugger.
 const KERNEL_VARIABLES: [(&str, &str); 2] =
     [("MPLBACKEND", "module://matplotlib_inline.backend_inline"), ("PYDEVD_DISABLE_FILE_VALIDATION", "1")];
 
-/// Asked of the interpreter at the start: `user site NUL prefix NUL whether that is a virtual environment`.
+/// Prints `user site NUL prefix NUL whether that is a virtual environment`.
 const PROBE: &str = "\
 import site, sys
 sys.stdout.write('\\0'.join([site.getusersitepackages(), sys.prefix, str(sys.prefix != sys.base_prefix)]))
@@ -38,7 +37,7 @@ sys.stdout.write('\\0'.join([site.getusersitepackages(), sys.prefix, str(sys.pre
 
 pub(super) struct Python {
     path: PathBuf,
-    /// Known once it was asked.
+    /// Set by the probe.
     interpreter: OnceLock<Interpreter>,
 }
 
@@ -63,7 +62,10 @@ impl Runtime for Python {
         let (user_site, prefix, is_virtual) = (PathBuf::from(next()), PathBuf::from(next()), next() == "True");
         let _ = self.interpreter.set(Interpreter { path: self.path.clone(), prefix, is_virtual });
         if !user_site.is_absolute() {
-            return Err(format!("the interpreter names {} as its user site folder", user_site.display()));
+            return Err(format!(
+                "the interpreter reported {} as its user site directory, which is not an absolute path",
+                user_site.display()
+            ));
         }
         env.entry(OsStr::new("PYTHONPATH").into()).or_default();
         promote(env, "PYTHONPATH", &user_site);
@@ -75,7 +77,7 @@ impl Runtime for Python {
         if directory.join("setup.py").is_file() {
             return Plan::one(self.call(&["-m", "pip", "install", "--user", "-e", "."]));
         }
-        Plan::skip(Severity::Warning, "nothing is built: there is no \"setup.py\"")
+        Plan::skip(Severity::Warning, "nothing to build: there is no \"setup.py\"")
     }
 
     fn execute(&self, directory: &Path) -> Plan {
@@ -90,17 +92,17 @@ impl Runtime for Python {
     }
 
     fn code_goes_to(&self) -> Option<String> {
-        Some(jupyter::phrase(KERNEL))
+        Some(jupyter::kernel_description(KERNEL))
     }
 
-    fn engine(&self, mut surroundings: Surroundings) -> Option<Arc<dyn Engine>> {
-        surroundings.env.extend(KERNEL_VARIABLES.map(|(name, value)| (name.into(), value.into())));
+    fn engine(&self, mut context: EngineContext) -> Option<Arc<dyn Engine>> {
+        context.env.extend(KERNEL_VARIABLES.map(|(name, value)| (name.into(), value.into())));
         let kernel = JupyterKernel {
             name: KERNEL,
             interpreter: self.interpreter.get().cloned(),
             remedy: format!("install one: `{} -m pip install ipykernel`", self.path.display()),
         };
-        Some(kernel.start(surroundings))
+        Some(kernel.start(context))
     }
 }
 

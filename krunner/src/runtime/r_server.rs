@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!            login                 session                 code
-//! nobody ──────────▶ logged in ──────────▶ in a session ◀─────────▶ running
-//!    ▲   401            │  ▲ token about to expire, or 401: refreshed    │ 404: the session is gone,
-//!    └──────────────────┘  └────────────────────────────────────────────┘ the next has nothing of it
+//! logged out ──────▶ logged in ──────────▶ in a session ◀─────────▶ running
+//!    ▲   401            │  ▲ token about to expire, or 401: refreshed    │ 404: the session is lost,
+//!    └──────────────────┘  └────────────────────────────────────────────┘ the next one starts empty
 //! ```
 //!
-//! Nothing is asked of the server before the first `code`. At the end the session is deleted there and the
-//! refresh token revoked.
+//! The first request is sent with the first `code`. At the end the session is deleted on the server and the refresh token is
+//! revoked.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -24,34 +24,34 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::engine::{Engine, Surroundings};
+use super::engine::{Engine, EngineContext};
 use super::plan::Plan;
-use super::remote::{Client, FAILED, quote, unless_asked, variable, write};
+use super::remote::{FAILED, LazyHttpClient, quote, unless_interrupted, variable, write};
 use super::traits::Runtime;
 use crate::config::ChildEnv;
-use crate::http_client::{Answer, Limits};
+use crate::http_client::{HttpResponse, ResponseLimits};
 use crate::process::{Control, Launcher, Stream};
 
-/// Where the server listens unless it is told otherwise.
+/// The server's default address.
 const DEFAULT_ENDPOINT: &str = "http://localhost:12800";
 
-/// For everything but the user's code, which may take as long as it likes.
+/// For all requests except the user's code, which has no limit.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// After an interrupt, for the server to give up what it runs.
+/// For the cancel request after an interrupt.
 const CANCEL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// When the runner stops, for all that is left to say.
-const FAREWELL_DEADLINE: Duration = Duration::from_millis(2500);
+/// For all requests when the runner stops.
+const LOGOUT_DEADLINE: Duration = Duration::from_millis(2500);
 
-/// Output of one step.
+/// Limit of a step's output.
 const MAX_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
 
-/// A token is refreshed so long before it expires.
+/// How long before its expiry a token is refreshed.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
 
 const NO_BATCH: &str =
-    "this runtime has R run code on a server, in query mode only; `build` and `exec` take a command line";
+    "this runtime runs R code on a server, in query mode only; `build` and `exec` take a command line";
 
 pub(super) struct RServer;
 
@@ -68,22 +68,26 @@ impl Runtime for RServer {
         Some("a session on Microsoft R Server".to_owned())
     }
 
-    fn engine(&self, surroundings: Surroundings) -> Option<Arc<dyn Engine>> {
-        let Surroundings { launcher, env, .. } = surroundings;
-        let server = Server { account: Account::of(&env), client: Client::default(), state: State::default() };
+    fn engine(&self, context: EngineContext) -> Option<Arc<dyn Engine>> {
+        let EngineContext { launcher, env, .. } = context;
+        let server = Server {
+            account: RServerAccount::of(&env),
+            client: LazyHttpClient::default(),
+            state: ServerState::default(),
+        };
         Some(Arc::new(RemoteR { launcher, server: Mutex::new(server) }))
     }
 }
 
-/// Who asks, and where.
-struct Account {
-    /// Without a slash at its end.
+/// Credentials and endpoint.
+struct RServerAccount {
+    /// Without a trailing slash.
     endpoint: String,
     username: String,
     password: String,
 }
 
-impl Account {
+impl RServerAccount {
     fn of(env: &ChildEnv) -> Result<Self, String> {
         let endpoint = variable(env, "MRS_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let endpoint = if endpoint.contains("://") { endpoint } else { format!("http://{endpoint}") };
@@ -92,7 +96,7 @@ impl Account {
             matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
         });
         if !usable {
-            return Err(format!("MRS_ENDPOINT is {endpoint:?}, not an address like {DEFAULT_ENDPOINT}"));
+            return Err(format!("MRS_ENDPOINT is {endpoint:?}; expected an address such as {DEFAULT_ENDPOINT}"));
         }
         let or_else = |name, default: &str| variable(env, name).unwrap_or_else(|| default.to_owned());
         let (username, password) = (or_else("MRS_USERNAME", "anonymous"), or_else("MRS_PASSWORD", "unknown"));
@@ -100,21 +104,21 @@ impl Account {
     }
 }
 
-/// What the server has given us.
+/// Tokens and session from the server.
 #[derive(Default)]
-struct State {
-    tokens: Option<Tokens>,
+struct ServerState {
+    tokens: Option<AuthTokens>,
     session: Option<String>,
 }
 
-struct Tokens {
+struct AuthTokens {
     access: String,
     refresh: String,
     /// When the access token should be refreshed.
     due: Instant,
 }
 
-/// The server's words for [`Tokens`].
+/// The server's JSON for [`AuthTokens`].
 #[derive(Deserialize)]
 struct Login {
     access_token: String,
@@ -123,7 +127,7 @@ struct Login {
     expires_in: Value,
 }
 
-impl From<Login> for Tokens {
+impl From<Login> for AuthTokens {
     fn from(login: Login) -> Self {
         let seconds = match &login.expires_in {
             Value::String(text) => text.parse().unwrap_or(0),
@@ -141,68 +145,68 @@ struct NewSession {
     session_id: String,
 }
 
-/// What running code comes to.
+/// The result of running code.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Execution {
+struct ExecuteResponse {
     success: Option<bool>,
     console_output: Option<String>,
     error_message: Option<String>,
 }
 
-/// A conversation with the server.
+/// The client of one server.
 struct Server {
-    account: Result<Account, String>,
-    client: Client,
-    state: State,
+    account: Result<RServerAccount, String>,
+    client: LazyHttpClient,
+    state: ServerState,
 }
 
-/// Whom a request comes from.
+/// Authentication of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum As {
-    Nobody,
+enum Auth {
+    Anonymous,
     User,
 }
 
 impl Server {
     async fn ask(
         &self,
-        who: As,
+        auth: Auth,
         method: Method,
         path: &str,
         body: &Value,
         deadline: Option<Duration>,
-    ) -> Result<Answer, String> {
+    ) -> Result<HttpResponse, String> {
         let address = format!("{}{path}", self.account.as_ref()?.endpoint);
         let mut request = Request::builder().method(method).uri(&address);
-        if let (As::User, Some(tokens)) = (who, &self.state.tokens) {
+        if let (Auth::User, Some(tokens)) = (auth, &self.state.tokens) {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", tokens.access));
         }
         let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        let request = request.body(body).map_err(|error| format!("{address} cannot be asked: {error}"))?;
-        self.client.send(request, Limits { deadline, body_bytes: MAX_OUTPUT_BYTES }).await
+        let request = request.body(body).map_err(|error| format!("invalid address {address}: {error}"))?;
+        self.client.send(request, ResponseLimits { deadline, body_bytes: MAX_OUTPUT_BYTES }).await
     }
 
-    /// Sees to a token that is not about to expire.
+    /// Ensures a token that is not about to expire.
     async fn log_in(&mut self) -> Result<(), String> {
         if let Some(tokens) = self.state.tokens.take_if(|tokens| tokens.due <= Instant::now()) {
             let body = json!({ "refreshToken": tokens.refresh });
             self.state.tokens = Some(tokens);
-            let answer = self.ask(As::User, Method::POST, "/login/refreshToken", &body, Some(DEADLINE)).await?;
-            // A refresh token may be worn out as well; then the password has to do.
+            let answer = self.ask(Auth::User, Method::POST, "/login/refreshToken", &body, Some(DEADLINE)).await?;
+            // The refresh token may have expired too; then the password is used.
             self.state.tokens = if answer.status.is_success() { Some(login(&answer)?) } else { None };
         }
         if self.state.tokens.is_none() {
             let account = self.account.as_ref()?;
             let body = json!({ "username": account.username, "password": account.password });
-            let answer = self.ask(As::Nobody, Method::POST, "/login", &body, Some(DEADLINE)).await?;
+            let answer = self.ask(Auth::Anonymous, Method::POST, "/login", &body, Some(DEADLINE)).await?;
             if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
                 let name = &account.username;
                 return Err(format!(
-                    "The R Server does not let {name:?} in ({}): are MRS_USERNAME and MRS_PASSWORD right? {}",
+                    "The R Server rejected the login of {name:?} ({}); check MRS_USERNAME and MRS_PASSWORD. {}",
                     answer.status,
                     quote(&answer.body)
                 ));
@@ -212,16 +216,16 @@ impl Server {
         Ok(())
     }
 
-    /// Asks as the user; a token that is not taken is refreshed, once.
+    /// Sends a request as the user; a rejected token is refreshed, once.
     async fn ask_as_user(
         &mut self,
         method: Method,
         path: &str,
         body: &Value,
         deadline: Option<Duration>,
-    ) -> Result<Answer, String> {
+    ) -> Result<HttpResponse, String> {
         self.log_in().await?;
-        let answer = self.ask(As::User, method.clone(), path, body, deadline).await?;
+        let answer = self.ask(Auth::User, method.clone(), path, body, deadline).await?;
         if answer.status != StatusCode::UNAUTHORIZED {
             return Ok(answer);
         }
@@ -229,30 +233,27 @@ impl Server {
             tokens.due = Instant::now();
         }
         self.log_in().await?;
-        self.ask(As::User, method, path, body, deadline).await
+        self.ask(Auth::User, method, path, body, deadline).await
     }
 
-    /// The session's path; it is made first if there is none.
+    /// The session's path; creates the session if there is none.
     async fn session(&mut self) -> Result<String, String> {
         if self.state.session.is_none() {
             let answer = self.ask_as_user(Method::POST, "/sessions", &json!({}), Some(DEADLINE)).await?;
             let made: NewSession = parsed(&checked(answer, "to make a session")?)?;
-            // It becomes part of an address.
+            // The id becomes part of a URL.
             if made.session_id.is_empty()
                 || !made.session_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
             {
-                return Err(format!(
-                    "The R Server has named a session {:?}, which no address can hold",
-                    made.session_id
-                ));
+                return Err(format!("The R Server returned an invalid session id {:?}", made.session_id));
             }
             self.state.session = Some(made.session_id);
         }
         Ok(format!("/sessions/{}", self.state.session.as_deref().unwrap_or_default()))
     }
 
-    /// Runs code in the session; the second value says that it is another session than before.
-    async fn execute(&mut self, code: &str) -> Result<(Execution, bool), String> {
+    /// Runs code in the session; the second value is true if the session is a new one.
+    async fn execute(&mut self, code: &str) -> Result<(ExecuteResponse, bool), String> {
         let body = json!({ "code": code });
         let had_one = self.state.session.is_some();
         let path = format!("{}/execute", self.session().await?);
@@ -266,29 +267,29 @@ impl Server {
         Ok((parsed(&checked(answer, "to run the code")?)?, is_gone))
     }
 
-    /// Has the session give up what it runs.
+    /// Cancels what the session runs.
     async fn cancel(&mut self) {
         let Some(session) = &self.state.session else { return };
         let path = format!("/sessions/{session}/cancel");
         match self.ask_as_user(Method::POST, &path, &json!({}), Some(CANCEL_DEADLINE)).await {
             Ok(answer) if answer.status.is_success() => {}
             Ok(answer) => {
-                tracing::warn!("the R Server may still run what was interrupted: it answers {}", answer.status);
+                tracing::warn!("the R Server may still be running the interrupted code: it returned {}", answer.status);
             }
-            Err(problem) => tracing::warn!("the R Server may still run what was interrupted: {problem}"),
+            Err(problem) => tracing::warn!("the R Server may still be running the interrupted code: {problem}"),
         }
     }
 
-    /// Leaves nothing behind on the server.
-    async fn leave(&mut self) -> Result<(), String> {
+    /// Deletes the session and revokes the token.
+    async fn log_out(&mut self) -> Result<(), String> {
         if let Some(session) = self.state.session.take() {
             let path = format!("/sessions/{session}");
-            let answer = self.ask_as_user(Method::DELETE, &path, &Value::Null, Some(FAREWELL_DEADLINE)).await?;
+            let answer = self.ask_as_user(Method::DELETE, &path, &Value::Null, Some(LOGOUT_DEADLINE)).await?;
             checked(answer, "to delete the session")?;
         }
         if let Some(tokens) = &self.state.tokens {
             let path = format!("/login/refreshToken?refreshToken={}", escaped(&tokens.refresh));
-            let answer = self.ask(As::User, Method::DELETE, &path, &Value::Null, Some(FAREWELL_DEADLINE)).await?;
+            let answer = self.ask(Auth::User, Method::DELETE, &path, &Value::Null, Some(LOGOUT_DEADLINE)).await?;
             checked(answer, "to revoke the token")?;
             self.state.tokens = None;
         }
@@ -296,23 +297,23 @@ impl Server {
     }
 }
 
-fn login(answer: &Answer) -> Result<Tokens, String> {
-    parsed::<Login>(answer).map(Tokens::from)
+fn login(answer: &HttpResponse) -> Result<AuthTokens, String> {
+    parsed::<Login>(answer).map(AuthTokens::from)
 }
 
-fn checked(answer: Answer, what: &str) -> Result<Answer, String> {
+fn checked(answer: HttpResponse, what: &str) -> Result<HttpResponse, String> {
     if answer.status.is_success() {
         return Ok(answer);
     }
-    Err(format!("The R Server answers {} when asked {what}: {}", answer.status, quote(&answer.body)))
+    Err(format!("The R Server returned {} when asked {what}: {}", answer.status, quote(&answer.body)))
 }
 
-fn parsed<T: DeserializeOwned>(answer: &Answer) -> Result<T, String> {
+fn parsed<T: DeserializeOwned>(answer: &HttpResponse) -> Result<T, String> {
     serde_json::from_slice(&answer.body)
-        .map_err(|error| format!("The R Server's answer has not the form of one ({error}); is MRS_ENDPOINT right?"))
+        .map_err(|error| format!("Unexpected response from the R Server ({error}); check MRS_ENDPOINT"))
 }
 
-/// As a value in the query of an address (RFC 3986, unreserved characters).
+/// Auth a value in the query of an address (RFC 3986, unreserved characters).
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -326,8 +327,7 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// R for a session. A request that is interrupted is dropped; should the server have been making a session
-/// just then, that one is left to the server's own timeout.
+/// The engine. An interrupted request is dropped; a session that the server was just creating is left to its timeout.
 struct RemoteR {
     launcher: Launcher,
     server: Mutex<Server>,
@@ -337,7 +337,7 @@ struct RemoteR {
 impl Engine for RemoteR {
     async fn run(&self, code: &str, control: &Control) -> i32 {
         let mut server = self.server.lock().await;
-        let (execution, is_new) = match unless_asked(control, server.execute(code)).await {
+        let (execution, is_new) = match unless_interrupted(control, server.execute(code)).await {
             Ok(Ok(executed)) => executed,
             Ok(Err(problem)) => {
                 write(&self.launcher, Stream::Stderr, format!("{problem}\n")).await;
@@ -354,12 +354,12 @@ impl Engine for RemoteR {
             }
         };
         if is_new {
-            let told = "The session on the R Server was gone; this ran in a new one, without your variables.\n";
+            let told = "The session on the R Server was lost; the code ran in a new session without your variables.\n";
             write(&self.launcher, Stream::Stderr, told).await;
         }
         write(&self.launcher, Stream::Stdout, execution.console_output.unwrap_or_default()).await;
         if execution.success == Some(false) {
-            let told = execution.error_message.unwrap_or_else(|| "R has failed and does not say why.".to_owned());
+            let told = execution.error_message.unwrap_or_else(|| "R failed without an error message.".to_owned());
             write(&self.launcher, Stream::Stderr, format!("{}\n", told.trim_end())).await;
             return FAILED;
         }
@@ -367,11 +367,11 @@ impl Engine for RemoteR {
     }
 
     async fn stop(&self) {
-        let farewell = async { self.server.lock().await.leave().await };
-        match timeout(FAREWELL_DEADLINE, farewell).await {
+        let logout = async { self.server.lock().await.log_out().await };
+        match timeout(LOGOUT_DEADLINE, logout).await {
             Ok(Ok(())) => {}
-            Ok(Err(problem)) => tracing::warn!("something may be left on the R Server: {problem}"),
-            Err(_) => tracing::warn!("something may be left on the R Server: it takes its time to answer"),
+            Ok(Err(problem)) => tracing::warn!("cannot clean up on the R Server: {problem}"),
+            Err(_) => tracing::warn!("cannot clean up on the R Server: no response in time"),
         }
     }
 }
@@ -380,8 +380,8 @@ impl Engine for RemoteR {
 mod tests {
     use super::*;
 
-    fn account(variables: &[(&str, &str)]) -> Result<Account, String> {
-        Account::of(&variables.iter().map(|(name, value)| (name.into(), value.into())).collect())
+    fn account(variables: &[(&str, &str)]) -> Result<RServerAccount, String> {
+        RServerAccount::of(&variables.iter().map(|(name, value)| (name.into(), value.into())).collect())
     }
 
     #[test]
@@ -399,7 +399,7 @@ mod tests {
     async fn tokens_are_refreshed_before_they_expire() {
         let due = |expires_in: Value| {
             let login = Login { access_token: String::new(), refresh_token: String::new(), expires_in };
-            Tokens::from(login).due - Instant::now()
+            AuthTokens::from(login).due - Instant::now()
         };
         assert_eq!(due(json!("3600")), Duration::from_secs(3570));
         assert_eq!(due(json!(3600)), Duration::from_secs(3570));

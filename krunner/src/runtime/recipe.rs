@@ -1,7 +1,7 @@
-//! The shape of languages that are data: which file leads to which command, and how a snippet is run.
+//! Languages described by data: which file selects which command, and how a snippet is run.
 //!
 //! ```text
-//! step ─▶ the first rule whose file is there ─▶ its words, filled in ─▶ a command
+//! step ─▶ the first rule whose file exists ─▶ its words, expanded ─▶ a command
 //! ```
 
 use std::ffi::OsString;
@@ -12,59 +12,59 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::engine::{Engine, Surroundings};
+use super::engine::{Engine, EngineContext};
 use super::environment::Environment;
 use super::jupyter::{self, JupyterKernel};
 use super::plan::{Plan, Severity, argument};
-use super::scratch::Scratch;
+use super::scratch::ScratchFiles;
 use super::sources;
 use super::toolchain::Toolchain;
 use super::traits::{InitContext, Runtime};
 use crate::error::chain;
 use crate::process::Command;
 
-/// A language as data. What is left out ([`Recipe::new`], [`Recipe::or_usual`]) it does not have.
+/// A language as data. Fields keep the defaults of [`Recipe::new`] or [`Recipe::with_name_in_path`] if it has no such feature.
 #[derive(Debug, Clone)]
 pub(super) struct Recipe {
     pub(super) toolchain: Toolchain,
     pub(super) environment: Environment,
-    /// Run once before the first step, if the image has it.
+    /// A script of the image, run once before the first step if it exists.
     pub(super) start_script: Option<&'static str>,
-    /// No rules: there is nothing to build, which is no failure.
+    /// Without rules there is nothing to build, which is not a failure.
     pub(super) build: &'static [Rule],
     pub(super) execute: &'static [Rule],
-    /// Whether `exec` without any of the files succeeds.
+    /// Whether `exec` succeeds if none of the files exists.
     pub(super) execute_is_optional: bool,
-    /// How `code` is run, unless a kernel takes it.
+    /// How `code` is run without a kernel.
     pub(super) code: Option<Code>,
-    /// The Jupyter kernel that takes `code`.
-    pub(super) kernel: Option<KernelOf>,
+    /// The Jupyter kernel that runs `code`.
+    pub(super) kernel: Option<RecipeKernel>,
 }
 
 /// A language's Jupyter kernel.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct KernelOf {
-    /// What the names of its kernelspecs have in them.
+pub(super) struct RecipeKernel {
+    /// Part of the names of its kernelspecs.
     pub(super) name: &'static str,
-    /// How to get one.
+    /// How to install it.
     pub(super) remedy: &'static str,
 }
 
-/// One way to do a step.
+/// A command and its condition.
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) when: When,
     pub(super) run: &'static [Word],
 }
 
-/// What has to be in the working directory for a rule to apply.
+/// The condition of a rule: files in the working directory.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum When {
-    /// This file.
+    /// This file exists.
     File(&'static str),
-    /// Sources with this extension, in subfolders also.
+    /// Sources with this extension exist, in subdirectories also.
     Sources(&'static str),
-    /// An executable file in this folder.
+    /// An executable file exists in this directory.
     ProgramIn(&'static str),
 }
 
@@ -75,36 +75,36 @@ pub(super) enum Word {
     Runtime,
     /// Another program of its toolchain.
     Tool(&'static str),
-    /// As it stands.
+    /// This text as it is.
     Text(&'static str),
-    /// What the rule asked for and found.
+    /// The files that the rule's condition found.
     Found,
-    /// The sources that lie in the working directory itself and end in `suffix`, but not in `except`.
+    /// The files directly in the working directory that end in `suffix`, but not in `except`.
     Here { suffix: &'static str, except: &'static str },
     /// The file with the code.
     Source,
-    /// The program made of the code.
+    /// The program compiled from the code.
     Program,
 }
 
 /// How `code` is run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Code {
-    /// Of the file's name.
+    /// Suffix of the file's name.
     pub(super) suffix: &'static str,
-    /// Put before code that does not begin with it, on the same line: line numbers stay the user's.
+    /// Prepended to code that does not begin with it, on the same line, so that line numbers stay.
     pub(super) lead: &'static str,
     pub(super) run: &'static [&'static [Word]],
 }
 
 impl Recipe {
-    /// Does nothing yet, with the program at the path.
+    /// A recipe without steps whose program is at the path.
     pub(super) fn new(path: PathBuf) -> Self {
         Self::with(Toolchain { path, usual: None })
     }
 
-    /// The same, with a program to be looked up in `PATH` when nothing is at the path.
-    pub(super) fn or_usual(path: PathBuf, name: &'static str) -> Self {
+    /// The same, with a program name to look up in `PATH` if the path does not exist.
+    pub(super) fn with_name_in_path(path: PathBuf, name: &'static str) -> Self {
         Self::with(Toolchain { path, usual: Some(name) })
     }
 
@@ -174,7 +174,7 @@ impl Runtime for Recipe {
         }
     }
 
-    fn query(&self, code: &str, scratch: &mut Scratch) -> io::Result<Plan> {
+    fn query(&self, code: &str, scratch: &mut ScratchFiles) -> io::Result<Plan> {
         let Some(how) = self.code else { return Ok(Plan::no_query()) };
         let lead = if code.trim_start().starts_with(how.lead.trim_end()) { "" } else { how.lead };
         let source = scratch.beside(how.suffix, &[lead, code])?;
@@ -189,13 +189,13 @@ impl Runtime for Recipe {
     }
 
     fn code_goes_to(&self) -> Option<String> {
-        self.kernel.map(|kernel| jupyter::phrase(kernel.name))
+        self.kernel.map(|kernel| jupyter::kernel_description(kernel.name))
     }
 
-    fn engine(&self, surroundings: Surroundings) -> Option<Arc<dyn Engine>> {
-        let KernelOf { name, remedy } = self.kernel?;
+    fn engine(&self, context: EngineContext) -> Option<Arc<dyn Engine>> {
+        let RecipeKernel { name, remedy } = self.kernel?;
         let kernel = JupyterKernel { name, interpreter: None, remedy: remedy.to_owned() };
-        Some(kernel.start(surroundings))
+        Some(kernel.start(context))
     }
 
     fn examples(&self) -> Vec<Vec<String>> {
@@ -204,7 +204,7 @@ impl Runtime for Recipe {
 }
 
 impl When {
-    /// What was found, if it is there.
+    /// The files that satisfy the condition, `None` if there are none.
     fn look(self, directory: &Path) -> Option<Vec<PathBuf>> {
         let found = match self {
             Self::File(name) => directory.join(name).is_file().then(|| name.into()).into_iter().collect(),
@@ -214,7 +214,7 @@ impl When {
         Some(found).filter(|found: &Vec<PathBuf>| !found.is_empty())
     }
 
-    /// A file that satisfies this.
+    /// A file that satisfies the condition.
     fn example(self) -> String {
         match self {
             Self::File(name) => name.to_owned(),
@@ -232,7 +232,7 @@ impl When {
     }
 }
 
-/// Runs a script of the image as a program, whatever its first line says.
+/// Runs a script of the image through the shell's `exec`.
 async fn run_if_there(script: Vec<PathBuf>, context: InitContext<'_>) -> Result<(), String> {
     let InitContext { launcher, control, env, .. } = context;
     for script in script.into_iter().filter(|script| script.is_file()) {
@@ -240,14 +240,14 @@ async fn run_if_there(script: Vec<PathBuf>, context: InitContext<'_>) -> Result<
         let command = Command::argv(["/bin/sh".into(), "-c".into(), r#"exec "$0""#.into(), script.into_os_string()]);
         match launcher.run(&command, env, control).await {
             Ok(outcome) if outcome.code() == 0 => {}
-            Ok(outcome) => return Err(format!("{shown} has exited with code {}", outcome.code())),
-            Err(error) => return Err(format!("{shown} was not run: {}", chain(&error))),
+            Ok(outcome) => return Err(format!("{shown} exited with code {}", outcome.code())),
+            Err(error) => return Err(format!("cannot run {shown}: {}", chain(&error))),
         }
     }
     Ok(())
 }
 
-/// The first executable file by name that is no library.
+/// The first executable file by name that is not a library.
 fn program_in(directory: &Path, folder: &str) -> Option<PathBuf> {
     let entries = directory.join(folder).read_dir().ok()?.flatten();
     let is_program = |path: &PathBuf| {

@@ -1,5 +1,4 @@
-//! What engines share whose work is done by a server: requests that a step can be called back from, and
-//! answers as output.
+//! Shared code of engines that use a remote server: interruptible requests, and responses as output.
 
 use bytes::Bytes;
 use http::Request;
@@ -7,44 +6,44 @@ use tokio::sync::OnceCell;
 
 use crate::config::ChildEnv;
 use crate::error::chain;
-use crate::http_client::{Answer, HttpClient, Limits};
-use crate::process::{Asked, Control, Launcher, Stream};
+use crate::http_client::{HttpClient, HttpResponse, ResponseLimits};
+use crate::process::{Control, ControlRequest, Launcher, Stream};
 
-/// When the server, or the user's request to it, is at fault.
+/// Exit code when the server or the user's request failed.
 pub(super) const FAILED: i32 = 1;
 
-/// A sink takes no larger chunks.
+/// Largest chunk that a sink accepts.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// How much of a server's own words about a failure is passed on.
+/// Limit of a server's error text that is passed on.
 const MAX_QUOTE_BYTES: usize = 1000;
 
-/// The client, made when it is first needed.
+/// An HTTP client that is created when it is first needed.
 #[derive(Default)]
-pub(super) struct Client(OnceCell<HttpClient>);
+pub(super) struct LazyHttpClient(OnceCell<HttpClient>);
 
-impl Client {
-    /// An answer of any status; otherwise a sentence for the user.
-    pub(super) async fn send(&self, request: Request<Bytes>, limits: Limits) -> Result<Answer, String> {
+impl LazyHttpClient {
+    /// Sends a request; returns a response of any status, or a sentence for the user.
+    pub(super) async fn send(&self, request: Request<Bytes>, limits: ResponseLimits) -> Result<HttpResponse, String> {
         let client = self.0.get_or_try_init(HttpClient::new).await.map_err(|error| chain(&error))?;
         client.send(request, limits).await.map_err(|error| error.to_string())
     }
 }
 
-/// Waits for `work`, or drops it and says with which code the step ends.
-pub(super) async fn unless_asked<T>(control: &Control, work: impl Future<Output = T>) -> Result<T, i32> {
-    let mut asks = control.asks();
+/// Waits for `work`. An interrupt or termination drops it; the error is the exit code of the step.
+pub(super) async fn unless_interrupted<T>(control: &Control, work: impl Future<Output = T>) -> Result<T, i32> {
+    let mut control_requests = control.requests();
     tokio::select! {
         biased;
-        asked = asks.next() => Err(match asked {
-            Asked::Interrupt => -nix::libc::SIGINT,
-            Asked::Terminate => -nix::libc::SIGTERM,
+        request = control_requests.next() => Err(match request {
+            ControlRequest::Interrupt => -nix::libc::SIGINT,
+            ControlRequest::Terminate => -nix::libc::SIGTERM,
         }),
         done = work => Ok(done),
     }
 }
 
-/// Shows text of any length, in pieces.
+/// Delivers text of any length, in chunks.
 pub(super) async fn write(launcher: &Launcher, stream: Stream, text: impl Into<Bytes>) {
     let mut text = text.into();
     while !text.is_empty() {
@@ -52,14 +51,14 @@ pub(super) async fn write(launcher: &Launcher, stream: Stream, text: impl Into<B
     }
 }
 
-/// A variable that is there and not empty.
+/// A variable that is set and not empty.
 pub(super) fn variable(env: &ChildEnv, name: &str) -> Option<String> {
     let value = env.get(std::ffi::OsStr::new(name))?.to_string_lossy().into_owned();
     (!value.is_empty()).then_some(value)
 }
 
-/// The beginning of what a server said.
+/// The beginning of a server's response.
 pub(super) fn quote(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(MAX_QUOTE_BYTES)]).trim().to_owned();
-    if text.is_empty() { "it does not say why".to_owned() } else { text }
+    if text.is_empty() { "no reason given".to_owned() } else { text }
 }

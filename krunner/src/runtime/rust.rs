@@ -19,9 +19,9 @@ pub(super) fn runtime(path: PathBuf) -> Recipe {
         code: Some(Code {
             suffix: ".rs",
             lead: "",
-            // The crate would have the file's name, and rustc an opinion on it.
+            // Without a name rustc derives one from the temporary file, and warns about it.
             run: &[&[Runtime, Text("--crate-name"), Text("main"), Text("-o"), Program, Source], &[Program]],
         }),
-        ..Recipe::or_usual(path, "rustc")
+        ..Recipe::with_name_in_path(path, "rustc")
     }
 }

@@ -20,6 +20,6 @@ pub(super) fn runtime(path: PathBuf) -> Recipe {
             lead: "",
             run: &[&[Text("/bin/sh"), Text("-c"), Text(FEED), Runtime, Source]],
         }),
-        ..Recipe::or_usual(path, "scheme")
+        ..Recipe::with_name_in_path(path, "scheme")
     }
 }

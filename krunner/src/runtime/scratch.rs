@@ -1,4 +1,4 @@
-//! The files of one `code` step: made beside the user's, and gone when the step is over.
+//! The temporary files of one `code` step: created next to the user's files and removed after the step.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Write as _};
@@ -7,38 +7,38 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, TempDir, TempPath};
 
-/// What leads the names, as Python's own temporary files have it.
+/// Prefix of the names, as of Python's temporary files.
 const PREFIX: &str = "tmp";
 
-/// Characters after it that nobody guesses.
+/// Number of random characters after the prefix.
 const RANDOM_BYTES: usize = 6;
 
-/// Makes temporary files and removes them when it is dropped.
+/// Creates temporary files and removes them when it is dropped.
 #[derive(Debug)]
-pub struct Scratch {
+pub(crate) struct ScratchFiles {
     directory: PathBuf,
     random_bytes: usize,
     files: Vec<TempPath>,
     folder: Option<TempDir>,
 }
 
-impl Scratch {
+impl ScratchFiles {
     /// For a step that runs in this directory.
-    pub fn new(directory: impl Into<PathBuf>) -> Self {
+    pub(crate) fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into(), random_bytes: RANDOM_BYTES, files: Vec::new(), folder: None }
     }
 
-    /// The same with names that are always alike, to be shown and not to be run.
-    pub fn for_show(directory: impl Into<PathBuf>) -> Self {
+    /// The same with fixed names, for display only.
+    pub(crate) fn for_show(directory: impl Into<PathBuf>) -> Self {
         Self { random_bytes: 0, ..Self::new(directory) }
     }
 
-    /// Writes the pieces to a file beside the user's, where programs find those as its neighbours. The name
-    /// ends in `suffix`; the path is relative to the directory.
+    /// Writes the pieces to a file in the user's directory, where the code finds the user's files. The name ends in `suffix`;
+    /// the path is relative to the directory.
     ///
     /// # Errors
-    /// When the file cannot be made or written.
-    pub fn beside(&mut self, suffix: &str, pieces: &[&str]) -> io::Result<PathBuf> {
+    /// When the file cannot be created or written.
+    pub(crate) fn beside(&mut self, suffix: &str, pieces: &[&str]) -> io::Result<PathBuf> {
         let mut file = self.builder().suffix(suffix).tempfile_in(&self.directory)?;
         for piece in pieces {
             file.write_all(piece.as_bytes())?;
@@ -48,11 +48,11 @@ impl Scratch {
         Ok(path)
     }
 
-    /// A folder for what is made of the code, for the user alone; relative to the directory.
+    /// A directory with mode 0700 for compiled files; the path is relative to the directory.
     ///
     /// # Errors
-    /// When it cannot be made.
-    pub fn folder(&mut self) -> io::Result<PathBuf> {
+    /// When it cannot be created.
+    pub(crate) fn folder(&mut self) -> io::Result<PathBuf> {
         if self.folder.is_none() {
             self.folder = Some(self.builder().permissions(Permissions::from_mode(0o700)).tempdir_in(&self.directory)?);
         }
@@ -63,8 +63,8 @@ impl Scratch {
     /// Writes a file of this name into the folder.
     ///
     /// # Errors
-    /// When it cannot be made or written.
-    pub fn within(&mut self, name: &str, text: &str) -> io::Result<PathBuf> {
+    /// When it cannot be created or written.
+    pub(crate) fn within(&mut self, name: &str, text: &str) -> io::Result<PathBuf> {
         let path = self.folder()?.join(name);
         fs::write(self.directory.join(&path), text)?;
         Ok(path)
@@ -76,7 +76,7 @@ impl Scratch {
         builder
     }
 
-    /// With a leading `./`, so that nothing takes it for an option or looks it up in `PATH`.
+    /// With a leading `./`, so that it is not mistaken for an option or looked up in `PATH`.
     fn relative(&self, path: &Path) -> PathBuf {
         Path::new(".").join(path.strip_prefix(&self.directory).unwrap_or(path))
     }
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn all_is_gone_after_the_step() {
         let directory = tempfile::tempdir().unwrap();
-        let mut scratch = Scratch::new(directory.path());
+        let mut scratch = ScratchFiles::new(directory.path());
         let source = scratch.beside(".php", &["<?php ", "echo 1;"]).unwrap();
         let program = scratch.within("main", "x").unwrap();
         assert_eq!(scratch.folder().unwrap(), program.parent().unwrap(), "one folder for all");
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_told() {
         let directory = tempfile::tempdir().unwrap();
-        let mut scratch = Scratch::new(directory.path().join("gone"));
+        let mut scratch = ScratchFiles::new(directory.path().join("gone"));
         assert_eq!(scratch.beside(".c", &[""]).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(scratch.folder().unwrap_err().kind(), io::ErrorKind::NotFound);
     }

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The files with this extension in `directory` and its subfolders, relative to it and sorted.
 ///
-/// Links to folders are not followed, so that a loop of links cannot hold us. A folder that cannot be
-/// read is named in the log and passed over.
+/// Links to directories are not followed, so loops are harmless. A directory that cannot be read is logged and skipped.
 pub(super) fn below(directory: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::new()];

@@ -1,18 +1,18 @@
-//! Where the programs of a language are, given `RUNTIME_PATH`.
+//! Finds the programs of a language, given `RUNTIME_PATH`.
 //!
-//! The agent passes what the image's label says. The Python runner uses that for some languages and looks
-//! others up in `PATH`, so the label of an image that works may well be wrong. Hence a [`Toolchain`] may have a
-//! usual name, to be looked up when nothing is at the path.
+//! The agent passes the path from the image's label. The Python runner uses it for some languages and looks others up in
+//! `PATH`, so a working image may have a wrong label. Hence a [`Toolchain`] may have a usual name, which is looked up if the
+//! path does not exist.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The programs that belong together, one of which is the runtime's own.
+/// The programs of a language, one of which is the runtime's own.
 #[derive(Debug, Clone)]
 pub(super) struct Toolchain {
     /// `RUNTIME_PATH`: the runtime's own program, or the folder it is installed in.
     pub(super) path: PathBuf,
-    /// What the program is called in `PATH`; `None` where only the path counts.
+    /// The program's name in `PATH`; `None` if only the path counts.
     pub(super) usual: Option<&'static str>,
 }
 
@@ -33,10 +33,10 @@ impl Toolchain {
         installed.map_or_else(|| name.into(), Into::into)
     }
 
-    /// What to say when nothing is at the path and another program is taken.
+    /// A warning if the path does not exist and another program is used.
     pub(super) fn complaint(&self) -> Option<String> {
         let name = self.usual.filter(|_| !self.path.exists())?;
-        Some(format!("{} is not there; {} is used", self.path.display(), self.tool(name).display()))
+        Some(format!("{} does not exist; using {}", self.path.display(), self.tool(name).display()))
     }
 }
 
@@ -86,6 +86,6 @@ mod tests {
         assert_eq!(toolchain(nowhere, None).runtime(), "/nowhere/lua");
         assert_eq!(toolchain(nowhere, None).complaint(), None, "the step that fails says it");
         assert_eq!(toolchain(nowhere, Some("lua")).runtime(), "lua");
-        assert_eq!(toolchain(nowhere, Some("lua")).complaint().unwrap(), "/nowhere/lua is not there; lua is used");
+        assert_eq!(toolchain(nowhere, Some("lua")).complaint().unwrap(), "/nowhere/lua does not exist; using lua");
     }
 }

@@ -1,4 +1,4 @@
-//! What every language answers.
+//! The interface of a language.
 
 use std::io;
 use std::path::Path;
@@ -6,31 +6,31 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::engine::{Engine, Surroundings};
+use super::engine::{Engine, EngineContext};
 use super::plan::{Plan, Severity};
-use super::scratch::Scratch;
+use super::scratch::ScratchFiles;
 use crate::config::{ChildEnv, Paths};
 use crate::process::{Command, Control, Launcher};
 
-/// What a runtime may use while it starts.
-pub struct InitContext<'a> {
-    /// For probes.
+/// The dependencies of [`Runtime::init`].
+pub(crate) struct InitContext<'a> {
+    /// Starts the probes.
     pub launcher: &'a Launcher,
-    /// Where things are.
+    /// Paths of the container.
     pub paths: &'a Paths,
-    /// Ends the probes when the runner stops.
+    /// Stops the probes when the runner shuts down.
     pub control: &'a Control,
-    /// The environment of children, to be completed.
+    /// The environment of children, which the runtime completes.
     pub env: &'a mut ChildEnv,
 }
 
-/// One language. The methods with `directory` look at the files there, the runner's working directory.
+/// A language. Methods with `directory` look at the files there; it is the runner's working directory.
 #[async_trait]
-pub trait Runtime: Send + Sync {
+pub(crate) trait Runtime: Send + Sync {
     /// Completes the environment and installs helpers, before the first step.
     ///
     /// # Errors
-    /// A sentence for the log; the session goes on without.
+    /// A sentence for the log; the session continues.
     async fn init(&self, _context: InitContext<'_>) -> Result<(), String> {
         Ok(())
     }
@@ -48,38 +48,37 @@ pub trait Runtime: Send + Sync {
     /// `exec` with `*`.
     fn execute(&self, directory: &Path) -> Plan;
 
-    /// `code`: writes the files it takes, and says what to run.
+    /// `code`: writes the necessary files and returns the commands.
     ///
     /// # Errors
-    /// When the files cannot be made.
-    fn query(&self, _code: &str, _scratch: &mut Scratch) -> io::Result<Plan> {
+    /// When the files cannot be created.
+    fn query(&self, _code: &str, _scratch: &mut ScratchFiles) -> io::Result<Plan> {
         Ok(Plan::no_query())
     }
 
-    /// Folders' contents that show what the steps with `*` do, for `krunner languages`.
+    /// Lists of files that show what the steps with `*` do, for `krunner languages`.
     fn examples(&self) -> Vec<Vec<String>> {
         Vec::new()
     }
 
-    /// What [`Self::engine`] gives `code` to, as a phrase for `krunner languages`.
+    /// Describes what [`Self::engine`] passes `code` to, for `krunner languages`.
     fn code_goes_to(&self) -> Option<String> {
         None
     }
 
-    /// Whether there is to be a [`Line`](crate::terminal::Line) for [`Self::engine`].
+    /// Whether [`Self::engine`] needs a [`TerminalTransport`](crate::terminal::TerminalTransport).
     fn has_terminal(&self) -> bool {
         false
     }
 
-    /// What runs `code` in place of a file, for languages that have such a thing. Called once, after
-    /// [`Self::init`]; must not wait.
-    fn engine(&self, _surroundings: Surroundings) -> Option<Arc<dyn Engine>> {
+    /// The engine that runs `code`, for languages that have one. Called once, after [`Self::init`]; must not block.
+    fn engine(&self, _context: EngineContext) -> Option<Arc<dyn Engine>> {
         None
     }
 }
 
-/// `build` with `*`: a Makefile goes before what the language does.
-pub fn make_or_build(runtime: &dyn Runtime, directory: &Path) -> Plan {
+/// `build` with `*`: a Makefile takes precedence over the language's own build.
+pub(crate) fn make_or_build(runtime: &dyn Runtime, directory: &Path) -> Plan {
     if directory.join("Makefile").is_file() {
         return Plan::one(Command::shell("make"));
     }

@@ -1,4 +1,4 @@
-//! What user code in Python finds in its own site folder: `input()` by way of the runner, and drawings.
+//! Files in the user's site directory of Python: `input()` through the runner, and the drawing modules.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -11,8 +11,8 @@ use crate::error::chain;
 const SITECUSTOMIZE: &str = include_str!("python/sitecustomize.py");
 const SOCKET_PLACEHOLDER: &str = "\"@INPUT_SOCKET@\"";
 
-/// Where user code imports drawings from. The folders above have no `__init__.py`: as portions of a namespace
-/// they do not hide an installation of Backend.AI's own packages.
+/// The package of the drawing modules. Its parents have no `__init__.py`: as namespace packages they do not hide installed
+/// packages of Backend.AI.
 const DRAWING: &str = "ai/backend/kernel/python/drawing";
 
 const DRAWING_FILES: [(&str, &str); 5] = [
@@ -23,7 +23,7 @@ const DRAWING_FILES: [(&str, &str); 5] = [
     ("turtle.py", include_str!("python/drawing/turtle.py")),
 ];
 
-/// Puts everything into the folder.
+/// Writes all files.
 ///
 /// # Errors
 /// A sentence that names the file.
@@ -39,7 +39,7 @@ pub(super) fn install(user_site: &Path, socket: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Whole or not at all: an interpreter may start at any moment.
+/// Replaces the file atomically, because an interpreter may start at any moment.
 fn write(file: &Path, text: &str) -> io::Result<()> {
     let folder = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(folder)?;
@@ -58,7 +58,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         install(&folder.path().join("site"), Path::new("/tmp/it's \"here\".sock")).unwrap();
         let text = fs::read_to_string(folder.path().join("site/sitecustomize.py")).unwrap();
-        assert!(text.contains(r#"SOCKET = "/tmp/it's \"here\".sock""#), "{text}");
+        assert!(text.contains(r#"or "/tmp/it's \"here\".sock""#), "{text}");
         assert!(!text.contains("@INPUT_SOCKET@"));
         let drawing = folder.path().join("site").join(DRAWING);
         assert_eq!(fs::read_dir(&drawing).unwrap().count(), DRAWING_FILES.len());

@@ -1,4 +1,4 @@
-//! What a definition has done before its service starts.
+//! Prestart actions of a definition.
 //!
 //! | action | arguments | result for its `ref` |
 //! |---|---|---|
@@ -19,40 +19,42 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use serde_json::{Value as Json, json};
 
-use super::template::{Shell, TemplateError, Value, Variables, render};
+use super::braces::Syntax;
+use super::template::{Value, Variables, render};
+use super::template_error::TemplateError;
 use crate::config::ChildEnv;
 use crate::error::chain;
 use crate::process::{Command, Control, Launcher};
 use crate::tasks::blocking;
 
-/// What is kept of a command's output, of each stream.
-const KEPT_OUTPUT_BYTES: usize = 256 * 1024;
+/// Limit of a command's output, per stream; the rest is dropped.
+const MAX_OUTPUT_BYTES: usize = 256 * 1024;
 
-/// An action, and the name that its result gets.
+/// An action, and the name of its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Action {
-    /// What to do.
-    pub act: Act,
-    /// The name of the result.
+    /// The action with its arguments.
+    pub kind: ActionKind,
+    /// The template variable that gets the result.
     pub reference: Option<String>,
 }
 
-/// The actions there are. The arguments are named as in definitions.
+/// All actions, with the argument names of definitions.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Act {
+pub enum ActionKind {
     WriteFile {
         filename: String,
         body: Vec<String>,
         #[serde(default)]
-        mode: Mode,
+        mode: FileMode,
         #[serde(default)]
         append: bool,
     },
     WriteTempfile {
         body: Vec<String>,
         #[serde(default)]
-        mode: Mode,
+        mode: FileMode,
     },
     RunCommand {
         command: Vec<String>,
@@ -71,21 +73,22 @@ pub enum Act {
 
 const NAMES: [&str; 5] = ["write_file", "write_tempfile", "run_command", "mkdir", "log"];
 
-/// Permissions, written as a text of octal digits.
+/// File permissions, written as a string of octal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mode(u32);
+pub struct FileMode(u32);
 
-impl Default for Mode {
+impl Default for FileMode {
     fn default() -> Self {
         Self(0o644)
     }
 }
 
-impl<'de> Deserialize<'de> for Mode {
+impl<'de> Deserialize<'de> for FileMode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let bits = u32::from_str_radix(text.trim_start_matches("0o"), 8).ok().filter(|bits| *bits <= 0o7777);
-        bits.map(Self).ok_or_else(|| D::Error::custom(format!("`mode` is {text:?}, not octal digits such as \"644\"")))
+        bits.map(Self)
+            .ok_or_else(|| D::Error::custom(format!("`mode`: expected octal digits such as \"644\", got {text:?}")))
     }
 }
 
@@ -103,20 +106,23 @@ impl<'de> Deserialize<'de> for Action {
         }
         let Written { action, mut args, reference } = Written::deserialize(deserializer)?;
         if !NAMES.contains(&action.as_str()) {
-            return Err(D::Error::custom(format!("unknown action `{action}`; known are `{}`", NAMES.join("`, `"))));
+            return Err(D::Error::custom(format!(
+                "unknown action `{action}`; expected one of `{}`",
+                NAMES.join("`, `")
+            )));
         }
         if args.contains_key("action") {
             return Err(D::Error::custom(format!("`{action}` has no argument `action`")));
         }
         args.insert("action".into(), json!(action));
-        let act =
-            Act::deserialize(Json::Object(args)).map_err(|error| D::Error::custom(format!("`{action}`: {error}")))?;
-        Ok(Self { act, reference })
+        let kind = ActionKind::deserialize(Json::Object(args))
+            .map_err(|error| D::Error::custom(format!("`{action}`: {error}")))?;
+        Ok(Self { kind, reference })
     }
 }
 
-impl Act {
-    /// As definitions name it.
+impl ActionKind {
+    /// The name in definitions.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -128,7 +134,7 @@ impl Act {
         }
     }
 
-    /// All its templates.
+    /// All templates among the arguments.
     pub(super) fn templates(&self) -> Vec<&str> {
         match self {
             Self::WriteFile { filename, body, .. } => {
@@ -145,36 +151,36 @@ impl Act {
 /// Why an action failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ActionError {
-    /// One of its texts.
+    /// A template cannot be expanded.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// The file or folder.
+    /// A file or directory cannot be written or created.
     #[error("{path}")]
     File {
-        /// Which.
+        /// Path of the file or directory.
         path: String,
-        /// What the kernel says.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// The command.
+    /// The command cannot be started.
     #[error("{0}")]
     Command(String),
 }
 
-/// What actions work with.
-pub(super) struct Workshop<'a> {
+/// What actions run with.
+pub(super) struct ActionContext<'a> {
     pub(super) launcher: &'a Launcher,
     pub(super) env: &'a ChildEnv,
     pub(super) control: &'a Control,
 }
 
-impl Workshop<'_> {
-    /// Carries out one action; what it results in.
-    pub(super) async fn carry_out(&self, act: &Act, variables: &Variables) -> Result<Value, ActionError> {
-        let fill = |template: &String| render(template, Shell::Never, variables);
-        match act {
-            Act::WriteFile { filename, body, mode, append } => {
+impl ActionContext<'_> {
+    /// Performs one action and returns its result.
+    pub(super) async fn perform(&self, kind: &ActionKind, variables: &Variables) -> Result<Value, ActionError> {
+        let fill = |template: &String| render(template, Syntax::Format, variables);
+        match kind {
+            ActionKind::WriteFile { filename, body, mode, append } => {
                 let path = fill(filename)?;
                 let mut text = String::new();
                 for line in body {
@@ -185,24 +191,24 @@ impl Workshop<'_> {
                 let written = blocking(move || write_file(&target, &text, mode, append)).await;
                 written.map(|()| Value::Nothing).map_err(|source| ActionError::File { path, source })
             }
-            Act::WriteTempfile { body, mode } => {
+            ActionKind::WriteTempfile { body, mode } => {
                 let text = body.iter().map(fill).collect::<Result<String, _>>()?;
                 let mode = *mode;
                 let written = blocking(move || write_tempfile(&text, mode)).await;
                 let path = std::env::temp_dir().display().to_string();
                 written.map(Value::Text).map_err(|source| ActionError::File { path, source })
             }
-            Act::RunCommand { command, echo } => {
+            ActionKind::RunCommand { command, echo } => {
                 let argv = command.iter().map(fill).collect::<Result<Vec<_>, _>>()?;
-                self.run(argv, *echo).await
+                self.run_command(argv, *echo).await
             }
-            Act::Mkdir { path } => {
+            ActionKind::Mkdir { path } => {
                 let path = fill(path)?;
                 let target = path.clone();
                 let made = blocking(move || fs::create_dir_all(target)).await;
                 made.map(|()| Value::Nothing).map_err(|source| ActionError::File { path, source })
             }
-            Act::Log { message, debug } => {
+            ActionKind::Log { message, debug } => {
                 let message = fill(message)?;
                 if *debug {
                     tracing::debug!("{message}");
@@ -214,13 +220,13 @@ impl Workshop<'_> {
         }
     }
 
-    /// A failure is the service's to live with, as it always was; it is logged.
-    async fn run(&self, argv: Vec<String>, echo: bool) -> Result<Value, ActionError> {
+    /// A command that fails is logged and does not stop the service's start, as in the Python runner.
+    async fn run_command(&self, argv: Vec<String>, echo: bool) -> Result<Value, ActionError> {
         let command = Command::argv(argv);
-        let collected = self.launcher.collect(&command, self.env, self.control, KEPT_OUTPUT_BYTES).await;
+        let collected = self.launcher.collect(&command, self.env, self.control, MAX_OUTPUT_BYTES).await;
         let collected = collected.map_err(|error| ActionError::Command(chain(&error)))?;
         if collected.outcome.code() != 0 {
-            tracing::warn!("`{command}` has ended with exit code {}", collected.outcome.code());
+            tracing::warn!("`{command}` exited with code {}", collected.outcome.code());
         }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let parts =
@@ -233,15 +239,15 @@ impl Workshop<'_> {
     }
 }
 
-fn write_file(path: &str, text: &str, mode: Mode, append: bool) -> io::Result<()> {
-    // A file that is made here never has more permissions than it is to have.
+fn write_file(path: &str, text: &str, mode: FileMode, append: bool) -> io::Result<()> {
+    // A new file never has more permissions than `mode`, not even for a moment.
     let mut file =
         File::options().write(true).create(true).append(append).truncate(!append).mode(mode.0 & 0o777).open(path)?;
     file.write_all(text.as_bytes())?;
     file.set_permissions(Permissions::from_mode(mode.0))
 }
 
-fn write_tempfile(text: &str, mode: Mode) -> io::Result<String> {
+fn write_tempfile(text: &str, mode: FileMode) -> io::Result<String> {
     let mut file = tempfile::Builder::new().suffix(".py").tempfile()?;
     file.write_all(text.as_bytes())?;
     file.as_file().set_permissions(Permissions::from_mode(mode.0))?;
@@ -262,18 +268,21 @@ mod tests {
         let file =
             parse(r#"{"action": "write_file", "args": {"filename": "/x", "body": ["a"], "mode": "600"}}"#).unwrap();
         let body = vec!["a".to_owned()];
-        assert_eq!(file.act, Act::WriteFile { filename: "/x".into(), body, mode: Mode(0o600), append: false });
+        assert_eq!(
+            file.kind,
+            ActionKind::WriteFile { filename: "/x".into(), body, mode: FileMode(0o600), append: false }
+        );
         let run =
             parse(r#"{"action": "run_command", "args": {"command": ["id"], "echo": true}, "ref": "me"}"#).unwrap();
         assert_eq!(run.reference.as_deref(), Some("me"));
-        assert_eq!((run.act.name(), run.act.templates()), ("run_command", vec!["id"]));
+        assert_eq!((run.kind.name(), run.kind.templates()), ("run_command", vec!["id"]));
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         let error = |text: &str| parse(text).unwrap_err();
         let mode = error(r#"{"action": "write_tempfile", "args": {"body": [], "mode": "rwx"}}"#);
-        assert!(mode.starts_with("`write_tempfile`: `mode` is \"rwx\", not octal digits"), "{mode}");
+        assert!(mode.starts_with("`write_tempfile`: `mode`: expected octal digits"), "{mode}");
         let missing = error(r#"{"action": "mkdir", "args": {}}"#);
         assert!(missing.starts_with("`mkdir`: missing field `path`"), "{missing}");
         let extra = error(r#"{"action": "mkdir", "args": {"path": "x", "parents": true}}"#);
@@ -284,13 +293,13 @@ mod tests {
     fn files_get_their_lines_and_modes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f").display().to_string();
-        write_file(&path, "one\n", Mode(0o600), false).unwrap();
-        write_file(&path, "two\n", Mode(0o640), true).unwrap();
+        write_file(&path, "one\n", FileMode(0o600), false).unwrap();
+        write_file(&path, "two\n", FileMode(0o640), true).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
-        write_file(&path, "three\n", Mode(0o640), false).unwrap();
+        write_file(&path, "three\n", FileMode(0o640), false).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
-        let temporary = write_tempfile("x = 1", Mode::default()).unwrap();
+        let temporary = write_tempfile("x = 1", FileMode::default()).unwrap();
         assert_eq!(std::path::Path::new(&temporary).extension(), Some("py".as_ref()));
         assert_eq!(fs::read_to_string(&temporary).unwrap(), "x = 1");
         fs::remove_file(temporary).unwrap();

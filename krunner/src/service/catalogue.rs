@@ -1,7 +1,7 @@
-//! The definitions of an image: a folder of files, read once.
+//! The definitions of an image: a directory of files, read once.
 //!
-//! A file that cannot be used is told and left out, and the others stand. Whatever lies in the folder, reading it takes
-//! bounded memory and does not wait for a writer, as opening a named pipe would.
+//! A file that cannot be used is reported and skipped. Reading takes bounded memory, and never blocks on a named pipe
+//! without a writer.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,25 +11,25 @@ use std::path::Path;
 
 use super::definition::Definition;
 
-/// Hundreds of times the largest definition known.
+/// Limit of one file, hundreds of times the largest known definition.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
-/// Of all files together.
+/// Limit of all files together.
 const MAX_TOTAL_BYTES: u64 = 16 * 1024 * 1024;
 
-/// What was read.
+/// The usable definitions, and the problems of the others.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Catalogue {
-    /// By the name of the service.
+pub(crate) struct Catalogue {
+    /// Definitions by service name.
     pub services: BTreeMap<String, Definition>,
-    /// Files that were left out: service name and what is wrong, which names the file.
+    /// Problems by service name; the text names the file.
     pub problems: BTreeMap<String, String>,
 }
 
 impl Catalogue {
-    /// Reads all `NAME.json` of a folder; there need not be one.
+    /// Reads all `NAME.json` files of a directory, which need not exist.
     #[must_use]
-    pub fn load(folder: &Path) -> Self {
+    pub(crate) fn load(folder: &Path) -> Self {
         let mut catalogue = Self::default();
         let mut room = MAX_TOTAL_BYTES;
         let entries = match fs::read_dir(folder) {
@@ -38,7 +38,7 @@ impl Catalogue {
             Err(error) => {
                 catalogue
                     .problems
-                    .insert(String::new(), format!("{}: {error}; no service is defined", folder.display()));
+                    .insert(String::new(), format!("{}: {error}; no services are available", folder.display()));
                 return catalogue;
             }
         };
@@ -65,18 +65,17 @@ fn read(path: &Path, room: u64) -> Result<Vec<u8>, String> {
         File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(|error| error.to_string())?;
     let kind = file.metadata().map_err(|error| error.to_string())?.file_type();
     if !kind.is_file() {
-        return Err(if kind.is_dir() { "a folder" } else { "a device or a pipe" }.to_owned() + ", not a file");
+        return Err(if kind.is_dir() { "a directory" } else { "a device or a pipe" }.to_owned() + ", not a file");
     }
     let limit = MAX_FILE_BYTES.min(room);
     let mut text = Vec::new();
     file.by_ref().take(limit + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
     if text.len() as u64 > limit {
-        let whole =
-            if limit < MAX_FILE_BYTES { " all definitions together may have" } else { " a definition may have" };
-        return Err(format!(
-            "more than the {} bytes that{whole}",
-            if limit < MAX_FILE_BYTES { MAX_TOTAL_BYTES } else { limit }
-        ));
+        return Err(if limit < MAX_FILE_BYTES {
+            format!("all definitions together are larger than {MAX_TOTAL_BYTES} bytes")
+        } else {
+            format!("larger than {MAX_FILE_BYTES} bytes")
+        });
     }
     Ok(text)
 }
@@ -102,8 +101,8 @@ mod tests {
         let problem = |name: &str| catalogue.problems[name].replace(&folder.path().display().to_string(), "");
         assert!(problem("bad").starts_with("/bad.json: unknown field `odd`"), "{}", problem("bad"));
         assert!(problem("broken").starts_with("/broken.json: EOF while parsing"));
-        assert_eq!(problem("folder"), "/folder.json: a folder, not a file");
-        assert_eq!(problem("huge"), "/huge.json: more than the 1048576 bytes that a definition may have");
+        assert_eq!(problem("folder"), "/folder.json: a directory, not a file");
+        assert_eq!(problem("huge"), "/huge.json: larger than 1048576 bytes");
         assert_eq!(problem("pipe"), "/pipe.json: a device or a pipe, not a file");
         assert!(problem("link").starts_with("/link.json: No such file"));
         assert_eq!(catalogue.problems.len(), 6);

@@ -1,53 +1,49 @@
-//! A service whose program puts itself into the background: the first process ends well, and another one listens.
+//! Services that daemonize: the first process exits with 0, and another one listens.
 //!
-//! That one is no child that we have started, so its end is seen by its port, and it is stopped by the id of whoever
-//! listens there.
+//! The daemon is not our child, so its exit is detected by its port, and it is stopped by the pid that owns the port. The same
+//! holds for a program of the user that listened before the service was requested.
 
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::job::Progress;
 use super::listeners;
-use super::supervised::Ended;
-use crate::process::{Control, Exit, Outcome};
+use super::process::ServiceExit;
+use crate::process::{ChildStatus, CommandOutcome, Control};
 
-/// From the end of the first process to the listener of the other; most listen before they let the first end.
-pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// From the exit of the first process to the daemon's listener; most daemons listen before the first process exits.
+pub(super) const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Between two looks while it is waited for, and while it is stopped.
+/// Polling interval while waiting for the listener or its end.
 const EAGER_POLL: Duration = Duration::from_millis(50);
 
-/// Between two looks while it runs.
+/// Polling interval while the daemon runs.
 const PATIENT_POLL: Duration = Duration::from_secs(1);
 
-/// From SIGTERM to SIGKILL, and from there to giving up.
-const TERM_PATIENCE: Duration = Duration::from_secs(2);
+/// From SIGTERM to SIGKILL, and from SIGKILL to giving up.
+const TERM_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whether the end of a process may be the beginning of a daemon.
-pub(super) fn may_begin(ended: &Ended) -> bool {
-    ended.outcome == Outcome::Ended(Exit::Code(0))
+/// Whether a process that exited may have left a daemon.
+pub(super) fn may_have_forked(ended: &ServiceExit) -> bool {
+    ended.outcome == CommandOutcome::Exited(ChildStatus::Code(0))
 }
 
-/// Waits for the daemon's listener; whether there is one.
-pub(super) async fn comes(port: u16, patience: Duration) -> bool {
-    until(patience, true, port).await
+/// Waits for the daemon's listener; `false` if there is none in time.
+pub(super) async fn wait_for_listener(port: u16, patience: Duration) -> bool {
+    wait_until(patience, true, port).await
 }
 
-/// Stays with a daemon to its end.
-pub(super) async fn follow(name: &str, port: u16, tell: &watch::Sender<Progress>, control: &Control) {
-    tracing::info!("the service {name} goes on in the background");
-    tell.send_replace(Progress::Open);
+/// Watches a listener until it is gone, and stops it on request.
+pub(super) async fn follow(name: &str, port: u16, control: &Control) {
     tokio::select! {
-        () = closed(port) => tracing::info!("the service {name} has left port {port}"),
+        () = closed(port) => tracing::info!("service {name} stopped listening on port {port}"),
         () = control.terminated() => stop(name, port).await,
     }
 }
 
-/// Waits for the port to be open, or not; whether it came to that.
-async fn until(patience: Duration, open: bool, port: u16) -> bool {
+/// Waits until the port is open or closed; `false` at the timeout.
+async fn wait_until(patience: Duration, open: bool, port: u16) -> bool {
     let deadline = Instant::now() + patience;
     while listeners::is_open(port).await != open {
         if Instant::now() >= deadline {
@@ -66,13 +62,13 @@ async fn closed(port: u16) {
 
 async fn stop(name: &str, port: u16) {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        if let Some(pid) = listeners::holder(port).await.and_then(|holder| holder.pid) {
+        if let Some(pid) = listeners::port_owner(port).await.and_then(|owner| owner.pid) {
             let _ = kill(pid, signal);
         }
-        if until(TERM_PATIENCE, false, port).await {
-            tracing::info!("the service {name} was ended");
+        if wait_until(TERM_TIMEOUT, false, port).await {
+            tracing::info!("service {name} was stopped");
             return;
         }
     }
-    tracing::warn!("the service {name} could not be ended: something still listens on port {port}");
+    tracing::warn!("cannot stop service {name}: something still listens on port {port}");
 }

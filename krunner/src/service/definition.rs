@@ -1,7 +1,7 @@
-//! What an image says of a service: `/etc/backend.ai/service-defs/NAME.json`.
+//! Service definitions of an image: `/etc/backend.ai/service-defs/NAME.json`.
 //!
-//! A definition is checked as far as it can be when it is read, so that a mistake is told at the session's start and
-//! with its place in the file. Model services, whose description comes with the request, are read by the same rules.
+//! A definition is checked as far as possible when it is read, so that a mistake is reported at the session's start with its
+//! position in the file. Model services, whose description comes with the request, are parsed by the same rules.
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
@@ -9,57 +9,57 @@ use serde_json::{Map, Value};
 
 use super::action::Action;
 
-/// What runs string commands when a definition does not say.
+/// The shell of string commands if a definition names none.
 const DEFAULT_SHELL: &str = "bash";
 
-/// One service.
+/// The definition of one service.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Definition {
-    /// What to start, as templates; none is needed with `noop`.
+    /// The command as templates; optional with `noop`.
     #[serde(default, deserialize_with = "command_line")]
     pub command: Option<CommandLine>,
-    /// The shell of a command that is one text.
+    /// How a command that is one string is run.
     #[serde(default)]
     pub shell: ShellChoice,
-    /// Nothing is started: something else serves the port.
+    /// Nothing is started because another program serves the port.
     #[serde(default)]
     pub noop: bool,
-    /// For clients: how the URL is made.
+    /// Template of the URL, for clients.
     #[serde(default)]
     pub url_template: String,
-    /// What is done before the start, in order.
+    /// Performed in order before the start.
     #[serde(default, alias = "prestart", deserialize_with = "nullable")]
     pub prestart_actions: Vec<Action>,
-    /// Variables, names and values as templates.
+    /// Environment variables; names and values are templates.
     #[serde(default)]
     pub env: Map<String, Value>,
-    /// Variables that a user may set.
+    /// Environment variables that the user may set.
     #[serde(default)]
     pub allowed_envs: Vec<String>,
-    /// Flags that a user may give.
+    /// Flags that the user may give.
     #[serde(default)]
     pub allowed_arguments: Vec<String>,
-    /// Flags with their values, which a user's take the place of.
+    /// Default flags and values; the user's flags of the same name replace them.
     #[serde(default, deserialize_with = "arguments")]
     pub default_arguments: Vec<Argument>,
 }
 
-/// A command as it is written.
+/// A command as it is written in the definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandLine {
-    /// Program and arguments.
+    /// The program and its arguments.
     Argv(Vec<String>),
-    /// One text, for a shell or to be split.
+    /// One string, for a shell or to be split into words.
     Line(String),
 }
 
-/// Who reads a command that is one text.
+/// How a command that is one string is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShellChoice {
-    /// This program, after `-c`.
+    /// By this shell, with `-c`.
     Shell(String),
-    /// Nobody: it is split into words as a shell would, and run directly.
+    /// Without a shell: split into words as a shell would, and run directly.
     Split,
 }
 
@@ -79,17 +79,17 @@ impl<'de> Deserialize<'de> for ShellChoice {
 /// A flag and its values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Argument {
-    /// The flag.
+    /// The flag with its dashes.
     pub flag: String,
-    /// None for a flag that stands alone.
+    /// The values, empty for a flag without any.
     pub values: Vec<String>,
 }
 
 impl Argument {
-    /// Reads `{flag: null | text | [text]}`.
+    /// Parses `{flag: null | string | [string]}`.
     ///
     /// # Errors
-    /// Names the flag and the value that is something else.
+    /// Names the flag whose value has another type.
     pub fn read_all(object: &Map<String, Value>) -> Result<Vec<Self>, String> {
         let read = |(flag, value): (&String, &Value)| {
             let values = match value {
@@ -99,10 +99,7 @@ impl Argument {
                 _ => None,
             };
             let values = values.ok_or_else(|| {
-                format!(
-                    "the value of the argument `{flag}` is {}; a text, a list of texts or null is expected",
-                    brief(value)
-                )
+                format!("argument `{flag}`: expected a string, a list of strings or null, got {}", brief(value))
             })?;
             Ok(Self { flag: flag.clone(), values })
         };
@@ -110,10 +107,10 @@ impl Argument {
     }
 }
 
-/// How much of a wrong value is shown.
+/// A longer value is cut in messages.
 const SHOWN_CHARS: usize = 80;
 
-/// A value for a message.
+/// A JSON value for a message, cut if it is long.
 pub(super) fn brief(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(SHOWN_CHARS) {
@@ -123,23 +120,23 @@ pub(super) fn brief(value: &Value) -> String {
 }
 
 impl Definition {
-    /// Reads the JSON text of a definition.
+    /// Parses the JSON text of a definition.
     ///
     /// # Errors
-    /// Says what is wrong with it and where.
+    /// Describes the first mistake and its position.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let definition: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         if let Some((name, value)) = definition.env.iter().find(|(_, value)| !value.is_string()) {
-            return Err(format!("`env`: the variable `{name}` is {}; a text is expected", brief(value)));
+            return Err(format!("`env`: variable `{name}`: expected a string, got {}", brief(value)));
         }
         if definition.command.is_none() && !definition.noop {
-            return Err("there is no `command`, and no `noop` that would do without".to_owned());
+            return Err("missing `command` (required unless `noop` is true)".to_owned());
         }
         Ok(definition)
     }
 }
 
-/// A list of texts, a text, or null. Read through a [`Value`], since the error of an untagged enum says nothing.
+/// A list of strings, a string, or null. Parsed through a [`Value`] because the error of an untagged enum has no details.
 pub(super) fn command_line<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<CommandLine>, D::Error> {
     let value = Value::deserialize(deserializer)?;
     match &value {
@@ -147,14 +144,13 @@ pub(super) fn command_line<'de, D: Deserializer<'de>>(deserializer: D) -> Result
         Value::String(line) => Ok(Some(CommandLine::Line(line.clone()))),
         Value::Array(items) => {
             let argv: Option<Vec<String>> = items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
-            let argv =
-                argv.ok_or_else(|| D::Error::custom(format!("the command {} is no list of texts", brief(&value))))?;
-            // Nothing to run; what is written so in definitions with `noop`.
+            let argv = argv.ok_or_else(|| {
+                D::Error::custom(format!("the command must be a list of strings, got {}", brief(&value)))
+            })?;
+            // Definitions with `noop` often have an empty list.
             Ok((!argv.is_empty()).then_some(CommandLine::Argv(argv)))
         }
-        _ => {
-            Err(D::Error::custom(format!("the command is {}; a list of texts or one text is expected", brief(&value))))
-        }
+        _ => Err(D::Error::custom(format!("the command must be a string or a list of strings, got {}", brief(&value)))),
     }
 }
 
@@ -205,14 +201,14 @@ mod tests {
         assert!(error("{").starts_with("EOF while parsing"));
         let unknown = error(r#"{"command": ["x"], "comand": 1}"#);
         assert!(unknown.starts_with("unknown field `comand`, expected one of `command`, "), "{unknown}");
-        assert!(error(r#"{"command": 7}"#).starts_with("the command is 7; a list of texts or one text is expected"));
-        assert!(error(r#"{"command": ["x", 7]}"#).starts_with("the command [\"x\",7] is no list of texts"));
-        assert_eq!(error("{}"), "there is no `command`, and no `noop` that would do without");
+        assert!(error(r#"{"command": 7}"#).starts_with("the command must be a string or a list of strings, got 7"));
+        assert!(error(r#"{"command": ["x", 7]}"#).starts_with("the command must be a list of strings, got [\"x\",7]"));
+        assert_eq!(error("{}"), "missing `command` (required unless `noop` is true)");
         let flag = error(r#"{"command": ["x"], "default_arguments": {"--n": 4}}"#);
-        assert!(flag.starts_with("the value of the argument `--n` is 4; a text, a list of texts or null"), "{flag}");
+        assert!(flag.starts_with("argument `--n`: expected a string, a list of strings or null, got 4"), "{flag}");
         let env = error(r#"{"command": ["x"], "env": {"N": 4}}"#);
-        assert_eq!(env, "`env`: the variable `N` is 4; a text is expected");
+        assert_eq!(env, "`env`: variable `N`: expected a string, got 4");
         let action = error(r#"{"command": ["x"], "prestart": [{"action": "rm", "args": {"path": "/"}}]}"#);
-        assert!(action.starts_with("unknown action `rm`; known are "), "{action}");
+        assert!(action.starts_with("unknown action `rm`; expected one of "), "{action}");
     }
 }

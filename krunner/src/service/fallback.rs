@@ -1,7 +1,7 @@
-//! Services that a language offers by itself, for images that define none of that name.
+//! Built-in services of a language, for images that define none of that name.
 //!
-//! They are definitions like an image's own, so everything that holds for those holds here. What the user's home is
-//! called depends on the session, hence functions and not files.
+//! They are definitions like those of an image. The path of the user's home depends on the session, hence functions and not
+//! files.
 
 use std::path::Path;
 
@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::definition::Definition;
 
-/// What a language offers under a name, if it does.
+/// The built-in definition of this name, if the language has one.
 #[must_use]
-pub fn fallback(language: &str, service: &str, work: &Path) -> Option<Definition> {
+pub(crate) fn fallback(language: &str, service: &str, work: &Path) -> Option<Definition> {
     let definition = match language {
         "python" => python(service, work)?,
         "vendor.h2o" => h2o(service)?,
@@ -19,13 +19,13 @@ pub fn fallback(language: &str, service: &str, work: &Path) -> Option<Definition
         "nodejs" if service == "node" => json!({ "command": ["{runtime_path}", "-i"] }),
         _ => return None,
     };
-    // These are ours; a test reads every one of them.
+    // Our own definitions; a test parses every one of them.
     Definition::parse(definition.to_string().as_bytes()).ok()
 }
 
-/// Names that are offered, for help texts and tests; `h2o` stands for all that have it in them.
+/// Names of the built-in services, for help texts and tests; `h2o` stands for all names that contain it.
 #[must_use]
-pub fn offered(language: &str) -> &'static [&'static str] {
+pub(crate) fn offered(language: &str) -> &'static [&'static str] {
     match language {
         "python" => &["jupyter", "jupyterlab", "ipython", "digits", "tensorboard", "spectravis", "sftp"],
         "vendor.h2o" => &["jupyter", "jupyterlab", "sftp", "h2o"],
@@ -68,7 +68,7 @@ fn h2o(service: &str) -> Option<Value> {
     })
 }
 
-/// The runtime is no Python, so Jupyter's own program is looked up.
+/// The runtime is not Python, so Jupyter's own program is looked up in `PATH`.
 fn jupyter_on_path(service: &str) -> Option<Value> {
     match service {
         "jupyter" => Some(jupyter(&["jupyter", "notebook"])),
@@ -81,15 +81,15 @@ fn sftp() -> Value {
     json!({ "command": ["{runtime_path}", "-m", "sftpserver", "--port", "{ports[0]}"] })
 }
 
-/// Reached through the agent's proxy only, which asks for the user's credentials: no token of its own. `NotebookApp` is
-/// what notebook before 7 reads, `ServerApp` and `IdentityProvider` what came after; a class that is not there is no error.
+/// Without a token: Jupyter is reached only through the agent's proxy, which authenticates the user. Notebook before 7 reads
+/// `NotebookApp`, later versions `ServerApp` and `IdentityProvider`; an unknown class is not an error.
 fn jupyter(program: &[&str]) -> Value {
     let mut body = Vec::new();
     for class in ["NotebookApp", "ServerApp"] {
         body.push(format!("c.{class}.allow_root = True\n"));
         body.push(format!("c.{class}.ip = \"0.0.0.0\"\n"));
         body.push(format!("c.{class}.port = {{ports[0]}}\n"));
-        // Another port than the agent's is of no use.
+        // The agent knows this port only.
         body.push(format!("c.{class}.port_retries = 0\n"));
         body.push(format!("c.{class}.token = \"\"\n"));
         body.push(format!("c.{class}.tornado_settings = {{{{\"ws_ping_interval\": 10000}}}}\n"));
@@ -109,7 +109,7 @@ fn escaped(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::launch::{Chosen, assemble, check};
+    use super::super::launch::{UserOptions, check, resolve};
     use super::super::template::{Value, Variables};
     use super::*;
 
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn the_home_folder_is_no_template() {
         let definition = fallback("python", "tensorboard", Path::new("/odd {name}")).unwrap();
-        let argv = assemble(&definition, &Chosen::default(), &variables()).unwrap().argv;
+        let argv = resolve(&definition, &UserOptions::default(), &variables()).unwrap().argv;
         let expected = "/py -m tensorboard.main --logdir /odd {name}/logs --host 0.0.0.0 --port 8080";
         assert_eq!(argv.join(" "), expected);
     }

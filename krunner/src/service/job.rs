@@ -1,98 +1,135 @@
-//! One service from its order to its end.
+//! One service from its request to its exit.
 //!
 //! ```text
 //!                actions done            port open
-//! Preparing ───────────────▶ Starting ─────────────▶ Open
-//!     │ something is wrong       │ exit                 │ exit
+//! Preparing ───────────────▶ Starting ─────────────▶ Ready
+//!     │ error                    │ exit                 │ exit
 //!     ▼                          ▼                      │
-//!   Failed                     Ended ◀──────────────────┘
+//!   Failed                     Exited ◀──────────────────┘
 //! ```
 //!
-//! A program that ends well and leaves a listener on the port has gone into the background: see `daemon`.
+//! A program that exits with 0 and leaves a listener on the port daemonized: see `daemon`. A listener of the same user that
+//! exists before the start is taken for the service (`bootstrap.sh` may have started it): the state is `AlreadyRunning`, then
+//! `PortClosed`.
 //!
-//! The job goes on whether or not somebody still waits for it. To stop it ends what runs, an action's command too.
+//! The job continues even if no request waits for it any more. Stopping it also stops the command of an action.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::action::Workshop;
+use super::action::ActionContext;
 use super::daemon;
 use super::definition::Definition;
-use super::launch::{Chosen, assemble, check};
-use super::listeners;
-use super::supervised::{Ended, Launch, Phase, StartError, Supervised};
+use super::launch::{UserOptions, check, resolve};
+use super::listeners::{self, PortOwner};
+use super::process::{ProcessPhase, ServiceExit, ServiceLaunch, ServiceProcess, ServiceStartError};
+use super::startup::StartProgress;
 use super::template::Variables;
 use crate::config::ChildEnv;
 use crate::error::chain;
-use crate::process::{Control, Launcher};
+use crate::process::{Control, Launcher, enter};
 use crate::tasks::blocking;
 
-/// For all actions of a service; some install packages.
+/// For all actions of a service together; some install packages.
 const ACTIONS_DEADLINE: Duration = Duration::from_mins(10);
 
-/// For what was told to end, a process before this one or an action.
+/// For a stopped predecessor or action to exit.
 const ENDING_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How far a service has come.
+/// The state of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// What is being done.
+pub(super) enum ServiceState {
+    /// What the service waits for, for messages.
     Preparing(String),
     Starting,
-    Open,
-    /// It was not started.
+    Ready,
+    /// A program of the same user listened on the port before the start.
+    AlreadyRunning,
+    /// It was not started, and why.
     Failed(String),
-    Ended(Ended),
+    Exited(ServiceExit),
+    /// The program of [`Self::AlreadyRunning`] no longer listens.
+    PortClosed,
 }
 
-impl Progress {
-    pub(super) fn is_over(&self) -> bool {
-        matches!(self, Self::Failed(_) | Self::Ended(_))
+impl ServiceState {
+    pub(super) fn is_finished(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::Exited(_) | Self::PortClosed)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Self::Ready | Self::AlreadyRunning)
     }
 }
 
-/// What a service is started from.
-pub(super) struct Job {
+/// The result of the preparation.
+enum Prepared {
+    Launch(ServiceLaunch),
+    /// A program that already listens is the service.
+    Adopt(PortOwner),
+}
+
+/// Everything needed to start one service.
+pub(super) struct ServiceJob {
     pub(super) name: String,
     pub(super) definition: Definition,
-    pub(super) chosen: Chosen,
+    pub(super) options: UserOptions,
     pub(super) variables: Variables,
     pub(super) directory: Option<PathBuf>,
     pub(super) port: u16,
+    /// Another service uses the same port, so a listener there belongs to it.
+    pub(super) port_is_shared: bool,
     pub(super) env: ChildEnv,
-    /// Folder of libraries that are the runner's own.
+    /// Directory of the runner's own libraries.
     pub(super) own_libraries: PathBuf,
+    pub(super) startup: watch::Receiver<StartProgress>,
     pub(super) launcher: Launcher,
-    /// The one before it, which is ending.
-    pub(super) predecessor: Option<Handle>,
+    /// The service of the same name that is still stopping.
+    pub(super) predecessor: Option<ServiceHandle>,
 }
 
-/// Reaches a job.
+/// A handle on a job.
 #[derive(Clone)]
-pub(super) struct Handle {
-    /// Where it is going to listen.
+pub(super) struct ServiceHandle {
+    /// The port that the service listens on.
     pub(super) port: u16,
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<ServiceState>,
     control: Control,
 }
 
-impl Handle {
-    pub(super) fn now(&self) -> Progress {
+impl ServiceHandle {
+    pub(super) fn state(&self) -> ServiceState {
         self.progress.borrow().clone()
     }
 
-    /// Waits for a state, at most until the deadline; what it is then.
-    pub(super) async fn reach(&mut self, deadline: Instant, is_it: impl FnMut(&Progress) -> bool) -> Progress {
+    /// Waits for a state, at most until the deadline; returns the state by then.
+    pub(super) async fn wait_for(
+        &mut self,
+        deadline: Instant,
+        is_it: impl FnMut(&ServiceState) -> bool,
+    ) -> ServiceState {
         let _ = timeout_at(deadline, self.progress.wait_for(is_it)).await;
-        self.now()
+        self.state()
     }
 
-    /// Waits for the end.
-    pub(super) async fn over(&mut self) {
-        let _ = self.progress.wait_for(Progress::is_over).await;
+    /// Waits until the port is open or the job finished.
+    pub(super) async fn ready_or_finished(&mut self) {
+        let _ = self.progress.wait_for(|progress| progress.is_open() || progress.is_finished()).await;
+    }
+
+    /// Waits until the service ran for this long or finished.
+    pub(super) async fn wait_out_grace(&mut self, grace: Duration) {
+        let _ = self.progress.wait_for(|progress| !matches!(progress, ServiceState::Preparing(_))).await;
+        let _ = timeout(grace, self.progress.wait_for(ServiceState::is_finished)).await;
+    }
+
+    /// Waits until the job finished.
+    pub(super) async fn finished(&mut self) {
+        let _ = self.progress.wait_for(ServiceState::is_finished).await;
     }
 
     pub(super) fn stop(&self) {
@@ -104,12 +141,12 @@ impl Handle {
     }
 }
 
-impl Job {
-    /// Starts it as a task.
-    pub(super) fn start(self) -> Handle {
-        let (tell, progress) = watch::channel(Progress::Preparing("its turn".to_owned()));
+impl ServiceJob {
+    /// Spawns the job.
+    pub(super) fn start(self) -> ServiceHandle {
+        let (tell, progress) = watch::channel(ServiceState::Preparing("its turn".to_owned()));
         let control = Control::new();
-        let handle = Handle { port: self.port, progress, control: control.clone() };
+        let handle = ServiceHandle { port: self.port, progress, control: control.clone() };
         let tasks = self.launcher.tasks.clone();
         tasks.spawn("service job", async move {
             let over = self.run(&tell, &control).await;
@@ -118,86 +155,144 @@ impl Job {
         handle
     }
 
-    async fn run(mut self, tell: &watch::Sender<Progress>, control: &Control) -> Progress {
+    async fn run(mut self, tell: &watch::Sender<ServiceState>, control: &Control) -> ServiceState {
         if let Some(mut predecessor) = self.predecessor.take() {
-            let _ = timeout(ENDING_DEADLINE, predecessor.over()).await;
+            let _ = timeout(ENDING_DEADLINE, predecessor.finished()).await;
         }
-        let launch = match self.prepare(tell, control).await {
-            Ok(launch) => launch,
-            Err(problem) => {
-                tracing::warn!("the service {} is not started: {problem}", self.name);
-                return Progress::Failed(problem);
+        if !self.wait_for_session_start(tell, control).await {
+            return ServiceState::Failed("stopped before the session had started".to_owned());
+        }
+        match self.prepare(tell, control).await {
+            Ok(Prepared::Launch(launch)) => self.supervise(&launch, tell, control).await,
+            Ok(Prepared::Adopt(owner)) => {
+                tracing::info!("service {} is already running: {owner} listens on port {}", self.name, self.port);
+                tell.send_replace(ServiceState::AlreadyRunning);
+                daemon::follow(&self.name, self.port, control).await;
+                ServiceState::PortClosed
             }
-        };
-        match Supervised::start(&self.launcher, &launch).await {
+            Err(problem) => {
+                tracing::warn!("cannot start service {}: {problem}", self.name);
+                ServiceState::Failed(problem)
+            }
+        }
+    }
+
+    async fn supervise(
+        &self,
+        launch: &ServiceLaunch,
+        tell: &watch::Sender<ServiceState>,
+        control: &Control,
+    ) -> ServiceState {
+        match ServiceProcess::start(&self.launcher, launch).await {
             Ok(service) => {
                 tracing::info!("Service {} has started (pid: {}, port: {})", self.name, service.pid(), self.port);
                 match follow(service, tell, control).await {
-                    End::Service(ended) => Progress::Ended(ended),
-                    End::FirstProcess { ended, was_open } => {
-                        let patience = if was_open { Duration::ZERO } else { daemon::PATIENCE };
-                        if daemon::comes(self.port, patience).await {
-                            daemon::follow(&self.name, self.port, tell, control).await;
+                    ProcessEnd::Service(ended) => ServiceState::Exited(ended),
+                    ProcessEnd::FirstProcess { ended, was_open } => {
+                        let patience = if was_open { Duration::ZERO } else { daemon::LISTEN_TIMEOUT };
+                        if daemon::wait_for_listener(self.port, patience).await {
+                            tracing::info!("service {} continues in the background", self.name);
+                            tell.send_replace(ServiceState::Ready);
+                            daemon::follow(&self.name, self.port, control).await;
                         }
-                        Progress::Ended(ended)
+                        ServiceState::Exited(ended)
                     }
                 }
             }
             Err(error) => {
                 let problem = chain(&error);
-                tracing::warn!("the service {} is not started: {problem}", self.name);
-                Progress::Failed(problem)
+                tracing::warn!("cannot start service {}: {problem}", self.name);
+                ServiceState::Failed(problem)
             }
         }
     }
 
-    /// Everything before the process; nothing is done when something about the order is wrong.
-    async fn prepare(&mut self, tell: &watch::Sender<Progress>, control: &Control) -> Result<Launch, String> {
+    /// Waits for the runtime and the bootstrap script, and takes over the environment of children; `false` if the service is
+    /// stopped meanwhile.
+    async fn wait_for_session_start(&mut self, tell: &watch::Sender<ServiceState>, control: &Control) -> bool {
+        loop {
+            let progress = self.startup.borrow_and_update().clone();
+            let Some(pending) = progress.phase.pending() else {
+                self.env = progress.env.map_or_else(|| self.env.clone(), |env| (*env).clone());
+                return true;
+            };
+            tell.send_replace(ServiceState::Preparing(pending.to_owned()));
+            tokio::select! {
+                changed = self.startup.changed() => if changed.is_err() { return false },
+                () = control.terminated() => return false,
+            }
+        }
+    }
+
+    /// Everything before the process starts. All checks come before the first action.
+    async fn prepare(&mut self, tell: &watch::Sender<ServiceState>, control: &Control) -> Result<Prepared, String> {
         check(&self.definition, &self.variables).map_err(|error| chain(&error))?;
         if let Some(directory) = self.directory.clone() {
             let shown = directory.display().to_string();
-            tell.send_replace(Progress::Preparing(format!("the folder {shown}")));
+            tell.send_replace(ServiceState::Preparing(format!("the directory {shown}")));
             // It may be on a network mount that hangs.
-            if !blocking(move || directory.is_dir()).await {
-                return Err(format!("model directory does not exist: {shown}"));
+            if let Err(error) = blocking(move || enter(&directory)).await {
+                return Err(match error.kind() {
+                    ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                        format!("model directory does not exist: {shown}")
+                    }
+                    _ => format!("cannot enter the model directory {shown}: {error}"),
+                });
             }
         }
-        if let Some(holder) = listeners::holder(self.port).await {
-            return Err(StartError::PortTaken { port: self.port, holder: holder.to_string() }.to_string());
+        if let Some(owner) = self.port_owner().await? {
+            return Ok(Prepared::Adopt(owner));
         }
-        let variables = self.act_in_time(tell, control).await?;
-        let assembled = assemble(&self.definition, &self.chosen, &variables).map_err(|error| chain(&error))?;
-        let mut command = assembled.command();
+        let variables = self.run_actions_in_time(tell, control).await?;
+        // An action may have started it.
+        if let Some(owner) = self.port_owner().await? {
+            return Ok(Prepared::Adopt(owner));
+        }
+        let resolved = resolve(&self.definition, &self.options, &variables).map_err(|error| chain(&error))?;
+        let mut command = resolved.command();
         if let Some(directory) = &self.directory {
             command = command.in_directory(directory);
         }
-        let env = assembled.environment(&self.env, self.own_libraries.as_os_str());
-        Ok(Launch { name: self.name.clone(), command, env, port: Some(self.port) })
+        let env = resolved.environment(&self.env, self.own_libraries.as_os_str());
+        Ok(Prepared::Launch(ServiceLaunch { name: self.name.clone(), command, env, port: Some(self.port) }))
     }
 
-    async fn act_in_time(&self, tell: &watch::Sender<Progress>, control: &Control) -> Result<Variables, String> {
+    /// The user's own program that listens on the port, if any. An error if it is another user's or another service.
+    async fn port_owner(&self) -> Result<Option<PortOwner>, String> {
+        let Some(owner) = listeners::port_owner(self.port).await else { return Ok(None) };
+        if owner.is_users_own() && !self.port_is_shared {
+            return Ok(Some(owner));
+        }
+        Err(ServiceStartError::PortTaken { port: self.port, owner: owner.to_string() }.to_string())
+    }
+
+    async fn run_actions_in_time(
+        &self,
+        tell: &watch::Sender<ServiceState>,
+        control: &Control,
+    ) -> Result<Variables, String> {
         let own = Control::new();
-        let actions = self.act(tell, &own);
+        let actions = self.run_actions(tell, &own);
         tokio::pin!(actions);
         let problem = tokio::select! {
             outcome = &mut actions => return outcome,
-            () = control.terminated() => "it was stopped before it had started".to_owned(),
-            () = sleep(ACTIONS_DEADLINE) => format!("its actions were ended: they took more than {ACTIONS_DEADLINE:?}"),
+            () = control.terminated() => "stopped before it started".to_owned(),
+            () = sleep(ACTIONS_DEADLINE) => format!("its actions were stopped: they took longer than {ACTIONS_DEADLINE:?}"),
         };
         own.terminate();
-        // A command is given its time to end; a file on a mount that hangs is left behind.
+        // A command gets time to exit; an action that hangs on a mount is abandoned.
         let _ = timeout(ENDING_DEADLINE, actions).await;
         Err(problem)
     }
 
-    /// Carries out the actions one by one; the variables with their results.
-    async fn act(&self, tell: &watch::Sender<Progress>, control: &Control) -> Result<Variables, String> {
+    /// Performs the actions in order and returns the variables with their results.
+    async fn run_actions(&self, tell: &watch::Sender<ServiceState>, control: &Control) -> Result<Variables, String> {
         let mut variables = self.variables.clone();
-        let workshop = Workshop { launcher: &self.launcher, env: &self.env, control };
+        let context = ActionContext { launcher: &self.launcher, env: &self.env, control };
         for action in &self.definition.prestart_actions {
-            let name = action.act.name();
-            tell.send_replace(Progress::Preparing(format!("the action `{name}`")));
-            let result = workshop.carry_out(&action.act, &variables).await;
+            let name = action.kind.name();
+            tell.send_replace(ServiceState::Preparing(format!("the action `{name}`")));
+            let result = context.perform(&action.kind, &variables).await;
             let value = result.map_err(|error| format!("the action `{name}` failed: {}", chain(&error)))?;
             if let Some(reference) = &action.reference {
                 variables.insert(reference.clone(), value);
@@ -207,30 +302,30 @@ impl Job {
     }
 }
 
-/// What the end of a process is.
-enum End {
-    Service(Ended),
-    /// It may have put itself into the background.
+/// How a process exited.
+enum ProcessEnd {
+    Service(ServiceExit),
+    /// It may have daemonized.
     FirstProcess {
-        ended: Ended,
+        ended: ServiceExit,
         was_open: bool,
     },
 }
 
-/// Stays with a process to its end, telling how far it is.
-async fn follow(mut service: Supervised, tell: &watch::Sender<Progress>, control: &Control) -> End {
-    tell.send_replace(Progress::Starting);
+/// Watches a process until it exits and publishes its state.
+async fn follow(mut service: ServiceProcess, tell: &watch::Sender<ServiceState>, control: &Control) -> ProcessEnd {
+    tell.send_replace(ServiceState::Starting);
     let (mut stopping, mut was_open) = (false, false);
     loop {
         tokio::select! {
             phase = service.changed() => match phase {
-                Phase::Starting => {}
-                Phase::Open => {
+                ProcessPhase::Starting => {}
+                ProcessPhase::Listening => {
                     was_open = true;
-                    tell.send_replace(Progress::Open);
+                    tell.send_replace(ServiceState::Ready);
                 }
-                Phase::Ended(ended) if daemon::may_begin(&ended) => return End::FirstProcess { ended, was_open },
-                Phase::Ended(ended) => return End::Service(ended),
+                ProcessPhase::Exited(ended) if daemon::may_have_forked(&ended) => return ProcessEnd::FirstProcess { ended, was_open },
+                ProcessPhase::Exited(ended) => return ProcessEnd::Service(ended),
             },
             () = control.terminated(), if !stopping => {
                 stopping = true;

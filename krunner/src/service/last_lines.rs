@@ -1,6 +1,6 @@
-//! The last lines that a service wrote, for the words about its end.
+//! The last lines of a service's output, for the message about its exit.
 //!
-//! Pure but for the lock around it: bounded in lines and in bytes, whatever the service writes.
+//! Pure except for the lock. Bounded in lines and in bytes.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -8,15 +8,15 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::process::{OutputSink, Rich, Stream};
+use crate::process::{OutputSink, RichOutput, Stream};
 
-/// Lines that are kept: a traceback's end with the error itself.
+/// Enough for the end of a traceback with the error itself.
 const KEPT_LINES: usize = 12;
 
 /// A longer line is cut.
 const MAX_LINE_BYTES: usize = 400;
 
-/// Gets all output of one service; what it passes on is only shown, never interpreted.
+/// A sink for all output of one service. Control characters are replaced, because the text is printed elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct LastLines(Mutex<Both>);
 
@@ -45,14 +45,14 @@ impl OutputSink for LastLines {
         }
     }
 
-    /// Programs only write.
-    async fn show(&self, _: Rich) {}
+    /// Programs have no rich output.
+    async fn show(&self, _: RichOutput) {}
 }
 
 #[derive(Debug, Default)]
 struct Tail {
     lines: VecDeque<Vec<u8>>,
-    /// The line that has no end yet.
+    /// The line that is not terminated yet.
     open: Vec<u8>,
 }
 

@@ -1,7 +1,7 @@
-//! From a definition and a user's wishes to arguments and variables.
+//! Resolves a definition and the user's options to a command line and environment variables.
 //!
-//! Pure. What a user chooses is taken as it is: it is never a template, and lets in no flag and no variable that the
-//! definition does not allow.
+//! Pure. The user's values are taken literally, never as templates, and only flags and variables that the definition allows
+//! are accepted.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -9,84 +9,86 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use serde_json::{Map, Value as Json};
 
+use super::braces::{Syntax, without_blanks};
 use super::definition::{Argument, CommandLine, Definition, ShellChoice, brief};
-use super::template::{Shell, TemplateError, Variables, names, render, unknown};
+use super::template::{Variables, names, render, unknown};
+use super::template_error::TemplateError;
 use crate::config::ChildEnv;
 use crate::process::Command;
 
-/// What runs, and what is set for it beyond the session's environment.
+/// A command line, and variables beyond the session's environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Assembled {
-    /// Program and arguments.
+pub struct ResolvedCommand {
+    /// The program and its arguments.
     pub argv: Vec<String>,
-    /// Variables, the definition's and then the user's.
+    /// The definition's variables, then the user's.
     pub env: Vec<(String, String)>,
 }
 
-/// What a user has chosen of what a definition allows.
+/// The flags and variables of a start request, all allowed by the definition.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Chosen {
+pub struct UserOptions {
     arguments: Vec<Argument>,
     envs: Vec<(String, String)>,
 }
 
-/// Why a service is not started as it was asked for.
+/// Why a service cannot be started as requested.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LaunchError {
-    /// Something among the options that is not what it should be.
+    /// An option has the wrong type.
     #[error("{0}")]
     BadOption(String),
-    /// A flag of the user's.
-    #[error("the argument `{flag}` is not allowed for the service {service}; {allowed}")]
+    /// The user gave a flag that the definition does not allow.
+    #[error("argument `{flag}` is not allowed for service {service} (allowed: {allowed})")]
     DisallowedArgument {
-        /// The flag.
+        /// The rejected flag.
         flag: String,
-        /// The service.
+        /// The service's name.
         service: String,
-        /// What would be.
+        /// The allowed flags, for the message.
         allowed: String,
     },
-    /// A variable of the user's.
-    #[error("the variable `{name}` is not allowed for the service {service}; {allowed}")]
+    /// The user set a variable that the definition does not allow.
+    #[error("variable `{name}` is not allowed for service {service} (allowed: {allowed})")]
     DisallowedVariable {
-        /// The variable.
+        /// The rejected variable.
         name: String,
-        /// The service.
+        /// The service's name.
         service: String,
-        /// What would be.
+        /// The allowed variables, for the message.
         allowed: String,
     },
-    /// A variable that has a value already.
-    #[error("the variable `{0}` is set by the session and cannot be overwritten")]
+    /// The session sets this variable itself.
+    #[error("variable `{0}` is set by the session and cannot be overridden")]
     FrozenVariable(String),
-    /// A text of the definition.
-    #[error("the definition's {place} cannot be filled in")]
+    /// A template of the definition is invalid.
+    #[error("cannot expand the definition's {place}")]
     Template {
-        /// Which.
+        /// Where the template is written.
         place: String,
-        /// What is wrong with it.
+        /// What is invalid about it.
         #[source]
         source: TemplateError,
     },
-    /// A line that has no words: its quotes do not match.
-    #[error("the command cannot be split into words: {0}")]
-    Words(String),
-    /// Nothing to run.
+    /// The quotes of a command without a shell do not match.
+    #[error("cannot parse the command (unbalanced quotes): {0}")]
+    UnbalancedQuotes(String),
+    /// The command has no program.
     #[error("the command is empty")]
     NoCommand,
-    /// What no process can be given.
-    #[error("{0} has a NUL byte in it")]
+    /// An argument or variable contains a NUL byte, which `execve` cannot pass.
+    #[error("{0} contains a NUL byte")]
     Nul(String),
-    /// Likewise.
-    #[error("`{0}` is no name for a variable")]
+    /// A variable's name is empty or contains `=`.
+    #[error("`{0}` is not a valid variable name")]
     BadName(String),
 }
 
-impl Chosen {
-    /// Reads a request's options by what the definition allows.
+impl UserOptions {
+    /// Parses a request's options and checks them against the definition.
     ///
     /// # Errors
-    /// Names the first that is not allowed, or not what it should be.
+    /// Names the first option that is not allowed or has the wrong type.
     pub fn read(
         service: &str,
         definition: &Definition,
@@ -108,7 +110,7 @@ impl Chosen {
                 return Err(LaunchError::FrozenVariable(name));
             }
             let Json::String(value) = value else {
-                let problem = format!("the value of the variable `{name}` is {}; a text is expected", brief(&value));
+                let problem = format!("variable `{name}`: expected a string, got {}", brief(&value));
                 return Err(LaunchError::BadOption(problem));
             };
             envs.push((name, value));
@@ -121,36 +123,33 @@ fn object(options: &Map<String, Json>, key: &str) -> Result<Map<String, Json>, L
     match options.get(key) {
         None | Some(Json::Null) => Ok(Map::new()),
         Some(Json::Object(object)) => Ok(object.clone()),
-        Some(other) => {
-            Err(LaunchError::BadOption(format!("the option `{key}` is {}; an object is expected", brief(other))))
-        }
+        Some(other) => Err(LaunchError::BadOption(format!("option `{key}`: expected an object, got {}", brief(other)))),
     }
 }
 
 fn list(allowed: &[String]) -> String {
-    if allowed.is_empty() { "none is".to_owned() } else { format!("allowed are `{}`", allowed.join("`, `")) }
+    if allowed.is_empty() { "none".to_owned() } else { format!("`{}`", allowed.join("`, `")) }
 }
 
-/// Finds mistakes before anything is done: all templates, with what is known now. What actions are going to find out
-/// is only checked to have a name.
+/// Checks all templates before any action runs. Of the results of actions only the names are checked.
 ///
 /// # Errors
 /// The first mistake.
-pub fn check(definition: &Definition, variables: &Variables) -> Result<(), LaunchError> {
+pub(crate) fn check(definition: &Definition, variables: &Variables) -> Result<(), LaunchError> {
     let mut later = BTreeSet::new();
     for action in &definition.prestart_actions {
-        for template in action.act.templates() {
-            check_one(template, &format!("action `{}`", action.act.name()), Shell::Never, variables, &later)?;
+        for template in action.kind.templates() {
+            check_one(template, &format!("action `{}`", action.kind.name()), Syntax::Format, variables, &later)?;
         }
         later.extend(action.reference.clone());
     }
     for (place, template) in texts(definition) {
-        check_one(template, &place, Shell::Later, variables, &later)?;
+        check_one(template, &place, Syntax::Shell, variables, &later)?;
     }
     Ok(())
 }
 
-/// Command and variables, each with a word for where it is written.
+/// Templates of command and variables, each with the place where it is written.
 fn texts(definition: &Definition) -> Vec<(String, &str)> {
     let command: Vec<&str> = match &definition.command {
         Some(CommandLine::Argv(argv)) => argv.iter().map(String::as_str).collect(),
@@ -168,31 +167,36 @@ fn texts(definition: &Definition) -> Vec<(String, &str)> {
 fn check_one(
     template: &str,
     place: &str,
-    shell: Shell,
+    syntax: Syntax,
     now: &Variables,
     later: &BTreeSet<String>,
 ) -> Result<(), LaunchError> {
     let failed = |source| LaunchError::Template { place: place.to_owned(), source };
-    let names = names(template, shell).map_err(failed)?;
+    let names = names(template, syntax).map_err(failed)?;
     if let Some(name) = names.iter().find(|name| !now.contains_key(**name) && !later.contains(**name)) {
         return Err(failed(unknown(name, now.keys().chain(later).cloned())));
     }
     if !names.iter().any(|name| later.contains(*name)) {
-        render(template, shell, now).map_err(failed)?;
+        render(template, syntax, now).map_err(failed)?;
     }
     Ok(())
 }
 
-/// Fills everything in.
+/// Expands all templates.
 ///
 /// # Errors
-/// When a template is wrong, or the result cannot be given to a process.
-pub fn assemble(definition: &Definition, chosen: &Chosen, variables: &Variables) -> Result<Assembled, LaunchError> {
+/// When a template is invalid, or the result cannot be passed to a process.
+pub fn resolve(
+    definition: &Definition,
+    user_options: &UserOptions,
+    variables: &Variables,
+) -> Result<ResolvedCommand, LaunchError> {
     let fill = |place: &str, template: &str| {
         let failed = |source| LaunchError::Template { place: place.to_owned(), source };
-        render(template, Shell::Later, variables).map_err(failed)
+        render(template, Syntax::Shell, variables).map_err(failed)
     };
-    let arguments: Vec<String> = overlay(&definition.default_arguments, &chosen.arguments)
+    let in_command = |source| LaunchError::Template { place: "`command`".to_owned(), source };
+    let arguments: Vec<String> = overlay(&definition.default_arguments, &user_options.arguments)
         .flat_map(|argument| std::iter::once(&argument.flag).chain(&argument.values).cloned())
         .collect();
     let argv = match definition.command.as_ref().ok_or(LaunchError::NoCommand)? {
@@ -202,7 +206,8 @@ pub fn assemble(definition: &Definition, chosen: &Chosen, variables: &Variables)
         }
         CommandLine::Line(line) => match &definition.shell {
             ShellChoice::Split => {
-                let words = shlex::split(line).ok_or_else(|| LaunchError::Words(line.clone()))?;
+                let line = without_blanks(line).map_err(in_command)?;
+                let words = shlex::split(&line).ok_or_else(|| LaunchError::UnbalancedQuotes(line.clone()))?;
                 let filled: Result<Vec<String>, _> = words.iter().map(|word| fill("`command`", word)).collect();
                 [filled?, arguments].concat()
             }
@@ -225,19 +230,19 @@ pub fn assemble(definition: &Definition, chosen: &Chosen, variables: &Variables)
         let value = fill(&format!("variable `{name}`"), value.as_str().unwrap_or_default())?;
         env.push((fill("`env`", name)?, value));
     }
-    env.extend(chosen.envs.iter().cloned());
+    env.extend(user_options.envs.iter().cloned());
     possible(&argv, &env)?;
-    Ok(Assembled { argv, env })
+    Ok(ResolvedCommand { argv, env })
 }
 
-/// A user's flags take the place of the defaults of the same name; others follow.
-fn overlay<'a>(defaults: &'a [Argument], chosen: &'a [Argument]) -> impl Iterator<Item = &'a Argument> {
-    let chosen_for = |flag: &str| chosen.iter().find(|argument| argument.flag == flag);
+/// The user's flags replace the defaults of the same name; others follow.
+fn overlay<'a>(defaults: &'a [Argument], user_options: &'a [Argument]) -> impl Iterator<Item = &'a Argument> {
+    let chosen_for = |flag: &str| user_options.iter().find(|argument| argument.flag == flag);
     let overlaid = defaults.iter().map(move |default| chosen_for(&default.flag).unwrap_or(default));
-    overlaid.chain(chosen.iter().filter(|argument| !defaults.iter().any(|default| default.flag == argument.flag)))
+    overlaid.chain(user_options.iter().filter(|argument| !defaults.iter().any(|default| default.flag == argument.flag)))
 }
 
-/// What the kernel takes no process with.
+/// Rejects what `execve` cannot pass.
 fn possible(argv: &[String], env: &[(String, String)]) -> Result<(), LaunchError> {
     if argv.first().is_none_or(String::is_empty) {
         return Err(LaunchError::NoCommand);
@@ -255,14 +260,14 @@ fn possible(argv: &[String], env: &[(String, String)]) -> Result<(), LaunchError
     Ok(())
 }
 
-impl Assembled {
-    /// The command.
+impl ResolvedCommand {
+    /// The command line as a [`Command`].
     #[must_use]
     pub fn command(&self) -> Command {
         Command::argv(&self.argv)
     }
 
-    /// The session's environment with what is set beyond; without the runner's own libraries, which are not for others.
+    /// The session's environment plus these variables, without the runner's own libraries in `LD_LIBRARY_PATH`.
     #[must_use]
     pub fn environment(&self, session: &ChildEnv, own_libraries: &OsStr) -> ChildEnv {
         let mut env = session.clone();
@@ -299,9 +304,10 @@ mod tests {
 
     fn argv(definition: &Definition, options: &Json) -> Result<Vec<String>, String> {
         let Json::Object(options) = options else { panic!() };
-        let chosen = Chosen::read("s", definition, options, &session()).map_err(|error| error.to_string())?;
+        let user_options =
+            UserOptions::read("s", definition, options, &session()).map_err(|error| error.to_string())?;
         check(definition, &variables()).map_err(|error| crate::error::chain(&error))?;
-        assemble(definition, &chosen, &variables()).map(|it| it.argv).map_err(|error| crate::error::chain(&error))
+        resolve(definition, &user_options, &variables()).map(|it| it.argv).map_err(|error| crate::error::chain(&error))
     }
 
     #[test]
@@ -313,8 +319,9 @@ mod tests {
         }));
         let plain = argv(&definition, &json!({})).unwrap();
         assert_eq!(plain, ["x", "--port=8080", "--b", "1", "--a", "2", "3", "--q"]);
-        let chosen = argv(&definition, &json!({"arguments": {"--z": "{ports[0]} ${HOME}", "--a": null}})).unwrap();
-        assert_eq!(chosen, ["x", "--port=8080", "--b", "1", "--a", "--q", "--z", "{ports[0]} ${HOME}"]);
+        let user_options =
+            argv(&definition, &json!({"arguments": {"--z": "{ports[0]} ${HOME}", "--a": null}})).unwrap();
+        assert_eq!(user_options, ["x", "--port=8080", "--b", "1", "--a", "--q", "--z", "{ports[0]} ${HOME}"]);
         assert_eq!(argv(&definition, &json!({"arguments": null, "envs": null})).unwrap(), plain);
     }
 
@@ -341,20 +348,19 @@ mod tests {
         }));
         let error = |options: Json| argv(&definition, &options).unwrap_err();
         let flag = error(json!({"arguments": {"--evil": null}}));
-        assert_eq!(flag, "the argument `--evil` is not allowed for the service s; allowed are `--a`");
+        assert_eq!(flag, "argument `--evil` is not allowed for service s (allowed: `--a`)");
         let variable = error(json!({"envs": {"BASH_ENV": "x"}}));
-        assert_eq!(
-            variable,
-            "the variable `BASH_ENV` is not allowed for the service s; allowed are `E`, `PATH`, `LD_PRELOAD`"
-        );
+        assert_eq!(variable, "variable `BASH_ENV` is not allowed for service s (allowed: `E`, `PATH`, `LD_PRELOAD`)");
         for name in ["PATH", "LD_PRELOAD"] {
             let frozen = error(json!({"envs": {name: "/evil"}}));
-            assert_eq!(frozen, format!("the variable `{name}` is set by the session and cannot be overwritten"));
+            assert_eq!(frozen, format!("variable `{name}` is set by the session and cannot be overridden"));
         }
         let number = error(json!({"envs": {"E": 7}}));
-        assert_eq!(number, "the value of the variable `E` is 7; a text is expected");
-        assert!(error(json!({"arguments": ["--a"]})).starts_with("the option `arguments` is [\"--a\"]; an object"));
-        assert_eq!(error(json!({"arguments": {"--a": "\0"}})), "the argument \"\\0\" has a NUL byte in it");
+        assert_eq!(number, "variable `E`: expected a string, got 7");
+        assert!(
+            error(json!({"arguments": ["--a"]})).starts_with("option `arguments`: expected an object, got [\"--a\"]")
+        );
+        assert_eq!(error(json!({"arguments": {"--a": "\0"}})), "the argument \"\\0\" contains a NUL byte");
     }
 
     #[test]
@@ -363,26 +369,23 @@ mod tests {
         let unknown = error(json!({"command": ["{port}"]}));
         assert_eq!(
             unknown,
-            "the definition's `command` cannot be filled in: `{port}`: the name `port` is unknown; known are `ports`, `runtime_path`"
+            "cannot expand the definition's `command`: `{port}`: unknown name `port`; known names: `ports`, `runtime_path`"
         );
         let action = error(json!({
             "command": ["x"], "prestart": [{"action": "log", "args": {"message": "{later}"}}],
         }));
-        assert!(action.starts_with("the definition's action `log` cannot be filled in: `{later}`: "), "{action}");
+        assert!(action.starts_with("cannot expand the definition's action `log`: `{later}`: "), "{action}");
         let index = error(json!({"command": ["x"], "env": {"P": "{ports[2]}"}}));
-        assert!(
-            index.ends_with("variable `P` cannot be filled in: `{ports[2]}`: there is no `2` in `ports`"),
-            "{index}"
-        );
+        assert!(index.ends_with("variable `P`: `{ports[2]}`: `ports` has no element `2`"), "{index}");
     }
 
     #[test]
-    fn the_runners_own_libraries_are_for_nobody_else() {
-        let assembled = Assembled {
+    fn the_runners_own_libraries_are_removed() {
+        let resolved = ResolvedCommand {
             argv: vec!["x".into()],
             env: vec![("LD_LIBRARY_PATH".into(), "/opt/own:/usr/lib/x".into()), ("A".into(), "b".into())],
         };
-        let env = assembled.environment(&session(), OsStr::new("/opt/own"));
+        let env = resolved.environment(&session(), OsStr::new("/opt/own"));
         assert_eq!(env[OsStr::new("LD_LIBRARY_PATH")], "/usr/lib/x");
         assert_eq!((env.len(), &env[OsStr::new("PATH")]), (4, &OsString::from("/bin")));
     }

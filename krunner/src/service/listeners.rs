@@ -1,11 +1,11 @@
-//! Who listens on a port, as the kernel tells it: nobody is connected to.
+//! Finds the listener of a port in `/proc`, without connecting.
 //!
 //! A connection would count as a client, and some services treat their first one specially.
 
 use std::fmt;
 use std::path::Path;
 
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use procfs::ProcResult;
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::FDTarget;
@@ -17,14 +17,22 @@ pub(super) async fn is_open(port: u16) -> bool {
     blocking(move || listener(port).is_some()).await
 }
 
-/// Who listens on a port, as far as `/proc` shows it: processes of other users keep to themselves.
+/// The process that listens on a port. `/proc` does not show the pid of other users' processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Holder {
+pub(super) struct PortOwner {
     pub(super) pid: Option<Pid>,
     name: String,
+    user: Uid,
 }
 
-impl fmt::Display for Holder {
+impl PortOwner {
+    /// Whether the listener belongs to the session's user and is not the runner itself.
+    pub(super) fn is_users_own(&self) -> bool {
+        self.user == Uid::effective() && self.pid != Some(Pid::this())
+    }
+}
+
+impl fmt::Display for PortOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.pid {
             Some(pid) => write!(f, "{} (process {pid})", self.name),
@@ -33,18 +41,20 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Whoever listens there, if somebody does.
-pub(super) async fn holder(port: u16) -> Option<Holder> {
+/// The listener of a port, if there is one.
+pub(super) async fn port_owner(port: u16) -> Option<PortOwner> {
     blocking(move || {
-        let inode = listener(port)?.inode;
-        Some(owner(inode).unwrap_or_else(|| Holder { pid: None, name: "another program".to_owned() }))
+        let listener = listener(port)?;
+        let (pid, name) = process_with_socket(listener.inode)
+            .map_or((None, "another program".to_owned()), |(pid, name)| (Some(pid), name));
+        Some(PortOwner { pid, name, user: Uid::from_raw(listener.uid) })
     })
     .await
 }
 
 fn listener(port: u16) -> Option<TcpNetEntry> {
     let on_port = |table: ProcResult<Vec<TcpNetEntry>>| {
-        // A kernel without IPv6 has no second table.
+        // A kernel without IPv6 has no `tcp6`.
         let entries = table.unwrap_or_default();
         entries.into_iter().find(|entry| entry.state == TcpState::Listen && entry.local_address.port() == port)
     };
@@ -52,14 +62,14 @@ fn listener(port: u16) -> Option<TcpNetEntry> {
 }
 
 /// The process that has the socket open.
-fn owner(inode: u64) -> Option<Holder> {
+fn process_with_socket(inode: u64) -> Option<(Pid, String)> {
     procfs::process::all_processes().ok()?.flatten().find_map(|process| {
         let has_it = |target: FDTarget| matches!(target, FDTarget::Socket(socket) if socket == inode);
         process.fd().ok()?.flatten().any(|fd| has_it(fd.target)).then_some(())?;
         let arguments = process.cmdline().unwrap_or_default();
         let name = arguments.first().and_then(|program| Path::new(program).file_name());
         let name = name.map_or_else(|| "a program".into(), |name| name.to_string_lossy().into_owned());
-        Some(Holder { pid: Some(Pid::from_raw(process.pid())), name })
+        Some((Pid::from_raw(process.pid()), name))
     })
 }
 
@@ -72,11 +82,20 @@ mod tests {
         let listener = TcpListener::bind(address).unwrap();
         let port = listener.local_addr().unwrap().port();
         assert!(is_open(port).await, "{address}");
-        let holder = holder(port).await.unwrap().to_string();
-        assert!(holder.ends_with(&format!("(process {})", std::process::id())), "{holder}");
+        let owner = port_owner(port).await.unwrap();
+        let shown = owner.to_string();
+        assert!(shown.ends_with(&format!("(process {})", std::process::id())), "{shown}");
+        assert!(!owner.is_users_own(), "it is this process");
+        assert!(PortOwner { pid: Some(Pid::from_raw(1)), ..owner.clone() }.is_users_own());
+        assert!(
+            PortOwner { pid: None, ..owner.clone() }.is_users_own(),
+            "not every process of a user can be looked into"
+        );
+        let other = Uid::from_raw(Uid::effective().as_raw() + 1);
+        assert!(!PortOwner { pid: None, user: other, ..owner }.is_users_own());
         drop(listener);
         assert!(!is_open(port).await);
-        assert_eq!(super::holder(port).await, None);
+        assert_eq!(super::port_owner(port).await, None);
     }
 
     #[tokio::test]

@@ -1,33 +1,42 @@
-//! Services: programs with a port that the agent asks for by name.
+//! Services: programs with a port that the agent starts by name.
 //!
-//! [`Services`] is the one owner, behind a bounded channel; what it decides by is plain and pure: templates, definitions,
-//! launches, health. Knows nothing of the agent's messages: the session turns those into orders, and events into replies.
+//! [`Services`] is a handle on the task that owns them, behind a bounded channel. Templates, definitions, command lines and
+//! health are pure. The session translates the agent's messages into [`ServiceCommand`]s and [`ServiceEvent`]s into replies.
 
 mod action;
+mod braces;
 mod catalogue;
+mod command;
 mod daemon;
 mod definition;
-mod desk;
 mod fallback;
-pub mod intrinsic;
+pub(crate) mod intrinsic;
 mod job;
 mod last_lines;
 mod launch;
 mod listeners;
+mod manager;
 mod model;
-mod order;
 mod preview;
 mod probe;
-mod supervised;
+mod process;
+mod response_queue;
+mod response_timeout;
+mod startup;
 mod template;
+mod template_error;
 mod watcher;
 
-pub use catalogue::Catalogue;
+pub use braces::Syntax;
+pub(crate) use catalogue::Catalogue;
+pub(crate) use command::{AppInfo, ServiceCommand, ServiceEvent, StartModel, StartOutcome, StartService};
 pub use definition::Definition;
-pub use desk::{Busy, Services, Setting};
-pub use fallback::{fallback, offered};
-pub use launch::{Assembled, Chosen, LaunchError, assemble, check};
-pub use order::{AppInfo, Event, ModelOrder, Order, Outcome, ServiceOrder};
-pub use preview::preview;
-pub use supervised::{Ended, Launch, Phase, StartError, Supervised};
-pub use template::{Shell, TemplateError, Value, Variables, names, render};
+pub(crate) use fallback::{fallback, offered};
+pub(crate) use launch::ResolvedCommand;
+pub use launch::{UserOptions, resolve};
+pub(crate) use manager::{Services, ServicesBusy, ServicesConfig};
+pub(crate) use preview::preview;
+pub(crate) use process::{ProcessPhase, ServiceLaunch, ServiceProcess};
+pub(crate) use response_timeout::DEFAULT_RESPONSE_TIMEOUT;
+pub(crate) use startup::{StartProgress, StartPublisher};
+pub use template::{Value, Variables, render};

@@ -1,14 +1,15 @@
-//! Model services: what the agent says of one, and when it counts as healthy.
+//! Model services: their description by the agent, and when one counts as healthy.
 //!
 //! ```text
 //!            success                        success
 //! Unknown ─────────────▶ Healthy ◀──────────────────────── Unhealthy
-//!    │                      │  failures in a row: retries       ▲  │ its process ended
+//!    │                      │  failures in a row > retries      ▲  │ its process ended
 //!    │                      └────────────────────────────────────┤  ▼
-//!    └── failures in a row: retries, or its process ended ───────┘ (final)
+//!    └── failures in a row > retries, or its process ended ──────┘ (final)
 //! ```
 //!
-//! A success resets the count of failures. Only a change is told. Pure: probes and their clock are elsewhere.
+//! A success resets the count of failures. Failures during the initial delay do not count. Only changes are reported. Pure:
+//! `watcher` has the probes and the clock.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,49 +20,50 @@ use serde_json::Value;
 
 use super::action::Action;
 use super::definition::{CommandLine, Definition, ShellChoice, command_line, nullable};
+use crate::config::AgentVersion;
 
-/// Defaults of agents, for what they leave out or send as null.
+/// The agent's defaults, for values that are missing or null.
 const RETRIES: u32 = 10;
 const PROBE_SECONDS: f64 = 5.0;
 const INTERVAL_SECONDS: f64 = 10.0;
 const STATUS: u16 = 200;
 
-/// Shorter times would probe without a pause.
+/// A shorter interval would probe without a pause.
 const MIN_SECONDS: f64 = 0.1;
 const MAX_SECONDS: f64 = 24.0 * 3600.0;
 
-/// A model service as it was ordered.
+/// A model service as requested.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Model {
-    /// Of the model.
+pub(super) struct ModelService {
+    /// The model's name.
     pub(super) name: String,
-    /// Where its files are, and the process runs.
+    /// The model's directory, in which the process runs.
     pub(super) directory: Option<PathBuf>,
-    /// What to start.
+    /// Command and prestart actions.
     pub(super) definition: Definition,
-    /// Where it is going to listen.
+    /// The port that the service listens on.
     pub(super) port: u16,
-    /// How it is watched; not at all when there is none.
+    /// `None` if the health is not checked.
     pub(super) check: Option<HealthCheck>,
 }
 
-/// How a model's health is seen.
+/// The health check of a model service.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct HealthCheck {
-    /// What is asked for.
+    /// Path and query of the probe.
     pub(super) target: PathAndQuery,
-    /// The answer of a healthy service.
+    /// Status of a healthy service.
     pub(super) expected_status: u16,
-    /// From one probe to the next.
+    /// Time between two probes.
     pub(super) interval: Duration,
-    /// For one probe.
+    /// Timeout of a probe.
     pub(super) patience: Duration,
-    /// Failures in a row that make it unhealthy.
+    /// Consecutive failures that are tolerated.
     pub(super) retries: u32,
-    /// Before the first probe.
+    /// Failures do not count for this long after the start.
     pub(super) initial_delay: Duration,
-    /// Older agents take the answer to the order for the verdict: it waits so long for the first success.
-    pub(super) verdict_in_answer: Option<Duration>,
+    /// Agents of 23.3 take the response for the health, so it waits this long for the first success.
+    pub(super) health_in_response: Option<Duration>,
 }
 
 #[derive(Deserialize)]
@@ -88,20 +90,25 @@ struct WrittenCheck {
     initial_delay: Option<f64>,
 }
 
-impl Model {
-    /// Reads what the agent says.
+impl ModelService {
+    /// Parses the agent's description.
     ///
     /// # Errors
-    /// Names what is missing or wrong.
-    pub(super) fn read(name: &str, model_path: Option<&str>, service: &Value) -> Result<Self, String> {
+    /// Names the missing or invalid field.
+    pub(super) fn read(
+        name: &str,
+        model_path: Option<&str>,
+        service: &Value,
+        agent: Option<AgentVersion>,
+    ) -> Result<Self, String> {
         if service.is_null() {
             return Err("service info not provided".to_owned());
         }
         let written = WrittenService::deserialize(service).map_err(|error| format!("`service`: {error}"))?;
         if written.start_command.is_none() {
-            return Err("`service`: there is no `start_command`".to_owned());
+            return Err("`service`: missing field `start_command`".to_owned());
         } else if written.port == 0 {
-            return Err("`service`: `port` is 0, not a port".to_owned());
+            return Err("`service`: port 0 is not valid".to_owned());
         }
         let definition = Definition {
             command: written.start_command,
@@ -109,7 +116,7 @@ impl Model {
             prestart_actions: written.pre_start_actions,
             ..Definition::default()
         };
-        let check = written.health_check.map(HealthCheck::read).transpose()?.flatten();
+        let check = written.health_check.map(|check| HealthCheck::read(check, agent)).transpose()?.flatten();
         Ok(Self {
             name: name.to_owned(),
             directory: model_path.map(PathBuf::from),
@@ -119,7 +126,7 @@ impl Model {
         })
     }
 
-    /// The name to stop it by.
+    /// The name by which the service is stopped.
     #[must_use]
     pub(super) fn service_name(&self) -> String {
         format!("{}-{}", self.name, self.port)
@@ -127,9 +134,12 @@ impl Model {
 }
 
 impl HealthCheck {
-    /// `None` where it is switched off.
-    fn read(object: serde_json::Map<String, Value>) -> Result<Option<Self>, String> {
-        let is_of_newer_agents = object.contains_key("enable") || object.contains_key("interval");
+    /// `None` if the check is disabled.
+    fn read(object: serde_json::Map<String, Value>, agent: Option<AgentVersion>) -> Result<Option<Self>, String> {
+        // Agents of 23.3, 23.9 and 24.3 send the same. Reporting the health twice is harmless, a late response is not, so the
+        // response waits only if the agent is known to be 23.3.
+        let is_newer = object.contains_key("enable") || object.contains_key("interval");
+        let is_health_in_response = !is_newer && agent.is_some_and(AgentVersion::wants_health_in_answer);
         let written =
             WrittenCheck::deserialize(Value::Object(object)).map_err(|error| format!("`health_check`: {error}"))?;
         if written.enable == Some(false) {
@@ -137,9 +147,9 @@ impl HealthCheck {
         }
         let path = if written.path.starts_with('/') { written.path } else { format!("/{}", written.path) };
         let target = PathAndQuery::try_from(path.as_str())
-            .map_err(|error| format!("`health_check`: the path {path:?} cannot be asked for: {error}"))?;
+            .map_err(|error| format!("`health_check`: invalid path {path:?}: {error}"))?;
         let patience = seconds(written.max_wait_time.unwrap_or(PROBE_SECONDS));
-        let retries = written.max_retries.unwrap_or(RETRIES).max(1);
+        let retries = written.max_retries.unwrap_or(RETRIES);
         Ok(Some(Self {
             target,
             expected_status: written.expected_status_code.unwrap_or(STATUS),
@@ -147,7 +157,7 @@ impl HealthCheck {
             patience,
             retries,
             initial_delay: written.initial_delay.map_or(Duration::ZERO, seconds),
-            verdict_in_answer: (!is_of_newer_agents).then(|| seconds(patience.as_secs_f64() * f64::from(retries))),
+            health_in_response: is_health_in_response.then(|| seconds(patience.as_secs_f64() * f64::from(retries))),
         }))
     }
 }
@@ -156,49 +166,49 @@ fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds.clamp(MIN_SECONDS, MAX_SECONDS))
 }
 
-/// What is seen of a service.
+/// The result of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seen {
-    /// A probe got the answer it expected.
+pub(super) enum ProbeResult {
+    /// The expected status.
     Success,
-    /// It did not.
+    /// Any other result.
     Failure,
-    /// The process does not run any more.
-    Gone,
+    /// The process exited.
+    Exited,
 }
 
-/// What is known of a service's health.
+/// Derives a service's health from its probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Health {
+pub(super) struct HealthTracker {
     retries: u32,
     failures: u32,
-    verdict: Option<bool>,
+    is_healthy: Option<bool>,
 }
 
-impl Health {
-    /// Of a service that has just been started.
+impl HealthTracker {
+    /// For a service that was just started.
     #[must_use]
     pub(super) fn new(retries: u32) -> Self {
-        Self { retries, failures: 0, verdict: None }
+        Self { retries, failures: 0, is_healthy: None }
     }
 
-    /// Takes in what was seen; the new verdict if it changes.
+    /// Records a result; returns the new health if it changed.
     #[must_use]
-    pub(super) fn take_in(&mut self, seen: Seen) -> Option<bool> {
-        let verdict = match seen {
-            Seen::Success => {
+    pub(super) fn record(&mut self, seen: ProbeResult) -> Option<bool> {
+        let is_healthy = match seen {
+            ProbeResult::Success => {
                 self.failures = 0;
                 Some(true)
             }
-            Seen::Failure => {
+            ProbeResult::Failure => {
                 self.failures = self.failures.saturating_add(1);
-                if self.failures >= self.retries { Some(false) } else { self.verdict }
+                if self.failures > self.retries { Some(false) } else { self.is_healthy }
             }
-            Seen::Gone => Some(false),
+            ProbeResult::Exited => Some(false),
         };
-        let changed = verdict != self.verdict;
-        self.verdict = verdict;
-        verdict.filter(|_| changed)
+        let changed = is_healthy != self.is_healthy;
+        self.is_healthy = is_healthy;
+        is_healthy.filter(|_| changed)
     }
 }
 
@@ -208,29 +218,33 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn read(service: &Value) -> Result<Model, String> {
-        Model::read("m", Some("/models/m"), service)
+    fn read(service: &Value) -> Result<ModelService, String> {
+        ModelService::read("m", Some("/models/m"), service, AgentVersion::parse("23.03.8"))
+    }
+
+    fn check_of(agent: &str, health_check: &Value) -> Option<HealthCheck> {
+        let service = json!({"start_command": ["x"], "port": 9000, "health_check": health_check});
+        ModelService::read("m", None, &service, AgentVersion::parse(agent)).unwrap().check
     }
 
     fn check(health_check: &Value) -> Option<HealthCheck> {
-        let service = json!({"start_command": ["x"], "port": 9000, "health_check": health_check});
-        read(&service).unwrap().check
+        check_of("23.03.8", health_check)
     }
 
     #[test]
     fn both_generations_are_read() {
         let old =
             check(&json!({"path": "/h", "max_retries": 3, "max_wait_time": 2.5, "expected_status_code": 204})).unwrap();
-        assert_eq!(old.verdict_in_answer, Some(Duration::from_millis(7500)));
+        assert_eq!(old.health_in_response, Some(Duration::from_millis(7500)));
         assert_eq!((old.expected_status, old.retries, old.interval), (204, 3, Duration::from_secs(10)));
         let new = check(&json!({"enable": true, "path": "h?x=1", "interval": 1, "initial_delay": 60.0})).unwrap();
-        assert_eq!((new.verdict_in_answer, new.target.as_str()), (None, "/h?x=1"));
+        assert_eq!((new.health_in_response, new.target.as_str()), (None, "/h?x=1"));
         assert_eq!((new.initial_delay, new.interval), (Duration::from_mins(1), Duration::from_secs(1)));
         assert_eq!(check(&json!({"enable": false, "path": "/"})), None);
         assert_eq!(check(&Value::Null), None);
         let nulls = check(&json!({"path": "/", "max_retries": null, "max_wait_time": null})).unwrap();
         assert_eq!(
-            (nulls.retries, nulls.patience, nulls.verdict_in_answer.unwrap().as_secs()),
+            (nulls.retries, nulls.patience, nulls.health_in_response.unwrap().as_secs()),
             (10, Duration::from_secs(5), 50)
         );
         let model = read(&json!({"start_command": "x", "shell": null, "pre_start_actions": null, "port": 1})).unwrap();
@@ -238,11 +252,22 @@ mod tests {
     }
 
     #[test]
+    fn only_agents_of_23_3_wait_for_the_verdict() {
+        let waits =
+            |agent: &str, health_check: Value| check_of(agent, &health_check).unwrap().health_in_response.is_some();
+        let older = json!({"path": "/", "max_retries": 10, "max_wait_time": 5, "expected_status_code": 200});
+        let agents = ["23.03.8", "23.09.10", "24.03.2", "unknown"];
+        assert_eq!(agents.map(|agent| waits(agent, older.clone())), [true, false, false, false]);
+        assert!(!waits("23.03.8", json!({"path": "/", "interval": 10})));
+        assert!(!waits("23.03.8", json!({"path": "/", "enable": true})));
+    }
+
+    #[test]
     fn what_is_missing_is_named() {
         assert_eq!(read(&Value::Null).unwrap_err(), "service info not provided");
         assert_eq!(
             read(&json!({"port": 1, "start_command": null})).unwrap_err(),
-            "`service`: there is no `start_command`"
+            "`service`: missing field `start_command`"
         );
         assert_eq!(read(&json!({"start_command": ["x"]})).unwrap_err(), "`service`: missing field `port`");
         let path = read(&json!({"start_command": ["x"], "port": 1, "health_check": {}})).unwrap_err();
@@ -251,36 +276,36 @@ mod tests {
 
     #[test]
     fn a_flapping_service_is_told_at_each_change_only() {
-        let mut health = Health::new(2);
-        let seen = |mut take: Box<dyn FnMut(Seen) -> Option<bool> + '_>| {
+        let mut health = HealthTracker::new(1);
+        let seen = |mut take: Box<dyn FnMut(ProbeResult) -> Option<bool> + '_>| {
             [
-                Seen::Failure,
-                Seen::Success,
-                Seen::Success,
-                Seen::Failure,
-                Seen::Success,
-                Seen::Failure,
-                Seen::Failure,
-                Seen::Failure,
+                ProbeResult::Failure,
+                ProbeResult::Success,
+                ProbeResult::Success,
+                ProbeResult::Failure,
+                ProbeResult::Success,
+                ProbeResult::Failure,
+                ProbeResult::Failure,
+                ProbeResult::Failure,
             ]
             .map(&mut *take)
         };
-        let told = seen(Box::new(|what| health.take_in(what)));
+        let told = seen(Box::new(|what| health.record(what)));
         assert_eq!(told, [None, Some(true), None, None, None, None, Some(false), None]);
-        assert_eq!(health.take_in(Seen::Success), Some(true));
-        assert_eq!(health.take_in(Seen::Gone), Some(false));
-        assert_eq!(health.take_in(Seen::Gone), None);
+        assert_eq!(health.record(ProbeResult::Success), Some(true));
+        assert_eq!(health.record(ProbeResult::Exited), Some(false));
+        assert_eq!(health.record(ProbeResult::Exited), None);
     }
 
     proptest! {
         #[test]
-        fn verdicts_alternate_and_follow_the_rules(retries in 1_u32..5, successes in prop::collection::vec(any::<bool>(), 0..60)) {
-            let mut health = Health::new(retries);
+        fn verdicts_alternate_and_follow_the_rules(retries in 0_u32..5, successes in prop::collection::vec(any::<bool>(), 0..60)) {
+            let mut health = HealthTracker::new(retries);
             let (mut last, mut run) = (None, 0);
             for success in successes {
                 run = if success { 0 } else { run + 1 };
-                let told = health.take_in(if success { Seen::Success } else { Seen::Failure });
-                let expected = if success { Some(true) } else if run >= retries { Some(false) } else { last };
+                let told = health.record(if success { ProbeResult::Success } else { ProbeResult::Failure });
+                let expected = if success { Some(true) } else if run > retries { Some(false) } else { last };
                 prop_assert_eq!(told, expected.filter(|_| expected != last));
                 last = expected;
             }

@@ -1,7 +1,7 @@
-//! One question to a model server: does it answer with the status it should?
+//! An HTTP health probe of a model server.
 //!
-//! A connection for each probe, to this machine only. A redirect is followed where it stays on the server, as agents
-//! always did it: frameworks send `/health` to `/health/`.
+//! One connection per probe, to localhost only. Redirects within the server are followed, as agents always did: frameworks
+//! redirect `/health` to `/health/`.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,34 +16,34 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Redirects that are followed in one probe.
+/// Limit of redirects in one probe.
 const MAX_REDIRECTS: usize = 5;
 
-/// What is asked, and of whom.
+/// The target and the expected status.
 #[derive(Debug, Clone)]
 pub(super) struct Probe {
     pub(super) port: u16,
     pub(super) target: PathAndQuery,
     pub(super) expected_status: u16,
-    /// For all of it.
+    /// Timeout of the probe, redirects included.
     pub(super) patience: Duration,
 }
 
-/// Why a probe has failed.
+/// Why a probe failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProbeError {
-    #[error("nobody listens")]
+    #[error("cannot connect")]
     Unreachable(#[source] io::Error),
-    #[error("no HTTP is spoken there")]
+    #[error("not an HTTP server")]
     NotHttp(#[source] hyper::Error),
-    #[error("the answer is {0}")]
+    #[error("unexpected status {0}")]
     Status(StatusCode),
-    #[error("no answer within {0:?}")]
+    #[error("no response within {0:?}")]
     Late(Duration),
 }
 
 impl Probe {
-    /// Asks once.
+    /// Runs the probe once.
     pub(super) async fn ask(&self) -> Result<(), ProbeError> {
         timeout(self.patience, self.follow()).await.unwrap_or(Err(ProbeError::Late(self.patience)))
     }
@@ -77,7 +77,7 @@ impl Probe {
         let exchange = sender.send_request(request);
         tokio::pin!(exchange);
         let mut connected = true;
-        // The head of the answer is all that is read; the connection goes with this future.
+        // Only the head of the response is read; the connection closes with this future.
         let response = loop {
             tokio::select! {
                 response = &mut exchange => break response.map_err(ProbeError::NotHttp)?,
@@ -91,7 +91,7 @@ impl Probe {
         Ok((response.status(), location))
     }
 
-    /// Where a redirect leads, if that is the same server.
+    /// The target of a redirect, if it is on the same server.
     fn here(&self, location: &Uri) -> Option<PathAndQuery> {
         let target = location.path_and_query()?.clone();
         let Some(authority) = location.authority() else {
@@ -109,7 +109,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
-    /// Answers each connection with what the path asks for; the redirects name their own server's port.
+    /// A server that answers each connection by the path of the request.
     async fn server(address: &str) -> Probe {
         let listener = TcpListener::bind(address).await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -170,8 +170,8 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let target = PathAndQuery::from_static("/ok/");
-        let nobody = Probe { port, target, expected_status: 200, patience: Duration::from_secs(10) };
-        assert!(matches!(nobody.ask().await, Err(ProbeError::Unreachable(_))));
+        let unreachable = Probe { port, target, expected_status: 200, patience: Duration::from_secs(10) };
+        assert!(matches!(unreachable.ask().await, Err(ProbeError::Unreachable(_))));
         if std::path::Path::new("/proc/net/if_inet6").exists() {
             let probe = server("[::1]:0").await;
             assert!(ask(&probe, "/ok/").await.is_ok());

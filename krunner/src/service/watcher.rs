@@ -1,116 +1,143 @@
-//! One model service from its order on: the answer, then the watch over its health.
+//! Watches a model service: first the response to its request, then its health.
 
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use super::job::{Handle, Progress};
-use super::model::{Health, HealthCheck, Seen};
-use super::order::{Event, Outcome};
+use super::command::{ServiceEvent, StartOutcome};
+use super::job::{ServiceHandle, ServiceState};
+use super::model::{HealthCheck, HealthTracker, ProbeResult};
 use super::probe::Probe;
+use super::response_queue::Delivered;
 
-/// Older agents wait for the first success: it is looked for more often than afterwards.
+/// Older agents wait for the first success, so the first probes come faster.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a model service is watched with.
-pub(super) struct Watcher {
-    /// Of the model.
+/// A model service that exits within this time counts as not started.
+const MODEL_GRACE: Duration = Duration::from_millis(300);
+
+/// Watches one model service.
+pub(super) struct ModelWatcher {
+    /// The model's name.
     pub(super) name: String,
     pub(super) port: u16,
-    pub(super) job: Handle,
-    pub(super) events: mpsc::Sender<Event>,
+    pub(super) job: ServiceHandle,
+    pub(super) events: mpsc::Sender<ServiceEvent>,
+    /// Health events follow the response.
+    pub(super) delivered: Delivered,
 }
 
-impl Watcher {
-    /// Answers, and goes on until the process has ended.
+impl ModelWatcher {
+    /// Responds by the deadline, then reports changes of health until the process exits.
     pub(super) async fn run(
         mut self,
         check: Option<HealthCheck>,
         deadline: Instant,
-        grace: Duration,
-        answer: oneshot::Sender<Outcome>,
+        answer: oneshot::Sender<StartOutcome>,
     ) {
-        let patience = check.as_ref().and_then(|check| check.verdict_in_answer);
-        // An agent that waits for the verdict waits for the actions before as well.
-        let deadline = deadline + patience.unwrap_or_default();
-        let outcome = match self.job.reach(deadline, |progress| !matches!(progress, Progress::Preparing(_))).await {
-            Progress::Preparing(what) => Some(Outcome::Failed(format!("still starting: waiting for {what}"))),
-            _ => match self.job.reach(Instant::now() + grace, Progress::is_over).await {
-                Progress::Failed(problem) => Some(Outcome::Failed(problem)),
-                Progress::Ended(ended) => Some(Outcome::Failed(format!("the process did not start properly: {ended}"))),
-                _ if patience.is_some() => None,
-                _ => Some(Outcome::Started),
-            },
-        };
+        let window = check.as_ref().and_then(|check| check.health_in_response);
+        // An agent that waits for the health waits for the actions as well.
+        let outcome = self.started(deadline + window.unwrap_or_default()).await;
+        let is_undecided = window.is_some() && outcome == StartOutcome::Started;
+        let is_late = matches!(outcome, StartOutcome::Failed(_));
         let mut answer = Some(answer);
-        if let Some(outcome) = outcome {
+        if !is_undecided {
             give(&mut answer, outcome);
         }
-        if let (Some(check), false) = (check, self.job.now().is_over()) {
-            self.watch(&check, answer).await;
+        if is_late {
+            self.job.wait_out_grace(MODEL_GRACE).await;
+        }
+        match check {
+            _ if self.job.state().is_finished() => {}
+            Some(check) => self.watch(&check, answer).await,
+            // Without a health check the service counts as healthy.
+            None => self.tell(true).await,
         }
     }
 
-    async fn watch(mut self, check: &HealthCheck, mut answer: Option<oneshot::Sender<Outcome>>) {
-        let mut health = Health::new(check.retries);
+    /// The outcome of the start, as far as it is known at the deadline.
+    async fn started(&mut self, deadline: Instant) -> StartOutcome {
+        let preparing = self.job.wait_for(deadline, |progress| !matches!(progress, ServiceState::Preparing(_))).await;
+        if let ServiceState::Preparing(what) = preparing {
+            return StartOutcome::Failed(format!("still starting: waiting for {what}"));
+        } else if preparing == ServiceState::AlreadyRunning {
+            return StartOutcome::Running;
+        }
+        match self.job.wait_for(Instant::now() + MODEL_GRACE, ServiceState::is_finished).await {
+            ServiceState::Failed(problem) => StartOutcome::Failed(problem),
+            ServiceState::Exited(ended) => StartOutcome::Failed(format!("the process did not start properly: {ended}")),
+            _ => StartOutcome::Started,
+        }
+    }
+
+    async fn watch(mut self, check: &HealthCheck, mut answer: Option<oneshot::Sender<StartOutcome>>) {
+        let mut health = HealthTracker::new(check.retries);
         let probe = Probe {
             port: self.port,
             target: check.target.clone(),
             expected_status: check.expected_status,
             patience: check.patience,
         };
-        // Until then failures do not count: it has not had its time yet.
-        let window_ends = Instant::now() + check.verdict_in_answer.filter(|_| answer.is_some()).unwrap_or_default();
-        let mut pause = check.initial_delay;
+        let begun = Instant::now();
+        // Failures before this do not count.
+        let grace_ends = begun + check.initial_delay;
+        let window_ends = begun + check.health_in_response.filter(|_| answer.is_some()).unwrap_or_default();
+        let mut pause = Duration::ZERO;
         loop {
             let seen = tokio::select! {
-                () = self.job.over() => Seen::Gone,
+                () = self.job.finished() => ProbeResult::Exited,
                 seen = look(&probe, pause, &self.name) => seen,
             };
-            let in_window = answer.is_some() && Instant::now() < window_ends;
-            if !(in_window && seen == Seen::Failure)
-                && let Some(is_healthy) = health.take_in(seen)
-            {
-                let event = Event::Health { name: self.name.clone(), is_healthy };
-                if seen == Seen::Success {
-                    give(&mut answer, Outcome::Started);
+            let is_early = Instant::now() < if answer.is_some() { window_ends.max(grace_ends) } else { grace_ends };
+            if seen != ProbeResult::Failure || !is_early {
+                give(&mut answer, self.verdict(seen));
+                if let Some(is_healthy) = health.record(seen) {
+                    self.tell(is_healthy).await;
                 }
-                // The session goes on as long as this task does.
-                let _ = self.events.send(event).await;
             }
-            match (seen, self.job.now()) {
-                (Seen::Gone, Progress::Ended(ended)) => {
-                    give(&mut answer, Outcome::Failed(format!("the process did not start properly: {ended}")));
-                    return;
-                }
-                (Seen::Gone, _) => return,
-                (Seen::Failure, _) if !in_window => {
-                    give(&mut answer, Outcome::Failed("service unhealthy".to_owned()));
-                }
-                _ => {}
+            if seen == ProbeResult::Exited {
+                return;
             }
             pause = if answer.is_some() { check.interval.min(FIRST_INTERVAL) } else { check.interval };
         }
     }
+
+    /// The response to an agent that waits for the first result.
+    fn verdict(&self, seen: ProbeResult) -> StartOutcome {
+        match (seen, self.job.state()) {
+            (ProbeResult::Success, _) => StartOutcome::Started,
+            (ProbeResult::Failure, _) => StartOutcome::Failed("service unhealthy".to_owned()),
+            (ProbeResult::Exited, ServiceState::Exited(ended)) => {
+                StartOutcome::Failed(format!("the process did not start properly: {ended}"))
+            }
+            (ProbeResult::Exited, _) => StartOutcome::Failed("the process exited".to_owned()),
+        }
+    }
+
+    async fn tell(&self, is_healthy: bool) {
+        self.delivered.wait().await;
+        // The receiver lives as long as this task.
+        let _ = self.events.send(ServiceEvent::Health { name: self.name.clone(), is_healthy }).await;
+    }
 }
 
 /// One probe, after a pause.
-async fn look(probe: &Probe, pause: Duration, name: &str) -> Seen {
+async fn look(probe: &Probe, pause: Duration, name: &str) -> ProbeResult {
     sleep(pause).await;
     match probe.ask().await {
-        Ok(()) => Seen::Success,
+        Ok(()) => ProbeResult::Success,
         Err(error) => {
-            tracing::debug!("the model service {name} is not healthy: {}", crate::error::chain(&error));
-            Seen::Failure
+            tracing::debug!("model service {name} is unhealthy: {}", crate::error::chain(&error));
+            ProbeResult::Failure
         }
     }
 }
 
-/// Gives the answer, once.
-fn give(answer: &mut Option<oneshot::Sender<Outcome>>, outcome: Outcome) {
+/// Sends the response, once.
+fn give(answer: &mut Option<oneshot::Sender<StartOutcome>>, outcome: StartOutcome) {
     if let Some(answer) = answer.take() {
-        // Whoever takes it lives as long as the session.
+        // The receiver lives as long as the session.
         let _ = answer.send(outcome);
     }
 }

@@ -1,7 +1,7 @@
-//! Completions: asked of the engine at once, answered in the order of the requests.
+//! Code completion: requests go to the engine at once, replies keep the order of the requests.
 //!
-//! The agent matches answers to requests by their order, so a slow one holds up those behind it, for
-//! [`PATIENCE`] at most; they are worked on meanwhile.
+//! The agent matches replies to requests by their order, so a slow request delays the replies after it, by [`TIMEOUT`]
+//! at most. Requests are processed concurrently.
 
 use std::future::{pending, ready};
 use std::sync::Arc;
@@ -14,33 +14,33 @@ use tokio::time::timeout;
 
 use crate::runtime::Engine;
 
-/// The first completion of a session reads half a library, which takes seconds. A person who types has gone on by
-/// then.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The first completion of a session may load large libraries, which takes seconds. After this time the user has typed
+/// on.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Requests that are worked on; further ones get an empty answer, in their turn.
-const MAX_ASKED: usize = 64;
+/// Concurrent requests; further ones get an empty reply in order.
+const MAX_PENDING: usize = 64;
 
-/// Requests that wait for their answer.
+/// The pending completion requests.
 #[derive(Default)]
 pub(super) struct Completions {
-    asked: FuturesOrdered<BoxFuture<'static, Vec<String>>>,
+    pending: FuturesOrdered<BoxFuture<'static, Vec<String>>>,
 }
 
 impl Completions {
-    /// Begins to work on a request.
-    pub(super) fn ask(&mut self, engine: Option<Arc<dyn Engine>>, request: String) {
-        self.asked.push_back(match engine {
-            Some(engine) if self.asked.len() < MAX_ASKED => {
-                Box::pin(async move { timeout(PATIENCE, engine.complete(&request)).await.unwrap_or_default() })
+    /// Starts a completion request.
+    pub(super) fn request(&mut self, engine: Option<Arc<dyn Engine>>, request: String) {
+        self.pending.push_back(match engine {
+            Some(engine) if self.pending.len() < MAX_PENDING => {
+                Box::pin(async move { timeout(TIMEOUT, engine.complete(&request)).await.unwrap_or_default() })
             }
             _ => Box::pin(ready(Vec::new())),
         });
     }
 
-    /// The answer to the oldest request.
+    /// Resolves to the suggestions for the oldest request.
     pub(super) async fn next(&mut self) -> Vec<String> {
-        match self.asked.next().await {
+        match self.pending.next().await {
             Some(suggestions) => suggestions,
             None => pending().await,
         }
@@ -53,7 +53,7 @@ mod tests {
     use crate::process::Control;
     use async_trait::async_trait;
 
-    /// Completes nothing but what it is asked, after as many milliseconds as that says.
+    /// Suggests the request itself, after as many milliseconds as the request says.
     struct Slow;
 
     #[async_trait]
@@ -71,7 +71,7 @@ mod tests {
     #[tokio::test]
     async fn answers_keep_the_order_of_the_requests() {
         let mut completions = Completions::default();
-        let mut ask = |engine: Option<Arc<dyn Engine>>, request: &str| completions.ask(engine, request.to_owned());
+        let mut ask = |engine: Option<Arc<dyn Engine>>, request: &str| completions.request(engine, request.to_owned());
         ask(Some(Arc::new(Slow)), "100");
         ask(None, "0");
         ask(Some(Arc::new(Slow)), "1");

@@ -1,149 +1,158 @@
-//! The owner of the session's state, and its loop.
+//! The session's state and its event loop.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::completion::Completions;
-use super::end_reason::EndReasons;
-use super::event::{Event, Response};
-use super::intrinsic::{self, Intrinsic};
-use super::oom::Oom;
+use super::end_log::SessionEndLog;
+use super::event::{LoopAction, SessionEvent};
+use super::exit_reason::MonitorExplainer;
+use super::intrinsic::{self, EarlyRequests, Intrinsic};
+use super::oom::OomReporter;
 use super::output::Output;
-use super::queue::{Pushed, TaskQueue, Work};
+use super::readiness::Readiness;
 use super::services;
 use super::signals::Signals;
-use super::start::{Preparation, Prepared};
+use super::start::{Preparation, PreparedSession};
+use super::step_queue::{NextWork, PushResult, StepQueue};
+use super::step_state::StepState;
 use super::stop;
 use super::terminal;
 use super::worker::Worker;
-use crate::config::{ChildEnv, Paths, Ports};
-use crate::error::{Critical, chain};
+use crate::config::{ChildEnv, MemorySettings, Paths, Ports};
+use crate::error::{FatalError, chain};
 use crate::exit::Exit;
-use crate::monitor::Means;
-use crate::process::{Console, Control, Launcher, OomRank, Reaper};
-use crate::runtime::{Engine, Kind, Runtime};
-use crate::service::{Busy, Order, Services, Setting};
+use crate::monitor::MonitorSetup;
+use crate::process::{Console, Control, Launcher, OomScorePolicy, Reaper};
+use crate::runtime::{Engine, Language, Runtime};
+use crate::service::{ServiceCommand, Services, ServicesBusy, ServicesConfig, StartProgress, StartPublisher};
 use crate::tasks::TaskGroup;
-use crate::terminal::Line;
-use crate::transport::{self, Inbound, Outbox, Queue};
+use crate::terminal::TerminalTransport;
+use crate::transport::{self, Inbound, ReplyReceiver, ReplySender};
 use crate::user_input::{self, InputWanted, UserInput};
 use crate::wire::{InputOptions, Op, Reply, Step, StepKind};
 
-/// Tasks that report at the same time; they wait for their turn.
+/// Capacity of the event channel; tasks wait while it is full.
 const QUEUED_EVENTS: usize = 16;
 
-/// How long the end of a step waits for the reports of kills before it. The monitor answers within one second.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the reply to a step waits for reports of OOM kills before its end. The monitor answers within one second.
+const REPORTS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a session is started with.
-pub struct Settings {
-    /// Where things are.
+/// The configuration of a session.
+pub(crate) struct SessionConfig {
+    /// The paths of the contract.
     pub paths: Paths,
-    /// What to listen on.
+    /// The ports to listen on.
     pub ports: Ports,
-    /// The environment of children.
+    /// The environment of child processes.
     pub env: ChildEnv,
-    /// The language.
-    pub kind: &'static Kind,
-    /// Its program.
+    /// The language of the session.
+    pub kind: &'static Language,
+    /// The interpreter or compiler of that language.
     pub runtime_path: PathBuf,
-    /// How kills for memory are seen.
-    pub means: Means,
-    /// Who dies first of the runner and its children.
-    pub rank: OomRank,
+    /// How OOM kills are detected.
+    pub monitor_setup: MonitorSetup,
+    /// What to do when memory runs low.
+    pub memory: MemorySettings,
+    /// How the OOM killer is to rank the runner and its children.
+    pub rank: OomScorePolicy,
 }
 
 /// A running session.
-pub struct Session {
+pub(crate) struct Session {
     pub(super) tasks: TaskGroup,
-    pub(super) outbox: Outbox,
+    pub(super) replies: ReplySender,
     pub(super) console: Console,
-    pub(super) queue: TaskQueue,
-    /// Reaches the step that runs, or the bootstrap script.
-    pub(super) current: Option<Control>,
+    pub(super) queue: StepQueue,
+    pub(super) step: StepState,
     pub(super) worker: Option<Arc<Worker>>,
-    /// sshd and ttyd, once they are prepared for.
+    /// sshd and ttyd, once their preparation has started.
     pub(super) intrinsic: Option<Intrinsic>,
-    pub(super) events: mpsc::Receiver<Event>,
+    early_requests: EarlyRequests,
+    pub(super) startup: watch::Receiver<StartProgress>,
+    pub(super) readiness: Readiness,
+    pub(super) events: mpsc::Receiver<SessionEvent>,
     inbound: Inbound,
-    report: mpsc::Sender<Event>,
+    pub(super) report: mpsc::Sender<SessionEvent>,
     launcher: Launcher,
     runtime: Arc<dyn Runtime>,
     input: UserInput,
     completions: Completions,
     inputs_wanted: mpsc::Receiver<InputWanted>,
     pub(super) services: Services,
-    pub(super) oom: Oom,
-    /// A request for input is about to be told; the next one waits.
-    asking: bool,
-    /// The step that ran has ended, and its end waits for the reports of kills before it.
-    pub(super) ending: Option<Ending>,
-    /// The step that runs is a `code` that was sent when none ran or waited.
-    alone: bool,
-    /// Counts steps, so that what belongs to an earlier one is known by its number.
+    pub(super) oom: OomReporter,
+    pub(super) end_log: SessionEndLog,
+    /// Output is being flushed before a prompt is sent. Further input requests wait.
+    is_prompting: bool,
+    /// The next or running step is a `code` that arrived while the queue was empty, so its `finished` needs no spacing.
+    is_sole_code: bool,
+    /// The number of the current step, which identifies events of earlier steps.
     pub(super) step_number: u64,
     /// Seconds of `CLOCK_MONOTONIC`.
-    started_at: f64,
-}
-
-/// A step that has ended and is not answered yet.
-pub(super) struct Ending {
-    pub(super) exit_code: i32,
-    /// All kills before it are known.
-    is_settled: bool,
-    until: Instant,
+    pub(super) started_at: f64,
 }
 
 impl Session {
-    /// Binds the sockets and begins to prepare for steps.
+    /// Binds the sockets and starts to prepare for steps.
     ///
     /// # Errors
-    /// When a port is taken, or children cannot be watched.
-    pub async fn start(settings: Settings, console: Console, outbox: Outbox, queue: Queue) -> Result<Self, Critical> {
-        let started_at = monotonic_seconds();
+    /// If a port cannot be bound or no SIGCHLD handler can be installed.
+    pub(crate) async fn start(
+        mut config: SessionConfig,
+        console: Console,
+        replies: ReplySender,
+        queue: ReplyReceiver,
+    ) -> Result<Self, FatalError> {
+        let (started_at, readiness) = (monotonic_seconds(), Readiness::of_session_started_at(Instant::now()));
         let tasks = TaskGroup::new();
-        let inbound = transport::listen_pull(settings.ports.replin, &tasks).await?;
-        transport::listen_push(settings.ports.replout, queue, &tasks).await?;
-        let oom = Oom::start(settings.means, settings.paths.logs(), outbox.clone(), &tasks);
-        let setup = |source| Critical::Setup { what: "the reaping of children", source };
+        let inbound = transport::listen_pull(config.ports.replin, &tasks).await?;
+        transport::listen_push(config.ports.replout, queue, &tasks).await?;
+        let mut oom = OomReporter::start(config.monitor_setup, &config.paths, replies.clone(), &tasks);
+        let end_log = SessionEndLog::start(config.paths.logs(), oom.charge());
+        oom.record_to(end_log.recorder());
+        let setup = |source| FatalError::Setup { what: "child reaping (SIGCHLD)", source };
         let launcher = Launcher {
-            reaper: Reaper::start(&tasks, oom.witness(), settings.rank).map_err(setup)?,
+            reaper: Reaper::start(&tasks, oom.exit_observer(), config.rank).map_err(setup)?,
             console: console.clone(),
-            sink: Arc::new(Output::new(outbox.clone())),
-            logs: Some(settings.paths.logs()),
+            sink: Arc::new(Output::new(replies.clone())),
+            logs: Some(config.paths.logs()),
             tasks: tasks.clone(),
-            reasons: Arc::new(EndReasons { causes: oom.causes() }),
+            reasons: Arc::new(MonitorExplainer { causes: oom.causes() }),
         };
-        let (tell_wanted, inputs_wanted) = mpsc::channel(1);
-        let socket = settings.paths.input_socket();
-        let input = user_input::serve(&socket, settings.kind.user_input, tell_wanted, &tasks);
+        let (wanted_tx, inputs_wanted) = mpsc::channel(1);
+        oom.use_settings(config.memory, config.env.clone(), &launcher);
+        let socket = config.paths.input_socket();
+        let input = user_input::serve(&socket, config.kind.user_input, wanted_tx, &tasks);
+        input.add_variable(&mut config.env);
         let (report, events) = mpsc::channel(QUEUED_EVENTS);
-        let (runtime_ready, final_env) = oneshot::channel();
-        let services = Services::start(Setting {
-            definitions: settings.paths.service_definitions(),
-            language: settings.kind.name,
-            runtime_path: settings.runtime_path.clone(),
-            work: settings.paths.work(),
-            own_libraries: settings.paths.volume_libraries().to_owned(),
+        let (progress, startup) = StartPublisher::new();
+        let services = Services::start(ServicesConfig {
+            paths: config.paths.clone(),
+            language: config.kind.name,
+            runtime_path: config.runtime_path.clone(),
             launcher: launcher.clone(),
-            env: settings.env.clone(),
-            final_env,
+            env: config.env.clone(),
+            startup: startup.clone(),
         });
-        let runtime = (settings.kind.make)(settings.runtime_path);
-        let line = if runtime.has_terminal() { terminal::open(&settings.ports, &tasks).await } else { None };
+        let runtime = (config.kind.make)(config.runtime_path);
+        let terminal_transport =
+            if runtime.has_terminal() { terminal::open(&config.ports, &tasks).await } else { None };
         let mut session = Self {
             tasks,
-            outbox,
+            replies,
             console,
-            queue: TaskQueue::default(),
-            current: None,
+            queue: StepQueue::default(),
+            step: StepState::Idle,
             worker: None,
             intrinsic: None,
+            early_requests: EarlyRequests::default(),
+            startup,
+            readiness,
             events,
             inbound,
             report,
@@ -154,13 +163,13 @@ impl Session {
             inputs_wanted,
             services,
             oom,
-            asking: false,
-            ending: None,
-            alone: false,
+            end_log,
+            is_prompting: false,
+            is_sole_code: false,
             step_number: 0,
             started_at,
         };
-        session.prepare(settings.paths, settings.ports, settings.env, line, runtime_ready);
+        session.prepare(config.paths, config.ports, config.env, terminal_transport, progress);
         Ok(session)
     }
 
@@ -169,174 +178,196 @@ impl Session {
         paths: Paths,
         ports: Ports,
         env: ChildEnv,
-        line: Option<Arc<dyn Line>>,
-        runtime_ready: oneshot::Sender<ChildEnv>,
+        terminal_transport: Option<Arc<dyn TerminalTransport>>,
+        progress: StartPublisher,
     ) {
         let control = Control::new();
-        self.current = Some(control.clone());
+        self.step = StepState::Preparing(control.clone());
         let preparation = Preparation {
             runtime: Arc::clone(&self.runtime),
             launcher: self.launcher.clone(),
             paths,
             ports,
             input: self.input.source(),
-            line,
+            terminal_transport,
             control,
-            runtime_ready,
+            progress,
         };
         let report = self.report.clone();
         self.tasks.spawn("preparation", async move {
             let prepared = preparation.run(env).await;
-            let _ = report.send(Event::Ready(Box::new(prepared))).await;
+            let _ = report.send(SessionEvent::Ready(Box::new(prepared))).await;
         });
     }
 
-    /// Serves the agent until a signal comes, then stops.
+    /// Serves the agent until a signal arrives, then shuts down.
     ///
     /// # Errors
-    /// When a task of ours has panicked.
-    pub async fn run(mut self, signals: &mut Signals) -> Result<Exit, Critical> {
+    /// If an internal task panicked.
+    pub(crate) async fn run(mut self, signals: &mut Signals) -> Result<Exit, FatalError> {
         loop {
             let event = self.next_event(signals).await;
             match self.handle(event) {
-                Response::Continue => {}
-                Response::Stop => return Ok(stop::stop(self, signals).await),
-                Response::Fail(task) => {
-                    stop::stop(self, signals).await;
-                    return Err(Critical::TaskPanicked(task));
+                LoopAction::Continue => {}
+                LoopAction::Stop(signal) => {
+                    signal.log();
+                    return Ok(stop::stop(self, signals, &signal.to_string()).await);
+                }
+                LoopAction::Fail(task) => {
+                    stop::stop(self, signals, &format!("internal error: task `{task}` panicked")).await;
+                    return Err(FatalError::TaskPanicked(task));
                 }
             }
         }
     }
 
-    async fn next_event(&mut self, signals: &mut Signals) -> Event {
+    async fn next_event(&mut self, signals: &mut Signals) -> SessionEvent {
         let message = async {
-            self.outbox.room_for_answers().await;
+            self.replies.wait_for_answer_budget().await;
             self.inbound.recv().await
         };
         let wanted = async {
-            self.outbox.room_for_answers().await;
+            self.replies.wait_for_answer_budget().await;
             self.inputs_wanted.recv().await
         };
         let about_services = async {
-            self.outbox.room_for_answers().await;
+            self.replies.wait_for_answer_budget().await;
             self.services.next().await
         };
-        let has_kept = self.oom.has_kept() && !self.queue.is_idle();
+        let has_pending = self.oom.has_pending() && !self.queue.is_idle();
         let room_for_reports = async {
-            if has_kept {
-                self.outbox.room_for_answers().await;
+            if has_pending {
+                self.replies.wait_for_answer_budget().await;
             } else {
                 std::future::pending::<()>().await;
             }
         };
-        let overdue_at = self.ending.as_ref().map(|ending| ending.until);
+        let overdue_at = self.step.reports_deadline();
         tokio::select! {
             biased;
-            () = signals.next() => Event::Signal,
-            task = self.tasks.failed() => Event::TaskPanicked(task),
+            signal = signals.next() => SessionEvent::Signal(signal),
+            task = self.tasks.failed() => SessionEvent::TaskPanicked(task),
             Some(event) = self.events.recv() => event,
-            () = room_for_reports => Event::RoomForReports,
-            told = self.oom.next() => Event::Oom(told),
-            told = about_services => Event::Service(told),
-            () = reached(overdue_at) => Event::Overdue,
-            suggestions = self.completions.next() => Event::Completed(suggestions),
-            Some(wanted) = wanted, if !self.asking => Event::InputWanted(wanted),
-            Some(frames) = message => Event::Message(frames),
+            () = room_for_reports => SessionEvent::RoomForReports,
+            event = self.oom.next() => SessionEvent::Oom(event),
+            earlier = self.end_log.unexpected_ends() => SessionEvent::UnexpectedEnds(earlier),
+            event = about_services => SessionEvent::Service(event),
+            () = reached(overdue_at) => SessionEvent::ReportsOverdue,
+            () = reached(self.readiness.deadline()) => SessionEvent::ReadinessOverdue,
+            suggestions = self.completions.next() => SessionEvent::Completed(suggestions),
+            Some(wanted) = wanted, if !self.is_prompting => SessionEvent::InputWanted(wanted),
+            Some(frames) = message => SessionEvent::Message(frames),
         }
     }
 
-    fn handle(&mut self, event: Event) -> Response {
+    fn handle(&mut self, event: SessionEvent) -> LoopAction {
         match event {
-            Event::Signal => return Response::Stop,
-            Event::TaskPanicked(task) => return Response::Fail(task),
-            Event::Oom(told) => {
-                let answered = self.oom.handle(told, !self.queue.is_idle());
-                if let Some(ending) = self.ending.as_mut().filter(|_| answered == Some(self.step_number)) {
-                    ending.is_settled = true;
+            SessionEvent::Signal(signal) => return LoopAction::Stop(signal),
+            SessionEvent::TaskPanicked(task) => return LoopAction::Fail(task),
+            SessionEvent::Oom(event) => {
+                let answered = self.oom.handle(event, !self.queue.is_idle(), &mut self.end_log);
+                if let StepState::Reporting { is_settled, .. } = &mut self.step
+                    && answered == Some(self.step_number)
+                {
+                    *is_settled = true;
                 }
-                self.end_settled_step();
+                self.finish_reported_step();
             }
-            Event::RoomForReports => {
-                self.oom.send_kept();
-                self.end_settled_step();
+            SessionEvent::UnexpectedEnds(ended) => {
+                for end in &ended {
+                    self.oom.report_earlier_end(end, !self.queue.is_idle());
+                    self.end_log.write_unexpected_end(end, &self.tasks);
+                }
             }
-            Event::Overdue => {
-                tracing::warn!("a report of an OOM kill in this step may come later");
-                self.end_step();
+            SessionEvent::RoomForReports => {
+                self.oom.send_pending();
+                self.finish_reported_step();
             }
-            Event::Service(told) => self.outbox.answer(services::reply(told)),
-            Event::Message(frames) => match Op::decode(&frames) {
+            SessionEvent::ReportsOverdue => {
+                tracing::warn!("an OOM kill report for this step may arrive late");
+                self.finish_step();
+            }
+            SessionEvent::Service(event) => self.replies.answer(services::reply(event)),
+            SessionEvent::Message(frames) => match Op::decode(&frames) {
                 Ok(op) => self.handle_op(op),
-                Err(problem) => tracing::warn!("a message of the agent is skipped: {}", chain(&problem)),
+                Err(problem) => {
+                    tracing::warn!("skipping an invalid message from the agent: {}", chain(&problem));
+                    // The client waits for a reply to this op even so.
+                    if problem.op() == Some("complete") {
+                        self.completions.request(None, String::new());
+                    }
+                }
             },
-            Event::Ready(prepared) => {
+            SessionEvent::Ready(prepared) => {
                 tracing::debug!("ready for steps");
-                self.current = None;
+                self.step = StepState::Idle;
                 self.prepared(*prepared);
+                self.await_servers();
                 self.advance();
             }
-            Event::Completed(suggestions) => self.outbox.answer(Reply::Completion(suggestions)),
-            Event::StepDone { exit_code } => self.settle(exit_code),
-            Event::InputWanted(wanted) => self.settle_then_ask(wanted),
-            Event::Settled { step_number, wanted } => {
-                self.asking = false;
-                // A program that has ended since waits for nothing.
-                if step_number == self.step_number && self.ending.is_none() {
+            SessionEvent::ServersSettled { late } => self.servers_settled(&late),
+            SessionEvent::ReadinessOverdue => self.readiness_overdue(),
+            SessionEvent::Completed(suggestions) => self.replies.answer(Reply::Completion(suggestions)),
+            SessionEvent::StepDone { exit_code } => self.await_reports(exit_code),
+            SessionEvent::InputWanted(wanted) => self.flush_then_prompt(wanted),
+            SessionEvent::OutputFlushed { step_number, wanted } => {
+                self.is_prompting = false;
+                // The program may have exited meanwhile.
+                if step_number == self.step_number && !matches!(self.step, StepState::Reporting { .. }) {
                     let options = wanted.is_password.map(|is_password| InputOptions { is_password });
-                    self.outbox.answer(Reply::WaitingInput(options));
+                    self.replies.answer(Reply::WaitingInput(options));
                 }
             }
         }
-        Response::Continue
+        LoopAction::Continue
     }
 
     fn handle_op(&mut self, op: Op) {
         match op {
             Op::Step(step) => self.enqueue(step),
             Op::Input(text) => self.input.answer(text),
-            Op::Interrupt => match (&self.current, self.engine()) {
+            Op::Interrupt => match (self.step.control(), self.engine()) {
                 (Some(control), _) => control.interrupt(),
                 (None, Some(engine)) => engine.interrupt(),
-                (None, None) => tracing::debug!("nothing runs that could be interrupted"),
+                (None, None) => tracing::debug!("interrupt ignored: nothing is running"),
             },
-            Op::Status => self.outbox.answer(Reply::Status { started_at: self.started_at }),
-            Op::Complete(request) => self.completions.ask(self.engine().cloned(), request),
-            Op::Event(event) if event.kind == "oom" => self.oom.told_by_agent(),
+            Op::Status { at_once } => self.status_requested(at_once),
+            Op::Complete(request) => self.completions.request(self.engine().cloned(), request),
+            Op::Event(event) if event.kind == "oom" => self.oom.agent_reported_kill(),
             Op::Event(event) => tracing::info!("Agent-notified event: {} {}", event.kind, event.data),
             Op::StartService(request) => {
-                let order = intrinsic::order(&mut self.intrinsic, &request);
+                let order = intrinsic::order(&mut self.intrinsic, &mut self.early_requests, &request);
                 self.order(order.unwrap_or_else(|| services::start(request)));
             }
             Op::StartModelService(request) => self.order(services::start_model(request)),
             Op::ShutdownService(name) => {
                 if !self.intrinsic.as_mut().is_some_and(|intrinsic| intrinsic.shut_down(&name)) {
-                    self.order(Order::Stop(name));
+                    self.order(ServiceCommand::Stop(name));
                 }
             }
-            Op::GetApps(name) => self.order(Order::Apps(name)),
+            Op::GetApps(name) => self.order(ServiceCommand::ListApps(name)),
         }
     }
 
-    fn order(&self, order: Order) {
+    fn order(&self, order: ServiceCommand) {
         if let Err(busy) = self.services.order(order) {
-            tracing::warn!("a request is refused: {busy}");
-            let Busy(order) = &busy;
+            tracing::warn!("request refused: {busy}");
+            let ServicesBusy(order) = &busy;
             if let Some(reply) = services::refusal(order, &busy.to_string()) {
-                self.outbox.answer(reply);
+                self.replies.answer(reply);
             }
         }
     }
 
-    /// Takes over what the preparation has made.
-    pub(super) fn prepared(&mut self, prepared: Prepared) {
-        let Prepared { env, engine, intrinsic } = prepared;
-        self.intrinsic = Some(intrinsic);
+    /// Takes over the results of the preparation.
+    pub(super) fn prepared(&mut self, prepared: PreparedSession) {
+        let PreparedSession { env, engine, intrinsic } = prepared;
+        self.early_requests.pass_on(self.intrinsic.insert(intrinsic));
         let worker = Worker { runtime: Arc::clone(&self.runtime), launcher: self.launcher.clone(), env, engine };
         self.worker = Some(Arc::new(worker));
     }
 
-    /// What runs `code`, if the language has such a thing.
+    /// The engine that runs `code`, if the language has one.
     pub(super) fn engine(&self) -> Option<&Arc<dyn Engine>> {
         self.worker.as_ref()?.engine.as_ref()
     }
@@ -344,33 +375,34 @@ impl Session {
     fn enqueue(&mut self, step: Step) {
         let op = step.kind.op_name();
         if self.queue.is_idle() {
-            self.alone = step.kind == StepKind::Code;
+            self.is_sole_code = step.kind == StepKind::Code;
         }
         match self.queue.push(step) {
-            Pushed::Queued => {}
-            Pushed::Refused => tracing::error!("too many steps wait; this `{op}` will not be run"),
-            Pushed::Dropped => tracing::error!("too many steps wait; this `{op}` is dropped without an answer"),
+            PushResult::Queued => {}
+            PushResult::Rejected => tracing::error!("step queue full: `{op}` rejected"),
+            PushResult::Dropped => tracing::error!("step queue full: `{op}` dropped without a reply"),
         }
         self.advance();
     }
 
-    /// Starts the next step if none runs and the preparations are through.
+    /// Starts the next step if none is running and the preparation is complete.
     fn advance(&mut self) {
         let Some(worker) = &self.worker else { return };
         while let Some(work) = self.queue.next() {
             match work {
-                Work::Answer { kind, exit_code } => {
-                    self.oom.send_kept();
-                    self.outbox.answer(Reply::Finished { kind, exit_code });
+                NextWork::Answer { kind, exit_code } => {
+                    self.oom.send_pending();
+                    self.replies.answer(Reply::Finished { kind, exit_code });
                 }
-                Work::Run(step) => {
-                    self.oom.send_kept();
+                NextWork::Run(step) => {
+                    self.oom.send_pending();
                     let control = Control::new();
-                    self.current = Some(control.clone());
+                    self.step = StepState::Running(control.clone());
+                    self.end_log.record_step_start(self.step_number, &step);
                     let (worker, report) = (Arc::clone(worker), self.report.clone());
                     self.tasks.spawn("step", async move {
                         let exit_code = worker.run(&step, &control).await;
-                        let _ = report.send(Event::StepDone { exit_code }).await;
+                        let _ = report.send(SessionEvent::StepDone { exit_code }).await;
                     });
                 }
             }
@@ -378,48 +410,51 @@ impl Session {
     }
 
     pub(super) fn step_done(&mut self, exit_code: i32) {
-        self.current = None;
+        self.step = StepState::Idle;
+        self.end_log.record_step_end(self.step_number, exit_code);
         self.step_number += 1;
-        let alone = std::mem::take(&mut self.alone);
+        let is_sole_code = std::mem::take(&mut self.is_sole_code);
         match self.queue.finished(exit_code).map(|kind| Reply::Finished { kind, exit_code }) {
-            Some(finished) if alone => self.outbox.answer_alone(finished),
-            Some(finished) => self.outbox.answer(finished),
+            Some(finished) if is_sole_code => self.replies.answer_unspaced(finished),
+            Some(finished) => self.replies.answer(finished),
             None => {}
         }
     }
 
-    /// A step has ended: what is known of kills before that goes first.
-    fn settle(&mut self, exit_code: i32) {
-        self.ending = Some(Ending { exit_code, is_settled: false, until: Instant::now() + SETTLE_PATIENCE });
-        if !self.oom.settle(self.step_number) {
-            self.end_step();
+    /// A step finished: reports of OOM kills before that go first.
+    fn await_reports(&mut self, exit_code: i32) {
+        let control = self.step.control().cloned().unwrap_or_default();
+        let deadline = Instant::now() + REPORTS_TIMEOUT;
+        self.step = StepState::Reporting { control, exit_code, is_settled: false, deadline };
+        if !self.oom.request_barrier(self.step_number) {
+            self.finish_step();
         }
     }
 
-    /// The same, if all that is to go before its end has gone.
-    fn end_settled_step(&mut self) {
-        if self.ending.as_ref().is_some_and(|ending| ending.is_settled) && !self.oom.has_kept() {
-            self.end_step();
+    /// Finishes the step if all reports of OOM kills are sent.
+    fn finish_reported_step(&mut self) {
+        if matches!(self.step, StepState::Reporting { is_settled: true, .. }) && !self.oom.has_pending() {
+            self.finish_step();
         }
     }
 
-    /// Answers for the step that has ended, and goes on with the next.
-    fn end_step(&mut self) {
-        if let Some(Ending { exit_code, .. }) = self.ending.take() {
+    /// Answers the step that finished and starts the next one.
+    fn finish_step(&mut self) {
+        if let StepState::Reporting { exit_code, .. } = self.step {
             self.step_done(exit_code);
             self.advance();
         }
     }
 
-    /// Lets what the program has written, its prompt, go first.
-    fn settle_then_ask(&mut self, wanted: InputWanted) {
-        self.asking = true;
-        let (control, report, step_number) = (self.current.clone(), self.report.clone(), self.step_number);
+    /// Flushes the output of the program, which includes its prompt, before the input request is sent.
+    fn flush_then_prompt(&mut self, wanted: InputWanted) {
+        self.is_prompting = true;
+        let (control, report, step_number) = (self.step.control().cloned(), self.report.clone(), self.step_number);
         self.tasks.spawn("request for input", async move {
             if let Some(control) = control {
-                control.settle().await;
+                control.flush_output().await;
             }
-            let _ = report.send(Event::Settled { step_number, wanted }).await;
+            let _ = report.send(SessionEvent::OutputFlushed { step_number, wanted }).await;
         });
     }
 }

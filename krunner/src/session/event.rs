@@ -1,52 +1,63 @@
-//! Everything that can happen to a session.
+//! The events of the session loop.
 
 use bytes::Bytes;
 
-use super::oom::Told;
-use super::start::Prepared;
+use super::oom::OomEvent;
+use super::signals::StopSignal;
+use super::start::PreparedSession;
+use crate::monitor::recorder::PostMortem;
 use crate::service;
 use crate::user_input::InputWanted;
 
-/// What the session's loop reacts to.
-pub(super) enum Event {
-    /// A message of the agent, as its frames.
+/// An event that the session loop handles.
+pub(super) enum SessionEvent {
+    /// A message from the agent, as its frames.
     Message(Vec<Bytes>),
-    /// Runtime and bootstrap script are through; steps may run with what they have made.
-    Ready(Box<Prepared>),
+    /// The runtime is initialized and the bootstrap script is done; steps may run.
+    Ready(Box<PreparedSession>),
+    /// sshd and ttyd listen or failed, or the deadline passed.
+    ServersSettled {
+        /// The services that are still starting.
+        late: Vec<&'static str>,
+    },
+    /// The session is not ready and the agent will soon stop waiting.
+    ReadinessOverdue,
     /// Suggestions for the oldest completion request.
     Completed(Vec<String>),
-    /// The running step has ended.
+    /// The running step finished.
     StepDone {
-        /// For the agent.
+        /// The exit code for the agent.
         exit_code: i32,
     },
-    /// Reports that were kept can go to the agent.
+    /// Pending reports can be sent to the agent.
     RoomForReports,
-    /// The end of a step has waited long enough for reports of kills.
-    Overdue,
-    /// A program or the engine asks for input.
+    /// The reports of OOM kills before the end of a step did not arrive in time.
+    ReportsOverdue,
+    /// A program or the engine requests input.
     InputWanted(InputWanted),
-    /// What the program had written when it asked is with the agent's replies.
-    Settled {
-        /// Which step that was in.
+    /// The output of a program that requested input is in the reply queue.
+    OutputFlushed {
+        /// The step of the request.
         step_number: u64,
-        /// What it asks for.
+        /// The input request.
         wanted: InputWanted,
     },
-    /// An answer about services, or news of a model service.
-    Service(service::Event),
-    /// About kills for memory.
-    Oom(Told),
+    /// A reply about services, or a health change of a model service.
+    Service(service::ServiceEvent),
+    /// An event about OOM kills.
+    Oom(OomEvent),
+    /// Earlier sessions in this home that ended unexpectedly.
+    UnexpectedEnds(Vec<PostMortem>),
     /// SIGINT or SIGTERM.
-    Signal,
-    /// One of our tasks panicked.
+    Signal(StopSignal),
+    /// An internal task panicked.
     TaskPanicked(&'static str),
 }
 
-/// Whether the loop goes on.
+/// How the session loop continues.
 #[must_use]
-pub(super) enum Response {
+pub(super) enum LoopAction {
     Continue,
-    Stop,
+    Stop(StopSignal),
     Fail(&'static str),
 }

@@ -1,110 +1,119 @@
-//! The services that come with the session, as the session sees them.
+//! sshd and ttyd, the services of every session, as the session sees them.
 //!
-//! The keys are put in their places before the bootstrap script, which may add to them; the servers start after it,
-//! since it may install what they run. Neither holds up anything but that script.
+//! The ssh keys are installed before the bootstrap script, which may add to them. The servers start after the script,
+//! which may install their programs. Only the script waits for the keys.
 
-use std::time::Duration;
+use std::pin::Pin;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::process::Control;
-use crate::service::intrinsic::{Kept, Planner, SSHD, Status, TTYD};
-use crate::service::{Order, Outcome};
+use crate::service::intrinsic::{ManagedService, ManagedState, Planner, SSHD, TTYD};
+use crate::service::{DEFAULT_RESPONSE_TIMEOUT, ServiceCommand, StartOutcome};
 use crate::wire::ServiceRequest;
 
-/// The agent waits ten seconds for an answer.
-const ANSWER_DEADLINE: Duration = Duration::from_millis(8500);
+type PendingOutcome = Pin<Box<dyn Future<Output = StartOutcome> + Send>>;
 
 const STILL_STARTING: &str = "still starting";
 
-/// Both services.
+/// The two services, sshd and ttyd.
 pub(super) struct Intrinsic {
     planner: Planner,
-    sshd: Kept,
-    ttyd: Kept,
+    sshd: ManagedService,
+    ttyd: ManagedService,
     begin: Vec<oneshot::Sender<()>>,
 }
 
 impl Intrinsic {
-    /// Begins to prepare; the second value resolves when the keys are where they belong, or will never be.
+    /// Starts the preparation. The receiver resolves when the keys are in place or the preparation failed.
     pub(super) fn prepare(planner: Planner) -> (Self, oneshot::Receiver<()>) {
-        let (tell_placed, placed) = oneshot::channel();
+        let (placed_tx, placed) = oneshot::channel();
         let (begin_sshd, sshd_may_begin) = oneshot::channel();
         let (begin_ttyd, ttyd_may_begin) = oneshot::channel();
         let plan = planner.clone();
-        let sshd = Kept::start(planner.launcher(), |control| async move {
+        let sshd = ManagedService::start(planner.launcher(), |control| async move {
             let launch = plan.sshd(control.clone()).await;
-            let _ = tell_placed.send(());
-            gate(sshd_may_begin, &control).await;
+            let _ = placed_tx.send(());
+            wait_for_start(sshd_may_begin, &control).await;
             launch
         });
         let plan = planner.clone();
-        let ttyd = Kept::start(planner.launcher(), |control| async move {
-            gate(ttyd_may_begin, &control).await;
+        let ttyd = ManagedService::start(planner.launcher(), |control| async move {
+            wait_for_start(ttyd_may_begin, &control).await;
             plan.ttyd().await
         });
         (Self { planner, sshd, ttyd, begin: vec![begin_sshd, begin_ttyd] }, placed)
     }
 
-    /// Lets the servers start.
+    /// Allows the servers to start.
     pub(super) fn begin(&mut self) {
         for begin in self.begin.drain(..) {
-            // Nobody waits where the plan has failed.
+            // Fails if the plan has failed, which drops the receiver.
             let _ = begin.send(());
         }
     }
 
-    /// The answer to a request for one of the services; `None` if the name is another's. One that is over starts anew.
-    fn request(&mut self, name: &str) -> Option<impl Future<Output = Outcome> + Send + 'static> {
+    /// Waits until each service listens or has failed; returns the names of those still starting at the deadline.
+    pub(super) fn settled(&self, deadline: Instant) -> impl Future<Output = Vec<&'static str>> + Send + 'static {
+        let (sshd, ttyd) = (self.sshd.settled(deadline), self.ttyd.settled(deadline));
+        async move {
+            let (sshd, ttyd) = tokio::join!(sshd, ttyd);
+            let states = [(SSHD, sshd), (TTYD, ttyd)];
+            states.into_iter().filter(|(_, state)| *state == ManagedState::Starting).map(|(name, _)| name).collect()
+        }
+    }
+
+    /// The reply to a request for one of the services; `None` for another name. A stopped service is started again.
+    fn request(&mut self, name: &str, deadline: Instant) -> Option<PendingOutcome> {
         let (planner, launcher) = (self.planner.clone(), self.planner.launcher().clone());
-        let kept = self.named(name)?;
-        if kept.is_stopping() || matches!(kept.status(), Status::Over(_)) {
-            let before = kept.over();
-            *kept = match name {
-                SSHD => Kept::start(&launcher, |control| async move {
+        let service = self.named(name)?;
+        if service.is_stopping() || matches!(service.state(), ManagedState::Stopped(_)) {
+            let before = service.stopped();
+            *service = match name {
+                SSHD => ManagedService::start(&launcher, |control| async move {
                     before.await;
                     planner.sshd(control).await
                 }),
-                _ => Kept::start(&launcher, |_| async move {
+                _ => ManagedService::start(&launcher, |_| async move {
                     before.await;
                     planner.ttyd().await
                 }),
             };
         }
-        let runs = kept.status() == Status::Open;
-        let settled = kept.settled(Instant::now() + ANSWER_DEADLINE);
-        Some(async move {
+        let runs = service.state() == ManagedState::Ready;
+        let settled = service.settled(deadline);
+        Some(Box::pin(async move {
             match settled.await {
-                Status::Open if runs => Outcome::Running,
-                Status::Open => Outcome::Started,
-                Status::Coming => Outcome::Failed(STILL_STARTING.to_owned()),
-                Status::Over(reason) => Outcome::Failed(reason),
+                ManagedState::Ready if runs => StartOutcome::Running,
+                ManagedState::Ready => StartOutcome::Started,
+                ManagedState::Starting => StartOutcome::Failed(STILL_STARTING.to_owned()),
+                ManagedState::Stopped(reason) => StartOutcome::Failed(reason),
             }
-        })
+        }))
     }
 
-    /// Ends one of the services; `false` if the name is another's.
+    /// Stops one of the services; `false` for another name.
     pub(super) fn shut_down(&mut self, name: &str) -> bool {
-        self.named(name).is_some_and(|kept| {
-            kept.stop();
+        self.named(name).is_some_and(|service| {
+            service.stop();
             true
         })
     }
 
-    /// Begins to end both.
+    /// Starts to stop both services.
     pub(super) fn stop(&self) {
         self.sshd.stop();
         self.ttyd.stop();
     }
 
-    /// Waits until both are over; `false` when one is not at the deadline.
+    /// Waits until both have stopped; `false` at the deadline.
     pub(super) async fn over(&self, deadline: Instant) -> bool {
-        let both = async { tokio::join!(self.sshd.over(), self.ttyd.over()) };
+        let both = async { tokio::join!(self.sshd.stopped(), self.ttyd.stopped()) };
         timeout_at(deadline, both).await.is_ok()
     }
 
-    fn named(&mut self, name: &str) -> Option<&mut Kept> {
+    fn named(&mut self, name: &str) -> Option<&mut ManagedService> {
         match name {
             SSHD => Some(&mut self.sshd),
             TTYD => Some(&mut self.ttyd),
@@ -113,19 +122,61 @@ impl Intrinsic {
     }
 }
 
-/// The order that a request for one of these services comes to: its answer takes its turn among the others'.
-pub(super) fn order(intrinsic: &mut Option<Intrinsic>, request: &ServiceRequest) -> Option<Order> {
-    if !matches!(request.name.as_str(), SSHD | TTYD) || request.protocol == "preopen" {
-        return None;
+/// Requests for sshd and ttyd that arrived before the services are prepared.
+#[derive(Default)]
+pub(super) struct EarlyRequests(Vec<EarlyRequest>);
+
+struct EarlyRequest {
+    name: String,
+    deadline: Instant,
+    pass_on: oneshot::Sender<PendingOutcome>,
+}
+
+impl EarlyRequests {
+    /// Resolves to the outcome, or to "still starting" at the deadline.
+    fn request(&mut self, name: &str, deadline: Instant) -> impl Future<Output = StartOutcome> + Send + use<> {
+        let (pass_on, passed_on) = oneshot::channel();
+        self.0.retain(|request| !request.pass_on.is_closed());
+        self.0.push(EarlyRequest { name: name.to_owned(), deadline, pass_on });
+        async move {
+            match timeout_at(deadline, passed_on).await {
+                Ok(Ok(answer)) => answer.await,
+                _ => StartOutcome::Failed(format!("{STILL_STARTING}: the session is not ready yet")),
+            }
+        }
     }
-    match intrinsic {
-        Some(intrinsic) => intrinsic.request(&request.name).map(Order::kept),
-        None => Some(Order::kept(async { Outcome::Failed(STILL_STARTING.to_owned()) })),
+
+    /// Passes the requests on to the services.
+    pub(super) fn pass_on(&mut self, intrinsic: &mut Intrinsic) {
+        for request in self.0.drain(..) {
+            if let Some(answer) = intrinsic.request(&request.name, request.deadline) {
+                // Fails if the request was already answered at its deadline.
+                let _ = request.pass_on.send(answer);
+            }
+        }
     }
 }
 
-/// Waits for leave to begin, or for an end before the beginning.
-async fn gate(may_begin: oneshot::Receiver<()>, control: &Control) {
+/// Converts a request for one of these services, so that its reply keeps its place among the others.
+pub(super) fn order(
+    intrinsic: &mut Option<Intrinsic>,
+    early: &mut EarlyRequests,
+    request: &ServiceRequest,
+) -> Option<ServiceCommand> {
+    if !matches!(request.name.as_str(), SSHD | TTYD) || request.protocol == "preopen" {
+        return None;
+    }
+    let deadline = Instant::now() + DEFAULT_RESPONSE_TIMEOUT;
+    match intrinsic {
+        Some(intrinsic) => {
+            intrinsic.request(&request.name, deadline).map(|answer| ServiceCommand::managed(answer, deadline))
+        }
+        None => Some(ServiceCommand::managed(early.request(&request.name, deadline), deadline)),
+    }
+}
+
+/// Waits until the server may start, or until it is terminated before that.
+async fn wait_for_start(may_begin: oneshot::Receiver<()>, control: &Control) {
     tokio::select! {
         _ = may_begin => {}
         () = control.terminated() => {}

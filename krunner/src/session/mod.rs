@@ -1,4 +1,4 @@
-//! One session: from bound sockets to the last flushed reply.
+//! A session, from bound sockets to the last flushed reply.
 //!
 //! ```text
 //! start ──▶ serving ──────────────signal──────────────▶ stopping ──▶ gone
@@ -8,27 +8,31 @@
 //!   └ init, bootstrap (beside the ops)                    └ second signal: at once
 //! ```
 //!
-//! [`Session`] owns the state. Its loop turns whatever happens into an `Event`, handles it without
-//! waiting for anything, and lets tasks of their own do what takes time; these report with events.
-//! This is also where domain values become replies: nothing below knows of the wire.
+//! [`Session`] owns the state. Its loop receives every input as a `SessionEvent` and handles it without blocking; slow
+//! work runs in separate tasks, which report back with events. Domain values are converted to replies here: no module
+//! below depends on the wire format.
 
 mod completion;
 mod dispatch;
-mod end_reason;
+mod end_log;
 mod event;
+mod exit_reason;
 mod intrinsic;
+mod last_end;
 mod oom;
-mod oom_log;
 mod output;
-mod queue;
-mod reports;
+mod readiness;
+mod report_delivery;
 mod services;
 mod signals;
 mod start;
+mod step_queue;
+mod step_state;
 mod stop;
 mod terminal;
 mod terminal_notice;
+mod termination_message;
 mod worker;
 
-pub use dispatch::{Session, Settings};
-pub use signals::Signals;
+pub(crate) use dispatch::{Session, SessionConfig};
+pub(crate) use signals::Signals;

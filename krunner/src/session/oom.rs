@@ -1,7 +1,7 @@
-//! What a session does with OOM kills: tells the user, keeps a record, answers for the agent's word.
+//! OOM kills in a session: reports them to the user, records them, and handles the agent's `oom` events.
 //!
-//! With a tracer or a counter the agent's event adds nothing: what happened is reported anyway, and an event that comes late, twice
-//! or without a kill is no alarm. Only where neither knows, its word counts:
+//! With a tracer or a counter the agent's event adds nothing: kills are reported anyway, and an event that is late,
+//! repeated or without a kill is ignored. The event matters only if neither is available:
 //!
 //! ```text
 //!                   report                         agent's event
@@ -12,93 +12,142 @@
 //!                  └──────▶ "failed to get the information ..."
 //! ```
 //!
-//! A kill is one entry with the whole tree, so that no output of programs gets in between. The end of a step waits for
-//! the reports of all kills before it ([`Oom::settle`]).
+//! A kill is one log entry with the whole process tree, so that program output cannot split it. The end of a step waits
+//! for the reports of all kills before it ([`OomReporter::request_barrier`]).
 
 use std::future::pending;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::oom_log::OomLog;
-use super::reports::Reports;
+use super::end_log::SessionEndLog;
+use super::report_delivery::ReportDelivery;
 use super::terminal_notice;
+use super::termination_message::TerminationMessage;
+use crate::config::{ChildEnv, MemoryHook, MemorySettings, Paths};
 use crate::logging::OPERATOR;
-use crate::monitor::{Confidence, Means, Monitor, Notice, Report, SigkillCauses, Tell, TracerKind, Watching};
-use crate::process::Witness;
+use crate::monitor::recorder::{PostMortem, Recorder};
+use crate::monitor::{
+    Confidence, Journal, JournalPath, KillEvent, MemoryWarning, Monitor, MonitorEvent, MonitorSetup, MonitorStatus,
+    OomReport, OwnCharge, SigkillCauses, TracerKind,
+};
+use crate::process::{ExitObserver, Hook, Launcher};
 use crate::tasks::TaskGroup;
-use crate::transport::Outbox;
+use crate::transport::ReplySender;
 
-/// How long a report and the agent's event for the same kill may be apart.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// The largest delay between a report and the agent's event for the same kill.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What users are told first; they know it from the Python runner.
+/// The first line of a report, the same as in the Python runner.
 const HEADING: &str = "Out-of-memory detected!";
 
-/// OOM kills, as a session sees them.
-pub(super) struct Oom {
-    /// None when it could not be started, which has been told.
-    monitor: Option<(Monitor, mpsc::Receiver<Tell>)>,
-    log: OomLog,
-    reports: Reports,
-    kills: Kills,
+/// Reports the OOM kills of a session.
+pub(super) struct OomReporter {
+    /// `None` if it could not be started, which was logged.
+    monitor: Option<(Monitor, mpsc::Receiver<MonitorEvent>)>,
+    journal: Journal,
+    termination_message: TerminationMessage,
+    reports: ReportDelivery,
+    agent_reports: AgentReports,
+    /// Whether to show low-memory warnings.
+    warns: bool,
+    /// The command to run on a low-memory warning.
+    hook: Option<Hook>,
 }
 
-/// What can happen here.
-pub(super) enum Told {
-    /// By the monitor.
-    ByMonitor(Tell),
-    /// No report came for an event of the agent.
-    PatienceEnds,
+/// An event for [`OomReporter::handle`].
+pub(super) enum OomEvent {
+    /// An event from the monitor.
+    Monitor(MonitorEvent),
+    /// No report arrived for an event of the agent.
+    AgentReportTimeout,
 }
 
-impl Oom {
-    pub(super) fn start(means: Means, logs: PathBuf, outbox: Outbox, tasks: &TaskGroup) -> Self {
-        let monitor = Monitor::start(means, tasks)
-            .inspect_err(|error| tracing::error!("OOM kills will not be explained: {error}"))
+impl OomReporter {
+    pub(super) fn start(setup: MonitorSetup, paths: &Paths, replies: ReplySender, tasks: &TaskGroup) -> Self {
+        let monitor = Monitor::start(setup, tasks)
+            .inspect_err(|error| tracing::error!("cannot start the OOM monitor: {error}"))
             .ok();
         let charge = monitor.as_ref().map(|(monitor, _)| monitor.charge());
-        let log = OomLog::start(logs, charge, tasks);
-        Self { monitor, log, reports: Reports::new(outbox), kills: Kills::default() }
+        let place = JournalPath::in_folder(paths.logs());
+        let journal = Journal::start(place, charge, |problem| tracing::warn!("{problem}"), tasks);
+        let termination_message = TerminationMessage { path: paths.termination_message(), tasks: tasks.clone() };
+        Self {
+            monitor,
+            journal,
+            termination_message,
+            reports: ReportDelivery::new(replies),
+            agent_reports: AgentReports::default(),
+            warns: true,
+            hook: None,
+        }
     }
 
-    /// Shows the monitor how children end.
-    pub(super) fn witness(&self) -> Witness {
-        let deaths = self.monitor.as_ref().map(|(monitor, _)| monitor.deaths());
+    /// Memory charged to the runner itself; `None` without a monitor.
+    pub(super) fn charge(&self) -> Option<Arc<OwnCharge>> {
+        self.monitor.as_ref().map(|(monitor, _)| monitor.charge())
+    }
+
+    /// Sends memory samples to the recorder.
+    pub(super) fn record_to(&self, recorder: Option<&Recorder>) {
+        if let (Some((monitor, _)), Some(recorder)) = (&self.monitor, recorder) {
+            monitor.record_to(recorder.clone());
+        }
+    }
+
+    /// Reports an earlier session in this home that ended unexpectedly.
+    pub(super) fn report_earlier_end(&mut self, end: &PostMortem, is_attached: bool) {
+        self.reports.deliver(&end.one_line(), SystemTime::now(), is_attached);
+        self.record(&end.for_journal());
+    }
+
+    /// Configures low-memory warnings. The hook runs like user code.
+    pub(super) fn use_settings(&mut self, settings: MemorySettings, env: ChildEnv, launcher: &Launcher) {
+        self.warns = settings.warns;
+        let on_failure = Box::new(|problem: &str| tracing::warn!("memory hook: {problem}"));
+        let hook = |hook: MemoryHook| {
+            Hook::new(hook.argv, hook.timeout, env, launcher.reaper.clone(), launcher.tasks.clone(), on_failure)
+        };
+        self.hook = settings.hook.map(hook);
+    }
+
+    /// Notifies the monitor of exited children.
+    pub(super) fn exit_observer(&self) -> ExitObserver {
+        let deaths = self.monitor.as_ref().map(|(monitor, _)| monitor.exit_reporter());
         Box::new(move |pid, signal| {
             if let Some(deaths) = &deaths {
-                deaths.tell(pid.as_raw().unsigned_abs(), signal == Some(nix::libc::SIGKILL));
+                deaths.report(pid.as_raw().unsigned_abs(), signal == Some(nix::libc::SIGKILL));
             }
         })
     }
 
-    /// Where to ask why processes got SIGKILL.
+    /// The source of reasons for SIGKILL; `None` without a monitor.
     pub(super) fn causes(&self) -> Option<SigkillCauses> {
         self.monitor.as_ref().map(|(monitor, _)| monitor.causes())
     }
 
-    /// Asks for [`Tell::Settled`] with this number, when all kills up to now are told; `false` when nobody will say so.
+    /// Requests [`MonitorEvent::Flushed`] with this number after the reports of all kills so far; `false` without a monitor.
     #[must_use]
-    pub(super) fn settle(&self, number: u64) -> bool {
-        self.monitor.as_ref().is_some_and(|(monitor, _)| monitor.settle(number))
+    pub(super) fn request_barrier(&self, number: u64) -> bool {
+        self.monitor.as_ref().is_some_and(|(monitor, _)| monitor.flush(number))
     }
 
-    /// A step is attached, and there is room: tells it what was kept for it.
-    pub(super) fn send_kept(&mut self) {
-        self.reports.send_kept();
+    /// Sends pending reports. Call when a step is attached and there is budget.
+    pub(super) fn send_pending(&mut self) {
+        self.reports.send_pending();
     }
 
-    /// Whether reports wait for room, or for a step.
+    /// Whether reports wait for budget or for a step.
     #[must_use]
-    pub(super) fn has_kept(&self) -> bool {
-        self.reports.are_kept()
+    pub(super) fn has_pending(&self) -> bool {
+        self.reports.has_pending()
     }
 
-    pub(super) async fn next(&mut self) -> Told {
+    pub(super) async fn next(&mut self) -> OomEvent {
         let patience = async {
-            match self.kills.patience_ends_at() {
+            match self.agent_reports.deadline() {
                 Some(at) => sleep_until(at).await,
                 None => pending().await,
             }
@@ -110,139 +159,155 @@ impl Oom {
             }
         };
         tokio::select! {
-            Some(tell) = tell => Told::ByMonitor(tell),
-            () = patience => Told::PatienceEnds,
+            Some(tell) = tell => OomEvent::Monitor(tell),
+            () = patience => OomEvent::AgentReportTimeout,
         }
     }
 
-    /// Tells it. `is_attached`: a step runs or waits. Returns the number of a question that is answered by this.
-    pub(super) fn handle(&mut self, told: Told, is_attached: bool) -> Option<u64> {
-        match told {
-            Told::ByMonitor(Tell::Settled(number)) => return Some(number),
-            Told::ByMonitor(Tell::Watching(watching)) => log_means(&watching),
-            Told::ByMonitor(Tell::Notice(notice)) => self.notice(&notice, is_attached),
-            Told::ByMonitor(Tell::Unconfirmed) => {
-                if self.kills.told_by_agent(Instant::now()) == Known::No {
-                    self.reports.tell(HEADING, SystemTime::now(), is_attached);
+    /// Handles an event. `is_attached`: a step runs or waits. Returns the number of a barrier that was reached.
+    pub(super) fn handle(&mut self, event: OomEvent, is_attached: bool, end_log: &mut SessionEndLog) -> Option<u64> {
+        match event {
+            OomEvent::Monitor(MonitorEvent::Flushed(number)) => return Some(number),
+            OomEvent::Monitor(MonitorEvent::Status(status)) => log_source(&status),
+            OomEvent::Monitor(MonitorEvent::Oom(notice)) => {
+                if let KillEvent::Report(report) = &notice {
+                    end_log.record_kill(report);
+                }
+                self.notice(&notice, is_attached);
+            }
+            OomEvent::Monitor(MonitorEvent::Unconfirmed) => {
+                if self.agent_reports.agent_reported_kill(Instant::now()) == Announced::No {
+                    self.reports.deliver(HEADING, SystemTime::now(), is_attached);
                 }
             }
-            Told::PatienceEnds => {
-                self.kills.give_up();
+            OomEvent::AgentReportTimeout => {
+                self.agent_reports.clear();
                 let text = "failed to get the information of oom-killed processes";
-                self.reports.tell(text, SystemTime::now(), is_attached);
+                self.reports.deliver(text, SystemTime::now(), is_attached);
             }
         }
         None
     }
 
-    /// The agent says that there was a kill.
-    pub(super) fn told_by_agent(&self) {
+    /// Passes on the agent's event about a kill.
+    pub(super) fn agent_reported_kill(&self) {
         if let Some((monitor, _)) = &self.monitor {
-            monitor.told_of_kill();
+            monitor.agent_reported_kill();
         }
     }
 
-    fn notice(&mut self, notice: &Notice, is_attached: bool) {
+    fn notice(&mut self, notice: &KillEvent, is_attached: bool) {
         let text = match notice {
-            Notice::Report(report) => return self.report(report, is_attached),
-            Notice::Suppressed(suppressed) => {
+            KillEvent::Report(report) => return self.report(report, is_attached),
+            KillEvent::Warning(warning) => return self.warn(warning, is_attached),
+            KillEvent::Suppressed(suppressed) => {
                 self.record(suppressed);
                 suppressed.to_string()
             }
-            Notice::Stuck => {
-                "out of memory, and the kernel may not kill here (oom_kill_disable): programs wait until memory \
-                              is freed or the limit is raised"
+            KillEvent::OomWithoutKill => {
+                "out of memory with the OOM killer disabled (oom_kill_disable): processes block until memory \
+                 is freed or the limit is raised"
                     .to_owned()
             }
-            Notice::Lost { records } => {
+            KillEvent::RecordsLost { records } => {
                 tracing::warn!(
                     "{records} records of the OOM tracer were dropped (ring buffer full); an OOM kill may have been missed"
                 );
                 return;
             }
-            Notice::Unnamed { kills } => {
-                format!("{HEADING}\nthe kernel counted {kills} OOM kills; which processes were killed is not known yet")
+            KillEvent::AttributionPending { kills } => {
+                format!("{HEADING}\nthe kernel counted {kills} OOM kills; the victims are not identified yet")
             }
-            Notice::Unattributed { kills, reason } => {
+            KillEvent::Unattributed { kills, reason } => {
                 let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
                 format!("{HEADING}\n{kills} OOM kills could not be attributed to a process{reason}")
             }
         };
-        self.reports.tell(&text, SystemTime::now(), is_attached);
+        self.reports.deliver(&text, SystemTime::now(), is_attached);
     }
 
-    fn report(&mut self, report: &Report, is_attached: bool) {
-        let text = match self.kills.reported(report.confidence, Instant::now()) {
-            Known::No => format!("{HEADING}\n{report}"),
-            Known::Yes => report.to_string(),
+    fn report(&mut self, report: &OomReport, is_attached: bool) {
+        let text = match self.agent_reports.reported(report.confidence, Instant::now()) {
+            Announced::No => format!("{HEADING}\n{report}"),
+            Announced::Yes => report.to_string(),
         };
-        self.reports.tell(&text, report.time, is_attached);
+        self.reports.deliver(&text, report.time, is_attached);
         self.record(report);
+        self.termination_message.write(report, self.charge());
         terminal_notice::notify(report);
+    }
+
+    fn warn(&self, warning: &MemoryWarning, is_attached: bool) {
+        if self.warns {
+            self.reports.warn(&warning.to_string(), is_attached);
+        }
+        if let Some(hook) = &self.hook {
+            hook.start(warning.to_json().into_bytes());
+        }
     }
 
     fn record(&self, entry: &impl serde::Serialize) {
         match serde_json::to_string(entry) {
-            Ok(line) => self.log.add(line),
-            Err(error) => tracing::error!("a bug: a report has no JSON: {error}"),
+            Ok(line) => self.journal.add(line),
+            Err(error) => tracing::error!("internal error: cannot serialize a report: {error}"),
         }
     }
 }
 
-fn log_means(watching: &Watching) {
-    match (watching.tracer, &watching.why_not_bpf) {
+fn log_source(status: &MonitorStatus) {
+    match (status.tracer, &status.why_not_bpf) {
         (TracerKind::Snapshot, Some(reason)) => tracing::info!(
             target: OPERATOR,
             "OOM kills are inferred, not traced: {reason} (details: `krunner doctor`)"
         ),
-        (tracer, _) => tracing::debug!("tracer of OOM kills: {tracer:?}"),
+        (tracer, _) => tracing::debug!("OOM kill tracer: {tracer:?}"),
     }
 }
 
-/// Whether a kill has been told already.
+/// Whether the user was already told that a kill occurred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
+enum Announced {
     Yes,
     No,
 }
 
-/// Which word of the agent belongs to which report.
+/// Matches the agent's events to reports.
 #[derive(Debug, Default)]
-struct Kills {
-    /// When the last report came.
+struct AgentReports {
+    /// The time of the last report.
     reported: Option<Instant>,
-    /// When an event of the agent came to which no report has come yet.
+    /// The time of an event of the agent without a report so far.
     told: Option<Instant>,
-    /// When the last one that had come was answered.
+    /// The time of the last report that matched an event.
     answered: Option<Instant>,
 }
 
-impl Kills {
-    fn told_by_agent(&mut self, now: Instant) -> Known {
-        let reported = self.reported.is_some_and(|at| now - at < PATIENCE);
+impl AgentReports {
+    fn agent_reported_kill(&mut self, now: Instant) -> Announced {
+        let reported = self.reported.is_some_and(|at| now - at < TIMEOUT);
         if reported || self.told.is_some() {
-            return Known::Yes;
+            return Announced::Yes;
         }
         self.told = Some(now);
-        Known::No
+        Announced::No
     }
 
-    fn reported(&mut self, confidence: Confidence, now: Instant) -> Known {
+    fn reported(&mut self, confidence: Confidence, now: Instant) -> Announced {
         self.reported = Some(now);
         if self.told.take().is_some() {
             self.answered = Some(now);
-            return Known::Yes;
+            return Announced::Yes;
         }
-        // Those whom the agent's word alone makes possible come one after the other.
-        let is_of_same_event = self.answered.is_some_and(|at| now - at < PATIENCE);
-        if confidence == Confidence::Possible && is_of_same_event { Known::Yes } else { Known::No }
+        // Reports based on the agent's event alone arrive one after the other.
+        let is_of_same_event = self.answered.is_some_and(|at| now - at < TIMEOUT);
+        if confidence == Confidence::Possible && is_of_same_event { Announced::Yes } else { Announced::No }
     }
 
-    fn patience_ends_at(&self) -> Option<Instant> {
-        self.told.map(|at| at + PATIENCE)
+    fn deadline(&self) -> Option<Instant> {
+        self.told.map(|at| at + TIMEOUT)
     }
 
-    fn give_up(&mut self) {
+    fn clear(&mut self) {
         self.told = None;
     }
 }
@@ -253,33 +318,41 @@ mod tests {
 
     #[test]
     fn a_report_answers_for_the_events_around_it() {
-        let mut kills = Kills::default();
+        let mut agent_reports = AgentReports::default();
         let start = Instant::now();
-        assert_eq!(kills.reported(Confidence::Confirmed, start), Known::No);
-        assert_eq!(kills.told_by_agent(start + PATIENCE / 2), Known::Yes, "the same kill");
-        assert_eq!(kills.patience_ends_at(), None);
+        assert_eq!(agent_reports.reported(Confidence::Confirmed, start), Announced::No);
+        assert_eq!(agent_reports.agent_reported_kill(start + TIMEOUT / 2), Announced::Yes, "the same kill");
+        assert_eq!(agent_reports.deadline(), None);
 
-        let later = start + PATIENCE * 2;
-        assert_eq!(kills.told_by_agent(later), Known::No, "a new one");
-        assert_eq!(kills.told_by_agent(later), Known::Yes, "told twice");
-        assert_eq!(kills.patience_ends_at(), Some(later + PATIENCE));
+        let later = start + TIMEOUT * 2;
+        assert_eq!(agent_reports.agent_reported_kill(later), Announced::No, "a new one");
+        assert_eq!(agent_reports.agent_reported_kill(later), Announced::Yes, "told twice");
+        assert_eq!(agent_reports.deadline(), Some(later + TIMEOUT));
         assert_eq!(
-            kills.reported(Confidence::Possible, later + PATIENCE / 2),
-            Known::Yes,
+            agent_reports.reported(Confidence::Possible, later + TIMEOUT / 2),
+            Announced::Yes,
             "the heading was told with the event"
         );
-        assert_eq!(kills.reported(Confidence::Possible, later + PATIENCE / 2), Known::Yes, "another of the same");
-        assert_eq!(kills.reported(Confidence::Confirmed, later + PATIENCE / 2), Known::No, "a kill of its own");
-        assert_eq!(kills.patience_ends_at(), None);
+        assert_eq!(
+            agent_reports.reported(Confidence::Possible, later + TIMEOUT / 2),
+            Announced::Yes,
+            "another of the same"
+        );
+        assert_eq!(
+            agent_reports.reported(Confidence::Confirmed, later + TIMEOUT / 2),
+            Announced::No,
+            "a kill of its own"
+        );
+        assert_eq!(agent_reports.deadline(), None);
     }
 
     #[test]
     fn an_event_without_a_report_is_given_up() {
-        let mut kills = Kills::default();
+        let mut agent_reports = AgentReports::default();
         let start = Instant::now();
-        assert_eq!(kills.told_by_agent(start), Known::No);
-        kills.give_up();
-        assert_eq!(kills.patience_ends_at(), None);
-        assert_eq!(kills.told_by_agent(start), Known::No);
+        assert_eq!(agent_reports.agent_reported_kill(start), Announced::No);
+        agent_reports.clear();
+        assert_eq!(agent_reports.deadline(), None);
+        assert_eq!(agent_reports.agent_reported_kill(start), Announced::No);
     }
 }

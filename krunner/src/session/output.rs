@@ -1,21 +1,21 @@
-//! What programs write and show, as replies within the outbox's budget.
+//! Sends program output as replies within the budget of [`ReplySender`].
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::process::{OutputSink, Rich, Stream};
-use crate::transport::Outbox;
+use crate::process::{OutputSink, RichOutput, Stream};
+use crate::transport::ReplySender;
 use crate::wire::{OutputStream, Reply};
 
-/// The agent cuts payloads beyond this off, and half a picture is none.
+/// The agent truncates longer payloads, and a truncated picture is useless.
 const MAX_RICH_BYTES: usize = 10 * 1024 * 1024;
 
-/// The sink of a session's programs.
-pub(super) struct Output(Outbox);
+/// The output sink of the session's programs.
+pub(super) struct Output(ReplySender);
 
 impl Output {
-    pub(super) fn new(outbox: Outbox) -> Self {
-        Self(outbox)
+    pub(super) fn new(replies: ReplySender) -> Self {
+        Self(replies)
     }
 }
 
@@ -29,17 +29,17 @@ impl OutputSink for Output {
         self.0.send(Reply::Output { stream, bytes: chunk }.into_message()).await;
     }
 
-    async fn show(&self, rich: Rich) {
+    async fn show(&self, rich: RichOutput) {
         let (what, reply) = match rich {
-            Rich::Html(text) => ("text/html".to_owned(), Reply::Html(text)),
-            Rich::Media { mime, data } => (mime.clone(), Reply::Media { mime, data }),
+            RichOutput::Html(text) => ("text/html".to_owned(), Reply::Html(text)),
+            RichOutput::Media { mime, data } => (mime.clone(), Reply::Media { mime, data }),
         };
         let message = reply.into_message();
         let bytes = message.payload().len();
         if bytes > MAX_RICH_BYTES {
             tracing::error!(
-                "an object of type {what} is not shown: it takes {bytes} bytes and the agent passes on \
-                 {MAX_RICH_BYTES} at most; make it smaller, or write it to a file"
+                "cannot display an object of type {what}: {bytes} bytes exceed the agent's limit of {MAX_RICH_BYTES}; \
+                 make it smaller or write it to a file"
             );
             return;
         }
@@ -54,16 +54,19 @@ mod tests {
 
     #[tokio::test]
     async fn an_object_that_the_agent_would_cut_is_not_sent() {
-        let (outbox, queue) = Outbox::new();
-        let output = Output::new(outbox);
+        let (replies, queue) = ReplySender::new();
+        let output = Output::new(replies);
         let mime = || "image/svg+xml".to_owned();
-        // Quotes take two bytes each in JSON.
+        // A quote takes two bytes in JSON.
         let large = "\"".repeat(MAX_RICH_BYTES / 2);
-        assert!(output.show(Rich::Media { mime: mime(), data: large.into() }).now_or_never().is_some());
-        assert!(output.show(Rich::Html("x".repeat(MAX_RICH_BYTES + 1))).now_or_never().is_some());
+        assert!(output.show(RichOutput::Media { mime: mime(), data: large.into() }).now_or_never().is_some());
+        assert!(output.show(RichOutput::Html("x".repeat(MAX_RICH_BYTES + 1))).now_or_never().is_some());
         assert_eq!(queue.waiting(), 0);
-        assert!(output.show(Rich::Html("x".repeat(MAX_RICH_BYTES))).now_or_never().is_some());
+        assert!(output.show(RichOutput::Html("x".repeat(MAX_RICH_BYTES))).now_or_never().is_some());
         assert_eq!(queue.waiting(), 1);
-        assert!(output.show(Rich::Html("x".into())).now_or_never().is_none(), "there is no room beside the large one");
+        assert!(
+            output.show(RichOutput::Html("x".into())).now_or_never().is_none(),
+            "there is no room beside the large one"
+        );
     }
 }

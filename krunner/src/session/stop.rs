@@ -1,15 +1,15 @@
-//! The end of a session, within ten seconds whatever happens.
+//! Shutdown of a session, within ten seconds in any case.
 //!
 //! | part | at most |
 //! |---|---|
-//! | the running step and the services: TERM, 2 s, KILL, their last output; the engine meanwhile | [`STEP_DEADLINE`] |
+//! | the running step and the services: TERM, 2 s, KILL, their last output; concurrently the engine | [`STEP_DEADLINE`] |
 //! | reports of OOM kills in that step | [`REPORT_DEADLINE`] |
-//! | what user code left behind | 2 x [`ORPHAN_PATIENCE`] |
-//! | replies to the agent | [`FLUSH_DEADLINE`] |
+//! | orphaned processes of user code | 2 x [`ORPHAN_TIMEOUT`] |
+//! | replies to the agent; concurrently the shutdown record of the flight recorder | [`FLUSH_DEADLINE`] |
 //! | our own tasks | [`TASKS_DEADLINE`] |
 //! | our own stdout and stderr | [`CONSOLE_DEADLINE`] each |
 //!
-//! A second signal kills what is left within [`FORCED_DEADLINE`].
+//! A second signal kills the remaining processes within [`FORCED_DEADLINE`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,83 +17,90 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::dispatch::Session;
-use super::event::Event;
+use super::event::SessionEvent;
 use super::intrinsic::Intrinsic;
 use super::signals::Signals;
+use super::step_state::StepState;
 use crate::exit::Exit;
-use crate::process::{end_adopted_children, kill_children};
+use crate::process::{kill_children, terminate_orphans};
 use crate::runtime::Engine;
 use crate::writer::Writer;
 
 const STEP_DEADLINE: Duration = Duration::from_millis(3500);
 /// The monitor answers within one second.
 const REPORT_DEADLINE: Duration = Duration::from_millis(1200);
-const ORPHAN_PATIENCE: Duration = Duration::from_millis(800);
+const ORPHAN_TIMEOUT: Duration = Duration::from_millis(800);
 const FLUSH_DEADLINE: Duration = Duration::from_secs(3);
+/// Concurrent with flushing the replies.
+const RECORD_DEADLINE: Duration = Duration::from_millis(500);
 const CONSOLE_DEADLINE: Duration = Duration::from_millis(300);
 const FORCED_DEADLINE: Duration = Duration::from_millis(100);
 const TASKS_DEADLINE: Duration = Duration::from_millis(500);
 
-/// Stops; at once when a second signal comes.
-pub(super) async fn stop(mut session: Session, signals: &mut Signals) -> Exit {
+/// Shuts down; a second signal forces it.
+pub(super) async fn stop(mut session: Session, signals: &mut Signals, reason: &str) -> Exit {
+    session.end_log.record_stopping(reason);
     tokio::select! {
         biased;
-        () = signals.next() => {
+        second = signals.next() => {
             kill_children(FORCED_DEADLINE).await;
+            session.end_log.record_shutdown(&format!("{reason}, then a second signal: {second}"), FORCED_DEADLINE).await;
             Exit::Forced
         }
-        () = wind_down(&mut session) => Exit::Ok,
+        () = wind_down(&mut session, reason) => Exit::Ok,
     }
 }
 
-async fn wind_down(session: &mut Session) {
+async fn wind_down(session: &mut Session, reason: &str) {
     tracing::debug!("stopping");
-    // What a program still writes is for the agent; a pipe that nobody reads must not keep it from there.
+    // A blocked stdout or stderr must not delay the remaining program output to the agent.
     [&session.console.stdout, &session.console.stderr].into_iter().for_each(Writer::hurry);
     let deadline = Instant::now() + STEP_DEADLINE;
     let (engine, services) = (session.engine().cloned(), session.services.stop(STEP_DEADLINE));
     session.intrinsic.iter().for_each(Intrinsic::stop);
     let ((), (), services_ended) = tokio::join!(end_step(session, deadline), end_engine(engine), services);
-    // Those that come with the session may have come to light with the end of the bootstrap script.
+    // `end_step` may have received sshd and ttyd together with the end of the bootstrap script.
     let intrinsic_ended = match &session.intrinsic {
         Some(intrinsic) => intrinsic.over(deadline).await,
         None => true,
     };
     if !(services_ended && intrinsic_ended) {
-        tracing::warn!("some services did not end in time");
+        tracing::warn!("some services did not stop in time");
     }
     if session.queue.waiting() > 0 {
-        tracing::warn!("{} steps are not run any more: the runner stops", session.queue.waiting());
+        tracing::warn!("{} queued steps cancelled: the runner is shutting down", session.queue.waiting());
     }
-    end_adopted_children(ORPHAN_PATIENCE).await;
-    if !session.outbox.flush(FLUSH_DEADLINE).await {
-        tracing::warn!("the agent has not taken all replies");
+    terminate_orphans(ORPHAN_TIMEOUT).await;
+    let goodbye = session.end_log.record_shutdown(reason, RECORD_DEADLINE);
+    let (is_flushed, ()) = tokio::join!(session.replies.flush(FLUSH_DEADLINE), goodbye);
+    if !is_flushed {
+        tracing::warn!("some replies were not delivered to the agent");
     }
     if !session.tasks.stop(TASKS_DEADLINE).await {
-        tracing::warn!("some tasks did not end in time");
+        tracing::warn!("some internal tasks did not stop in time");
     }
     for writer in [&session.console.stdout, &session.console.stderr] {
-        // Nobody is left to be told when this fails.
+        // A failure cannot be reported any more.
         let _ = writer.flush(CONSOLE_DEADLINE).await;
     }
 }
 
-/// Ends the running step, or the bootstrap script, and answers for it.
+/// Terminates the running step or the bootstrap script, and answers the step.
 async fn end_step(session: &mut Session, deadline: Instant) {
-    if let Some(ending) = session.ending.take() {
-        tell_kills(session).await;
-        return session.step_done(ending.exit_code);
+    if let StepState::Reporting { exit_code, .. } = session.step {
+        report_kills(session).await;
+        return session.step_done(exit_code);
     }
-    let Some(control) = &session.current else { return };
+    let Some(control) = session.step.control() else { return };
     control.terminate();
     let ended = async {
         loop {
             match session.events.recv().await {
-                Some(Event::StepDone { exit_code }) => return Some(exit_code),
-                Some(Event::Ready(prepared)) => {
+                Some(SessionEvent::StepDone { exit_code }) => return Some(exit_code),
+                Some(SessionEvent::Ready(prepared)) => {
                     prepared.intrinsic.stop();
                     session.intrinsic = Some(prepared.intrinsic);
-                    // Made while we stop, it has not been told yet.
+                    // The engine started during the shutdown, so it was not stopped yet.
                     end_engine(prepared.engine).await;
                     return None;
                 }
@@ -104,40 +111,40 @@ async fn end_step(session: &mut Session, deadline: Instant) {
     };
     match timeout_at(deadline, ended).await {
         Ok(Some(exit_code)) => {
-            tell_kills(session).await;
+            report_kills(session).await;
             session.step_done(exit_code);
         }
         Ok(None) => {}
         Err(_) => {
-            tracing::warn!("a step did not end in time; some of its output may be lost");
+            tracing::warn!("a step did not stop in time; some of its output may be lost");
             session.step_done(-nix::libc::SIGKILL);
         }
     }
 }
 
-/// Reports the kills up to now, which go before the end of the step.
-async fn tell_kills(session: &mut Session) {
+/// Reports the OOM kills so far, before the end of the step.
+async fn report_kills(session: &mut Session) {
     let number = session.step_number;
-    if !session.oom.settle(number) {
+    if !session.oom.request_barrier(number) {
         return;
     }
     let told = async {
         loop {
             let told = session.oom.next().await;
-            if session.oom.handle(told, true) == Some(number) {
+            if session.oom.handle(told, true, &mut session.end_log) == Some(number) {
                 return;
             }
         }
     };
     if timeout(REPORT_DEADLINE, told).await.is_err() {
-        tracing::warn!("a report of an OOM kill may be missing: the runner is shutting down");
+        tracing::warn!("an OOM kill report may be missing: the runner is shutting down");
     }
-    session.oom.send_kept();
+    session.oom.send_pending();
 }
 
 async fn end_engine(engine: Option<Arc<dyn Engine>>) {
     let Some(engine) = engine else { return };
     if timeout(STEP_DEADLINE, engine.stop()).await.is_err() {
-        tracing::warn!("what runs the code of query mode did not end in time");
+        tracing::warn!("the query-mode engine did not stop in time");
     }
 }

@@ -1,4 +1,4 @@
-//! The terminal's two ports as a [`Line`].
+//! The terminal's two ports as a [`TerminalTransport`].
 
 use std::sync::Arc;
 
@@ -7,37 +7,37 @@ use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use crate::config::Ports;
-use crate::error::{Critical, chain};
+use crate::error::{FatalError, chain};
 use crate::tasks::TaskGroup;
-use crate::terminal::Line;
+use crate::terminal::TerminalTransport;
 use crate::transport::{self, Inbound, Publisher};
 
-struct Wire {
-    /// For one who listens; the lock makes that so.
+struct TerminalPorts {
+    /// The lock allows one reader at a time.
     typed: Mutex<Inbound>,
     screen: Publisher,
 }
 
-/// Binds the ports. A session without them has no terminal, and goes on.
-pub(super) async fn open(ports: &Ports, tasks: &TaskGroup) -> Option<Arc<dyn Line>> {
+/// Binds the ports. Without them the session has no terminal.
+pub(super) async fn open(ports: &Ports, tasks: &TaskGroup) -> Option<Arc<dyn TerminalTransport>> {
     match bind(ports, tasks).await {
         Ok(wire) => Some(Arc::new(wire)),
         Err(error) => {
-            tracing::error!("there is no terminal: {}", chain(&error));
+            tracing::error!("terminal unavailable: {}", chain(&error));
             None
         }
     }
 }
 
-async fn bind(ports: &Ports, tasks: &TaskGroup) -> Result<Wire, Critical> {
+async fn bind(ports: &Ports, tasks: &TaskGroup) -> Result<TerminalPorts, FatalError> {
     let screen = transport::listen_pub("termout", ports.termout, tasks).await?;
     let typed = Mutex::new(transport::listen_sub("termin", ports.termin, tasks).await?);
-    Ok(Wire { typed, screen })
+    Ok(TerminalPorts { typed, screen })
 }
 
 #[async_trait]
-impl Line for Wire {
-    /// The frames of a message are one text, cut where its sender liked.
+impl TerminalTransport for TerminalPorts {
+    /// The frames of a message form one text.
     async fn typed(&self) -> Bytes {
         loop {
             let Some(frames) = self.typed.lock().await.recv().await else { return Bytes::new() };

@@ -1,7 +1,8 @@
-//! One line about an OOM kill on the terminal where the person sits: in ssh, ttyd or the `git` terminal they see "Killed" at best.
+//! Writes one line about an OOM kill to the user's terminal. In ssh, ttyd or the `git` terminal the shell shows
+//! "Killed" at best.
 //!
-//! The terminal is the controlling one of the victim, or of its nearest ancestor that has one. It is only written to when it
-//! belongs to the user whose process that is, and that user is ours; nothing here waits for whoever reads the other end.
+//! The terminal is the controlling terminal of the victim or of its nearest ancestor that has one. It is written only
+//! if it belongs to the user of that process, and that user is ours. The write never blocks.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -13,15 +14,15 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, major, minor};
 use nix::unistd::geteuid;
 
-use crate::monitor::{ProcRoot, Report};
+use crate::monitor::{OomReport, ProcRoot};
 
 /// Pseudoterminals have these major numbers (Documentation/admin-guide/devices.txt); the kernel uses the first one.
 const PTS_MAJORS: std::ops::RangeInclusive<u64> = 136..=143;
 
-/// Writes it, if there is such a terminal.
-pub(super) fn notify(report: &Report) {
+/// Writes the line if there is such a terminal.
+pub(super) fn notify(report: &OomReport) {
     let root = ProcRoot::default();
-    let people = std::iter::once(&report.victim.seen).chain(&report.ancestors);
+    let people = std::iter::once(&report.victim.process).chain(&report.ancestors);
     let Some((device, pid)) = people.into_iter().find_map(|seen| {
         let device = root.terminal_of(seen.key())?;
         Some((device, seen.pid))
@@ -29,18 +30,18 @@ pub(super) fn notify(report: &Report) {
         return;
     };
     if let Err(error) = write(device, pid, &line(report)) {
-        tracing::debug!("the OOM kill of {} was not told on its terminal: {error}", report.victim.seen.pid);
+        tracing::debug!("cannot report the OOM kill of {} on its terminal: {error}", report.victim.process.pid);
     }
 }
 
-fn line(report: &Report) -> String {
-    let victim = &report.victim.seen;
+fn line(report: &OomReport) -> String {
+    let victim = &report.victim.process;
     let limit = report.limit().map(|limit| format!(", limit {limit}")).unwrap_or_default();
     let name = victim.name.escape_debug();
-    format!("\r\nkrunner: OOM kill: PID {} ({name}, rss {}{limit}) was killed for memory\r\n", victim.pid, victim.rss())
+    format!("\r\nkrunner: OOM kill: PID {} ({name}, rss {}{limit})\r\n", victim.pid, victim.rss())
 }
 
-/// `pid` has that terminal.
+/// Writes to `device`, the controlling terminal of `pid`.
 fn write(device: u64, pid: u32, line: &str) -> io::Result<()> {
     let path = path_of(device).ok_or_else(|| io::Error::other("not a pseudoterminal"))?;
     let owner = fs::metadata(format!("/proc/{pid}"))?.uid();
@@ -51,9 +52,9 @@ fn write(device: u64, pid: u32, line: &str) -> io::Result<()> {
     let user = geteuid();
     let is_theirs = about.uid() == owner && (user.is_root() || owner == user.as_raw());
     if !(about.file_type().is_char_device() && about.rdev() == device && is_theirs) {
-        return Err(io::Error::other(format!("{} is another user's, or another device", path.display())));
+        return Err(io::Error::other(format!("{} belongs to another user or is another device", path.display())));
     }
-    // A part of a line is better than to wait for whoever does not read.
+    // A partial line is better than blocking.
     terminal.write(line.as_bytes()).map(|_| ())
 }
 

@@ -1,4 +1,4 @@
-//! Running one step to its exit code.
+//! Runs a step and returns its exit code.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,18 +6,18 @@ use std::sync::Arc;
 use crate::config::ChildEnv;
 use crate::error::chain;
 use crate::logging::OPERATOR;
-use crate::process::{Command, Control, ExplainedEnd, Launcher, Stream};
-use crate::runtime::{Engine, Plan, Runtime, Scratch, Severity, make_or_build};
+use crate::process::{Command, Control, ExplainedOutcome, Launcher, Stream};
+use crate::runtime::{Engine, Plan, Runtime, ScratchFiles, Severity, make_or_build};
 use crate::tasks::blocking;
 use crate::wire::{Step, StepKind};
 
-/// What stands for "you know how" in place of a command line.
+/// The command line that selects the runtime's heuristic.
 const HEURISTIC: &str = "*";
 
-/// When the fault is ours or the machine's.
+/// The exit code if the runner or the machine is at fault.
 const INTERNAL_ERROR: i32 = -1;
 
-/// What steps are run with.
+/// Everything that running a step needs.
 pub(super) struct Worker {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) launcher: Launcher,
@@ -26,7 +26,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Runs a step; its output is with the sink when this returns.
+    /// Runs a step; all its output is delivered to the sink before this returns.
     pub(super) async fn run(&self, step: &Step, control: &Control) -> i32 {
         let plan = match (step.kind, step.text.as_str()) {
             (StepKind::Code, code) => return self.query(code.to_owned(), control).await,
@@ -38,19 +38,19 @@ impl Worker {
             (StepKind::Exec, line) => Plan::one(Command::shell(line).in_batch_mode()),
             (_, line) => Plan::one(Command::shell(line)),
         };
-        self.carry_out(plan, control).await
+        self.execute(plan, control).await
     }
 
-    /// Gives the code to the engine; without one, writes it to files in the working directory, and removes all that
-    /// was made of them afterwards.
+    /// Runs the code in the engine. Without an engine, writes it to files in the working directory and removes the
+    /// files and all build results afterwards.
     async fn query(&self, code: String, control: &Control) -> i32 {
         if let Some(engine) = &self.engine {
             return engine.run(&code, control).await;
         }
-        let (runtime, mut scratch) = (Arc::clone(&self.runtime), Scratch::new("."));
+        let (runtime, mut scratch) = (Arc::clone(&self.runtime), ScratchFiles::new("."));
         let (plan, scratch) = blocking(move || (runtime.query(&code, &mut scratch), scratch)).await;
         let exit_code = match plan {
-            Ok(plan) => self.carry_out(plan, control).await,
+            Ok(plan) => self.execute(plan, control).await,
             Err(error) => {
                 tracing::error!("cannot write the code to a file in the working directory: {error}");
                 INTERNAL_ERROR
@@ -60,7 +60,7 @@ impl Worker {
         exit_code
     }
 
-    async fn carry_out(&self, plan: Plan, control: &Control) -> i32 {
+    async fn execute(&self, plan: Plan, control: &Control) -> i32 {
         match plan {
             Plan::Nothing { message, severity, exit_code } => {
                 match severity {
@@ -84,10 +84,10 @@ impl Worker {
 }
 
 impl Worker {
-    /// The exit code. Why it was killed goes to the user, unless a report has said so.
+    /// Runs a program and returns its exit code. Sends the user the reason for a kill, unless a report covers it.
     async fn run_program(&self, command: &Command, control: &Control) -> i32 {
         match self.launcher.run_explained(command, &self.env, control).await {
-            Ok(ExplainedEnd { outcome, reason }) => {
+            Ok(ExplainedOutcome { outcome, reason }) => {
                 if let Some(reason) = reason.filter(|reason| !reason.is_reported) {
                     let line = format!("{}\n", reason.text);
                     tracing::info!(target: OPERATOR, "{}", reason.text);
@@ -103,7 +103,7 @@ impl Worker {
     }
 }
 
-/// What `*` stands for in the working directory as it is now.
+/// The plan for `*` in the current working directory.
 fn heuristic(runtime: &dyn Runtime, kind: StepKind) -> Plan {
     let directory = Path::new(".");
     match kind {

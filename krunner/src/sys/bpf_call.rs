@@ -1,9 +1,9 @@
-//! One harmless bpf(2) call: does the kernel answer us at all.
+//! A harmless bpf(2) call that tests whether the kernel allows us to use BPF.
 
 use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 
-/// `BPF_MAP_CREATE` (include/uapi/linux/bpf.h).
+/// The command `BPF_MAP_CREATE` (include/uapi/linux/bpf.h).
 const MAP_CREATE: libc::c_long = 0;
 
 /// `BPF_MAP_TYPE_RINGBUF`, since Linux 5.8.
@@ -19,15 +19,15 @@ struct MapCreate {
     flags: u32,
 }
 
-/// Makes the smallest ring buffer and closes it again: what every use of our BPF programs begins with.
+/// Creates the smallest ring buffer and closes it: the first step of every use of our BPF programs.
 ///
-/// Not a question for program ids, which wants `CAP_SYS_ADMIN`, nor a command that does not exist, which newer
-/// kernels refuse as such whatever the caller may do.
+/// Listing program ids would need `CAP_SYS_ADMIN`, and newer kernels reject an unknown command before they check
+/// permissions, so neither is a usable test.
 ///
 /// # Errors
-/// As the kernel says it: `ENOSYS` without bpf(2), `EINVAL` without ring buffers (before 5.8), `EPERM` from the
-/// kernel or a seccomp filter for want of rights, before 5.11 also for want of `RLIMIT_MEMLOCK`.
-pub fn try_bpf() -> io::Result<()> {
+/// The kernel's error: `ENOSYS` without bpf(2), `EINVAL` without ring buffers (before 5.8), `EPERM` from the
+///   kernel or a seccomp filter if permission is missing, and before 5.11 also if `RLIMIT_MEMLOCK` is too low.
+pub(crate) fn try_bpf() -> io::Result<()> {
     let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.unwrap_or(4096);
     let entries = u32::try_from(page_bytes).map_err(io::Error::other)?;
     let request = MapCreate { map_type: RING_BUFFER, key_bytes: 0, value_bytes: 0, entries, flags: 0 };
@@ -38,7 +38,7 @@ pub fn try_bpf() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     let fd = RawFd::try_from(answer).map_err(io::Error::other)?;
-    // SAFETY: the call returned a new descriptor, which nobody else knows.
+    // SAFETY: the call returned a new descriptor, which no other code owns.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
     Ok(())
 }
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn a_thread_with_the_right_is_answered() {
-        if super::super::effective().unwrap().contains(super::super::Capability::CAP_BPF) {
+        if super::super::privilege::effective().unwrap().contains(super::super::Capability::CAP_BPF) {
             try_bpf().unwrap();
         } else {
             eprintln!("SKIPPED: needs CAP_BPF");

@@ -1,13 +1,13 @@
-//! Rank in the eyes of the OOM killer: of this process, and of a child before its program begins.
+//! `oom_score_adj` of this process, and of a child between fork and exec.
 //!
 //! The value belongs to the process and is inherited by fork. Facts from the kernel (`__set_oom_adj`, fs/proc/base.c):
 //!
 //! - Anyone may raise their own value, and lower it again down to the lowest that was ever set with `CAP_SYS_RESOURCE`. That floor
 //!   is inherited too: a child of a runner that lowered itself through `oom_score_adj` could do the same without any
 //!   capability. The older file `oom_adj` leaves the floor alone, so it is what [`never_kill_this_process`] writes.
-//! - The files of a process that is not dumpable belong to root. A runner with file capabilities is one (see `privilege`).
-//!   It may be dumpable for the moment of one write while it still has its capabilities: nobody without them may trace it
-//!   (`cap_ptrace_access_check`, `security/commoncap.c`).
+//! - The files of a process that is not dumpable belong to root. A runner with file capabilities is one (see
+//!   `privilege`). It may be dumpable for the duration of one write while it still has its capabilities: a process
+//!   without them may not trace it (`cap_ptrace_access_check`, `security/commoncap.c`).
 //! - A forked child of such a runner is not dumpable either until its exec makes it so. It makes itself dumpable a moment
 //!   earlier, and closes everything but pipes first. What another process of the same user could take from it then is output of
 //!   that user's own programs, and what the runner's memory holds of their session: no descriptor of BPF, no capability.
@@ -26,21 +26,21 @@ const OWN_VALUE: &CStr = c"/proc/self/oom_score_adj";
 const OWN_OLDER_VALUE: &str = "/proc/self/oom_adj";
 const OLDER_NEVER: &[u8] = b"-17";
 
-/// Our own value.
+/// The `oom_score_adj` of this process.
 ///
 /// # Errors
-/// When there is no `/proc`.
-pub fn oom_score_adj() -> io::Result<i16> {
+/// If `/proc` cannot be read.
+pub(crate) fn oom_score_adj() -> io::Result<i16> {
     let text = fs::read_to_string("/proc/self/oom_score_adj")?;
     text.trim().parse().map_err(io::Error::other)
 }
 
-/// Takes this process out of the OOM killer's reach if `CAP_SYS_RESOURCE` is permitted; whether it was. Children have
-/// to be given another value, and have the floor that they would have had.
+/// Exempts this process from the OOM killer if `CAP_SYS_RESOURCE` is permitted; returns whether it is. Children must be
+/// given another value; their floor is unchanged.
 ///
 /// # Errors
-/// When the kernel refuses, or no longer has the file for it.
-pub fn never_kill_this_process() -> io::Result<bool> {
+/// If the kernel refuses, or no longer has `oom_adj`.
+pub(crate) fn never_kill_this_process() -> io::Result<bool> {
     let is_permitted =
         caps::has_cap(None, CapSet::Permitted, Capability::CAP_SYS_RESOURCE).map_err(io::Error::other)?;
     if !is_permitted {
@@ -60,8 +60,8 @@ pub fn never_kill_this_process() -> io::Result<bool> {
     written.map(|()| true)
 }
 
-/// Has the program start with this value. `is_required`: rather not at all than with ours.
-pub fn start_with_oom_score_adj(command: &mut Command, value: i16, is_required: bool) {
+/// Makes the program start with this value. With `is_required` the spawn fails if the value cannot be set.
+pub(crate) fn start_with_oom_score_adj(command: &mut Command, value: i16, is_required: bool) {
     let text = value.to_string();
     let set_up = move || {
         let is_set = become_dumpable().and_then(|()| write_once(OWN_VALUE, text.as_bytes()));
@@ -71,13 +71,13 @@ pub fn start_with_oom_score_adj(command: &mut Command, value: i16, is_required: 
     unsafe { command.pre_exec(set_up) };
 }
 
-/// By others of the same user: 2 (`fs.suid_dumpable`) is for root only.
+/// Whether other processes of the same user may trace us; 2 (`fs.suid_dumpable`) allows only root.
 fn is_dumpable() -> bool {
     // SAFETY: PR_GET_DUMPABLE takes no argument and returns the value (prctl(2)).
     unsafe { libc::prctl(libc::PR_GET_DUMPABLE) == 1 }
 }
 
-/// In a forked child that is not dumpable, as its parent.
+/// Makes a forked child dumpable if its parent is not.
 fn become_dumpable() -> io::Result<()> {
     if is_dumpable() {
         return Ok(());
@@ -87,8 +87,8 @@ fn become_dumpable() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) })
 }
 
-/// Closes every descriptor above stderr that is no pipe: std reports through one when the exec fails, and the child's own
-/// are for its output. Allocates nothing.
+/// Closes every descriptor above stderr that is not a pipe: std reports a failed exec through a pipe, and the child's
+/// output uses pipes. Does not allocate.
 fn close_all_but_pipes() -> io::Result<()> {
     /// The names of some 40 descriptors at a time.
     const LISTING_BYTES: usize = 1024;

@@ -1,4 +1,4 @@
-//! The environment as whoever started us gave it.
+//! The environment as passed by our parent.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -6,16 +6,16 @@ use std::{io, slice};
 
 /// The environment that this process was started with, `LD_PRELOAD` and its like included.
 ///
-/// For a program whose file has capabilities glibc removes those names before `main`
-/// (`__libc_enable_secure`, elf/rtld.c and its `unsecure-envvars.h`). It removes pointers; the text stays on
-/// the initial stack, whose bounds are fields 50 and 51 of `/proc/PID/stat` (proc(5)). `/proc/self/environ`
-/// would show the same, and is not readable for such a program.
+/// If the executable has file capabilities, glibc removes those names before `main` (`__libc_enable_secure`, elf/rtld.c
+/// and its `unsecure-envvars.h`). It removes pointers; the text stays on the initial stack, whose bounds are fields 50
+/// and 51 of `/proc/PID/stat` (proc(5)). `/proc/self/environ` would show the same, and is not readable for such a
+/// program.
 ///
-/// Our own process has no use for these names. Children, which have no such capabilities, do.
+/// Our own process does not use these variables. Children do, because they have no such capabilities.
 ///
 /// # Errors
-/// When `/proc/self/stat` cannot be read or hides the range.
-pub fn initial_environment() -> io::Result<Vec<(OsString, OsString)>> {
+/// If `/proc/self/stat` cannot be read or hides the range.
+pub(crate) fn initial_environment() -> io::Result<Vec<(OsString, OsString)>> {
     let stat = procfs::process::Process::myself().and_then(|me| me.stat()).map_err(io::Error::other)?;
     let (Some(start), Some(end)) = (stat.env_start, stat.env_end) else {
         return Err(io::Error::from(io::ErrorKind::Unsupported));

@@ -1,4 +1,4 @@
-//! Keeping inherited file descriptors out of user code, and waiting on our own.
+//! Keeps inherited file descriptors out of user code, and registers our own for polling.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,13 +7,13 @@ use std::os::fd::{BorrowedFd, RawFd};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use tokio::io::unix::AsyncFd;
 
-/// Marks every descriptor from `first` on as close-on-exec, whoever opened it.
+/// Marks every descriptor from `first` on as close-on-exec, including inherited ones.
 ///
-/// `CLOSE_RANGE_CLOEXEC` is known since Linux 5.11; before, the open descriptors are walked.
+/// `CLOSE_RANGE_CLOEXEC` exists since Linux 5.11; on older kernels the open descriptors are listed.
 ///
 /// # Errors
-/// When `/proc/self/fd` has to be read and cannot be.
-pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+/// If `/proc/self/fd` is needed and cannot be read.
+pub(crate) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     let from = libc::c_uint::try_from(first).map_err(|_| io::ErrorKind::InvalidInput)?;
     let flags = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: with CLOSE_RANGE_CLOEXEC nothing is closed; only the close-on-exec flag is set.
@@ -32,11 +32,11 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// A non-blocking file that can be waited on, inside the async runtime.
+/// Registers a non-blocking file with the async runtime.
 ///
 /// # Errors
-/// When it is no file that can be polled.
-pub fn pollable(file: File) -> io::Result<AsyncFd<File>> {
+/// If the file does not support polling.
+pub(crate) fn pollable(file: File) -> io::Result<AsyncFd<File>> {
     // SAFETY: a File keeps its descriptor open, and the same one, until it is dropped; AsyncFd hands it out
     // as `&File` and `&mut File`, and no caller of this crate assigns to the latter.
     Ok(unsafe { AsyncFd::register(file) }?)

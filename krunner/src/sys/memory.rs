@@ -1,4 +1,4 @@
-//! Memory given back to the kernel, and memory shared with it.
+//! Heap tuning, locked code pages, and memory shared with the kernel.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-/// Gives memory that was freed back to the kernel. glibc keeps it otherwise; musl never does.
-pub fn give_back() {
+/// Returns freed memory to the kernel. glibc would keep it; musl returns it by itself.
+pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim(3) touches only what the allocator itself holds as free.
     unsafe {
@@ -17,10 +17,10 @@ pub fn give_back() {
     }
 }
 
-/// Has glibc keep little that is free (mallopt(3)): one arena for all threads, the only one that [`give_back`] can
-/// make smaller, and thresholds that stay what they are: it raises them to the size of whatever large
-/// piece is freed, and with the tracer's loader that is megabytes. To be called while there is one thread.
-pub fn keep_little() {
+/// Makes glibc keep little free memory (mallopt(3)). One arena for all threads, because [`trim_heap`] can shrink only
+/// that one. Fixed thresholds, because glibc would raise them to the size of each large block that is freed, which is
+/// megabytes after the tracer's loader ran. Call while the process has one thread.
+pub(crate) fn tune_malloc() {
     #[cfg(target_env = "gnu")]
     for (option, value) in [
         (libc::M_ARENA_MAX, 1),
@@ -34,22 +34,23 @@ pub fn keep_little() {
     }
 }
 
-/// glibc's own at the start: larger pieces are mapped one by one, and go as they are freed.
+/// glibc's initial value: larger blocks are mapped individually and unmapped when freed.
 #[cfg(target_env = "gnu")]
 const MMAP_THRESHOLD_BYTES: libc::c_int = 128 * 1024;
 
-/// What may stay free at the end of the arena: a few chunks of output, so that a busy pump does not ask the
-/// kernel for each.
+/// Free memory to keep at the end of the arena: a few chunks of output, so that a busy pump does not need a system call
+/// for each.
 #[cfg(target_env = "gnu")]
 const TRIM_THRESHOLD_BYTES: libc::c_int = 1024 * 1024;
 
-/// Keeps pages of our program and its libraries in memory once they were used (`mlock2(2)`, `MLOCK_ONFAULT`); how many bytes of
-/// address space that covers. At a memory limit the kernel evicts them first, since they are clean, and reads them back one by
-/// one whenever they are needed: thousands of times a second, each one a charge. What was never used stays out of memory.
+/// Keeps pages of our program and its libraries in memory once they were used (`mlock2(2)`, `MLOCK_ONFAULT`); returns
+/// how many bytes of address space that covers. At a memory limit the kernel evicts them first because they are clean,
+/// and reads them back one by one when they are needed: thousands of times a second, each with a charge. Pages that
+/// were never used stay out of memory.
 ///
 /// # Errors
-/// When nothing can be locked: `RLIMIT_MEMLOCK` is 0.
-pub fn keep_code_resident() -> io::Result<u64> {
+/// If no page can be locked because `RLIMIT_MEMLOCK` is 0.
+pub(crate) fn keep_code_resident() -> io::Result<u64> {
     let maps = std::fs::read_to_string("/proc/self/maps")?;
     let mut locked = 0;
     for (start, bytes) in code_mappings(&maps) {
@@ -60,7 +61,7 @@ pub fn keep_code_resident() -> io::Result<u64> {
         } else if locked == 0 {
             return Err(io::Error::last_os_error());
         } else {
-            // The limit is used up; the mappings come in the order of their use.
+            // The limit is used up. The most important mappings come first.
             break;
         }
     }
@@ -89,20 +90,20 @@ fn code_mappings(maps: &str) -> Vec<(usize, usize)> {
     found
 }
 
-/// Has the heap keep some memory that is there already, so that what is allocated at a memory limit needs no new page. To
-/// be called after [`keep_little`], whose limits it stays below.
-pub fn reserve_heap() {
+/// Pre-faults some heap memory, so that allocations at a memory limit need no new page. Call after [`tune_malloc`]; the
+/// reserve stays below its thresholds.
+pub(crate) fn reserve_heap() {
     #[cfg(target_env = "gnu")]
     drop(touched(HEAP_RESERVE_BYTES));
     #[cfg(not(target_env = "gnu"))]
     for size in (1..=RESERVED_CLASSES).map(|class| class * class * 16) {
         let pieces: Vec<Vec<u8>> = (0..(RESERVED_BYTES / size).max(2)).map(|_| touched(size)).collect();
-        // One that stays keeps the pages of all that lay beside it.
+        // One leaked block keeps the pages of its neighbours.
         pieces.into_iter().next().map(Vec::leak);
     }
 }
 
-/// Memory that is there: a page is once it was written to.
+/// Allocates memory and touches every page of it.
 fn touched(bytes: usize) -> Vec<u8> {
     const PAGE_BYTES: usize = 4096;
     let mut memory = vec![0_u8; bytes];
@@ -110,43 +111,44 @@ fn touched(bytes: usize) -> Vec<u8> {
     std::hint::black_box(memory)
 }
 
-/// Below glibc's threshold for pieces that are mapped, and given back, one by one.
+/// Below glibc's threshold for blocks that are mapped individually.
 #[cfg(target_env = "gnu")]
 const HEAP_RESERVE_BYTES: usize = 120 * 1024;
 
-/// Musl has a piece of memory for each class of sizes, and gives it back when all of it is free. Sizes of 16 bytes to 4 KiB.
+/// Musl groups blocks by size class and returns a group when all of it is free. These are the classes from 16 bytes to
+/// 4 KiB.
 #[cfg(not(target_env = "gnu"))]
 const RESERVED_CLASSES: usize = 16;
 
-/// For each of them.
+/// Bytes reserved in each class.
 #[cfg(not(target_env = "gnu"))]
 const RESERVED_BYTES: usize = 8 * 1024;
 
-/// Words that the kernel side of a map counts up, read without a system call.
+/// The counters in a memory-mapped BPF array, read without a system call.
 #[derive(Debug)]
-pub struct Words {
+pub(crate) struct CounterMap {
     start: NonNull<AtomicU64>,
     count: NonZeroUsize,
 }
 
-// SAFETY: the memory is the mapping's own and never moves; access is by atomic loads only.
-unsafe impl Send for Words {}
+// SAFETY: the mapping never moves and is accessed by atomic loads only.
+unsafe impl Send for CounterMap {}
 
-impl Words {
+impl CounterMap {
     /// Maps the values of a BPF array of `count` 8-byte values that was made with `BPF_F_MMAPABLE`.
     ///
     /// # Errors
-    /// When the kernel refuses: another kind of map, or smaller.
-    pub fn of_map(map: impl AsFd, count: NonZeroUsize) -> io::Result<Self> {
+    /// If the kernel refuses: the map has another type or is smaller.
+    pub(crate) fn of_map(map: impl AsFd, count: NonZeroUsize) -> io::Result<Self> {
         let length = bytes(count);
         // SAFETY: a new mapping, at an address of the kernel's choice.
         let start = unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, map, 0) }?;
         Ok(Self { start: start.cast(), count })
     }
 
-    /// Their sum now, of those at the indexes that are wanted.
+    /// The current sum of the counters at the wanted indexes.
     #[must_use]
-    pub fn sum_of(&self, is_wanted: impl Fn(usize) -> bool) -> u64 {
+    pub(crate) fn sum_of(&self, is_wanted: impl Fn(usize) -> bool) -> u64 {
         // SAFETY: `count` words are mapped from `start` on until the drop, aligned to a page.
         let words = unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count.get()) };
         let wanted = words.iter().enumerate().filter(|(index, _)| is_wanted(*index));
@@ -154,9 +156,9 @@ impl Words {
     }
 }
 
-impl Drop for Words {
+impl Drop for CounterMap {
     fn drop(&mut self) {
-        // SAFETY: the mapping of `of_map`, which nobody else knows.
+        // SAFETY: the mapping of `of_map`, which this value owns.
         let unmapped = unsafe { munmap(self.start.cast(), bytes(self.count).get()) };
         debug_assert!(unmapped.is_ok(), "it was mapped");
     }

@@ -1,24 +1,28 @@
-//! What needs `unsafe`: calls that neither std nor nix offers as safe functions.
+//! Code that needs `unsafe`: system calls without a safe wrapper in std or nix.
 
 mod bpf_call;
 mod child_setup;
 mod environment;
 mod fds;
-pub mod memory;
+mod file_capabilities;
+pub(crate) mod memory;
 mod privilege;
 mod proctitle;
 mod pty;
 mod queues;
 mod readiness;
 mod reap;
+mod signal_sender;
 
-pub use bpf_call::try_bpf;
-pub use child_setup::{never_kill_this_process, oom_score_adj, start_with_oom_score_adj};
-pub use environment::initial_environment;
-pub use fds::{close_on_exec_from, pollable};
-pub use privilege::{Capabilities, Capability, drop_added, effective, permitted, raise_permitted, was_elevated};
-pub use proctitle::set_process_title;
-pub use pty::{lead_session_on_stdin, set_window_size};
-pub use queues::{readable_bytes, unsent_bytes};
-pub use readiness::readable;
-pub use reap::{Ended, ended_child, reap};
+pub(crate) use bpf_call::try_bpf;
+pub(crate) use child_setup::{never_kill_this_process, oom_score_adj, start_with_oom_score_adj};
+pub(crate) use environment::initial_environment;
+pub(crate) use fds::{close_on_exec_from, pollable};
+pub(crate) use file_capabilities::FileCapabilities;
+pub(crate) use privilege::{Capabilities, Capability, drop_added, raise_permitted, was_elevated};
+pub(crate) use proctitle::set_process_title;
+pub(crate) use pty::{lead_session_on_stdin, set_window_size};
+pub(crate) use queues::{readable_bytes, unsent_bytes};
+pub(crate) use readiness::readable;
+pub(crate) use reap::{ExitedChild, exited_child, reap};
+pub(crate) use signal_sender::{SenderNote, SignalSender};

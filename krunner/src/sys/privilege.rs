@@ -1,28 +1,29 @@
-//! What a thread may do, and giving up what krunner's own file added to it.
+//! The capabilities of a thread, and dropping those that krunner's file capabilities added.
 //!
-//! A non-root runner gets its right to BPF from its file (`setcap cap_bpf,cap_perfmon+p`). User code is to
-//! have what it would have had without that. Facts from capabilities(7) and the kernel:
+//! A non-root runner gets its BPF capabilities from its file (`setcap cap_bpf,cap_perfmon+p`). User code must run with
+//! the capabilities it would have had without that. Facts from capabilities(7) and the kernel:
 //!
-//! - Capabilities belong to threads. A new thread copies those of its maker; later changes are its own.
-//! - Executing a file with capabilities clears the ambient set, without them permitted and effective become
-//!   the ambient set. So what is permitted and not ambient comes from the file, and goes. The inheritable set
-//!   and the bounding set pass through an exec unchanged, so they are left alone. An ambient set that was there
-//!   before cannot be had back: give ambient capabilities or file capabilities, not both.
-//! - Root is another matter: an exec by uid 0 yields what the bounding set allows, whatever the file says. Root
-//!   keeps all, unless the securebit NOROOT makes it a user like any other.
-//! - With `+ep`, exec fails with EPERM where the bounding set lacks one of the file's capabilities
-//!   (`bprm_caps_from_vfs_caps`, security/commoncap.c). With `+p` it does not, and [`raise_permitted`] does the
-//!   rest: so `+p` it is.
+//! - Capabilities belong to threads. A new thread copies those of its creator; later changes do not affect other
+//!   threads.
+//! - Executing a file with capabilities clears the ambient set; executing one without them sets permitted and effective
+//!   to the ambient set. So permitted capabilities that are not ambient come from the file and are dropped. The
+//!   inheritable set and the bounding set pass through an exec unchanged and are left alone. A previous ambient set
+//!   cannot be restored: use ambient capabilities or file capabilities, not both.
+//! - An exec by uid 0 yields what the bounding set allows, regardless of the file. Root keeps all of it, unless the
+//!   securebit NOROOT makes it an ordinary user.
+//! - With `+ep`, exec fails with EPERM if the bounding set lacks one of the file's capabilities
+//!   (`bprm_caps_from_vfs_caps`, security/commoncap.c). With `+p` it does not, so krunner uses `+p` and
+//!   [`raise_permitted`].
 //!
-//! A process whose exec added capabilities is not dumpable (`commit_creds`, kernel/cred.c), unless whoever
-//! executed it had them too. Not dumpable means that others of the same user can neither trace it nor take its
-//! descriptors (`__ptrace_may_access`, kernel/ptrace.c). [`drop_added`] sees to it, and nobody sets it back:
-//! first another thread has capabilities still and shares our memory, then we hold BPF descriptors. The price,
-//! all tried on 6.18 as a user without capabilities: `/proc/self/{environ,io,auxv,mem}` cannot be read, nor
-//! `/proc/self/fd/N` be opened anew (`/dev/stdout` is such a path), nor `comm`, `oom_score_adj`, `uid_map` and
-//! `coredump_filter` there be written; there are no core dumps; under `hidepid` the user does not see krunner.
-//! All else works: `stat` with the addresses of the arguments, `status`, `cgroup`, `mountinfo`, `maps`, listing
-//! `fd`, the links `exe`, `cwd`, `fd/N` and `ns/*`. Children are dumpable again after their exec.
+//! A process whose exec added capabilities is not dumpable (`commit_creds`, kernel/cred.c), unless its parent had them
+//! too. Other processes of the same user can neither trace a process that is not dumpable nor take its descriptors
+//! (`__ptrace_may_access`, kernel/ptrace.c). [`drop_added`] ensures this, and it is never undone: at first another
+//! thread still has capabilities and shares our memory, later we hold BPF descriptors. The cost, tested on 6.18 as a
+//! user without capabilities: `/proc/self/{environ,io,auxv,mem}` cannot be read, nor `/proc/self/fd/N` be opened anew
+//! (`/dev/stdout` is such a path), nor `comm`, `oom_score_adj`, `uid_map` and `coredump_filter` there be written; there
+//! are no core dumps; under `hidepid` the user does not see krunner. All else works: `stat` with the addresses of the
+//! arguments, `status`, `cgroup`, `mountinfo`, `maps`, listing `fd`, the links `exe`, `cwd`, `fd/N` and `ns/*`.
+//! Children are dumpable again after their exec.
 //!
 //! Such an exec also sets `AT_SECURE`, and glibc then takes `LD_PRELOAD`, `LD_LIBRARY_PATH`, `TMPDIR` and more out
 //! of the environment before `main`. See [`initial_environment`](super::initial_environment).
@@ -32,40 +33,40 @@ use std::fmt;
 use std::io;
 
 use caps::CapSet;
-pub use caps::Capability;
+pub(crate) use caps::Capability;
 
 /// A set of capabilities, as the kernel writes it: bit N is the capability number N.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Capabilities(u64);
+pub(crate) struct Capabilities(u64);
 
 impl Capabilities {
     /// From the hexadecimal number in `/proc/PID/status`.
     #[must_use]
-    pub fn from_bits(bits: u64) -> Self {
+    pub(crate) fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// Whether it is in.
+    /// Whether the set contains the capability.
     #[must_use]
-    pub fn contains(self, capability: Capability) -> bool {
+    pub(crate) fn contains(self, capability: Capability) -> bool {
         self.0 & capability.bitmask() != 0
     }
 
-    /// Nothing is in.
+    /// Whether the set is empty.
     #[must_use]
-    pub fn is_empty(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Those that are not in `other`.
+    /// The capabilities that are not in `other`.
     #[must_use]
-    pub fn without(self, other: Self) -> Self {
+    pub(crate) fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
-    /// Those that are in `other` too.
+    /// The capabilities that are also in `other`.
     #[must_use]
-    pub fn common_with(self, other: Self) -> Self {
+    pub(crate) fn common_with(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
@@ -80,7 +81,7 @@ impl FromIterator<Capability> for Capabilities {
     }
 }
 
-/// Their names in the kernel's order, or `none`.
+/// The names in the kernel's order, or `none`.
 impl fmt::Display for Capabilities {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut names: Vec<Capability> = self.to_set().into_iter().collect();
@@ -90,41 +91,42 @@ impl fmt::Display for Capabilities {
     }
 }
 
-/// What the calling thread may do now.
+/// The effective set of the calling thread.
 ///
 /// # Errors
-/// When a filter forbids the question.
-pub fn effective() -> io::Result<Capabilities> {
+/// If a seccomp filter forbids the call.
+pub(crate) fn effective() -> io::Result<Capabilities> {
     read(CapSet::Effective)
 }
 
-/// What the calling thread may make effective.
+/// The permitted set of the calling thread.
 ///
 /// # Errors
-/// When a filter forbids the question.
-pub fn permitted() -> io::Result<Capabilities> {
+/// If a seccomp filter forbids the call.
+pub(crate) fn permitted() -> io::Result<Capabilities> {
     read(CapSet::Permitted)
 }
 
-/// Makes effective what is permitted, for the calling thread; what that is. A file with `+p` leaves this to
+/// Makes all permitted capabilities of the calling thread effective and returns them. A file with `+p` leaves this to
 /// the program.
 ///
 /// # Errors
-/// When a filter forbids it.
-pub fn raise_permitted() -> io::Result<Capabilities> {
+/// If a seccomp filter forbids the call.
+pub(crate) fn raise_permitted() -> io::Result<Capabilities> {
     let permitted = permitted()?;
     write(CapSet::Effective, permitted)?;
     Ok(permitted)
 }
 
-/// Takes from the calling thread, for good, what only krunner's file gave it; what that was.
+/// Permanently drops the capabilities that the calling thread has only from krunner's file, and returns them.
 ///
-/// Threads and children made from now on by this thread have none of it. If there was any, the process is
-/// not dumpable from here on.
+/// Threads and children created by this thread from now on have none of them. If there were any, the process is not
+/// dumpable from now on.
 ///
 /// # Errors
-/// When a filter forbids it. The thread may be as it was: then no other may use its rights either.
-pub fn drop_added() -> io::Result<Capabilities> {
+/// If a seccomp filter forbids it. The thread may then still have its capabilities, so it must not run user
+///   code.
+pub(crate) fn drop_added() -> io::Result<Capabilities> {
     let permitted = permitted()?;
     let ambient = read(CapSet::Ambient)?;
     let added = permitted.without(ambient);
@@ -132,23 +134,23 @@ pub fn drop_added() -> io::Result<Capabilities> {
         return Ok(Capabilities::default());
     }
     nix::sys::prctl::set_dumpable(false)?;
-    // In this order: effective beyond permitted is refused.
+    // In this order, because effective must stay a subset of permitted.
     write(CapSet::Effective, effective()?.common_with(ambient))?;
     write(CapSet::Permitted, ambient)?;
     Ok(added)
 }
 
-/// Whether this process can do more than whoever started it (getauxval(3), `AT_SECURE`), so that it must not
-/// do everything that it is asked.
+/// Whether this process has more privileges than its parent (getauxval(3), `AT_SECURE`), so that it must not trust
+/// everything the parent passes.
 ///
-/// `true` also where that user had the same rights as ambient ones, and after some changes of LSM domain.
+/// Also `true` if the parent had the same capabilities as ambient ones, and after some changes of LSM domain.
 #[must_use]
-pub fn was_elevated() -> bool {
+pub(crate) fn was_elevated() -> bool {
     // SAFETY: getauxval reads the vector that the kernel gave this process, and takes any key.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
-/// Root, and with root's privileges.
+/// Whether this is uid 0 with root's privileges.
 fn is_root() -> bool {
     // SAFETY: PR_GET_SECUREBITS takes no further argument and returns the bits (prctl(2)).
     let securebits = unsafe { libc::prctl(libc::PR_GET_SECUREBITS) };

@@ -5,22 +5,22 @@ use std::io;
 
 use procfs::process::Stat;
 
-/// Room for a title that does not fit over the arguments: more than any that krunner has.
+/// Size of the buffer for a title that does not fit over the arguments; longer than any title of krunner.
 const ROOM_BYTES: usize = 64;
 
-/// Replaces comm and the command line of this process by `title`, cut to the room there is.
+/// Replaces comm and the command line of this process by `title`, truncated to the available space.
 ///
-/// The kernel shows `/proc/PID/cmdline` from the range `arg_start..arg_end` (`get_mm_cmdline`, fs/proc/base.c), whose bounds
-/// are fields 48 and 49 of `/proc/PID/stat` (proc(5)). The title is written over the arguments where it fits: they have to be
-/// read before. Where it does not, the range is moved to memory of our own; the environment behind the arguments stays
-/// as it is, for [`initial_environment`](super::initial_environment) and `/proc/PID/environ`.
+/// The kernel shows `/proc/PID/cmdline` from the range `arg_start..arg_end` (`get_mm_cmdline`, fs/proc/base.c), whose
+/// bounds are fields 48 and 49 of `/proc/PID/stat` (proc(5)). If the title fits, it is written over the arguments,
+/// which must have been read before. If not, the range is moved to memory of our own; the environment behind the
+/// arguments is unchanged, for [`initial_environment`](super::initial_environment) and `/proc/PID/environ`.
 ///
-/// To be called while there is one thread: moving the range repeats the heap's end to the kernel.
+/// Call while the process has one thread: moving the range passes the current end of the heap back to the kernel.
 ///
 /// # Errors
-/// When `/proc/self/stat` cannot be read or hides the range; comm is set all the same. When the range cannot be moved (a
-/// kernel without `CONFIG_CHECKPOINT_RESTORE`), after writing as much of the title as fits.
-pub fn set_process_title(title: &str) -> io::Result<()> {
+/// If `/proc/self/stat` cannot be read or hides the range; comm is set anyway. If the range cannot be moved (a
+///   kernel without `CONFIG_CHECKPOINT_RESTORE`); as much of the title as fits is written anyway.
+pub(crate) fn set_process_title(title: &str) -> io::Result<()> {
     if let Ok(comm) = CString::new(title) {
         nix::sys::prctl::set_name(&comm)?;
     }
@@ -45,7 +45,7 @@ pub fn set_process_title(title: &str) -> io::Result<()> {
     if shown < title.len() { move_arguments(title, &stat) } else { Ok(()) }
 }
 
-/// Has the kernel show the arguments from a copy of `title`.
+/// Makes the kernel show the arguments from a copy of `title`.
 fn move_arguments(title: &str, stat: &Stat) -> io::Result<()> {
     let hidden = || io::Error::from(io::ErrorKind::PermissionDenied);
     let shown = title.len().min(ROOM_BYTES - 1);

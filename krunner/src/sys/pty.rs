@@ -1,12 +1,12 @@
-//! What a pseudoterminal needs beyond files: a session around it, and its size.
+//! Pseudoterminals: session leadership and window size.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-/// Has the program lead a session of its own whose controlling terminal is its stdin.
-pub fn lead_session_on_stdin(command: &mut Command) {
+/// Makes the program lead its own session with its stdin as controlling terminal.
+pub(crate) fn lead_session_on_stdin(command: &mut Command) {
     let lead = || {
         // SAFETY: setsid has no arguments and touches no memory of ours.
         if unsafe { libc::setsid() } < 0 {
@@ -22,11 +22,11 @@ pub fn lead_session_on_stdin(command: &mut Command) {
     unsafe { command.pre_exec(lead) };
 }
 
-/// Sets the size of a terminal; its foreground processes are told (SIGWINCH) when it is another one.
+/// Sets the size of a terminal; its foreground processes get SIGWINCH if it changed.
 ///
 /// # Errors
-/// When the descriptor is no terminal.
-pub fn set_window_size(terminal: impl AsFd, rows: u16, columns: u16) -> io::Result<()> {
+/// If the descriptor is not a terminal.
+pub(crate) fn set_window_size(terminal: impl AsFd, rows: u16, columns: u16) -> io::Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCSWINSZ reads a winsize, and `size` is one.
     let result = unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };

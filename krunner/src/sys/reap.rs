@@ -1,4 +1,4 @@
-//! Collecting children that have ended.
+//! Finds and reaps exited children.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
@@ -6,21 +6,20 @@ use std::process::ExitStatus;
 
 use nix::unistd::Pid;
 
-/// A child that has ended and has not been collected yet: `/proc` still shows it.
+/// A child that exited and is not reaped yet, so `/proc` still shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
-    /// Which.
+pub(crate) struct ExitedChild {
+    /// The pid of the child.
     pub pid: Pid,
-    /// The signal that has ended it.
+    /// The signal that killed it, if any.
     pub signal: Option<i32>,
 }
 
-/// One child that has ended, whichever; `None` when there is none at the moment. It stays until [`reap`].
+/// Returns any exited child, or `None` if there is none now. It stays a zombie until [`reap`].
 ///
-/// Neither this nor [`reap`] is nix's, which fail on a child killed by a real-time signal, because its `Signal` has no
-/// name for that.
+/// nix's equivalents fail on a child killed by a real-time signal, which its `Signal` cannot represent.
 #[must_use]
-pub fn ended_child() -> Option<Ended> {
+pub(crate) fn exited_child() -> Option<ExitedChild> {
     // SAFETY: a siginfo_t is plain numbers and unions of them, for which 0 is a value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     until_done(|| {
@@ -30,19 +29,19 @@ pub fn ended_child() -> Option<Ended> {
     // SAFETY: waitid has filled in the members for a child, or left all at 0 (waitid(2)).
     let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
     let is_killed = matches!(info.si_code, libc::CLD_KILLED | libc::CLD_DUMPED);
-    (pid > 0).then(|| Ended { pid: Pid::from_raw(pid), signal: is_killed.then_some(status) })
+    (pid > 0).then(|| ExitedChild { pid: Pid::from_raw(pid), signal: is_killed.then_some(status) })
 }
 
-/// Collects a child that has ended; `None` when somebody else has.
+/// Reaps an exited child; `None` if it was reaped already.
 #[must_use]
-pub fn reap(pid: Pid) -> Option<ExitStatus> {
+pub(crate) fn reap(pid: Pid) -> Option<ExitStatus> {
     let mut status = 0;
     // SAFETY: waitpid writes one int, to the int that `status` is.
     let reaped = until_done(|| unsafe { libc::waitpid(pid.as_raw(), &raw mut status, libc::WNOHANG) })?;
     (reaped > 0).then(|| ExitStatus::from_raw(status))
 }
 
-/// Makes a system call until no signal interrupts it; `None` when it fails otherwise.
+/// Repeats a system call while signals interrupt it; `None` if it fails.
 fn until_done(mut call: impl FnMut() -> i32) -> Option<i32> {
     loop {
         let result = call();

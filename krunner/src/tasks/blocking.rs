@@ -5,11 +5,11 @@
 //!       └── every RETRY while it waits: a new thread for what is still queued
 //! ```
 //!
-//! A container has a limit of processes and threads, and the user's programs may reach it. So [`KEPT_THREADS`] are
-//! started before any user code and never end, and work for which the kernel has no further thread waits for one of
-//! these. tokio's own pool panics instead: it ends every idle thread, and a thread that cannot be started while there is
-//! no other is a panic of the caller (`spawn_blocking` in tokio's `runtime/blocking/pool.rs`). Nothing in krunner may
-//! use that pool, directly or through another crate.
+//! A container limits processes and threads, and the user's programs may reach that limit. So [`CORE_THREADS`] threads
+//! are started before any user code and never exit; when the kernel refuses another thread, work waits for one of them.
+//! tokio's own pool panics instead: all its idle threads exit, and the caller panics if a thread cannot be started
+//! while no other exists (`spawn_blocking` in tokio's `runtime/blocking/pool.rs`). No code in krunner may use that
+//! pool, directly or through another crate.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,96 +21,94 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// One hung file system may hold a thread for ever. With a second one, work on other files continues even when no
+/// A hung file system may block a thread forever. With a second thread, work on other files continues even if no
 /// further thread can be started.
-const KEPT_THREADS: usize = 2;
+const CORE_THREADS: usize = 2;
 
-/// Far more than the parts of a session that can block at the same time. Each thread counts against the container's
-/// limit of processes.
+/// Far more than can block at the same time in one session. Each thread counts against the container's pids limit.
 const MAX_THREADS: usize = 128;
 
-/// How long a thread beyond [`KEPT_THREADS`] waits for work before it ends: as in tokio.
+/// How long a thread beyond [`CORE_THREADS`] waits for work before it exits, as in tokio.
 const IDLE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often work that waits asks for a new thread: threads may all hang, and the container's limit be reached only for
-/// a while.
+/// How often queued work tries to start another thread: all threads may hang, and the container may be at its limit
+/// only for a while.
 const RETRY: Duration = Duration::from_millis(500);
 
-type Job = Box<dyn FnOnce() + Send>;
+type BlockingJob = Box<dyn FnOnce() + Send>;
 
 static POOL: Pool = Pool::new(IDLE_PATIENCE, || start_thread(&POOL));
 
-/// Runs work that may block, on files mostly, on a thread of its own. Work that nobody waits for any more is done all
-/// the same.
+/// Runs blocking work, mostly file I/O, on a pool thread. The work completes even if the returned future is dropped.
 ///
 /// # Panics
-/// When the work does.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+/// If the work panics.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     run_in(&POOL, work).await
 }
 
-/// Starts the threads that never end. To be called before user code runs.
-pub fn keep_threads() {
-    POOL.keep_threads();
+/// Starts the threads that never exit. Call before user code runs.
+pub(crate) fn start_core_threads() {
+    POOL.start_core_threads();
 }
 
 async fn run_in<T: Send + 'static>(pool: &Pool, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, mut result) = oneshot::channel();
     pool.submit(Box::new(move || {
-        // Fails when nobody waits any more.
+        // Fails if the caller was cancelled.
         let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
     }));
     loop {
         match timeout(RETRY, &mut result).await {
             Ok(Ok(Ok(value))) => return value,
             Ok(Ok(Err(panic))) => resume_unwind(panic),
-            // A job is dropped only with the process.
+            // The sender is dropped without a value only at process exit.
             Ok(Err(_)) => return std::future::pending().await,
             Err(_) => pool.retry(),
         }
     }
 }
 
-/// A queue and the threads that work on it.
+/// A job queue and the threads that serve it.
 struct Pool {
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
     wake: Condvar,
     idle_patience: Duration,
     /// Starts a thread that calls [`Pool::work`].
     start: fn() -> io::Result<()>,
 }
 
-struct State {
-    queue: VecDeque<Job>,
+struct PoolState {
+    queue: VecDeque<BlockingJob>,
     threads: usize,
     idle: usize,
 }
 
 impl Pool {
     const fn new(idle_patience: Duration, start: fn() -> io::Result<()>) -> Self {
-        let state = State { queue: VecDeque::new(), threads: 0, idle: 0 };
+        let state = PoolState { queue: VecDeque::new(), threads: 0, idle: 0 };
         Self { state: Mutex::new(state), wake: Condvar::new(), idle_patience, start }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that may panic runs under the lock.
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
+        // No code that may panic runs under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep_threads(&self) {
+    fn start_core_threads(&self) {
         let mut state = self.lock();
-        for _ in state.threads..KEPT_THREADS {
+        for _ in state.threads..CORE_THREADS {
             self.grow(&mut state);
         }
     }
 
-    fn submit(&self, job: Job) {
+    fn submit(&self, job: BlockingJob) {
         let mut state = self.lock();
         state.queue.push_back(job);
         self.serve(&mut state);
     }
 
-    /// Asks again for the threads that were refused.
+    /// Tries again to start threads for queued work.
     fn retry(&self) {
         let mut state = self.lock();
         if !state.queue.is_empty() {
@@ -118,21 +116,21 @@ impl Pool {
         }
     }
 
-    fn serve(&self, state: &mut State) {
+    fn serve(&self, state: &mut PoolState) {
         if state.queue.len() > state.idle {
             self.grow(state);
         }
         self.wake.notify_one();
     }
 
-    /// What is refused is asked for again while work waits.
-    fn grow(&self, state: &mut State) {
+    /// If the kernel refuses a thread, `retry` tries again while work is queued.
+    fn grow(&self, state: &mut PoolState) {
         if state.threads < MAX_THREADS && (self.start)().is_ok() {
             state.threads += 1;
         }
     }
 
-    /// What a thread does from its start to its end.
+    /// The main loop of a pool thread.
     fn work(&self) {
         let mut state = self.lock();
         loop {
@@ -141,7 +139,7 @@ impl Pool {
                 job();
                 state = self.lock();
             }
-            let is_kept = state.threads <= KEPT_THREADS;
+            let is_kept = state.threads <= CORE_THREADS;
             state.idle += 1;
             state = if is_kept {
                 self.wake.wait_while(state, |state| state.queue.is_empty()).unwrap_or_else(PoisonError::into_inner)
@@ -150,8 +148,8 @@ impl Pool {
                 waited.unwrap_or_else(PoisonError::into_inner).0
             };
             state.idle -= 1;
-            // Those that wait without a limit were among the first, so whatever is beyond them gets here.
-            if state.queue.is_empty() && state.threads > KEPT_THREADS {
+            // Only the first threads wait without a timeout, so every surplus thread gets here.
+            if state.queue.is_empty() && state.threads > CORE_THREADS {
                 state.threads -= 1;
                 return;
             }
@@ -199,7 +197,7 @@ mod tests {
         static FULL: Pool = Pool::new(IDLE_PATIENCE, || {
             if IS_FULL.load(Ordering::SeqCst) { Err(io::ErrorKind::WouldBlock.into()) } else { start_thread(&FULL) }
         });
-        FULL.keep_threads();
+        FULL.start_core_threads();
         IS_FULL.store(true, Ordering::SeqCst);
         let (release, hangs) = mpsc::channel::<()>();
         FULL.submit(Box::new(move || _ = hangs.recv()));
@@ -207,7 +205,7 @@ mod tests {
             assert_eq!(timeout(DEADLINE, run_in(&FULL, move || number)).await, Ok(number));
         }
         drop(release);
-        assert_eq!(FULL.lock().threads, KEPT_THREADS);
+        assert_eq!(FULL.lock().threads, CORE_THREADS);
     }
 
     #[test]
@@ -222,11 +220,11 @@ mod tests {
         assert_eq!(SHORT.lock().threads, 5);
         drop(release);
         let deadline = Instant::now() + DEADLINE;
-        while SHORT.lock().threads > KEPT_THREADS {
+        while SHORT.lock().threads > CORE_THREADS {
             assert!(Instant::now() < deadline);
             thread::yield_now();
         }
         thread::yield_now();
-        assert_eq!(SHORT.lock().threads, KEPT_THREADS);
+        assert_eq!(SHORT.lock().threads, CORE_THREADS);
     }
 }

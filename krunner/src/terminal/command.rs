@@ -1,37 +1,37 @@
-//! What a web terminal sends beside the bytes: `%ping`, `%resize ROWS COLS`, `%show graph PATH`.
+//! Commands of a web terminal: `%ping`, `%resize ROWS COLS`, `%show graph PATH`.
 
-use super::shell::Size;
+use super::shell::WindowSize;
 
-/// An order, understood.
+/// A parsed command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
-    /// Are you there?
+pub(crate) enum TerminalCommand {
+    /// Checks that the runner responds.
     Ping,
-    /// The window has another size.
-    Resize(Size),
-    /// The history of the repository at this path; of the one where the shell is if that is `.`.
+    /// The window was resized.
+    Resize(WindowSize),
+    /// Show the history of the repository at this path, which is relative to the shell's directory.
     ShowGraph(String),
 }
 
 const UNKNOWN: &str = "Invalid command.";
 
-/// Understands an order.
+/// Parses a command.
 ///
 /// # Errors
-/// A sentence for whoever gave it.
-pub fn parse(code: &str) -> Result<Order, String> {
+/// A sentence for the user.
+pub(crate) fn parse(code: &str) -> Result<TerminalCommand, String> {
     let words = code.trim().strip_prefix('%').and_then(shlex::split).ok_or(UNKNOWN)?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
-        ["ping"] => Ok(Order::Ping),
+        ["ping"] => Ok(TerminalCommand::Ping),
         ["resize", rows, columns] => match (size(rows), size(columns)) {
-            (Some(rows), Some(columns)) => Ok(Order::Resize(Size { rows, columns })),
-            _ => Err(format!("{UNKNOWN} ROWS and COLS of `%resize ROWS COLS` are numbers from 1 to {}", u16::MAX)),
+            (Some(rows), Some(columns)) => Ok(TerminalCommand::Resize(WindowSize { rows, columns })),
+            _ => Err(format!("{UNKNOWN} ROWS and COLS in `%resize ROWS COLS` must be numbers from 1 to {}", u16::MAX)),
         },
-        ["resize", ..] => Err(format!("{UNKNOWN} It is `%resize ROWS COLS`")),
-        ["show", "graph"] => Ok(Order::ShowGraph(".".to_owned())),
-        ["show", "graph", path] => Ok(Order::ShowGraph(path.to_owned())),
-        ["show", ..] => Err(format!("{UNKNOWN} It is `%show graph PATH`; a PATH with spaces needs quotes")),
+        ["resize", ..] => Err(format!("{UNKNOWN} Usage: `%resize ROWS COLS`")),
+        ["show", "graph"] => Ok(TerminalCommand::ShowGraph(".".to_owned())),
+        ["show", "graph", path] => Ok(TerminalCommand::ShowGraph(path.to_owned())),
+        ["show", ..] => Err(format!("{UNKNOWN} Usage: `%show graph PATH` (quote a PATH that contains spaces)")),
         _ => Err(UNKNOWN.to_owned()),
     }
 }
@@ -47,12 +47,12 @@ mod tests {
 
     #[test]
     fn orders_are_understood() {
-        assert_eq!(parse("%ping"), Ok(Order::Ping));
-        assert_eq!(parse(" %ping\n"), Ok(Order::Ping));
-        assert_eq!(parse("%resize 40 132"), Ok(Order::Resize(Size { rows: 40, columns: 132 })));
-        assert_eq!(parse("%show graph ."), Ok(Order::ShowGraph(".".into())));
-        assert_eq!(parse("%show graph"), Ok(Order::ShowGraph(".".into())));
-        assert_eq!(parse("%show graph 'my repo'"), Ok(Order::ShowGraph("my repo".into())));
+        assert_eq!(parse("%ping"), Ok(TerminalCommand::Ping));
+        assert_eq!(parse(" %ping\n"), Ok(TerminalCommand::Ping));
+        assert_eq!(parse("%resize 40 132"), Ok(TerminalCommand::Resize(WindowSize { rows: 40, columns: 132 })));
+        assert_eq!(parse("%show graph ."), Ok(TerminalCommand::ShowGraph(".".into())));
+        assert_eq!(parse("%show graph"), Ok(TerminalCommand::ShowGraph(".".into())));
+        assert_eq!(parse("%show graph 'my repo'"), Ok(TerminalCommand::ShowGraph("my repo".into())));
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! The history of a git repository as a list of commits, for `%show graph`.
 //!
-//! Two calls of git: all commits, and those that a branch reaches, with the branch. What git says is data
-//! from the user's own repository: any bytes, of any length, so records are separated by NUL, and what is
-//! kept is bounded.
+//! Two calls of git: all commits, and the commits that a branch reaches, with the branch. The output is data from the user's
+//! repository, arbitrary bytes of any length, so fields are separated by NUL and the result is bounded.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -12,18 +11,18 @@ use serde::Serialize;
 
 use crate::config::ChildEnv;
 use crate::error::chain;
-use crate::process::{Collected, Command, Control, Exit, Launcher, Outcome};
+use crate::process::{ChildStatus, CollectedOutput, Command, CommandOutcome, Control, Launcher};
 
-/// More would be a wall of dots, and the agent takes no reply over 10 MiB.
+/// More would be unreadable, and the agent rejects replies over 10 MiB.
 const MAX_COMMITS: usize = 10_000;
 
-/// What is read of git's output: with ordinary commits far more than [`MAX_COMMITS`].
+/// Limit of git's output, far more than [`MAX_COMMITS`] ordinary commits need.
 const MAX_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
 
-/// JSON that is sent at most.
+/// Limit of the JSON that is sent.
 const MAX_GRAPH_BYTES: usize = 8 * 1024 * 1024;
 
-/// What is kept of a subject or a name.
+/// A longer subject or name is cut.
 const MAX_TEXT_BYTES: usize = 512;
 
 /// A commit as the viewer of `application/vnd.sorna.gitgraph` reads it.
@@ -37,49 +36,43 @@ pub(super) struct Commit {
     parent_branches: Vec<Option<String>>,
 }
 
-/// The history, or as much as can be shown.
+/// The history, or the newest part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Graph {
-    /// Oldest first.
+pub(crate) struct Graph {
+    /// Ordered from oldest to newest.
     pub(super) commits: Vec<Commit>,
-    /// Whether there are older ones.
+    /// Whether older commits were left out.
     pub is_cut: bool,
 }
 
 impl Graph {
-    /// For the viewer.
+    /// The JSON that the viewer reads.
     #[must_use]
-    pub fn to_json(&self) -> serde_json::Value {
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         serde_json::json!(self.commits)
     }
 
-    /// How many commits it has.
+    /// The number of commits.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.commits.len()
-    }
-
-    /// Whether the repository has no commit.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.commits.is_empty()
     }
 }
 
 /// Why there is no graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GraphError {
-    /// For the user.
+pub(crate) struct GraphError {
+    /// The text for the user.
     pub message: String,
-    /// For the agent.
+    /// The exit code of the step.
     pub exit_code: i32,
 }
 
 /// Reads the history of the repository that `directory` is in.
 ///
 /// # Errors
-/// When git is not there, refuses (the message is its own), or was interrupted.
-pub async fn show(
+/// When git is missing, fails (the message is git's own), or was interrupted.
+pub(crate) async fn show(
     directory: &Path,
     launcher: &Launcher,
     env: &ChildEnv,
@@ -99,7 +92,7 @@ async fn log(
     env: &ChildEnv,
     control: &Control,
 ) -> Result<Vec<u8>, GraphError> {
-    // The user's settings must not add to the output, nor page or colour it.
+    // The user's configuration must not add to the output, page it or color it.
     let mut argv: Vec<OsString> = vec!["git".into(), "-C".into(), directory.into()];
     let settings = ["i18n.logOutputEncoding=UTF-8", "log.showSignature=false", "color.ui=false"];
     argv.extend(settings.into_iter().flat_map(|setting| ["-c".into(), setting.into()]));
@@ -110,12 +103,12 @@ async fn log(
     let collected = launcher.collect(&Command::argv(argv), env, control, MAX_OUTPUT_BYTES).await;
     let failed = |message: String, exit_code| Err(GraphError { message, exit_code });
     match collected {
-        Ok(Collected { outcome: Outcome::Ended(Exit::Code(0)), stdout, .. }) => Ok(stdout),
-        Ok(Collected { outcome: Outcome::Ended(exit), stderr, .. }) if !stderr.is_empty() => {
+        Ok(CollectedOutput { outcome: CommandOutcome::Exited(ChildStatus::Code(0)), stdout, .. }) => Ok(stdout),
+        Ok(CollectedOutput { outcome: CommandOutcome::Exited(exit), stderr, .. }) if !stderr.is_empty() => {
             let said = String::from_utf8_lossy(&stderr[..stderr.len().min(MAX_TEXT_BYTES)]).into_owned();
             failed(format!("{}: {}", directory.display(), said.trim_end()), exit.code())
         }
-        Ok(Collected { outcome, .. }) => failed("git was interrupted".to_owned(), outcome.code()),
+        Ok(CollectedOutput { outcome, .. }) => failed("git was interrupted".to_owned(), outcome.code()),
         Err(error) => failed(chain(&error), error.code()),
     }
 }
@@ -146,7 +139,7 @@ fn graph(all: &[u8], branches: &[u8]) -> Graph {
     Graph { commits, is_cut }
 }
 
-/// Whole records of that many NUL-terminated fields; the last may be cut off.
+/// Complete records of `FIELDS` NUL-terminated fields; an incomplete last record is dropped.
 fn records<const FIELDS: usize>(output: &[u8]) -> impl Iterator<Item = [String; FIELDS]> {
     let mut fields = output.split_inclusive(|byte| *byte == 0).filter_map(|field| field.strip_suffix(&[0])).map(text);
     std::iter::from_fn(move || {

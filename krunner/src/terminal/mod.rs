@@ -1,18 +1,18 @@
-//! A shell on a pseudoterminal, and the commands beside it that a web terminal sends as `code`.
+//! A shell on a pseudoterminal, and the commands that a web terminal sends as `code`.
 //!
 //! ```text
-//! typed ──▶ Line ──▶ ┌─────┐ ──▶ shell, in a session of its own
-//!                    │ pty │
-//! screen ◀─ Line ◀── └─────┘ ◀── and whatever it runs
+//! typed ──▶ TerminalTransport ──▶ ┌─────┐ ──▶ shell, in a session of its own
+//!                                 │ pty │
+//! screen ◀─ TerminalTransport ◀── └─────┘ ◀── and the programs it runs
 //! ```
 //!
-//! Knows nothing of sockets: a [`Line`] carries the bytes.
+//! Does not know sockets: a [`TerminalTransport`] carries the bytes.
 
 mod command;
 mod graph;
 mod pty;
 mod shell;
 
-pub use command::{Order, parse};
-pub use graph::{Graph, GraphError, show as show_graph};
-pub use shell::{Line, Size, Terminal};
+pub(crate) use command::{TerminalCommand, parse};
+pub(crate) use graph::show as show_graph;
+pub(crate) use shell::{Terminal, TerminalTransport};

@@ -1,4 +1,4 @@
-//! One pseudoterminal: our end as a stream of bytes, the other for a program.
+//! A pseudoterminal: the master as a byte stream, the slave for a program.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -9,17 +9,17 @@ use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::stat::Mode;
 use tokio::io::unix::AsyncFd;
 
-use super::shell::Size;
+use super::shell::WindowSize;
 use crate::sys;
 
-/// Our end. When it is dropped, the kernel hangs up on the session at the other end: SIGHUP.
+/// The master. When it is dropped, the kernel hangs up the session at the other end (SIGHUP).
 pub(super) struct Pty {
     end: AsyncFd<File>,
 }
 
 impl Pty {
-    /// A new terminal of that size, and its other end. Neither is inherited unless it is handed over.
-    pub(super) fn open(size: Size) -> io::Result<(Self, OwnedFd)> {
+    /// Opens a terminal of this size and returns master and slave. Both are close-on-exec.
+    pub(super) fn open(size: WindowSize) -> io::Result<(Self, OwnedFd)> {
         let end = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         grantpt(&end)?;
         unlockpt(&end)?;
@@ -29,12 +29,12 @@ impl Pty {
         Ok((pty, other))
     }
 
-    /// Whoever runs in the foreground is told of a new size.
-    pub(super) fn resize(&self, size: Size) -> io::Result<()> {
+    /// Sets the size; the kernel sends SIGWINCH to the foreground process group.
+    pub(super) fn resize(&self, size: WindowSize) -> io::Result<()> {
         sys::set_window_size(self.end.as_fd(), size.rows, size.columns)
     }
 
-    /// What was written at the other end; 0 when everybody there has closed it.
+    /// Reads what was written at the other end; 0 when all descriptors of it are closed.
     pub(super) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let mut ready = self.end.readable().await?;
@@ -47,11 +47,11 @@ impl Pty {
         }
     }
 
-    /// Types. Waits while the other end does not read.
+    /// Writes all bytes. Waits while the other end does not read.
     pub(super) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let mut ready = self.end.writable().await?;
-            // An error of the outside says that it was not writable after all.
+            // `try_io` fails if the descriptor was not writable after all.
             if let Ok(written) = ready.try_io(|end| end.get_ref().write(bytes)) {
                 bytes = &bytes[written?..];
             }

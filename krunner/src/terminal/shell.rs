@@ -1,4 +1,4 @@
-//! The shell of a session: started, restarted when it ends, hung up on at the end.
+//! The shell of a session: started, restarted when it exits, hung up at the end.
 //!
 //! ```text
 //!            ┌──────────── pause: none, or longer each time it ends at once ◀─┐
@@ -8,8 +8,8 @@
 //!            └──────▶ gone
 //! ```
 //!
-//! One task owns the terminal; a [`Terminal`] asks it. What is typed while there is no shell waits for the
-//! next one. A new shell gets a new pseudoterminal, so that what the old one left running cannot type into it.
+//! One task, [`ShellOwner`], owns the terminal; [`Terminal`] is a handle on it. Input typed between two shells waits for the
+//! next one. A new shell gets a new pseudoterminal, so that programs the old one left running cannot type into it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,98 +30,98 @@ use crate::tasks::blocking;
 /// Interactive shells, best first.
 const SHELLS: [&str; 6] = ["/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash", "/bin/ash", "/bin/sh", "/usr/bin/sh"];
 
-/// A shell that has lived for so long is followed by the next without a pause.
+/// A shell that ran this long is restarted without a pause.
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// How long the shell's last words may take to be shown. They end with the shell, whoever else has the terminal
-/// open: the kernel hangs it up when its session's leader goes (`disassociate_ctty`).
+/// How long the shell's last output may take to be shown. It ends with the shell even if other processes have the terminal
+/// open: the kernel hangs it up when the session leader exits (`disassociate_ctty`).
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What is read from the terminal at once: the kernel hands over 4 KiB at most (`N_TTY_BUF_SIZE`).
+/// One read from the terminal: the kernel returns 4 KiB at most (`N_TTY_BUF_SIZE`).
 const CHUNK_BYTES: usize = 4096;
 
-/// Requests that wait: each is answered at once.
+/// Queued requests; each is answered at once.
 const QUEUED_REQUESTS: usize = 4;
 
-/// Shown where the old shell's output ends.
+/// Printed after the output of the old shell.
 const RESTARTING: &[u8] = b"Restarting...\r\n";
 
-/// The wire at which people sit.
+/// Carries the bytes between the terminal and its users.
 #[async_trait]
-pub trait Line: Send + Sync {
-    /// The next bytes that somebody has typed; empty when nobody ever will again.
+pub(crate) trait TerminalTransport: Send + Sync {
+    /// The next typed bytes; empty when the transport is closed.
     async fn typed(&self) -> Bytes;
 
-    /// Shows bytes to whoever watches; returns when there is room for more.
+    /// Sends bytes to all viewers; returns when more can be sent.
     async fn show(&self, bytes: Bytes);
 }
 
-/// Rows and columns.
+/// The size of a terminal in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
-    /// Lines.
+pub(crate) struct WindowSize {
+    /// Number of lines.
     pub rows: u16,
-    /// Characters in a line.
+    /// Characters in a transport.
     pub columns: u16,
 }
 
-impl Default for Size {
-    /// What every terminal has been since the VT100.
+impl Default for WindowSize {
+    /// The size of a VT100.
     fn default() -> Self {
         Self { rows: 24, columns: 80 }
     }
 }
 
-enum Request {
-    Resize(Size, oneshot::Sender<()>),
+enum ShellRequest {
+    Resize(WindowSize, oneshot::Sender<()>),
     Stop(oneshot::Sender<()>),
 }
 
 /// A handle on the terminal.
 #[derive(Clone)]
-pub struct Terminal {
-    requests: mpsc::Sender<Request>,
+pub(crate) struct Terminal {
+    requests: mpsc::Sender<ShellRequest>,
     shell: watch::Receiver<Option<Pid>>,
 }
 
 impl Terminal {
-    /// Starts a shell on a terminal of its own, and keeps one there.
-    pub fn start(launcher: &Launcher, env: ChildEnv, line: Arc<dyn Line>) -> Self {
+    /// Starts a shell on a new terminal and restarts it when it exits.
+    pub(crate) fn start(launcher: &Launcher, env: ChildEnv, transport: Arc<dyn TerminalTransport>) -> Self {
         let (requests, asked) = mpsc::channel(QUEUED_REQUESTS);
         let (tell, shell) = watch::channel(None);
-        let keeper = Keeper {
+        let owner = ShellOwner {
             launcher: launcher.clone(),
             env,
-            line,
-            desk: Desk { asked, size: Size::default() },
+            transport,
+            handler: RequestHandler { asked, size: WindowSize::default() },
             tell,
             pause: Duration::ZERO,
         };
-        launcher.tasks.spawn("terminal", keeper.run());
+        launcher.tasks.spawn("terminal", owner.run());
         Self { requests, shell }
     }
 
-    /// Sets the size, for the shells to come as well.
-    pub async fn resize(&self, size: Size) {
-        self.ask(|done| Request::Resize(size, done)).await;
+    /// Sets the size, for later shells too.
+    pub(crate) async fn resize(&self, size: WindowSize) {
+        self.ask(|done| ShellRequest::Resize(size, done)).await;
     }
 
-    /// Where the shell is; `None` between two shells, and when the kernel does not say.
-    pub async fn directory(&self) -> Option<PathBuf> {
+    /// The shell's working directory; `None` between two shells or if `/proc` cannot be read.
+    pub(crate) async fn directory(&self) -> Option<PathBuf> {
         let pid = (*self.shell.borrow())?;
         blocking(move || std::fs::read_link(format!("/proc/{pid}/cwd"))).await.ok()
     }
 
-    /// Hangs up on the shell, which is not restarted.
-    pub async fn stop(&self) {
-        self.ask(Request::Stop).await;
+    /// Hangs up the shell, which is not restarted.
+    pub(crate) async fn stop(&self) {
+        self.ask(ShellRequest::Stop).await;
     }
 
-    /// Asks the owner, and waits until it is done; one that is gone has nothing left to do.
-    async fn ask(&self, request: impl FnOnce(oneshot::Sender<()>) -> Request) {
+    /// Sends a request and waits until it is done; returns at once if the owner's task ended.
+    async fn ask(&self, request: impl FnOnce(oneshot::Sender<()>) -> ShellRequest) {
         let (done, is_done) = oneshot::channel();
         if self.requests.send(request(done)).await.is_ok() {
             let _ = is_done.await;
@@ -129,25 +129,25 @@ impl Terminal {
     }
 }
 
-/// Takes requests, whether there is a shell or not.
-struct Desk {
-    asked: mpsc::Receiver<Request>,
-    size: Size,
+/// Serves requests, also between two shells.
+struct RequestHandler {
+    asked: mpsc::Receiver<ShellRequest>,
+    size: WindowSize,
 }
 
-impl Desk {
-    /// Returns when the terminal is to stop.
+impl RequestHandler {
+    /// Returns when the terminal has to stop.
     async fn serve(&mut self, pty: Option<&Pty>) -> Option<oneshot::Sender<()>> {
         loop {
             match self.asked.recv().await {
-                Some(Request::Resize(size, done)) => {
+                Some(ShellRequest::Resize(size, done)) => {
                     self.size = size;
                     if let Some(Err(error)) = pty.map(|pty| pty.resize(size)) {
-                        tracing::warn!("the terminal keeps its size: {error}");
+                        tracing::warn!("cannot resize the terminal: {error}");
                     }
                     let _ = done.send(());
                 }
-                Some(Request::Stop(done)) => return Some(done),
+                Some(ShellRequest::Stop(done)) => return Some(done),
                 None => return None,
             }
         }
@@ -155,42 +155,42 @@ impl Desk {
 }
 
 /// How a shell's time on the terminal ended.
-enum End {
+enum ShellEnd {
     Stopped(Option<oneshot::Sender<()>>),
     Exited,
     NotStarted(String),
 }
 
-struct Keeper {
+struct ShellOwner {
     launcher: Launcher,
     env: ChildEnv,
-    line: Arc<dyn Line>,
-    desk: Desk,
+    transport: Arc<dyn TerminalTransport>,
+    handler: RequestHandler,
     tell: watch::Sender<Option<Pid>>,
     /// Before the next start.
     pause: Duration,
 }
 
-impl Keeper {
+impl ShellOwner {
     async fn run(mut self) {
         loop {
             let started = Instant::now();
             let end = self.one_shell().await;
             self.tell.send_replace(None);
             match end {
-                // By now our end of the terminal is closed.
-                End::Stopped(done) => return answer(done),
-                End::Exited => self.line.show(Bytes::from_static(RESTARTING)).await,
-                // Said once; the attempts go on.
-                End::NotStarted(problem) if self.pause.is_zero() => {
-                    tracing::error!("there is no shell on the terminal: {problem}");
-                    self.line.show(Bytes::from(format!("There is no shell: {problem}\r\n"))).await;
+                // The master is closed by now.
+                ShellEnd::Stopped(done) => return answer(done),
+                ShellEnd::Exited => self.transport.show(Bytes::from_static(RESTARTING)).await,
+                // Logged once; the attempts continue.
+                ShellEnd::NotStarted(problem) if self.pause.is_zero() => {
+                    tracing::error!("cannot start a shell on the terminal: {problem}");
+                    self.transport.show(Bytes::from(format!("Cannot start a shell: {problem}\r\n"))).await;
                 }
-                End::NotStarted(_) => {}
+                ShellEnd::NotStarted(_) => {}
             }
             self.pause = next_pause(self.pause, started.elapsed());
             let stopped = tokio::select! {
-                done = self.desk.serve(None) => Some(done),
+                done = self.handler.serve(None) => Some(done),
                 () = sleep(self.pause) => None,
             };
             if let Some(done) = stopped {
@@ -199,73 +199,73 @@ impl Keeper {
         }
     }
 
-    /// From a start to its end.
-    async fn one_shell(&mut self) -> End {
-        let opened = Pty::open(self.desk.size).map_err(|error| format!("no pseudoterminal is to be had: {error}"));
+    /// Runs one shell from its start to its exit.
+    async fn one_shell(&mut self) -> ShellEnd {
+        let opened = Pty::open(self.handler.size).map_err(|error| format!("cannot open a pseudoterminal: {error}"));
         let (pty, other_end) = match opened {
             Ok(opened) => opened,
-            Err(problem) => return End::NotStarted(problem),
+            Err(problem) => return ShellEnd::NotStarted(problem),
         };
         let Some(shell) = SHELLS.into_iter().find(|shell| Path::new(shell).is_file()) else {
-            return End::NotStarted(format!("none of {} exists", SHELLS.join(", ")));
+            return ShellEnd::NotStarted(format!("none of {} exists", SHELLS.join(", ")));
         };
         let command = Command::argv([shell]);
         let mut running = match spawn_on_terminal(&self.launcher.reaper, &command, &self.env, &other_end) {
             Ok(running) => running,
-            Err(error) => return End::NotStarted(chain(&error)),
+            Err(error) => return ShellEnd::NotStarted(chain(&error)),
         };
         drop(other_end);
         tracing::debug!("{shell} is process {} on the terminal", running.pid);
         self.tell.send_replace(Some(running.pid));
 
-        let shown = show(&pty, &*self.line);
+        let shown = show(&pty, &*self.transport);
         tokio::pin!(shown);
         tokio::select! {
-            done = self.desk.serve(Some(&pty)) => return End::Stopped(done),
-            never = type_in(&pty, &*self.line) => match never {},
-            // A shell that has closed its terminal and lives on is of no use to anybody.
-            () = &mut shown => return End::Exited,
+            done = self.handler.serve(Some(&pty)) => return ShellEnd::Stopped(done),
+            never = type_in(&pty, &*self.transport) => match never {},
+            // A shell that closed its terminal cannot be used any more.
+            () = &mut shown => return ShellEnd::Exited,
             _ = &mut running.exit => {}
         }
         let _ = timeout(DRAIN_PATIENCE, shown).await;
-        End::Exited
+        ShellEnd::Exited
     }
 }
 
-/// Tells whoever wanted the terminal to stop, if anybody did.
+/// Acknowledges a stop request, if there was one.
 fn answer(done: Option<oneshot::Sender<()>>) {
     if let Some(done) = done {
         let _ = done.send(());
     }
 }
 
-/// Shows what is written, to its end.
-async fn show(pty: &Pty, line: &dyn Line) {
+/// Sends the terminal's output to the viewers until it ends.
+async fn show(pty: &Pty, transport: &dyn TerminalTransport) {
     let mut buffer = [0; CHUNK_BYTES];
     loop {
         match pty.read(&mut buffer).await {
             Ok(0) => return,
-            // Copied, so that what waits for somebody slow costs its own length only.
-            Ok(bytes) => line.show(Bytes::copy_from_slice(&buffer[..bytes])).await,
-            Err(error) => return tracing::warn!("the terminal cannot be read: {error}"),
+            // Copied, so that a chunk waiting for a slow viewer does not hold the whole buffer.
+            Ok(bytes) => transport.show(Bytes::copy_from_slice(&buffer[..bytes])).await,
+            Err(error) => return tracing::warn!("cannot read from the terminal: {error}"),
         }
     }
 }
 
-/// Passes on what is typed.
-async fn type_in(pty: &Pty, line: &dyn Line) -> std::convert::Infallible {
+/// Writes typed bytes to the terminal.
+async fn type_in(pty: &Pty, transport: &dyn TerminalTransport) -> std::convert::Infallible {
     loop {
-        let bytes = line.typed().await;
+        let bytes = transport.typed().await;
         if bytes.is_empty() {
             return std::future::pending().await;
         }
         if let Err(error) = pty.write_all(&bytes).await {
-            tracing::debug!("what was typed is lost with its shell: {error}");
+            tracing::debug!("typed input was lost when the shell exited: {error}");
         }
     }
 }
 
-/// None after a shell that was used, longer and longer while they end at once.
+/// Zero after a shell that ran for a while; doubles while shells exit at once.
 fn next_pause(last: Duration, lived: Duration) -> Duration {
     if lived >= LONG_ENOUGH { Duration::ZERO } else { (last * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE) }
 }

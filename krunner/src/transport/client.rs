@@ -1,4 +1,4 @@
-//! The agent's side of the two sockets: for `krunner send` and the self-test.
+//! The agent's side of the two sockets, for `krunner send` and the self-test.
 
 use std::io;
 use std::net::ToSocketAddrs as _;
@@ -13,20 +13,20 @@ use zeromq::{PullSocket, PushSocket, Socket, SocketRecv as _, SocketSend as _, Z
 
 use super::link::{self, Link, LinkError};
 use super::listener;
-use super::outbox::framed_bytes;
-use super::relay::{Intake, Progress, Role};
+use super::relay::{ReceiveLimits, Role, SendProgress};
+use super::reply_sender::framed_bytes;
 use crate::tasks::{TaskGroup, blocking};
 
-/// Between two attempts to connect, and between two looks at what has been acknowledged.
+/// Interval between attempts to connect, and between checks of what has been acknowledged.
 const POLL: Duration = Duration::from_millis(5);
 
 /// A connection to a runner.
 ///
-/// Its connections have a relay each, as the runner's have, so that [`Client::flush`] knows when ops have
-/// arrived: the `zeromq` crate would lose what is queued when the program ends.
-pub struct Client {
+/// Each of its connections has a relay, as in the runner, so that [`RunnerClient::flush`] knows when ops have arrived:
+/// the `zeromq` crate would lose queued messages when the program exits.
+pub(crate) struct RunnerClient {
     ops: PushSocket,
-    progress: Arc<Progress>,
+    progress: Arc<SendProgress>,
     sent_bytes: u64,
     replies: Option<PullSocket>,
     tasks: TaskGroup,
@@ -34,76 +34,80 @@ pub struct Client {
 
 /// Where a runner listens.
 #[derive(Debug, Clone)]
-pub struct Address {
-    /// Name or IPv4 address.
+pub(crate) struct RunnerAddress {
+    /// Host name or IPv4 address.
     pub host: String,
-    /// Its port for ops.
+    /// The PULL port that receives ops.
     pub in_port: u16,
-    /// Its port for replies.
+    /// The PUSH port that sends replies.
     pub out_port: u16,
 }
 
-/// Why a client could not do its part.
+/// An error of [`RunnerClient`].
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// Nobody listens.
+pub(crate) enum RunnerClientError {
+    /// The TCP connection could not be established.
     #[error("cannot connect to a runner at {endpoint}")]
     Connect {
-        /// Where.
+        /// The `tcp://host:port` that was tried.
         endpoint: String,
-        /// Why.
+        /// The OS error behind it.
         #[source]
         source: io::Error,
     },
-    /// Somebody listens who is not a runner.
-    #[error("what listens there is no runner")]
+    /// The listener is not a runner.
+    #[error("not a krunner endpoint (ZMTP handshake failed)")]
     Handshake(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The connection broke.
-    #[error("the connection to the runner is broken")]
+    #[error("lost the connection to the runner")]
     Broken(#[from] ZmqError),
-    /// No reply came in time.
-    #[error("the runner has sent nothing for {0:?}")]
+    /// No reply arrived in time.
+    #[error("no reply from the runner within {0:?}")]
     Silent(Duration),
-    /// The runner has not taken what was sent.
-    #[error("the runner has not taken the op within {0:?}")]
+    /// The runner did not acknowledge the op in time.
+    #[error("the runner did not receive the op within {0:?}")]
     NotTaken(Duration),
-    /// A reply has not the form of one.
-    #[error("a reply of {0} frames where 2 are expected")]
+    /// A reply did not have two frames.
+    #[error("reply has {0} frames, expected 2")]
     FrameCount(usize),
 }
 
-impl From<LinkError> for ClientError {
+impl From<LinkError> for RunnerClientError {
     fn from(error: LinkError) -> Self {
         Self::Handshake(error.into())
     }
 }
 
-/// A reply as it came: type and payload.
+/// An undecoded reply: type and payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawReply {
-    /// E.g. `stdout`.
+pub(crate) struct RawReply {
+    /// The type frame, e.g. `stdout`.
     pub kind: String,
-    /// Depends on the type.
+    /// The payload frame; its encoding depends on the type.
     pub payload: Bytes,
 }
 
-impl Client {
-    /// Connects, first for replies if they are wanted: a runner sends its replies to the connection made
-    /// last, so an agent that is connected misses them meanwhile. Tries until the runner is there.
+impl RunnerClient {
+    /// Connects, first for replies if `replies` is set. Retries while the port is closed. A runner sends its replies to
+    /// the newest connection, so a connected agent misses them meanwhile.
     ///
     /// # Errors
-    /// When that has not worked at the deadline.
-    pub async fn connect(address: &Address, replies: bool, deadline: Duration) -> Result<Self, ClientError> {
+    /// If that fails until the deadline.
+    pub(crate) async fn connect(
+        address: &RunnerAddress,
+        replies: bool,
+        deadline: Duration,
+    ) -> Result<Self, RunnerClientError> {
         let tasks = TaskGroup::new();
         let replies = if replies {
             let stream = dial(&address.host, address.out_port, deadline).await?;
-            let role = Role::Pull(Intake::default());
+            let role = Role::Pull(ReceiveLimits::default());
             Some(open::<PullSocket>(stream, role, None, &tasks).await?)
         } else {
             None
         };
         let stream = dial(&address.host, address.in_port, deadline).await?;
-        let progress = Progress::new(&stream, Arc::new(Notify::new())).map_err(LinkError::from)?;
+        let progress = SendProgress::new(&stream, Arc::new(Notify::new())).map_err(LinkError::from)?;
         let ops = open::<PushSocket>(stream, Role::Push, Some(Arc::clone(&progress)), &tasks).await?;
         Ok(Self { ops, progress, sent_bytes: 0, replies, tasks })
     }
@@ -111,8 +115,8 @@ impl Client {
     /// Sends an op.
     ///
     /// # Errors
-    /// When the connection is gone.
-    pub async fn send(&mut self, op: &str, payload: impl Into<Bytes>) -> Result<(), ClientError> {
+    /// If the connection is lost.
+    pub(crate) async fn send(&mut self, op: &str, payload: impl Into<Bytes>) -> Result<(), RunnerClientError> {
         let payload = payload.into();
         self.sent_bytes += framed_bytes(op.len()) + framed_bytes(payload.len());
         let mut message = ZmqMessage::from(op);
@@ -120,63 +124,63 @@ impl Client {
         Ok(self.ops.send(message).await?)
     }
 
-    /// Waits until the runner's machine has all that was sent.
+    /// Waits until the runner's host has acknowledged everything that was sent.
     ///
     /// # Errors
-    /// When it has not at the deadline.
-    pub async fn flush(&self, deadline: Duration) -> Result<(), ClientError> {
+    /// If it has not until the deadline.
+    pub(crate) async fn flush(&self, deadline: Duration) -> Result<(), RunnerClientError> {
         let taken = async {
             while self.progress.relayed_bytes() < self.sent_bytes || !self.progress.is_acknowledged() {
                 sleep(POLL).await;
             }
         };
-        timeout(deadline, taken).await.map_err(|_| ClientError::NotTaken(deadline))
+        timeout(deadline, taken).await.map_err(|_| RunnerClientError::NotTaken(deadline))
     }
 
-    /// The next reply.
+    /// Receives the next reply.
     ///
     /// # Errors
-    /// When none comes within `patience`, or the connection breaks.
-    pub async fn receive(&mut self, patience: Duration) -> Result<RawReply, ClientError> {
-        let Some(replies) = &mut self.replies else { return Err(ClientError::Silent(Duration::ZERO)) };
-        let message = timeout(patience, replies.recv()).await.map_err(|_| ClientError::Silent(patience))??;
+    /// If none arrives within `patience`, or the connection is lost.
+    pub(crate) async fn receive(&mut self, patience: Duration) -> Result<RawReply, RunnerClientError> {
+        let Some(replies) = &mut self.replies else { return Err(RunnerClientError::Silent(Duration::ZERO)) };
+        let message = timeout(patience, replies.recv()).await.map_err(|_| RunnerClientError::Silent(patience))??;
         let [kind, payload] =
-            <[Bytes; 2]>::try_from(message.into_vec()).map_err(|frames| ClientError::FrameCount(frames.len()))?;
+            <[Bytes; 2]>::try_from(message.into_vec()).map_err(|frames| RunnerClientError::FrameCount(frames.len()))?;
         Ok(RawReply { kind: String::from_utf8_lossy(&kind).into_owned(), payload })
     }
 
-    /// Ends both connections.
-    pub async fn close(self) {
-        // Nothing is left to be waited for; what still runs ends with the program.
+    /// Closes both connections.
+    pub(crate) async fn close(self) {
+        // Remaining tasks end with the program.
         let _ = self.tasks.stop(POLL).await;
     }
 }
 
-/// A socket on a connection, with the relay between them in a task.
+/// Opens a socket on a connection and runs its relay in a task.
 async fn open<S: Socket + 'static>(
     stream: TcpStream,
     role: Role,
-    progress: Option<Arc<Progress>>,
+    progress: Option<Arc<SendProgress>>,
     tasks: &TaskGroup,
 ) -> Result<S, LinkError> {
     let Link { socket, relay, .. } = link::open(stream, role, progress).await?;
     tasks.spawn("client", async move {
         if let Err(error) = relay.await {
-            tracing::debug!("the connection to the runner has ended: {error}");
+            tracing::debug!("connection to the runner closed: {error}");
         }
     });
     Ok(socket)
 }
 
-/// tokio's own look-up of a name panics when the kernel has no thread for it.
+/// tokio's own name lookup panics if it cannot start a thread.
 async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let name = host.to_owned();
     let addresses: Vec<_> = blocking(move || (name, port).to_socket_addrs()).await?.collect();
     TcpStream::connect(&addresses[..]).await
 }
 
-/// Connects, trying again while nobody listens.
-async fn dial(host: &str, port: u16, deadline: Duration) -> Result<TcpStream, ClientError> {
+/// Connects, and retries while the connection is refused.
+async fn dial(host: &str, port: u16, deadline: Duration) -> Result<TcpStream, RunnerClientError> {
     let give_up_at = Instant::now() + deadline;
     let connected = loop {
         let connected = timeout_at(give_up_at, connect(host, port)).await;
@@ -188,7 +192,7 @@ async fn dial(host: &str, port: u16, deadline: Duration) -> Result<TcpStream, Cl
         }
     };
     let stream =
-        connected.map_err(|source| ClientError::Connect { endpoint: format!("tcp://{host}:{port}"), source })?;
+        connected.map_err(|source| RunnerClientError::Connect { endpoint: format!("tcp://{host}:{port}"), source })?;
     listener::tune(&stream);
     Ok(stream)
 }

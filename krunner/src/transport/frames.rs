@@ -1,40 +1,40 @@
-//! What a publisher's peer sends: a greeting, and frames that are small enough to be taken whole. Pure;
-//! [`super::scanner`] follows streams of any size.
+//! Parses what a subscriber sends: a greeting, and frames small enough to be buffered whole. Pure; [`super::scanner`]
+//! follows streams of any size.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use crate::zmtp::{GREETING_BYTES, Header, UnknownFlags, fits_greeting, property, ready_properties};
+use crate::zmtp::{FrameHeader, GREETING_BYTES, UnknownFlags, fits_greeting, property, ready_properties};
 
-/// A READY command with an identity, or a subscription, is far below.
+/// A READY command with an identity, or a subscription, is far smaller.
 const MAX_FRAME_BYTES: u64 = 1024;
 
-/// Why a connection is closed.
+/// A violation of the protocol that closes the connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FrameError {
-    #[error("it does not speak ZMTP 3 without encryption")]
+    #[error("not a ZMTP 3 peer with the NULL mechanism")]
     NotZmtp,
-    #[error("a frame of {0} bytes; at most {MAX_FRAME_BYTES} are taken")]
+    #[error("frame of {0} bytes exceeds the limit of {MAX_FRAME_BYTES}")]
     TooLong(u64),
     #[error(transparent)]
     Flags(#[from] UnknownFlags),
-    #[error("it is no subscriber")]
+    #[error("not a SUB socket")]
     NotWanted,
 }
 
-/// A frame that has arrived whole.
+/// A complete frame.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Frame {
-    header: Header,
+pub(super) struct SubscriberFrame {
+    header: FrameHeader,
     body: Bytes,
 }
 
-impl Frame {
-    /// The body of a message of one frame.
+impl SubscriberFrame {
+    /// The body, if this is a message of a single frame.
     pub(super) fn message(&self) -> Option<&[u8]> {
         (!self.header.is_command() && !self.header.has_more()).then_some(&self.body[..])
     }
 
-    /// Whether this is the READY of one of these socket types.
+    /// Checks that this is the READY command of one of these socket types.
     pub(super) fn check_ready(&self, socket_types: &[&str]) -> Result<(), FrameError> {
         let is_command = self.header.is_command();
         let properties = ready_properties(&self.body).filter(|_| is_command).ok_or(FrameError::NotWanted)?;
@@ -44,7 +44,7 @@ impl Frame {
     }
 }
 
-/// Takes the peer's greeting off the buffer; `false` when more of it has to come.
+/// Removes the peer's greeting from the buffer; `false` if it is incomplete.
 pub(super) fn take_greeting(buffer: &mut BytesMut) -> Result<bool, FrameError> {
     let greeting = &buffer[..buffer.len().min(GREETING_BYTES)];
     if !fits_greeting(0, greeting) {
@@ -57,9 +57,9 @@ pub(super) fn take_greeting(buffer: &mut BytesMut) -> Result<bool, FrameError> {
     Ok(true)
 }
 
-/// Takes a frame off the buffer, if it is there whole.
-pub(super) fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
-    let Some((header, header_bytes)) = Header::parse(buffer)? else { return Ok(None) };
+/// Removes a frame from the buffer; `None` if it is incomplete.
+pub(super) fn take_frame(buffer: &mut BytesMut) -> Result<Option<SubscriberFrame>, FrameError> {
+    let Some((header, header_bytes)) = FrameHeader::parse(buffer)? else { return Ok(None) };
     let length = header.body_bytes;
     let Some(body_bytes) = usize::try_from(length).ok().filter(|_| length <= MAX_FRAME_BYTES) else {
         return Err(FrameError::TooLong(length));
@@ -68,7 +68,7 @@ pub(super) fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameEr
         return Ok(None);
     }
     buffer.advance(header_bytes);
-    Ok(Some(Frame { header, body: buffer.split_to(body_bytes).freeze() }))
+    Ok(Some(SubscriberFrame { header, body: buffer.split_to(body_bytes).freeze() }))
 }
 
 #[cfg(test)]
@@ -77,7 +77,7 @@ mod tests {
     use crate::zmtp::{FLAG_COMMAND, FLAG_LONG, introduction, put_frame};
     use proptest::prelude::*;
 
-    fn read_all(stream: &[u8], cuts: &[usize]) -> Result<Vec<Frame>, FrameError> {
+    fn read_all(stream: &[u8], cuts: &[usize]) -> Result<Vec<SubscriberFrame>, FrameError> {
         let (mut buffer, mut frames, mut greeted) = (BytesMut::new(), Vec::new(), false);
         let mut rest = stream;
         for cut in cuts.iter().cycle() {
@@ -134,8 +134,8 @@ mod tests {
         fn any_bytes_are_taken_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = read_all(&[&introduction("SUB", "")[..], &bytes].concat(), &[13]);
             let _ = read_all(&bytes, &[3]);
-            let header = Header { flags: FLAG_COMMAND, body_bytes: 6 + bytes.len() as u64 };
-            let frame = Frame { header, body: [b"\x05READY", &bytes[..]].concat().into() };
+            let header = FrameHeader { flags: FLAG_COMMAND, body_bytes: 6 + bytes.len() as u64 };
+            let frame = SubscriberFrame { header, body: [b"\x05READY", &bytes[..]].concat().into() };
             let _ = frame.check_ready(&["SUB"]);
         }
     }

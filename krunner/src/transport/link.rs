@@ -1,4 +1,4 @@
-//! Giving one accepted connection a `zeromq` socket of its own, with the relay between them.
+//! Connects an accepted connection to its own `zeromq` socket, with the relay between them.
 
 use std::future::Future;
 use std::io;
@@ -15,57 +15,57 @@ use tokio::time::timeout;
 use uuid::Uuid;
 use zeromq::{Socket, SocketEvent};
 
-use super::relay::{Progress, RelayError, Role, relay};
+use super::relay::{RelayError, Role, SendProgress, relay};
 use crate::error::chain;
 
-/// A peer that has not introduced itself by then is not one.
+/// A peer must complete the handshake within this time.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Why a connection did not become a link.
+/// Why a link could not be opened, or why it closed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
-    #[error("cannot set up a link")]
+    #[error("cannot set up the relay")]
     Setup(#[source] zeromq::ZmqError),
-    #[error("cannot set up a link")]
+    #[error("cannot set up the relay")]
     Io(#[from] io::Error),
-    #[error("no handshake within {HANDSHAKE_DEADLINE:?}")]
+    #[error("no ZMTP handshake within {HANDSHAKE_DEADLINE:?}")]
     Late,
-    #[error("the peer left before it had introduced itself")]
+    #[error("the peer disconnected before the handshake")]
     Left,
-    #[error("the handshake failed")]
+    #[error("ZMTP handshake failed")]
     Refused(#[source] zeromq::ZmqError),
-    #[error("a stranger has connected to its inner socket")]
-    Intruder,
+    #[error("a foreign peer connected to the internal socket")]
+    ForeignPeer,
     #[error(transparent)]
     Relay(#[from] RelayError),
 }
 
 impl LinkError {
-    /// Whether this is what a port check or a peer that changed its mind looks like.
+    /// Whether this is an ordinary disconnect or a port check.
     pub(super) fn is_ordinary(&self) -> bool {
         matches!(self, Self::Left | Self::Relay(RelayError::Io(_)))
     }
 }
 
-/// Tells how a connection ended, unless it was in the ordinary way.
+/// Logs how a connection ended: at debug level if that is ordinary.
 pub(super) fn report(peer: SocketAddr, ended: Result<(), LinkError>) {
     match ended {
-        Ok(()) => tracing::debug!("the connection from {peer} has ended"),
-        Err(error) if error.is_ordinary() => tracing::debug!("the connection from {peer} has ended: {}", chain(&error)),
-        Err(error) => tracing::warn!("the connection from {peer} is closed: {}", chain(&error)),
+        Ok(()) => tracing::debug!("connection from {peer} closed"),
+        Err(error) if error.is_ordinary() => tracing::debug!("connection from {peer} closed: {}", chain(&error)),
+        Err(error) => tracing::warn!("closing the connection from {peer}: {}", chain(&error)),
     }
 }
 
-/// A `zeromq` socket with one peer, whose bytes pass through `relay`. Nothing moves unless that is polled.
+/// A `zeromq` socket with one peer. Bytes move only while `relay` is polled.
 pub(super) struct Link<S, R> {
     pub(super) socket: S,
-    /// The socket's own events: `Disconnected` once it has seen the end of the stream.
+    /// Events of the socket: `Disconnected` once it has seen the end of the stream.
     pub(super) events: BoxStream<'static, SocketEvent>,
     pub(super) relay: R,
 }
 
-/// Resolves when the socket has got a second peer, which can only be a stranger (see [`open`]).
-pub(super) async fn intrusion(events: &mut BoxStream<'static, SocketEvent>) {
+/// Resolves when the socket accepts a second peer, which can only be a foreign one (see [`open`]).
+pub(super) async fn foreign_peer(events: &mut BoxStream<'static, SocketEvent>) {
     while let Some(event) = events.next().await {
         if matches!(event, SocketEvent::Accepted(..)) {
             return;
@@ -74,15 +74,15 @@ pub(super) async fn intrusion(events: &mut BoxStream<'static, SocketEvent>) {
     std::future::pending::<()>().await;
 }
 
-/// Opens a link and goes through the handshake.
+/// Opens a link and completes the handshake.
 ///
-/// The inner connection is a unix socket in the abstract namespace: no folder has to be writable for it.
-/// Its random name shows in `/proc/net/unix` until the handshake is through, and the `zeromq` crate
-/// accepts whoever comes; a second peer ends the link.
+/// The internal connection is a unix socket in the abstract namespace, so it needs no writable directory. Its random
+/// name is visible in `/proc/net/unix` until the handshake completes, and the `zeromq` crate accepts any peer; a second
+/// peer closes the link.
 pub(super) async fn open<S: Socket>(
     peer: TcpStream,
     role: Role,
-    progress: Option<Arc<Progress>>,
+    progress: Option<Arc<SendProgress>>,
 ) -> Result<Link<S, impl Future<Output = Result<(), RelayError>> + Unpin + Send>, LinkError> {
     let address = std_unix::SocketAddr::from_abstract_name(Uuid::new_v4().as_bytes())?;
     let listener = std_unix::UnixListener::bind_addr(&address)?;
@@ -112,7 +112,7 @@ pub(super) async fn open<S: Socket>(
     });
     handshake.await.unwrap_or(Err(LinkError::Late))?;
     for error in socket.unbind_all().await {
-        tracing::debug!("an inner listener did not close: {error}");
+        tracing::debug!("cannot close an internal listener: {error}");
     }
     Ok(Link { socket, events: events.boxed(), relay })
 }

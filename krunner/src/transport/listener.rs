@@ -1,4 +1,4 @@
-//! Accepting connections, a bounded number at a time.
+//! Accepts a bounded number of connections at a time.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
@@ -8,27 +8,27 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::error::Critical;
+use crate::error::FatalError;
 use crate::tasks::TaskGroup;
 
-/// Connections on one port at a time. An agent has one.
+/// Concurrent connections per port. An agent has one.
 const MAX_CONNECTIONS: usize = 64;
 
-/// After a failed `accept` (no descriptors left, mostly), before the next.
+/// Pause after a failed `accept`, which usually means that no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A peer whose machine has gone is noticed after about a minute and a half.
+/// A peer whose host disappeared is detected after about a minute and a half.
 const KEEPALIVE_IDLE_SECONDS: u32 = 60;
 const KEEPALIVE_INTERVAL_SECONDS: u32 = 10;
 const KEEPALIVE_PROBES: u32 = 3;
 
 /// Binds a port on every IPv4 address, as `tcp://*` of libzmq does.
-pub(super) async fn bind(name: &'static str, port: u16) -> Result<TcpListener, Critical> {
+pub(super) async fn bind(name: &'static str, port: u16) -> Result<TcpListener, FatalError> {
     let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
-    TcpListener::bind(address).await.map_err(|source| Critical::Bind { name, port, source })
+    TcpListener::bind(address).await.map_err(|source| FatalError::Bind { name, port, source })
 }
 
-/// Runs `serve` for each connection, beside the others.
+/// Runs `serve` for each connection in its own task.
 pub(super) fn accept<F>(
     listener: TcpListener,
     tasks: &TaskGroup,
@@ -49,7 +49,7 @@ pub(super) fn accept<F>(
                 }
             };
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                tracing::warn!("{MAX_CONNECTIONS} connections are open; the one from {peer} is closed");
+                tracing::warn!("limit of {MAX_CONNECTIONS} connections reached; rejecting {peer}");
                 continue;
             };
             tune(&stream);
@@ -62,7 +62,7 @@ pub(super) fn accept<F>(
     });
 }
 
-/// Small messages go out at once; a peer whose machine has gone is noticed. A connection works without.
+/// Sets `TCP_NODELAY` and keepalive. A connection works without them.
 pub(super) fn tune(stream: &TcpStream) {
     let tuned = stream.set_nodelay(true).and_then(|()| {
         setsockopt(stream, sockopt::KeepAlive, &true)?;
@@ -71,6 +71,6 @@ pub(super) fn tune(stream: &TcpStream) {
         Ok(setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?)
     });
     if let Err(error) = tuned {
-        tracing::debug!("cannot tune a connection: {error}");
+        tracing::debug!("cannot set TCP options: {error}");
     }
 }

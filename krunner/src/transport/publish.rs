@@ -1,4 +1,4 @@
-//! The port where a terminal's screen goes out, to whoever has subscribed.
+//! The PUB port for terminal output.
 //!
 //! ```text
 //! connected ──handshake──▶ silent ◀──"\0"── subscribed ──takes nothing for STALL──▶ stalled
@@ -7,13 +7,13 @@
 //!                                               └──────── takes something ────────────┘ are dropped
 //! ```
 //!
-//! A subscriber that is slow slows the terminal down, as a slow line does, so that it sees everything; one
-//! that takes nothing holds nobody up for longer than [`STALL`], and sees what came last when it is back.
-//! Without a subscriber the screen goes nowhere.
+//! A slow subscriber slows the terminal down, as a slow line does, so that it sees all output. A stalled subscriber
+//! delays the others for at most [`STALL`] and sees the latest output when it resumes. Without a subscriber the output
+//! is discarded.
 //!
-//! The subscriber's side of ZMTP is spoken here rather than by the `zeromq` crate, whose PUB socket takes
-//! 4 MB of queue before the first message, drops what its 100,000 entries have no room for without a word,
-//! and keeps every subscription that a peer sends, of any length.
+//! ZMTP is implemented here rather than with the PUB socket of the `zeromq` crate, which allocates a queue of 4 MB
+//! before the first message, silently drops messages beyond 100,000 entries, and stores every subscription of a peer
+//! whatever its length.
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,29 +27,29 @@ use tokio::net::{TcpStream, tcp};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::frames::{self, Frame, FrameError};
+use super::frames::{self, FrameError, SubscriberFrame};
 use super::listener;
-use crate::error::{Critical, chain};
+use crate::error::{FatalError, chain};
 use crate::tasks::TaskGroup;
 use crate::zmtp;
 
-/// Chunks that wait for one subscriber. They are shared by all, so this is also about what all of them cost.
+/// Chunks queued for one subscriber. Subscribers share the chunks, so this also bounds the total.
 const QUEUED_CHUNKS: usize = 32;
 
-/// How long a subscriber may take nothing before the others go on without it.
+/// How long a subscriber may block before the others stop waiting for it.
 const STALL: Duration = Duration::from_secs(1);
 
-/// A peer that has not introduced itself by then is not one.
+/// A peer must complete the handshake within this time.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A subscription is a few bytes.
+/// Read size; a subscription is a few bytes.
 const READ_BYTES: usize = 1024;
 
 /// Binds the port and lets peers subscribe.
 ///
 /// # Errors
-/// When the port cannot be bound.
-pub async fn listen(name: &'static str, port: u16, tasks: &TaskGroup) -> Result<Publisher, Critical> {
+/// If the port cannot be bound.
+pub(crate) async fn listen(name: &'static str, port: u16, tasks: &TaskGroup) -> Result<Publisher, FatalError> {
     let listener = listener::bind(name, port).await?;
     let publisher = Publisher::default();
     let register = publisher.clone();
@@ -62,18 +62,18 @@ pub async fn listen(name: &'static str, port: u16, tasks: &TaskGroup) -> Result<
 
 /// Sends to all subscribers.
 #[derive(Clone, Default)]
-pub struct Publisher {
+pub(crate) struct Publisher {
     subscribers: Arc<Mutex<Vec<Arc<Backlog>>>>,
 }
 
 impl Publisher {
-    /// Sends a chunk; returns when there is room for the next, or nobody is worth waiting for.
-    pub async fn publish(&self, chunk: Bytes) {
+    /// Sends a chunk; returns when there is space for the next one, or when every full subscriber has stalled.
+    pub(crate) async fn publish(&self, chunk: Bytes) {
         let subscribers = lock(&self.subscribers).clone();
         let deadline = Instant::now() + STALL;
         for subscriber in subscribers {
             if timeout_at(deadline, subscriber.room()).await.is_err() {
-                tracing::debug!("a subscriber of the terminal takes nothing");
+                tracing::debug!("a terminal subscriber stalled");
                 lock(&subscriber.state).stalled = true;
             }
             subscriber.push(chunk.clone());
@@ -86,28 +86,28 @@ impl Publisher {
 
     fn remove(&self, subscriber: &Arc<Backlog>) {
         lock(&self.subscribers).retain(|other| !Arc::ptr_eq(other, subscriber));
-        // Whoever waits for its room need not any more.
+        // Wakes a publisher that waits for space here.
         lock(&subscriber.state).chunks.clear();
         subscriber.taken.notify_one();
     }
 }
 
-/// What one subscriber has not taken yet.
+/// Chunks that one subscriber has not received yet.
 #[derive(Default)]
 struct Backlog {
-    state: Mutex<State>,
+    state: Mutex<BacklogState>,
     pushed: Notify,
     taken: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct BacklogState {
     chunks: VecDeque<Bytes>,
     stalled: bool,
 }
 
 impl Backlog {
-    /// Waits until there is room; not for one that has stalled.
+    /// Waits until there is space, unless the subscriber has stalled.
     async fn room(&self) {
         loop {
             {
@@ -129,7 +129,7 @@ impl Backlog {
         self.pushed.notify_one();
     }
 
-    /// The oldest chunk.
+    /// Removes the oldest chunk.
     async fn next(&self) -> Bytes {
         loop {
             {
@@ -151,10 +151,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Why a subscriber's connection ended.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
-    #[error("it left")]
+enum SubscriberGone {
+    #[error("disconnected")]
     Left,
-    #[error("no handshake within {HANDSHAKE_DEADLINE:?}")]
+    #[error("no ZMTP handshake within {HANDSHAKE_DEADLINE:?}")]
     Late,
     #[error(transparent)]
     Protocol(#[from] FrameError),
@@ -162,22 +162,24 @@ enum Ended {
     Io(#[from] io::Error),
 }
 
-fn report(peer: SocketAddr, ended: &Ended) {
+fn report(peer: SocketAddr, ended: &SubscriberGone) {
     match ended {
-        Ended::Left | Ended::Io(_) => tracing::debug!("the terminal's subscriber {peer} has gone: {}", chain(ended)),
-        Ended::Late | Ended::Protocol(_) => {
-            tracing::warn!("the connection from {peer} to the terminal's screen is closed: {}", chain(ended));
+        SubscriberGone::Left | SubscriberGone::Io(_) => {
+            tracing::debug!("terminal subscriber {peer} disconnected: {}", chain(ended));
+        }
+        SubscriberGone::Late | SubscriberGone::Protocol(_) => {
+            tracing::warn!("closing the terminal connection from {peer}: {}", chain(ended));
         }
     }
 }
 
-async fn serve(stream: TcpStream, publisher: &Publisher) -> Ended {
+async fn serve(stream: TcpStream, publisher: &Publisher) -> SubscriberGone {
     let (from_peer, mut to_peer) = stream.into_split();
-    let mut inbound = Inbound { peer: from_peer, buffer: BytesMut::new() };
+    let mut inbound = SubscriberReader { peer: from_peer, buffer: BytesMut::new() };
     match timeout(HANDSHAKE_DEADLINE, shake_hands(&mut inbound, &mut to_peer)).await {
         Ok(Ok(())) => {}
         Ok(Err(ended)) => return ended,
-        Err(_) => return Ended::Late,
+        Err(_) => return SubscriberGone::Late,
     }
     let backlog = Arc::new(Backlog::default());
     let ended = tokio::select! {
@@ -188,7 +190,7 @@ async fn serve(stream: TcpStream, publisher: &Publisher) -> Ended {
     ended
 }
 
-async fn shake_hands(inbound: &mut Inbound, to_peer: &mut tcp::OwnedWriteHalf) -> Result<(), Ended> {
+async fn shake_hands(inbound: &mut SubscriberReader, to_peer: &mut tcp::OwnedWriteHalf) -> Result<(), SubscriberGone> {
     to_peer.write_all(&zmtp::introduction("PUB", "")).await?;
     while !frames::take_greeting(&mut inbound.buffer)? {
         inbound.fill().await?;
@@ -197,8 +199,12 @@ async fn shake_hands(inbound: &mut Inbound, to_peer: &mut tcp::OwnedWriteHalf) -
     Ok(ready.check_ready(&["SUB", "XSUB"])?)
 }
 
-/// Counts subscriptions to everything. A terminal has no topics: one that names some gets nothing.
-async fn follow_subscriptions(inbound: &mut Inbound, publisher: &Publisher, backlog: &Arc<Backlog>) -> Ended {
+/// Counts subscriptions to everything. A terminal has no topics: a subscription to one receives nothing.
+async fn follow_subscriptions(
+    inbound: &mut SubscriberReader,
+    publisher: &Publisher,
+    backlog: &Arc<Backlog>,
+) -> SubscriberGone {
     let mut subscriptions = 0_u32;
     loop {
         let frame = match inbound.next().await {
@@ -218,12 +224,12 @@ async fn follow_subscriptions(inbound: &mut Inbound, publisher: &Publisher, back
                     publisher.remove(backlog);
                 }
             }
-            _ => tracing::debug!("a subscriber of the terminal sends what is no subscription to everything"),
+            _ => tracing::debug!("ignoring an unexpected message from a terminal subscriber"),
         }
     }
 }
 
-/// Writes until that fails.
+/// Writes chunks until a write fails.
 async fn write(peer: &mut tcp::OwnedWriteHalf, backlog: &Backlog) -> io::Error {
     loop {
         let mut message = BytesMut::new();
@@ -234,14 +240,14 @@ async fn write(peer: &mut tcp::OwnedWriteHalf, backlog: &Backlog) -> io::Error {
     }
 }
 
-/// What a subscriber sends, frame by frame.
-struct Inbound {
+/// Reads frames from a subscriber.
+struct SubscriberReader {
     peer: tcp::OwnedReadHalf,
     buffer: BytesMut,
 }
 
-impl Inbound {
-    async fn next(&mut self) -> Result<Frame, Ended> {
+impl SubscriberReader {
+    async fn next(&mut self) -> Result<SubscriberFrame, SubscriberGone> {
         loop {
             if let Some(frame) = frames::take_frame(&mut self.buffer)? {
                 return Ok(frame);
@@ -250,9 +256,9 @@ impl Inbound {
         }
     }
 
-    async fn fill(&mut self) -> Result<(), Ended> {
+    async fn fill(&mut self) -> Result<(), SubscriberGone> {
         self.buffer.reserve(READ_BYTES);
-        if self.peer.read_buf(&mut self.buffer).await? == 0 { Err(Ended::Left) } else { Ok(()) }
+        if self.peer.read_buf(&mut self.buffer).await? == 0 { Err(SubscriberGone::Left) } else { Ok(()) }
     }
 }
 
@@ -285,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_subscriber_is_waited_for_until_it_leaves_and_nobody_is_not() {
+    async fn publishing_waits_for_a_slow_subscriber_until_it_disconnects() {
         let publisher = Publisher::default();
         let publish = || publisher.publish(Bytes::from_static(b"x"));
         (0..1000).for_each(|_| assert!(publish().now_or_never().is_some()));

@@ -1,4 +1,4 @@
-//! The ports where messages come in: ops, and what is typed into a terminal.
+//! The ports that receive messages: ops (PULL) and terminal input (SUB).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,92 +13,96 @@ use zeromq::{PullSocket, Socket, SocketEvent, SocketRecv, SubSocket, ZmqResult};
 
 use super::link::{self, Link, LinkError, report};
 use super::listener;
-use super::relay::{Intake, Role};
-use super::scanner::Limits;
-use crate::error::Critical;
+use super::relay::{ReceiveLimits, Role};
+use super::scanner::FrameLimits;
+use crate::error::FatalError;
 use crate::tasks::TaskGroup;
 
-/// Between a connection and the session, which takes messages at once; each may be large.
+/// Queue between a connection and the session, which receives messages at once; each may be large.
 const QUEUED_MESSAGES: usize = 1;
 
-/// For what a peer sent just before it left; it is all in memory by then.
+/// Time to receive what a peer sent just before it disconnected, which is all in memory by then.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Typed text comes from a websocket, which takes no message over 4 MiB (aiohttp's default).
-const TYPED_LIMITS: Limits = Limits { message_bytes: 4 * 1024 * 1024, message_frames: 16 };
+/// Terminal input comes from a websocket, which accepts messages up to 4 MiB (aiohttp's default).
+const TYPED_LIMITS: FrameLimits = FrameLimits { message_bytes: 4 * 1024 * 1024, message_frames: 16 };
 
-/// Large frames of all who type while they are received: two of the largest.
+/// Total size of the large frames of terminal input being received: two of the largest.
 const TYPED_LARGE_BYTES: usize = 8 * 1024 * 1024;
 
-/// Messages of all peers, each as its frames.
-pub type Inbound = mpsc::Receiver<Vec<Bytes>>;
+/// Messages from all peers, each as its frames.
+pub(crate) type Inbound = mpsc::Receiver<Vec<Bytes>>;
 
-/// Binds the port for ops and receives from whoever connects.
+/// Binds the port for ops and receives from all peers.
 ///
 /// # Errors
-/// When the port cannot be bound.
-pub async fn listen(port: u16, tasks: &TaskGroup) -> Result<Inbound, Critical> {
-    receive::<PullSocket>("replin", port, Intake::default(), tasks).await
+/// If the port cannot be bound.
+pub(crate) async fn listen(port: u16, tasks: &TaskGroup) -> Result<Inbound, FatalError> {
+    receive::<PullSocket>("replin", port, ReceiveLimits::default(), tasks).await
 }
 
-/// Binds the port for what is typed, and subscribes to all that whoever connects publishes.
+/// Binds the port for terminal input and subscribes to everything that its peers publish.
 ///
 /// # Errors
-/// When the port cannot be bound.
-pub async fn subscribe(name: &'static str, port: u16, tasks: &TaskGroup) -> Result<Inbound, Critical> {
-    let intake = Intake { limits: TYPED_LIMITS, large_frames: Arc::new(Semaphore::new(TYPED_LARGE_BYTES)) };
-    receive::<SubSocket>(name, port, intake, tasks).await
+/// If the port cannot be bound.
+pub(crate) async fn subscribe(name: &'static str, port: u16, tasks: &TaskGroup) -> Result<Inbound, FatalError> {
+    let limits = ReceiveLimits { frames: TYPED_LIMITS, large_frames: Arc::new(Semaphore::new(TYPED_LARGE_BYTES)) };
+    receive::<SubSocket>(name, port, limits, tasks).await
 }
 
-/// A socket that messages come from.
+/// A socket that receives messages.
 #[async_trait]
-trait Source: Socket + SocketRecv + 'static {
-    /// What it has to say once it has a peer.
+trait InboundSocket: Socket + SocketRecv + 'static {
+    /// Called once the socket has a peer.
     async fn begin(&mut self) -> ZmqResult<()> {
         Ok(())
     }
 }
 
-impl Source for PullSocket {}
+impl InboundSocket for PullSocket {}
 
 #[async_trait]
-impl Source for SubSocket {
+impl InboundSocket for SubSocket {
     async fn begin(&mut self) -> ZmqResult<()> {
         self.subscribe("").await
     }
 }
 
-async fn receive<S: Source>(
+async fn receive<S: InboundSocket>(
     name: &'static str,
     port: u16,
-    intake: Intake,
+    limits: ReceiveLimits,
     tasks: &TaskGroup,
-) -> Result<Inbound, Critical> {
+) -> Result<Inbound, FatalError> {
     let listener = listener::bind(name, port).await?;
     let (messages, inbound) = mpsc::channel(QUEUED_MESSAGES);
     listener::accept(listener, tasks, move |stream, peer| {
-        let (messages, role) = (messages.clone(), Role::Pull(intake.clone()));
+        let (messages, role) = (messages.clone(), Role::Pull(limits.clone()));
         async move { report(peer, serve::<S>(stream, role, messages).await) }
     });
     Ok(inbound)
 }
 
-async fn serve<S: Source>(stream: TcpStream, role: Role, messages: mpsc::Sender<Vec<Bytes>>) -> Result<(), LinkError> {
+async fn serve<S: InboundSocket>(
+    stream: TcpStream,
+    role: Role,
+    messages: mpsc::Sender<Vec<Bytes>>,
+) -> Result<(), LinkError> {
     let Link { mut socket, mut events, mut relay } = link::open::<S>(stream, role, None).await?;
     let backend = socket.backend();
     let receive = async {
         if let Err(error) = socket.begin().await {
-            return tracing::debug!("a peer has left before it was told what is wanted: {error}");
+            return tracing::debug!("a publisher disconnected before the subscription was sent: {error}");
         }
         loop {
             tokio::select! {
                 biased;
                 message = socket.recv() => match message {
                     Ok(message) => _ = messages.send(message.into_vec()).await,
-                    Err(error) => return tracing::debug!("a stream ended within a message: {error}"),
+                    Err(error) => return tracing::debug!("connection closed in the middle of a message: {error}"),
                 },
                 event = events.next() => match event {
-                    // A second peer can only be a stranger (see `link::open`).
+                    // A second peer can only be a foreign one (see `link::open`).
                     Some(SocketEvent::Disconnected(_) | SocketEvent::Accepted(..)) | None => return,
                     Some(_) => {}
                 },
@@ -110,12 +114,12 @@ async fn serve<S: Source>(stream: TcpStream, role: Role, messages: mpsc::Sender<
         ended = &mut relay => Some(ended),
         () = &mut receive => None,
     };
-    // Closes the inner connection, at whose end the socket stops; until then it hands over what it has.
+    // Closes the internal connection. The socket still delivers what it has, then stops.
     drop(relay);
     if ended.is_some() && timeout(DRAIN_DEADLINE, receive).await.is_err() {
-        tracing::warn!("a peer has left, and what it sent last is dropped: nobody took it in time");
+        tracing::warn!("dropping the last messages of a disconnected peer: not received within {DRAIN_DEADLINE:?}");
     }
-    // The crate's tasks would keep a socket alive that has not seen the end of its stream.
+    // The crate's tasks would keep the socket alive if it has not seen the end of its stream.
     backend.shutdown();
     Ok(ended.unwrap_or(Ok(()))?)
 }

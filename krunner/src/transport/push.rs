@@ -1,7 +1,7 @@
-//! The port where replies go out.
+//! The PUSH port for replies.
 //!
-//! One task owns the [`Ledger`]: which replies wait, which are in flight on which link. Links come and
-//! go in tasks of their own, and say so.
+//! One task owns the [`ReplyQueue`], which tracks waiting and in-flight replies. Each connection has its own task,
+//! which reports when its link comes up and goes down.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,33 +14,33 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 use zeromq::{PushSocket, SocketSend as _, ZmqMessage};
 
-use super::ledger::{Ledger, LinkId, Next};
 use super::link::{self, Link, LinkError, report};
 use super::listener;
-use super::outbox::{Flush, Parcel, Queue};
-use super::relay::{Progress, Role};
-use crate::error::Critical;
+use super::relay::{Role, SendProgress};
+use super::reply_queue::{LinkId, NextAction, ReplyQueue};
+use super::reply_sender::{Flush, QueuedReply, ReplyReceiver};
+use crate::error::FatalError;
 use crate::tasks::TaskGroup;
 
-/// Link events wait only while the owner hands over a reply.
+/// Link events queue up only while the owner sends a reply.
 const QUEUED_LINK_EVENTS: usize = 16;
 
-/// During a flush, between two looks at what the peer's kernel has acknowledged: it tells nobody.
+/// During a flush, how often to poll what the peer's kernel has acknowledged; there is no notification for it.
 const FLUSH_POLL: Duration = Duration::from_millis(5);
 
-/// During a flush, how long a peer that is not there may take to come back.
+/// During a flush, how long to wait for a disconnected peer to reconnect.
 const RECONNECT_GRACE: Duration = Duration::from_millis(500);
 
-/// Binds the port and sends what comes out of `queue` to whoever connects.
+/// Binds the port and sends the replies in `queue` to the connected peers.
 ///
 /// # Errors
-/// When the port cannot be bound.
-pub async fn listen(port: u16, queue: Queue, tasks: &TaskGroup) -> Result<(), Critical> {
+/// If the port cannot be bound.
+pub(crate) async fn listen(port: u16, queue: ReplyReceiver, tasks: &TaskGroup) -> Result<(), FatalError> {
     let listener = listener::bind("replout", port).await?;
     let (link_events, events) = mpsc::channel(QUEUED_LINK_EVENTS);
     let progressed = Arc::new(Notify::new());
     let pusher = Pusher {
-        ledger: Ledger::new(),
+        queue: ReplyQueue::new(),
         links: HashMap::new(),
         flushes: Vec::new(),
         progressed: Arc::clone(&progressed),
@@ -56,7 +56,7 @@ pub async fn listen(port: u16, queue: Queue, tasks: &TaskGroup) -> Result<(), Cr
 }
 
 enum LinkEvent {
-    Up(LinkId, PushSocket, Arc<Progress>),
+    Up(LinkId, PushSocket, Arc<SendProgress>),
     Down(LinkId),
 }
 
@@ -66,92 +66,90 @@ async fn serve(
     events: mpsc::Sender<LinkEvent>,
     progressed: Arc<Notify>,
 ) -> Result<(), LinkError> {
-    let progress = Progress::new(&stream, progressed)?;
+    let progress = SendProgress::new(&stream, progressed)?;
     let Link { socket, events: mut own_events, relay } =
         link::open::<PushSocket>(stream, Role::Push, Some(Arc::clone(&progress))).await?;
     let _ = events.send(LinkEvent::Up(id, socket, progress)).await;
     let ended = tokio::select! {
         ended = relay => ended.map_err(LinkError::from),
-        () = link::intrusion(&mut own_events) => Err(LinkError::Intruder),
+        () = link::foreign_peer(&mut own_events) => Err(LinkError::ForeignPeer),
     };
     let _ = events.send(LinkEvent::Down(id)).await;
     ended
 }
 
-enum Event {
-    Parcel(Parcel),
+enum PushEvent {
+    QueuedReply(QueuedReply),
     Link(LinkEvent),
     Flush(Flush),
-    Progress,
+    SendProgress,
     Due,
     Closed,
 }
 
 struct Pusher {
-    ledger: Ledger<Parcel>,
-    links: HashMap<LinkId, (PushSocket, Arc<Progress>)>,
-    /// Each with the moment from which a peer that is not there is not waited for.
+    queue: ReplyQueue<QueuedReply>,
+    links: HashMap<LinkId, (PushSocket, Arc<SendProgress>)>,
+    /// Each with the time at which it stops waiting for a peer to connect.
     flushes: Vec<(Flush, Instant)>,
     progressed: Arc<Notify>,
 }
 
 impl Pusher {
-    async fn run(mut self, mut queue: Queue, mut links: mpsc::Receiver<LinkEvent>) {
+    async fn run(mut self, mut queue: ReplyReceiver, mut links: mpsc::Receiver<LinkEvent>) {
         loop {
             let due = self.send_what_can_be_sent().await;
             self.answer_flushes();
             let due = if self.flushes.is_empty() { due } else { Some(Instant::now() + FLUSH_POLL) };
             let event = tokio::select! {
-                parcel = queue.parcels.recv() => parcel.map_or(Event::Closed, Event::Parcel),
-                Some(event) = links.recv() => Event::Link(event),
-                Some(flush) = queue.flushes.recv() => Event::Flush(flush),
-                () = self.progressed.notified() => Event::Progress,
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Event::Due,
+                reply = queue.replies.recv() => reply.map_or(PushEvent::Closed, PushEvent::QueuedReply),
+                Some(event) = links.recv() => PushEvent::Link(event),
+                Some(flush) = queue.flushes.recv() => PushEvent::Flush(flush),
+                () = self.progressed.notified() => PushEvent::SendProgress,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => PushEvent::Due,
             };
             match event {
-                Event::Parcel(parcel) => self.ledger.push(parcel),
-                Event::Link(LinkEvent::Up(id, socket, progress)) => {
-                    self.ledger.link_up(id, Instant::now());
+                PushEvent::QueuedReply(reply) => self.queue.push(reply),
+                PushEvent::Link(LinkEvent::Up(id, socket, progress)) => {
+                    self.queue.link_up(id, Instant::now());
                     self.links.insert(id, (socket, progress));
                 }
-                Event::Link(LinkEvent::Down(id)) => {
+                PushEvent::Link(LinkEvent::Down(id)) => {
                     self.note_progress();
-                    self.ledger.link_down(id);
+                    self.queue.link_down(id);
                     self.links.remove(&id);
                 }
-                Event::Flush(flush) => {
-                    // What was sent before the flush is in the queue by now.
-                    while let Ok(parcel) = queue.parcels.try_recv() {
-                        self.ledger.push(parcel);
+                PushEvent::Flush(flush) => {
+                    // Replies sent before the flush are in the channel by now.
+                    while let Ok(reply) = queue.replies.try_recv() {
+                        self.queue.push(reply);
                     }
                     self.flushes.push((flush, Instant::now() + RECONNECT_GRACE));
                 }
-                Event::Progress | Event::Due => self.note_progress(),
-                Event::Closed => return,
+                PushEvent::SendProgress | PushEvent::Due => self.note_progress(),
+                PushEvent::Closed => return,
             }
         }
     }
 
-    /// Hands over what the ledger allows; returns when it wants to be asked again.
+    /// Sends what the queue allows; returns when to ask it again.
     async fn send_what_can_be_sent(&mut self) -> Option<Instant> {
         loop {
-            match self.ledger.next(Instant::now()) {
-                Next::Blocked => return None,
-                Next::WaitUntil(due) => return Some(due),
-                Next::Close(id) => {
-                    tracing::warn!(
-                        "a peer takes no replies while a newer one waits for them; its connection is closed"
-                    );
+            match self.queue.next(Instant::now()) {
+                NextAction::Blocked => return None,
+                NextAction::WaitUntil(due) => return Some(due),
+                NextAction::Close(id) => {
+                    tracing::warn!("closing a stalled connection: a newer peer is waiting for replies");
                     if let Some((_, progress)) = self.links.get(&id) {
                         progress.close_connection();
                     }
                 }
-                Next::Send(id, parcel) => {
+                NextAction::Send(id, reply) => {
                     let Some((socket, _)) = self.links.get_mut(&id) else { continue };
-                    // An error means that the peer is gone; its relay says so too, and the ledger
-                    // then takes back what was in flight.
-                    if let Err(error) = socket.send(frames(parcel)).await {
-                        tracing::debug!("a peer has gone: {error}");
+                    // An error means that the peer disconnected. Its relay reports that too, and the queue then takes
+                    // back the replies in flight.
+                    if let Err(error) = socket.send(frames(reply)).await {
+                        tracing::debug!("peer disconnected: {error}");
                     }
                 }
             }
@@ -161,7 +159,7 @@ impl Pusher {
     fn note_progress(&mut self) {
         let now = Instant::now();
         for (id, (_, progress)) in &self.links {
-            self.ledger.relayed(*id, progress.relayed_bytes(), now);
+            self.queue.relayed(*id, progress.relayed_bytes(), now);
         }
     }
 
@@ -169,8 +167,8 @@ impl Pusher {
         if self.flushes.is_empty() {
             return;
         }
-        let sent = self.ledger.is_settled() && self.links.values().all(|(_, progress)| progress.is_acknowledged());
-        let (alone, now) = (!self.ledger.has_link(), Instant::now());
+        let sent = self.queue.is_settled() && self.links.values().all(|(_, progress)| progress.is_acknowledged());
+        let (alone, now) = (!self.queue.has_link(), Instant::now());
         for (flush, patience) in std::mem::take(&mut self.flushes) {
             if sent || (alone && now >= patience) {
                 let _ = flush.send(sent);
@@ -181,8 +179,8 @@ impl Pusher {
     }
 }
 
-fn frames(parcel: Parcel) -> ZmqMessage {
-    let [kind, payload]: [Bytes; 2] = parcel.message.into_frames();
+fn frames(reply: QueuedReply) -> ZmqMessage {
+    let [kind, payload]: [Bytes; 2] = reply.message.into_frames();
     let mut message = ZmqMessage::from(kind);
     message.push_back(payload);
     message

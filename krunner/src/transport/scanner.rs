@@ -1,60 +1,59 @@
-//! Reading along with a ZMTP stream: where frames begin and how long they claim to be. Keeps no more of it than the
-//! header that it is in.
+//! Follows a ZMTP stream: where frames start and how long they claim to be. Buffers at most one header.
 
-use crate::zmtp::{GREETING_BYTES, Header, UnknownFlags, fits_greeting};
+use crate::zmtp::{FrameHeader, GREETING_BYTES, UnknownFlags, fits_greeting};
 
-/// Of the longest header.
+/// Length of the longest header.
 const HEADER_BYTES: usize = 9;
 
-/// What a peer may send.
+/// Limits for messages from a peer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    /// Bytes of all frames of one message together.
+pub(super) struct FrameLimits {
+    /// Total bytes of all frames of a message.
     pub(super) message_bytes: u64,
     /// Frames of one message.
     pub(super) message_frames: u32,
 }
 
-/// Why a connection is closed.
+/// A violation of the protocol that closes the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ZmtpError {
-    #[error("it does not speak ZMTP 3 without security")]
+    #[error("not a ZMTP 3 peer with the NULL mechanism")]
     NotZmtp,
     #[error(transparent)]
     Flags(#[from] UnknownFlags),
-    #[error("a message of {bytes} bytes or more; at most {limit} are taken")]
+    #[error("message of at least {bytes} bytes exceeds the limit of {limit}")]
     TooLong { bytes: u64, limit: u64 },
-    #[error("a message of more than {0} frames")]
+    #[error("message of more than {0} frames")]
     TooManyFrames(u32),
 }
 
 #[derive(Debug, Clone, Copy)]
-enum State {
+enum ScannerState {
     Greeting { seen: usize },
     Header { seen: usize, bytes: [u8; HEADER_BYTES] },
     Body { left: u64 },
 }
 
-/// Before the next header.
-const BETWEEN_FRAMES: State = State::Header { seen: 0, bytes: [0; HEADER_BYTES] };
+/// The state before the first byte of a header.
+const BETWEEN_FRAMES: ScannerState = ScannerState::Header { seen: 0, bytes: [0; HEADER_BYTES] };
 
 /// Follows one direction of a connection.
 #[derive(Debug)]
-pub(super) struct Scanner {
-    state: State,
-    limits: Limits,
+pub(super) struct ZmtpScanner {
+    state: ScannerState,
+    limits: FrameLimits,
     frames: u32,
     bytes: u64,
     more: bool,
     commands: u64,
 }
 
-impl Scanner {
-    pub(super) fn new(limits: Limits) -> Self {
-        Self { state: State::Greeting { seen: 0 }, limits, frames: 0, bytes: 0, more: false, commands: 0 }
+impl ZmtpScanner {
+    pub(super) fn new(limits: FrameLimits) -> Self {
+        Self { state: ScannerState::Greeting { seen: 0 }, limits, frames: 0, bytes: 0, more: false, commands: 0 }
     }
 
-    /// Reads on. Call it with every byte of the stream, in pieces of any size.
+    /// Consumes the next piece of the stream; pieces may have any size.
     pub(super) fn feed(&mut self, mut piece: &[u8]) -> Result<(), ZmtpError> {
         while !piece.is_empty() {
             piece = &piece[self.step(piece)?..];
@@ -72,47 +71,47 @@ impl Scanner {
         Ok(taken)
     }
 
-    /// Whether greeting and READY command have gone by.
+    /// Whether the greeting and the READY command are complete.
     pub(super) fn handshake_done(&self) -> bool {
-        self.commands > 0 && matches!(self.state, State::Header { seen: 0, .. })
+        self.commands > 0 && matches!(self.state, ScannerState::Header { seen: 0, .. })
     }
 
-    /// What the body that is being read still lacks.
+    /// The remaining bytes of the current frame body.
     pub(super) fn body_left(&self) -> u64 {
-        if let State::Body { left } = self.state { left } else { 0 }
+        if let ScannerState::Body { left } = self.state { left } else { 0 }
     }
 
-    /// Consumes at least one byte of a piece that has one.
+    /// Consumes at least one byte of a non-empty piece.
     fn step(&mut self, piece: &[u8]) -> Result<usize, ZmtpError> {
         match self.state {
-            State::Greeting { seen } => {
+            ScannerState::Greeting { seen } => {
                 let taken = piece.len().min(GREETING_BYTES - seen);
                 if !fits_greeting(seen, &piece[..taken]) {
                     return Err(ZmtpError::NotZmtp);
                 }
                 let seen = seen + taken;
-                self.state = if seen == GREETING_BYTES { BETWEEN_FRAMES } else { State::Greeting { seen } };
+                self.state = if seen == GREETING_BYTES { BETWEEN_FRAMES } else { ScannerState::Greeting { seen } };
                 Ok(taken)
             }
-            State::Header { seen, mut bytes } => {
+            ScannerState::Header { seen, mut bytes } => {
                 bytes[seen] = piece[0];
                 let seen = seen + 1;
-                match Header::parse(&bytes[..seen])? {
+                match FrameHeader::parse(&bytes[..seen])? {
                     Some((header, _)) => self.begin_body(header)?,
-                    None => self.state = State::Header { seen, bytes },
+                    None => self.state = ScannerState::Header { seen, bytes },
                 }
                 Ok(1)
             }
-            State::Body { left } => {
+            ScannerState::Body { left } => {
                 let taken = usize::try_from(left).map_or(piece.len(), |left| piece.len().min(left));
                 let left = left - taken as u64;
-                self.state = if left == 0 { BETWEEN_FRAMES } else { State::Body { left } };
+                self.state = if left == 0 { BETWEEN_FRAMES } else { ScannerState::Body { left } };
                 Ok(taken)
             }
         }
     }
 
-    fn begin_body(&mut self, header: Header) -> Result<(), ZmtpError> {
+    fn begin_body(&mut self, header: FrameHeader) -> Result<(), ZmtpError> {
         let length = header.body_bytes;
         if header.is_command() {
             self.commands += 1;
@@ -133,7 +132,7 @@ impl Scanner {
         if !header.is_command() {
             self.bytes = bytes;
         }
-        self.state = if length == 0 { BETWEEN_FRAMES } else { State::Body { left: length } };
+        self.state = if length == 0 { BETWEEN_FRAMES } else { ScannerState::Body { left: length } };
         Ok(())
     }
 }
@@ -144,7 +143,7 @@ mod tests {
     use crate::zmtp::{FLAG_COMMAND, FLAG_LONG, introduction};
     use proptest::prelude::*;
 
-    const LIMITS: Limits = Limits { message_bytes: 1000, message_frames: 4 };
+    const LIMITS: FrameLimits = FrameLimits { message_bytes: 1000, message_frames: 4 };
 
     fn greeting() -> Vec<u8> {
         introduction("PUSH", "")[..GREETING_BYTES].to_vec()
@@ -164,14 +163,14 @@ mod tests {
     #[test]
     fn the_handshake_ends_after_the_first_command() {
         let stream = [greeting(), frame(FLAG_COMMAND, b"\x05READY"), frame(0, b"x")].concat();
-        let mut scanner = Scanner::new(LIMITS);
+        let mut scanner = ZmtpScanner::new(LIMITS);
         assert_eq!(scanner.feed_handshake(&stream), Ok(64 + 2 + 6));
         assert!(scanner.handshake_done());
     }
 
     #[test]
     fn limits_hold_for_the_whole_message() {
-        let feed = |frames: &[Vec<u8>]| Scanner::new(LIMITS).feed(&[greeting(), frames.concat()].concat());
+        let feed = |frames: &[Vec<u8>]| ZmtpScanner::new(LIMITS).feed(&[greeting(), frames.concat()].concat());
         assert_eq!(feed(&[frame(1, &[0; 200]), frame(2, &[0; 800]), frame(2, &[0; 1000])]), Ok(()));
         assert_eq!(
             feed(&[frame(1, &[0; 200]), frame(2, &[0; 801])]),
@@ -185,10 +184,10 @@ mod tests {
 
     #[test]
     fn other_protocols_are_told_apart() {
-        assert_eq!(Scanner::new(LIMITS).feed(b"GET / HTTP/1.1\r\n"), Err(ZmtpError::NotZmtp));
-        assert_eq!(Scanner::new(LIMITS).feed(&[0xff; 64]), Err(ZmtpError::NotZmtp));
+        assert_eq!(ZmtpScanner::new(LIMITS).feed(b"GET / HTTP/1.1\r\n"), Err(ZmtpError::NotZmtp));
+        assert_eq!(ZmtpScanner::new(LIMITS).feed(&[0xff; 64]), Err(ZmtpError::NotZmtp));
         let stream = [greeting(), vec![0x80]].concat();
-        assert_eq!(Scanner::new(LIMITS).feed(&stream), Err(ZmtpError::Flags(UnknownFlags(0x80))));
+        assert_eq!(ZmtpScanner::new(LIMITS).feed(&stream), Err(ZmtpError::Flags(UnknownFlags(0x80))));
     }
 
     proptest! {
@@ -203,8 +202,8 @@ mod tests {
                 stream.extend(frame(u8::from(more), &vec![7; length]));
             }
             stream.extend(tail);
-            let whole = Scanner::new(LIMITS).feed(&stream);
-            let mut scanner = Scanner::new(LIMITS);
+            let whole = ZmtpScanner::new(LIMITS).feed(&stream);
+            let mut scanner = ZmtpScanner::new(LIMITS);
             let mut rest = &stream[..];
             let mut verdict = Ok(());
             for cut in cuts.into_iter().cycle() {

@@ -1,18 +1,18 @@
-//! The two-frame message, and why an inbound one was not understood.
+//! The two-frame message, and the errors of decoding one.
 
 use bytes::Bytes;
 
 /// An outbound message: two frames by construction.
 ///
-/// Only [`Reply::into_message`](super::Reply::into_message) makes one, so the type frame is one of
-/// its ASCII constants and the payload has the encoding that the agent expects of that type.
+/// Only [`Reply::into_message`](super::Reply::into_message) creates one, so the type frame is one of its ASCII
+/// constants and the payload has the encoding that the agent expects for that type.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
+pub(crate) struct ReplyMessage {
     kind: &'static str,
     payload: Bytes,
 }
 
-impl Message {
+impl ReplyMessage {
     pub(super) fn new(kind: &'static str, payload: Bytes) -> Self {
         debug_assert!(kind.is_ascii());
         Self { kind, payload }
@@ -20,60 +20,71 @@ impl Message {
 
     /// The type frame, e.g. `stdout`.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         self.kind
     }
 
     /// The payload frame.
     #[must_use]
-    pub fn payload(&self) -> &Bytes {
+    pub(crate) fn payload(&self) -> &Bytes {
         &self.payload
     }
 
     /// Both frames, in the order of the wire.
     #[must_use]
-    pub fn into_frames(self) -> [Bytes; 2] {
+    pub(crate) fn into_frames(self) -> [Bytes; 2] {
         [Bytes::from_static(self.kind.as_bytes()), self.payload]
     }
 }
 
-/// Why an inbound message was skipped.
+/// Why an inbound message was rejected.
 #[derive(Debug, thiserror::Error)]
-pub enum BadMessage {
+pub(crate) enum BadMessage {
     /// Every message has two frames.
-    #[error("a message of {0} frames where 2 are expected")]
+    #[error("message has {0} frames, expected 2")]
     FrameCount(usize),
     /// The type frame is not ASCII.
-    #[error("an op that is not ASCII: {0}")]
+    #[error("op is not ASCII: {0}")]
     NotAscii(String),
-    /// The type frame names nothing we know.
-    #[error("an unknown op: {0}")]
+    /// The type frame names an unknown op.
+    #[error("unknown op: {0}")]
     UnknownOp(String),
-    /// The payload of this op has to be text.
-    #[error("a payload of `{op}` that is not UTF-8 (byte {position})")]
+    /// The payload of this op must be text.
+    #[error("payload of `{op}` is not UTF-8 (byte {position})")]
     NotUtf8 {
-        /// The op it came with.
+        /// The op of the message.
         op: &'static str,
-        /// Where the first wrong byte is.
+        /// The offset of the first invalid byte.
         position: usize,
     },
-    /// The payload of this op is kept for a while, and has a limit.
-    #[error("a payload of `{op}` with {bytes} bytes; at most {limit} are taken")]
+    /// The payload of this op is kept in memory and is limited in size.
+    #[error("payload of `{op}` has {bytes} bytes, limit {limit}")]
     TooLarge {
-        /// The op it came with.
+        /// The op of the message.
         op: &'static str,
-        /// How many it has.
+        /// The size of the payload.
         bytes: usize,
-        /// How many it may have.
+        /// The largest size that is accepted.
         limit: usize,
     },
-    /// The payload of this op has to be JSON of a certain shape.
-    #[error("a malformed payload of `{op}`")]
+    /// The payload of this op must be JSON of a certain shape.
+    #[error("malformed payload of `{op}`")]
     Json {
-        /// The op it came with.
+        /// The op of the message.
         op: &'static str,
-        /// What the parser says, with line and column.
+        /// The parser's error, with line and column.
         #[source]
         source: serde_json::Error,
     },
+}
+
+impl BadMessage {
+    /// The op whose payload is invalid; `None` if the op is unknown.
+    #[must_use]
+    pub(crate) fn op(&self) -> Option<&'static str> {
+        match self {
+            Self::FrameCount(_) | Self::NotAscii(_) | Self::UnknownOp(_) => None,
+            Self::NotUtf8 { op, .. } | Self::TooLarge { op, .. } | Self::Json { op, .. } => Some(op),
+        }
+    }
 }

@@ -1,16 +1,16 @@
-//! The agent's protocol as types: what it may ask ([`Op`]) and what it may be told ([`Reply`]).
+//! The agent's protocol as types: requests ([`Op`]) and replies ([`Reply`]).
 //!
-//! Pure: no sockets, no clock. A message is exactly two frames, `[type, payload]`, both ways. The
-//! agent's read loop ends for good on a reply with another frame count, a non-ASCII type, or a
-//! payload that is not UTF-8 in any type but `stdout` and `stderr`. A [`Message`] can only be made
-//! from a [`Reply`], whose fields leave no room for any of those.
+//! Pure: no sockets, no clock. A message is exactly two frames, `[type, payload]`, both ways. The agent's read loop
+//! stops permanently on a reply with another frame count, a non-ASCII type, or a payload that is not UTF-8 in any type
+//! but `stdout` and `stderr`. A [`ReplyMessage`] can only be created from a [`Reply`], whose fields make all of those
+//! impossible.
 
 mod frame;
 mod op;
 mod payload;
 mod reply;
 
-pub use frame::{BadMessage, Message};
-pub use op::{AgentEvent, Op, Step, StepKind};
-pub use payload::{App, InputOptions, ModelServiceRequest, ModelStatus, ServiceOutcome, ServiceRequest};
-pub use reply::{OutputStream, Reply};
+pub(crate) use frame::ReplyMessage;
+pub(crate) use op::{AT_ONCE, Op, Step, StepKind};
+pub(crate) use payload::{AppEntry, InputOptions, ModelServiceRequest, ModelStatus, ServiceOutcome, ServiceRequest};
+pub(crate) use reply::{OutputStream, Reply};

@@ -1,4 +1,4 @@
-//! What the agent asks for, decoded from the two frames of a message.
+//! The agent's requests, decoded from the two frames of a message.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -11,23 +11,29 @@ use super::payload::{ModelServiceRequest, ServiceRequest};
 /// How much of an unknown op's name is shown in the log.
 const SHOWN_NAME_BYTES: usize = 64;
 
-/// Requests about services are kept until they are through: a definition of hundreds of flags is far below this.
+/// Requests about services are kept until they complete. A definition with hundreds of flags is far smaller.
 const MAX_SERVICE_BYTES: usize = 1024 * 1024;
+
+/// The payload of a `status` that does not wait until the session is ready. Agents send an empty payload.
+pub(crate) const AT_ONCE: &str = "now";
 
 /// One request of the agent.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Op {
+pub(crate) enum Op {
     /// `clean`, `build`, `exec`, `code`: run one at a time, in the order of arrival.
     Step(Step),
     /// Text for the pending prompt.
     Input(String),
     /// Completion request: JSON, as the agent's client wrote it.
     Complete(String),
-    /// Interrupt what runs.
+    /// Interrupt the running step.
     Interrupt,
     /// Report when the runner started.
-    Status,
-    /// Something happened on the agent's side.
+    Status {
+        /// Whether to answer before the session is ready; never set by agents.
+        at_once: bool,
+    },
+    /// An event on the agent's side.
     Event(AgentEvent),
     /// Start a service and answer when its port is open.
     StartService(ServiceRequest),
@@ -41,8 +47,8 @@ pub enum Op {
 
 /// A queued unit of work.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
-    /// Which of the four.
+pub(crate) struct Step {
+    /// Which of the four queued ops this is.
     pub kind: StepKind,
     /// The command line (`""` skips, `"*"` asks for the runtime's heuristic), or the source text of `code`.
     pub text: String,
@@ -50,7 +56,7 @@ pub struct Step {
 
 /// The four ops that are queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StepKind {
+pub(crate) enum StepKind {
     /// Batch mode, before the build.
     Clean,
     /// Batch mode: compile.
@@ -64,7 +70,7 @@ pub enum StepKind {
 impl StepKind {
     /// The op's name on the wire.
     #[must_use]
-    pub fn op_name(self) -> &'static str {
+    pub(crate) fn op_name(self) -> &'static str {
         match self {
             Self::Clean => "clean",
             Self::Build => "build",
@@ -76,11 +82,11 @@ impl StepKind {
 
 /// The payload of `event`: `{type, data}`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct AgentEvent {
-    /// `oom`, or something to be logged.
+pub(crate) struct AgentEvent {
+    /// `oom`; events of other types are only logged.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Whatever comes with it.
+    /// Arbitrary data of the event.
     #[serde(default)]
     pub data: Value,
 }
@@ -89,8 +95,8 @@ impl Op {
     /// Decodes an inbound message.
     ///
     /// # Errors
-    /// Says what is wrong with it; the caller logs that and goes on with the next message.
-    pub fn decode(frames: &[Bytes]) -> Result<Self, BadMessage> {
+    /// If the message is invalid. The caller logs that and skips the message.
+    pub(crate) fn decode(frames: &[Bytes]) -> Result<Self, BadMessage> {
         let [name, payload] = frames else {
             return Err(BadMessage::FrameCount(frames.len()));
         };
@@ -104,12 +110,12 @@ impl Op {
             b"code" => step(StepKind::Code, payload)?,
             b"input" => Self::Input(text("input", payload)?),
             b"complete" => {
-                // Only checked: a tree of it would take many times the memory.
+                // Validated only: parsing into a tree would take many times the memory.
                 json::<IgnoredAny>("complete", payload)?;
                 Self::Complete(text("complete", payload)?)
             }
             b"interrupt" => Self::Interrupt,
-            b"status" => Self::Status,
+            b"status" => Self::Status { at_once: payload.as_ref() == AT_ONCE.as_bytes() },
             b"event" => Self::Event(json("event", payload)?),
             b"start-service" => Self::StartService(small_json("start-service", payload)?),
             b"start-model-service" => Self::StartModelService(small_json("start-model-service", payload)?),
@@ -176,7 +182,8 @@ mod tests {
         assert_eq!(decode("code", "1+1").unwrap(), step(StepKind::Code, "1+1"));
         assert_eq!(decode("input", "ü").unwrap(), Op::Input("ü".into()));
         assert_eq!(decode("interrupt", "").unwrap(), Op::Interrupt);
-        assert_eq!(decode("status", "").unwrap(), Op::Status);
+        assert_eq!(decode("status", "").unwrap(), Op::Status { at_once: false });
+        assert_eq!(decode("status", "now").unwrap(), Op::Status { at_once: true });
         assert_eq!(decode("get-apps", "").unwrap(), Op::GetApps(None));
         assert_eq!(decode("get-apps", "x").unwrap(), Op::GetApps(Some("x".into())));
         assert_eq!(decode("shutdown-service", "\"x\"").unwrap(), Op::ShutdownService("x".into()));
@@ -196,14 +203,22 @@ mod tests {
             let frames: Vec<Bytes> = frames.iter().map(|f| Bytes::from_static(f)).collect();
             Op::decode(&frames).unwrap_err().to_string()
         };
-        assert_eq!(message(&[b"status"]), "a message of 1 frames where 2 are expected");
-        assert_eq!(message(&[b"st\xffatus", b""]), "an op that is not ASCII: st\\xffatus");
-        assert_eq!(message(&[b"reboot", b""]), "an unknown op: reboot");
-        assert_eq!(message(&[b"exec", b"ab\xff"]), "a payload of `exec` that is not UTF-8 (byte 2)");
-        assert_eq!(message(&[b"event", b"{"]), "a malformed payload of `event`");
+        assert_eq!(message(&[b"status"]), "message has 1 frames, expected 2");
+        assert_eq!(message(&[b"st\xffatus", b""]), "op is not ASCII: st\\xffatus");
+        assert_eq!(message(&[b"reboot", b""]), "unknown op: reboot");
+        assert_eq!(message(&[b"exec", b"ab\xff"]), "payload of `exec` is not UTF-8 (byte 2)");
+        assert_eq!(message(&[b"event", b"{"]), "malformed payload of `event`");
         let long = vec![b' '; MAX_SERVICE_BYTES + 1];
         let error = Op::decode(&[Bytes::from_static(b"get-apps"), long.into()]).unwrap_err();
-        assert_eq!(error.to_string(), "a payload of `get-apps` with 1048577 bytes; at most 1048576 are taken");
+        assert_eq!(error.to_string(), "payload of `get-apps` has 1048577 bytes, limit 1048576");
+    }
+
+    #[test]
+    fn op_is_known_of_a_payload_that_is_wrong() {
+        let op = |frames: [&'static [u8]; 2]| Op::decode(&frames.map(Bytes::from_static)).unwrap_err().op();
+        assert_eq!(op([b"complete", b"{"]), Some("complete"));
+        assert_eq!(op([b"complete", b"\"\xff\""]), Some("complete"));
+        assert_eq!(op([b"reboot", b""]), None);
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 /// The payload of `start-service`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct ServiceRequest {
+pub(crate) struct ServiceRequest {
     /// Name of the service, e.g. `jupyterlab`.
     pub name: String,
     /// The container port the agent waits for.
@@ -20,16 +20,19 @@ pub struct ServiceRequest {
     /// What the user asked for: `arguments` and `envs`.
     #[serde(default, deserialize_with = "nullable")]
     pub options: Map<String, Value>,
+    /// How many seconds the agent waits for the answer.
+    #[serde(default)]
+    pub launch_timeout: Option<f64>,
 }
 
-/// Null for what is not said, as some clients write it.
+/// Treats null as absent, because some clients send it.
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// The payload of `start-model-service`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct ModelServiceRequest {
+pub(crate) struct ModelServiceRequest {
     /// Name of the model.
     pub name: String,
     /// Folder of the model, the service's working directory.
@@ -43,12 +46,12 @@ pub struct ModelServiceRequest {
 /// The answer to `start-service` and `start-model-service`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
-pub enum ServiceOutcome {
-    /// It runs now.
+pub(crate) enum ServiceOutcome {
+    /// It was started.
     Started,
-    /// It ran already.
+    /// It was already running.
     Running,
-    /// It does not run, and why.
+    /// It could not be started.
     Failed {
         /// Shown to the user.
         error: String,
@@ -56,15 +59,15 @@ pub enum ServiceOutcome {
 }
 
 impl ServiceOutcome {
-    /// A refusal with its reason.
-    pub fn failed(error: impl Into<String>) -> Self {
+    /// A failure with its reason.
+    pub(crate) fn failed(error: impl Into<String>) -> Self {
         Self::Failed { error: error.into() }
     }
 }
 
 /// One entry of `apps-result`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct App {
+pub(crate) struct AppEntry {
     /// Name to start it by.
     pub name: String,
     /// URL pattern of the service, if its definition has one.
@@ -80,16 +83,16 @@ pub struct App {
 
 /// The payload of `model-service-status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ModelStatus {
+pub(crate) struct ModelStatus {
     /// Name of the model.
     pub model_name: String,
-    /// The latest verdict.
+    /// The result of the latest health check.
     pub is_healthy: bool,
 }
 
 /// The payload of `waiting-input` when the prompt has properties.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct InputOptions {
+pub(crate) struct InputOptions {
     /// The typed text should not be shown.
     pub is_password: bool,
 }

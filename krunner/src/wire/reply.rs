@@ -1,51 +1,49 @@
-//! What the agent is told, and the only way to a [`Message`].
+//! Replies to the agent, and the only way to create a [`ReplyMessage`].
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::frame::Message;
+use super::frame::ReplyMessage;
 use super::op::StepKind;
-use super::payload::{App, InputOptions, ModelStatus, ServiceOutcome};
+use super::payload::{AppEntry, InputOptions, ModelStatus, ServiceOutcome};
 
-/// Which of a program's two output streams.
+/// One of the two output streams of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutputStream {
-    /// Standard output.
+pub(crate) enum OutputStream {
+    /// Sent as `stdout`.
     Stdout,
-    /// Standard error.
+    /// Sent as `stderr`.
     Stderr,
 }
 
 /// One reply to the agent.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// Bytes that a program wrote, or a log line (on stderr).
     Output {
-        /// Where it was written.
+        /// The stream it was written to.
         stream: OutputStream,
-        /// Any bytes, 64 KiB at most: the agent truncates frames above 10 MiB, and small ones keep
-        /// the other replies, which share the connection, prompt.
+        /// Any bytes, at most 64 KiB. The agent truncates frames above 10 MiB, and small frames do not delay the other
+        /// replies on the connection.
         bytes: Bytes,
     },
     /// A picture or another rich object.
     Media {
-        /// Its MIME type.
+        /// The MIME type of `data`.
         mime: String,
         /// A string (a `data:` URL, the text of the object), or what the type's viewer expects.
         data: Value,
     },
-    /// Raw HTML.
+    /// A fragment of HTML.
     Html(String),
-    /// A line for the session's log.
-    Log(String),
     /// A program asks for input.
     WaitingInput(Option<InputOptions>),
-    /// A step has ended.
+    /// A step has finished.
     Finished {
-        /// Which.
+        /// The kind of the step.
         kind: StepKind,
-        /// See [`crate::process::Outcome::code`].
+        /// The exit code, see [`crate::process::CommandOutcome::code`].
         exit_code: i32,
     },
     /// When the runner started, in seconds of `CLOCK_MONOTONIC`.
@@ -59,10 +57,10 @@ pub enum Reply {
     ServiceResult(ServiceOutcome),
     /// Answer to `start-model-service`.
     ModelServiceResult(ServiceOutcome),
-    /// A model service became healthy, or ill.
+    /// A model service became healthy or unhealthy.
     ModelServiceStatus(ModelStatus),
     /// Answer to `get-apps`.
-    AppsResult(Vec<App>),
+    AppsResult(Vec<AppEntry>),
 }
 
 #[derive(Serialize)]
@@ -90,19 +88,18 @@ struct Completion<'a> {
 #[derive(Serialize)]
 struct Apps<'a> {
     status: &'static str,
-    data: &'a [App],
+    data: &'a [AppEntry],
 }
 
 impl Reply {
-    /// The type frame.
+    /// The type frame of this reply.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Output { stream: OutputStream::Stdout, .. } => "stdout",
             Self::Output { stream: OutputStream::Stderr, .. } => "stderr",
             Self::Media { .. } => "media",
             Self::Html(_) => "html",
-            Self::Log(_) => "log",
             Self::WaitingInput(_) => "waiting-input",
             Self::Finished { kind: StepKind::Clean, .. } => "clean-finished",
             Self::Finished { kind: StepKind::Build, .. } => "build-finished",
@@ -116,14 +113,14 @@ impl Reply {
         }
     }
 
-    /// Encodes it.
+    /// Encodes the reply as a message.
     #[must_use]
-    pub fn into_message(self) -> Message {
+    pub(crate) fn into_message(self) -> ReplyMessage {
         let kind = self.kind();
         let payload = match self {
             Self::Output { bytes, .. } => bytes,
             Self::Media { mime, data } => json(&Media { r#type: &mime, data: &data }),
-            Self::Html(text) | Self::Log(text) => text.into(),
+            Self::Html(text) => text.into(),
             Self::WaitingInput(None) => Bytes::new(),
             Self::WaitingInput(Some(options)) => json(&options),
             Self::Finished { exit_code, .. } => json(&Finished { exit_code }),
@@ -133,11 +130,11 @@ impl Reply {
             Self::ModelServiceStatus(status) => json(&status),
             Self::AppsResult(apps) => json(&Apps { status: "done", data: &apps }),
         };
-        Message::new(kind, payload)
+        ReplyMessage::new(kind, payload)
     }
 }
 
-/// These structs hold strings, numbers, and maps with string keys: nothing that JSON refuses.
+/// These structs hold strings, numbers, and maps with string keys, which JSON can always represent.
 fn json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).expect("a plain struct has a JSON form").into()
 }

@@ -21,7 +21,7 @@ struct Flags {
 /// Reads it. What has to do with neither rights nor views of the machine is looked at and left: the name, the policy
 /// for restarts, and the network, which is the tests' own.
 pub(super) fn recipe(script: &str) -> Result<Recipe, String> {
-    // `shlex` takes a line that goes on for a word of its own.
+    // `shlex` treats a line continuation as a word.
     let words = shlex::split(&script.replace("\\\n", " ")).ok_or("a quote has no end")?;
     let mut words = words.into_iter();
     for expected in ["exec", "docker", "run"] {

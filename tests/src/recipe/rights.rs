@@ -1,7 +1,7 @@
-//! What a recipe gives to a container, whatever it is written in, and the container that this is.
+//! The privileges that a recipe grants, independent of its format, and the container that results.
 //!
-//! A recipe says by two labels what comes of it, `krunner/tracer` and `krunner/confidence`. What a parser does not know
-//! is an error: a flag that nobody looked at could make all the difference.
+//! Two labels of a recipe state its expected outcome, `krunner/tracer` and `krunner/confidence`. Unknown syntax
+//! is an error, because an ignored flag could change the outcome.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use super::{agent, docker, kubernetes, seccomp};
 use crate::container::{DEFAULT_CAPABILITIES, KRUNNER, Spec};
 use crate::host;
 
-/// All there are, in the kernel's order (include/uapi/linux/capability.h).
+/// Every capability, in the kernel's order (include/uapi/linux/capability.h).
 const CAPABILITIES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -56,49 +56,49 @@ const CAPABILITIES: [&str; 41] = [
     "CAP_CHECKPOINT_RESTORE",
 ];
 
-/// Which generation of container engines.
+/// A generation of container engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// Its seccomp profile lets `bpf` through for `CAP_BPF`: Docker since 23.0.
+    /// Its seccomp profile allows `bpf` with `CAP_BPF`: Docker since 23.0.
     New,
-    /// For `CAP_SYS_ADMIN` only: podman of Debian 12.
+    /// Its seccomp profile allows `bpf` only with `CAP_SYS_ADMIN`: podman of Debian 12.
     Old,
 }
 
-/// A recipe, read.
+/// A parsed recipe.
 #[derive(Debug)]
 pub struct Recipe {
-    /// Which tracer it says there will be.
+    /// The tracer that it promises.
     pub tracer: String,
-    /// How sure it says that reports will be.
+    /// The confidence of reports that it promises.
     pub confidence: String,
     /// The image, if the recipe names one.
     pub image: Option<String>,
-    /// What runs in there, the image's entrypoint included.
+    /// The command, including the image's entrypoint.
     pub command: Vec<String>,
-    /// The user inside.
+    /// The user in the container.
     pub user_id: u32,
-    /// The limit of memory.
+    /// The memory limit.
     pub memory_mib: u64,
     pub(super) spec: Spec,
     pub(super) given: Given,
     pub(super) is_confined: bool,
 }
 
-/// Which capabilities a container has.
+/// The capabilities of a container.
 #[derive(Debug)]
 pub(super) enum Given {
-    /// Those that the machine has.
+    /// Every capability that the machine has.
     All,
-    /// These.
+    /// Only the capabilities in this list.
     These(Vec<&'static str>),
 }
 
 impl Recipe {
-    /// The container that the engine makes of it.
+    /// The container that the engine would create.
     ///
     /// # Errors
-    /// When the machine has not what that takes.
+    /// If the machine lacks something that the container needs.
     pub fn spec(&self, engine: Engine) -> Result<Spec, String> {
         let spec = self.spec.clone().user(self.user_id).memory(self.memory_mib);
         match &self.given {
@@ -113,7 +113,7 @@ impl Recipe {
     }
 }
 
-/// `--cap-drop` and `--cap-add`, as engines and Kubernetes have them.
+/// Applies `--cap-drop` and `--cap-add` as engines and Kubernetes do.
 pub(super) fn capabilities(drop: &[String], add: &[String]) -> Result<Given, String> {
     let mut names = match drop {
         [] => DEFAULT_CAPABILITIES.to_vec(),
@@ -136,7 +136,7 @@ fn of_this_machine() -> Result<Vec<&'static str>, String> {
     Ok(CAPABILITIES.iter().enumerate().filter(|(number, _)| bits >> number & 1 == 1).map(|(_, name)| *name).collect())
 }
 
-/// The two labels.
+/// Reads the labels `krunner/tracer` and `krunner/confidence`.
 pub(super) fn promise(labels: &BTreeMap<String, String>) -> Result<(String, String), String> {
     let told = |name: &str| labels.get(name).cloned().ok_or_else(|| format!("no label {name}"));
     if let Some(stray) = labels.keys().find(|name| !["krunner/tracer", "krunner/confidence"].contains(&name.as_str())) {
@@ -145,7 +145,7 @@ pub(super) fn promise(labels: &BTreeMap<String, String>) -> Result<(String, Stri
     Ok((told("krunner/tracer")?, told("krunner/confidence")?))
 }
 
-/// An image has a fixed version, and not by accident the newest one.
+/// Fails unless an image has a fixed version.
 pub(super) fn fixed(image: &str) -> Result<(), String> {
     match image.rsplit_once(':') {
         Some((_, "latest")) => Err(format!("{image} is another one every day")),
@@ -160,18 +160,18 @@ pub(super) fn command(image: &str, words: &[String]) -> Vec<String> {
     entrypoint.into_iter().chain(words.iter().cloned()).collect()
 }
 
-/// `512m` or `512Mi`.
+/// Parses a size such as `512m` or `512Mi`.
 pub(super) fn mebibytes(text: &str, unit: &str) -> Result<u64, String> {
     let number = text.strip_suffix(unit).and_then(|number| number.parse().ok());
     number.ok_or_else(|| format!("{text} is no number of MiB ({unit})"))
 }
 
-/// Where the recipes are.
+/// The folder with the recipes.
 pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../krunner/dist/recipes")
 }
 
-/// All recipes: their paths below [`folder`], sorted.
+/// The paths of all recipes below [`folder`], sorted.
 #[track_caller]
 pub fn names() -> Vec<String> {
     let mut names = Vec::new();
@@ -190,10 +190,10 @@ pub fn names() -> Vec<String> {
     names
 }
 
-/// Reads a recipe, and panics when it is wrong.
+/// Parses a recipe. Panics if it is invalid.
 ///
 /// # Errors
-/// When this machine lacks what it takes to read it.
+/// If this machine lacks something that parsing needs.
 #[track_caller]
 pub fn read(name: &str) -> Result<Recipe, String> {
     let path = folder().join(name);

@@ -68,7 +68,7 @@ fn terminal_of_the_git_runtime() {
 
     let line = String::from_utf8_lossy(&[before, after].concat()).into_owned();
     assert!(line.contains(&pid), "{pid} in {line:?}");
-    assert!(terminal.run("echo well").ends_with("well\n"), "the shell goes on");
+    assert!(terminal.run("echo well").ends_with("well\n"), "the shell still works");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Odd names, odd bytes, and tools that are not there: the file or program is named, and the session goes on.
+//! Odd names, odd bytes and missing tools: the message names the file or program, and the session continues.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -130,10 +130,10 @@ fn missing_programs_are_named() {
         let (op, end) = if language.builds { ("build", "build-finished") } else { ("exec", "finished") };
         let run = step(&mut raw, op, "*");
         assert_eq!(run.codes(), [(end, 127)], "{}", language.name);
-        assert!(run.stderr().contains(&format!("{path} is not found")), "{}", run.stderr());
+        assert!(run.stderr().contains(&format!("{path} not found")), "{}", run.stderr());
         let query = step(&mut raw, "code", "");
         assert_eq!(query.codes().last(), Some(&("finished", 127)), "{}", language.name);
-        assert!(query.stderr().contains(&format!("{path} is not found")), "{}", query.stderr());
+        assert!(query.stderr().contains(&format!("{path} not found")), "{}", query.stderr());
     }
 }
 
@@ -145,7 +145,7 @@ fn wrong_path_is_told_and_the_program_of_path_is_used() {
         let (runner, mut raw) = session(Setup::new(language.name).runtime("/nowhere/at/all"));
         let run = step(&mut raw, "code", language.greets);
         assert_eq!((run.codes(), run.stdout().as_str()), (vec![("finished", 3)], "out\n"), "{}", run.stderr());
-        runner.wait_for_log(&["/nowhere/at/all is not there"]);
+        runner.wait_for_log(&["/nowhere/at/all does not exist"]);
     }
 }
 
@@ -160,7 +160,7 @@ fn program_that_is_nowhere_is_named() {
         let (op, end) = if language.builds { ("build", "build-finished") } else { ("exec", "finished") };
         let run = step(&mut raw, op, "*");
         assert_eq!(run.codes(), [(end, 127)], "{}", language.name);
-        assert!(run.stderr().contains(&format!("{tool} is not found in PATH")), "{}", run.stderr());
+        assert!(run.stderr().contains(&format!("{tool} not found in PATH")), "{}", run.stderr());
     }
 }
 

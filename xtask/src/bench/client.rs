@@ -1,4 +1,4 @@
-//! Our end of `xtask/bench/client.py`: a command goes out as a line, its answer comes back as one.
+//! Drives `xtask/bench/client.py`: each command and each answer is one line of JSON.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -7,10 +7,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use super::world::Ports;
+use super::sandbox::Ports;
 use crate::workspace::root;
 
-/// The running client. There is one, for all that is measured.
+/// The running client. One client measures everything.
 pub(super) struct Client {
     child: Child,
     commands: ChildStdin,
@@ -31,68 +31,71 @@ impl Client {
         Ok(Self { child, commands, answers })
     }
 
-    /// Turns to another peer, which may not be up yet.
+    /// Connects to another peer, which may not listen yet.
     pub(super) fn connect(&mut self, ports: Ports) -> Result<()> {
         self.call(&json!({"do": "connect", "replin": ports.replin, "replout": ports.replout})).map(drop)
     }
 
-    /// Lets a runner start; milliseconds to its first status reply.
-    pub(super) fn open_gate(&mut self, gate: &Path) -> Result<f64> {
-        number(&self.call(&json!({"do": "start", "gate": gate}))?, "ms")
+    /// Releases a runner's start barrier. Returns the milliseconds to its first status reply.
+    pub(super) fn release_start(&mut self, start_barrier: &Path) -> Result<f64> {
+        number(&self.call(&json!({"do": "start", "start_barrier": start_barrier}))?, "ms")
     }
 
-    /// Microseconds of the median status round trip.
+    /// Returns the median status round trip in microseconds.
     pub(super) fn status(&mut self, count: u32) -> Result<f64> {
         number(&self.call(&json!({"do": "status", "count": count}))?, "us")
     }
 
-    /// Milliseconds of the median silent step.
+    /// Runs a step without output `count` times. Returns the median in milliseconds.
     pub(super) fn execute(&mut self, line: &str, count: u32) -> Result<f64> {
         number(&self.call(&json!({"do": "execute", "line": line, "count": count}))?, "ms")
     }
 
-    /// Lets a runner start; milliseconds to the end of a first `code`, which shows `shown`.
-    pub(super) fn open_gate_to_code(&mut self, gate: &Path, code: &str, shown: &str) -> Result<f64> {
-        number(&self.call(&json!({"do": "start_code", "gate": gate, "code": code, "shown": shown}))?, "ms")
+    /// Releases a runner's start barrier. Returns the milliseconds to the end of its first `code`, which must print `shown`.
+    pub(super) fn start_with_code(&mut self, start_barrier: &Path, code: &str, shown: &str) -> Result<f64> {
+        number(
+            &self.call(&json!({"do": "start_code", "start_barrier": start_barrier, "code": code, "shown": shown}))?,
+            "ms",
+        )
     }
 
-    /// Milliseconds of the median `code` that shows `shown`.
+    /// Runs `code`, which must print `shown`, `count` times. Returns the median in milliseconds.
     pub(super) fn code(&mut self, code: &str, shown: &str, count: u32) -> Result<f64> {
         number(&self.call(&json!({"do": "code", "code": code, "shown": shown, "count": count}))?, "ms")
     }
 
-    /// Starts a Jupyter kernel without any runner; milliseconds to the end of a first `code`.
+    /// Starts a Jupyter kernel without a runner. Returns the milliseconds to the end of its first `code`.
     pub(super) fn bare_kernel(&mut self, code: &str) -> Result<f64> {
         number(&self.call(&json!({"do": "bare_kernel", "code": code}))?, "ms")
     }
 
-    /// Seconds that a step takes that writes `bytes` bytes.
+    /// Runs a step that must write `bytes` bytes. Returns the seconds that it takes.
     pub(super) fn stream(&mut self, line: &str, bytes: u64) -> Result<f64> {
         let answer = self.call(&json!({"do": "stream", "line": line}))?;
         expect_bytes(&answer, bytes)?;
         number(&answer, "seconds")
     }
 
-    /// Starts a step and reads nothing of what it writes.
+    /// Starts a step without reading its output.
     pub(super) fn send(&mut self, line: &str) -> Result<()> {
         self.call(&json!({"do": "send", "line": line})).map(drop)
     }
 
-    /// Reads what the step wrote that was sent last; an error unless that is `bytes` bytes.
+    /// Reads the output of the step that was sent last. Fails unless it is `bytes` bytes.
     pub(super) fn drain(&mut self, bytes: u64) -> Result<()> {
         expect_bytes(&self.call(&json!({"do": "drain"}))?, bytes)
     }
 
-    /// Lets go of the peer.
+    /// Disconnects from the peer.
     pub(super) fn close(&mut self) -> Result<()> {
         self.call(&json!({"do": "close"})).map(drop)
     }
 
     fn call(&mut self, command: &Value) -> Result<Value> {
-        writeln!(self.commands, "{command}").context("the client is gone")?;
+        writeln!(self.commands, "{command}").context("the client exited")?;
         let mut line = String::new();
-        self.answers.read_line(&mut line).context("the client is gone")?;
-        let answer: Value = serde_json::from_str(&line).context("the client ended; its last words are above")?;
+        self.answers.read_line(&mut line).context("the client exited")?;
+        let answer: Value = serde_json::from_str(&line).context("the client exited; its output is above")?;
         match answer.get("error").and_then(Value::as_str) {
             Some(error) => bail!("client: {error}"),
             None => Ok(answer),
@@ -102,7 +105,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // It may be gone already; then there is nothing left to end.
+        // Fails harmlessly if the client has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

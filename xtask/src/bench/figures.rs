@@ -1,27 +1,27 @@
-//! What is measured, what it must reach, and what came out. Plain data: nothing is run here.
+//! The figures, their targets and their results. Plain data: nothing runs here.
 
 use serde_json::{Value, json};
 
-use super::world::Who;
+use super::sandbox::Implementation;
 
-/// A line of the table.
+/// A row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Figure {
     /// From the runner's start to its first status reply
     Start,
     /// Resident memory after the start
     Rss,
-    /// Round trip of a status op, beside a bare libzmq echo
+    /// Round trip of a status op, compared with a bare libzmq echo
     Status,
-    /// Round trip of `exec true`, beside a bare spawn-and-wait
+    /// Round trip of `exec true`, compared with a bare spawn and wait
     Exec,
-    /// Standard output of `head -c 512M /dev/zero`, beside a bare copy loop
+    /// Throughput of `head -c 512M /dev/zero`, compared with a bare copy loop
     Throughput,
-    /// From the start to the end of the first `code`, beside a bare kernel's
+    /// From the start to the end of the first `code`, compared with a bare kernel
     KernelStart,
     /// Round trip of `code 1` in a Jupyter kernel
     Code,
-    /// Resident memory of the runner beside its Jupyter kernel
+    /// Resident memory of the runner with a Jupyter kernel running
     KernelRss,
     /// Resident memory while a child writes 1 GiB and the agent reads nothing for 10 s
     Stall,
@@ -31,23 +31,23 @@ pub(crate) enum Figure {
     OomRss,
     /// From a victim's exit to its report at the client, 99th percentile
     OomReport,
-    /// What the BPF program costs when a process exits
+    /// Cost of the BPF program when a process exits
     BpfExit,
-    /// What the BPF program costs when a process forks
+    /// Cost of the BPF program when a process forks
     BpfFork,
-    /// What the BPF program costs when a process executes a program
+    /// Cost of the BPF program when a process executes a program
     BpfExec,
-    /// What the BPF program costs when a signal is sent
+    /// Cost of the BPF program when a signal is sent
     BpfSignal,
-    /// How much longer a loop of forks takes with the tracer attached
+    /// Slowdown of a fork loop with the tracer attached
     OomForks,
-    /// Use of one processor beside 2,000 idle processes
+    /// CPU usage with 2,000 idle processes
     OomIdle,
-    /// A look at /proc with 2,000 processes in it
+    /// Time to scan /proc with 2,000 processes
     OomLook,
 }
 
-/// The protocol's pause ahead of each `finished`.
+/// The protocol's pause before each `finished`.
 const PAUSE_MS: f64 = 10.0;
 
 /// What a runner may add to its kernel's own start.
@@ -76,10 +76,10 @@ impl Figure {
         Self::OomLook,
     ];
 
-    /// Those that are taken round by round, without a Jupyter kernel.
+    /// Measured once per round, without a Jupyter kernel.
     pub(super) const ROUNDS: [Self; 5] = [Self::Start, Self::Rss, Self::Status, Self::Exec, Self::Throughput];
 
-    /// Those that are taken round by round, with one.
+    /// Measured once per round, with a Jupyter kernel.
     pub(super) const KERNEL_ROUNDS: [Self; 3] = [Self::KernelStart, Self::Code, Self::KernelRss];
 
     fn name(self) -> &'static str {
@@ -151,8 +151,8 @@ impl Figure {
         self == Self::Throughput
     }
 
-    /// What stands beside the runners.
-    fn yardstick(self) -> Option<&'static str> {
+    /// The name of the baseline, if the figure has one.
+    fn baseline(self) -> Option<&'static str> {
         match self {
             Self::Status => Some("libzmq echo"),
             Self::Exec => Some("spawn and wait"),
@@ -162,8 +162,8 @@ impl Figure {
         }
     }
 
-    /// What krunner must reach, and how that comes about. `None` when what it rests on is missing.
-    fn target(self, python: Option<f64>, yardstick: Option<f64>) -> Option<(f64, &'static str)> {
+    /// The target and its derivation. `None` if a sample that it depends on is missing.
+    fn target(self, python: Option<f64>, baseline: Option<f64>) -> Option<(f64, &'static str)> {
         match self {
             Self::Start => Some((15.0, "fixed")),
             Self::Stall => Some((32.0, "fixed; and every byte arrives")),
@@ -176,12 +176,12 @@ impl Figure {
             Self::BpfSignal => Some((100.0, "fixed")),
             Self::OomForks => Some((3.0, "fixed")),
             Self::OomIdle => Some((0.3, "fixed")),
-            Self::KernelStart => Some((yardstick? + KERNEL_START_MS, "bare kernel + 50 ms")),
+            Self::KernelStart => Some((baseline? + KERNEL_START_MS, "bare kernel + 50 ms")),
             Self::Code => Some((0.8 * python?, "0.8 x Python")),
-            Self::Status => Some((1.3 * yardstick?, "1.3 x libzmq echo")),
-            Self::Exec => Some((PAUSE_MS + 2.0 * yardstick?, "pause + 2 x spawn and wait")),
+            Self::Status => Some((1.3 * baseline?, "1.3 x libzmq echo")),
+            Self::Exec => Some((PAUSE_MS + 2.0 * baseline?, "pause + 2 x spawn and wait")),
             Self::Throughput => {
-                let (python, copy_loop) = (20.0 * python?, 0.7 * yardstick?);
+                let (python, copy_loop) = (20.0 * python?, 0.7 * baseline?);
                 let higher = if python > copy_loop { "20 x Python" } else { "70 % of copy loop" };
                 Some((python.max(copy_loop), higher))
             }
@@ -189,38 +189,38 @@ impl Figure {
     }
 }
 
-/// The samples of one figure, one per round or start.
+/// The samples of a figure, one per round or start.
 #[derive(Debug, Default, Clone)]
 struct Samples {
     python: Vec<f64>,
     krunner: Vec<f64>,
-    yardstick: Vec<f64>,
+    baseline: Vec<f64>,
 }
 
-/// Everything that was measured.
+/// The samples of every requested figure.
 #[derive(Debug, Default)]
 pub(super) struct Results {
     wanted: Vec<(Figure, Samples)>,
     notes: Vec<String>,
 }
 
-/// One line of the table, worked out.
+/// A row of the table with its medians and target.
 #[derive(Debug)]
 struct Row {
     figure: Figure,
     python: Option<f64>,
     krunner: Option<f64>,
-    yardstick: Option<f64>,
+    baseline: Option<f64>,
     target: Option<(f64, &'static str)>,
 }
 
 impl Row {
     fn new(figure: Figure, samples: &Samples) -> Self {
-        let [python, krunner, yardstick] = [&samples.python, &samples.krunner, &samples.yardstick].map(|s| median(s));
-        Self { figure, python, krunner, yardstick, target: figure.target(python, yardstick) }
+        let [python, krunner, baseline] = [&samples.python, &samples.krunner, &samples.baseline].map(|s| median(s));
+        Self { figure, python, krunner, baseline, target: figure.target(python, baseline) }
     }
 
-    /// How many times better krunner is.
+    /// The factor by which krunner is better than the Python runner.
     fn ratio(&self) -> Option<f64> {
         let (python, krunner) = (self.python?, self.krunner?);
         Some(if self.figure.more_is_better() { krunner / python } else { python / krunner })
@@ -242,7 +242,7 @@ impl Row {
             number(self.python),
             number(self.krunner),
             self.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.1} x")),
-            self.figure.yardstick().map_or_else(String::new, |name| format!("{} ({name})", number(self.yardstick))),
+            self.figure.baseline().map_or_else(String::new, |name| format!("{} ({name})", number(self.baseline))),
             self.target.map_or_else(
                 || "unknown".to_owned(),
                 |(target, how)| {
@@ -256,7 +256,7 @@ impl Row {
 }
 
 impl Results {
-    /// An empty sheet for these figures; for all when none is named.
+    /// No samples yet, for these figures or for all if `only` is empty.
     pub(super) fn new(only: &[Figure]) -> Self {
         let wanted = Figure::ALL.into_iter().filter(|figure| only.is_empty() || only.contains(figure));
         Self { wanted: wanted.map(|figure| (figure, Samples::default())).collect(), notes: Vec::new() }
@@ -266,19 +266,19 @@ impl Results {
         self.wanted.iter().any(|(wanted, _)| *wanted == figure)
     }
 
-    /// Takes in a sample; one that nobody wants is dropped.
-    pub(super) fn add(&mut self, figure: Figure, who: Who, value: f64) {
+    /// Adds a sample, unless its figure was not requested.
+    pub(super) fn add(&mut self, figure: Figure, implementation: Implementation, value: f64) {
         if let Some(samples) = self.samples(figure) {
-            match who {
-                Who::Python => samples.python.push(value),
-                Who::Krunner => samples.krunner.push(value),
+            match implementation {
+                Implementation::Python => samples.python.push(value),
+                Implementation::Krunner => samples.krunner.push(value),
             }
         }
     }
 
-    pub(super) fn add_yardstick(&mut self, figure: Figure, value: f64) {
+    pub(super) fn add_baseline(&mut self, figure: Figure, value: f64) {
         if let Some(samples) = self.samples(figure) {
-            samples.yardstick.push(value);
+            samples.baseline.push(value);
         }
     }
 
@@ -286,12 +286,12 @@ impl Results {
         self.wanted.iter_mut().find(|(wanted, _)| *wanted == figure).map(|(_, samples)| samples)
     }
 
-    /// Something to say below the table.
+    /// Adds a line below the table.
     pub(super) fn note(&mut self, text: String) {
         self.notes.push(text);
     }
 
-    /// The same, unless something that begins alike is there.
+    /// Adds a line unless one with the same text before the colon exists.
     pub(super) fn note_once(&mut self, text: String) {
         let head = text.split(':').next().unwrap_or(&text);
         if !self.notes.iter().any(|note| note.starts_with(head)) {
@@ -308,9 +308,9 @@ impl Results {
         self.rows().iter().all(Row::is_met)
     }
 
-    /// For people: medians, ratio, target, verdict.
+    /// A text table with medians, ratio, target and whether the target is met.
     pub(super) fn table(&self) -> String {
-        let head = ["figure", "Python runner", "krunner", "ratio", "yardstick", "target", "ok?"].map(str::to_owned);
+        let head = ["figure", "Python runner", "krunner", "ratio", "baseline", "target", "ok?"].map(str::to_owned);
         let lines: Vec<[String; 7]> = [head].into_iter().chain(self.rows().iter().map(Row::cells)).collect();
         let widths: Vec<usize> =
             (0..7).map(|column| lines.iter().map(|line| line[column].len()).max().unwrap_or(0)).collect();
@@ -327,7 +327,7 @@ impl Results {
         text.concat()
     }
 
-    /// For programs: the same, with every sample.
+    /// The table as JSON, with every sample. The key `yardstick` is a contract; the code says baseline.
     pub(super) fn json(&self) -> Value {
         let figures: Vec<Value> = self
             .rows()
@@ -341,13 +341,13 @@ impl Results {
                     "python": row.python,
                     "krunner": row.krunner,
                     "ratio": row.ratio(),
-                    "yardstick": figure.yardstick().map(|name| json!({"name": name, "value": row.yardstick})),
+                    "yardstick": figure.baseline().map(|name| json!({"name": name, "value": row.baseline})),
                     "target": row.target.map(|(value, how)| json!({"value": value, "how": how})),
                     "ok": row.is_met(),
                     "samples": {
                         "python": samples.python,
                         "krunner": samples.krunner,
-                        "yardstick": samples.yardstick,
+                        "yardstick": samples.baseline,
                     },
                 })
             })
@@ -368,7 +368,7 @@ pub(super) fn median(samples: &[f64]) -> Option<f64> {
     }
 }
 
-/// Three digits or so.
+/// Formats a value with about three significant digits.
 fn shown(value: f64, unit: &str) -> String {
     let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
     format!("{value:.digits$} {unit}")
@@ -379,19 +379,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_in_the_middle() {
+    fn median_of_odd_and_even_counts() {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0]), Some(2.5));
     }
 
-    fn row(figure: Figure, python: f64, krunner: f64, yardstick: f64) -> Row {
-        let samples = Samples { python: vec![python], krunner: vec![krunner], yardstick: vec![yardstick] };
+    fn row(figure: Figure, python: f64, krunner: f64, baseline: f64) -> Row {
+        let samples = Samples { python: vec![python], krunner: vec![krunner], baseline: vec![baseline] };
         Row::new(figure, &samples)
     }
 
     #[test]
-    fn targets_are_those_of_the_plan() {
+    fn targets_are_applied() {
         assert!(row(Figure::Start, 270.0, 15.0, 0.0).is_met());
         assert!(!row(Figure::Rss, 40.0, 12.1, 0.0).is_met());
         assert!(row(Figure::Status, 322.0, 129.0, 100.0).is_met());
@@ -420,12 +420,12 @@ mod tests {
     }
 
     #[test]
-    fn the_table_holds_what_was_asked_for() {
+    fn the_table_has_the_requested_figures() {
         let mut results = Results::new(&[Figure::Throughput]);
-        results.add(Figure::Throughput, Who::Python, 30.0);
-        results.add(Figure::Throughput, Who::Krunner, 900.0);
-        results.add(Figure::Start, Who::Krunner, 1.0);
-        results.add_yardstick(Figure::Throughput, 1000.0);
+        results.add(Figure::Throughput, Implementation::Python, 30.0);
+        results.add(Figure::Throughput, Implementation::Krunner, 900.0);
+        results.add(Figure::Start, Implementation::Krunner, 1.0);
+        results.add_baseline(Figure::Throughput, 1000.0);
         results.note("a note".to_owned());
         let table = results.table();
         assert!(

@@ -1,7 +1,7 @@
-//! What OOM attribution costs, and how fast it is.
+//! Measures the cost and the latency of OOM attribution.
 //!
-//! Kills are real: a memory cgroup below our own, in which `tail /dev/zero` eats until it is killed. The Python
-//! runner learns of kills from the agent only, so it is told at once, which no agent does.
+//! The kills are real: `tail /dev/zero` allocates in a memory cgroup below our own until it is killed. The Python runner learns
+//! of kills only from the agent, so the bench notifies it at once, which no agent does.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -17,34 +17,34 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 use serde_json::Value;
 
 use super::figures::{Figure, Results, median};
-use super::world::{Programs, Runtime, Who, World};
+use super::sandbox::{Implementation, Programs, Runtime, Sandbox};
 use crate::workspace::step;
 
-/// Kills whose reports are timed; their 99th percentile is the second worst.
+/// Kills whose reports are timed. The 99th percentile is the second worst.
 const KILLS: usize = 150;
 
-/// Memory of a victim: what a report has to wait for besides us is the clearing of it.
+/// Memory of a victim. A report waits until the kernel has freed it.
 const VICTIM_BYTES: u64 = 24 << 20;
 
-/// Processes that do nothing.
+/// The number of idle processes.
 const IDLE: usize = 2000;
 
-/// Over which the use of the processor is taken.
+/// The interval over which CPU usage is measured.
 const IDLE_TIME: Duration = Duration::from_secs(20);
 
-/// Forks of a slice of the loop. A shell makes 1,000 in half a second.
+/// Forks per slice. A shell forks 1,000 times in half a second.
 const FORKS: u32 = 3000;
 
-/// Slices with and without the tracer, in turn: what differs is a few percent of a noisy figure.
+/// Slices alternate with and without the tracer, because the difference is a few percent of a noisy figure.
 const SLICES: usize = 12;
 
-/// For whatever should take a second.
+/// The deadline for anything that should take a second.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The Python runner gives up after 15 s.
 const PYTHON_PATIENCE: Duration = Duration::from_secs(20);
 
-/// The programs as the kernel cuts their names, and what each run may cost in nanoseconds.
+/// The programs, with their names as the kernel truncates them.
 const COSTS: [(&str, Figure); 4] = [
     ("process_exit", Figure::BpfExit),
     ("process_fork", Figure::BpfFork),
@@ -52,7 +52,7 @@ const COSTS: [(&str, Figure); 4] = [
     ("sigkill", Figure::BpfSignal),
 ];
 
-/// Takes what is wanted of the figures about kills.
+/// Measures the requested figures about OOM kills.
 pub(super) fn run(programs: &Programs, results: &mut Results) -> Result<()> {
     let wants = |results: &Results, figures: &[Figure]| figures.iter().any(|figure| results.wants(*figure));
     if wants(results, &[Figure::OomAttach, Figure::OomRss]) {
@@ -60,15 +60,15 @@ pub(super) fn run(programs: &Programs, results: &mut Results) -> Result<()> {
         attach(programs, results)?;
     }
     if wants(results, &[Figure::OomReport]) {
-        step(&format!("{KILLS} kills, and how long each report takes"));
+        step(&format!("timing the reports of {KILLS} kills"));
         reports(programs, results)?;
     }
     if wants(results, &COSTS.map(|(_, figure)| figure)) {
-        step("what the programs cost in the kernel");
+        step("measuring the cost of the eBPF programs");
         costs(programs, results)?;
     }
     if wants(results, &[Figure::OomForks]) {
-        step("a loop of forks, with the tracer and without");
+        step("timing a fork loop with and without the tracer");
         forks(programs, results)?;
     }
     if wants(results, &[Figure::OomIdle, Figure::OomLook]) {
@@ -78,7 +78,7 @@ pub(super) fn run(programs: &Programs, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// `krunner monitor`, which is the tracer and nothing else.
+/// A running `krunner monitor`, which is only the tracer.
 struct Monitor {
     child: Child,
     attached_ms: f64,
@@ -92,9 +92,9 @@ impl Monitor {
         BufReader::new(child.stdout.take().context("no output")?).read_line(&mut first)?;
         let attached_ms = began.elapsed().as_secs_f64() * 1e3;
         let monitor = Self { child, attached_ms };
-        let told: Value = serde_json::from_str(&first).context("`krunner monitor` says nothing")?;
-        if told["tracer"] != "bpf" {
-            bail!("there is no BPF here: {}", told["why_not_bpf"]);
+        let watching: Value = serde_json::from_str(&first).context("`krunner monitor` printed no JSON")?;
+        if watching["tracer"] != "bpf" {
+            bail!("BPF is not available: {}", watching["why_not_bpf"]);
         }
         Ok(monitor)
     }
@@ -116,9 +116,9 @@ impl Drop for Monitor {
 fn attach(programs: &Programs, results: &mut Results) -> Result<()> {
     for _ in 0..10 {
         let monitor = Monitor::start(&programs.krunner)?;
-        results.add(Figure::OomAttach, Who::Krunner, monitor.attached_ms);
+        results.add(Figure::OomAttach, Implementation::Krunner, monitor.attached_ms);
         thread::sleep(Duration::from_millis(200));
-        results.add(Figure::OomRss, Who::Krunner, monitor.memory_mib("VmRSS:")?);
+        results.add(Figure::OomRss, Implementation::Krunner, monitor.memory_mib("VmRSS:")?);
         results.note_once(format!("peak RSS while the tracer is loaded: {:.1} MiB", monitor.memory_mib("VmHWM:")?));
     }
     Ok(())
@@ -145,7 +145,7 @@ impl Cgroup {
         Ok(made)
     }
 
-    /// A shell line that ends with a kill.
+    /// A shell line that ends with an OOM kill.
     fn victim(&self) -> String {
         format!("sh -c 'echo $$ > {}; exec tail /dev/zero'", self.0.join("cgroup.procs").display())
     }
@@ -153,7 +153,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // The last victim may not be cleared away yet.
+        // The last victim may not have been reaped yet.
         let deadline = Instant::now() + Duration::from_secs(2);
         while fs::remove_dir(&self.0).is_err() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(2));
@@ -161,18 +161,18 @@ impl Drop for Cgroup {
     }
 }
 
-/// `krunner send`, whose lines are timed as they come.
+/// A running `krunner send`, whose output lines are timed.
 struct Sender(Child);
 
 impl Sender {
-    fn start(programs: &Programs, world: &World, line: &str) -> Result<Self> {
+    fn start(programs: &Programs, sandbox: &Sandbox, line: &str) -> Result<Self> {
         let mut command = Command::new(&programs.krunner);
-        command.args(["send", "--json", "--in-port", &world.ports.replin.to_string()]);
-        command.args(["--out-port", &world.ports.replout.to_string(), "exec", line]);
+        command.args(["send", "--json", "--in-port", &sandbox.ports.replin.to_string()]);
+        command.args(["--out-port", &sandbox.ports.replout.to_string(), "exec", line]);
         Ok(Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?))
     }
 
-    /// When each line with `text` in it came, in nanoseconds since boot; until `count` have.
+    /// Reads until `text` occurred `count` times. Returns the arrival times in nanoseconds since boot.
     fn times(&mut self, text: &str, count: usize) -> Result<Vec<u64>> {
         let mut times = Vec::new();
         for line in BufReader::new(self.0.stdout.take().context("no output")?).lines() {
@@ -198,14 +198,14 @@ impl Drop for Sender {
 #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
 fn reports(programs: &Programs, results: &mut Results) -> Result<()> {
     let cgroup = Cgroup::make()?;
-    let world = World::make(Who::Krunner, Runtime::Shell, programs)?;
-    let logs = world.home().join(".logs");
+    let sandbox = Sandbox::make(Implementation::Krunner, Runtime::Shell, programs)?;
+    let logs = sandbox.home().join(".logs");
     fs::create_dir(&logs)?;
-    world.open_gate()?;
-    wait_for("the tracer to be attached", || world.is_traced())?;
-    // Further apart than a burst of reports is told in full.
+    sandbox.release_start()?;
+    wait_for("the tracer to be attached", || sandbox.is_traced())?;
+    // Far enough apart for the rate limiter to let every report through.
     let line = format!("i=0; while [ $i -lt {KILLS} ]; do {}; sleep 0.12; i=$((i+1)); done", cgroup.victim());
-    let mut sender = Sender::start(programs, &world, &line)?;
+    let mut sender = Sender::start(programs, &sandbox, &line)?;
     let told = sender.times("oom-killed process:", KILLS)?;
     let record = || fs::read_to_string(logs.join("oom.jsonl")).unwrap_or_default();
     wait_for("the record of kills", || record().lines().count() >= KILLS)?;
@@ -221,7 +221,7 @@ fn reports(programs: &Programs, results: &mut Results) -> Result<()> {
         took
     };
     let (exit, killed) = (since("exited_at_boot_ns"), since("killed_at_boot_ns"));
-    results.add(Figure::OomReport, Who::Krunner, exit[KILLS * 99 / 100 - 1]);
+    results.add(Figure::OomReport, Implementation::Krunner, exit[KILLS * 99 / 100 - 1]);
     results.note(format!(
         "exit to report: p50 {:.2} ms, worst {:.2} ms; from the SIGKILL: p50 {:.2} ms, p99 {:.2} ms",
         exit[KILLS / 2],
@@ -229,37 +229,37 @@ fn reports(programs: &Programs, results: &mut Results) -> Result<()> {
         killed[KILLS / 2],
         killed[KILLS * 99 / 100 - 1]
     ));
-    world.stop()?;
+    sandbox.stop()?;
     python_report(programs, results, &cgroup)
 }
 
-/// One kill, of which the Python runner is told at once.
+/// Causes one kill and notifies the Python runner at once.
 fn python_report(programs: &Programs, results: &mut Results, cgroup: &Cgroup) -> Result<()> {
-    let world = World::make(Who::Python, Runtime::Shell, programs)?;
-    world.open_gate()?;
+    let sandbox = Sandbox::make(Implementation::Python, Runtime::Shell, programs)?;
+    sandbox.release_start()?;
     thread::sleep(Duration::from_secs(4));
     let line = format!("{}; echo killed; sleep {}", cgroup.victim(), PYTHON_PATIENCE.as_secs());
-    let mut sender = Sender::start(programs, &world, &line)?;
+    let mut sender = Sender::start(programs, &sandbox, &line)?;
     let mut began = None;
     for line in BufReader::new(sender.0.stdout.take().context("no output")?).lines() {
         let line = line?;
         if line.contains("killed\\n") && began.is_none() {
             began = Some(Instant::now());
             let mut event = Command::new(&programs.krunner);
-            event.args(["send", "--in-port", &world.ports.replin.to_string()]);
-            event.args(["--out-port", &world.ports.replout.to_string(), "event", r#"{"type":"oom","data":""}"#]);
+            event.args(["send", "--in-port", &sandbox.ports.replin.to_string()]);
+            event.args(["--out-port", &sandbox.ports.replout.to_string(), "event", r#"{"type":"oom","data":""}"#]);
             event.status()?;
         }
         let failed = line.contains("failed to get the information");
         if let Some(began) = began.filter(|_| failed || line.contains("oom-killed process")) {
-            results.add(Figure::OomReport, Who::Python, began.elapsed().as_secs_f64() * 1e3);
+            results.add(Figure::OomReport, Implementation::Python, began.elapsed().as_secs_f64() * 1e3);
             if failed {
-                results.note("the Python runner named nobody".to_owned());
+                results.note("the Python runner named no process".to_owned());
             }
             break;
         }
     }
-    world.stop()
+    sandbox.stop()
 }
 
 /// A container's pid namespace with `krunner monitor` in it, a load while the kernel counts, and then a wait.
@@ -294,7 +294,7 @@ fn costs(programs: &Programs, results: &mut Results) -> Result<()> {
         let wanted = COSTS.iter().find(|(wanted, _)| *wanted == name && runs > 0 && !others.contains(&program.id()));
         let Some((_, figure)) = wanted else { continue };
         let mean = total.as_nanos() as f64 / runs as f64;
-        results.add(*figure, Who::Krunner, mean);
+        results.add(*figure, Implementation::Krunner, mean);
         results.note(format!("{name}: {mean:.0} ns in the mean of {runs} runs"));
     }
     drop(container.stdin.take());
@@ -326,7 +326,7 @@ fn forks(programs: &Programs, results: &mut Results) -> Result<()> {
     }
     let least = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
     let (Some(with_mid), Some(without_mid)) = (median(&with), median(&without)) else { bail!("no slices") };
-    results.add(Figure::OomForks, Who::Krunner, (with_mid / without_mid - 1.0) * 100.0);
+    results.add(Figure::OomForks, Implementation::Krunner, (with_mid / without_mid - 1.0) * 100.0);
     results.note(format!(
         "{FORKS} forks: median {:.0} ms without, {:.0} ms with the tracer; fastest {:.0} and {:.0} ms",
         without_mid * 1e3,
@@ -339,42 +339,42 @@ fn forks(programs: &Programs, results: &mut Results) -> Result<()> {
 
 /// What runners use while thousands of processes sleep, and how long a look at them takes.
 fn idle(programs: &Programs, results: &mut Results) -> Result<()> {
-    for who in [Who::Krunner, Who::Python] {
-        let world = World::make(who, Runtime::Shell, programs)?;
-        world.open_gate()?;
+    for implementation in [Implementation::Krunner, Implementation::Python] {
+        let sandbox = Sandbox::make(implementation, Runtime::Shell, programs)?;
+        sandbox.release_start()?;
         thread::sleep(Duration::from_secs(3));
         let line = format!("i=0; while [ $i -lt {IDLE} ]; do sleep 600 & i=$((i+1)); done; echo ready; wait");
-        let mut sender = Sender::start(programs, &world, &line)?;
+        let mut sender = Sender::start(programs, &sandbox, &line)?;
         sender.times("ready", 1)?;
         thread::sleep(Duration::from_secs(6));
-        let pid = world.runner_pid().context("the runner is gone")?;
+        let pid = sandbox.runner_pid().context("the runner is gone")?;
         let before = processor_seconds(pid)?;
         thread::sleep(IDLE_TIME);
         let used = processor_seconds(pid)? - before;
-        results.add(Figure::OomIdle, who, used / IDLE_TIME.as_secs_f64() * 100.0);
-        if who == Who::Krunner {
+        results.add(Figure::OomIdle, implementation, used / IDLE_TIME.as_secs_f64() * 100.0);
+        if implementation == Implementation::Krunner {
             for _ in 0..5 {
-                results.add(Figure::OomLook, who, look_ms(&programs.krunner)?);
+                results.add(Figure::OomLook, implementation, look_ms(&programs.krunner)?);
             }
         }
         drop(sender);
-        world.stop()?;
+        sandbox.stop()?;
     }
     Ok(())
 }
 
-/// As `krunner doctor` measures it.
+/// The scan time as `krunner doctor` measures it.
 fn look_ms(krunner: &Path) -> Result<f64> {
     let output = Command::new(krunner).args(["doctor", "--json"]).output()?;
     let told: Value = serde_json::from_slice(&output.stdout)?;
     let checks = told["checks"].as_array().context("no checks")?;
-    let look = checks.iter().find(|check| check["check"] == "proc-look").context("doctor measured no look")?;
+    let look = checks.iter().find(|check| check["check"] == "proc-look").context("doctor has no check proc-look")?;
     let found = look["found"].as_str().context("no finding")?;
     let ms = found.split_once(" ms").and_then(|(text, _)| text.rsplit(' ').next()).context("no time")?;
     Ok(ms.parse()?)
 }
 
-/// Used by a process so far, in and for it.
+/// The user and system CPU time that a process has used.
 fn processor_seconds(pid: Pid) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields = stat.rsplit_once(')').context("a strange stat")?.1;
@@ -391,7 +391,7 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         if Instant::now() > deadline {
-            bail!("waited {PATIENCE:?} in vain for {what}");
+            bail!("timed out after {PATIENCE:?} waiting for {what}");
         }
         thread::sleep(Duration::from_millis(5));
     }

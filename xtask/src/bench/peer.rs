@@ -1,9 +1,8 @@
-//! A yardstick of the bench: the fastest way from a child's pipe into a PUSH socket that the
-//! `zeromq` crate allows, with the runner's protocol in front so that the same client drives it.
+//! A baseline of the bench: the fastest copy from a child's pipe into a PUSH socket that the `zeromq` crate allows, behind the
+//! runner's protocol so that the same client drives it.
 //!
-//! A chunk is read, sent as a two-frame message, and forgotten: no second copy to a log or a
-//! console, no order to keep, no other step to watch. As the crate's queue counts messages and not
-//! bytes, a permit travels with each chunk and comes back when the crate is done with it.
+//! Each chunk is read, sent as a two-frame message and dropped. There is no copy to a log or console, no ordering, and no other
+//! step. The crate's queue counts messages, not bytes, so each chunk carries a permit that returns when the crate drops it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,11 +17,11 @@ use tokio::net::unix::pipe;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeromq::{PullSocket, PushSocket, Socket as _, SocketRecv as _, SocketSend as _, ZmqError, ZmqMessage};
 
-/// The agent cuts frames at 10 MiB; 64 KiB is a pipe's content, and what the protocol asks for.
+/// The capacity of a pipe, and the protocol's maximum for output. (The agent truncates frames at 10 MiB.)
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// 4 MiB under way: enough to keep the socket busy, little enough to stay in the cache.
-const CHUNKS_UNDER_WAY: usize = 64;
+/// 4 MiB in flight: enough to keep the socket busy, little enough to stay in the cache.
+const CHUNKS_IN_FLIGHT: usize = 64;
 
 /// Arguments of the hidden task.
 #[derive(Debug, clap::Args)]
@@ -38,7 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(args))
 }
 
-/// A chunk on its way, with its permit.
+/// A chunk in flight with its permit.
 struct Chunk {
     bytes: BytesMut,
     _permit: OwnedSemaphorePermit,
@@ -56,7 +55,7 @@ async fn serve(args: &Args) -> Result<()> {
     let mut replies = PushSocket::new();
     replies.bind(&format!("tcp://127.0.0.1:{}", args.replout)).await?;
     loop {
-        // An error here is a client that left; the next one may come.
+        // An error means that a client disconnected; another one may connect.
         let Ok(message) = ops.recv().await else { continue };
         let (Some(op), Some(payload)) = (message.get(0), message.get(1)) else { continue };
         match op.as_ref() {
@@ -74,9 +73,9 @@ async fn copy(replies: &mut PushSocket, line: &str) -> Result<i32> {
     let mut child = Command::new("/bin/sh").args(["-c", line]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let stdout = child.stdout.take().context("no pipe")?;
     let mut stdout = pipe::Receiver::from_owned_fd(OwnedFd::from(stdout))?;
-    let under_way = Arc::new(Semaphore::new(CHUNKS_UNDER_WAY));
+    let in_flight = Arc::new(Semaphore::new(CHUNKS_IN_FLIGHT));
     loop {
-        let permit = Arc::clone(&under_way).acquire_owned().await?;
+        let permit = Arc::clone(&in_flight).acquire_owned().await?;
         let mut bytes = BytesMut::with_capacity(CHUNK_BYTES);
         if stdout.read_buf(&mut bytes).await? == 0 {
             break;
@@ -86,7 +85,7 @@ async fn copy(replies: &mut PushSocket, line: &str) -> Result<i32> {
     Ok(child.wait()?.code().unwrap_or(-1))
 }
 
-/// Sends a message; waits for the client if it is not there yet.
+/// Sends a message; waits for the client to connect if necessary.
 async fn send(replies: &mut PushSocket, kind: &'static [u8], payload: Bytes) -> Result<()> {
     let mut message = ZmqMessage::from(Bytes::from_static(kind));
     message.push_back(payload);

@@ -1,8 +1,8 @@
-//! What takes the place of the Python package `ai.backend.kernel`: a folder for the agent to mount into containers, and a
-//! wheel that puts that folder where the agent looks for it.
+//! Builds the replacement of the Python package `ai.backend.kernel`: a folder that the agent mounts into containers, and a
+//! wheel that installs that folder where the agent looks for it.
 //!
-//! The agent asks for the very version of the package that it was released with. Ours is a local version of it (PEP 440),
-//! which satisfies that, and says what it is.
+//! The agent requires exactly the package version that it was released with. Ours is a local version of it (PEP 440),
+//! which satisfies the requirement and identifies krunner.
 
 use std::io::{Cursor, Write as _};
 use std::path::Path;
@@ -17,10 +17,10 @@ use zip::{CompressionMethod, ZipWriter};
 use crate::musl::Arch;
 use crate::workspace::root;
 
-/// The release of the package whose place it takes.
+/// The version of the package that it replaces.
 const REPLACED: &str = "23.3.8";
 
-/// Where the package is, from a `site-packages` on.
+/// The path of the package below `site-packages`.
 const PACKAGE: &str = "ai/backend/kernel";
 
 /// A file of the package.
@@ -75,7 +75,7 @@ fn wheel(mut files: Vec<File>, tag: &str) -> Result<Vec<u8>> {
 
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     for file in &files {
-        // The default time is the format's first one, 1980, and not now.
+        // The default time is constant, the format's earliest (1980).
         let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
         archive.start_file(&file.path, options.unix_permissions(file.mode)).context("cannot write the wheel")?;
         archive.write_all(&file.content)?;
@@ -84,7 +84,7 @@ fn wheel(mut files: Vec<File>, tag: &str) -> Result<Vec<u8>> {
 }
 
 impl File {
-    /// Its line of `RECORD`.
+    /// The file's line in `RECORD`.
     fn recorded(&self) -> String {
         let sum = URL_SAFE_NO_PAD.encode(Sha256::digest(&self.content));
         format!("{},sha256={sum},{}\n", self.path, self.content.len())

@@ -68,7 +68,7 @@ pub(super) fn find_words<'a>(code: &'a str, needle: &'a str) -> impl Iterator<It
     })
 }
 
-/// See [`Source::code`].
+/// Blanks comments and literals, as [`Source::code`] describes.
 fn code_only(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut code = bytes.to_vec();

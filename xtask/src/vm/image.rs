@@ -1,4 +1,4 @@
-//! What a virtual machine finds when its kernel is up: krunner, the battery and a shell, all static, in one archive.
+//! Packs the initramfs of a virtual machine: krunner, the OOM matrix and a shell, all static.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -10,10 +10,10 @@ use super::cpio::Archive;
 use crate::host::BUSYBOX;
 use crate::musl::{Arch, Site};
 
-/// What scenes and the harness call of busybox.
+/// The busybox applets that scenarios and the harness call.
 const APPLETS: &[&str] = &["cat", "grep", "ip", "mount", "nsenter", "sh", "sleep", "true", "umount", "unshare"];
 
-/// Builds what goes into it and packs it; yields its path.
+/// Builds the programs, packs the image and returns its path.
 pub(super) fn pack(folder: &Path) -> Result<PathBuf> {
     let site = Site::here()?;
     let krunner = site.build("krunner", "krunner", Arch::X86_64)?;
@@ -25,7 +25,7 @@ pub(super) fn pack(folder: &Path) -> Result<PathBuf> {
     for name in ["bin", "dev", "proc", "sys", "tmp"] {
         archive.folder(name)?;
     }
-    // The kernel opens it for the first process, before that one can mount anything.
+    // The kernel opens it for init, before init can mount anything.
     archive.device("dev/console", (5, 1))?;
     let programs = [("init", init), ("bin/krunner", krunner), ("bin/victim", victim), ("bin/busybox", BUSYBOX.into())];
     for (name, path) in programs {

@@ -1,7 +1,7 @@
-//! Kernels as Debian builds them: found, fetched, unpacked and kept. Never installed.
+//! Finds, fetches, unpacks and caches Debian's kernel packages without installing them.
 //!
-//! Other suites than this machine's are read by a private apt configuration in a temporary folder. The mirror is the one
-//! that this machine's own configuration names; it is not written down anywhere else.
+//! A private apt configuration in a temporary folder reads the package lists of other Debian suites. The mirror is the one
+//! in this machine's own configuration.
 
 use std::cmp::Ordering;
 use std::fs;
@@ -13,32 +13,32 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::workspace::{on_path, step};
 
-/// The oldest that is supported, two long-term ones with the mark's two shapes, and the newest.
+/// The oldest supported kernel, two long-term kernels that mark victims differently, and the newest.
 pub(super) const DEFAULT: [&str; 4] = ["5.10", "6.1", "6.12", "7"];
 
-/// Where Debian has kernels of all ages.
+/// The Debian suites that together have these kernels.
 const SUITES: &[&str] = &["bullseye", "bookworm", "bookworm-backports", "trixie-backports"];
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// A kernel on this disk.
+/// A cached kernel.
 #[derive(Debug, Clone)]
 pub(super) struct Kernel {
-    /// As it was asked for.
+    /// The requested version prefix.
     pub(super) wanted: String,
     /// The package that it came in.
     pub(super) package: String,
     pub(super) image: PathBuf,
 }
 
-/// The kernels of these versions; those that are not kept yet are fetched.
+/// Returns the kernels with these versions. Fetches those that are not cached.
 pub(super) fn ensure(wanted: &[String], folder: &Path) -> Result<Vec<Kernel>> {
     let missing: Vec<&String> = wanted.iter().filter(|version| kept(version, folder).is_none()).collect();
     if !missing.is_empty() {
         let names: Vec<_> = missing.iter().map(|version| version.as_str()).collect();
         let by_hand = || {
             let at = home("VERSION", folder).join("vmlinuz");
-            format!("no kernel {} (one put at {} by hand will do)", names.join(", "), at.display())
+            format!("no kernel {} (you can put one at {})", names.join(", "), at.display())
         };
         fetch(&names, folder).with_context(by_hand)?;
     }
@@ -59,7 +59,7 @@ fn kept(version: &str, folder: &Path) -> Option<Kernel> {
 
 fn fetch(versions: &[&str], folder: &Path) -> Result<()> {
     if !on_path("apt-get") || !on_path("dpkg-deb") {
-        bail!("kernels come from Debian packages, and this machine has no apt-get or dpkg-deb");
+        bail!("fetching Debian's kernel packages needs apt-get and dpkg-deb, which are missing");
     }
     let apt = Apt::new()?;
     step(&format!("package lists of {}", SUITES.join(", ")));
@@ -97,7 +97,7 @@ fn by_numbers(a: &str, b: &str) -> Ordering {
     numbers(a).cmp(&numbers(b))
 }
 
-/// Takes the kernel out of a package. The folder is there when it is whole.
+/// Extracts the kernel from a package. The folder appears only when it is complete.
 fn unpack(package: &str, file: &Path, home: &Path) -> Result<()> {
     let above = home.parent().context("a folder of ours")?;
     fs::create_dir_all(above)?;
@@ -114,7 +114,7 @@ fn unpack(package: &str, file: &Path, home: &Path) -> Result<()> {
         .context("cannot run tar")?;
     let unpacked = listed.wait()?;
     if !untar.success() || !unpacked.success() {
-        bail!("{} cannot be unpacked: {untar}, {unpacked}", file.display());
+        bail!("cannot unpack {}: {untar}, {unpacked}", file.display());
     }
     let mut entries = fs::read_dir(scratch.path())?;
     let kernel = entries.next().with_context(|| format!("{package} has no kernel"))??.path();
@@ -126,7 +126,7 @@ fn unpack(package: &str, file: &Path, home: &Path) -> Result<()> {
     fs::rename(scratch.path(), home).with_context(|| format!("cannot make {}", home.display()))
 }
 
-/// An apt that knows other suites than this machine's, and touches nothing of it.
+/// An apt with its own suites and state, separate from this machine's.
 struct Apt(tempfile::TempDir);
 
 impl Apt {
@@ -154,9 +154,9 @@ impl Apt {
             // Descriptions of desktop programs, half of all that would be fetched.
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
             "Acquire::Languages=none".to_owned(),
-            // Old suites are not renewed any more.
+            // Release files of old suites have expired.
             "Acquire::Check-Valid-Until=false".to_owned(),
-            // Its sandbox user cannot write where we are.
+            // apt's sandbox user cannot write to the temporary folder.
             "APT::Sandbox::User=root".to_owned(),
         ];
         let mut command = Command::new(program);
@@ -182,7 +182,7 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Debian's mirror as this machine knows it.
+/// The Debian mirror in this machine's configuration.
 fn mirror() -> Result<String> {
     let targets = |filter: &[&str]| -> Result<Vec<String>> {
         let mut command = Command::new("apt-get");
@@ -195,7 +195,7 @@ fn mirror() -> Result<String> {
     let all = targets(&[])?;
     let named = all.into_iter().filter(|uri| uri.trim_end_matches('/').ends_with("/debian"));
     let found = labelled.into_iter().chain(named).next();
-    found.context("this machine's apt configuration names no mirror of Debian")
+    found.context("this machine's apt configuration has no Debian mirror")
 }
 
 #[cfg(test)]

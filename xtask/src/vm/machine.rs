@@ -1,13 +1,13 @@
-//! One virtual machine from power on to power off: what it told on its second serial line, or what went wrong.
+//! Runs a virtual machine from power on to power off and reads the events on its second serial port.
 //!
 //! ```text
 //!  start ─▶ booting ──"booted"──▶ running ──"outcome"──▶ running ──"done"──▶ over
 //!              │ 60 s                │ silent for 120 s, 300 s in all
 //!              ▼                     ▼
-//!            fault, with the tail of the console. So is an end without the last line: a panic, or a console that was cut
+//!            fault, with the tail of the console. An exit without the last line is a fault too, for example a panic
 //! ```
 //!
-//! The processor is emulated (TCG): that needs no rights and runs anywhere, at a tenth of the speed.
+//! The processor is emulated (TCG), which needs no privileges and runs anywhere, at a tenth of the speed.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -18,44 +18,47 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use krunner_tests::battery::Outcome;
+use krunner_tests::oom_matrix::Outcome;
 use serde::Deserialize;
 
 use super::kernels::Kernel;
 
-/// From power on to our first process. Takes 4 s on an idle machine.
+/// The deadline for booting. Takes 4 s on an idle machine.
 const BOOT: Duration = Duration::from_mins(1);
 
-/// An emulated processor is not perfect. What fails before our first process is there says nothing of krunner.
+/// Boot attempts. Emulation is imperfect, and a failure before init runs is unrelated to krunner.
 const BOOTS: u32 = 2;
 
-/// Between two outcomes; a hundred kills in a row are one.
+/// The deadline between two outcomes. A case with a hundred kills is one outcome.
 const SILENCE: Duration = Duration::from_mins(2);
 
-/// Of all of it.
+/// The deadline for the whole run.
 const WHOLE: Duration = Duration::from_mins(5);
 
-/// Room for krunner while it reads the kernel's BTF, twice; the rest is only there to be eaten.
+/// Enough for krunner while it reads the kernel's BTF twice. Scenarios use up the rest.
 const MEMORY_MIB: &str = "384";
 
-/// Of the console, in a message.
+/// Two, so that a container's init can exit in parallel with the processes that die with it.
+pub(super) const GROUP_CPUS: usize = 2;
+
+/// Console lines in a failure message.
 const TAIL_LINES: usize = 25;
 
-/// What comes over the second serial line.
+/// A line on the second serial port.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub(super) enum Event {
-    /// Our first process is there.
+    /// Init is running.
     Booted {
-        /// `uname -r`.
+        /// The release, as `uname -r` prints it.
         kernel: String,
     },
     Outcome {
         outcome: Outcome,
     },
-    /// A session with `CAP_SYS_RESOURCE` was killed around.
+    /// The check of sessions in a killed cgroup is done.
     Survivor {
-        /// What was not as it should be.
+        /// The first check that failed.
         problem: Option<String>,
     },
     Done,
@@ -64,33 +67,34 @@ pub(super) enum Event {
     },
 }
 
-/// What a machine's run came to.
+/// The result of a machine's run.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) release: Option<String>,
     pub(super) outcomes: Vec<Outcome>,
-    /// What was not as it should be with a session that has `CAP_SYS_RESOURCE`.
+    /// The first check that failed for a session in a killed cgroup.
     pub(super) problem: Option<String>,
-    /// Why it is not whole.
+    /// Why the run is incomplete.
     pub(super) fault: Option<String>,
     pub(super) took: Duration,
 }
 
-/// Boots the kernel with that image and listens until the end; events are told as they come.
+/// Boots the kernel with this image and reads its events until it powers off. Calls `on_event` for each event.
 pub(super) fn boot(
     kernel: &Kernel,
     image: &Path,
     only: &[String],
+    cpus: usize,
     folder: &Path,
-    mut tell: impl FnMut(&Event),
+    mut on_event: impl FnMut(&Event),
 ) -> Result<Run> {
     let console = folder.join(format!("console-{}", kernel.wanted));
     let began = Instant::now();
     let mut attempt = 1;
     loop {
-        let mut machine = Machine::start(kernel, image, only, &console)?;
+        let mut machine = Machine::start(kernel, image, only, cpus, &console)?;
         let mut run = Run { release: None, outcomes: Vec::new(), problem: None, fault: None, took: Duration::ZERO };
-        run.fault = machine.listen(&mut run, &mut tell).err().map(|fault| format!("{fault}\n{}", machine.tail()));
+        run.fault = machine.listen(&mut run, &mut on_event).err().map(|fault| format!("{fault}\n{}", machine.tail()));
         run.took = began.elapsed();
         match &run.fault {
             Some(fault) if run.release.is_none() && attempt < BOOTS => {
@@ -109,18 +113,18 @@ struct Machine {
 }
 
 impl Machine {
-    fn start(kernel: &Kernel, image: &Path, only: &[String], console: &Path) -> Result<Self> {
-        // What is behind `--` goes to the first process.
+    fn start(kernel: &Kernel, image: &Path, only: &[String], cpus: usize, console: &Path) -> Result<Self> {
+        // The kernel passes the arguments after `--` to init.
         let line = format!("console=ttyS0 quiet panic=-1 mitigations=off -- {}", only.join(" "));
         let mut command = Command::new("qemu-system-x86_64");
-        // cmpxchg16b of qemu 7.2's emulation leaves garbage in the flags now and then, and 6.12 allocates memory with it.
+        // In QEMU 7.2, emulated cmpxchg16b sometimes corrupts the flags, and Linux 6.12 allocates memory with it.
         command.args([
             "-accel",
             "tcg",
             "-cpu",
             "max,-cx16",
             "-smp",
-            "1",
+            &cpus.to_string(),
             "-m",
             MEMORY_MIB,
             "-no-reboot",
@@ -138,8 +142,8 @@ impl Machine {
         Ok(Self { qemu, lines, console: console.to_owned() })
     }
 
-    /// `Err` with what went wrong.
-    fn listen(&mut self, run: &mut Run, tell: &mut impl FnMut(&Event)) -> Result<(), String> {
+    /// `Err` describes the fault.
+    fn listen(&mut self, run: &mut Run, on_event: &mut impl FnMut(&Event)) -> Result<(), String> {
         let began = Instant::now();
         loop {
             let patience = if run.release.is_none() { BOOT } else { SILENCE };
@@ -147,27 +151,27 @@ impl Machine {
             let line = match self.lines.recv_timeout(patience.min(left)) {
                 Ok(line) => line,
                 Err(RecvTimeoutError::Timeout) if left <= patience => {
-                    return Err(format!("it took more than {} s", WHOLE.as_secs()));
+                    return Err(format!("did not finish within {} s", WHOLE.as_secs()));
                 }
                 Err(RecvTimeoutError::Timeout) if run.release.is_none() => {
-                    return Err(format!("it has not booted within {} s", BOOT.as_secs()));
+                    return Err(format!("did not boot within {} s", BOOT.as_secs()));
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let last = run.outcomes.last().map_or("the start", |outcome| &outcome.case);
-                    return Err(format!("it hangs: silent for {} s since {last}", SILENCE.as_secs()));
+                    return Err(format!("hung: no outcome for {} s after {last}", SILENCE.as_secs()));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let last = run.outcomes.last().map_or("no case", |outcome| &outcome.case);
-                    return Err(format!("it ended before the battery did; the last it told of was {last}"));
+                    return Err(format!("powered off before the OOM matrix finished; the last outcome was {last}"));
                 }
             };
             let line = line.trim();
             if line.is_empty() {
                 continue;
             }
-            let event =
-                serde_json::from_str(line).map_err(|error| format!("its line is garbled ({error}): {line:?}"))?;
-            tell(&event);
+            let event = serde_json::from_str(line)
+                .map_err(|error| format!("invalid line on the serial port ({error}): {line:?}"))?;
+            on_event(&event);
             match event {
                 Event::Booted { kernel } => run.release = Some(kernel),
                 Event::Outcome { outcome } => run.outcomes.push(outcome),
@@ -183,13 +187,13 @@ impl Machine {
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n    ");
-        format!("  the end of its console ({}):\n    {tail}", self.console.display())
+        format!("  the end of the console ({}):\n    {tail}", self.console.display())
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // It has told all that it had to: how it powers off is of no interest.
+        // All outcomes have arrived, so a clean power-off does not matter.
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
     }

@@ -1,7 +1,7 @@
-//! Rare events as lines of the runner's debug log, by aya-log.
+//! Log lines for rare events, sent to the runner's debug log through aya-log.
 //!
-//! Each line is a function that is called, so that the programs around it stay nearly as they are and the line is in the
-//! object once. Lines say nothing about whose process it was: it may be another tenant's.
+//! Each line is a non-inlined function, so that the calling program barely changes and the object contains the line
+//! once. Lines do not identify processes, because those may belong to another tenant.
 
 use core::cell::UnsafeCell;
 
@@ -9,18 +9,18 @@ use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use aya_log_ebpf::debug;
 use krunner_common::{Kind, WINDOW_BYTES};
 
-/// Dropped records that are closer together than this are one series, of which the first has a line. All are counted
-/// in `LOST`.
+/// Dropped records that are less than this apart form one series, and only the first is logged. All are counted in
+/// `LOST`.
 const SERIES_GAP_NS: u64 = 1_000_000_000;
 
 /// When the last record was dropped, in ns since boot.
 static LAST_DROP: Word = Word::new();
 
-static NOTHING_LEARNT: Word = Word::new();
+static LEVEL_UNKNOWN_LOGGED: Word = Word::new();
 static NO_WINDOW: Word = Word::new();
 static MEMBER_OUTSIDE: Word = Word::new();
 
-/// A word that all CPUs read and write as a whole, 0 at first. CPUs that do so at once may both log their line.
+/// A word that CPUs read and write atomically, initially 0. CPUs that race may both log their line.
 struct Word(UnsafeCell<u64>);
 
 // SAFETY: only volatile accesses of an aligned word.
@@ -31,7 +31,7 @@ impl Word {
         Self(UnsafeCell::new(0))
     }
 
-    /// What was there before.
+    /// Stores `value` and returns the previous one.
     #[inline(always)]
     fn replace(&self, value: u64) -> u64 {
         // SAFETY: see `Sync`.
@@ -42,14 +42,14 @@ impl Word {
         }
     }
 
-    /// Whether this is the first time.
+    /// True on the first call only.
     #[inline(always)]
     fn is_first(&self) -> bool {
         self.replace(1) == 0
     }
 }
 
-/// A record found no room in its ring buffer.
+/// Logs that a record was dropped because its ring buffer is full.
 #[inline(always)]
 pub(in crate::object) fn record_dropped(kind: Kind) {
     // The kind is a constant where this is inlined, and so is the name, whose length the verifier has to know.
@@ -70,7 +70,7 @@ macro_rules! dropped {
             // SAFETY: helpers without arguments.
             let (now, cpu) = unsafe { (bpf_ktime_get_boot_ns(), bpf_get_smp_processor_id()) };
             if now.wrapping_sub(LAST_DROP.replace(now)) > SERIES_GAP_NS {
-                debug!(&(), "the record of {} was dropped on CPU {}: the ring buffer {} is full", $record, cpu, $map);
+                debug!(&(), "dropped the record of {} on CPU {}: ring buffer {} is full", $record, cpu, $map);
             }
         }
     };
@@ -83,37 +83,37 @@ dropped!(fork, "a fork", "PROCESSES");
 dropped!(exec, "an exec", "PROCESSES");
 dropped!(cgroup, "a new cgroup", "PROCESSES");
 
-/// The level of our pid namespace is not known yet, and cannot be learnt from a task that is outside of it. `deepest` is
-/// the level of the task's own.
+/// Logs that the level of our PID namespace is still unknown, because the task seen is outside of it. `deepest` is the
+/// level of the task's own namespace.
 #[inline(never)]
-pub(in crate::object) fn nothing_learnt(deepest: u32) {
-    if NOTHING_LEARNT.is_first() {
+pub(in crate::object) fn namespace_level_unknown(deepest: u32) {
+    if LEVEL_UNKNOWN_LOGGED.is_first() {
         debug!(
             &(),
-            "a task of PID namespace level {} is not ours: the level of our PID namespace is still unknown", deepest
+            "a task at PID namespace level {} is not ours: the level of our PID namespace is still unknown", deepest
         );
     }
 }
 
-/// The members that a fork needs are further apart than the window is long.
+/// Logs that the `task_struct` members that a fork record needs do not fit into the window.
 #[inline(never)]
 pub(in crate::object) fn no_window() {
     if NO_WINDOW.is_first() {
         debug!(
             &(),
-            "the members of task_struct that a fork needs do not fit into {} bytes: each is read by itself",
+            "the task_struct members needed for a fork record span more than {} bytes: reading them one by one",
             WINDOW_BYTES
         );
     }
 }
 
-/// A member that a fork needs is not in the window that begins there.
+/// Logs that a member that a fork record needs is outside the window that begins at `first`.
 #[inline(never)]
 pub(in crate::object) fn member_outside_window(first: u32) {
     if MEMBER_OUTSIDE.is_first() {
         debug!(
             &(),
-            "a member of task_struct that a fork needs is not in the {} bytes from offset {}: forks are not recorded",
+            "a task_struct member needed for a fork record is outside the {} bytes at offset {}: forks are not recorded",
             WINDOW_BYTES,
             first
         );

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Kills for memory of the whole machine, by a monitor that may load BPF programs and nothing else.
+# Monitors the OOM kills of the whole machine. It may load BPF programs and nothing else.
 exec docker run --detach --name krunner-monitor \
     --label krunner/tracer=bpf --label krunner/confidence=confirmed \
     --cap-drop ALL --cap-add BPF --cap-add PERFMON --security-opt no-new-privileges --user 0:0 \

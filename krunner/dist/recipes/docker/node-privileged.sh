@@ -1,5 +1,5 @@
 #!/bin/sh
-# Kills for memory of the whole machine, by a monitor that may do everything.
+# Monitors the OOM kills of the whole machine. The container is privileged.
 exec docker run --detach --name krunner-monitor \
     --label krunner/tracer=bpf --label krunner/confidence=confirmed \
     --privileged --user 0:0 \

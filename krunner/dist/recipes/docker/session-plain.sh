@@ -1,5 +1,5 @@
 #!/bin/sh
-# A session as any other container.
+# A session without extra rights.
 exec docker run --detach --name session \
     --label krunner/tracer=snapshot --label krunner/confidence=inferred \
     --user 1000:1000 --memory 512m \

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A session that may do everything.
+# A privileged session.
 exec docker run --detach --name session \
     --label krunner/tracer=bpf --label krunner/confidence=confirmed \
     --privileged --user 0:0 --memory 512m \

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::monitor::tracer::probe::{Check, ProbeRoots, State};
+use crate::monitor::tracer::probe::{CheckState, HostCheck, ProbeRoots};
 use crate::monitor::{Cgroup, CgroupRoot};
 use crate::process::{PidsLimit, oom_score};
 
@@ -16,7 +16,7 @@ const MIB: u64 = 1 << 20;
 const FEW_PROCESSES: u64 = 16;
 
 const PROTECT: &str = "`setcap cap_bpf,cap_perfmon,cap_sys_resource+p` krunner's file, in a container started with --cap-add \
-                       SYS_RESOURCE, so that the runner protects itself";
+                       SYS_RESOURCE, which exempts the runner";
 
 /// What was found.
 #[derive(Debug, Clone)]
@@ -68,7 +68,7 @@ impl HostFacts {
     pub(super) fn throttling(&self) -> Option<String> {
         self.throttled.map(|(current, high)| {
             format!(
-                "{} of {} MiB of memory.high are in use: the kernel slows this container down",
+                "{} of {} MiB of memory.high in use: the kernel throttles this container",
                 current / MIB,
                 high / MIB
             )
@@ -76,30 +76,30 @@ impl HostFacts {
     }
 
     /// A line each.
-    pub(super) fn checks(&self) -> Vec<Check> {
+    pub(super) fn checks(&self) -> Vec<HostCheck> {
         let mut checks = vec![self.oom_group(), self.oom_protection(), self.pids_limit()];
         checks.extend(self.kill_counter());
         checks.extend(self.throttling().map(|found| {
-            note("memory-high", found, Some("end processes, or raise memory.high (Kubernetes: MemoryQoS)"))
+            note("memory-high", found, Some("stop processes or raise memory.high (Kubernetes: MemoryQoS)"))
         }));
         checks
     }
 
-    fn oom_group(&self) -> Check {
+    fn oom_group(&self) -> HostCheck {
         const CHECK: &str = "oom-group";
         match (&self.oom_group, self.cgroup_version) {
-            (None, Some(2)) => ok(CHECK, "memory.oom.group is 0: an OOM kill ends one process"),
-            (None, Some(_)) => ok(CHECK, "cgroup v1 has none: an OOM kill ends one process"),
-            (None, None) => note(CHECK, "cannot be seen", None),
+            (None, Some(2)) => ok(CHECK, "memory.oom.group is 0: an OOM kill terminates one process"),
+            (None, Some(_)) => ok(CHECK, "cgroup v1 has no group kill: an OOM kill terminates one process"),
+            (None, None) => note(CHECK, "unknown: not visible here", None),
             (Some(at), _) if self.may_protect_itself => ok(
                 CHECK,
                 format!(
-                    "memory.oom.group is 1 in {at}: an OOM kill ends all processes but the runner, which protects itself"
+                    "memory.oom.group is 1 in {at}: an OOM kill terminates all processes except the runner, which is exempt"
                 ),
             ),
             (Some(at), _) => {
                 let found = format!(
-                    "memory.oom.group is 1 in {at}: one OOM kill ends the whole container, this runner included \
+                    "memory.oom.group is 1 in {at}: one OOM kill terminates the whole container, this runner included \
                      (Kubernetes 1.28 and later sets it)"
                 );
                 let remedy = format!(
@@ -111,13 +111,13 @@ impl HostFacts {
         }
     }
 
-    fn oom_protection(&self) -> Check {
+    fn oom_protection(&self) -> HostCheck {
         const CHECK: &str = "oom-protection";
         if self.may_protect_itself {
-            return ok(CHECK, "the runner protects itself (CAP_SYS_RESOURCE)");
+            return ok(CHECK, "the runner is exempt (it has CAP_SYS_RESOURCE)");
         }
         let (Some(base), Some(machine_bytes)) = (self.oom_score_adj, self.machine_bytes) else {
-            return note(CHECK, "cannot be seen: /proc has no oom_score_adj or meminfo", None);
+            return note(CHECK, "unknown: /proc has no oom_score_adj or meminfo", None);
         };
         if base == oom_score::NEVER {
             return ok(CHECK, "the container is exempt from OOM kills (oom_score_adj -1000)");
@@ -130,9 +130,7 @@ impl HostFacts {
         if children - base >= needed {
             return ok(
                 CHECK,
-                format!(
-                    "children start at oom_score_adj {children:+} ({at}), so that they are killed before the runner"
-                ),
+                format!("children start at oom_score_adj {children:+} ({at}), so they are killed before the runner"),
             );
         }
         let found = format!(
@@ -148,7 +146,7 @@ impl HostFacts {
         note(CHECK, found, Some(&remedy))
     }
 
-    fn kill_counter(&self) -> Option<Check> {
+    fn kill_counter(&self) -> Option<HostCheck> {
         const SHOWN: usize = 3;
         let shown = self.uncounted.get(..SHOWN).unwrap_or(&self.uncounted).join(", ");
         let more = match self.uncounted.len().saturating_sub(SHOWN) {
@@ -156,25 +154,25 @@ impl HostFacts {
             more => format!(" and {more} more"),
         };
         let found = format!(
-            "processes of this container are in other memory cgroups ({shown}{more}): OOM kills there are seen by BPF only"
+            "processes of this container are in other memory cgroups ({shown}{more}): OOM kills there are detected by eBPF only"
         );
-        let remedy = "start krunner in the container's topmost memory cgroup, or give it CAP_BPF and CAP_PERFMON";
+        let remedy = "start krunner in the container's top memory cgroup, or grant it CAP_BPF and CAP_PERFMON";
         (!self.uncounted.is_empty()).then(|| note("kill-counter", found, Some(remedy)))
     }
 
-    fn pids_limit(&self) -> Check {
+    fn pids_limit(&self) -> HostCheck {
         const CHECK: &str = "pids-limit";
         match self.pids {
-            None => ok(CHECK, "no limit, or none that can be seen"),
+            None => ok(CHECK, "no visible limit"),
             Some(limit) => {
                 let found = format!("{} of {} processes and threads in use", limit.current, limit.max);
                 let is_low = limit.left() < FEW_PROCESSES.max(limit.max / 10);
                 if is_low {
                     note(
                         CHECK,
-                        format!("{found}: steps that find no room end with -1"),
+                        format!("{found}: steps that exceed the limit end with -1"),
                         Some(
-                            "end some, or start the container with a larger limit (--pids-limit, kubelet's podPidsLimit)",
+                            "stop some, or start the container with a higher limit (--pids-limit, kubelet's podPidsLimit)",
                         ),
                     )
                 } else {
@@ -192,12 +190,12 @@ fn uncounted(root: &Path, cgroup: Option<&Cgroup>) -> Vec<String> {
     cgroup.map(|cgroup| cgroup.uncounted(&CgroupRoot::below(root)).into_iter().collect()).unwrap_or_default()
 }
 
-fn ok(check: &'static str, found: impl Into<String>) -> Check {
-    Check { check, state: State::Ok, found: found.into(), remedy: None }
+fn ok(check: &'static str, found: impl Into<String>) -> HostCheck {
+    HostCheck { check, state: CheckState::Ok, found: found.into(), remedy: None }
 }
 
-fn note(check: &'static str, found: impl Into<String>, remedy: Option<&str>) -> Check {
-    Check { check, state: State::Note, found: found.into(), remedy: remedy.map(str::to_owned) }
+fn note(check: &'static str, found: impl Into<String>, remedy: Option<&str>) -> HostCheck {
+    HostCheck { check, state: CheckState::Note, found: found.into(), remedy: remedy.map(str::to_owned) }
 }
 
 #[cfg(test)]

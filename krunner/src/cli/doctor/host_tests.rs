@@ -28,7 +28,7 @@ fn container(files: &[(&str, &str)]) -> tempfile::TempDir {
 fn told(files: &[(&str, &str)], may_protect_itself: bool) -> Vec<String> {
     let root = container(files);
     let folder = format!("{}/sys/fs/cgroup", root.path().display());
-    let line = |check: Check| {
+    let line = |check: HostCheck| {
         let remedy = check.remedy.map(|remedy| format!(" -> {remedy}")).unwrap_or_default();
         format!("{:?} {}: {}{remedy}", check.state, check.check, check.found.replace(&folder, "CGROUP"))
     };
@@ -40,10 +40,10 @@ fn a_container_with_nothing_against_it() {
     assert_eq!(
         told(&[("sys/fs/cgroup/pod/box/memory.oom.group", "0\n")], false),
         [
-            "Ok oom-group: memory.oom.group is 0: an OOM kill ends one process",
-            "Ok oom-protection: children start at oom_score_adj +375 (limit 64 MiB), so that they are killed before the \
+            "Ok oom-group: memory.oom.group is 0: an OOM kill terminates one process",
+            "Ok oom-protection: children start at oom_score_adj +375 (limit 64 MiB), so they are killed before the \
              runner",
-            "Ok pids-limit: no limit, or none that can be seen",
+            "Ok pids-limit: no visible limit",
         ]
     );
 }
@@ -61,25 +61,25 @@ fn a_pod_of_kubernetes() {
     assert_eq!(
         told(&pod, false),
         [
-            "Note oom-group: memory.oom.group is 1 in CGROUP/pod: one OOM kill ends the whole container, this runner \
-             included (Kubernetes 1.28 and later sets it) -> kubelet: `singleProcessOOMKill: true` (1.32 and later, \
+            "Note oom-group: memory.oom.group is 1 in CGROUP/pod: one OOM kill terminates the whole container, this \
+             runner included (Kubernetes 1.28 and later sets it) -> kubelet: `singleProcessOOMKill: true` (1.32 and later, \
              cgroup v2); elsewhere write 0 to memory.oom.group of the container's cgroup; or `setcap \
              cap_bpf,cap_perfmon,cap_sys_resource+p` krunner's file, in a container started with --cap-add SYS_RESOURCE, \
-             so that the runner protects itself",
+             which exempts the runner",
             "Note oom-protection: the runner has oom_score_adj 995 of at most 1000: children are ranked 5 above it, and \
              375 are needed (limit 64 MiB); a small child may survive the runner -> start the container with a lower \
              oom_score_adj (Kubernetes: limits equal to requests make the pod Guaranteed), or `setcap \
              cap_bpf,cap_perfmon,cap_sys_resource+p` krunner's file, in a container started with --cap-add SYS_RESOURCE, \
-             so that the runner protects itself",
-            "Note pids-limit: 38 of 40 processes and threads in use: steps that find no room end with -1 -> end some, or \
-             start the container with a larger limit (--pids-limit, kubelet's podPidsLimit)",
-            "Note memory-high: 60 of 56 MiB of memory.high are in use: the kernel slows this container down -> end \
-             processes, or raise memory.high (Kubernetes: MemoryQoS)",
+             which exempts the runner",
+            "Note pids-limit: 38 of 40 processes and threads in use: steps that exceed the limit end with -1 -> stop some, or \
+             start the container with a higher limit (--pids-limit, kubelet's podPidsLimit)",
+            "Note memory-high: 60 of 56 MiB of memory.high in use: the kernel throttles this container -> stop \
+             processes or raise memory.high (Kubernetes: MemoryQoS)",
         ]
     );
     let protected = told(&pod, true);
     assert!(protected[0].starts_with("Ok oom-group: memory.oom.group is 1 in CGROUP/pod"), "{protected:?}");
-    assert_eq!(protected[1], "Ok oom-protection: the runner protects itself (CAP_SYS_RESOURCE)");
+    assert_eq!(protected[1], "Ok oom-protection: the runner is exempt (it has CAP_SYS_RESOURCE)");
 }
 
 #[test]
@@ -90,9 +90,9 @@ fn what_cannot_be_seen_is_said() {
     assert_eq!(
         found,
         [
-            ("oom-group", "cannot be seen"),
-            ("oom-protection", "cannot be seen: /proc has no oom_score_adj or meminfo"),
-            ("pids-limit", "no limit, or none that can be seen"),
+            ("oom-group", "unknown: not visible here"),
+            ("oom-protection", "unknown: /proc has no oom_score_adj or meminfo"),
+            ("pids-limit", "no visible limit"),
         ]
     );
 }

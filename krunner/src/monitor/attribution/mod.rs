@@ -1,4 +1,4 @@
-//! What events mean: pure, time is a parameter.
+//! Attribution of kills from events. Pure: time is a parameter.
 
-pub(super) mod accounted;
+pub(super) mod kill_accounting;
 pub(super) mod sigkill;

@@ -1,60 +1,59 @@
-//! Why a process got SIGKILL: the OOM killer, another process, the kernel for another reason. Pure.
+//! Why a process received SIGKILL: from the OOM killer, from another process, or from the kernel for another reason. Pure.
 //!
-//! Exit code 137 looks the same in all of these cases. [`RecentKills`] remembers the last ones by process, so that whoever
-//! waited for a child can be told the reason.
+//! The exit code is 137 in all cases. [`RecentKills`] keeps the causes of the last kills for callers that reap the processes.
 
 use std::collections::VecDeque;
 use std::fmt;
 
 use crate::monitor::event::{Actor, ProcessKey};
 
-/// Kills that are remembered: far more than end between a death and the question about it.
+/// Kills to remember: far more than happen between an exit and the question about it.
 const MAX_REMEMBERED: usize = 256;
 
-/// Whose SIGKILL is asked about.
+/// Which SIGKILL a question is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SigkillOf {
-    /// This process, which started at that time at the earliest, in nanoseconds since boot.
+pub(crate) enum SigkillOf {
+    /// That of this process.
     Process {
-        /// Its id.
+        /// PID of the process.
         pid: u32,
-        /// Others had its id before.
+        /// Earliest possible start, in nanoseconds since boot; the PID may have been used before.
         since_boot_ns: u64,
     },
-    /// One that it started, just before it ended itself: what a shell reports.
+    /// That of a descendant, just before the process itself exited. Shells report such kills.
     Below {
-        /// Whose.
+        /// PID of the ancestor.
         pid: u32,
     },
 }
 
-/// Why a process got SIGKILL.
+/// Why a process received SIGKILL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SigkillCause {
-    /// An OOM kill, which was reported.
+pub(crate) enum SigkillCause {
+    /// The OOM killer killed it. A report was emitted.
     Oom {
-        /// Who was killed, in words: `37 (python3, rss 258m)`.
+        /// Describes the victim: `37 (python3, rss 258m)`.
         victim: String,
     },
-    /// A process sent it.
+    /// Another process sent it.
     Sent {
-        /// To whom.
+        /// The process that was killed.
         victim: Actor,
-        /// By whom; `None` if that one cannot be seen from this PID namespace.
+        /// The sender; `None` if it is not visible in this PID namespace.
         by: Option<Actor>,
     },
-    /// The first process of its PID namespace was killed for memory, and the kernel ended all others in it.
+    /// The OOM killer killed the init process of its PID namespace, and the kernel killed all other processes there.
     OomOfInit {
-        /// That first process.
+        /// That init process.
         init: Actor,
     },
-    /// The kernel sent it, and not because of memory.
+    /// The kernel sent it, and not for an OOM kill.
     Kernel,
-    /// There is no tracer, and the counter of OOM kills did not move.
+    /// No tracer; the OOM kill counter did not change.
     NotOom,
-    /// There is no tracer, and OOM kills were counted about that time.
+    /// No tracer; the OOM kill counter rose at about that time.
     MaybeOom,
-    /// Neither a tracer nor a counter saw it.
+    /// Neither a tracer nor a counter was available.
     Unknown,
 }
 
@@ -78,15 +77,17 @@ impl fmt::Display for SigkillCause {
             ),
             Self::OomOfInit { init } => write!(
                 f,
-                "SIGKILL from the kernel: died with PID {} ({}), the first of its PID namespace, which the OOM killer killed",
+                "SIGKILL from the kernel: the OOM killer killed PID {} ({}), the init process of its PID namespace",
                 init.pid,
                 init.name.escape_debug()
             ),
             Self::Kernel => f.write_str(
                 "SIGKILL from the kernel, not the OOM killer (a hard CPU time limit, or the end of a PID namespace)",
             ),
-            Self::NotOom => f.write_str("SIGKILL, not the OOM killer: its counter did not move"),
-            Self::MaybeOom => f.write_str("SIGKILL, perhaps the OOM killer: its counter moved about that time"),
+            Self::NotOom => f.write_str("SIGKILL, not the OOM killer: the OOM kill counter did not change"),
+            Self::MaybeOom => {
+                f.write_str("SIGKILL, possibly the OOM killer: the OOM kill counter rose at about that time")
+            }
             Self::Unknown => {
                 f.write_str("SIGKILL from an unknown sender: neither eBPF nor the OOM kill counter is available")
             }
@@ -94,7 +95,6 @@ impl fmt::Display for SigkillCause {
     }
 }
 
-/// A process that got SIGKILL.
 #[derive(Debug)]
 struct Killed {
     process: ProcessKey,
@@ -102,12 +102,11 @@ struct Killed {
     cause: SigkillCause,
 }
 
-/// The last ones.
+/// The last kills by process.
 #[derive(Debug, Default)]
 pub(in crate::monitor) struct RecentKills(VecDeque<Killed>);
 
 impl RecentKills {
-    /// Remembers one.
     pub(in crate::monitor) fn add(&mut self, process: ProcessKey, at_boot_ns: u64, cause: SigkillCause) {
         if self.0.len() == MAX_REMEMBERED {
             self.0.pop_front();
@@ -115,7 +114,7 @@ impl RecentKills {
         self.0.push_back(Killed { process, at_boot_ns, cause });
     }
 
-    /// The last one since that time for which it holds.
+    /// The last kill since that time of a process that matches.
     #[must_use]
     pub(in crate::monitor) fn find(
         &self,
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_one_that_fits_is_found() {
+    fn latest_match_is_found() {
         let mut recent = RecentKills::default();
         recent.add(key(7), 100, sent(7));
         recent.add(key(7), 200, SigkillCause::Kernel);

@@ -1,16 +1,19 @@
-//! How close our own cgroup is to its limit, and the machine to having nothing left, asked at the worst moment: nothing is opened and
-//! nothing allocated.
+//! Headroom of our own cgroup and of the machine. It is queried when memory is exhausted, so queries open and allocate
+//! nothing.
 //!
-//! Right after an OOM kill the victim's memory is not back yet, but the kernel no longer counts the victim as one
-//! (`MMF_OOM_SKIP`, `mm/oom_kill.c`), so whoever is charged for one more page makes it choose again. A file that is opened is such a
-//! charge (`alloc_empty_file`, `fs/file_table.c`), and so is the first read of a file that the kernel makes up (`seq_read_iter`,
-//! `fs/seq_file.c`). Reading a file again that was read before is none.
+//! Right after an OOM kill, the victim's memory has not been freed yet, but the kernel no longer considers the victim
+//! (`MMF_OOM_SKIP`, `mm/oom_kill.c`). The next page charged to the same limit therefore causes another kill. Opening a
+//! file is such a charge (`alloc_empty_file`, `fs/file_table.c`), and so is the first read of a `seq_file`
+//! (`seq_read_iter`, `fs/seq_file.c`). Reading a file again is not.
 //!
-//! The thread that reads `/proc` is often in the middle of it, and may be the one whose page was too much. So it asks before each
-//! file whether a kill was counted since ([`Hold`]); that its reports would have the monitor order a pause comes too late.
+//! The sampler thread may be in the middle of a scan, and its own page may have been the one that exceeded the limit.
+//! So it checks before each file whether an OOM kill was counted since ([`Hold`]); a pause requested by the monitor
+//! task would come too late.
 //!
-//! Only what we are charged to matters: where the victim's limit is another one, [`OwnCharge::is_short`] says no, and all may be
-//! looked at.
+//! Only limits that we are charged to matter: if the victim's limit is a different one, [`OwnCharge::is_short`] is
+//! false and files may be opened.
+
+mod memory;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -21,86 +24,91 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::counter::{available_bytes, value};
-use super::{Cgroup, Files, NO_LIMIT_BYTES, OOM_GROUP};
+use super::{Cgroup, MemcgFiles, NO_LIMIT_BYTES, OOM_GROUP};
+pub(in crate::monitor) use memory::{ChargedMemory, MemoryStat};
 
-/// The longest that a victim's memory is waited for: `exit_mmap` of some GiB takes this long. After that the limit is full of
-/// something else, mostly page cache, which gives way.
+/// Maximum time to wait for a victim's memory: `exit_mmap` of several GiB takes this long. After that the limit is
+/// filled by something else, mostly reclaimable page cache.
 const HOLD_PATIENCE: Duration = Duration::from_millis(60);
 
-/// The same where the machine had no memory left: such victims are larger.
+/// The same for a global OOM, whose victims are larger.
 const MACHINE_PATIENCE: Duration = Duration::from_millis(250);
 
-/// A page that is asked for at the limit is refused several times, and each time the kernel may kill: also once the first victim
-/// counts no more (`try_charge_memcg`, `mm/memcontrol.c`). So who comes near the limit is left so long to get over it or to be killed.
+/// A charge at the limit is retried several times, and each retry may kill, even once the first victim is skipped
+/// (`try_charge_memcg`, `mm/memcontrol.c`). So a process close to the limit gets this long to free memory or to be
+/// killed.
 const STAND_OFF: Duration = Duration::from_millis(20);
 
-/// A limit that is full of page cache stays so: looks go on, and stand off again after this time.
+/// Minimum time between two stand-offs. A limit filled by page cache stays that way, and scans must continue.
 const STAND_OFF_AGAIN: Duration = Duration::from_millis(500);
 
-/// With less than this available the machine is short of memory: the kernel kills when it has nothing left.
-const MACHINE_RESERVE_BYTES: u64 = 32 << 20;
+/// With less memory available than this, the machine is short of memory.
+pub(super) const MACHINE_RESERVE_BYTES: u64 = 32 << 20;
 
-/// Between two readings. One takes 1 to 2 us.
+/// Polling interval. A read takes 1 to 2 us.
 const POLL: Duration = Duration::from_millis(1);
 
-/// With less than this left the next page may be too much: a look at `/proc` and the report take some 100 KiB, and each
-/// processor keeps up to 256 KiB of charge in stock (`MEMCG_CHARGE_BATCH`, `mm/memcontrol.c`).
-const RESERVE_BYTES: u64 = 1 << 20;
+/// With less headroom than this, the next page may exceed the limit: a scan and the report take about 100 KiB, and each
+/// CPU caches up to 256 KiB of charge (`MEMCG_CHARGE_BATCH`, `mm/memcontrol.c`).
+pub(super) const RESERVE_BYTES: u64 = 1 << 20;
 
-/// Seven lines at most of a word and a number.
+/// Buffer for the events file, at most seven lines of a word and a number.
 const EVENTS_BYTES: usize = 256;
 
-/// Cgroups above each other that are asked.
-const MOST_LEVELS: usize = 8;
+/// Maximum number of levels to read.
+const MAX_LEVELS: usize = 8;
 
-/// A number in decimal.
+/// Buffer for a decimal number.
 const NUMBER_BYTES: usize = 32;
 
-/// The limits that apply to us, and what is charged to them. One may be set later (`docker update`).
+/// The limits that apply to us and their charge. Limits may change later (`docker update`).
 #[derive(Debug)]
 pub(crate) struct OwnCharge {
-    levels: Vec<Level>,
+    levels: Vec<ChargeLevel>,
     meminfo: Option<File>,
 }
 
-/// Our cgroup, or one above it.
+/// The open files of our cgroup or an ancestor.
 #[derive(Debug)]
-struct Level {
+struct ChargeLevel {
     usage: File,
     limit: File,
-    /// Where the limit's file says that there is none: one above what can be seen.
+    /// Limit of an invisible ancestor, used if the limit file shows no limit.
     hidden_limit_bytes: u64,
-    /// How often it killed here. v1: and whether it may, and whether somebody waits for memory.
+    /// OOM kill count; in v1 also whether the OOM killer is disabled, and whether tasks wait for memory.
     events: Option<File>,
-    /// v2: whether all members die together.
+    /// The file `memory.oom.group` (v2).
     oom_group: Option<File>,
+    /// `memory.stat`, the composition of the memory.
+    stat: Option<File>,
 }
 
 impl OwnCharge {
-    /// What cannot be read is never short.
+    /// Opens the files. Levels that cannot be read count as not short.
     #[must_use]
     pub(in crate::monitor) fn open(cgroup: Option<&Cgroup>) -> Self {
         let meminfo = cgroup.map_or_else(|| PathBuf::from("/proc/meminfo"), |cgroup| cgroup.root.proc("meminfo"));
-        let levels = cgroup.map_or_else(Vec::new, Level::all);
+        let levels = cgroup.map_or_else(Vec::new, ChargeLevel::all);
         let charge = Self { levels, meminfo: File::open(meminfo).ok() };
-        // The first reading allocates what later ones use.
+        // The first read allocates kernel buffers that later ones reuse.
         let _ = (charge.is_stuck(), charge.is_at_limit(), charge.is_machine_short(), charge.kills_groups());
+        charge.read_all_stat();
         charge
     }
 
-    /// Whether processes wait for memory that the kernel may not free by a kill (`oom_kill_disable`,
-    /// Documentation/admin-guide/cgroup-v1/memory.rst). Whoever touches a new page then waits, too.
+    /// Whether tasks wait for memory because the OOM killer is disabled (`oom_kill_disable`,
+    /// Documentation/admin-guide/cgroup-v1/memory.rst). A thread that touches a new page then blocks as well.
     #[must_use]
     pub(crate) fn is_stuck(&self) -> bool {
-        self.levels.iter().any(Level::is_stuck)
+        self.levels.iter().any(ChargeLevel::is_stuck)
     }
 
-    /// Whether a kill here may be one of all members (`memory.oom.group`).
+    /// Whether an OOM kill here may kill all members (`memory.oom.group`).
     pub(in crate::monitor) fn kills_groups(&self) -> bool {
         self.levels.iter().filter_map(|level| number(level.oom_group.as_ref()?)).any(|set| set == 1)
     }
 
-    /// How long to leave it alone after a kill; `None` if the next page will do no harm.
+    /// How long to hold after an OOM kill; `None` if there is headroom.
     #[must_use]
     pub(in crate::monitor) fn patience(&self) -> Option<Duration> {
         if self.is_at_limit() {
@@ -109,28 +117,34 @@ impl OwnCharge {
         self.is_machine_short().then_some(MACHINE_PATIENCE)
     }
 
-    /// Whether the next page may be one too many, here or for the machine.
+    /// Whether the next page may cause an OOM kill, at a cgroup limit or globally.
     #[must_use]
     pub(in crate::monitor) fn is_short(&self) -> bool {
         self.is_at_limit() || self.is_machine_short()
     }
 
-    /// Whether it may be for one of our cgroups. Takes 2 us each.
+    /// Whether one of our cgroups is at its limit. Takes 2 us per level.
     fn is_at_limit(&self) -> bool {
-        self.levels.iter().any(Level::is_at_limit)
+        self.levels.iter().any(ChargeLevel::is_at_limit)
     }
 
-    /// Takes some 20 us.
+    /// Whether the machine is short of memory. Takes about 20 us.
     fn is_machine_short(&self) -> bool {
         self.meminfo.as_ref().and_then(available_bytes).is_some_and(|bytes| bytes < MACHINE_RESERVE_BYTES)
     }
 
-    /// Kills that are counted here; under v1 those of the cgroups below are not.
-    fn kills(&self) -> u64 {
-        self.levels.iter().filter_map(Level::kills).sum()
+    /// OOM kill count of our own cgroup.
+    #[must_use]
+    pub(in crate::monitor) fn own_kills(&self) -> Option<u64> {
+        self.levels.first().and_then(ChargeLevel::kills)
     }
 
-    /// Blocks until there is room again, at most [`HOLD_PATIENCE`].
+    /// Sum of the OOM kill counts of all levels; in v1 without descendants.
+    fn kills(&self) -> u64 {
+        self.levels.iter().filter_map(ChargeLevel::kills).sum()
+    }
+
+    /// Blocks until there is headroom, at most [`HOLD_PATIENCE`].
     pub(in crate::monitor) fn block_until_room(&self) {
         self.block_while(Self::is_short, HOLD_PATIENCE);
     }
@@ -142,7 +156,7 @@ impl OwnCharge {
         }
     }
 
-    /// Waits until there is room again, not for ever.
+    /// Waits until there is headroom, with a timeout.
     pub(crate) async fn room(&self) {
         let Some(patience) = self.patience() else { return };
         let begun = Instant::now();
@@ -152,15 +166,15 @@ impl OwnCharge {
     }
 }
 
-impl Level {
-    /// Our cgroup and those above it, as far as they can be read: innermost first.
+impl ChargeLevel {
+    /// Opens our cgroup and its readable ancestors, innermost first.
     fn all(cgroup: &Cgroup) -> Vec<Self> {
         let smallest = cgroup.limited_level();
         let hidden_limit_bytes = |dir: &Path| match &smallest {
             Some((bytes, at)) if at == dir => *bytes,
             _ => u64::MAX,
         };
-        let files = Files::of(cgroup.version);
+        let files = MemcgFiles::of(cgroup.version);
         let open = |dir: &Path| {
             let open = |name: &str| File::open(dir.join(name)).ok();
             let level = Self {
@@ -169,10 +183,11 @@ impl Level {
                 hidden_limit_bytes: hidden_limit_bytes(dir),
                 events: open(files.events),
                 oom_group: open(OOM_GROUP),
+                stat: open("memory.stat"),
             };
             number(&level.usage).map(|_| level)
         };
-        cgroup.visible().iter().take(MOST_LEVELS).filter_map(|dir| open(dir)).collect()
+        cgroup.visible().iter().take(MAX_LEVELS).filter_map(|dir| open(dir)).collect()
     }
 
     fn is_stuck(&self) -> bool {
@@ -182,10 +197,14 @@ impl Level {
     }
 
     fn is_at_limit(&self) -> bool {
+        let Some(limit_bytes) = self.limit_bytes() else { return false };
+        number(&self.usage).is_some_and(|usage| limit_bytes.saturating_sub(usage) < RESERVE_BYTES)
+    }
+
+    /// The limit; `None` if unlimited.
+    fn limit_bytes(&self) -> Option<u64> {
         let limit_bytes = number(&self.limit).filter(|bytes| *bytes < NO_LIMIT_BYTES);
-        let limit_bytes = limit_bytes.unwrap_or(self.hidden_limit_bytes);
-        limit_bytes < NO_LIMIT_BYTES
-            && number(&self.usage).is_some_and(|usage| limit_bytes.saturating_sub(usage) < RESERVE_BYTES)
+        Some(limit_bytes.unwrap_or(self.hidden_limit_bytes)).filter(|bytes| *bytes < NO_LIMIT_BYTES)
     }
 
     fn kills(&self) -> Option<u64> {
@@ -199,10 +218,10 @@ impl Level {
     }
 }
 
-/// One thread's stop after a kill: it asks before each file that it opens.
+/// Makes a thread wait before it opens files after an OOM kill.
 #[derive(Debug, Default)]
 pub(in crate::monitor) struct Hold {
-    /// By whoever knows of a kill.
+    /// Set by the monitor task on an OOM kill.
     is_ordered: Arc<AtomicBool>,
     charge: Option<Arc<OwnCharge>>,
     seen_kills: u64,
@@ -215,7 +234,8 @@ impl Hold {
         Self { is_ordered, charge: Some(charge), seen_kills, stood_off: None }
     }
 
-    /// Blocks while files are not to be opened; an order holds for [`MACHINE_PATIENCE`] at most. Costs 2 us where nothing happened.
+    /// Blocks while files must not be opened; a requested hold lasts at most [`MACHINE_PATIENCE`]. Costs 2 us
+    /// otherwise.
     pub(in crate::monitor) fn wait(&mut self) {
         self.wait_for_order();
         let Some(charge) = self.charge.as_ref().filter(|charge| charge.is_at_limit()) else { return };
@@ -235,14 +255,14 @@ impl Hold {
         while self.is_ordered.load(Ordering::Relaxed) {
             thread::sleep(POLL);
             if begun.elapsed() >= MACHINE_PATIENCE {
-                // Once, and not for each file again.
+                // Clear it, so that the next file does not wait again.
                 self.is_ordered.store(false, Ordering::Relaxed);
             }
         }
     }
 }
 
-fn number(file: &File) -> Option<u64> {
+pub(super) fn number(file: &File) -> Option<u64> {
     let mut buffer = [0; NUMBER_BYTES];
     let length = file.read_at(&mut buffer, 0).ok()?;
     std::str::from_utf8(&buffer[..length]).ok()?.trim().parse().ok()
@@ -254,7 +274,7 @@ mod tests {
 
     use super::*;
 
-    /// A cgroup's files.
+    /// Fake files of a cgroup.
     struct Files(tempfile::TempDir);
 
     impl Files {
@@ -273,12 +293,13 @@ mod tests {
         fn charge(&self) -> OwnCharge {
             let open = |name: &str| File::open(self.0.path().join(name)).unwrap();
             let events = Some(open("events"));
-            let level = Level {
+            let level = ChargeLevel {
                 usage: open("usage"),
                 limit: open("limit"),
                 hidden_limit_bytes: u64::MAX,
                 events,
                 oom_group: None,
+                stat: None,
             };
             OwnCharge { levels: vec![level], meminfo: File::open(self.0.path().join("meminfo")).ok() }
         }
@@ -302,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn stuck_is_who_waits_and_may_not_be_helped() {
+    fn stuck_if_tasks_wait_and_the_oom_killer_is_disabled() {
         let is_stuck = |events| Files::new(0, events).charge().is_stuck();
         assert!(is_stuck("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n"));
         assert!(!is_stuck("oom_kill_disable 1\nunder_oom 0\noom_kill 0\n"));
@@ -311,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn machine_with_nothing_left_is_waited_for_as_well() {
+    fn machine_short_of_memory_counts_as_short() {
         let files = Files::new(1, "");
         files.write("meminfo", "MemTotal: 4000000 kB\nMemFree: 100 kB\nMemAvailable:    30000 kB\n");
         let charge = files.charge();
@@ -321,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn who_opens_files_waits_once_for_each_kill_at_the_limit() {
+    fn opening_files_waits_once_for_each_kill_at_the_limit() {
         let kills = |count| format!("low 0\nhigh 0\nmax 9\noom 9\noom_kill {count}\noom_group_kill 7\n");
         let files = Files::new(67_108_864, &kills(1));
         let mut hold = Hold::new(Arc::default(), Arc::new(files.charge()));
@@ -341,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn order_to_wait_ends_by_itself() {
+    fn requested_hold_times_out() {
         let ordered = Arc::new(AtomicBool::new(true));
         let begun = Instant::now();
         Hold::new(Arc::clone(&ordered), Arc::new(OwnCharge::open(None))).wait();

@@ -1,21 +1,21 @@
-//! How many processes the kernel has killed for memory here, and how soon it may have to.
+//! Counts OOM kills from cgroup counters, and reads the headroom until the next one.
 //!
-//! Who may look into our memory cgroup may count kills, without any capability. What `oom_kill` counts differs
-//! (`memcg_memory_event`, include/linux/memcontrol.h):
+//! Reading the counters requires no capability. What `oom_kill` counts depends on the hierarchy (`memcg_memory_event`,
+//! include/linux/memcontrol.h):
 //!
 //! | hierarchy | counts |
 //! |---|---|
-//! | v2 | the cgroup and all below: ours alone is read, or each would be counted at every level |
-//! | v2 mounted with `memory_localevents`, v1 | the cgroup's own processes: all below are read as well and summed up |
-//! | v2's root | nothing there; `/proc/vmstat` counts the whole machine |
+//! | v2 | the cgroup and its descendants: only ours is read, otherwise kills would be counted at every level |
+//! | v2 mounted with `memory_localevents`, v1 | only the cgroup's own processes: descendants are read as well and summed |
+//! | v2's root | has no counter; `/proc/vmstat` counts the whole machine |
 //!
-//! Files stay open: reading one anew costs 1 to 2 us. A cgroup that was removed answers ENODEV. Cgroups that come or go
-//! show in the listing of their parent: the link count stays the same when one was removed and one was added, and the
-//! modification time of such a folder does not change at all (seen on 6.18, v1 and v2; `kernfs_add_one` in
-//! fs/kernfs/dir.c only touches times that were set from user space). In v2 the kernel tells by inotify when a count or a
-//! limit was hit ([`KillCounter::changes`]); in v1 an eventfd that is registered with each cgroup is signalled when memory
-//! runs out there, just before the kill, and when the cgroup is removed (cgroup-v1/memory.rst, section 10; one descriptor
-//! serves all).
+//! Files stay open: reading one again costs 1 to 2 us. Reading the file of a removed cgroup fails with ENODEV. New and
+//! removed cgroups are detected by listing the parent directory: its link count does not change if one cgroup is
+//! removed and another added, and its modification time never changes (seen on 6.18, v1 and v2; `kernfs_add_one` in
+//! fs/kernfs/dir.c only updates times that were set from user space). In v2, inotify reports changes of the events file
+//! ([`KillCounter::changes`]). In v1, an eventfd registered with each cgroup is signalled when memory runs out, just
+//! before the kill, and when the cgroup is removed (cgroup-v1/memory.rst, section 10; one descriptor serves all
+//! cgroups).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -27,42 +27,46 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::{Cgroup, CgroupFacts, Files, V2, number};
+use super::limits::LimitCounters;
+use super::usage::UsageSource;
+use super::{Cgroup, CgroupFacts, MemcgFiles, V2, number};
 use crate::monitor::clock;
+use crate::monitor::explain::{CgroupView, FailedCharges, LimitScope, MemoryFacts};
+use crate::monitor::model::LimitKind;
 
-/// Cgroups that are read. A container has few; who watches a whole node of v1 sees the first ones.
-const MOST: usize = 256;
+/// Maximum number of cgroups to read. A container has few; on a whole v1 node only the first ones are read.
+const MAX_CGROUPS: usize = 256;
 
-/// Limits change and cgroups come rarely.
-const SETTLED: Duration = Duration::from_millis(250);
+/// How often to re-read limits and look for new cgroups, both of which rarely change.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Enough for `memory.events`, `memory.oom_control` and `vmstat`'s first half.
+/// Buffer size: enough for `memory.events`, `memory.oom_control` and the first half of `vmstat`.
 const TEXT_BYTES: usize = 8 * 1024;
 
-/// What a look at the counters shows.
+/// Result of [`KillCounter::poll`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::monitor) struct Look {
-    /// Whether kills were counted that nobody has taken.
+pub(in crate::monitor) struct CounterReading {
+    /// Whether there are counted OOM kills that have not been taken.
     pub(in crate::monitor) has_kills: bool,
-    /// What may be taken before somebody is killed; none where our limit cannot be read.
+    /// Memory that can be used before an OOM kill; `None` if our limit cannot be read.
     pub(in crate::monitor) headroom_bytes: Option<u64>,
 }
 
-/// What was counted since the last time that somebody took it.
+/// OOM kills counted since the last [`KillCounter::take`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::monitor) struct Count {
-    /// The kills.
+    /// The counts by cgroup.
     pub(in crate::monitor) kills: Vec<Kills>,
-    /// Whether kills can be counted at all.
+    /// Whether a counter is readable.
     pub(in crate::monitor) is_counted: bool,
-    /// None of them happened before that, in nanoseconds since boot.
+    /// Start of the interval, in nanoseconds since boot.
     pub(in crate::monitor) since_boot_ns: u64,
-    /// And when the counters were read last.
+    /// End of the interval: when the counters were last read.
     pub(in crate::monitor) at_boot_ns: u64,
 }
 
 impl Count {
-    /// Leaves out so many that somebody else reports.
+    /// Subtracts kills that are already reported.
     pub(in crate::monitor) fn leave_out(&mut self, mut reported: u64) {
         for kills in &mut self.kills {
             let here = kills.number.min(reported);
@@ -73,60 +77,69 @@ impl Count {
     }
 }
 
-/// What one counter has counted.
+/// OOM kills counted by one cgroup's counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::monitor) struct Kills {
-    /// How many.
+    /// The number of kills.
     pub(in crate::monitor) number: u64,
-    /// Some were killed for being in one cgroup with the one that was chosen (`memory.oom.group`, cgroup-v2.rst).
+    /// Some processes were killed as members of the victim's cgroup (`memory.oom.group`, cgroup-v2.rst).
     pub(in crate::monitor) is_group: bool,
-    /// Where.
-    pub(in crate::monitor) cgroup: Option<CgroupFacts>,
+    /// The cgroup, the limit that was hit, and the memory usage.
+    pub(in crate::monitor) facts: MemoryFacts,
 }
 
-/// Reads the counters of a cgroup and of those below it.
+impl Kills {
+    fn new(number: u64, is_group: bool, cgroup: Option<CgroupFacts>) -> Self {
+        Self { number, is_group, facts: MemoryFacts { cgroup, ..MemoryFacts::default() } }
+    }
+}
+
+/// Reads the counters of a cgroup and, where necessary, its descendants.
 #[derive(Debug)]
 pub(in crate::monitor) struct KillCounter {
     cgroup: Option<Cgroup>,
     is_summed: bool,
-    levels: Vec<Level>,
-    vmstat: Option<Total>,
+    levels: Vec<CounterLevel>,
+    vmstat: Option<MonotonicCount>,
     meminfo: Option<File>,
-    settled: Option<Instant>,
+    refreshed: Option<Instant>,
     read_boot_ns: u64,
-    /// Counted, and not taken.
+    /// Counted but not yet taken.
     unclaimed: Vec<Kills>,
     unclaimed_since_ns: Option<u64>,
+    limits: LimitCounters,
     buffer: Vec<u8>,
-    /// v1: signalled when memory runs out.
+    /// v1: signalled when a cgroup runs out of memory.
     alarm: Option<EventFd>,
 }
 
-/// One cgroup.
+/// The files and last values of one cgroup.
 #[derive(Debug)]
-struct Level {
+struct CounterLevel {
     dir: PathBuf,
     id: u64,
-    events: Option<Total>,
+    events: Option<MonotonicCount>,
     usage: Option<File>,
     limit_bytes: Option<u64>,
-    /// What others use of that limit.
+    /// Headroom at the last poll.
+    room_bytes: Option<u64>,
+    /// Memory charged to the same limit by other cgroups.
     beside_bytes: u64,
 }
 
-/// A number of kills, which only grows.
+/// A monotonic counter of OOM kills.
 #[derive(Debug)]
-struct Total {
+struct MonotonicCount {
     file: File,
     last: Option<u64>,
-    /// v2 can kill all of a cgroup at once.
+    /// v2, which can kill all members of a cgroup at once.
     may_be_group: bool,
-    /// `oom_group_kill`, since Linux 5.17: how often it did.
+    /// `oom_group_kill`, since Linux 5.17: the number of group kills.
     last_groups: Option<u64>,
 }
 
 impl KillCounter {
-    /// Begins with what is counted so far.
+    /// Starts counting from the current values.
     pub(in crate::monitor) fn start(cgroup: Option<Cgroup>) -> Self {
         let is_summed = cgroup.as_ref().is_some_and(|cgroup| cgroup.version == 1 || cgroup.has_local_events());
         let mut counter = Self {
@@ -135,8 +148,9 @@ impl KillCounter {
             vmstat: None,
             meminfo: File::open(cgroup.as_ref().map_or_else(|| "/proc/meminfo".into(), |it| it.root.proc("meminfo")))
                 .ok(),
+            limits: LimitCounters::open(cgroup.as_ref()),
             cgroup,
-            settled: None,
+            refreshed: None,
             read_boot_ns: clock::boot_ns(),
             unclaimed: Vec::new(),
             unclaimed_since_ns: None,
@@ -145,58 +159,70 @@ impl KillCounter {
         };
         if let Some(cgroup) = &counter.cgroup {
             if cgroup.is_root_of_v2() {
-                counter.vmstat = File::open(cgroup.root.proc("vmstat")).ok().map(|file| Total::new(file, true));
+                counter.vmstat =
+                    File::open(cgroup.root.proc("vmstat")).ok().map(|file| MonotonicCount::new(file, true));
             }
-            let own = Level::open(&cgroup.charged_dir(), cgroup.version);
+            let own = CounterLevel::open(&cgroup.charged_dir(), cgroup.version);
             counter.levels.extend(own.inspect(|level| level.arm(counter.alarm.as_ref())));
         }
-        counter.settle();
-        // Those that are there now begin with what they have; those that come later, with nothing.
+        counter.refresh_cgroups();
+        // Existing cgroups start from their current count, later ones from 0.
         counter.grown();
         counter
     }
 
-    /// Tells when something has changed, where the kernel does (v2).
+    /// An inotify descriptor that reports changes of the counters (v2).
     pub(in crate::monitor) fn changes(cgroup: &Cgroup) -> nix::Result<Inotify> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         inotify.add_watch(&cgroup.charged_dir().join(V2.events), AddWatchFlags::IN_MODIFY)?;
         Ok(inotify)
     }
 
-    /// Becomes readable when memory has run out in one of the cgroups, where the kernel tells that (v1).
+    /// A descriptor that becomes readable when one of the cgroups runs out of memory (v1).
     pub(in crate::monitor) fn alarm(&self) -> Option<OwnedFd> {
         self.alarm.as_ref()?.as_fd().try_clone_to_owned().ok()
     }
 
-    /// Reads all counters, and what is left. What was counted stays here until somebody takes it, so that no two threads
-    /// can miss it between them.
-    pub(in crate::monitor) fn look(&mut self) -> Look {
+    /// Reads all counters and the headroom. Counted kills stay here until [`Self::take`], so that two threads cannot
+    /// miss any.
+    pub(in crate::monitor) fn poll(&mut self) -> CounterReading {
         self.collect();
-        // Right after a kill no file is opened, unless the kills do not end.
-        let patience = if self.unclaimed.is_empty() { SETTLED } else { SETTLED * 4 };
-        if self.settled.is_none_or(|at| at.elapsed() >= patience) {
-            self.settle();
+        // Right after an OOM kill no file is opened, unless kills continue for long.
+        let patience = if self.unclaimed.is_empty() { REFRESH_INTERVAL } else { REFRESH_INTERVAL * 4 };
+        if self.refreshed.is_none_or(|at| at.elapsed() >= patience) {
+            self.refresh_cgroups();
             self.collect();
         }
         let is_limit_known = self.vmstat.is_some() || self.levels.first().is_some_and(|own| own.usage.is_some());
-        let left = self.levels.iter().filter_map(|level| level.headroom_bytes(&mut self.buffer));
+        for level in &mut self.levels {
+            level.room_bytes = level.headroom_bytes(&mut self.buffer);
+        }
+        let left = self.levels.iter().filter_map(|level| level.room_bytes);
         let headroom_bytes = left.chain(self.meminfo.as_ref().and_then(available_bytes)).min();
-        Look { has_kills: !self.unclaimed.is_empty(), headroom_bytes: headroom_bytes.filter(|_| is_limit_known) }
+        CounterReading {
+            has_kills: !self.unclaimed.is_empty(),
+            headroom_bytes: headroom_bytes.filter(|_| is_limit_known),
+        }
     }
 
-    /// Reads the counters that are known, opening no file, and takes what was counted.
+    /// Reads the open counters and returns the counted kills. Opens no file; [`Self::usage_source`] provides the memory
+    /// usage.
     pub(in crate::monitor) fn take(&mut self) -> Count {
         self.collect();
         Count {
             kills: std::mem::take(&mut self.unclaimed),
-            is_counted: self.vmstat.is_some() || self.levels.first().is_some_and(Level::is_counted),
+            is_counted: self.vmstat.is_some() || self.levels.first().is_some_and(CounterLevel::is_counted),
             since_boot_ns: self.unclaimed_since_ns.take().unwrap_or(self.read_boot_ns),
             at_boot_ns: self.read_boot_ns,
         }
     }
 
     fn collect(&mut self) {
-        let kills = self.grown();
+        let mut kills = self.grown();
+        for kills in &mut kills {
+            self.find_limit(kills);
+        }
+        self.limits.poll();
         let since_ns = std::mem::replace(&mut self.read_boot_ns, clock::boot_ns());
         if !kills.is_empty() {
             self.unclaimed.extend(kills);
@@ -204,11 +230,44 @@ impl KillCounter {
         }
     }
 
+    fn find_limit(&self, kills: &mut Kills) {
+        let facts = &mut kills.facts;
+        facts.limit = self.limits.hit(facts.cgroup.as_ref().and_then(|cgroup| self.inner_limit(cgroup)));
+    }
+
+    /// Where to read the memory usage for these kills. Unopened files are returned only for a descendant, and only if
+    /// our own cgroup has headroom.
+    #[must_use]
+    pub(in crate::monitor) fn usage_source(&self, kills: &Kills) -> Option<UsageSource> {
+        let hit = kills.facts.limit.as_ref()?;
+        if let Some(files) = self.limits.usage_files(hit) {
+            return Some(UsageSource::Open(files));
+        }
+        let own = self.cgroup.as_ref().filter(|_| hit.scope == LimitScope::Inner && !self.limits.is_short())?;
+        let level = self.levels.iter().find(|level| Some(level.path(own)) == hit.path)?;
+        Some(UsageSource::Closed { dir: level.dir.clone(), version: own.version })
+    }
+
+    /// The limit of a descendant, which may be the one that was hit.
+    fn inner_limit(&self, cgroup: &CgroupFacts) -> Option<FailedCharges> {
+        let own = self.cgroup.as_ref()?;
+        let level = self.levels.iter().skip(1).find(|level| level.path(own) == cgroup.path)?;
+        let limit_bytes = level.limit_bytes.filter(|bytes| *bytes < super::NO_LIMIT_BYTES)?;
+        let view = CgroupView { scope: LimitScope::Inner, path: Some(cgroup.path.clone()) };
+        Some(FailedCharges {
+            cgroup: view,
+            kind: LimitKind::Memory,
+            limit_bytes: Some(limit_bytes),
+            room_bytes: level.room_bytes,
+        })
+    }
+
     fn grown(&mut self) -> Vec<Kills> {
         let mut kills = Vec::new();
         let buffer = &mut self.buffer;
         if let Some((number, is_group)) = self.vmstat.as_mut().and_then(|total| total.grown(buffer)) {
-            kills.push(Kills { number, is_group, cgroup: self.cgroup.as_ref().map(Cgroup::facts) });
+            let cgroup = self.cgroup.as_ref().map(Cgroup::facts);
+            kills.push(Kills::new(number, is_group, cgroup));
         }
         let mut own = None;
         for level in &mut self.levels {
@@ -221,17 +280,17 @@ impl KillCounter {
                     above
                 };
                 let cgroup = self.cgroup.as_ref().map(|cgroup| level.facts(cgroup, smallest));
-                kills.push(Kills { number, is_group, cgroup });
+                kills.push(Kills::new(number, is_group, cgroup));
             }
         }
         kills
     }
 
-    /// Finds cgroups that came, forgets those that went, reads limits.
-    fn settle(&mut self) {
-        let is_first = self.settled.replace(Instant::now()).is_none();
+    /// Adds new cgroups, drops removed ones and reads limits.
+    fn refresh_cgroups(&mut self) {
+        let is_first = self.refreshed.replace(Instant::now()).is_none();
         let Some(cgroup) = &self.cgroup else { return };
-        // Another one may have its path by now.
+        // The path may have been reused.
         self.levels.retain(|level| inode(&level.dir) == level.id);
         let mut index = 0;
         while index < self.levels.len() {
@@ -240,8 +299,9 @@ impl KillCounter {
             let below = if self.is_summed { folders(&level.dir) } else { Vec::new() };
             for (dir, id) in below {
                 let is_known = self.levels.iter().any(|level| level.id == id);
-                if !is_known && self.levels.len() < MOST {
-                    let level = Level::open(&dir, cgroup.version).inspect(|level| level.arm(self.alarm.as_ref()));
+                if !is_known && self.levels.len() < MAX_CGROUPS {
+                    let level =
+                        CounterLevel::open(&dir, cgroup.version).inspect(|level| level.arm(self.alarm.as_ref()));
                     self.levels.extend(level.map(|level| if is_first { level } else { level.counted_from_0() }));
                 }
             }
@@ -250,28 +310,29 @@ impl KillCounter {
     }
 }
 
-impl Level {
+impl CounterLevel {
     fn open(dir: &Path, version: u8) -> Option<Self> {
-        let files = Files::of(version);
+        let files = MemcgFiles::of(version);
         let open = |name: &str| File::open(dir.join(name)).ok();
         let level = Self {
             dir: dir.to_owned(),
             id: inode(dir),
-            events: open(files.events).map(|file| Total::new(file, version == 2)),
+            events: open(files.events).map(|file| MonotonicCount::new(file, version == 2)),
             usage: open(files.usage),
             limit_bytes: None,
+            room_bytes: None,
             beside_bytes: 0,
         };
         dir.is_dir().then_some(level)
     }
 
-    /// v1: asks for a signal when memory runs out here. Needs a cgroup that is writable; without it the counter is polled.
+    /// v1: registers for a signal when memory runs out. Requires a writable cgroup; otherwise the counter is polled.
     fn arm(&self, alarm: Option<&EventFd>) {
         let (Some(alarm), Some(events)) = (alarm, &self.events) else { return };
         let Ok(mut control) = OpenOptions::new().write(true).open(self.dir.join("cgroup.event_control")) else {
             return;
         };
-        // Refused where the file is no counter of a cgroup, which polling shows as well.
+        // Fails if the file is not a cgroup counter, which polling detects as well.
         let _ = write!(control, "{} {}", alarm.as_fd().as_raw_fd(), events.file.as_raw_fd());
     }
 
@@ -282,9 +343,9 @@ impl Level {
         self
     }
 
-    /// Ours has the smallest limit of all above; those below, their own.
+    /// For our own cgroup, reads the smallest limit of all ancestors; for descendants, their own.
     fn measure(&mut self, cgroup: &Cgroup, is_own: bool) {
-        let files = Files::of(cgroup.version);
+        let files = MemcgFiles::of(cgroup.version);
         if !is_own {
             self.limit_bytes = number(&self.dir.join(files.limit), "limit").ok();
             return;
@@ -295,7 +356,7 @@ impl Level {
         self.beside_bytes = facts.usage_bytes.unwrap_or(0).saturating_sub(own);
     }
 
-    /// A file may be there and say nothing: container engines mask some with an empty one.
+    /// Whether the counter is readable: container engines mask some files with an empty one.
     fn is_counted(&self) -> bool {
         self.events.as_ref().is_some_and(|total| total.last.is_some())
     }
@@ -310,13 +371,16 @@ impl Level {
         text(self.usage.as_ref()?, buffer).ok()?.trim().parse().ok()
     }
 
-    /// As [`Cgroup::facts`], of what was read already: right after a kill no file is opened.
-    fn facts(&self, cgroup: &Cgroup, (limit_bytes, usage_bytes): (Option<u64>, Option<u64>)) -> CgroupFacts {
+    fn path(&self, cgroup: &Cgroup) -> String {
         let below = self.dir.strip_prefix(&cgroup.dir).ok().and_then(Path::to_str).unwrap_or_default();
         let top = cgroup.path.trim_end_matches('/');
-        let path = if below.is_empty() { cgroup.path.clone() } else { format!("{top}/{below}") };
+        if below.is_empty() { cgroup.path.clone() } else { format!("{top}/{below}") }
+    }
+
+    /// Like [`Cgroup::facts`], from values already read: no file is opened right after an OOM kill.
+    fn facts(&self, cgroup: &Cgroup, (limit_bytes, usage_bytes): (Option<u64>, Option<u64>)) -> CgroupFacts {
         CgroupFacts {
-            path,
+            path: self.path(cgroup),
             version: cgroup.version,
             limit_bytes: limit_bytes.filter(|bytes| *bytes < super::NO_LIMIT_BYTES),
             usage_bytes,
@@ -325,12 +389,12 @@ impl Level {
     }
 }
 
-impl Total {
+impl MonotonicCount {
     fn new(file: File, may_be_group: bool) -> Self {
         Self { file, last: None, may_be_group, last_groups: None }
     }
 
-    /// By how much it has grown since the last call, and whether by groups; nothing at the first.
+    /// The increase since the last call, and whether it includes group kills; `None` at the first call.
     fn grown(&mut self, buffer: &mut [u8]) -> Option<(u64, bool)> {
         let text = text(&self.file, buffer).ok()?;
         let (kills, groups) = (value(text, "oom_kill")?, value(text, "oom_group_kill"));
@@ -343,14 +407,14 @@ impl Total {
 }
 
 impl Cgroup {
-    /// The nearest one that memory is charged to: in v2 the controller may be off here.
+    /// The directory of the nearest cgroup that is charged: in v2 the controller may be disabled in ours.
     fn charged_dir(&self) -> PathBuf {
-        let files = Files::of(self.version);
+        let files = MemcgFiles::of(self.version);
         let mut levels = self.levels(&self.dir).into_iter();
         levels.find(|level| level.join(files.usage).exists()).unwrap_or_else(|| self.dir.clone())
     }
 
-    /// v2's root is the only one without the controller's files while the controller is on.
+    /// Whether this is v2's root, the only cgroup without the controller's files although the controller is enabled.
     #[must_use]
     pub(in crate::monitor) fn is_root_of_v2(&self) -> bool {
         let is_on = || fs::read_to_string(self.dir.join("cgroup.controllers")).is_ok_and(|on| on.contains("memory"));
@@ -362,8 +426,8 @@ impl Cgroup {
     }
 }
 
-/// The folders in a folder, with their inode numbers, which the listing of a cgroup shows (`kernfs_fop_readdir`,
-/// fs/kernfs/dir.c). Listing one takes 5 us; most have none below, which two links tell in 1 us.
+/// Subdirectories with their inode numbers, which listing a cgroup provides (`kernfs_fop_readdir`, fs/kernfs/dir.c).
+/// Listing takes 5 us; for the many directories without children, checking for two links takes 1 us.
 pub(super) fn folders(dir: &Path) -> Vec<(PathBuf, u64)> {
     const NONE_BELOW: u64 = 2;
     if fs::metadata(dir).is_ok_and(|metadata| metadata.nlink() == NONE_BELOW) {
@@ -378,7 +442,7 @@ pub(super) fn inode(dir: &Path) -> u64 {
     fs::metadata(dir).map_or(0, |metadata| metadata.ino())
 }
 
-fn text<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {
+pub(super) fn text<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {
     let mut length = 0;
     while length < buffer.len() {
         match file.read_at(&mut buffer[length..], length as u64)? {
@@ -394,12 +458,17 @@ pub(super) fn value(text: &str, name: &str) -> Option<u64> {
     line.trim().parse().ok()
 }
 
-/// What the kernel thinks can be had without swapping.
+/// The kernel's estimate of the memory available without swapping.
 pub(super) fn available_bytes(meminfo: &File) -> Option<u64> {
+    meminfo_bytes(meminfo, "MemAvailable:")
+}
+
+/// Reads one of the first three entries of `/proc/meminfo`.
+pub(super) fn meminfo_bytes(meminfo: &File, name: &str) -> Option<u64> {
     let mut buffer = [0; 256];
     let length = meminfo.read_at(&mut buffer, 0).ok()?;
     let text = std::str::from_utf8(&buffer[..length]).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 

@@ -38,7 +38,7 @@ impl Tree {
     }
 
     fn cgroup(&self, dir: &str, limit: u64, usage: u64, kills: u64) {
-        let files = Files::of(self.version);
+        let files = MemcgFiles::of(self.version);
         self.write(&format!("{dir}/{}", files.limit), &format!("{limit}\n"));
         self.write(&format!("{dir}/{}", files.usage), &format!("{usage}\n"));
         self.write(&format!("{dir}/cgroup.events"), "populated 1\n");
@@ -46,7 +46,7 @@ impl Tree {
     }
 
     fn kills(&self, dir: &str, kills: u64) {
-        let files = Files::of(self.version);
+        let files = MemcgFiles::of(self.version);
         self.write(&format!("{dir}/{}", files.events), &format!("oom 9\noom_kill {kills}\noom_group_kill 8\n"));
     }
 
@@ -57,7 +57,7 @@ impl Tree {
 
 /// As the sampler looks, and the monitor takes.
 fn read(counter: &mut KillCounter) -> Count {
-    let has_kills = counter.look().has_kills;
+    let has_kills = counter.poll().has_kills;
     let count = counter.take();
     assert_eq!(has_kills, !count.kills.is_empty());
     count
@@ -65,10 +65,10 @@ fn read(counter: &mut KillCounter) -> Count {
 
 /// Path and number of each growth. Cgroups that came or went are noticed as if their time had come.
 fn grown(counter: &mut KillCounter) -> Vec<(String, u64)> {
-    counter.settled = counter.settled.and_then(|at| at.checked_sub(SETTLED));
+    counter.refreshed = counter.refreshed.and_then(|at| at.checked_sub(REFRESH_INTERVAL));
     let count = read(counter);
     assert!(count.is_counted);
-    count.kills.into_iter().map(|kills| (kills.cgroup.unwrap().path, kills.number)).collect()
+    count.kills.into_iter().map(|kills| (kills.facts.cgroup.unwrap().path, kills.number)).collect()
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn a_cgroup_that_has_gone_and_come_again_begins_anew() {
 }
 
 #[test]
-fn a_cgroup_that_takes_the_place_of_another_is_found() {
+fn a_cgroup_that_reuses_a_path_is_found() {
     let tree = Tree::new(1, "");
     tree.cgroup("cg/1", 100, 1, 0);
     let mut counter = tree.counter();
@@ -192,17 +192,17 @@ fn the_root_of_v2_counts_nothing_and_the_machine_does() {
     let mut counter = tree.counter();
     tree.write("proc/vmstat", "nr_free_pages 1\noom_kill 12\n");
     assert_eq!(grown(&mut counter), [("/".to_owned(), 2)]);
-    assert_eq!(counter.look().headroom_bytes, Some(50 << 10), "as the machine has it");
+    assert_eq!(counter.poll().headroom_bytes, Some(50 << 10), "as the machine has it");
 }
 
 #[test]
 fn the_least_room_counts() {
     let tree = Tree::new(1, "");
-    assert_eq!(tree.counter().look().headroom_bytes, Some(600), "of our own limit");
+    assert_eq!(tree.counter().poll().headroom_bytes, Some(600), "of our own limit");
     tree.cgroup("cg/tight", 100, 99, 0);
-    assert_eq!(tree.counter().look().headroom_bytes, Some(1), "of the limit below");
+    assert_eq!(tree.counter().poll().headroom_bytes, Some(1), "of the limit below");
     tree.cgroup("cg/over", 100, 101, 0);
-    assert_eq!(tree.counter().look().headroom_bytes, Some(0), "more is charged than may be, for a moment");
+    assert_eq!(tree.counter().poll().headroom_bytes, Some(0), "more is charged than may be, for a moment");
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn without_files_nothing_is_counted() {
     tree.write("cg/memory.oom_control", "");
     assert!(!read(&mut tree.counter()).is_counted, "masked by an empty file");
     let mut nowhere = KillCounter::start(None);
-    assert_eq!((read(&mut nowhere).is_counted, nowhere.look().headroom_bytes), (false, None));
+    assert_eq!((read(&mut nowhere).is_counted, nowhere.poll().headroom_bytes), (false, None));
 }
 
 #[test]
@@ -224,8 +224,8 @@ fn what_one_thread_counts_another_can_take() {
     let mut counter = tree.counter();
     let before_ns = counter.take().at_boot_ns;
     tree.kills("cg", 6);
-    assert!(counter.look().has_kills);
-    assert!(counter.look().has_kills, "nobody has taken them");
+    assert!(counter.poll().has_kills);
+    assert!(counter.poll().has_kills, "not taken yet");
     let count = counter.take();
     assert_eq!((count.kills.len(), count.kills[0].number), (1, 3));
     assert!(count.since_boot_ns <= before_ns, "since before the look that saw them");
@@ -233,8 +233,8 @@ fn what_one_thread_counts_another_can_take() {
 }
 
 #[test]
-fn kills_that_a_tracer_tells_of_are_left_out() {
-    let kills = |number| Kills { number, is_group: false, cgroup: None };
+fn kills_that_a_tracer_reported_are_left_out() {
+    let kills = |number| Kills { number, is_group: false, facts: MemoryFacts::default() };
     let mut count = Count { kills: vec![kills(1), kills(3)], is_counted: true, since_boot_ns: 0, at_boot_ns: 9 };
     count.leave_out(2);
     assert_eq!(count.kills, [kills(2)]);

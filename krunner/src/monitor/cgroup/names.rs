@@ -1,13 +1,13 @@
-//! Memory cgroups by the ids that the tracer's records carry.
+//! Maps the cgroup ids in the tracer's records to directories.
 //!
-//! An id is the inode number of a cgroup's directory (`cgroup_id()`, include/linux/cgroup.h) and is not used again, so that
-//! a name which was learnt once stays right when the cgroup is gone. Names are learnt in three ways: a walk of what is
-//! mounted when the tracer begins, a record of each cgroup that one of our processes makes, and a new walk when a kill
-//! comes from an id that is not known. What is not mounted here, as a sibling in most containers, has no name, and its
-//! figures are nobody's guess: the answer is `None`, never our own cgroup.
+//! An id is the inode number of a cgroup's directory (`cgroup_id()`, include/linux/cgroup.h) and is never reused, so a
+//! mapping stays valid after the cgroup is removed. Mappings come from a walk of the mounted hierarchy when the tracer
+//! starts, from a record of each cgroup that one of our processes creates, and from a new walk when an unknown id
+//! occurs. A cgroup that is not mounted here, as a sibling in most containers, has no mapping: the result is `None`,
+//! never our own cgroup.
 //!
-//! Bounded by [`MAX_NAMES`], [`MAX_WALKED`] and [`WALK_SHARE`]. Opens directories; not to be asked right after a kill at our
-//! own limit, see `charge`.
+//! Bounded by [`MAX_NAMES`], [`MAX_WALKED`] and [`WALK_SHARE`]. Opens directories, so it must not be used right after
+//! an OOM kill at our own limit, see `charge`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
@@ -16,15 +16,17 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
 use super::counter::{folders, inode};
+use super::usage::UsageFiles;
 use super::{Cgroup, CgroupFacts};
+use crate::monitor::explain::{CgroupView, LimitScope, MemoryUsage};
 
-/// Names that are kept, each of some 100 bytes; the oldest gives way. A large node has 2,000 cgroups.
+/// Maximum number of mappings, about 100 bytes each; the oldest are evicted. A large node has 2,000 cgroups.
 const MAX_NAMES: usize = 4096;
 
-/// Directories that one walk looks at, 10 to 20 us each.
+/// Maximum number of directories per walk, 10 to 20 us each.
 const MAX_WALKED: usize = 4096;
 
-/// The next walk waits this many times as long as the last one took: at most 2 % of the time is spent in walks.
+/// Minimum time between walks in multiples of the last walk's duration: walks take at most 2 % of the time.
 const WALK_SHARE: u32 = 50;
 
 /// Directories of memory cgroups by their ids.
@@ -32,19 +34,19 @@ const WALK_SHARE: u32 = 50;
 pub(in crate::monitor) struct CgroupNames {
     cgroup: Cgroup,
     dirs: BTreeMap<u64, PathBuf>,
-    /// In the order in which they were learnt.
+    /// Ids in insertion order.
     ids: VecDeque<u64>,
     next_walk: Option<Instant>,
 }
 
 impl CgroupNames {
-    /// Knows our own cgroup, and what [`Self::walk`] and [`Self::made`] add.
+    /// Creates a map with only our own cgroup, which is never evicted.
     pub(in crate::monitor) fn new(cgroup: Cgroup) -> Self {
         let dirs = BTreeMap::from([(cgroup.id, cgroup.dir.clone())]);
         Self { cgroup, dirs, ids: VecDeque::new(), next_walk: None }
     }
 
-    /// Learns all that is visible; ours and what is below it first.
+    /// Adds all visible cgroups; ours and its descendants first.
     pub(in crate::monitor) fn walk(&mut self) {
         let begun = Instant::now();
         let mut left = MAX_WALKED;
@@ -69,8 +71,8 @@ impl CgroupNames {
         }
     }
 
-    /// One of our processes made a cgroup. `name` is that of its directory, empty if it is not known.
-    pub(in crate::monitor) fn made(&mut self, id: u64, parent_id: u64, name: &[u8]) {
+    /// Adds a cgroup that one of our processes created. `name` is its directory name, empty if unknown.
+    pub(in crate::monitor) fn add_created(&mut self, id: u64, parent_id: u64, name: &[u8]) {
         let name = Path::new(OsStr::from_bytes(name));
         let is_name = matches!(name.components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
         if let Some(parent) = self.dirs.get(&parent_id).filter(|_| is_name) {
@@ -91,7 +93,7 @@ impl CgroupNames {
         self.dirs.insert(id, dir);
     }
 
-    /// What is known of the cgroup with this id now: of one that is gone, no more than its path.
+    /// Current facts of the cgroup with this id; of a removed one only the path.
     pub(in crate::monitor) fn facts(&mut self, id: u64) -> Option<CgroupFacts> {
         if !self.dirs.contains_key(&id) && self.next_walk.is_none_or(|at| at <= Instant::now()) {
             self.walk();
@@ -105,7 +107,25 @@ impl CgroupNames {
         Some(CgroupFacts { path, version, limit_bytes: None, usage_bytes: None, oom_kill_count: None })
     }
 
-    /// Whether the cgroup with this id is ours or below it; `None` for one that has no name here.
+    /// Position of the limiting cgroup `id` relative to ours, for a victim in the cgroup `victim`. Opens no files.
+    #[must_use]
+    pub(in crate::monitor) fn view(&self, id: Option<u64>, victim: Option<u64>) -> CgroupView {
+        if let Some(dir) = id.and_then(|id| self.dirs.get(&id)) {
+            return CgroupView { scope: self.cgroup.scope_of(dir), path: self.cgroup.path_of(dir) };
+        }
+        // Not visible: either the victim's own cgroup, which is not ours, or an ancestor.
+        let scope = if id == victim { LimitScope::Beside } else { LimitScope::Above };
+        CgroupView { scope, path: None }
+    }
+
+    /// Current memory usage of the cgroup with this id. Opens files.
+    #[must_use]
+    pub(in crate::monitor) fn usage(&self, id: u64) -> Option<MemoryUsage> {
+        let dir = self.dirs.get(&id)?;
+        UsageFiles::open(dir, self.cgroup.version).filter(|files| files.id() == id)?.read()
+    }
+
+    /// Whether the cgroup with this id is ours or a descendant; `None` if unknown.
     #[must_use]
     pub(in crate::monitor) fn is_ours(&self, id: u64) -> Option<bool> {
         self.dirs.get(&id).map(|dir| dir.starts_with(&self.cgroup.dir))
@@ -113,9 +133,9 @@ impl CgroupNames {
 }
 
 impl Cgroup {
-    /// The path of a directory as `/proc/PID/cgroup` has it: ours and those below by our own path, all others by what
-    /// the mount shows of the hierarchy.
-    fn path_of(&self, dir: &Path) -> Option<String> {
+    /// The path of a directory as in `/proc/PID/cgroup`: for ours and its descendants based on our own path, for others
+    /// based on the mount.
+    pub(super) fn path_of(&self, dir: &Path) -> Option<String> {
         let below = |top: &str, rest: &Path| {
             let rest = rest.to_string_lossy();
             let top = top.trim_end_matches('/');
@@ -172,7 +192,7 @@ mod tests {
         assert_eq!(of("m/own/job"), Some(("/own/job".into(), Some(500))));
         assert_eq!(of("m/beside"), Some(("/beside".into(), Some(700))));
         assert_eq!(of("m").unwrap().0, "/");
-        assert_eq!(of("proc"), None, "not ours for want of another");
+        assert_eq!(of("proc"), None, "does not fall back to our own");
         let is_ours = |dir: &str| names.is_ours(id(&folder, dir));
         let ours = ["m/own", "m/own/job", "m/beside/deep", "proc"].map(is_ours);
         assert_eq!(ours, [Some(true), Some(true), Some(false), None]);
@@ -190,15 +210,15 @@ mod tests {
     }
 
     #[test]
-    fn cgroup_that_nobody_saw_is_named_by_the_record_of_its_making() {
+    fn short_lived_cgroup_is_named_by_its_mkdir_record() {
         let (folder, mut names) = tree();
         names.walk();
         let own = id(&folder, "m/own");
-        names.made(1 << 40, own, b"short");
-        names.made(2 << 40, 1 << 40, b"inner");
-        names.made(3 << 40, 5, b"of a parent that is not visible");
-        names.made(4 << 40, own, b"");
-        names.made(5 << 40, own, b"..");
+        names.add_created(1 << 40, own, b"short");
+        names.add_created(2 << 40, 1 << 40, b"inner");
+        names.add_created(3 << 40, 5, b"of a parent that is not visible");
+        names.add_created(4 << 40, own, b"");
+        names.add_created(5 << 40, own, b"..");
         assert_eq!(path_and_limit(names.facts(1 << 40)), Some(("/own/short".into(), None)));
         assert_eq!(path_and_limit(names.facts(2 << 40)), Some(("/own/short/inner".into(), None)));
         assert_eq!([names.facts(3 << 40), names.facts(4 << 40), names.facts(5 << 40)], [None, None, None]);
@@ -210,7 +230,7 @@ mod tests {
         names.walk();
         let own = id(&folder, "m/own");
         for made in 0..2 * MAX_NAMES as u64 {
-            names.made((1 << 40) + made, own, b"job");
+            names.add_created((1 << 40) + made, own, b"job");
         }
         assert_eq!((names.dirs.len(), names.ids.len()), (MAX_NAMES + 1, MAX_NAMES));
         assert_eq!(path_and_limit(names.facts(own)), Some(("/own".into(), Some(900))));

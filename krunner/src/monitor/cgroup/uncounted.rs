@@ -1,23 +1,23 @@
-//! Which processes of this container our counters do not count: those in memory cgroups beside ours.
+//! Finds visible processes that our counters do not cover: those in other memory cgroups than ours.
 //!
-//! An engine puts the processes of a container into one cgroup, and what runs below it is counted with it. But an init
-//! that makes cgroups of its own, an `exec` by another tool, or a sidecar that shares the PID namespace has processes
-//! elsewhere: without BPF nobody tells of kills there.
+//! A container engine puts a container's processes into one cgroup, whose descendants are counted with it. But an init
+//! that creates its own cgroups, an `exec` by another tool, or a sidecar that shares the PID namespace may have
+//! processes elsewhere. Without BPF their OOM kills are not detected.
 
 use std::collections::BTreeSet;
 use std::fs;
 
 use super::{Cgroup, CgroupRoot};
-use crate::monitor::procfs::Fence;
+use crate::monitor::procfs::CgroupFilter;
 
-/// Processes that are looked at, some 15 us each.
+/// Maximum number of processes to read, about 15 us each.
 const MAX_PROCESSES: usize = 4096;
 
 impl Cgroup {
-    /// The memory cgroups of visible processes that are not ours or below it, by their paths.
+    /// Paths of the visible processes' memory cgroups, except ours and its descendants.
     #[must_use]
-    pub fn uncounted(&self, root: &CgroupRoot) -> BTreeSet<String> {
-        let fence = Fence::around(self.version, &self.path);
+    pub(crate) fn uncounted(&self, root: &CgroupRoot) -> BTreeSet<String> {
+        let cgroup_filter = CgroupFilter::new(self.version, &self.path);
         let entries = fs::read_dir(root.proc("")).into_iter().flatten().flatten();
         let is_process = |name: &std::ffi::OsString| {
             name.to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
@@ -26,8 +26,8 @@ impl Cgroup {
         let beside = processes.filter_map(|name| {
             let text = fs::read(root.proc(&format!("{}/cgroup", name.to_str()?))).ok()?;
             let text = String::from_utf8_lossy(&text);
-            // A zombie of v2 is at the top (`cgroup_exit`, kernel/cgroup/cgroup.c) and is charged nowhere.
-            let path = fence.path(&text).filter(|path| *path != "/" && !fence.lets_in(&text))?;
+            // In v2 a zombie is in the root cgroup (`cgroup_exit`, kernel/cgroup/cgroup.c) and is not charged.
+            let path = cgroup_filter.path(&text).filter(|path| *path != "/" && !cgroup_filter.contains(&text))?;
             Some(path.to_owned())
         });
         beside.collect()

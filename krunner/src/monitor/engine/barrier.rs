@@ -1,76 +1,78 @@
-//! What is not told yet, for whoever has to wait for it; and the hold after a kill at our own limit.
+//! Reporting what is pending before a step ends, and the hold after a kill at krunner's own limit.
 
-use super::{Engine, LOOK_PATIENCE_NS, MAX_FIGURES};
+use super::{MAX_FACTS, MonitorEngine, SCAN_PATIENCE_NS};
 use crate::monitor::attribution::sigkill::{SigkillCause, SigkillOf};
 use crate::monitor::cgroup::CgroupFacts;
 use crate::monitor::event::ProcessKey;
+use crate::monitor::explain::MemoryFacts;
 
-/// A kill that a program ended with happened at most so long before the question: the question waits for up to a second.
+/// How far back a kill may be when a caller asks why a program died. The question itself may wait for a second.
 const RECENT_NS: u64 = 3_000_000_000;
 
-impl Engine {
-    /// From now on nothing is looked at and nothing reported.
+impl MonitorEngine {
+    /// Stops scans and reports until [`Self::resume`].
     pub(in crate::monitor) fn hold(&mut self) {
         self.is_held = true;
-        self.look_asked_ns = None;
+        self.scan_requested_ns = None;
     }
 
-    /// The victim's memory is back. `figures` is asked for those of a victim's cgroup, by its id. Returns whether to look
-    /// at `/proc` now.
+    /// Resumes after the victim's memory was freed. `cgroup_facts` reads a victim's cgroup by its ID. Returns whether to scan
+    /// `/proc` now.
     #[must_use]
     pub(in crate::monitor) fn resume(
         &mut self,
-        mut figures: impl FnMut(Option<u64>) -> Option<CgroupFacts>,
+        mut cgroup_facts: impl FnMut(Option<u64>) -> Option<CgroupFacts>,
         now_ns: u64,
     ) -> bool {
         self.is_held = false;
         let victims = std::mem::take(&mut self.held_victims);
         for (victim, cgroup_id) in &victims {
-            if let Some(figures) = figures(*cgroup_id) {
-                self.keep_figures(*victim, figures);
+            if let Some(cgroup) = cgroup_facts(*cgroup_id) {
+                let facts = self.facts.remove(victim).unwrap_or_default();
+                self.keep_facts(*victim, MemoryFacts { cgroup: Some(cgroup), ..facts });
             }
-            // Who is gone by now may have gone after the kill.
+            // A process that is gone by now may have exited after the kill.
             self.note_ancestors(*victim, now_ns, now_ns);
         }
-        for waiting in &mut self.waiting {
-            waiting.until_ns = now_ns + LOOK_PATIENCE_NS;
+        for deferred in &mut self.deferred {
+            deferred.until_ns = now_ns + SCAN_PATIENCE_NS;
         }
-        if victims.is_empty() && self.waiting.is_empty() {
+        if victims.is_empty() && self.deferred.is_empty() {
             return self.inference.is_open();
         }
-        let look = self.wants_look(now_ns);
-        if self.look_asked_ns.is_none() {
+        let scan = self.wants_scan(now_ns);
+        if self.scan_requested_ns.is_none() {
             self.release(u64::MAX);
         }
-        look
+        scan
     }
 
     /// While held: remembers a victim for [`Self::resume`].
     pub(super) fn hold_victim(&mut self, victim: ProcessKey, cgroup_id: Option<u64>) {
-        if self.held_victims.len() < MAX_FIGURES {
+        if self.held_victims.len() < MAX_FACTS {
             self.held_victims.push((victim, cgroup_id));
         }
     }
 
-    /// Whether kills are known of whose reports are still to come, and soon.
+    /// Whether known kills are about to be reported.
     #[must_use]
     pub(in crate::monitor) fn has_unreported(&self, now_ns: u64) -> bool {
         self.is_held
-            || !self.waiting.is_empty()
-            || !self.company.is_empty()
-            || self.joiner.has_pending_victim(now_ns)
+            || !self.deferred.is_empty()
+            || !self.co_victims.is_empty()
+            || self.correlator.has_pending_victim(now_ns)
             || self.inference.has_fresh_kills(now_ns)
     }
 
-    /// Reports what is certain now, without waiting for more to be said of it.
+    /// Reports everything that is certain now, without waiting for more details.
     pub(in crate::monitor) fn report_now(&mut self, now_ns: u64) {
-        let verdicts = self.joiner.close_marked();
-        self.judged_all(verdicts, now_ns);
-        self.end_company(u64::MAX, now_ns);
+        let attributions = self.correlator.close_marked();
+        self.attributed_all(attributions, now_ns);
+        self.flush_co_victims(u64::MAX, now_ns);
         self.release(u64::MAX);
     }
 
-    /// Why a process got SIGKILL. `is_traced`: a tracer would have seen it.
+    /// Why a process received SIGKILL. `is_traced`: a tracer would have seen it.
     #[must_use]
     pub(in crate::monitor) fn sigkill_cause(&self, whose: SigkillOf, is_traced: bool, now_ns: u64) -> SigkillCause {
         let recently_ns = now_ns.saturating_sub(RECENT_NS);
@@ -85,19 +87,21 @@ impl Engine {
         };
         match (found, is_traced, self.is_counted) {
             (Some(cause), ..) => cause.clone(),
-            (None, true, _) if self.joiner.is_killed_by_kernel(pid) => self.kernel_sigkill_cause(pid, recently_ns),
+            (None, true, _) if self.correlator.is_killed_by_kernel(pid) => self.kernel_sigkill_cause(pid, recently_ns),
             (None, true, _) | (None, false, false) => SigkillCause::Unknown,
             (None, false, true) if self.counted_ns.is_some_and(|at_ns| at_ns >= recently_ns) => SigkillCause::MaybeOom,
             (None, false, true) => SigkillCause::NotOom,
         }
     }
 
-    /// Why the kernel killed a process that is no victim of the OOM killer.
+    /// Why the kernel killed a process that is not an OOM victim.
     fn kernel_sigkill_cause(&self, pid: u32, since_boot_ns: u64) -> SigkillCause {
         let is_oom = |init: u32| {
             matches!(self.recent.find(since_boot_ns, |process| process.pid == init), Some(SigkillCause::Oom { .. }))
-                || self.joiner.is_marked(init)
+                || self.correlator.is_marked(init)
         };
-        self.joiner.died_with_init(pid, is_oom).map_or(SigkillCause::Kernel, |init| SigkillCause::OomOfInit { init })
+        self.correlator
+            .died_with_init(pid, is_oom)
+            .map_or(SigkillCause::Kernel, |init| SigkillCause::OomOfInit { init })
     }
 }

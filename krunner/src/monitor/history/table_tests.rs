@@ -1,9 +1,9 @@
-//! The books agree whatever happens, and the bounds hold.
+//! The state agree whatever happens, and the bounds hold.
 
 use super::*;
 
 impl Table {
-    /// Counts everything anew and compares it with the books.
+    /// Counts everything anew and compares it with the state.
     pub(in crate::monitor::history) fn check(&self) {
         let mut children: HashMap<ProcessKey, u32> = HashMap::new();
         for parent in self.entries.values().filter_map(|entry| entry.parent) {
@@ -11,21 +11,21 @@ impl Table {
         }
         let mut places = BTreeSet::new();
         for (key, entry) in &self.entries {
-            assert_eq!(entry.place(*key), entry.books.place, "{key:?}");
-            places.extend(entry.books.place);
-            assert!(entry.books.children <= children.get(key).copied().unwrap_or(0), "children of {key:?}");
+            assert_eq!(entry.eviction_key(*key), entry.state.eviction_key, "{key:?}");
+            places.extend(entry.state.eviction_key);
+            assert!(entry.state.children <= children.get(key).copied().unwrap_or(0), "children of {key:?}");
             if self.evicted == 0 {
-                assert_eq!(entry.books.children, children.get(key).copied().unwrap_or(0), "children of {key:?}");
+                assert_eq!(entry.state.children, children.get(key).copied().unwrap_or(0), "children of {key:?}");
             }
             let is_holder = self.holders.get(&key.pid) == Some(key);
             assert!(is_holder || entry.gone.is_some(), "two living ones with the pid of {key:?}");
         }
-        assert_eq!(places, self.spare);
+        assert_eq!(places, self.evictable);
         assert!(self.holders.values().all(|holder| self.entries.contains_key(holder)));
         let distinct: HashMap<_, _> =
             self.entries.values().map(|entry| (Arc::as_ptr(&entry.cmdline), entry.cmdline.bytes.len())).collect();
         let long: Vec<usize> = distinct.values().copied().filter(|length| *length > SHORT_CMDLINE_BYTES).collect();
-        assert_eq!((long.iter().sum(), long.len()), (self.ledger.bytes, self.ledger.holders.len()));
+        assert_eq!((long.iter().sum(), long.len()), (self.cmdlines.bytes, self.cmdlines.holders.len()));
         assert!(distinct.values().sum::<usize>() <= MAX_CMDLINE_BYTES);
         assert!(self.entries.len() <= MAX_ENTRIES);
     }
@@ -43,21 +43,21 @@ fn most() -> u32 {
     u32::try_from(MAX_ENTRIES).unwrap()
 }
 
-fn entry(parent: Option<u32>, bytes: usize, since_ns: u64) -> Entry {
-    Entry { parent: parent.map(key), cmdline: cmdline(bytes), ..Entry::new("x".into(), since_ns) }
+fn entry(parent: Option<u32>, bytes: usize, since_ns: u64) -> ProcessEntry {
+    ProcessEntry { parent: parent.map(key), cmdline: cmdline(bytes), ..ProcessEntry::new("x".into(), since_ns) }
 }
 
-fn seen(parent: Option<u32>) -> Entry {
-    Entry { alive_ns: Some(1), ..entry(parent, 10, 1) }
+fn seen(parent: Option<u32>) -> ProcessEntry {
+    ProcessEntry { alive_ns: Some(1), ..entry(parent, 10, 1) }
 }
 
 #[test]
-fn those_that_are_gone_make_room_first_the_oldest_before_the_others() {
+fn exited_processes_are_evicted_first_oldest_first() {
     let mut table = Table::default();
     (1..=most()).for_each(|pid| table.insert(key(pid), seen(None), 1));
     table.mark_gone(key(7), Gone { at_ns: 20, is_certain: true });
     table.mark_gone(key(8), Gone { at_ns: 10, is_certain: false });
-    // Somebody's parent: the last to go of those that are gone.
+    // A parent is evicted last among exited processes.
     table.mark_gone(key(9), Gone { at_ns: 1, is_certain: true });
     table.set_parent(key(10), Some(key(9)));
     for (newcomer, evicted) in [(most() + 1, 8), (most() + 2, 7), (most() + 3, 9)] {
@@ -69,25 +69,25 @@ fn those_that_are_gone_make_room_first_the_oldest_before_the_others() {
 }
 
 /// One of that size that was seen to grow last at that time.
-fn living(rss_bytes: u64, grown_ns: u64) -> Entry {
-    Entry { rss_bytes, ..Entry { alive_ns: Some(1), ..entry(None, 10, grown_ns) } }
+fn living(rss_bytes: u64, grown_ns: u64) -> ProcessEntry {
+    ProcessEntry { rss_bytes, ..ProcessEntry { alive_ns: Some(1), ..entry(None, 10, grown_ns) } }
 }
 
 #[test]
-fn the_large_the_growing_and_the_young_stay_and_so_do_their_ancestors() {
+fn large_growing_and_young_processes_stay_with_their_ancestors() {
     const IDLE_BYTES: u64 = 1 << 20;
-    let now_ns = 100 * LIVELY_NS;
+    let now_ns = 100 * ACTIVE_NS;
     let mut table = Table::default();
-    let put = |table: &mut Table, pid: u32, entry: Entry| {
+    let put = |table: &mut Table, pid: u32, entry: ProcessEntry| {
         table.add(key(pid), entry, now_ns);
-        table.weigh(key(pid), now_ns);
+        table.update_activity(key(pid), now_ns);
         table.shrink();
     };
     put(&mut table, 1, living(1, 0));
     let [parent, large, growing, young] = [2, 3, 4, 5];
     put(&mut table, parent, living(1, 0));
-    put(&mut table, large, Entry { parent: Some(key(parent)), ..living(64 * IDLE_BYTES, 0) });
-    put(&mut table, growing, living(1, now_ns - LIVELY_NS / 2));
+    put(&mut table, large, ProcessEntry { parent: Some(key(parent)), ..living(64 * IDLE_BYTES, 0) });
+    put(&mut table, growing, living(1, now_ns - ACTIVE_NS / 2));
     (10..10 + 2 * most()).for_each(|pid| put(&mut table, pid, living(IDLE_BYTES, 0)));
     put(&mut table, young, living(1, now_ns));
     assert_eq!(table.entries.len(), MAX_ENTRIES);
@@ -98,7 +98,7 @@ fn the_large_the_growing_and_the_young_stay_and_so_do_their_ancestors() {
     assert!(!table.would_keep(key(10), IDLE_BYTES, now_ns), "no better than those that are there");
     assert!(table.would_keep(key(10), 2 * IDLE_BYTES, now_ns), "larger");
     // Idle for long, it goes like the others.
-    table.weigh(key(growing), now_ns + LIVELY_NS);
+    table.update_activity(key(growing), now_ns + ACTIVE_NS);
     put(&mut table, 6, living(IDLE_BYTES * 2, now_ns));
     assert!(table.get(key(growing)).is_none());
 }
@@ -117,10 +117,10 @@ fn a_flood_of_forks_leaves_the_living_and_the_youngest() {
 }
 
 #[test]
-fn long_cmdlines_of_the_gone_go_and_those_of_the_living_are_cut() {
+fn long_cmdlines_of_exited_processes_are_evicted_before_others_are_truncated() {
     let mut table = Table::default();
     for pid in 1..=most() {
-        table.insert(key(pid), Entry { alive_ns: Some(1), ..entry(None, 4096, 1) }, 1);
+        table.insert(key(pid), ProcessEntry { alive_ns: Some(1), ..entry(None, 4096, 1) }, 1);
     }
     table.check();
     let last = table.get(key(most())).unwrap();
@@ -138,15 +138,15 @@ fn a_shared_cmdline_counts_once() {
     let mut table = Table::default();
     let shared = cmdline(4096);
     for pid in 1..=1000 {
-        let entry = Entry { cmdline: shared.clone(), ..Entry::new("x".into(), 1) };
+        let entry = ProcessEntry { cmdline: shared.clone(), ..ProcessEntry::new("x".into(), 1) };
         table.insert(key(pid), entry, 1);
     }
-    assert_eq!((table.ledger.bytes, table.get(key(1000)).unwrap().cmdline.bytes.len()), (4096, 4096));
+    assert_eq!((table.cmdlines.bytes, table.get(key(1000)).unwrap().cmdline.bytes.len()), (4096, 4096));
     table.check();
 }
 
 #[test]
-fn a_chain_expires_from_its_end() {
+fn ancestors_expire_after_their_descendants() {
     let mut table = Table::default();
     (1..=3).for_each(|pid| table.insert(key(pid), seen((pid > 1).then(|| pid - 1)), 1));
     (1..=2).for_each(|pid| table.mark_gone(key(pid), Gone { at_ns: 5, is_certain: true }));

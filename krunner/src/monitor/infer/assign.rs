@@ -1,75 +1,75 @@
-//! Which suspect belongs to which case, where the stretches of several cases overlap.
+//! Assigns candidates to batches whose intervals overlap.
 //!
-//! One that left between two counts may be the victim of either. Taking the likeliest for the first case can leave the
-//! second without a victim, and a real victim of the first without a name. So suspects are matched to kills: the likeliest
-//! first, and one that was matched moves to another case when that makes room (augmenting paths; the result names as many
-//! kills as can be named, and the likeliest suspects among such results). One does not move for a much smaller one, which
-//! rather left for another reason.
+//! A process that disappeared between two counts may be the victim of either. Giving the first batch its likeliest candidate may
+//! leave the second without one, and a real victim of the first unnamed. So candidates are matched to kills, likeliest first, and
+//! a matched candidate moves to another batch if that makes room (augmenting paths: the result attributes as many kills as
+//! possible, with the likeliest candidates among such results). A candidate does not move for a much smaller one, which more
+//! likely exited for another reason.
 
-/// A suspect, and what it is worth in each case.
+/// A candidate with its score in each batch.
 #[derive(Debug, Clone)]
-pub(super) struct Candidate {
-    /// How large it was; may never have been seen.
+pub(super) struct ScoredCandidate {
+    /// Its size; 0 if it was not read.
     pub(super) bytes: u64,
-    /// Seen to be killed, so it is not too small.
+    /// It is known to be killed, so its size does not exclude it.
     pub(super) is_killed: bool,
-    /// `None` where it cannot be the victim.
+    /// The scores; `None` where it cannot be the victim.
     pub(super) likelihoods: Vec<Option<u64>>,
 }
 
-/// After so many without a place the less likely ones are not tried: trying one may take a look at all that have one.
-const MOST_FAILED: usize = 256;
+/// Failures after which less likely candidates are skipped: an attempt may visit all matched candidates.
+const MAX_FAILED: usize = 256;
 
-/// One moves for another that is at least this part as large: what eats was several times smaller at the look before.
-pub(super) const PART: u64 = 8;
+/// A candidate moves for one of at least this fraction of its size: a growing process was several times smaller at the last scan.
+pub(super) const MAX_SIZE_RATIO: u64 = 8;
 
-/// For each case the candidates that it gets, by index, the likeliest first: at most as many as its kills.
-pub(super) fn assign(kills: &[usize], candidates: &[Candidate]) -> Vec<Vec<usize>> {
+/// For each batch the indexes of its candidates, likeliest first and no more than its kills.
+pub(super) fn assign(kills: &[usize], candidates: &[ScoredCandidate]) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..candidates.len()).collect();
-    let best = |suspect: &usize| candidates[*suspect].likelihoods.iter().flatten().max().copied();
-    order.sort_by_key(|suspect| (std::cmp::Reverse(best(suspect)), *suspect));
-    let mut matching = Matching { kills, candidates, cases: vec![Vec::new(); kills.len()] };
+    let best = |candidate: &usize| candidates[*candidate].likelihoods.iter().flatten().max().copied();
+    order.sort_by_key(|candidate| (std::cmp::Reverse(best(candidate)), *candidate));
+    let mut matching = Matching { kills, candidates, batches: vec![Vec::new(); kills.len()] };
     let mut failed = 0;
-    for suspect in order {
-        if best(&suspect).is_none() || matching.is_full() || failed == MOST_FAILED {
+    for candidate in order {
+        if best(&candidate).is_none() || matching.is_full() || failed == MAX_FAILED {
             break;
         }
         let mut visited = vec![false; kills.len()];
-        failed += usize::from(!matching.place(suspect, &candidates[suspect], &mut visited));
+        failed += usize::from(!matching.find_slot(candidate, &candidates[candidate], &mut visited));
     }
-    for (case, members) in matching.cases.iter_mut().enumerate() {
-        members.sort_by_key(|suspect| (std::cmp::Reverse(candidates[*suspect].likelihoods[case]), *suspect));
+    for (batch, members) in matching.batches.iter_mut().enumerate() {
+        members.sort_by_key(|candidate| (std::cmp::Reverse(candidates[*candidate].likelihoods[batch]), *candidate));
     }
-    matching.cases
+    matching.batches
 }
 
 struct Matching<'a> {
     kills: &'a [usize],
-    candidates: &'a [Candidate],
-    cases: Vec<Vec<usize>>,
+    candidates: &'a [ScoredCandidate],
+    batches: Vec<Vec<usize>>,
 }
 
 impl Matching<'_> {
     fn is_full(&self) -> bool {
-        self.cases.iter().zip(self.kills).all(|(members, kills)| members.len() == *kills)
+        self.batches.iter().zip(self.kills).all(|(members, kills)| members.len() == *kills)
     }
 
-    /// Finds a place, so that in the end that newcomer has one. As deep as there are cases at most.
-    fn place(&mut self, suspect: usize, newcomer: &Candidate, visited: &mut [bool]) -> bool {
+    /// Finds a slot for `candidate` so that in the end `newcomer` has one. Recurses at most once per batch.
+    fn find_slot(&mut self, candidate: usize, newcomer: &ScoredCandidate, visited: &mut [bool]) -> bool {
         let candidates = self.candidates;
-        for (case, own) in candidates[suspect].likelihoods.iter().enumerate() {
-            if own.is_none() || std::mem::replace(&mut visited[case], true) {
+        for (batch, own) in candidates[candidate].likelihoods.iter().enumerate() {
+            if own.is_none() || std::mem::replace(&mut visited[batch], true) {
                 continue;
             }
-            if self.cases[case].len() < self.kills[case] {
-                self.cases[case].push(suspect);
+            if self.batches[batch].len() < self.kills[batch] {
+                self.batches[batch].push(candidate);
                 return true;
             }
-            for index in 0..self.cases[case].len() {
-                let other = self.cases[case][index];
-                let may_move = newcomer.is_killed || newcomer.bytes >= candidates[other].bytes / PART;
-                if may_move && self.place(other, newcomer, visited) {
-                    self.cases[case][index] = suspect;
+            for index in 0..self.batches[batch].len() {
+                let other = self.batches[batch][index];
+                let may_move = newcomer.is_killed || newcomer.bytes >= candidates[other].bytes / MAX_SIZE_RATIO;
+                if may_move && self.find_slot(other, newcomer, visited) {
+                    self.batches[batch][index] = candidate;
                     return true;
                 }
             }
@@ -84,27 +84,27 @@ mod tests {
 
     use super::*;
 
-    fn candidate(bytes: u64, likelihoods: &[Option<u64>]) -> Candidate {
-        Candidate { bytes, is_killed: false, likelihoods: likelihoods.to_vec() }
+    fn candidate(bytes: u64, likelihoods: &[Option<u64>]) -> ScoredCandidate {
+        ScoredCandidate { bytes, is_killed: false, likelihoods: likelihoods.to_vec() }
     }
 
     #[test]
-    fn the_likeliest_get_the_places() {
+    fn likeliest_candidates_are_assigned() {
         let candidates = [Some(1), Some(3), None, Some(2)].map(|likelihood| candidate(1, &[likelihood]));
         assert_eq!(assign(&[2], &candidates), [[1, 3]]);
     }
 
     #[test]
-    fn one_that_fits_two_cases_leaves_its_place_to_one_that_fits_one() {
-        // Two kills, then one: the second suspect left between the counts.
+    fn flexible_candidate_yields_to_a_constrained_one() {
+        // Two kills, then one: the second candidate disappeared between the counts.
         let candidates =
             [candidate(17, &[Some(17), None]), candidate(16, &[Some(16), Some(16)]), candidate(11, &[Some(11), None])];
         assert_eq!(assign(&[2, 1], &candidates), [vec![0, 2], vec![1]]);
     }
 
     #[test]
-    fn a_row_of_kills_is_filled_from_its_end() {
-        // Four kills, one after the other, each victim gone one or two counts later; two were seen to be killed.
+    fn chain_of_kills_is_assigned_from_its_end() {
+        // Four kills in sequence. Each victim disappeared one or two counts later; two were observed to be killed.
         let candidates = [
             candidate(13, &[Some(13), None, None, None]),
             candidate(16, &[Some(16), Some(16), None, None]),
@@ -115,19 +115,19 @@ mod tests {
     }
 
     #[test]
-    fn one_does_not_leave_its_place_to_one_that_is_much_smaller() {
+    fn candidate_does_not_yield_to_a_much_smaller_one() {
         let candidates = [candidate(16, &[Some(16), Some(16)]), candidate(1, &[Some(1), None])];
         assert_eq!(assign(&[1, 1], &candidates), [vec![0], vec![]]);
     }
 
-    /// The most kills that can be named, by trying everything.
-    fn most(kills: &[usize], candidates: &[Candidate]) -> usize {
+    /// The maximum number of attributions, by exhaustive search.
+    fn most(kills: &[usize], candidates: &[ScoredCandidate]) -> usize {
         let Some((first, others)) = candidates.split_first() else { return 0 };
         let without = most(kills, others);
-        let with = first.likelihoods.iter().enumerate().filter(|(case, own)| own.is_some() && kills[*case] > 0).map(
-            |(case, _)| {
+        let with = first.likelihoods.iter().enumerate().filter(|(batch, own)| own.is_some() && kills[*batch] > 0).map(
+            |(batch, _)| {
                 let mut left = kills.to_vec();
-                left[case] -= 1;
+                left[batch] -= 1;
                 1 + most(&left, others)
             },
         );
@@ -135,19 +135,19 @@ mod tests {
     }
 
     proptest! {
-        /// As many as can be are named, and nobody twice.
+        /// Attributes the maximum number, and no candidate twice.
         #[test]
-        fn as_many_are_named_as_can_be(
+        fn maximum_number_of_kills_is_attributed(
             kills in proptest::collection::vec(0usize..3, 3),
             likelihoods in proptest::collection::vec(proptest::collection::vec(proptest::option::of(50u64..100), 3), 0..7),
         ) {
-            let candidates: Vec<Candidate> = likelihoods.iter().map(|row| candidate(1, row)).collect();
-            let cases = assign(&kills, &candidates);
-            let mut named: Vec<usize> = cases.iter().flatten().copied().collect();
+            let candidates: Vec<ScoredCandidate> = likelihoods.iter().map(|row| candidate(1, row)).collect();
+            let batches = assign(&kills, &candidates);
+            let mut named: Vec<usize> = batches.iter().flatten().copied().collect();
             let number = named.len();
-            for (case, members) in cases.iter().enumerate() {
-                prop_assert!(members.len() <= kills[case]);
-                prop_assert!(members.iter().all(|suspect| likelihoods[*suspect][case].is_some()));
+            for (batch, members) in batches.iter().enumerate() {
+                prop_assert!(members.len() <= kills[batch]);
+                prop_assert!(members.iter().all(|candidate| likelihoods[*candidate][batch].is_some()));
             }
             named.sort_unstable();
             named.dedup();

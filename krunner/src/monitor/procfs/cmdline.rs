@@ -1,41 +1,41 @@
-//! The command line of a process, which it may write over.
+//! Command lines of processes, which may overwrite them with a title.
 //!
-//! Servers and workers show in it what they are and do (`postgres: checkpointer`, `ray::train`): they write their title over
-//! the arguments, and nothing but the bytes tells. So the line is read again
+//! Servers and workers show their role that way (`postgres: checkpointer`, `ray::train`). Only the bytes themselves
+//! reveal the change. So the command line is read again
 //!
-//! - after an exec, which shows in comm or in where the arguments begin,
-//! - when the process has grown by a part of its size ([`has_grown`]), because whoever grows may be the next victim, and
-//!   after a kill it is too late: nothing is opened then where memory is short (`cgroup::charge`), and the victim has none left,
-//! - at each scan beside a tracer, of the largest: a report lists them.
+//! - after an exec, detected by a change of comm or of the arguments' address,
+//! - when the process has grown by a share of its size ([`has_grown`]): it may be the next victim, and after an OOM kill it is too
+//!   late, because no files are opened while memory is short (`cgroup::charge`) and the victim has released its memory,
+//! - with a tracer, at each scan for the largest processes, which a report lists.
 //!
-//! The line that a program began with is kept beside its title, as long as it runs.
+//! The original command line is kept along with the title until the next exec.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::{CACHE_BYTES, CMDLINE_BYTES, SHORT_CMDLINE_BYTES, Scanner, Stat};
 use crate::monitor::event::ProcessKey;
-use crate::monitor::process::{Cmdline, Observed};
+use crate::monitor::process::{Cmdline, ProcessSample};
 
-/// The largest processes whose lines each scan reads: more than a report lists. One costs some 10 us.
+/// Number of the largest processes whose command lines each scan reads, about 10 us each: more than a report lists.
 const LARGEST_READ: usize = 16;
 
-/// Growth that is worth a look, at least.
+/// Minimum growth before a command line is read again.
 const GROWN_BYTES: u64 = 1 << 20;
 
-/// The line of a program, and what else is known of it.
+/// A process's current and original command line.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Title {
-    /// As it was last read.
+    /// The command line at the last read.
     pub(super) cmdline: Arc<Cmdline>,
-    /// As the program began, if that is another.
+    /// The original command line, if different.
     pub(super) first_cmdline: Option<Arc<Cmdline>>,
-    /// Resident when it was last read.
+    /// Resident size at the last read.
     pub(super) rss_bytes: u64,
 }
 
 impl Title {
-    /// What was read later, of the same program. Nothing is read of a process that ends meanwhile.
+    /// Updates the title with a later read of the same program. The read is empty if the process is exiting.
     fn followed_by(self, read: Arc<Cmdline>, rss_bytes: u64) -> Self {
         if read.bytes.is_empty() || read == self.cmdline {
             return Self { rss_bytes, ..self };
@@ -45,13 +45,13 @@ impl Title {
     }
 }
 
-/// Whether a process has grown enough to be read again: by a quarter, so some 40 times on its way from 1 MiB to 10 GiB.
+/// Whether a process has grown by a quarter, which happens about 40 times between 1 MiB and 10 GiB.
 fn has_grown(from_bytes: u64, to_bytes: u64) -> bool {
     to_bytes >= from_bytes.saturating_add((from_bytes / 4).max(GROWN_BYTES))
 }
 
-/// What is kept of the command lines of a process.
-pub(super) fn kept_bytes(observed: &Observed) -> usize {
+/// Bytes cached for the command lines of a process.
+pub(super) fn kept_bytes(observed: &ProcessSample) -> usize {
     observed.cmdline.bytes.len() + observed.first_cmdline.as_ref().map_or(0, |first| first.bytes.len())
 }
 
@@ -66,7 +66,7 @@ impl Scanner {
         let title = Title {
             cmdline: Arc::clone(&known.observed.cmdline),
             first_cmdline: known.observed.first_cmdline.clone(),
-            rss_bytes: known.titled_rss_bytes,
+            rss_bytes: known.rss_bytes_at_title,
         };
         // Without memory there are no arguments: it is about to end, and those it had are what counts.
         if stat.vm_bytes == 0 {
@@ -83,13 +83,14 @@ impl Scanner {
         title.followed_by(read, rss_bytes)
     }
 
-    /// Reads the lines of the largest processes that a scan has found. Not where only these looks tell of kills: a
-    /// process may keep a reader waiting, and who grows is read anyway.
-    pub(super) fn read_titles_of_largest(&mut self, processes: &mut [Observed]) {
-        if self.attention.is_some() {
+    /// Reads the command lines of the largest processes in a scan. Not in fallback mode: a process may block the reader, and
+    /// growing processes are read anyway.
+    pub(super) fn read_titles_of_largest(&mut self, processes: &mut [ProcessSample]) {
+        if self.tracked.is_some() {
             return;
         }
-        let mut largest: Vec<&mut Observed> = processes.iter_mut().filter(|observed| observed.vm_bytes > 0).collect();
+        let mut largest: Vec<&mut ProcessSample> =
+            processes.iter_mut().filter(|observed| observed.vm_bytes > 0).collect();
         let count = LARGEST_READ.min(largest.len());
         if count < largest.len() {
             largest.select_nth_unstable_by_key(count, |observed| Reverse(observed.rss_bytes));
@@ -99,7 +100,7 @@ impl Scanner {
         }
     }
 
-    fn read_title_again(&mut self, observed: &mut Observed) {
+    fn read_title_again(&mut self, observed: &mut ProcessSample) {
         let title = Title {
             cmdline: Arc::clone(&observed.cmdline),
             first_cmdline: observed.first_cmdline.clone(),
@@ -114,12 +115,12 @@ impl Scanner {
         {
             known.observed.cmdline = Arc::clone(&observed.cmdline);
             known.observed.first_cmdline.clone_from(&observed.first_cmdline);
-            known.titled_rss_bytes = title.rss_bytes;
+            known.rss_bytes_at_title = title.rss_bytes;
             self.cmdline_bytes = (self.cmdline_bytes + kept_bytes(observed)).saturating_sub(before_bytes);
         }
     }
 
-    /// `replaced_bytes` are there whatever the others take: those of the line that this one takes the place of.
+    /// `replaced_bytes` is the length of the line that the new one replaces; that much may always be cached.
     fn read_cmdline(&mut self, pid: u32, replaced_bytes: usize) -> Arc<Cmdline> {
         let Some(length) = self.read(format_args!("{pid}/cmdline")) else { return Arc::default() };
         let is_full = self.cmdline_bytes >= CACHE_BYTES;
@@ -127,7 +128,7 @@ impl Scanner {
         Arc::new(Cmdline { bytes: self.buffer[..length.min(room)].to_vec(), is_cut: length > room })
     }
 
-    /// Whether a process still has memory, and with it arguments.
+    /// Whether a process still has memory, and therefore arguments.
     pub(super) fn has_memory(&mut self, pid: u32) -> bool {
         let length = self.read(format_args!("{pid}/stat"));
         let stat = length.and_then(|length| Stat::parse(&self.buffer[..length])).map(|(_, stat)| stat);

@@ -8,17 +8,17 @@ fn pages(scanner: &Scanner, bytes: u64) -> i64 {
     i64::try_from(bytes / scanner.page_bytes).unwrap()
 }
 
-/// Reads process 42 as a glance does.
-fn read(scanner: &mut Scanner) -> Observed {
-    scanner.look_at(42, 0).unwrap().0
+/// Reads process 42 as a partial scan does.
+fn read(scanner: &mut Scanner) -> ProcessSample {
+    scanner.read_process(42, 0).unwrap().0
 }
 
-fn shown(observed: &Observed) -> (&[u8], Option<&[u8]>) {
+fn shown(observed: &ProcessSample) -> (&[u8], Option<&[u8]>) {
     (&observed.cmdline.bytes, observed.first_cmdline.as_ref().map(|first| &first.bytes[..]))
 }
 
 #[test]
-fn the_title_of_one_that_grows_is_read_again_and_the_first_line_kept() {
+fn title_of_a_growing_process_is_read_again_and_the_original_kept() {
     let tree = Tree::new();
     let mut scanner = tree.scanner();
     let small = Fake { rss_pages: pages(&scanner, 8 << 20), ..SHELL };
@@ -71,7 +71,7 @@ fn a_scan_reads_the_titles_of_the_largest() {
 }
 
 #[test]
-fn growth_is_by_a_part_of_the_size() {
+fn growth_is_relative_to_the_size() {
     const MIB: u64 = 1 << 20;
     assert!(!has_grown(0, MIB - 1) && has_grown(0, MIB));
     assert!(!has_grown(100 * MIB, 124 * MIB) && has_grown(100 * MIB, 125 * MIB));

@@ -1,76 +1,76 @@
-//! One line of `/proc/PID/stat`, as far as it is wanted. Pure.
+//! Parses the fields of `/proc/PID/stat` that are needed. Pure.
 
 use nix::sys::stat::makedev;
 
-use crate::monitor::process::End;
+use crate::monitor::process::ExitKind;
 
-/// signal(7)
+/// Signal number, see signal(7).
 const SIGKILL: u64 = 9;
 
-/// Among the flags of a task: it exits (`PF_EXITING`, include/linux/sched.h).
+/// Task flag: the task is exiting (`PF_EXITING`, include/linux/sched.h).
 const EXITING: u64 = 0x4;
 
-/// And: a signal ends it (`PF_SIGNALED`).
+/// Task flag: a signal is terminating the task (`PF_SIGNALED`).
 const SIGNALED: u64 = 0x400;
 
-/// Among the signals that a task has not taken yet. Each task of a process has it from the moment that a signal is
-/// sent which ends the process, whichever signal that is (`complete_signal`, kernel/signal.c).
+/// Bit of SIGKILL among the pending signals. When a fatal signal is sent, whichever it is, the kernel sets this bit in
+/// every thread of the process (`complete_signal`, kernel/signal.c).
 const PENDING_KILL: u64 = 1 << (SIGKILL - 1);
 
-/// An exit status holds the signal in these bits (wait(2)).
+/// Bits of an exit status that hold the signal (wait(2)).
 const SIGNAL_BITS: u64 = 0x7f;
 
-/// What is wanted of `/proc/PID/stat`, numbered as in proc(5).
+/// Fields of `/proc/PID/stat`, numbered as in proc(5).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Stat {
-    /// 3: a zombie, or about to be none any more. Of a process: its first thread is.
+    /// Field 3 is `Z` or `X`: the task, for a process its first thread, has exited.
     pub(super) has_ended: bool,
-    /// 4
+    /// Field 4, `ppid`.
     pub(super) parent_pid: u32,
-    /// 7: its controlling terminal; 0 for none.
+    /// Field 7: the controlling terminal, 0 for none.
     pub(super) tty_nr: u32,
-    /// From 9 and 31: a signal ends it, or it has begun to exit. Anybody may know.
+    /// From fields 9 and 31: a signal is terminating it, or it is exiting. Visible to all users.
     pub(super) is_leaving: bool,
-    /// 20
+    /// Field 20, `num_threads`.
     pub(super) threads: u64,
-    /// 22
+    /// Field 22, in clock ticks since boot.
     pub(super) start_ticks: u64,
-    /// 23
+    /// Field 23, `vsize`.
     pub(super) vm_bytes: u64,
-    /// 24
+    /// Field 24, `rss`.
     pub(super) rss_pages: u64,
-    /// 38 is -1: what was asked for by number is a thread, which no listing shows (`copy_process`, kernel/fork.c).
+    /// Field 38 is -1: the id is that of a thread, which listings do not show (`copy_process`, kernel/fork.c).
     pub(super) is_thread: bool,
-    /// 48; 0 for those who may not trace it.
+    /// Field 48; 0 without permission to trace the process.
     pub(super) arg_start: u64,
-    /// 52; 0 for those who may not trace it. Since 6.0 that of the whole process, from the moment of the signal that
-    /// ends it (`do_task_stat`, fs/proc/array.c); before, that of the first thread once it exits.
+    /// Field 52; 0 without permission to trace the process. Since 6.0 the exit code of the whole process, from the
+    /// moment of the fatal signal (`do_task_stat`, fs/proc/array.c); before, that of the first thread once it exits.
     pub(super) exit_code: u64,
 }
 
 impl Stat {
-    /// The whole process has ended, not just its first thread.
+    /// Whether the whole process has exited, not just its first thread.
     pub(super) fn is_zombie(&self) -> bool {
         self.has_ended && self.threads <= 1
     }
 
-    /// Its controlling terminal as a device number. In the field the minor number is in bits 31 to 20 and 7 to 0, the major
-    /// one in 15 to 8 (proc(5)).
+    /// The controlling terminal as a device number. Field 7 has the minor number in bits 31 to 20 and 7 to 0, the major
+    /// number in bits 15 to 8 (proc(5)).
     pub(super) fn terminal(&self) -> Option<u64> {
         let device =
             makedev(u64::from(self.tty_nr >> 8 & 0xff), u64::from(self.tty_nr >> 12 & 0xfff00 | self.tty_nr & 0xff));
         (self.tty_nr != 0).then_some(device)
     }
 
-    /// How it ends, if it does and that can be told. `is_ours` says that its exit code is shown to us.
-    pub(super) fn end(&self, is_ours: bool) -> Option<End> {
+    /// How it exits, if it does and the kernel shows it. `is_ours`: we may see its exit code.
+    pub(super) fn end(&self, is_ours: bool) -> Option<ExitKind> {
         if self.exit_code & SIGNAL_BITS == SIGKILL {
-            return Some(End::Killed);
+            return Some(ExitKind::Killed);
         }
-        (self.is_zombie() && (is_ours || self.exit_code != 0)).then_some(End::Other)
+        (self.is_zombie() && (is_ours || self.exit_code != 0)).then_some(ExitKind::Other)
     }
 
-    /// The comm and the rest; `None` for what is no stat line. The comm may hold anything, `)` too.
+    /// Parses a line into comm and fields; `None` if it is malformed. The comm may contain any bytes, including `)`.
     pub(super) fn parse(line: &[u8]) -> Option<(&[u8], Self)> {
         let open = line.iter().position(|byte| *byte == b'(')?;
         let close = line.iter().rposition(|byte| *byte == b')').filter(|close| *close > open)?;
@@ -85,7 +85,7 @@ impl Stat {
                 20 => stat.threads = decimal(field)?,
                 22 => stat.start_ticks = decimal(field)?,
                 23 => stat.vm_bytes = decimal(field)?,
-                // Signed, and below 0 for a moment when the counters of several CPUs are summed up.
+                // Signed: the sum of per-CPU counters may be temporarily negative.
                 24 => stat.rss_pages = decimal(field).unwrap_or(0),
                 31 => stat.is_leaving |= decimal(field).is_some_and(|pending| pending & PENDING_KILL != 0),
                 38 => stat.is_thread = field == b"-1",

@@ -1,35 +1,35 @@
-//! What the `/proc` that is mounted here shows: the processes of our own PID namespace, or others under other numbers.
+//! Detects which PID namespace `/proc` shows, and whether `hidepid` hides processes from us.
 //!
-//! A bind mount of the host's `/proc` in a container with a PID namespace of its own shows the host's processes, and ours
-//! among them under the numbers that they have there. Whoever looks up one of our numbers in it finds a stranger. One that
-//! is mounted with `hidepid` hides the processes of other users (`Documentation/filesystems/proc.rst`). Reads a few small
-//! files, once at the start; [`ProcView::of`] is pure.
+//! A bind mount of the host's `/proc` in a container with its own PID namespace shows the host's processes, and ours
+//! under their host pids. Looking up one of our pids there finds an unrelated process. A mount with `hidepid` hides the
+//! processes of other users (`Documentation/filesystems/proc.rst`). [`ProcView::find`] reads a few small files once at
+//! startup; [`ProcView::of`] is pure.
 
 use std::fs;
 use std::io;
 
 use super::ProcRoot;
 
-/// What `/proc` shows.
+/// Which processes `/proc` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ProcView {
-    /// The processes of our PID namespace.
+pub(crate) enum ProcView {
+    /// All processes of our PID namespace.
     Ours,
-    /// Of those, not the ones of other users: the mount option `hidepid` has this value.
+    /// Only our user's processes: the mount option `hidepid` has this value.
     OthersHidden(String),
-    /// The processes of another one.
+    /// The processes of another PID namespace.
     Foreign,
-    /// Nothing: it is not mounted.
+    /// `/proc` is not mounted.
     Missing,
 }
 
 impl ProcView {
-    /// What helps where it is [`Self::Foreign`].
-    pub const REMEDY: &str = "mount a new /proc in the container's PID namespace, in place of the host's";
+    /// Remedy for [`Self::Foreign`].
+    pub(crate) const REMEDY: &str = "mount a new /proc in the container's PID namespace instead of the host's";
 
-    /// Looks at this root, as the process with that id in its own PID namespace.
+    /// Examines this root. `own_pid` is the caller's pid in its own PID namespace.
     #[must_use]
-    pub fn find(root: &ProcRoot, own_pid: u32) -> Self {
+    pub(crate) fn find(root: &ProcRoot, own_pid: u32) -> Self {
         let own = root.path().join("self");
         if fs::symlink_metadata(&own).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             return Self::Missing;
@@ -40,10 +40,10 @@ impl ProcView {
         Self::of(shown.as_deref().and_then(|shown| shown.to_str()), &status, &mounts, own_pid)
     }
 
-    /// `shown` is where the link `self` leads: to the number of the reader in the namespace that the file system was mounted
-    /// in, and nowhere if the reader is not in it (`proc_self_get_link`, fs/proc/self.c). `status` has under `NSpid` the
-    /// reader's numbers from that namespace down to its own: more than one if these are not the same
-    /// (`task_state`, fs/proc/array.c; since Linux 4.1).
+    /// `shown` is the target of the link `self`: the reader's pid in the namespace that the file system was mounted in;
+    /// none if the reader is not in it (`proc_self_get_link`, fs/proc/self.c). In `status`, `NSpid` lists the reader's
+    /// pids from that namespace down to its own: more than one if the namespaces differ (`task_state`, fs/proc/array.c;
+    /// since Linux 4.1).
     fn of(shown: Option<&str>, status: &str, mounts: &str, own_pid: u32) -> Self {
         let is_shown = shown.and_then(|shown| shown.parse().ok()) == Some(own_pid);
         let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
@@ -57,25 +57,26 @@ impl ProcView {
         }
     }
 
-    /// Whether the processes that it shows are ours, under our numbers.
+    /// Whether it shows processes under the pids of our namespace.
     #[must_use]
     pub(in crate::monitor) fn has_our_numbers(&self) -> bool {
         matches!(self, Self::Ours | Self::OthersHidden(_))
     }
 
-    /// Why a kill may have no name without the tracer; none where all processes are shown.
+    /// Why an OOM kill may be unattributed without the tracer; `None` if all processes are shown.
     #[must_use]
     pub(in crate::monitor) fn why_unattributed(&self) -> Option<String> {
         match self {
             Self::Ours => None,
             Self::OthersHidden(value) => Some(format!("/proc hides the processes of other users (hidepid={value})")),
-            Self::Foreign => Some("/proc shows another PID namespace".to_owned()),
+            Self::Foreign => Some("/proc shows a different PID namespace".to_owned()),
             Self::Missing => Some("/proc is not mounted".to_owned()),
         }
     }
 }
 
-/// The option of the last mount on `/proc` in `mountinfo` (proc(5)), unless it hides nothing, and the group that sees all.
+/// Value of `hidepid` of the last mount on `/proc` in `mountinfo` (proc(5)) unless it hides nothing, and the exempt
+/// group.
 fn hidepid(mounts: &str) -> Option<(&str, u32)> {
     let options = mounts.lines().rev().find_map(|line| {
         let (place, kind) = line.split_once(" - ")?;
@@ -88,13 +89,13 @@ fn hidepid(mounts: &str) -> Option<(&str, u32)> {
     Some((value, option("gid=").and_then(|gid| gid.parse().ok()).unwrap_or(0)))
 }
 
-/// Whether a thread with that status sees what is hidden from others (`has_pid_permissions`, fs/proc/base.c): with the
-/// right to trace them, and as a member of the group unless the option is `ptraceable` (4).
+/// Whether a thread with this status is exempt from `hidepid` (`has_pid_permissions`, fs/proc/base.c): it has
+/// `CAP_SYS_PTRACE`, or is a member of the group and the value is not `ptraceable` (4).
 fn sees_hidden(value: &str, gid: u32, status: &str) -> bool {
     const CAP_SYS_PTRACE: u32 = 19;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
     let effective = u64::from_str_radix(field("CapEff:"), 16).unwrap_or(0);
-    // Of the four group ids the last is that for file systems.
+    // The last of the four group ids is the file system gid.
     let own_group = field("Gid:").split_whitespace().nth(3);
     let mut groups = own_group.into_iter().chain(field("Groups:").split_whitespace());
     effective & (1 << CAP_SYS_PTRACE) != 0
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn proc_of_another_namespace_has_other_numbers_or_more_of_them() {
+    fn proc_of_another_namespace_shows_different_or_several_pids() {
         assert_eq!(ProcView::of(Some("42"), &status("42"), "", 42), ProcView::Ours);
         assert_eq!(ProcView::of(Some("42"), "", "", 42), ProcView::Ours, "before Linux 4.1");
         assert_eq!(ProcView::of(Some("4711"), &status("4711\t42"), "", 42), ProcView::Foreign);

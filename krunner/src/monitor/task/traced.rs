@@ -1,118 +1,138 @@
-//! What the task keeps while a tracer is attached: the names of cgroups, and what to compare with the counter when records
-//! of kills were dropped.
+//! State of the task while a tracer is attached: names of cgroups, and the comparison with the cgroup's counter after
+//! records of OOM kills were dropped.
 //!
-//! The counter is not read otherwise: its files stay open, so that the comparison opens none right after a kill. Where
-//! each cgroup counts for itself (v1), a cgroup that came and went between two comparisons was not counted; then fewer
-//! kills are found missing than there are, and never more.
+//! The counter is used only for that comparison. Its files stay open, so that nothing is opened right after an OOM
+//! kill. In cgroup v1, where each cgroup counts only its own kills, a cgroup that was created and removed between two
+//! comparisons is not counted; the number of missed kills may then be too low, never too high.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Task;
-use crate::monitor::attribution::accounted::Accounted;
+use super::MonitorTask;
+use crate::monitor::attribution::kill_accounting::KillAccounting;
 use crate::monitor::cgroup::counter::KillCounter;
+use crate::monitor::cgroup::limits::LimitCounters;
 use crate::monitor::cgroup::names::CgroupNames;
 use crate::monitor::cgroup::{Cgroup, CgroupFacts};
 use crate::monitor::clock;
 use crate::monitor::engine::is_of_interest;
-use crate::monitor::event::{ProcessKey, Trace, TraceEvent};
+use crate::monitor::event::{Kill, ProcessKey, Trace, TraceEvent};
+use crate::monitor::explain::{CgroupView, LimitHit, LimitScope, MemoryFacts};
 
-pub(super) struct Traced {
+pub(super) struct TracerState {
     names: Option<CgroupNames>,
-    accounted: Accounted,
+    limits: LimitCounters,
+    accounting: KillAccounting,
     counter: Option<Arc<Mutex<KillCounter>>>,
 }
 
-impl Traced {
-    /// With the counter that stood in for the tracer. `may_open`: there is memory enough to look at all cgroups now.
+impl TracerState {
+    /// Takes over the counter of the fallback. `may_open`: there is enough memory to walk all cgroups now.
     pub(super) fn start(cgroup: Option<Cgroup>, counter: Option<Arc<Mutex<KillCounter>>>, may_open: bool) -> Self {
+        let limits = LimitCounters::open(cgroup.as_ref());
         let mut names = cgroup.map(CgroupNames::new);
         if let Some(names) = names.as_mut().filter(|_| may_open) {
             names.walk();
         }
-        Self { names, accounted: Accounted::default(), counter }
+        Self { names, limits, accounting: KillAccounting::default(), counter }
     }
 
-    /// Takes an event in.
-    pub(super) fn saw(&mut self, event: &TraceEvent, now_ns: u64) {
+    /// Processes an event of the tracer.
+    pub(super) fn record(&mut self, event: &TraceEvent, now_ns: u64) {
         match (&event.what, &mut self.names) {
-            (Trace::CgroupMade(made), Some(names)) => names.made(made.id, made.parent_id, &made.name),
+            (Trace::CgroupMade(made), Some(names)) => names.add_created(made.id, made.parent_id, &made.name),
             (what, names) => {
                 let cgroup_id = if let Trace::Kill(kill) = what { kill.cgroup_id } else { None };
                 let is_ours = names.as_ref().zip(cgroup_id).and_then(|(names, id)| names.is_ours(id));
-                self.accounted.saw(event, is_ours.unwrap_or(true), now_ns);
+                self.accounting.observe(event, is_ours.unwrap_or(true), now_ns);
             }
         }
     }
 
-    /// What is known now of the cgroup with this id; `None` when it is not known which one that is. Opens files.
-    pub(super) fn figures(&mut self, cgroup_id: Option<u64>) -> Option<CgroupFacts> {
+    /// Reads the memory facts of an OOM kill. `may_open`: there is enough memory to open files.
+    fn facts(&mut self, kill: &Kill, may_open: bool) -> MemoryFacts {
+        let cgroup = if may_open { self.cgroup_facts(kill.cgroup_id) } else { None };
+        let names = self.names.as_ref();
+        let view = |id: Option<u64>| match names {
+            Some(names) => names.view(id, kill.cgroup_id),
+            None => CgroupView { scope: LimitScope::Outside, path: None },
+        };
+        let limit = LimitHit::traced(kill.limit, view, self.limits.machine(), kill.sender.is_none());
+        let id = kill.limit.and_then(|limit| limit.cgroup_id).filter(|_| limit.scope != LimitScope::Machine);
+        let of_other = |id: u64| names.filter(|_| may_open)?.usage(id);
+        let usage = id.and_then(|id| self.limits.usage_by_id(id).or_else(|| of_other(id)));
+        MemoryFacts { cgroup, limit: Some(limit), usage }
+    }
+
+    /// Reads the facts of the cgroup with this id; `None` if the id is unknown. Opens files.
+    pub(super) fn cgroup_facts(&mut self, cgroup_id: Option<u64>) -> Option<CgroupFacts> {
         self.names.as_mut()?.facts(cgroup_id?)
     }
 
-    /// Whether records of kills were dropped and the counter is still to be compared.
+    /// Whether records of OOM kills were dropped and the counter has not been compared yet.
     pub(super) fn is_comparison_pending(&self) -> bool {
-        self.accounted.is_waiting()
+        self.accounting.is_waiting()
     }
 
-    /// How many kills the counter has that the last comparison did not have, if it is to be compared now. All that the
-    /// tracer has by then is to be passed to [`Self::saw`] before [`Self::missing`] is asked.
+    /// If a comparison is due, the number of kills counted since the last one. The caller must pass all records of the
+    /// tracer to [`Self::record`] before it calls [`Self::missing`].
     fn count_if_due(&mut self, now_ns: u64) -> Option<u64> {
-        if !self.accounted.is_due(now_ns) {
+        if !self.accounting.is_due(now_ns) {
             return None;
         }
         let Some(counter) = &self.counter else { return Some(0) };
         let mut counter = counter.lock().unwrap_or_else(PoisonError::into_inner);
-        // Cgroups that came meanwhile count, too.
-        counter.look();
+        // Include cgroups that were created in the meantime.
+        counter.poll();
         Some(counter.take().kills.iter().map(|kills| kills.number).sum())
     }
 
-    /// Of the kills that were counted, how many were not seen.
+    /// How many of the counted kills have no record.
     fn missing(&mut self, counted: u64) -> u64 {
-        self.accounted.missing(counted)
+        self.accounting.missing(counted)
     }
 }
 
-impl Task {
-    /// Those of the victim's cgroup, read before that is gone.
-    pub(super) fn figures(&mut self, event: &TraceEvent) -> Option<CgroupFacts> {
+impl MonitorTask {
+    /// Reads the memory facts of an OOM kill before the cgroup is removed.
+    pub(super) fn facts(&mut self, event: &TraceEvent) -> Option<MemoryFacts> {
         let Trace::Kill(kill) = &event.what else { return None };
-        let is_wanted = is_of_interest(kill) && self.held_until_ns.is_none();
-        self.traced.as_mut().filter(|_| is_wanted)?.figures(kill.cgroup_id)
+        let may_open = self.held_until_ns.is_none();
+        self.traced.as_mut().filter(|_| is_of_interest(kill)).map(|traced| traced.facts(kill, may_open))
     }
 
-    /// Whom the kernel killed where it kills all of a cgroup at once.
-    pub(super) fn group_victim(&self, event: &TraceEvent, figures: Option<&CgroupFacts>) -> Option<ProcessKey> {
+    /// The victim of an OOM kill if the kernel kills the whole cgroup (`memory.oom.group`).
+    pub(super) fn group_victim(&self, event: &TraceEvent, facts: Option<&MemoryFacts>) -> Option<ProcessKey> {
         let Trace::Kill(kill) = &event.what else { return None };
-        let is_group = || match (&self.cgroup, figures) {
-            (Some(cgroup), Some(figures)) => cgroup.kills_groups_at(&figures.path),
+        let cgroup = facts.and_then(|facts| facts.cgroup.as_ref());
+        let is_group = || match (&self.cgroup, cgroup) {
+            (Some(own), Some(cgroup)) => own.kills_groups_at(&cgroup.path),
             _ => self.charge.kills_groups(),
         };
         (is_of_interest(kill) && is_group()).then_some(kill.victim)
     }
 
-    /// Kills that were counted and that the new tracer did not see: they were before it.
+    /// Passes on OOM kills that were counted before the tracer was attached.
     pub(super) fn take_over_from_counter(&mut self) {
         let (Some(ring), Some(counter)) = (&mut self.ring, &self.counter) else { return };
         let mut count = counter.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Later than the count, so that none is missed.
+        // Read after the counter, so that every counted kill that was traced is in it.
         let seen = ring.read_all();
         let is_counted =
             |event: &&TraceEvent| event.at_boot_ns <= count.at_boot_ns && matches!(event.what, Trace::Mark(_));
         let marks = seen.iter().filter(is_counted).count();
         count.leave_out(marks as u64);
-        // Whoever takes over scans anyway.
+        // The caller requests a scan anyway.
         let _ = self.engine.counted(count);
         self.traced(&seen);
     }
 
-    /// Records of kills were dropped: what the counter has beyond those that were seen is told as a number.
+    /// After records of OOM kills were dropped: reports the number of counted kills that have no record.
     pub(super) fn compare_with_counter(&mut self) {
         let now_ns = clock::boot_ns();
         let traced = self.traced.as_mut().filter(|_| self.held_until_ns.is_none());
         let Some(counted) = traced.and_then(|traced| traced.count_if_due(now_ns)) else { return };
         self.read_all();
         let missing = self.traced.as_mut().map_or(0, |traced| traced.missing(counted));
-        self.engine.missed(missing);
+        self.engine.report_missed(missing);
     }
 }

@@ -1,24 +1,23 @@
-//! What the running kernel says of its own structs, for the eBPF programs.
+//! Reads struct offsets from the running kernel's BTF, for the eBPF programs.
 //!
-//! The programs read `task_struct` and its neighbours by offsets that differ from build to build, and
-//! Rust has no CO-RE relocations for them. So user space takes the offsets from the kernel's BTF
-//! (`Documentation/bpf/btf.rst`, `include/uapi/linux/btf.h`) and hands them over as a global. The version
-//! number would not do: vendors backport both members and tracepoint arguments.
+//! The programs read `task_struct` and related structs at offsets that differ between kernel builds, and Rust has no
+//! CO-RE relocations. So user space takes the offsets from the kernel's BTF (`Documentation/bpf/btf.rst`,
+//! `include/uapi/linux/btf.h`) and passes them as a global. The kernel version would not do: vendors backport both
+//! members and tracepoint arguments.
 //!
-//! This file owns the format and the names. It loads nothing, logs nothing and decides nothing: what the
-//! programs can do without is [`ABSENT`], anything else that is missing is an error that names it. All
-//! but [`read_kernel_facts`] is a function of bytes, which may be any bytes: reads are checked, and walks
-//! end, since their steps are counted. One pass notes where each type starts and which are known by name.
+//! Optional members that are missing become [`ABSENT`]; any other missing member is an error that names it. Everything
+//! except [`read_kernel_facts`] is a pure function of bytes, which may be malformed: reads are bounds-checked, and
+//! walks count their steps. One pass indexes where each type starts and finds the types known by name.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use krunner_common::{ABSENT, Offsets, upid};
 
-/// `BTF_MAGIC`, in the writer's byte order.
+/// `BTF_MAGIC`, in the byte order of the writer.
 const MAGIC: u16 = 0xEB9F;
 
-// The `BTF_KIND_*` that we look into. From TYPEDEF to RESTRICT, and TYPE_TAG, they qualify another type.
+// The `BTF_KIND_*` that are interpreted. TYPEDEF to RESTRICT and TYPE_TAG modify another type.
 const INT: u32 = 1;
 const PTR: u32 = 2;
 const ARRAY: u32 = 3;
@@ -30,93 +29,93 @@ const RESTRICT: u32 = 11;
 const FUNC_PROTO: u32 = 13;
 const TYPE_TAG: u32 = 18;
 
-/// By kind: how many bytes follow `struct btf_type`, and how many more for each entry. The
-/// first, void, is never written.
+/// By kind: the number of bytes after `struct btf_type`, and the number of bytes for each entry. Kind 0, void, is never
+/// written.
 #[rustfmt::skip]
 const BODY_BYTES: [(usize, usize); 20] = [
     (0, 0), (4, 0), (0, 0), (12, 0), (0, 12), (0, 12), (0, 8), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0),
     (0, 0), (0, 8), (4, 0), (0, 12), (0, 0), (4, 0), (0, 0), (0, 12),
 ];
 
-/// The kernel's names and qualifiers go four or five deep; a loop of them never ends.
+/// Maximum depth of typedefs and qualifiers, to detect cycles. The kernel uses four or five.
 const MODIFIERS_MAX: usize = 32;
 
-/// Members that one lookup may pass, nested ones included: `task_struct` has some 300.
+/// Maximum number of members that one lookup visits, including nested ones: `task_struct` has about 300.
 const MEMBERS_MAX: u32 = 1 << 16;
 
-/// The type of what is called at `mark_victim`, a typedef (`include/trace/bpf_probe.h`).
+/// The typedef of the `mark_victim` tracepoint's prototype (`include/trace/bpf_probe.h`).
 const MARK_VICTIM: &str = "btf_trace_mark_victim";
 
-/// Which cgroup controllers there are, in the order of `css_set.subsys`.
+/// The enum of cgroup controllers, in the order of `css_set.subsys`.
 const CONTROLLERS: &str = "cgroup_subsys_id";
 
-/// The helpers that BPF programs may call.
+/// The enum of BPF helpers.
 const HELPERS: &str = "bpf_func_id";
 
-/// Bytes of a pointer.
+/// Size of a pointer in bytes.
 const POINTER_BYTES: u32 = 8;
 
-/// The types that we know by name.
+/// The types that are looked up by name.
 #[rustfmt::skip]
-const WANTED: [(u32, &str); 14] = [
+const WANTED: [(u32, &str); 16] = [
     (STRUCT, "task_struct"), (STRUCT, "signal_struct"), (STRUCT, "mm_struct"), (STRUCT, "cred"), (STRUCT, "pid"),
     (STRUCT, "pid_namespace"), (STRUCT, "upid"), (STRUCT, "css_set"), (STRUCT, "cgroup_subsys_state"),
-    (STRUCT, "cgroup"), (STRUCT, "kernfs_node"), (TYPEDEF, MARK_VICTIM), (ENUM, CONTROLLERS), (ENUM, HELPERS),
+    (STRUCT, "cgroup"), (STRUCT, "kernfs_node"), (STRUCT, "mem_cgroup"), (STRUCT, "page_counter"), (TYPEDEF, MARK_VICTIM), (ENUM, CONTROLLERS), (ENUM, HELPERS),
 ];
 
-/// What the programs are to know of the running kernel.
+/// Properties of the running kernel that the programs depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KernelFacts {
-    /// Where the members are that the programs read; those that they cannot do without are there.
+pub(crate) struct KernelFacts {
+    /// Offsets of the members that the programs read; the required ones are present.
     pub offsets: Offsets,
-    /// The tracepoint `mark_victim` passes a bare thread id, not the task.
+    /// The tracepoint `mark_victim` passes a thread id instead of the task.
     pub mark_victim_is_pid: bool,
-    /// BPF programs may read the running task with plain loads (the helper `bpf_get_current_task_btf`).
+    /// BPF programs can read the running task with plain loads (the helper `bpf_get_current_task_btf` exists).
     pub has_direct_reads: bool,
-    /// Where `css_set` has the cgroup of the hierarchy of version 2, which begins with its own state; or [`ABSENT`].
+    /// Offset in `css_set` of the cgroup in the v2 hierarchy, which begins with its own `css`; or [`ABSENT`].
     pub css_set_default: u32,
 }
 
-/// Why the kernel's BTF does not tell what the programs need.
+/// Why the kernel's BTF cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum BtfError {
+pub(crate) enum BtfError {
     /// The kernel has none (`CONFIG_DEBUG_INFO_BTF`), or it cannot be read.
     #[error("cannot read the kernel's BTF from {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
-    /// A container's mask lies over it.
-    #[error("the kernel's BTF is empty as seen from here")]
+    /// The file is empty, as when a container runtime masks it.
+    #[error("the kernel's BTF file is empty (masked by the container runtime?)")]
     Empty,
-    /// Not BTF, or that of a machine with the other byte order.
-    #[error("no BTF in this machine's byte order: it starts with {0:#06x}")]
+    /// Not BTF, or BTF in the opposite byte order.
+    #[error("not BTF in native byte order: magic is {0:#06x}")]
     Magic(u16),
-    /// It contradicts itself, or has been cut short.
+    /// Inconsistent or truncated BTF.
     #[error("malformed BTF: {0}")]
     Malformed(&'static str),
-    /// A kind of type that this program does not know, and so not where the next type starts.
-    #[error("BTF has types of the unknown kind {0}")]
+    /// An unknown kind, whose size and therefore the start of the next type is unknown.
+    #[error("unknown BTF kind {0}")]
     Kind(u32),
-    /// A type is missing.
-    #[error("the kernel has no type {0}")]
+    /// A required type is missing.
+    #[error("the kernel's BTF has no type {0}")]
     NoType(&'static str),
-    /// A member is missing, has no address, or its struct is another than it used to be.
-    #[error("the kernel has no member {0}.{1}, or as a bit field")]
+    /// A required member is missing, is a bit field, or is no longer in the expected struct.
+    #[error("the kernel's BTF has no member {0}.{1} (or it is a bit field)")]
     NoMember(&'static str, &'static str),
-    /// The one layout that the programs have built in is not the kernel's.
-    #[error("the kernel's struct upid is another: offsets of nr and ns, and size: {0:?}")]
+    /// The layout of `struct upid`, which is compiled into the programs, differs.
+    #[error("unexpected layout of struct upid: [offset of nr, offset of ns, size] = {0:?}")]
     Upid([u32; 3]),
-    /// The first argument of the tracepoint is something else.
-    #[error("the kernel's mark_victim passes neither a pid nor a task_struct")]
+    /// The tracepoint's first argument has an unexpected type.
+    #[error("the first argument of mark_victim is neither a pid nor a task_struct")]
     MarkVictim,
 }
 
 /// Reads the BTF in `file`: for the running kernel, `/sys/kernel/btf/vmlinux`.
-pub fn read_kernel_facts(file: &Path) -> Result<KernelFacts, BtfError> {
+pub(crate) fn read_kernel_facts(file: &Path) -> Result<KernelFacts, BtfError> {
     let btf = fs::read(file).map_err(|error| BtfError::Read(file.to_owned(), error))?;
     if btf.is_empty() { Err(BtfError::Empty) } else { kernel_facts(&btf) }
 }
 
-/// Looks up in `btf` all that the programs need.
-pub fn kernel_facts(btf: &[u8]) -> Result<KernelFacts, BtfError> {
+/// Looks up everything that the programs need in `btf`.
+pub(crate) fn kernel_facts(btf: &[u8]) -> Result<KernelFacts, BtfError> {
     let btf = Btf::parse(btf)?;
     let size = btf.named("upid")?.size_or_id;
     let layout = [btf.offset("upid", "nr")?, btf.offset("upid", "ns")?, size];
@@ -131,7 +130,7 @@ pub fn kernel_facts(btf: &[u8]) -> Result<KernelFacts, BtfError> {
     })
 }
 
-/// One type: its `struct btf_type`, and where in the type section its body is.
+/// A `struct btf_type`, and the offset of its body in the type section.
 #[derive(Clone, Copy)]
 struct Type {
     name: u32,
@@ -145,9 +144,9 @@ struct Type {
 struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
-    /// Where in `types` each type is; the first one has the id 1, for 0 is `void`.
+    /// Offset of each type in `types`. The first one has the id 1, because 0 is `void`.
     starts: Vec<u32>,
-    /// The first type of that name, for each of [`WANTED`].
+    /// The first type with the name, for each of [`WANTED`].
     wanted: [Option<Type>; WANTED.len()],
 }
 
@@ -179,10 +178,11 @@ impl<'a> Btf<'a> {
         }
     }
 
-    /// The type at `at`, and where the next one is.
+    /// The type at `at`, and the offset of the next one.
     fn type_at(&self, at: usize) -> Result<(Type, usize), BtfError> {
         let [name, info, size_or_id] = words(self.types, at)?;
-        // Newer headers give 24 bits to the entries and 7 to the kind; the older 16 and 5, zeros above.
+        // Newer kernels use 24 bits for the number of entries and 7 for the kind; older ones 16 and 5, with zeros
+        // above.
         let (entries, kind) = (info & 0x00ff_ffff, (info >> 24) & 0x7f);
         let (fixed, each) = BODY_BYTES.get(kind as usize).filter(|_| kind != 0).ok_or(BtfError::Kind(kind))?;
         let body = at + 12;
@@ -195,22 +195,21 @@ impl<'a> Btf<'a> {
         found.and_then(|(_, found)| found).ok_or(BtfError::NoType(name))
     }
 
-    /// The type behind its names and qualifiers.
+    /// Strips typedefs and qualifiers from a type.
     fn peel(&self, mut id: u32) -> Result<Type, BtfError> {
         for _ in 0..MODIFIERS_MAX {
             let start = (id as usize).checked_sub(1).and_then(|index| self.starts.get(index));
-            let (found, _) =
-                self.type_at(*start.ok_or(BtfError::Malformed("it refers to a type that it lacks"))? as usize)?;
+            let (found, _) = self.type_at(*start.ok_or(BtfError::Malformed("reference to a missing type"))? as usize)?;
             if !matches!(found.kind, TYPEDEF..=RESTRICT | TYPE_TAG) {
                 return Ok(found);
             }
             id = found.size_or_id;
         }
-        Err(BtfError::Malformed("a type has no end of names"))
+        Err(BtfError::Malformed("cyclic type modifiers"))
     }
 
-    /// Where in the struct `outer`, which must be called `name`, or in the unnamed structs and unions
-    /// within, `member` is, and the id of its type. The offset is in bytes, and `base` is added to it.
+    /// Byte offset plus `base`, and type id, of `member` in the struct `outer` with the name `name`, or in unnamed
+    /// structs and unions inside it.
     fn find(&self, outer: Type, base: u32, name: &'static str, member: &'static str) -> Result<(u32, u32), BtfError> {
         if outer.kind != STRUCT || !is_text(self.strings, outer.name, name) {
             return Err(BtfError::NoMember(name, member));
@@ -219,9 +218,9 @@ impl<'a> Btf<'a> {
         let mut unnamed = vec![(outer, base)];
         while let Some((within, base)) = unnamed.pop() {
             for index in 0..within.entries as usize {
-                left = left.checked_sub(1).ok_or(BtfError::Malformed("a struct has no end of members"))?;
+                left = left.checked_sub(1).ok_or(BtfError::Malformed("too many nested members"))?;
                 let [called, type_id, bits] = words(self.types, within.body + 12 * index)?;
-                // Where a struct has bit fields, the top byte is the width of each; they are passed over.
+                // In a struct with bit fields, the top byte is the field's width. Bit fields are skipped.
                 let is_bit_field = within.has_bit_fields && bits >> 24 != 0 || !bits.is_multiple_of(8);
                 let offset = (bits / 8).checked_add(base).filter(|offset| !is_bit_field && *offset != ABSENT);
                 let Some(offset) = offset else { continue };
@@ -249,11 +248,13 @@ impl<'a> Btf<'a> {
         let task = |member| self.offset("task_struct", member);
         let optional = |name, member| or_absent(self.offset(name, member), ABSENT);
         let (base, common) = self.member("pid_namespace", "ns")?;
+        let counter = |name, member| or_absent(self.memory_counter(name, member), ABSENT);
+        let css_set_memory = or_absent(self.css_set_memory(), ABSENT)?;
         let (mm_rss, mm_rss_stride) = or_absent(self.rss(), (ABSENT, ABSENT))?;
         Ok(Offsets {
             task_group_leader: task("group_leader")?,
             task_thread_pid: task("thread_pid")?,
-            // Before 5.5 it had the first name; never both.
+            // Called `real_start_time` before 5.5.
             task_start_boottime: task("real_start_time").or_else(|_| task("start_boottime"))?,
             task_signal: task("signal")?,
             task_exit_code: task("exit_code")?,
@@ -277,7 +278,8 @@ impl<'a> Btf<'a> {
             mm_arg_start: optional("mm_struct", "arg_start")?,
             mm_arg_end: optional("mm_struct", "arg_end")?,
             task_cgroups: optional("task_struct", "cgroups")?,
-            css_set_memory: or_absent(self.css_set_memory(), ABSENT)?,
+            css_set_memory,
+            css_set_charged: css_set_memory,
             css_cgroup: optional("cgroup_subsys_state", "cgroup")?,
             css_parent: optional("cgroup_subsys_state", "parent")?,
             cgroup_kn: optional("cgroup", "kn")?,
@@ -285,20 +287,32 @@ impl<'a> Btf<'a> {
             cgroup_root: optional("cgroup", "root")?,
             cgroup_self: optional("cgroup", "self")?,
             kernfs_node_name: optional("kernfs_node", "name")?,
+            css_memory_usage: counter("memory", "usage")?,
+            css_memory_max: counter("memory", "max")?,
+            css_memsw_usage: counter("memsw", "usage")?,
+            css_memsw_max: counter("memsw", "max")?,
             ..Offsets::UNKNOWN
         }
         .with_window())
     }
 
-    /// Where in `css_set` the pointer for the memory controller is: the array's element of that number.
+    /// Offset in `css_set` of the memory controller's pointer, an element of the array `subsys`.
     fn css_set_memory(&self) -> Result<u32, BtfError> {
         let (subsys, index) = (self.offset("css_set", "subsys")?, self.enumerator(CONTROLLERS, "memory_cgrp_id")?);
         let offset = index.checked_mul(POINTER_BYTES).and_then(|bytes| bytes.checked_add(subsys));
-        offset.filter(|offset| *offset != ABSENT).ok_or(BtfError::Malformed("a controller has no place"))
+        offset.filter(|offset| *offset != ABSENT).ok_or(BtfError::Malformed("controller index out of range"))
     }
 
-    /// A cgroup of version 2 stands for its own state, for it begins with that: then there is nothing to add to
-    /// the pointer.
+    /// Offset of a member of a `mem_cgroup` counter, relative to `mem_cgroup.css`.
+    fn memory_counter(&self, name: &'static str, member: &'static str) -> Result<u32, BtfError> {
+        let state = self.offset("mem_cgroup", "css")?;
+        let (counter, _) = self.member("mem_cgroup", name)?;
+        let offset = counter.checked_add(self.offset("page_counter", member)?).and_then(|at| at.checked_sub(state));
+        offset.ok_or(BtfError::NoMember("mem_cgroup", name))
+    }
+
+    /// A v2 `cgroup` begins with its own `css`, so a pointer to one is a pointer to the other. Fails if the kernel
+    /// differs.
     fn css_set_default(&self) -> Result<u32, BtfError> {
         match self.offset("cgroup", "self")? {
             0 => self.offset("css_set", "dfl_cgrp"),
@@ -306,7 +320,7 @@ impl<'a> Btf<'a> {
         }
     }
 
-    /// The value that a name has in the enum `name`.
+    /// The value of an enumerator of the enum `name`.
     fn enumerator(&self, name: &'static str, called: &'static str) -> Result<u32, BtfError> {
         let within = self.named(name)?;
         for index in 0..within.entries as usize {
@@ -318,8 +332,8 @@ impl<'a> Btf<'a> {
         Err(BtfError::NoMember(name, called))
     }
 
-    /// Where the first counter of `mm_struct.rss_stat` is, and how far it is to the next: an array of
-    /// `percpu_counter` since 6.2, before that a struct `mm_rss_stat` around an array of longs.
+    /// Offset of the first counter of `mm_struct.rss_stat`, and the distance between counters: an array of
+    /// `percpu_counter` since 6.2, before that a struct `mm_rss_stat` with an array of longs.
     fn rss(&self) -> Result<(u32, u32), BtfError> {
         let (base, stat) = self.member("mm_struct", "rss_stat")?;
         let stat = self.peel(stat)?;
@@ -331,7 +345,7 @@ impl<'a> Btf<'a> {
         Ok((self.find(counter, base, "percpu_counter", "count")?.0, counter.size_or_id))
     }
 
-    /// The typedef is of a pointer to a function, whose first parameter is the tracer's own `void *`.
+    /// The typedef is a function pointer whose first parameter is the tracer's `void *`.
     fn mark_victim_is_pid(&self) -> Result<bool, BtfError> {
         let pointer = self.peel(self.named(MARK_VICTIM)?.size_or_id)?;
         let pointee = |pointer: Type| if pointer.kind == PTR { self.peel(pointer.size_or_id).ok() } else { None };
@@ -343,7 +357,7 @@ impl<'a> Btf<'a> {
     }
 }
 
-/// What we can do without is no error.
+/// Makes a missing type or member a default instead of an error.
 fn or_absent<T>(found: Result<T, BtfError>, absent: T) -> Result<T, BtfError> {
     let is_missing = matches!(found, Err(BtfError::NoType(_) | BtfError::NoMember(..)));
     if is_missing { Ok(absent) } else { found }
@@ -351,14 +365,14 @@ fn or_absent<T>(found: Result<T, BtfError>, absent: T) -> Result<T, BtfError> {
 
 fn words<const N: usize>(bytes: &[u8], at: usize) -> Result<[u32; N], BtfError> {
     let words = bytes.get(at..).and_then(|rest| rest.as_chunks().0.first_chunk::<N>());
-    Ok(words.ok_or(BtfError::Malformed("it is cut off"))?.map(u32::from_ne_bytes))
+    Ok(words.ok_or(BtfError::Malformed("truncated"))?.map(u32::from_ne_bytes))
 }
 
-/// The section whose offset, from the end of the header, and length are at `at` in the header.
+/// The section whose offset (from the end of the header) and length are at `at` in the header.
 fn section(bytes: &[u8], at: usize) -> Result<&[u8], BtfError> {
     let ([header_bytes], [start, len]) = (words(bytes, 4)?, words(bytes, at)?);
     let rest = bytes.get(header_bytes as usize..).and_then(|rest| rest.get(start as usize..));
-    rest.and_then(|rest| rest.get(..len as usize)).ok_or(BtfError::Malformed("a section is cut off"))
+    rest.and_then(|rest| rest.get(..len as usize)).ok_or(BtfError::Malformed("truncated section"))
 }
 
 /// Whether the NUL-terminated string at `at` is `text`.

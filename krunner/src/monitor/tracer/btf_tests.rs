@@ -74,6 +74,9 @@ fn kernel(old: bool, without: &'static str) -> Vec<u8> {
     to.group((STRUCT, "css_set", 80), &[("subsys", subsys, 16), ("dfl_cgrp", int, 72)]);
     to.group((STRUCT, "cgroup", 400), &[("self", state, 0), ("kn", int, 240), ("root", int, 360)]);
     to.group((STRUCT, "kernfs_node", 120), &[("name", int, 16), ("id", int, 96)]);
+    let usage = to.group((STRUCT, "page_counter", 64), &[("usage", int, 0), ("max", int, 40)]);
+    let union = to.group((UNION, "", 64), &[("swap", usage, 0), ("memsw", usage, 0)]);
+    to.group((STRUCT, "mem_cgroup", 400), &[("css", state, 8), ("memory", usage, 100), ("", union, 200)]);
     to.values("cgroup_subsys_id", &[("cpu_cgrp_id", 0), ("memory_cgrp_id", 4)]);
     let helper = if old { "BPF_FUNC_unspec" } else { "BPF_FUNC_get_current_task_btf" };
     to.values("bpf_func_id", &[("BPF_FUNC_map_lookup_elem", 1), (helper, 158)]);
@@ -94,7 +97,9 @@ fn both_kinds_of_kernel_are_understood() {
         assert_eq!([offsets.task_start_boottime, offsets.task_comm, offsets.task_mm], [144, 192, 16]);
         assert_eq!([offsets.css_set_memory, offsets.cgroup_kn, offsets.kernfs_node_id], [48, 240, 96]);
         assert_eq!([offsets.cgroup_root, offsets.cgroup_self, offsets.kernfs_node_name], [360, 0, 16]);
-        assert!(offsets.can_fence());
+        assert_eq!([offsets.css_memory_usage, offsets.css_memory_max, offsets.css_memsw_max], [92, 132, 232]);
+        assert_eq!(offsets.css_set_charged, 48);
+        assert!(offsets.has_task_cgroup());
         assert_eq!(offsets.task_window, 128);
         assert_eq!([offsets.pid_namespace_inum, offsets.cred_uid, offsets.mm_arg_end], [116, ABSENT, ABSENT]);
     }
@@ -103,12 +108,12 @@ fn both_kinds_of_kernel_are_understood() {
 #[test]
 fn what_is_missing_is_named_if_it_is_needed() {
     let told = |without| kernel_facts(&kernel(false, without)).map_err(|error| error.to_string());
-    let absent = |member| Err(format!("the kernel has no member {member}, or as a bit field"));
+    let absent = |member| Err(format!("the kernel's BTF has no member {member} (or it is a bit field)"));
     assert_eq!(told("start_boottime"), absent("task_struct.start_boottime"));
     assert_eq!(told("inum"), absent("ns_common.inum"));
     assert_eq!(told("rss_stat").unwrap().offsets.mm_rss_stride, ABSENT);
     for member in ["cgroups", "subsys", "memory_cgrp_id", "cgroup", "parent", "kn", "id"] {
-        assert!(!told(member).unwrap().offsets.can_fence(), "{member}");
+        assert!(!told(member).unwrap().offsets.has_task_cgroup(), "{member}");
     }
     let bytes = kernel(false, "none");
     assert!(Btf::parse(&bytes).unwrap().offset("task_struct", "execve").is_err());
@@ -116,11 +121,11 @@ fn what_is_missing_is_named_if_it_is_needed() {
 
 #[test]
 fn the_running_kernel_is_understood() {
-    // Where there is none, the loader says so and does without.
+    // Without BTF the loader reports an error, and the fallback is used.
     let Ok(btf) = fs::read("/sys/kernel/btf/vmlinux") else { return };
     let offsets = kernel_facts(&btf).unwrap().offsets;
-    assert!(offsets.suffice() && offsets.task_window != ABSENT);
-    assert_eq!(offsets.missing().next(), None);
+    assert!(offsets.has_task_cgroup() && offsets.task_window != ABSENT);
+    assert!(![offsets.task_comm, offsets.mm_rss, offsets.css_memory_usage, offsets.kernfs_node_name].contains(&ABSENT));
     assert_eq!(offsets.task_tgid, offsets.task_pid + 4);
     assert_eq!(offsets.mm_arg_end, offsets.mm_arg_start + 8);
     assert!(offsets.task_comm < 16_384 && offsets.pid_numbers.is_multiple_of(8));

@@ -1,4 +1,4 @@
-//! One obstacle at a time on a host that has none, and hosts read from fake files.
+//! Hosts with a single obstacle, and hosts read from fake files.
 
 use std::fs;
 use std::io::{Error, ErrorKind};
@@ -8,10 +8,10 @@ use tempfile::TempDir;
 
 use super::super::btf::KernelFacts;
 use super::super::kind::{Scope, TracerKind};
-use super::super::probe::{ProbeRoots, of_this_host};
+use super::super::probe::{ProbeRoots, probe_host};
 use super::*;
 
-/// A host where nothing is in the way.
+/// A host that meets all requirements.
 fn good() -> Findings {
     let mut offsets = Offsets::UNKNOWN;
     for offset in [
@@ -60,9 +60,9 @@ fn refused(number: i32) -> std::io::Result<()> {
     Err(Error::from_raw_os_error(number))
 }
 
-/// What is in the way, and the remedies.
+/// Names and remedies of the checks that are missing.
 fn obstacles(findings: &Findings) -> Vec<(&'static str, String)> {
-    let missing = checks(findings).into_iter().filter(|check| check.state == State::Missing);
+    let missing = checks(findings).into_iter().filter(|check| check.state == CheckState::Missing);
     let found: Vec<_> = missing.map(|check| (check.check, check.remedy.unwrap_or_default())).collect();
     let choice = findings.choose();
     assert_eq!(choice.why_not_better.len(), found.len());
@@ -70,12 +70,12 @@ fn obstacles(findings: &Findings) -> Vec<(&'static str, String)> {
     found
 }
 
-fn check(findings: &Findings, name: &str) -> Check {
+fn check(findings: &Findings, name: &str) -> HostCheck {
     checks(findings).into_iter().find(|check| check.check == name).unwrap()
 }
 
 #[test]
-fn with_nothing_in_the_way_it_is_bpf() {
+fn bpf_is_chosen_if_all_requirements_are_met() {
     assert_eq!(obstacles(&good()), []);
     let old = Findings { permitted: [Capability::CAP_SYS_ADMIN].into_iter().collect(), ..good() };
     assert_eq!(obstacles(&old), []);
@@ -112,17 +112,17 @@ fn one_capability_alone_is_not_enough_and_is_named() {
     let told = check(&findings, "capabilities");
     assert_eq!(
         (told.state, told.found.as_str()),
-        (State::Missing, "CAP_BPF and CAP_PERFMON are needed, held: CAP_BPF")
+        (CheckState::Missing, "CAP_BPF and CAP_PERFMON are required; held: CAP_BPF")
     );
 }
 
 #[test]
-fn a_refusal_is_laid_to_what_causes_it() {
+fn failed_bpf_call_is_attributed_to_its_cause() {
     let refusal = |number, seccomp| Findings { bpf_answer: refused(number), seccomp: Some(seccomp), ..good() };
     let profile = "allow bpf in the container's seccomp profile";
     assert_eq!(obstacles(&refusal(libc::EPERM, 2)), [("bpf-call", profile.to_owned())]);
     assert_eq!(obstacles(&refusal(libc::ENOSYS, 2)), [("bpf-call", profile.to_owned())]);
-    assert!(obstacles(&refusal(libc::EPERM, 0))[0].1.contains("security module"));
+    assert!(obstacles(&refusal(libc::EPERM, 0))[0].1.contains("LSM policy"));
     assert!(obstacles(&refusal(libc::ENOSYS, 0))[0].1.contains("CONFIG_BPF_SYSCALL"));
     assert!(obstacles(&refusal(libc::EINVAL, 0))[0].1.contains("5.8"));
     assert_eq!(obstacles(&refusal(libc::EMFILE, 0)), [("bpf-call", String::new())]);
@@ -136,7 +136,7 @@ fn capabilities_of_another_user_namespace_do_not_count() {
     assert!(found[0].0 == "user-namespace" && found[0].1.contains("--userns=host"), "{found:?}");
     assert!(found[0].1.contains("rootful engine"), "{found:?}");
     let rootless = Findings { permitted: Capabilities::default(), ..findings };
-    // What the session's log has as the reason.
+    // The reason in the session's log.
     let reason = rootless.choose().why_not_better[0].to_string();
     assert!(reason.contains("rootless podman"), "{reason}");
 }
@@ -149,13 +149,13 @@ fn lockdown_rules_bpf_out_only_when_it_hides_memory() {
 }
 
 #[test]
-fn each_want_of_btf_has_its_remedy() {
+fn each_btf_error_has_a_remedy() {
     let lacking = |error| obstacles(&Findings { btf: Err(error), ..good() }).remove(0).1;
     let read = |kind: ErrorKind| BtfError::Read("/b".into(), kind.into());
     assert!(lacking(read(ErrorKind::NotFound)).contains("CONFIG_DEBUG_INFO_BTF"));
     assert!(lacking(read(ErrorKind::PermissionDenied)).contains("readable"));
-    assert!(lacking(BtfError::Empty).contains("without a mask"));
-    assert!(lacking(BtfError::NoType("task_struct")).contains("another kernel"));
+    assert!(lacking(BtfError::Empty).contains("without masking"));
+    assert!(lacking(BtfError::NoType("task_struct")).contains("different kernel"));
     let poor = KernelFacts {
         offsets: Offsets::UNKNOWN,
         mark_victim_is_pid: false,
@@ -163,11 +163,11 @@ fn each_want_of_btf_has_its_remedy() {
         css_set_default: 8,
     };
     let told = check(&Findings { btf: Ok(poor), ..good() }, "kernel-btf");
-    assert!(told.state == State::Note && told.found.contains("users, memory"), "{told:?}");
+    assert!(told.state == CheckState::Note && told.found.contains("users, memory"), "{told:?}");
 }
 
 #[test]
-fn what_only_informs_rules_nothing_out() {
+fn notes_do_not_rule_bpf_out() {
     let findings = Findings {
         tracefs: Some("/t".to_owned()),
         unprivileged_bpf_disabled: None,
@@ -180,10 +180,10 @@ fn what_only_informs_rules_nothing_out() {
         ..good()
     };
     assert_eq!(obstacles(&findings), []);
-    assert_eq!(check(&findings, "seccomp").found, "a filter that allows bpf");
+    assert_eq!(check(&findings, "seccomp").found, "a filter that allows bpf(2)");
     assert!(check(&findings, "memlock").remedy.unwrap().contains("memlock=-1"));
     assert!(check(&findings, "proc").found.contains("hidepid=2"));
-    assert!(check(&findings, "tracefs").found.starts_with("at /t;"));
+    assert!(check(&findings, "tracefs").found.starts_with("at /t ("));
 }
 
 #[test]
@@ -206,16 +206,16 @@ fn a_cgroup_that_cannot_be_read_is_a_note_with_its_cause() {
     };
     let cgroup_problems = vec![CgroupError::Off("/x".into())];
     let told = describe(&facts);
-    assert_eq!(told, "v2 /a, limit 300 MiB, no counter of kills");
+    assert_eq!(told, "v2 /a, limit 300 MiB, no OOM kill counter");
     let findings = Findings { cgroup_facts: Some(facts), cgroup_problems, ..good() };
     let none = check(&findings, "cgroup");
-    assert!(none.state == State::Note && none.remedy.is_some_and(|remedy| remedy.starts_with("mount ")));
+    assert!(none.state == CheckState::Note && none.remedy.is_some_and(|remedy| remedy.starts_with("mount ")));
     let facts = findings.cgroup_facts.as_ref().unwrap();
     let off = found_cgroup(facts, &findings.cgroup_problems);
-    assert!(off.found.ends_with("; the memory controller is off in /x"), "{off:?}");
+    assert!(off.found.ends_with("; the memory controller is disabled in /x"), "{off:?}");
     let root = found_cgroup(facts, &[CgroupError::IsRoot("/x".into())]);
-    assert_eq!(root.found, "/x is the root cgroup, which has no memory.* files by design");
-    assert!(root.remedy.is_some_and(|remedy| remedy.starts_with("start krunner in a cgroup of its own")));
+    assert_eq!(root.found, "/x is the root cgroup, which has no memory.* files");
+    assert!(root.remedy.is_some_and(|remedy| remedy.starts_with("start krunner in its own cgroup")));
 }
 
 /// A container of a non-root user: the default capabilities and a filter of Docker's kind.
@@ -240,7 +240,7 @@ fn a_container_is_read_from_its_files() {
     fs::write(root.path().join("proc/sys/kernel/unprivileged_bpf_disabled"), "1\n").unwrap();
     fs::write(root.path().join("sys/kernel/security/lockdown"), "none [integrity] confidentiality\n").unwrap();
 
-    let found = of_this_host(&ProbeRoots::below(root.path()), refused(libc::EPERM));
+    let found = probe_host(&ProbeRoots::below(root.path()), refused(libc::EPERM));
 
     assert!(found.permitted.is_empty() && !found.is_root && found.no_new_privileges);
     assert_eq!((found.seccomp, found.unprivileged_bpf_disabled), (Some(2), Some(1)));
@@ -257,26 +257,26 @@ fn a_container_is_read_from_its_files() {
 #[test]
 fn proc_of_another_namespace_has_a_remedy() {
     let told = check(&Findings { proc_view: ProcView::Foreign, ..good() }, "proc");
-    assert!(told.found.starts_with("shows another PID namespace"), "{told:?}");
-    assert_eq!((told.state, told.remedy.as_deref()), (State::Note, Some(ProcView::REMEDY)));
+    assert!(told.found.starts_with("shows a different PID namespace"), "{told:?}");
+    assert_eq!((told.state, told.remedy.as_deref()), (CheckState::Note, Some(ProcView::REMEDY)));
     let told = check(&Findings { proc_view: ProcView::Missing, ..good() }, "proc");
-    assert_eq!((told.state, told.remedy.as_deref()), (State::Note, Some("mount /proc")));
+    assert_eq!((told.state, told.remedy.as_deref()), (CheckState::Note, Some("mount /proc")));
 }
 
 #[test]
-fn hidepid_is_told_with_whether_it_applies() {
+fn hidepid_check_says_whether_it_applies() {
     let hidepid = || Some("2".to_owned());
     let hidden = Findings { hidepid: hidepid(), proc_view: ProcView::OthersHidden("2".into()), ..good() };
     let told = check(&hidden, "proc");
-    assert!(told.found.contains("not seen") && told.remedy.is_some_and(|remedy| remedy.contains("gid=")));
+    assert!(told.found.contains("hidden") && told.remedy.is_some_and(|remedy| remedy.contains("gid=")));
     let told = check(&Findings { hidepid: hidepid(), ..good() }, "proc");
-    assert!(told.found.ends_with("hides nothing from this user"), "{told:?}");
+    assert!(told.found.ends_with("does not affect this user"), "{told:?}");
 }
 
 #[test]
 fn an_empty_host_is_no_error() {
     let root = TempDir::new().unwrap();
-    let found = of_this_host(&ProbeRoots::below(root.path()), refused(libc::ENOSYS));
+    let found = probe_host(&ProbeRoots::below(root.path()), refused(libc::ENOSYS));
     assert_eq!(found.choose().tracer, TracerKind::Snapshot);
     assert_eq!((found.scope(), found.seccomp, found.lockdown), (Scope::Cgroup, None, None));
 }

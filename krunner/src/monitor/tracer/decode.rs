@@ -1,40 +1,42 @@
-//! From the bytes of the ring buffer to events. Pure.
+//! Decodes ring buffer records into events. Pure.
 //!
-//! The programs read the clock of the initial time namespace. In another one `CLOCK_BOOTTIME` and the start times in
-//! `/proc/PID/stat` are shifted by its offset (`timens_add_boottime_ns` in `include/linux/time_namespace.h`). So all times are
-//! shifted here, start times before they are rounded to ticks: as the kernel does, so that the keys are the same.
+//! The programs read the clock of the initial time namespace. In another namespace `CLOCK_BOOTTIME` and the start times
+//! in `/proc/PID/stat` are shifted by its offset (`timens_add_boottime_ns` in `include/linux/time_namespace.h`). So all
+//! times are shifted here. Start times are shifted before they are rounded to ticks, as the kernel does, so that
+//! process keys are equal.
 
 use krunner_common::{self as record, Layout as _};
 
 use crate::monitor::event::{
-    Actor, CgroupMade, Exec, Exit, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessKey, Trace, TraceEvent,
+    Actor, CgroupMade, Exec, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessExit, ProcessKey, Trace, TraceEvent,
 };
+use crate::monitor::model::{LimitAtKill, LimitKind};
 
-/// A record that this version cannot read.
+/// A record that cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// The programs and the runner are of different versions, or the record is damaged.
-    #[error("a record of {bytes} bytes and unknown kind")]
+pub(crate) enum DecodeError {
+    /// The programs have a different version than the runner, or the record is corrupt.
+    #[error("a record of unknown kind ({bytes} bytes)")]
     UnknownKind {
-        /// Its length.
+        /// Length of the record.
         bytes: usize,
     },
-    /// Shorter than its kind.
-    #[error("a {kind:?} record of only {bytes} bytes")]
+    /// The record is shorter than its kind requires.
+    #[error("a truncated {kind:?} record ({bytes} bytes)")]
     Short {
-        /// What it claims to be.
+        /// The kind in its first word.
         kind: record::Kind,
-        /// Its length.
+        /// Length of the record.
         bytes: usize,
     },
 }
 
-/// In what the kernel counts.
+/// Units of the kernel's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KernelUnits {
-    /// The size of its pages.
+pub(crate) struct KernelUnits {
+    /// The page size.
     pub page_bytes: u64,
-    /// What our time namespace adds to the clock of the initial one.
+    /// Offset of our time namespace's boot clock from the initial one.
     pub boottime_offset_ns: i64,
 }
 
@@ -43,7 +45,7 @@ impl KernelUnits {
         pages.saturating_mul(self.page_bytes)
     }
 
-    /// A time since boot, as our clock has it. Below zero it wraps around, as in `/proc`.
+    /// Converts a time since boot to our time namespace. Negative times wrap around, as in `/proc`.
     fn boot_ns(self, initial_ns: u64) -> u64 {
         initial_ns.wrapping_add_signed(self.boottime_offset_ns)
     }
@@ -56,8 +58,8 @@ impl KernelUnits {
 /// Decodes one record.
 ///
 /// # Errors
-/// When it is none that the programs write.
-pub fn decode(bytes: &[u8], units: KernelUnits) -> Result<TraceEvent, DecodeError> {
+/// If the record is malformed.
+pub(crate) fn decode(bytes: &[u8], units: KernelUnits) -> Result<TraceEvent, DecodeError> {
     let kind = record::Kind::of(bytes).ok_or(DecodeError::UnknownKind { bytes: bytes.len() })?;
     let event = match kind {
         record::Kind::Kill => record::Kill::decode(bytes).map(|kill| (kill.time_boot_ns, self::kill(&kill, units))),
@@ -92,7 +94,22 @@ fn kill(kill: &record::Kill, units: KernelUnits) -> Trace {
         },
         memory_map: kill.memory_map,
         cgroup_id: (kill.cgroup_id != 0).then_some(kill.cgroup_id),
+        limit: limit(kill, units),
         already_pending: kill.outcome == record::outcome::ALREADY_PENDING,
+    })
+}
+
+fn limit(kill: &record::Kill, units: KernelUnits) -> Option<LimitAtKill> {
+    let kind = match kill.limit_kind {
+        record::limit_kind::MEMORY => LimitKind::Memory,
+        record::limit_kind::MEMORY_AND_SWAP => LimitKind::MemoryAndSwap,
+        _ => return None,
+    };
+    Some(LimitAtKill {
+        cgroup_id: (kill.limit_cgroup_id != 0).then_some(kill.limit_cgroup_id),
+        kind,
+        limit_bytes: units.bytes(kill.limit_pages),
+        usage_bytes: units.bytes(kill.limit_usage_pages),
     })
 }
 
@@ -101,7 +118,7 @@ fn mark(mark: &record::Mark, units: KernelUnits) -> Trace {
 }
 
 fn exit(exit: &record::Exit, units: KernelUnits) -> Trace {
-    Trace::Exit(Exit { process: units.process(&exit.task) })
+    Trace::Exit(ProcessExit { process: units.process(&exit.task) })
 }
 
 fn fork(fork: &record::Fork, units: KernelUnits) -> Trace {
@@ -128,7 +145,7 @@ fn actor(tgid: u32, comm: [u8; record::COMM_BYTES]) -> Option<Actor> {
     (tgid != 0).then(|| Actor { pid: tgid, name: name(comm) })
 }
 
-/// Up to the first NUL; bytes that are not UTF-8 are shown as what they are not.
+/// The text before the first NUL; bytes that are not UTF-8 become replacement characters.
 fn name(comm: [u8; record::COMM_BYTES]) -> String {
     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
     String::from_utf8_lossy(&comm[..end]).into_owned()
@@ -164,6 +181,11 @@ mod tests {
             comm: comm(b"hog\xff"),
             memory_map: 0xFFFF_8881_0000_0000,
             cgroup_id: 1 << 33,
+            limit_cgroup_id: 7,
+            limit_pages: 512,
+            limit_usage_pages: 511,
+            limit_kind: record::limit_kind::MEMORY_AND_SWAP,
+            reserved: 0,
             sender_comm: comm(b""),
         };
         let event = decode(&kill.to_bytes(), UNITS).unwrap();
@@ -171,6 +193,13 @@ mod tests {
         assert_eq!((event.at_boot_ns, kill.victim), (77, ProcessKey { pid: 10, start_ticks: 123 }));
         assert_eq!((kill.memory.anon_bytes, kill.memory.pgtables_bytes), (3 * PAGE, 5));
         assert_eq!(kill.cgroup_id, Some(1 << 33));
+        let limit = LimitAtKill {
+            cgroup_id: Some(7),
+            kind: LimitKind::MemoryAndSwap,
+            limit_bytes: 512 * PAGE,
+            usage_bytes: 511 * PAGE,
+        };
+        assert_eq!(kill.limit, Some(limit));
         assert_eq!((kill.name.as_str(), kill.sender, kill.oom_score_adj), ("hog\u{fffd}", None, -5));
     }
 
@@ -209,7 +238,7 @@ mod tests {
     #[test]
     fn a_short_or_unknown_record_is_named() {
         let short = decode(&4_u32.to_ne_bytes(), UNITS).unwrap_err();
-        assert_eq!(short.to_string(), "a Fork record of only 4 bytes");
+        assert_eq!(short.to_string(), "a truncated Fork record (4 bytes)");
         assert_eq!(decode(b"\xff\xff\xff\xff", UNITS).unwrap_err(), DecodeError::UnknownKind { bytes: 4 });
     }
 

@@ -1,25 +1,26 @@
-//! The kinds of tracers, and how far they see. Plain values.
+//! Detection methods and their scope. Plain values.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// By which means kills are seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// How OOM kills are detected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum TracerKind {
-    /// The kernel tells.
+pub(crate) enum TracerKind {
+    /// Traced in the kernel by eBPF programs.
     Bpf,
-    /// `/proc` is compared with what it was.
+    /// Inferred from cgroup counters and snapshots of `/proc`.
     Snapshot,
 }
 
-/// Whose processes are seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Whose OOM kills are reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Scope {
-    /// Those of our pid namespace and below.
+pub(crate) enum Scope {
+    /// Processes in our PID namespace and its children.
     PidNamespace,
-    /// Those of our memory cgroup and below.
+    /// Processes in our memory cgroup and its descendants.
     Cgroup,
-    /// All of the machine.
+    /// All processes on the machine.
     All,
 }

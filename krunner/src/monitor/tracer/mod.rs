@@ -1,14 +1,14 @@
-//! Sources of [`TraceEvent`](super::TraceEvent)s: what can be had on this host, and how it is set up.
+//! The eBPF tracer, a source of [`TraceEvent`](super::TraceEvent)s: host checks, loading and decoding.
 
 mod bpf;
-pub mod btf;
+pub(crate) mod btf;
 mod checks;
-pub mod decode;
+pub(crate) mod decode;
 mod kind;
 mod loading;
-pub mod probe;
+pub(crate) mod probe;
 
 pub(super) use bpf::RingReader;
-pub use bpf::{INIT_PID_NAMESPACE, ProgramLog, Reach, Target};
-pub use kind::{Scope, TracerKind};
-pub use loading::{LOADER_THREAD, Loading, try_to_attach};
+pub(crate) use bpf::{INIT_PID_NAMESPACE, ProgramLog, Target, TraceFilter};
+pub(crate) use kind::{Scope, TracerKind};
+pub(crate) use loading::{LOADER_THREAD, Loading, try_to_attach};

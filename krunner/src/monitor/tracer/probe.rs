@@ -1,11 +1,10 @@
-//! What this host allows: BPF, or snapshots of `/proc` only, and what would have to change.
+//! Probes whether this host allows the eBPF tracer.
 //!
-//! [`of_this_host`] looks and never fails: what cannot be seen is a finding too. [`Findings`] are plain data;
-//! what they mean is decided by pure functions of them, in `checks`. A check that is [`State::Missing`] rules BPF out,
-//! the others inform.
+//! [`probe_host`] never fails: missing information is a finding as well. [`Findings`] are plain data; pure functions
+//! in `checks` interpret them. A check that is [`CheckState::Missing`] rules eBPF out; the others are informational.
 //!
-//! The proof is in loading the programs, which is not done here: a host may refuse for a reason of its own. And
-//! capabilities belong to threads, so the look is that of the thread that would load them.
+//! Only loading the programs proves that they work, and that is not done here. Capabilities are per thread, so the
+//! probe must run in the thread that would load the programs.
 
 use std::fmt;
 use std::fs;
@@ -26,9 +25,9 @@ use crate::sys::Capabilities;
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 
-/// Where the findings come from.
+/// The root directory to probe, for tests.
 #[derive(Debug, Clone)]
-pub struct ProbeRoots {
+pub(crate) struct ProbeRoots {
     root: PathBuf,
 }
 
@@ -39,9 +38,9 @@ impl Default for ProbeRoots {
 }
 
 impl ProbeRoots {
-    /// This folder stands for `/`, with a `proc` and a `sys`.
+    /// Uses this directory as `/`; it has a `proc` and a `sys`.
     #[must_use]
-    pub fn below(root: impl Into<PathBuf>) -> Self {
+    pub(crate) fn below(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
@@ -50,7 +49,7 @@ impl ProbeRoots {
         Some(String::from_utf8_lossy(&bytes).trim().to_owned())
     }
 
-    /// Whether ours is the host's PID namespace; `None` where that cannot be seen.
+    /// Whether our PID namespace is the host's; `None` if unknown.
     pub(crate) fn is_initial_pid_namespace(&self) -> Option<bool> {
         Some(self.namespace("pid")? == INITIAL_PID_NAMESPACE)
     }
@@ -62,41 +61,41 @@ impl ProbeRoots {
     }
 }
 
-/// What a check comes to.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
-    /// As BPF needs it.
+pub(crate) enum CheckState {
+    /// The requirement is met.
     Ok,
-    /// Rules BPF out.
+    /// A requirement of eBPF is not met.
     Missing,
-    /// Worth knowing.
+    /// Informational, no requirement.
     Note,
 }
 
-/// One look at the host.
+/// A line of `krunner doctor`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// What was looked at; stable.
+pub(crate) struct HostCheck {
+    /// Stable name of the check.
     pub check: &'static str,
-    /// What it comes to.
-    pub state: State,
-    /// What was found.
+    /// Whether the requirement is met.
+    pub state: CheckState,
+    /// What was found, in words.
     pub found: String,
-    /// What would help.
+    /// How to fix it.
     pub remedy: Option<String>,
 }
 
-/// Why the better tracer is not to be had. Both are fragments of a sentence.
+/// Why the eBPF tracer is unavailable. Both fields are sentence fragments.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reason {
-    /// What is in the way.
+pub(crate) struct Obstacle {
+    /// The missing requirement.
     pub what: String,
-    /// What would help.
+    /// How to fix it.
     pub remedy: Option<String>,
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for Obstacle {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.remedy {
             Some(remedy) => write!(to, "{} (remedy: {remedy})", self.what),
@@ -105,60 +104,60 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The best tracer that the findings allow.
+/// The tracer to use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
-    /// Which.
+pub(crate) struct TracerChoice {
+    /// The best one that the host allows.
     pub tracer: TracerKind,
-    /// Empty when there is no better one.
-    pub why_not_better: Vec<Reason>,
+    /// Why eBPF is not used; empty if it is.
+    pub why_not_better: Vec<Obstacle>,
 }
 
-/// What was found.
+/// Everything that the probe found.
 #[derive(Debug)]
-pub struct Findings {
-    /// What the thread may make effective.
+pub(crate) struct Findings {
+    /// The thread's permitted capabilities.
     pub permitted: Capabilities,
-    /// What an exec can give at most.
+    /// The thread's bounding set, the maximum that an exec can grant.
     pub bounding: Capabilities,
-    /// The thread is root's.
+    /// The thread's effective uid is 0.
     pub is_root: bool,
-    /// Execs give nothing new: capabilities of files count for nothing.
+    /// `no_new_privs` is set: execs do not grant file capabilities.
     pub no_new_privileges: bool,
     /// `Seccomp:` of the thread's status: 0 is none, 2 a filter.
     pub seccomp: Option<u8>,
-    /// Our user namespace is the host's; none if that cannot be seen.
+    /// Our user namespace is the host's; `None` if unknown.
     pub is_initial_user_namespace: Option<bool>,
-    /// Our pid namespace is the host's; none if that cannot be seen.
+    /// Our PID namespace is the host's; `None` if unknown.
     pub is_initial_pid_namespace: Option<bool>,
-    /// How the kernel answers a bpf call.
+    /// The result of a bpf(2) call.
     pub bpf_answer: io::Result<()>,
-    /// What the kernel says of its structs.
+    /// Struct offsets from the kernel's BTF.
     pub btf: Result<KernelFacts, BtfError>,
-    /// The lockdown mode; none without securityfs or lockdown.
+    /// The lockdown mode; `None` without securityfs or lockdown.
     pub lockdown: Option<String>,
-    /// Where tracefs is mounted.
+    /// The mount point of tracefs.
     pub tracefs: Option<String>,
-    /// `kernel.unprivileged_bpf_disabled`.
+    /// The sysctl `kernel.unprivileged_bpf_disabled`.
     pub unprivileged_bpf_disabled: Option<u8>,
-    /// Whose processes `/proc` shows.
+    /// Which processes `/proc` shows.
     pub proc_view: ProcView,
-    /// Of `/proc`'s mount options; none if it hides nothing.
+    /// The `hidepid` mount option of `/proc`; `None` if it hides nothing.
     pub hidepid: Option<String>,
-    /// The limit of locked memory; none if there is none.
+    /// The soft limit of locked memory; `None` if unlimited.
     pub memlock_bytes: Option<u64>,
     /// Our memory cgroup.
     pub cgroup: Result<Cgroup, CgroupError>,
-    /// What is known of it.
+    /// Facts read from the memory cgroup.
     pub cgroup_facts: Option<CgroupFacts>,
-    /// Why not more is known of it.
+    /// Errors while reading the memory cgroup.
     pub cgroup_problems: Vec<CgroupError>,
 }
 
-/// Looks. `bpf_answer` is [`sys::try_bpf`](crate::sys::try_bpf)'s, by the calling thread with its capabilities
-/// [raised](crate::sys::raise_permitted).
+/// Probes the host. `bpf_answer` is [`sys::try_bpf`](crate::sys::try_bpf)'s, by the calling thread with its
+/// capabilities [raised](crate::sys::raise_permitted).
 #[must_use]
-pub fn of_this_host(roots: &ProbeRoots, bpf_answer: io::Result<()>) -> Findings {
+pub(crate) fn probe_host(roots: &ProbeRoots, bpf_answer: io::Result<()>) -> Findings {
     let status = roots.text("proc/thread-self/status").unwrap_or_default();
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
     let bits = |name| field(name).and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0);
@@ -190,36 +189,36 @@ pub fn of_this_host(roots: &ProbeRoots, bpf_answer: io::Result<()>) -> Findings 
 }
 
 impl Findings {
-    /// The best tracer that they allow.
+    /// The best tracer that the findings allow.
     #[must_use]
-    pub fn choose(&self) -> Choice {
-        let missing = self.checks().into_iter().filter(|check| check.state == State::Missing);
-        let why_not_better: Vec<Reason> =
-            missing.map(|check| Reason { what: check.found, remedy: check.remedy }).collect();
+    pub(crate) fn choose(&self) -> TracerChoice {
+        let missing = self.checks().into_iter().filter(|check| check.state == CheckState::Missing);
+        let why_not_better: Vec<Obstacle> =
+            missing.map(|check| Obstacle { what: check.found, remedy: check.remedy }).collect();
         let tracer = if why_not_better.is_empty() { TracerKind::Bpf } else { TracerKind::Snapshot };
-        Choice { tracer, why_not_better }
+        TracerChoice { tracer, why_not_better }
     }
 
-    /// Whose kills would be reported. Not to know means not to name what may be others' processes.
+    /// Whose OOM kills would be reported. If the namespace is unknown, stay with our cgroup: other processes may belong
+    /// to other tenants.
     #[must_use]
-    pub fn scope(&self) -> Scope {
+    pub(crate) fn scope(&self) -> Scope {
         if self.is_initial_pid_namespace == Some(false) { Scope::PidNamespace } else { Scope::Cgroup }
     }
 
-    /// All of them, one by one.
+    /// All checks, in the order of `krunner doctor`.
     #[must_use]
-    pub fn checks(&self) -> Vec<Check> {
+    pub(crate) fn checks(&self) -> Vec<HostCheck> {
         checks(self)
     }
 }
 
-/// `none [integrity] confidentiality`: the one in brackets.
+/// The mode in brackets, as in `none [integrity] confidentiality`.
 fn chosen(modes: &str) -> Option<String> {
     Some(modes.split_once('[')?.1.split_once(']')?.0.to_owned())
 }
 
-/// Mount point and options of the last mount of that kind in `/proc/PID/mounts` (fstab(5)): it covers others at
-/// the same place.
+/// Mount point and options of the last mount of this type in `/proc/PID/mounts` (fstab(5)), which hides earlier ones.
 fn mounted<'a>(mounts: &'a str, kind: &str) -> Option<(&'a str, &'a str)> {
     mounts.lines().rev().find_map(|line| {
         let mut fields = line.split(' ').skip(1);
@@ -228,13 +227,13 @@ fn mounted<'a>(mounts: &'a str, kind: &str) -> Option<(&'a str, &'a str)> {
     })
 }
 
-/// The option as it is written, number or word, unless it hides nothing.
+/// The option's value, a number or a word, unless it hides nothing.
 fn hidepid(options: &str) -> Option<String> {
     let value = options.split(',').find_map(|option| option.strip_prefix("hidepid="))?;
     (!matches!(value, "0" | "off")).then(|| value.to_owned())
 }
 
-/// The soft limit of locked memory.
+/// Parses the soft limit of locked memory.
 fn memlock(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"))?;
     line.split_whitespace().next()?.parse().ok()

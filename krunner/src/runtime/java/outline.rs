@@ -1,6 +1,6 @@
-//! Just enough of a Java source to name its file and the class to start.
+//! Parses enough of a Java source to name its file and the class to start.
 //!
-//! Knows comments, strings and braces, and no more: what is wrong with the code is the compiler's to say.
+//! Knows comments, strings and braces only; errors in the code are left to the compiler.
 
 /// The types that a source declares at its top.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ impl Outline {
     pub(super) fn of(code: &str) -> Self {
         let (mut package, mut public, mut with_main) = (String::new(), None, None);
         let (mut current, mut is_public, mut depth) = (None, false, 0_u32);
-        let mut tokens = Tokens(code).peekable();
+        let mut tokens = JavaTokens(code).peekable();
         while let Some(token) = tokens.next() {
             match token {
                 "{" => depth += 1,
@@ -45,10 +45,10 @@ impl Outline {
     }
 }
 
-/// Words and single characters of a source, without comments, literals and white space.
-struct Tokens<'a>(&'a str);
+/// Iterates over words and single characters, without comments, literals and white space.
+struct JavaTokens<'a>(&'a str);
 
-impl<'a> Iterator for Tokens<'a> {
+impl<'a> Iterator for JavaTokens<'a> {
     type Item = &'a str;
 
     fn next(&mut self) -> Option<&'a str> {

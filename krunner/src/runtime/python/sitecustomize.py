@@ -4,7 +4,20 @@ import os
 import sys
 
 if os.environ.get("_BACKEND_BATCH_MODE") == "1":
-    SOCKET = "@INPUT_SOCKET@"
+    SOCKET = os.environ.get("KRUNNER_INPUT_SOCKET") or "@INPUT_SOCKET@"
+
+    # A socket that was removed is made again, which takes the runner a moment.
+    PAUSES = (0.02, 0.1, 0.5)
+
+    def connect(connection):
+        import time
+
+        for pause in PAUSES:
+            try:
+                return connection.connect(SOCKET)
+            except EnvironmentError:
+                time.sleep(pause)
+        return connection.connect(SOCKET)
 
     def ask(prompt=""):
         import socket
@@ -13,7 +26,7 @@ if os.environ.get("_BACKEND_BATCH_MODE") == "1":
         sys.stdout.flush()
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connection.connect(SOCKET)
+            connect(connection)
             pieces = []
             while True:
                 piece = connection.recv(65536)

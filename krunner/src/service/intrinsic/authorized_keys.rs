@@ -1,9 +1,8 @@
-//! Adding to the keys that open the user's account.
+//! Adds keys to `authorized_keys`.
 //!
-//! Pure. A key is found again by its own bytes, so it is added once however often the session starts; what the user
-//! has in the file stays.
+//! Pure. A key is recognized by its bytes, so it is added once however often the session starts. The user's own lines stay.
 
-/// `authorized_keys` with these public keys, each once; `None` if nothing has to change.
+/// The file with these public keys, each once; `None` if nothing changes.
 pub(super) fn with_keys(authorized: &[u8], keys: &[u8]) -> Option<Vec<u8>> {
     let mut text = authorized.to_vec();
     for key in keys.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|key| is_key(key)) {
@@ -33,7 +32,7 @@ fn with_key(authorized: &[u8], key: &[u8]) -> Vec<u8> {
     text
 }
 
-/// Whether a line authorises the key with other words around it: options in front, another comment.
+/// Whether a line authorizes the key with options in front or another comment.
 fn names(authorized: &[u8], key: &[u8]) -> bool {
     let Some(body) = words(key).nth(1) else { return false };
     authorized
@@ -42,7 +41,7 @@ fn names(authorized: &[u8], key: &[u8]) -> bool {
         .any(|line| words(line).any(|word| word == body))
 }
 
-/// A type and a body of base64, and no control characters.
+/// Whether the line is a key type and base64, without control characters.
 fn is_key(line: &[u8]) -> bool {
     let mut words = words(line);
     let (kind, body) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());

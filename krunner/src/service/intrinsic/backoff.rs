@@ -1,26 +1,26 @@
-//! How long to wait before a service that has ended is started again, and when to leave it.
+//! Pauses before the restart of a service that exited, and when to give up.
 //!
-//! Pure: told how long the service ran.
+//! Pure: the caller passes how long the service ran.
 
 use std::time::Duration;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// Who ran for so long has started well, and its end is news.
+/// A service that ran this long started properly; its exit resets the count.
 const LONG_ENOUGH: Duration = Duration::from_mins(1);
 
-/// Some five minutes of trying: whatever had the port, or filled the disk, stays.
+/// About five minutes of attempts. A busy port or a full disk will not go away after that.
 const MOST_IN_A_ROW: u32 = 10;
 
-/// Counts ends that followed each other quickly.
+/// Counts exits in quick succession.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     in_a_row: u32,
 }
 
 impl Backoff {
-    /// The pause after an end; `None` when enough was tried.
+    /// The pause after an exit; `None` to give up.
     pub(super) fn after(&mut self, ran_for: Duration) -> Option<Duration> {
         if ran_for >= LONG_ENOUGH {
             self.in_a_row = 0;

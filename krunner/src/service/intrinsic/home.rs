@@ -1,8 +1,8 @@
-//! Files of ours in the user's home.
+//! The runner's files in the user's home directory.
 //!
-//! The home is the user's own, links in it included. A runner that is root could be led out of it by one, so it
-//! follows none; any other runner can do nothing that the user could not, and goes where the user's links lead.
-//! A file is replaced as a whole or not at all. Everything here may block, and belongs on a thread that may.
+//! The user controls the home, links in it included. A runner that is root does not follow links, which could lead it
+//! elsewhere. Any other runner has no more rights than the user, and follows them. A file is replaced atomically. Everything
+//! here may block and must run on a thread for blocking work.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -12,24 +12,23 @@ use std::path::{Path, PathBuf};
 
 use nix::libc::{O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK};
 
-/// No file that we read here is larger by right.
+/// Limit of the files read here.
 const MAX_BYTES: u64 = 1024 * 1024;
 
 const PRIVATE_FOLDER: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
 const OTHERS: u32 = 0o077;
 
-/// A folder that is held open, so that what happens in it happens in it, whatever its name leads to by then.
+/// A directory held open, so that operations stay in it even if its path is replaced.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct HomeFolder {
     held: File,
-    /// The user and group whose home it is, for a runner of root, which gives them what it makes. No other runner can
-    /// give anything away; nor can it be led anywhere by links.
+    /// Owner of the home, set if the runner is root: it gives new files to them and follows no links.
     owner: Option<(u32, u32)>,
 }
 
-impl Folder {
-    /// The home itself; whatever leads there is not the user's to change.
+impl HomeFolder {
+    /// Opens the home itself. The user cannot change the path to it.
     pub(super) fn home(path: &Path) -> io::Result<Self> {
         let held = OpenOptions::new().read(true).custom_flags(O_DIRECTORY).open(path)?;
         let about = held.metadata()?;
@@ -37,7 +36,7 @@ impl Folder {
         Ok(Self { held, owner })
     }
 
-    /// A folder in this one that is for its owner only; made if need be.
+    /// Opens a subdirectory with mode 0700; creates it if it is missing.
     pub(super) fn private(&self, name: &str) -> io::Result<Self> {
         let path = self.at(name);
         let made = match fs::DirBuilder::new().mode(PRIVATE_FOLDER).create(&path) {
@@ -52,7 +51,7 @@ impl Folder {
         Ok(Self { held, owner: self.owner })
     }
 
-    /// The file's content; `None` without such a file. What is there already is closed to others.
+    /// Reads a file and removes the permissions of others from it; `None` if it does not exist.
     pub(super) fn read_private(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let file = match self.open(&self.at(name), O_NONBLOCK) {
             Ok(file) => file,
@@ -61,22 +60,22 @@ impl Folder {
         };
         let about = file.metadata()?;
         if !about.is_file() {
-            return Err(io::Error::other("it is no regular file"));
+            return Err(io::Error::other("not a regular file"));
         }
         close_to_others(&file, PRIVATE_FILE, name)?;
         let mut text = Vec::new();
         file.take(MAX_BYTES + 1).read_to_end(&mut text)?;
         if text.len() as u64 > MAX_BYTES {
-            return Err(io::Error::other("it is too large to be what it should be"));
+            return Err(io::Error::other("the file is too large"));
         }
         Ok(Some(text))
     }
 
-    /// Writes the file, for its owner only.
+    /// Replaces the file, with mode 0600.
     pub(super) fn write_private(&self, name: &str, text: &[u8]) -> io::Result<()> {
         let mut target = self.at(name);
         if self.owner.is_none() {
-            // A link stays one, and what it leads to is replaced.
+            // A link stays; its target is replaced.
             target = fs::canonicalize(&target).unwrap_or(target);
         }
         let folder = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
@@ -101,20 +100,22 @@ impl Folder {
         // With O_NOFOLLOW a link is ELOOP, or ENOTDIR where a folder was asked for (open(2)).
         opened.map_err(|error| match fs::symlink_metadata(path) {
             Ok(about) if stay != 0 && about.is_symlink() => {
-                io::Error::other("it is a link, and a runner of root follows none in the home")
+                io::Error::other("a symbolic link, which a runner that is root does not follow in the home directory")
             }
             _ => error,
         })
     }
 }
 
-/// Takes from others what they may do; by the descriptor, since the name could lead elsewhere by now. What another
-/// owns, on a mount from elsewhere, is used as it is.
+/// Removes the permissions of group and others, by descriptor because the name may have been replaced. A file that another
+/// user owns, for example on a mount, is used as it is.
 fn close_to_others(file: &File, mode: u32, name: &str) -> io::Result<()> {
     if file.metadata()?.permissions().mode() & OTHERS != 0
         && let Err(error) = file.set_permissions(Permissions::from_mode(mode))
     {
-        tracing::warn!("{name} in the home stays open to others ({error}); ssh may refuse to use it");
+        tracing::warn!(
+            "cannot restrict the permissions of {name} in the home directory ({error}); ssh may refuse to use it"
+        );
     }
     Ok(())
 }
@@ -125,10 +126,10 @@ mod tests {
 
     use super::*;
 
-    /// A home, as a runner of root sees it, or any other.
-    fn home(for_root: bool) -> (tempfile::TempDir, Folder) {
+    /// A home as a root runner sees it, or any other runner.
+    fn home(for_root: bool) -> (tempfile::TempDir, HomeFolder) {
         let place = tempfile::tempdir().unwrap();
-        let mut home = Folder::home(place.path()).unwrap();
+        let mut home = HomeFolder::home(place.path()).unwrap();
         let about = fs::metadata(place.path()).unwrap();
         home.owner = for_root.then(|| (about.uid(), about.gid()));
         (place, home)
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_users_links_are_followed_by_whoever_has_the_users_rights_only() {
+    fn only_a_runner_without_root_follows_the_users_links() {
         let (place, home) = home(false);
         let (elsewhere, _) = self::home(false);
         symlink(elsewhere.path(), place.path().join(".ssh")).unwrap();
@@ -195,7 +196,7 @@ mod tests {
         }
         let place = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(place.path(), Some(4321), Some(1234)).unwrap();
-        let ssh = Folder::home(place.path()).unwrap().private(".ssh").unwrap();
+        let ssh = HomeFolder::home(place.path()).unwrap().private(".ssh").unwrap();
         ssh.write_private("config", b"").unwrap();
         for made in [".ssh", ".ssh/config"] {
             let about = fs::metadata(place.path().join(made)).unwrap();

@@ -1,106 +1,113 @@
-//! Keys and configuration of ssh, put in their places before the server starts.
+//! Installs ssh keys and configuration before the server starts.
 //!
-//! A part that fails is told, and the rest goes on: with the server's host key the cluster can log in even if the
-//! user's own pair could not be made.
+//! A part that fails is logged and skipped: with the host key alone the cluster can log in, even without the user's own key.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::authorized_keys::with_keys;
-use super::home::Folder;
-use super::ssh_config::{self, Entry};
+use super::home::HomeFolder;
+use super::host_key::HostKey;
+use super::ssh_config::{self, HostEntry};
 use super::sshd::{Dropbear, public_key};
 use crate::config::{ChildEnv, Paths};
 use crate::process::{Command, Control, Launcher};
 use crate::tasks::blocking;
 
-/// An RSA key takes a second, or many when the container has a tenth of a processor.
+/// Generating an RSA key takes a second, or many if the container has a tenth of a CPU.
 const KEY_DEADLINE: Duration = Duration::from_mins(2);
 
-/// Which roles the cluster has, and how many of each.
+/// Variable with the roles of the cluster and the number of hosts of each.
 const REPLICAS: &str = "BACKENDAI_CLUSTER_REPLICAS";
 
 const HOST_KEY: &str = "dropbear_rsa_host_key";
 const AUTHORIZED_KEYS: &str = "authorized_keys";
 const CONFIG: &str = "config";
 
-/// The user's own private key, where the user finds it to take it home.
+/// The user's private key in the home, for download.
 const USER_KEY: &str = "id_container";
 
-/// Puts keys in their places.
+/// What installing the keys needs.
 pub(super) struct Keys<'a> {
     pub(super) dropbear: &'a Dropbear,
     pub(super) paths: &'a Paths,
     pub(super) launcher: &'a Launcher,
     pub(super) env: &'a ChildEnv,
-    /// Ends the makers of keys when the runner stops.
+    /// Stops key generation when the runner shuts down.
     pub(super) control: &'a Control,
 }
 
+/// The files that the server needs.
+pub(super) struct ServerFiles {
+    pub(super) host_key: HostKey,
+    /// Directory for the server's other files.
+    pub(super) folder: PathBuf,
+}
+
 impl Keys<'_> {
-    /// Returns the host key's file.
-    ///
     /// # Errors
-    /// A sentence on why there is none.
-    pub(super) async fn prepare(&self) -> Result<PathBuf, String> {
-        let folder = self.paths.dropbear();
-        let fresh = folder.clone();
-        let made = blocking(move || make_anew(&fresh)).await;
-        made.map_err(|error| format!("cannot make {} anew: {error}", folder.display()))?;
-        if let Err(problem) = self.user_pair().await {
+    /// A sentence that says why there is no host key.
+    pub(super) async fn prepare(&self) -> Result<ServerFiles, String> {
+        let usual = self.paths.dropbear();
+        let wanted = usual.clone();
+        let folder = blocking(move || own_folder(&wanted)).await;
+        if let Err(problem) = self.user_pair(folder.as_deref()).await {
             if self.control.is_terminated() {
-                return Err("the runner stops".to_owned());
+                return Err("the runner is shutting down".to_owned());
             }
-            tracing::warn!("the user has no ssh key of this session: {problem}");
+            tracing::warn!("cannot create the user's ssh key: {problem}");
         }
         let (paths, replicas) = (self.paths.clone(), self.env.get(OsStr::new(REPLICAS)).cloned());
         let replicas = replicas.map_or_else(|| "main:1".into(), |replicas| replicas.to_string_lossy().into_owned());
         for problem in blocking(move || join_cluster(&paths, &replicas)).await {
-            tracing::warn!("ssh within the cluster is not fully set up: {problem}");
+            tracing::warn!("ssh within the cluster is only partly set up: {problem}");
         }
-        self.host_key().await
+        let host_key = self.host_key(folder.as_deref()).await?;
+        // The server runs without the other files.
+        Ok(ServerFiles { host_key, folder: folder.unwrap_or(usual) })
     }
 
-    /// Makes the user's pair, unless somebody can log in already.
-    async fn user_pair(&self) -> Result<(), String> {
+    /// Generates the user's key pair, unless `authorized_keys` exists.
+    async fn user_pair(&self, folder: Result<&Path, &String>) -> Result<(), String> {
         let work = self.paths.work();
         if blocking(move || authorized(&work)).await?.is_some() {
             return Ok(());
         }
-        let folder = self.paths.dropbear();
+        let folder = folder.map_err(Clone::clone)?;
         let (own, open) = (folder.join("id_dropbear"), folder.join(USER_KEY));
         let said = self.run(&self.dropbear.make_key(&own)).await?;
-        let public = public_key(&said).ok_or("dropbearkey did not tell the public key")?.to_vec();
+        let public = public_key(&said).ok_or("dropbearkey did not print the public key")?.to_vec();
         self.run(&self.dropbear.convert(&own, &open)).await?;
         let work = self.paths.work();
         blocking(move || {
             let private = take(&open).and_then(|text| fs::remove_file(&own).map(|()| text));
             let private = private.map_err(|error| format!("{}: {error}", open.display()))?;
             in_home(&work, USER_KEY, |home| home.write_private(USER_KEY, &private))?;
-            // The last, so that a start that has failed before it is made up for by the next.
+            // Last, so that the next start repeats everything if a step before this failed.
             let line = [&public[..], b"\n"].concat();
             in_home(&work, AUTHORIZED_KEYS, |home| ssh_folder(home)?.write_private(AUTHORIZED_KEYS, &line))
         })
         .await
     }
 
-    /// The key that the agent gives, so that clients know the host again; or one for this session.
-    async fn host_key(&self) -> Result<PathBuf, String> {
+    /// The agent's host key, which clients recognize, or a new one for this session.
+    async fn host_key(&self, folder: Result<&Path, &String>) -> Result<HostKey, String> {
         let given = self.paths.given_ssh(HOST_KEY);
         let candidate = given.clone();
         match blocking(move || fs::File::open(candidate)?.metadata()).await {
-            Ok(about) if about.is_file() => return Ok(given),
-            Ok(_) => tracing::warn!("{} is no file; a host key for this session is made", given.display()),
+            Ok(about) if about.is_file() => return Ok(HostKey::given(given)),
+            Ok(_) => tracing::warn!("{} is not a file; generating a host key for this session", given.display()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!("{}: {error}; a host key for this session is made", given.display()),
+            Err(error) => tracing::warn!("{}: {error}; generating a host key for this session", given.display()),
         }
-        let made = self.paths.dropbear().join(HOST_KEY);
+        let made = folder.map_err(Clone::clone)?.join(HOST_KEY);
         self.run(&self.dropbear.make_key(&made)).await?;
-        Ok(made)
+        let shown = made.display().to_string();
+        blocking(move || HostKey::made(made)).await.map_err(|error| format!("{shown}: {error}"))
     }
 
     async fn run(&self, command: &Command) -> Result<Vec<u8>, String> {
@@ -108,7 +115,20 @@ impl Keys<'_> {
     }
 }
 
-/// Whatever is there belongs to an earlier start, or was put there to be found.
+/// Creates a directory for the session's keys: at the usual path, or next to it if the existing one cannot be removed, such as
+/// another user's directory that was committed with the image.
+fn own_folder(usual: &Path) -> Result<PathBuf, String> {
+    let Err(error) = make_anew(usual) else { return Ok(usual.to_owned()) };
+    let problem = format!("cannot recreate {}: {error}", usual.display());
+    let (Some(parent), Some(name)) = (usual.parent(), usual.file_name()) else { return Err(problem) };
+    let prefix = format!("{}-", name.display());
+    let beside = tempfile::Builder::new().prefix(&prefix).permissions(Permissions::from_mode(0o700)).tempdir_in(parent);
+    let beside = beside.map_err(|error| format!("{problem}; cannot create a directory next to it: {error}"))?.keep();
+    tracing::info!("{problem}; using {} instead", beside.display());
+    Ok(beside)
+}
+
+/// Removes what is at the path: it is from an earlier start or was planted.
 fn make_anew(folder: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(folder) {
         Ok(about) if about.is_dir() => fs::remove_dir_all(folder),
@@ -120,7 +140,7 @@ fn make_anew(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o700).create(folder)
 }
 
-/// Lets the other hosts of the cluster in and tells ssh how to get there; what could not be done.
+/// Authorizes the other hosts of the cluster and adds them to the ssh configuration; returns the problems.
 fn join_cluster(paths: &Paths, replicas: &str) -> Vec<String> {
     let identity = paths.given_ssh("id_cluster");
     let known = if identity.is_file() { add_hosts(paths, replicas, &identity) } else { Ok(()) };
@@ -137,7 +157,7 @@ fn add_hosts(paths: &Paths, replicas: &str, identity: &Path) -> Result<(), Strin
     })
 }
 
-fn entries(mapping: &Path, replicas: &str) -> Result<Vec<Entry>, String> {
+fn entries(mapping: &Path, replicas: &str) -> Result<Vec<HostEntry>, String> {
     match fs::read(mapping) {
         Ok(json) => ssh_config::mapped(&json).map_err(|problem| format!("{}: {problem}", mapping.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -163,18 +183,18 @@ fn add_key(paths: &Paths) -> Result<(), String> {
     }
 }
 
-/// The keys that open the account; `None` if there is no such file.
+/// The content of `authorized_keys`; `None` if it does not exist.
 fn authorized(work: &Path) -> Result<Option<Vec<u8>>, String> {
     in_home(work, AUTHORIZED_KEYS, |home| ssh_folder(home)?.read_private(AUTHORIZED_KEYS))
 }
 
-fn ssh_folder(home: &Folder) -> io::Result<Folder> {
+fn ssh_folder(home: &HomeFolder) -> io::Result<HomeFolder> {
     home.private(".ssh")
 }
 
-/// An error names the file it is about.
-fn in_home<T>(work: &Path, name: &str, act: impl FnOnce(&Folder) -> io::Result<T>) -> Result<T, String> {
-    let done = Folder::home(work).and_then(|home| act(&home));
+/// Adds the file's name to an error.
+fn in_home<T>(work: &Path, name: &str, act: impl FnOnce(&HomeFolder) -> io::Result<T>) -> Result<T, String> {
+    let done = HomeFolder::home(work).and_then(|home| act(&home));
     done.map_err(|error| format!("{name} in {}: {error}", work.display()))
 }
 
@@ -183,4 +203,26 @@ fn take(file: &Path) -> io::Result<Vec<u8>> {
     let text = fs::read(file)?;
     fs::remove_file(file)?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_is_new_at_its_usual_path() {
+        let place = tempfile::tempdir().unwrap();
+        let usual = place.path().join("dropbear");
+        fs::create_dir(&usual).unwrap();
+        fs::write(usual.join("left over"), "").unwrap();
+        assert_eq!(own_folder(&usual).unwrap(), usual);
+        assert_eq!(fs::read_dir(&usual).unwrap().count(), 0);
+        assert_eq!(fs::metadata(&usual).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn folder_that_cannot_be_made_is_named() {
+        let problem = own_folder(Path::new("/nonexistent/dropbear")).unwrap_err();
+        assert!(problem.starts_with("cannot recreate /nonexistent/dropbear: "), "{problem}");
+    }
 }

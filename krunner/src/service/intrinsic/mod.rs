@@ -1,26 +1,27 @@
 //! Services that come with every session: the ssh server and the terminal in the browser.
 //!
 //! ```text
-//!            keys in their places            port has a listener
-//! planning ─────────────────────▶ Coming ────────────────────────▶ Open
-//!    │                             ▲  │                             │
-//!    │ a program is missing        │  │            its end          │
-//!    │                             └──┴──── told, and a pause ◀─────┘
-//!    └──────▶ Over ◀── too many ends in a row, or stopped
+//!            keys installed                   port has a listener
+//! planning ─────────────────────▶ Starting ───────────────────────▶ Ready
+//!    │                             ▲  │                              │
+//!    │ a program is missing        │  │            exit              │
+//!    │                             └──┴──── logged, and a pause ◀────┘
+//!    └──────▶ Stopped ◀── too many exits in a row, or stopped
 //! ```
 //!
-//! What is there, how it is called and what the user's files come to are pure (`sshd`, `ttyd`, `ssh_config`,
-//! `authorized_keys`, `backoff`); `keys` and `home` carry it out, `kept` stays with the processes.
+//! Choosing programs, command lines and file contents is pure (`sshd`, `ttyd`, `ssh_config`, `authorized_keys`, `backoff`);
+//! `keys`, `home` and `host_key` do the I/O, `managed` restarts the processes.
 
 mod authorized_keys;
 mod backoff;
 mod home;
-mod kept;
+mod host_key;
 mod keys;
+mod managed;
 mod plan;
 mod ssh_config;
 mod sshd;
 mod ttyd;
 
-pub use kept::{Kept, Status};
-pub use plan::{Planner, SSHD, TTYD};
+pub(crate) use managed::{ManagedService, ManagedState};
+pub(crate) use plan::{Planner, SSHD, TTYD};

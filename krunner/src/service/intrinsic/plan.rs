@@ -1,90 +1,120 @@
-//! From what is there to what is started, for each of the services.
+//! How each of the services is started.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use super::host_key::HostKey;
 use super::keys::Keys;
 use super::sshd::Dropbear;
 use super::ttyd;
-use crate::config::{ChildEnv, Paths, Ports};
+use crate::config::{ChildEnv, Paths, Ports, allows_ssh_password};
 use crate::logging::OPERATOR;
 use crate::process::{Command, Control, Launcher};
-use crate::service::Launch;
+use crate::service::ServiceLaunch;
 use crate::tasks::blocking;
 
 /// The name of the ssh server among the services.
-pub const SSHD: &str = "sshd";
+pub(crate) const SSHD: &str = "sshd";
 
 /// The name of the terminal in the browser among the services.
-pub const TTYD: &str = "ttyd";
+pub(crate) const TTYD: &str = "ttyd";
 
-/// Where the other files of the server are.
+/// Set explicitly because dropbear's default is in a directory of root.
 const PID_FILE: &str = "dropbear.pid";
 
-/// What is needed to plan. Clones share what was planned already.
+/// Plans the start of the services. Clones share the finished plans.
 #[derive(Clone)]
-pub struct Planner {
+pub(crate) struct Planner {
     paths: Paths,
     ports: Ports,
     launcher: Launcher,
     env: Arc<ChildEnv>,
-    /// A server that starts anew is the same to its clients.
-    sshd: Arc<OnceLock<Launch>>,
+    /// Planned once, so that a restarted server has the same host key.
+    sshd: Arc<OnceLock<ServicePlan>>,
+}
+
+/// How a service is started and restarted.
+#[derive(Clone)]
+pub(crate) struct ServicePlan {
+    pub(super) launch: ServiceLaunch,
+    host_key: Option<HostKey>,
+}
+
+impl ServicePlan {
+    /// Restores files that the service needs at its start and the user may have removed.
+    pub(super) async fn restore_files(&self) {
+        let Some(key) = self.host_key.clone() else { return };
+        if let Err(error) = blocking(move || key.restore()).await {
+            tracing::warn!("cannot restore the host key of {}: {error}", self.launch.name);
+        }
+    }
 }
 
 impl Planner {
-    /// A planner for services whose environment is that of user code. The launcher is for the makers of keys.
+    /// `env` is the environment of user code. The launcher also runs the key generation.
     #[must_use]
-    pub fn new(paths: Paths, ports: Ports, launcher: Launcher, env: ChildEnv) -> Self {
+    pub(crate) fn new(paths: Paths, ports: Ports, launcher: Launcher, env: ChildEnv) -> Self {
         Self { paths, ports, launcher, env: Arc::new(env), sshd: Arc::default() }
     }
 
-    /// What starts programs.
+    /// The launcher for the services' processes.
     #[must_use]
-    pub fn launcher(&self) -> &Launcher {
+    pub(crate) fn launcher(&self) -> &Launcher {
         &self.launcher
     }
 
-    /// Puts keys in their places, once in a session; then how the ssh server is started.
+    /// Installs the keys, once per session, and plans the ssh server.
     ///
     /// # Errors
-    /// A sentence on why it is not; it is in the log already.
-    pub async fn sshd(self, control: Control) -> Result<Launch, String> {
-        if let Some(launch) = self.sshd.get() {
-            return Ok(launch.clone());
+    /// A sentence that says why the server cannot be started. It was logged.
+    pub(crate) async fn sshd(self, control: Control) -> Result<ServicePlan, String> {
+        if let Some(plan) = self.sshd.get() {
+            return Ok(plan.clone());
         }
         let paths = self.paths.clone();
         let dropbear = blocking(move || Dropbear::choose(&paths, Path::is_file)).await;
         let dropbear = dropbear.inspect_err(|problem| tell_missing(SSHD, problem))?;
         let Self { paths, launcher, env, .. } = &self;
         let keys = Keys { dropbear: &dropbear, paths, launcher, env, control: &control };
-        let host_key = keys.prepare().await.inspect_err(|problem| {
+        let files = keys.prepare().await.inspect_err(|problem| {
             if !control.is_terminated() {
-                tracing::error!("{SSHD} is not started: {problem}");
+                tracing::error!("cannot start {SSHD}: {problem}");
             }
         })?;
-        let serve = dropbear.serve(&host_key, &paths.dropbear().join(PID_FILE), &self.ports.sshd);
+        let (pid_file, takes_passwords) = (files.folder.join(PID_FILE), self.takes_passwords().await);
+        let serve = dropbear.serve(files.host_key.file(), &pid_file, takes_passwords, &self.ports.sshd);
         let launch = self.launch(SSHD, serve, self.ports.sshd.first().copied());
-        Ok(self.sshd.get_or_init(|| launch).clone())
+        Ok(self.sshd.get_or_init(|| ServicePlan { launch, host_key: Some(files.host_key) }).clone())
     }
 
-    /// How the terminal server is started.
+    /// Whether the agent prepared a password, unless passwords are turned off. The server checks it against `/etc/shadow`; the
+    /// file only shows that there is one.
+    async fn takes_passwords(&self) -> bool {
+        let (is_allowed, warning) = allows_ssh_password(&self.env);
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
+        let file = self.paths.password();
+        is_allowed && blocking(move || file.is_file()).await
+    }
+
+    /// Plans the terminal server.
     ///
     /// # Errors
-    /// A sentence on why it is not; it is in the log already.
-    pub async fn ttyd(self) -> Result<Launch, String> {
+    /// A sentence that says why the server cannot be started. It was logged.
+    pub(crate) async fn ttyd(self) -> Result<ServicePlan, String> {
         let (paths, port) = (self.paths.clone(), self.ports.ttyd);
         let serve = blocking(move || ttyd::serve(&paths, port, Path::is_file)).await;
         let serve = serve.inspect_err(|problem| tell_missing(TTYD, problem))?;
-        Ok(self.launch(TTYD, serve, Some(port)))
+        Ok(ServicePlan { launch: self.launch(TTYD, serve, Some(port)), host_key: None })
     }
 
-    fn launch(&self, name: &str, command: Command, port: Option<u16>) -> Launch {
-        Launch { name: name.to_owned(), command, env: (*self.env).clone(), port }
+    fn launch(&self, name: &str, command: Command, port: Option<u16>) -> ServiceLaunch {
+        ServiceLaunch { name: name.to_owned(), command, env: (*self.env).clone(), port }
     }
 }
 
-/// For whoever runs the node: the agent mounts these programs, no user can.
+/// Logged for the operator of the node: the agent mounts these programs, users cannot.
 fn tell_missing(name: &str, problem: &str) {
-    tracing::warn!(target: OPERATOR, "{name} is not started: {problem}");
+    tracing::warn!(target: OPERATOR, "cannot start {name}: {problem}");
 }

@@ -1,20 +1,19 @@
 //! The hosts of a cluster in the user's ssh configuration.
 //!
-//! Pure. The user's folder outlives the session where it is mounted from elsewhere, so sections that were added by an
-//! earlier start are found again: by their exact shape, which is the Python runner's too. Everything else in the file
-//! is the user's, and stays.
+//! Pure. A mounted home outlives the session, so sections of an earlier start are recognized, by their exact form, which is
+//! also the Python runner's. Everything else in the file belongs to the user and stays.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
 
-/// Where the others of a cluster listen, if nobody says otherwise.
+/// The ssh port of the other hosts, unless `port-mapping.json` names another.
 const DEFAULT_PORT: u16 = 2200;
 
 /// A host of the cluster, or a pattern of hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct HostEntry {
     pattern: String,
     address: Option<String>,
     port: u16,
@@ -23,8 +22,8 @@ pub(super) struct Entry {
 /// The hosts of `port-mapping.json`: `{NAME: [ADDRESS, PORT]}`.
 ///
 /// # Errors
-/// A sentence on the first that cannot be used.
-pub(super) fn mapped(json: &[u8]) -> Result<Vec<Entry>, String> {
+/// Names the first entry that is invalid.
+pub(super) fn mapped(json: &[u8]) -> Result<Vec<HostEntry>, String> {
     let hosts: BTreeMap<String, (String, Value)> =
         serde_json::from_slice(json).map_err(|error| format!("not an object of [address, port] pairs ({error})"))?;
     hosts
@@ -36,20 +35,20 @@ pub(super) fn mapped(json: &[u8]) -> Result<Vec<Entry>, String> {
                 _ => None,
             };
             match number.filter(|number| *number != 0) {
-                _ if !is_plain(&name) => Err(format!("{name:?} is no host name")),
-                _ if !is_plain(&address) => Err(format!("{address:?}, the address of {name}, is none")),
-                None => Err(format!("{port}, the port of {name}, is none")),
-                Some(port) => Ok(Entry { pattern: name, address: Some(address), port }),
+                _ if !is_plain(&name) => Err(format!("{name:?} is not a valid host name")),
+                _ if !is_plain(&address) => Err(format!("{name}: invalid address {address:?}")),
+                None => Err(format!("{name}: invalid port {port}")),
+                Some(port) => Ok(HostEntry { pattern: name, address: Some(address), port }),
             }
         })
         .collect()
 }
 
-/// The hosts of `BACKENDAI_CLUSTER_REPLICAS`: `ROLE:COUNT,...`; each role's hosts are numbered, so a pattern finds all.
+/// The hosts of `BACKENDAI_CLUSTER_REPLICAS`: `ROLE:COUNT,...`. Hosts of a role are numbered, so one pattern matches them all.
 ///
 /// # Errors
-/// A sentence on the first that cannot be used.
-pub(super) fn by_role(replicas: &str) -> Result<Vec<Entry>, String> {
+/// Names the first entry that is invalid.
+pub(super) fn by_role(replicas: &str) -> Result<Vec<HostEntry>, String> {
     replicas
         .split(',')
         .map(str::trim)
@@ -57,22 +56,21 @@ pub(super) fn by_role(replicas: &str) -> Result<Vec<Entry>, String> {
         .map(|pair| {
             let role = pair.rsplit_once(':').map_or(pair, |(role, _)| role);
             if !is_plain(role) {
-                return Err(format!("{role:?} is no role"));
+                return Err(format!("{role:?} is not a valid role"));
             }
-            Ok(Entry { pattern: format!("{role}*"), address: None, port: DEFAULT_PORT })
+            Ok(HostEntry { pattern: format!("{role}*"), address: None, port: DEFAULT_PORT })
         })
         .collect()
 }
 
-/// Whether ssh takes the word for one word, and for nothing but a name or an address.
+/// Whether ssh parses the text as one word that is a name or an address.
 fn is_plain(word: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:%[]".contains(&byte);
     !word.is_empty() && !word.starts_with('-') && word.bytes().all(allowed)
 }
 
-/// The user's `config` with these entries, each once, behind everything of the user's: of what is said twice, ssh
-/// takes the first.
-pub(super) fn with_entries(config: &[u8], entries: &[Entry], identity: &Path) -> Vec<u8> {
+/// The user's `config` with these entries, each once, after the user's own lines, because ssh takes the first match.
+pub(super) fn with_entries(config: &[u8], entries: &[HostEntry], identity: &Path) -> Vec<u8> {
     let identity = identity.to_string_lossy();
     let mut kept = without_entries(config, &identity);
     for entry in entries {
@@ -84,7 +82,7 @@ pub(super) fn with_entries(config: &[u8], entries: &[Entry], identity: &Path) ->
     kept
 }
 
-impl Entry {
+impl HostEntry {
     fn render(&self, identity: &str) -> String {
         let Self { pattern, address, port } = self;
         let address = address.as_ref().map(|address| format!("\tHostName {address}\n")).unwrap_or_default();
@@ -92,7 +90,7 @@ impl Entry {
     }
 }
 
-/// Takes the sections out that a start before this one has added, with the empty line before each.
+/// Removes the sections that an earlier start added, with the empty line before each.
 fn without_entries(config: &[u8], identity: &str) -> Vec<u8> {
     let lines: Vec<&[u8]> = config.split_inclusive(|byte| *byte == b'\n').collect();
     let mut kept: Vec<&[u8]> = Vec::new();
@@ -118,8 +116,8 @@ fn without_entries(config: &[u8], identity: &str) -> Vec<u8> {
     kept
 }
 
-/// How many lines the section has that begins here, if it is one of ours as we have written it. One that goes on is
-/// the user's: something was added to it.
+/// Number of lines of the section that begins here, if it is exactly as we write it. A section with further lines belongs to
+/// the user, who added them.
 fn length_of_entry(lines: &[&[u8]], identity: &str) -> Option<usize> {
     let mut length = 0;
     let mut take = |fits: &dyn Fn(&str) -> bool| {

@@ -6,7 +6,7 @@ use super::*;
 
 const ID: &str = "/home/config/ssh/id_cluster";
 
-fn with(config: &str, entries: &[Entry]) -> String {
+fn with(config: &str, entries: &[HostEntry]) -> String {
     String::from_utf8(with_entries(config.as_bytes(), entries, Path::new(ID))).unwrap()
 }
 
@@ -45,8 +45,8 @@ fn what_ssh_would_read_as_more_than_a_name_is_refused() {
     ] {
         assert!(mapped(json.as_bytes()).is_err(), "{json}");
     }
-    assert_eq!(mapped(br#"{"a": ["h", true]}"#).unwrap_err(), "true, the port of a, is none");
-    assert_eq!(by_role("main:1,s b:2").unwrap_err(), "\"s b\" is no role");
+    assert_eq!(mapped(br#"{"a": ["h", true]}"#).unwrap_err(), "a: invalid port true");
+    assert_eq!(by_role("main:1,s b:2").unwrap_err(), "\"s b\" is not a valid role");
     assert!(mapped(br#"{"a": ["fe80::1%eth0", 22]}"#).is_ok());
 }
 

@@ -1,7 +1,7 @@
-//! The ssh server as a plan: which dropbear is there, and how it is called.
+//! The ssh server: which dropbear is mounted, and its command lines.
 //!
-//! Pure. Older agents mount three programs of dropbear, newer ones a single file with all of them as applets. Their
-//! options are the same, as far as they are used here, from 2020.81 on.
+//! Pure. Older agents mount three programs of dropbear, newer ones a single file with all of them as applets. The options used
+//! here are the same since 2020.81.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,26 +9,26 @@ use std::path::{Path, PathBuf};
 use crate::config::Paths;
 use crate::process::Command;
 
-/// dropbear's own minimum for keys that are not to be frowned upon is 2048; larger ones take seconds to make.
+/// dropbear recommends at least 2048 bits; larger keys take seconds to generate.
 const RSA_BITS: &str = "2048";
 
-/// A connection that is silent for so long is asked for a sign of life, so that no proxy cuts it.
+/// Keepalive interval, so that proxies do not cut idle connections.
 const KEEPALIVE_SECONDS: &str = "15";
 
-/// The programs of one generation.
+/// The programs of a dropbear installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Dropbear {
-    /// One file; the first argument says which program it is to be.
+    /// One file; the first argument selects the program.
     Multi(PathBuf),
-    /// A file each.
+    /// One file for each program.
     Single { server: PathBuf, key: PathBuf, convert: PathBuf },
 }
 
 impl Dropbear {
-    /// The newest generation that `is_there`.
+    /// Chooses the single file if it exists, else the three programs.
     ///
     /// # Errors
-    /// A sentence that names what is missing.
+    /// A sentence that names the missing files.
     pub(super) fn choose(paths: &Paths, is_there: impl Fn(&Path) -> bool) -> Result<Self, String> {
         let multi = paths.kernel_program("dropbearmulti");
         if is_there(&multi) {
@@ -37,27 +37,29 @@ impl Dropbear {
         let [server, key, convert] =
             ["dropbear", "dropbearkey", "dropbearconvert"].map(|name| paths.kernel_program(name));
         if let Some(missing) = [&server, &key, &convert].into_iter().find(|path| !is_there(path)) {
-            return Err(format!("neither {} nor {} is there", multi.display(), missing.display()));
+            return Err(format!("neither {} nor {} exists", multi.display(), missing.display()));
         }
         Ok(Self::Single { server, key, convert })
     }
 
-    /// Makes a key pair: the private part goes to `file`, the public one to stdout.
+    /// Generates a key pair: the private key goes to `file`, the public key to stdout.
     pub(super) fn make_key(&self, file: &Path) -> Command {
         let words = ["-t", "rsa", "-s", RSA_BITS, "-f"].map(OsString::from);
         self.applet("dropbearkey", words.into_iter().chain([file.into()]))
     }
 
-    /// Makes a private key of its own readable for OpenSSH.
+    /// Converts a private key to OpenSSH's format.
     pub(super) fn convert(&self, from: &Path, to: &Path) -> Command {
         let words = ["dropbear", "openssh"].map(OsString::from);
         self.applet("dropbearconvert", words.into_iter().chain([from.into(), to.into()]))
     }
 
-    /// The server: in the foreground, with its log on stderr, no password good for anything and no door for root.
-    pub(super) fn serve(&self, host_key: &Path, pid_file: &Path, ports: &[u16]) -> Command {
+    /// Runs the server in the foreground, with its log on stderr and without root logins.
+    pub(super) fn serve(&self, host_key: &Path, pid_file: &Path, takes_passwords: bool, ports: &[u16]) -> Command {
         let files = ["-r".into(), host_key.into(), "-P".into(), pid_file.into()];
-        let options = ["-F", "-E", "-s", "-w", "-K", KEEPALIVE_SECONDS, "-I", "0"].map(OsString::from);
+        let keys_only = (!takes_passwords).then_some("-s");
+        let options = ["-F", "-E"].into_iter().chain(keys_only).chain(["-w", "-K", KEEPALIVE_SECONDS, "-I", "0"]);
+        let options = options.map(OsString::from);
         let listen = ports.iter().flat_map(|port| ["-p".into(), format!("0.0.0.0:{port}").into()]);
         self.applet("dropbear", files.into_iter().chain(options).chain(listen))
     }
@@ -73,7 +75,7 @@ impl Dropbear {
     }
 }
 
-/// The public key in what `dropbearkey` says: a line among others.
+/// Finds the line with the public key in the output of `dropbearkey`.
 pub(super) fn public_key(said: &[u8]) -> Option<&[u8]> {
     said.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).find(|line| line.starts_with(b"ssh-rsa "))
 }
@@ -95,7 +97,7 @@ mod tests {
         assert!(matches!(chosen(&["dropbear", "dropbearkey", "dropbearconvert"]), Ok(Dropbear::Single { .. })));
         assert_eq!(
             chosen(&["dropbear", "dropbearkey"]).unwrap_err(),
-            "neither /opt/kernel/dropbearmulti nor /opt/kernel/dropbearconvert is there"
+            "neither /opt/kernel/dropbearmulti nor /opt/kernel/dropbearconvert exists"
         );
     }
 
@@ -104,9 +106,13 @@ mod tests {
         let single = chosen(&["dropbear", "dropbearkey", "dropbearconvert"]).unwrap();
         let multi = chosen(&["dropbearmulti"]).unwrap();
         let rest = "-r /k -P /p -F -E -s -w -K 15 -I 0 -p 0.0.0.0:2200 -p 0.0.0.0:2201";
-        let serve = |dropbear: &Dropbear| dropbear.serve(Path::new("/k"), Path::new("/p"), &[2200, 2201]).to_string();
-        assert_eq!(serve(&single), format!("/opt/kernel/dropbear {rest}"));
-        assert_eq!(serve(&multi), format!("/opt/kernel/dropbearmulti dropbear {rest}"));
+        let serve = |dropbear: &Dropbear, takes_passwords| {
+            dropbear.serve(Path::new("/k"), Path::new("/p"), takes_passwords, &[2200, 2201]).to_string()
+        };
+        assert_eq!(serve(&single, false), format!("/opt/kernel/dropbear {rest}"));
+        assert_eq!(serve(&multi, false), format!("/opt/kernel/dropbearmulti dropbear {rest}"));
+        let with_passwords = serve(&single, true);
+        assert!(with_passwords.contains(" -F -E -w -K "), "root is kept out in any case: {with_passwords}");
         assert_eq!(single.make_key(Path::new("/k")).to_string(), "/opt/kernel/dropbearkey -t rsa -s 2048 -f /k");
         assert_eq!(
             multi.convert(Path::new("/k"), Path::new("/o")).to_string(),

@@ -1,7 +1,6 @@
-//! The terminal in the browser as a plan: which ttyd, shell and tmux are there, and how they are called.
+//! The terminal in the browser: which ttyd, shell and tmux exist, and the command line.
 //!
-//! Pure. ttyd runs the command anew for each connection; tmux lets all of them see the same session, and keeps it
-//! while nobody is connected.
+//! Pure. ttyd runs the command for each connection; tmux shares one session between them and keeps it without connections.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,23 +8,22 @@ use std::path::{Path, PathBuf};
 use crate::config::Paths;
 use crate::process::Command;
 
-/// Best first; the last is taken unseen.
+/// In order of preference; the last is used without a check.
 const SHELLS: [&str; 4] = ["zsh", "bash", "ash", "sh"];
 
 /// The shell of images in which the agent's tmux cannot run.
 const WITHOUT_TMUX: &str = "ash";
 
-/// Joins the session of the connections before. The first connection starts tmux: the agent's `.tmux.conf` makes a
-/// session, which is called 0 like every first one; where none does, `-A` does. `attach` alone would not do: it starts a
-/// server that has nothing to attach to, and ends while the next command talks to it. A terminal without tmux is better
-/// than a connection that closes. `$0` is the shell, `$1` is tmux.
+/// Attaches to the session of earlier connections. The first connection starts tmux: the agent's `.tmux.conf` creates session
+/// 0, and without it `-A` does. `attach` alone fails: it starts a server without a session, which exits while the next
+/// command connects to it. If tmux fails, the plain shell runs. `$0` is the shell, `$1` is tmux.
 const ATTACH: &str = "export SHELL=\"$0\"; \
     if \"$1\" has-session 2>/dev/null; then \"$1\" -2 attach; else \"$1\" -2 new-session -A -s 0; fi || exec \"$0\"";
 
-/// How the terminal server is started on this `port`.
+/// The command line of the terminal server on this port.
 ///
 /// # Errors
-/// A sentence that names what is missing.
+/// A sentence that names the missing files.
 pub(super) fn serve(paths: &Paths, port: u16, is_there: impl Fn(&Path) -> bool) -> Result<Command, String> {
     let mut argv = server(paths, &is_there)?;
     argv.extend(["-p".into(), port.to_string().into()]);
@@ -39,7 +37,7 @@ pub(super) fn serve(paths: &Paths, port: u16, is_there: impl Fn(&Path) -> bool) 
     Ok(Command::argv(argv))
 }
 
-/// The newer ttyd shows and takes no input unless told to; the older knows no such option.
+/// The newer ttyd is read-only without `-W`; the older one does not know this option.
 fn server(paths: &Paths, is_there: impl Fn(&Path) -> bool) -> Result<Vec<OsString>, String> {
     let (newer, older): (PathBuf, PathBuf) = (paths.kernel_program("ttyd"), paths.volume_ttyd());
     if is_there(&newer) {
@@ -47,7 +45,7 @@ fn server(paths: &Paths, is_there: impl Fn(&Path) -> bool) -> Result<Vec<OsStrin
     } else if is_there(&older) {
         Ok(vec![older.into()])
     } else {
-        Err(format!("neither {} nor {} is there", newer.display(), older.display()))
+        Err(format!("neither {} nor {} exists", newer.display(), older.display()))
     }
 }
 
@@ -70,10 +68,7 @@ mod tests {
             planned(&["/opt/backend.ai/bin/ttyd", "/bin/sh"]).unwrap(),
             "/opt/backend.ai/bin/ttyd -p 7681 /bin/sh"
         );
-        assert_eq!(
-            planned(&["/bin/sh"]).unwrap_err(),
-            "neither /opt/kernel/ttyd nor /opt/backend.ai/bin/ttyd is there"
-        );
+        assert_eq!(planned(&["/bin/sh"]).unwrap_err(), "neither /opt/kernel/ttyd nor /opt/backend.ai/bin/ttyd exists");
     }
 
     #[test]

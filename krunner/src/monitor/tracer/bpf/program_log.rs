@@ -1,7 +1,6 @@
-//! Log lines that the programs write about rare events (aya-log), as debug lines of our own log.
+//! Forwards log lines of the eBPF programs (aya-log) to our own log at debug level.
 //!
-//! Only under `--debug` is the object with these lines loaded, and with it their ring buffer. Nothing here is a reason for
-//! the tracer to fail.
+//! The object with log lines and its ring buffer are loaded only under `--debug`. Errors here never fail the tracer.
 
 use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 
@@ -13,41 +12,41 @@ use tokio::io::unix::AsyncFd;
 /// The ring buffer that aya-log-ebpf declares.
 pub(super) const MAP: &str = "AYA_LOGS";
 
-/// Its size: one page, the smallest that there is; aya rounds it up where pages are larger. It holds seven lines at
-/// least (aya-log rounds each up to a power of two, here 512 bytes at most), and the programs log a few a second at most.
+/// Its size: one page, the minimum; aya rounds it up for larger pages. It holds at least seven lines (aya-log rounds
+/// each up to a power of two, here at most 512 bytes), and the programs log at most a few lines per second.
 pub(super) const MAP_BYTES: u32 = 4096;
 
 /// Whether the programs log rare events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProgramLog {
-    /// They do not, and have no ring buffer for it.
+pub(crate) enum ProgramLog {
+    /// Load the object without log lines and without their ring buffer.
     Off,
-    /// As debug lines.
+    /// Load the object with log lines, which are logged at debug level.
     Debug,
 }
 
 impl ProgramLog {
-    /// For a program that was started with `--debug` or without.
+    /// Selects by whether the runner was started with `--debug`.
     #[must_use]
-    pub fn under(debug: bool) -> Self {
+    pub(crate) fn under(debug: bool) -> Self {
         if debug { Self::Debug } else { Self::Off }
     }
 }
 
-/// Hands what the programs log to our own log.
+/// Reads the programs' log lines.
 pub(super) struct LogReader(EbpfLogger<DebugLines>);
 
-/// The log of an object; `None` for one without log lines, and if the ring buffer cannot be used.
+/// The log reader of an object; `None` if it has no log lines or the ring buffer cannot be used.
 pub(super) fn reader(ebpf: &mut Ebpf) -> Option<LogReader> {
     ebpf.map(MAP)?;
     EbpfLogger::init_with_logger(ebpf, DebugLines)
-        .inspect_err(|error| tracing::debug!("log lines of the eBPF programs are not shown: {error}"))
+        .inspect_err(|error| tracing::debug!("eBPF program logging is disabled: {error}"))
         .ok()
         .map(LogReader)
 }
 
 impl LogReader {
-    /// Logs what is there.
+    /// Logs all available lines.
     pub(super) fn flush(&mut self) {
         self.0.flush();
     }
@@ -59,15 +58,15 @@ impl AsRawFd for LogReader {
     }
 }
 
-/// Registers the log with tokio, in whose runtime this has to be called.
+/// Registers the log with tokio. Must be called in a tokio runtime.
 pub(super) fn register(reader: Option<LogReader>) -> Option<AsyncFd<LogReader>> {
-    // SAFETY: a ring buffer keeps the same descriptor, its own, until it is dropped, with the AsyncFd.
+    // SAFETY: a ring buffer owns its descriptor and keeps it until it is dropped together with the AsyncFd.
     unsafe { AsyncFd::register(reader?) }
-        .inspect_err(|error| tracing::debug!("log lines of the eBPF programs are not shown: {error}"))
+        .inspect_err(|error| tracing::debug!("eBPF program logging is disabled: {error}"))
         .ok()
 }
 
-/// Waits for lines and logs them. Never returns if there is no log.
+/// Waits for lines and logs them. Never returns without a log.
 pub(super) async fn forward(log: Option<&mut AsyncFd<LogReader>>) {
     let Some(log) = log else { return std::future::pending().await };
     let Ok(mut ready) = log.readable_mut().await else { return std::future::pending().await };
@@ -75,7 +74,7 @@ pub(super) async fn forward(log: Option<&mut AsyncFd<LogReader>>) {
     ready.get_inner_mut().flush();
 }
 
-/// What aya-log writes to: the `tracing` of this program.
+/// A `log` sink for aya-log that writes to `tracing`.
 struct DebugLines;
 
 impl Log for DebugLines {

@@ -1,4 +1,4 @@
-//! Reads the ring buffers that the programs write, and makes one stream of events of them.
+//! Reads the programs' ring buffers and merges them into one stream of events.
 //!
 //! ```text
 //!  KILLS ──────▶ read first, all that is there ─▶ waiting ─┐
@@ -6,9 +6,9 @@
 //!  PROCESSES ──▶ up to BATCH records ──────────────────────┘
 //! ```
 //!
-//! A flood of forks fills only its own ring buffer, and kills leave theirs before anything else is read. Each is passed on
-//! behind the forks and execs before it, which say who it was: at most as many as the ring buffer holds. What finds no
-//! room is counted by the programs and told as [`Trace::Lost`].
+//! A flood of forks fills only its own ring buffer, and `KILLS` is drained before anything else is read. Each kill is
+//! emitted after the forks and execs that precede it, which identify the process: at most as many as the ring buffer
+//! holds. The programs count dropped records, which are emitted as [`Trace::Lost`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,34 +25,33 @@ use super::program_log::{self, LogReader};
 use crate::monitor::clock;
 use crate::monitor::event::{Trace, TraceEvent};
 use crate::monitor::tracer::decode::{KernelUnits, decode};
-use crate::sys::memory::Words;
+use crate::sys::memory::CounterMap;
 
-/// Records passed on at once: enough to keep the reader from waiting on each, little enough to bound what
-/// is under way.
+/// Records per batch: enough to amortize waiting, few enough to bound memory.
 const BATCH: usize = 256;
 
-/// Records of kills that wait for the records before them; more stay in the ring buffer.
+/// Maximum number of kill records that wait for earlier records; more stay in the ring buffer.
 const MAX_WAITING: usize = 4 * BATCH;
 
-/// Forks and execs do not wake the reader; it looks by itself this often.
-const LOOK: Duration = Duration::from_secs(1);
+/// Polling interval for forks and execs, which do not wake the reader.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Makes events of the records that the programs write; they run until this is dropped.
+/// Converts records to events. Dropping it detaches the programs.
 pub(in crate::monitor) struct RingReader {
     kills: AsyncFd<RingBuf<MapData>>,
     processes: AsyncFd<RingBuf<MapData>>,
     waiting: VecDeque<TraceEvent>,
     decoder: Decoder,
-    look: Interval,
+    poll: Interval,
     /// The last batch was full.
     is_more: bool,
-    lost: Words,
-    told: Lost,
+    lost: CounterMap,
+    reported: Lost,
     log: Option<AsyncFd<LogReader>>,
     _links: Vec<RawTracePointLink>,
 }
 
-/// How many records were dropped since the start.
+/// Numbers of records dropped since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Lost {
     records: u64,
@@ -63,50 +62,50 @@ impl RingReader {
     pub(super) fn new(
         kills: RingBuf<MapData>,
         processes: RingBuf<MapData>,
-        lost: Words,
+        lost: CounterMap,
         log: Option<LogReader>,
         links: Vec<RawTracePointLink>,
     ) -> io::Result<Self> {
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut poll = interval(POLL_INTERVAL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
-            // SAFETY: a ring buffer keeps the same descriptor, its own, until it is dropped, with the AsyncFd.
+            // SAFETY: a ring buffer owns its descriptor and keeps it until it is dropped together with the AsyncFd.
             kills: unsafe { AsyncFd::register(kills) }?,
             // SAFETY: as above.
             processes: unsafe { AsyncFd::register(processes) }?,
             waiting: VecDeque::new(),
-            decoder: Decoder { units: kernel_units()?, told_unreadable: false },
-            look,
+            decoder: Decoder { units: kernel_units()?, was_error_logged: false },
+            poll,
             is_more: false,
             lost,
-            told: Lost::default(),
+            reported: Lost::default(),
             log: program_log::register(log),
             _links: links,
         })
     }
 
-    /// Waits for records; there may be none. Nothing is lost when this is dropped while it waits.
+    /// Waits for records; may return an empty batch. Cancel-safe.
     ///
     /// # Errors
-    /// When the ring buffers cannot be waited for.
+    /// If waiting for the ring buffers fails.
     pub(in crate::monitor) async fn next(&mut self) -> io::Result<Vec<TraceEvent>> {
         if !self.is_more {
             tokio::select! {
                 ready = self.kills.readable_mut() => ready?.clear_ready(),
                 ready = self.processes.readable_mut() => ready?.clear_ready(),
                 () = program_log::forward(self.log.as_mut()) => {}
-                _ = self.look.tick() => {}
+                _ = self.poll.tick() => {}
             }
         }
         Ok(self.read_batch())
     }
 
-    /// Whether there may be more behind this batch.
+    /// Whether there may be more records after this batch.
     pub(in crate::monitor) fn is_full(batch: &[TraceEvent]) -> bool {
         batch.len() >= BATCH
     }
 
-    /// At least [`BATCH`] events if so many are there now, and what was lost since the last batch behind them.
+    /// Reads at least [`BATCH`] events if available, followed by the number of records dropped since the last batch.
     pub(in crate::monitor) fn read_batch(&mut self) -> Vec<TraceEvent> {
         while self.waiting.len() < MAX_WAITING {
             let Some(event) = self.decoder.next(self.kills.get_mut()) else { break };
@@ -118,11 +117,11 @@ impl RingReader {
             let Some(event) = self.decoder.next(self.processes.get_mut()) else { break };
             taken += 1;
             let Some(event) = event else { continue };
-            pass_on(&mut self.waiting, event.at_boot_ns, &mut batch);
+            emit_before(&mut self.waiting, event.at_boot_ns, &mut batch);
             batch.push(event);
         }
         if taken < BATCH {
-            // Nothing is left that was before them.
+            // No earlier record is left in PROCESSES.
             batch.extend(self.waiting.drain(..));
         }
         batch.extend(self.newly_lost());
@@ -130,7 +129,7 @@ impl RingReader {
         batch
     }
 
-    /// All events that are there now.
+    /// Reads all available events.
     pub(in crate::monitor) fn read_all(&mut self) -> Vec<TraceEvent> {
         let mut all = Vec::new();
         loop {
@@ -145,25 +144,25 @@ impl RingReader {
 
     fn newly_lost(&mut self) -> Option<TraceEvent> {
         let lost = Lost::of(&self.lost);
-        let before = std::mem::replace(&mut self.told, lost);
+        let before = std::mem::replace(&mut self.reported, lost);
         let what = Trace::Lost { records: lost.records - before.records, of_kills: lost.of_kills - before.of_kills };
         (lost != before).then(|| TraceEvent { at_boot_ns: clock::boot_ns(), what })
     }
 }
 
 impl Lost {
-    fn of(words: &Words) -> Self {
+    fn of(words: &CounterMap) -> Self {
         Self { records: words.sum_of(|_| true), of_kills: words.sum_of(is_of_kill) }
     }
 }
 
-/// Whether records of kills are counted there: each CPU has a row of [`LOST_KINDS`].
+/// Whether the counter at this index counts kill records: each CPU has a row of [`LOST_KINDS`] counters.
 fn is_of_kill(index: usize) -> bool {
     Kind::ALL.iter().any(|kind| kind.is_of_kill() && index % LOST_KINDS as usize == *kind as usize)
 }
 
-/// Moves the kills before that time to the batch. They are in their ring buffer's order, which is nearly that of time.
-fn pass_on(waiting: &mut VecDeque<TraceEvent>, before_ns: u64, batch: &mut Vec<TraceEvent>) {
+/// Moves the kills before this time to the batch. They are in ring buffer order, which is nearly chronological.
+fn emit_before(waiting: &mut VecDeque<TraceEvent>, before_ns: u64, batch: &mut Vec<TraceEvent>) {
     while let Some(event) = waiting.pop_front_if(|event| event.at_boot_ns < before_ns) {
         batch.push(event);
     }
@@ -171,19 +170,19 @@ fn pass_on(waiting: &mut VecDeque<TraceEvent>, before_ns: u64, batch: &mut Vec<T
 
 struct Decoder {
     units: KernelUnits,
-    told_unreadable: bool,
+    was_error_logged: bool,
 }
 
 impl Decoder {
-    /// The next record of a ring buffer; `None` if there is none, `Some(None)` for one that cannot be read.
-    #[expect(clippy::option_option, reason = "a record that cannot be read is not the end")]
+    /// The next record of a ring buffer; `None` if it is empty, `Some(None)` for a malformed record.
+    #[expect(clippy::option_option, reason = "a malformed record is not the end of the ring buffer")]
     fn next(&mut self, ring: &mut RingBuf<MapData>) -> Option<Option<TraceEvent>> {
         let record = ring.next()?;
         match decode(&record, self.units) {
             Ok(event) => return Some(Some(event)),
-            Err(error) if !self.told_unreadable => {
-                self.told_unreadable = true;
-                tracing::error!("a bug: the tracer wrote {error}; such records are skipped");
+            Err(error) if !self.was_error_logged => {
+                self.was_error_logged = true;
+                tracing::error!("bug: the eBPF tracer wrote {error}; such records are skipped");
             }
             Err(_) => {}
         }
@@ -200,23 +199,23 @@ fn kernel_units() -> io::Result<KernelUnits> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::event::{Exit, Fork, ProcessKey};
+    use crate::monitor::event::{Fork, ProcessExit, ProcessKey};
 
     fn key(pid: u32) -> ProcessKey {
         ProcessKey { pid, start_ticks: 0 }
     }
 
     fn exit(at_boot_ns: u64) -> TraceEvent {
-        TraceEvent { at_boot_ns, what: Trace::Exit(Exit { process: key(1) }) }
+        TraceEvent { at_boot_ns, what: Trace::Exit(ProcessExit { process: key(1) }) }
     }
 
     #[test]
-    fn kills_are_passed_on_behind_what_was_before_them() {
+    fn kills_are_emitted_after_earlier_records() {
         let fork = |at_boot_ns| TraceEvent { at_boot_ns, what: Trace::Fork(Fork { child: key(2), parent_pid: None }) };
         let mut waiting = VecDeque::from([exit(5), exit(7), exit(6), exit(20)]);
         let mut batch = Vec::new();
         for at_ns in [3, 5, 9] {
-            pass_on(&mut waiting, at_ns, &mut batch);
+            emit_before(&mut waiting, at_ns, &mut batch);
             batch.push(fork(at_ns));
         }
         assert_eq!(batch, [fork(3), fork(5), exit(5), exit(7), exit(6), fork(9)]);
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_of_kills_are_told_from_others() {
+    fn dropped_kills_are_counted_separately() {
         let row = LOST_KINDS as usize;
         let indexes: Vec<usize> = (0..2 * row).filter(|index| is_of_kill(*index)).collect();
         assert_eq!(indexes, [1, 2, 3, row + 1, row + 2, row + 3]);

@@ -91,7 +91,7 @@ class Canvas:
         return DrawingObject(self, number, kind)
 
     def show(self):
-        """Sends what is new to whoever watches."""
+        """Sends new drawing commands to the clients."""
         # What cannot be sent stays to be sent.
         _publish(encode_commands(self._commands))
         self._commands = []

@@ -1,0 +1,160 @@
+//! Counts the kills that the tracer saw, to compare with the cgroup's counter when records of kills were lost.
+//!
+//! The kernel counts a kill, sends SIGKILL and marks the victim, in this order (`__oom_kill_process`, `mm/oom_kill.c`). It also
+//! marks processes that are already exiting, without counting a kill. So a kill was seen completely if a mark follows the
+//! kernel's SIGKILL of the same process. The rest of the count is missing.
+//!
+//! Pure: times are parameters, in nanoseconds since boot.
+
+use std::collections::VecDeque;
+
+use crate::monitor::event::{KillSource, ProcessKey, Trace, TraceEvent};
+
+/// Kills whose mark is outstanding. It follows within microseconds.
+const MAX_KILLED: usize = 64;
+
+/// A comparison waits until this long after the last kill: by then all counted kills have been recorded.
+const QUIET_NS: u64 = 20_000_000;
+
+/// A burst of kills does not delay a comparison beyond this.
+const PATIENCE_NS: u64 = 1_000_000_000;
+
+/// The kills seen since the last comparison, and when the next one is due.
+#[derive(Debug, Default)]
+pub(in crate::monitor) struct KillAccounting {
+    /// Processes with a SIGKILL from the kernel and no mark yet.
+    killed: VecDeque<ProcessKey>,
+    /// Kills seen completely.
+    seen: u64,
+    last_kill_ns: u64,
+    /// When the next comparison was requested.
+    requested_ns: Option<u64>,
+}
+
+impl KillAccounting {
+    /// Handles an event. `is_counted`: the cgroup's counter includes kills there.
+    pub(in crate::monitor) fn observe(&mut self, event: &TraceEvent, is_counted: bool, now_ns: u64) {
+        match &event.what {
+            Trace::Kill(kill) if kill.source == KillSource::Kernel && !kill.already_pending => {
+                self.last_kill_ns = self.last_kill_ns.max(event.at_boot_ns);
+                if is_counted {
+                    if self.killed.len() == MAX_KILLED {
+                        self.killed.pop_front();
+                    }
+                    self.killed.push_back(kill.victim);
+                }
+            }
+            Trace::Mark(mark) => {
+                if let Some(index) = self.killed.iter().position(|victim| *victim == mark.victim) {
+                    self.killed.remove(index);
+                    self.seen += 1;
+                }
+            }
+            Trace::Lost { of_kills, .. } if *of_kills > 0 => {
+                self.requested_ns.get_or_insert(now_ns);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a comparison is requested.
+    #[must_use]
+    pub(in crate::monitor) fn is_waiting(&self) -> bool {
+        self.requested_ns.is_some()
+    }
+
+    /// Whether the comparison is due.
+    #[must_use]
+    pub(in crate::monitor) fn is_due(&self, now_ns: u64) -> bool {
+        self.requested_ns.is_some_and(|requested_ns| {
+            now_ns.saturating_sub(self.last_kill_ns.max(requested_ns)) >= QUIET_NS
+                || now_ns.saturating_sub(requested_ns) >= PATIENCE_NS
+        })
+    }
+
+    /// Completes the comparison: the number of counted kills that the tracer missed.
+    pub(in crate::monitor) fn missing(&mut self, counted: u64) -> u64 {
+        self.requested_ns = None;
+        counted.saturating_sub(std::mem::take(&mut self.seen))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::event::{Kill, Mark, MemoryAtKill};
+
+    const MS: u64 = 1_000_000;
+
+    fn key(pid: u32) -> ProcessKey {
+        ProcessKey { pid, start_ticks: 1 }
+    }
+
+    fn kill(at_boot_ns: u64, pid: u32) -> TraceEvent {
+        let memory = MemoryAtKill {
+            vm_bytes: 0,
+            anon_bytes: 0,
+            file_bytes: 0,
+            shmem_bytes: 0,
+            swap_bytes: 0,
+            pgtables_bytes: 0,
+        };
+        let what = Trace::Kill(Kill {
+            victim: key(pid),
+            name: String::new(),
+            uid: 0,
+            oom_score_adj: 0,
+            source: KillSource::Kernel,
+            sender: None,
+            memory,
+            memory_map: 0,
+            cgroup_id: None,
+            limit: None,
+            already_pending: false,
+        });
+        TraceEvent { at_boot_ns, what }
+    }
+
+    fn mark(at_boot_ns: u64, pid: u32) -> TraceEvent {
+        TraceEvent { at_boot_ns, what: Trace::Mark(Mark { victim: key(pid), trigger: None }) }
+    }
+
+    fn lost(of_kills: u64) -> TraceEvent {
+        TraceEvent { at_boot_ns: 5, what: Trace::Lost { records: 9, of_kills } }
+    }
+
+    #[test]
+    fn whole_kills_in_counted_cgroups_are_seen() {
+        let mut accounting = KillAccounting::default();
+        for (event, is_counted) in [
+            (kill(1, 1), true),
+            (mark(2, 1), true),
+            (mark(3, 2), true),
+            (kill(4, 3), true),
+            (kill(5, 4), false),
+            (mark(6, 4), true),
+        ] {
+            accounting.observe(&event, is_counted, 10);
+        }
+        assert!(!accounting.is_waiting(), "nothing was lost");
+        accounting.observe(&lost(2), true, 10);
+        assert_eq!(accounting.missing(3), 2, "a mark alone, a kill alone, and one elsewhere do not count");
+        assert!(!accounting.is_waiting());
+        accounting.observe(&lost(2), true, 12);
+        assert_eq!(accounting.missing(1), 1, "the other one was compared before");
+        assert_eq!(accounting.missing(0), 0);
+    }
+
+    #[test]
+    fn comparison_waits_for_a_quiet_moment_within_bounds() {
+        let mut accounting = KillAccounting::default();
+        accounting.observe(&lost(0), true, 100 * MS);
+        assert!(!accounting.is_waiting(), "only forks were lost");
+        accounting.observe(&lost(1), true, 100 * MS);
+        accounting.observe(&kill(110 * MS, 1), true, 110 * MS);
+        assert!(accounting.is_waiting() && !accounting.is_due(125 * MS));
+        assert!(accounting.is_due(130 * MS));
+        accounting.observe(&kill(1099 * MS, 1), true, 1099 * MS);
+        assert!(!accounting.is_due(1099 * MS) && accounting.is_due(1100 * MS));
+    }
+}

@@ -1,0 +1,30 @@
+//! The parts of an explanation and the readings behind them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Advice, Growth, LimitHit, MemoryUsage};
+use crate::monitor::cgroup::CgroupFacts;
+
+/// The memory readings right after a kill.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::monitor) struct MemoryFacts {
+    pub(in crate::monitor) cgroup: Option<CgroupFacts>,
+    pub(in crate::monitor) limit: Option<LimitHit>,
+    /// The memory of that limit's cgroup at the reading.
+    pub(in crate::monitor) usage: Option<MemoryUsage>,
+}
+
+/// Why a process was killed, as far as known.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct Explanation {
+    /// Which limit was reached.
+    pub limit: Option<LimitHit>,
+    /// What used the memory.
+    pub usage: Option<MemoryUsage>,
+    /// Growth before the kill.
+    pub growth: Option<Growth>,
+    /// How much would have been enough, and what to change.
+    pub advice: Option<Advice>,
+}

@@ -1,0 +1,36 @@
+//! Selects the processes in a cgroup and its descendants. Pure.
+
+/// A cgroup; processes in it and in its descendants pass the filter.
+#[derive(Debug, Clone)]
+pub(in crate::monitor) struct CgroupFilter {
+    /// The controller that names the hierarchy in `/proc/PID/cgroup`; empty for cgroup v2.
+    pub(in crate::monitor) controller: String,
+    /// The cgroup's path in that hierarchy.
+    pub(in crate::monitor) path: String,
+}
+
+impl CgroupFilter {
+    /// A filter for the cgroup at this path in the memory controller's hierarchy of this cgroup version.
+    pub(in crate::monitor) fn new(version: u8, path: &str) -> Self {
+        let controller = if version == 1 { "memory" } else { "" };
+        Self { controller: controller.to_owned(), path: path.to_owned() }
+    }
+
+    /// The path in this hierarchy from the text of `/proc/PID/cgroup` (cgroups(7)).
+    #[must_use]
+    pub(in crate::monitor) fn path<'text>(&self, cgroups: &'text str) -> Option<&'text str> {
+        cgroups.lines().find_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            controllers.split(',').any(|name| name == self.controller).then_some(path)
+        })
+    }
+
+    /// Whether a process with this text of `/proc/PID/cgroup` passes the filter.
+    #[must_use]
+    pub(in crate::monitor) fn contains(&self, cgroups: &str) -> bool {
+        let below = self.path(cgroups).and_then(|path| path.strip_prefix(self.path.trim_end_matches('/')));
+        // Paths outside our cgroup namespace begin with `..`: `/../other`.
+        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') && !rest.split('/').any(|step| step == ".."))
+    }
+}

@@ -1,0 +1,163 @@
+//! Decides at startup how OOM kills are detected on this host, and whose are reported.
+//!
+//! | our PID namespace | requested | reported processes |
+//! |---|---|---|
+//! | not the host's | own | those in it and in its child namespaces |
+//! | the host's | own | those in our memory cgroup and below it; others belong to other tenants |
+//! | any | all | all |
+
+use std::path::PathBuf;
+
+use nix::sys::stat::stat;
+
+use super::cgroup::{Cgroup, CgroupError, CgroupRoot, own_cgroup_filter};
+use super::procfs::{CgroupFilter, ProcRoot, ProcView};
+use super::tracer::{self, INIT_PID_NAMESPACE, Loading, ProgramLog, Scope, Target, TraceFilter};
+use crate::error::chain;
+use crate::sys::{self, memory};
+
+const OWN_PID_NAMESPACE: &str = "/proc/self/ns/pid";
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Peak memory usage of loading the tracer (30 MiB on 6.18, which has the largest BTF so far), with a margin. It is
+/// charged to our own cgroup, where it must not cause an OOM kill.
+const LOADING_BYTES: u64 = 48 * 1024 * 1024;
+
+/// Everything that [`Monitor::start`](super::Monitor::start) needs.
+#[derive(Debug)]
+pub(crate) struct MonitorSetup {
+    /// The tracer being loaded, or the reason why there is none.
+    pub(super) tracer: Result<Loading, String>,
+    /// Whose OOM kills are reported.
+    pub(super) scope: Scope,
+    /// Where to read processes; `None` if the tracer's pids are not those in `/proc`, or if our processes cannot be
+    /// identified.
+    pub(super) proc: Option<ProcRoot>,
+    /// Which processes `/proc` shows.
+    pub(super) view: ProcView,
+    /// Limits scans to our own cgroup, in the host's PID namespace.
+    pub(super) cgroup_filter: Option<CgroupFilter>,
+    /// Our own memory cgroup, if found.
+    pub(super) cgroup: Option<Cgroup>,
+}
+
+/// Whose OOM kills the caller wants to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ScopeRequest {
+    /// Those of our own container or cgroup.
+    Own,
+    /// Those of all processes on the machine.
+    All,
+}
+
+/// Whether to use eBPF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BpfPolicy {
+    /// Use eBPF if the host allows it.
+    Auto,
+    /// Do not use eBPF: infer OOM kills from cgroup counters and `/proc`.
+    Never,
+}
+
+impl MonitorSetup {
+    /// Detects the setup, starts the tracer's loader thread, and drops krunner's file capabilities from the calling
+    /// thread. Must be called while no other thread exists (see [`Loading`]).
+    #[must_use]
+    pub(crate) fn detect(requested: ScopeRequest, bpf: BpfPolicy, log: ProgramLog) -> Self {
+        memory::tune_malloc();
+        let host = HostContext::find(requested);
+        let target = if bpf == BpfPolicy::Never { Err("disabled".to_owned()) } else { host.target(log) };
+        let tracer = target.and_then(|target| {
+            Loading::start(target).map_err(|error| format!("cannot start the OOM tracer's loader thread: {error}"))
+        });
+        // If dropping fails, do not use the tracer: no thread with capabilities may serve requests.
+        let tracer =
+            sys::drop_added().map_err(|error| format!("cannot drop krunner's file capabilities: {error}")).and(tracer);
+        let proc = (host.is_hosts() || requested == ScopeRequest::Own).then(ProcRoot::default);
+        let cgroup_filter =
+            (host.scope() == Scope::Cgroup).then(|| own_cgroup_filter(&CgroupRoot::default())).transpose();
+        // Without the filter our processes cannot be told from other tenants', so none are read.
+        let (cgroup_filter, proc) = cgroup_filter.map_or((None, None), |cgroup_filter| (cgroup_filter, proc));
+        let view = ProcView::find(&ProcRoot::default(), std::process::id());
+        Self { tracer, scope: host.scope(), proc, view, cgroup_filter, cgroup: host.cgroup.ok() }
+    }
+}
+
+impl MonitorSetup {
+    /// One line about what is wrong with `/proc`, if process names cannot be read from it.
+    #[must_use]
+    pub(crate) fn proc_problem(&self) -> Option<String> {
+        (self.view == ProcView::Foreign).then(|| {
+            let found =
+                "/proc shows a different PID namespace: OOM reports name only processes seen by the eBPF tracer";
+            format!("{found} (remedy: {})", ProcView::REMEDY)
+        })
+    }
+}
+
+/// Loads and attaches the tracer that a session would use, and detaches it again.
+///
+/// # Errors
+/// With the reason why the tracer cannot be loaded.
+pub(crate) fn try_tracer() -> Result<(), String> {
+    tracer::try_to_attach(&HostContext::find(ScopeRequest::Own).target(ProgramLog::Off)?)
+}
+
+/// Our PID namespace and memory cgroup.
+struct HostContext {
+    requested: ScopeRequest,
+    pid_namespace: Option<u32>,
+    cgroup: Result<Cgroup, CgroupError>,
+}
+
+impl HostContext {
+    fn find(requested: ScopeRequest) -> Self {
+        let namespace = stat(OWN_PID_NAMESPACE).ok().and_then(|namespace| u32::try_from(namespace.st_ino).ok());
+        Self { requested, pid_namespace: namespace, cgroup: Cgroup::find(&CgroupRoot::default()) }
+    }
+
+    fn is_hosts(&self) -> bool {
+        self.pid_namespace == Some(INIT_PID_NAMESPACE)
+    }
+
+    fn scope(&self) -> Scope {
+        match self.requested {
+            ScopeRequest::All => Scope::All,
+            // If the namespace is unknown, stay with our cgroup: other processes may belong to other tenants.
+            ScopeRequest::Own if self.is_hosts() || self.pid_namespace.is_none() => Scope::Cgroup,
+            ScopeRequest::Own => Scope::PidNamespace,
+        }
+    }
+
+    fn target(&self, log: ProgramLog) -> Result<Target, String> {
+        let pid_namespace = self.pid_namespace.ok_or_else(|| format!("cannot read {OWN_PID_NAMESPACE}"))?;
+        let filter = match (self.scope(), &self.cgroup) {
+            (Scope::All, _) => TraceFilter::None,
+            (Scope::PidNamespace, _) => TraceFilter::PidNamespace,
+            (Scope::Cgroup, Ok(cgroup)) => TraceFilter::Cgroup { id: cgroup.id, version: cgroup.version },
+            (Scope::Cgroup, Err(error)) => {
+                return Err(format!(
+                    "in the host's PID namespace a memory cgroup is required to identify krunner's own processes: {}",
+                    chain(error)
+                ));
+            }
+        };
+        self.has_room()?;
+        let counts_memory_and_swap = self.cgroup.as_ref().is_ok_and(|cgroup| cgroup.version == 1);
+        Ok(Target { btf: PathBuf::from(KERNEL_BTF), pid_namespace, filter, counts_memory_and_swap, log })
+    }
+
+    /// Checks the limit, not the usage: most of the usage is reclaimable cache.
+    fn has_room(&self) -> Result<(), String> {
+        const MIB: u64 = 1024 * 1024;
+        let limit = self.cgroup.as_ref().ok().and_then(|cgroup| cgroup.facts().limit_bytes);
+        match limit {
+            Some(limit) if limit < LOADING_BYTES => Err(format!(
+                "loading the OOM tracer temporarily takes {} MiB, but the memory cgroup's limit is {} MiB; raise the limit",
+                LOADING_BYTES / MIB,
+                limit / MIB
+            )),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! The owner of all services: takes commands and answers each in order.
+//!
+//! ```text
+//! session ──ServiceCommand──▶ ServiceManager ── starts a ServiceJob for each service, never waits for it
+//!                     │ a future of the response
+//!                     ▼
+//!                  response queues, one for each kind ──ServiceEvent──▶ session
+//! ```
+//!
+//! Services start in parallel; see `response_queue` for the order of responses and their deadlines.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::catalogue::Catalogue;
+use super::command::{AppInfo, ServiceCommand, ServiceEvent, StartModel, StartOutcome, StartService};
+use super::definition::Definition;
+use super::fallback::fallback;
+use super::job::{ServiceHandle, ServiceJob, ServiceState};
+use super::launch::UserOptions;
+use super::model::ModelService;
+use super::response_queue::{Deadline, QUEUED_RESPONSES, ResponseQueue};
+use super::response_timeout::{DEFAULT_RESPONSE_TIMEOUT, response_timeout};
+use super::startup::StartProgress;
+use super::template::{Value, Variables};
+use super::watcher::ModelWatcher;
+use crate::config::{AgentVersion, ChildEnv, Paths};
+use crate::error::chain;
+use crate::process::Launcher;
+use crate::tasks::blocking;
+
+/// How long commands wait at the session's start for the definitions and the runtime's environment.
+const READY_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Queued commands; the manager takes them at once when it is ready.
+const QUEUED_ORDERS: usize = 32;
+
+/// Limit of services at the same time.
+const MAX_SERVICES: usize = 64;
+
+/// The configuration of all services.
+pub(crate) struct ServicesConfig {
+    /// Paths of the definitions and the agent's version.
+    pub paths: Paths,
+    /// The language's name, which selects fallback definitions.
+    pub language: &'static str,
+    /// The runtime's program, `{runtime_path}` in templates.
+    pub runtime_path: PathBuf,
+    /// Starts the processes of services and actions.
+    pub launcher: Launcher,
+    /// The environment as far as it is known before the runtime is initialized.
+    pub env: ChildEnv,
+    /// Progress of the session's start, which services wait for.
+    pub startup: watch::Receiver<StartProgress>,
+}
+
+/// The session's handle on its services.
+pub(crate) struct Services {
+    orders: mpsc::Sender<ServiceCommand>,
+    events: mpsc::Receiver<ServiceEvent>,
+    stopping: CancellationToken,
+    stopped: CancellationToken,
+}
+
+/// Too many commands are queued; this one was not accepted.
+#[derive(Debug, thiserror::Error)]
+#[error("too many service requests are waiting (limit {QUEUED_ORDERS})")]
+pub(crate) struct ServicesBusy(pub Box<ServiceCommand>);
+
+impl Services {
+    /// Starts the manager, which reads the definitions in the background.
+    #[must_use]
+    pub(crate) fn start(config: ServicesConfig) -> Self {
+        let (orders, taken) = mpsc::channel(QUEUED_ORDERS);
+        let (tell, events) = mpsc::channel(QUEUED_RESPONSES);
+        let (stopping, stopped) = (CancellationToken::new(), CancellationToken::new());
+        let tasks = config.launcher.tasks.clone();
+        let manager = ServiceManager {
+            start_responses: ResponseQueue::new(&tell, &tasks),
+            model_responses: ResponseQueue::new(&tell, &tasks),
+            app_responses: ResponseQueue::new(&tell, &tasks),
+            events: tell,
+            config,
+            agent: None,
+            catalogue: Catalogue::default(),
+            jobs: HashMap::new(),
+        };
+        tasks.spawn("services", manager.run(taken, stopping.clone(), stopped.clone()));
+        Self { orders, events, stopping, stopped }
+    }
+
+    /// Queues a command.
+    ///
+    /// # Errors
+    /// When too many are queued.
+    pub(crate) fn order(&self, order: ServiceCommand) -> Result<(), ServicesBusy> {
+        self.orders.try_send(order).map_err(|refused| ServicesBusy(refused.into_inner().into()))
+    }
+
+    /// The next event; pending forever if the manager is gone.
+    pub(crate) async fn next(&mut self) -> ServiceEvent {
+        match self.events.recv().await {
+            Some(event) => event,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops all services and accepts no more commands; `false` if some still run at the deadline.
+    pub(crate) fn stop(&self, deadline: Duration) -> impl Future<Output = bool> + use<> {
+        self.stopping.cancel();
+        let stopped = self.stopped.clone();
+        async move { tokio::time::timeout(deadline, stopped.cancelled()).await.is_ok() }
+    }
+}
+
+struct ServiceManager {
+    config: ServicesConfig,
+    agent: Option<AgentVersion>,
+    catalogue: Catalogue,
+    jobs: HashMap<String, ServiceHandle>,
+    start_responses: ResponseQueue,
+    model_responses: ResponseQueue,
+    app_responses: ResponseQueue,
+    events: mpsc::Sender<ServiceEvent>,
+}
+
+/// The response to a start request, or the job that it waits for.
+enum Decision {
+    Answer(StartOutcome),
+    Wait(ServiceHandle),
+}
+
+impl ServiceManager {
+    async fn run(
+        mut self,
+        mut orders: mpsc::Receiver<ServiceCommand>,
+        stopping: CancellationToken,
+        stopped: CancellationToken,
+    ) {
+        let serving = async {
+            self.get_ready().await;
+            while let Some(order) = orders.recv().await {
+                self.take(order).await;
+            }
+        };
+        stopping.run_until_cancelled(serving).await;
+        for job in self.jobs.values() {
+            job.stop();
+        }
+        for job in self.jobs.values_mut() {
+            job.finished().await;
+        }
+        stopped.cancel();
+    }
+
+    /// Waits for definitions and environment, with a deadline: the directory may be on a mount that hangs, and the runtime may be
+    /// slow to start.
+    async fn get_ready(&mut self) {
+        let deadline = Instant::now() + READY_DEADLINE;
+        let paths = self.config.paths.clone();
+        tokio::select! {
+            (catalogue, agent) = blocking(move || {
+                (Catalogue::load(&paths.service_definitions()), AgentVersion::find(&paths))
+            }) => {
+                self.catalogue = catalogue;
+                self.agent = agent;
+            }
+            () = sleep_until(deadline) => {
+                let folder = self.config.paths.service_definitions();
+                tracing::error!("cannot read {} in time; no services are available", folder.display());
+            }
+        }
+        for problem in self.catalogue.problems.values() {
+            tracing::warn!("ignoring a service definition: {problem}");
+        }
+        let has_env = self.config.startup.wait_for(|progress| progress.env.is_some());
+        // A service that is started earlier also waits for the environment; only the check of its variables does not.
+        if let Ok(Ok(progress)) = timeout_at(deadline, has_env).await
+            && let Some(env) = &progress.env
+        {
+            self.config.env = (**env).clone();
+        }
+    }
+
+    async fn take(&mut self, order: ServiceCommand) {
+        self.jobs.retain(|_, job| !job.state().is_finished());
+        match order {
+            ServiceCommand::Start(order) => self.serve(order).await,
+            ServiceCommand::Managed(answer) => {
+                // It has its own deadline, which earlier responses must not delay.
+                drop(self.start_responses.deadline(answer.deadline));
+                self.start_responses.push(async { ServiceEvent::Service(answer.answer.await) }).await;
+            }
+            ServiceCommand::StartModel(order) => self.serve_model(order).await,
+            ServiceCommand::Stop(name) => match self.jobs.get(&name) {
+                Some(job) => job.stop(),
+                None => tracing::warn!("service {name} is not running"),
+            },
+            ServiceCommand::ListApps(name) => {
+                let apps = self.apps(name.as_deref());
+                self.app_responses.push(async { ServiceEvent::Apps(apps) }).await;
+            }
+        }
+    }
+
+    async fn serve(&mut self, order: StartService) {
+        let time = response_timeout(order.launch_timeout, self.agent);
+        let (deadline, name) = (self.start_responses.deadline(order.at + time), order.name.clone());
+        let decision = self.decide(order).unwrap_or_else(|problem| {
+            tracing::warn!("cannot start service {name}: {problem}");
+            Decision::Answer(StartOutcome::Failed(problem))
+        });
+        let answer = async move {
+            ServiceEvent::Service(match decision {
+                Decision::Answer(outcome) => outcome,
+                Decision::Wait(job) => outcome_of(job, deadline).await,
+            })
+        };
+        self.start_responses.push(answer).await;
+    }
+
+    /// Agents expect the checks in this order.
+    fn decide(&mut self, order: StartService) -> Result<Decision, String> {
+        if order.protocol == "preopen" {
+            return Ok(Decision::Answer(StartOutcome::Started));
+        }
+        if let Some(job) = self.running(&order.name) {
+            return Ok(match job.state() {
+                ServiceState::Ready | ServiceState::AlreadyRunning => Decision::Answer(StartOutcome::Running),
+                _ => Decision::Wait(job.clone()),
+            });
+        }
+        if order.protocol == "pty" {
+            return Err("not implemented yet".to_owned());
+        }
+        let definition = self.definition(&order.name)?;
+        if definition.noop {
+            return Ok(Decision::Answer(StartOutcome::Started));
+        }
+        let options = UserOptions::read(&order.name, &definition, &order.options, &self.config.env)
+            .map_err(|error| chain(&error))?;
+        let Some(first) = order.ports.first().copied() else {
+            return Err("the request has no `ports`".to_owned());
+        };
+        let port = order.port.unwrap_or(first);
+        if port == 0 {
+            return Err("port 0 is not valid".to_owned());
+        }
+        self.begin(order.name, definition, options, &order.ports, port, None).map(Decision::Wait)
+    }
+
+    fn definition(&self, name: &str) -> Result<Definition, String> {
+        if let Some(definition) = self.catalogue.services.get(name) {
+            return Ok(definition.clone());
+        }
+        if let Some(definition) = fallback(self.config.language, name, &self.config.paths.work()) {
+            return Ok(definition);
+        }
+        let problem = self.catalogue.problems.get(name);
+        Err(problem.map_or("unsupported service".to_owned(), |problem| format!("unsupported service: {problem}")))
+    }
+
+    /// The job of this name, unless it is stopping.
+    fn running(&self, name: &str) -> Option<&ServiceHandle> {
+        self.jobs.get(name).filter(|job| !job.is_stopping())
+    }
+
+    fn begin(
+        &mut self,
+        name: String,
+        definition: Definition,
+        options: UserOptions,
+        ports: &[u16],
+        port: u16,
+        directory: Option<PathBuf>,
+    ) -> Result<ServiceHandle, String> {
+        let predecessor = self.jobs.remove(&name);
+        if self.jobs.len() >= MAX_SERVICES {
+            return Err(format!("too many services are running (limit {MAX_SERVICES})"));
+        }
+        let runtime_path = self.config.runtime_path.display().to_string();
+        let variables = Variables::from([
+            ("ports".to_owned(), Value::Numbers(ports.iter().copied().map(u64::from).collect())),
+            ("runtime_path".to_owned(), Value::Text(runtime_path)),
+        ]);
+        let port_is_shared = self.jobs.values().any(|job| job.port == port && !job.state().is_finished());
+        let job = ServiceJob {
+            name: name.clone(),
+            definition,
+            options,
+            variables,
+            directory,
+            port,
+            port_is_shared,
+            env: self.config.env.clone(),
+            own_libraries: Paths::volume_libraries().to_owned(),
+            startup: self.config.startup.clone(),
+            launcher: self.config.launcher.clone(),
+            predecessor,
+        };
+        let handle = job.start();
+        self.jobs.insert(name, handle.clone());
+        Ok(handle)
+    }
+
+    async fn serve_model(&mut self, order: StartModel) {
+        let deadline = order.at + DEFAULT_RESPONSE_TIMEOUT;
+        let (tell, told) = oneshot::channel();
+        // A watcher responds, or is cancelled with all tasks.
+        let answer = async move {
+            match told.await {
+                Ok(outcome) => ServiceEvent::Model(outcome),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        let decision = self.decide_on_model(&order);
+        let delivered = self.model_responses.push(answer).await;
+        let outcome = match decision {
+            Ok(Some((model, job))) => {
+                let watcher =
+                    ModelWatcher { name: model.name, port: model.port, job, events: self.events.clone(), delivered };
+                self.config.launcher.tasks.spawn("model service", watcher.run(model.check, deadline, tell));
+                return;
+            }
+            Ok(None) => StartOutcome::Running,
+            Err(problem) => {
+                tracing::warn!("cannot start model service {}: {problem}", order.name);
+                StartOutcome::Failed(problem)
+            }
+        };
+        // The receiver is in the queue.
+        let _ = tell.send(outcome);
+    }
+
+    /// `None` if the service is already running.
+    fn decide_on_model(&mut self, order: &StartModel) -> Result<Option<(ModelService, ServiceHandle)>, String> {
+        let model = ModelService::read(&order.name, order.model_path.as_deref(), &order.service, self.agent)?;
+        let name = model.service_name();
+        if self.running(&name).is_some() {
+            return Ok(None);
+        }
+        let (definition, directory) = (model.definition.clone(), model.directory.clone());
+        let job = self.begin(name, definition, UserOptions::default(), &[model.port], model.port, directory)?;
+        Ok(Some((model, job)))
+    }
+
+    fn apps(&self, name: Option<&str>) -> Vec<AppInfo> {
+        let options = self.catalogue.services.iter().filter(|(known, _)| name.is_none_or(|name| name == *known));
+        options.map(|(name, definition)| AppInfo::of(name, definition)).collect()
+    }
+}
+
+/// The response when the service started, failed, or the deadline passed.
+async fn outcome_of(mut job: ServiceHandle, mut deadline: Deadline) -> StartOutcome {
+    tokio::select! {
+        () = job.ready_or_finished() => {}
+        () = deadline.wait() => {}
+    }
+    match job.state() {
+        ServiceState::Ready => StartOutcome::Started,
+        ServiceState::AlreadyRunning => StartOutcome::Running,
+        ServiceState::Failed(problem) => StartOutcome::Failed(problem),
+        ServiceState::Exited(ended) => StartOutcome::Failed(format!("the process did not start properly: {ended}")),
+        ServiceState::PortClosed => StartOutcome::Failed(format!("port {} is no longer open", job.port)),
+        ServiceState::Preparing(what) => StartOutcome::Failed(format!("still starting: waiting for {what}")),
+        ServiceState::Starting => StartOutcome::Failed(format!("still starting: port {} is not open yet", job.port)),
+    }
+}

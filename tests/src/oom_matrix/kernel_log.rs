@@ -1,0 +1,104 @@
+//! Reads OOM kills from the kernel log: a second source of truth, next to wait statuses and the counter.
+//!
+//! `__oom_kill_process` (`mm/oom_kill.c`) logs each process that it chose and each member of a group kill. Processes that only
+//! share the victim's memory are not logged. PIDs are those of the initial PID namespace.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+/// The maximum size of a record (`PRINTKRB_RECORD_MAX` and its prefix, kernel/printk).
+const RECORD_BYTES: usize = 8192;
+
+/// The kernel adds up per-CPU counters, and a process may keep running until it handles the signal.
+const TOLERANCE_KIB: u64 = 256;
+
+/// `/dev/kmsg`, positioned at the end when it was opened.
+#[derive(Debug)]
+pub(super) struct KernelLog(File);
+
+/// A process that the kernel logged as killed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Logged {
+    pub(super) pid: u32,
+    pub(super) memory: Memory,
+}
+
+/// Resident memory by kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "the unit belongs in the name")]
+pub(super) struct Memory {
+    pub(super) anon_kib: u64,
+    pub(super) file_kib: u64,
+    pub(super) shmem_kib: u64,
+}
+
+impl Memory {
+    /// Whether both can describe the same process at the same moment.
+    pub(super) fn agrees_with(self, other: Self) -> bool {
+        let pairs =
+            [(self.anon_kib, other.anon_kib), (self.file_kib, other.file_kib), (self.shmem_kib, other.shmem_kib)];
+        pairs.into_iter().all(|(one, other)| one.abs_diff(other) <= TOLERANCE_KIB)
+    }
+}
+
+impl KernelLog {
+    /// Returns `None` where the log is unreadable or this process is not in the initial PID namespace.
+    pub(super) fn follow() -> Option<Self> {
+        /// The inode number is `PROC_PID_INIT_INO` (`include/linux/proc_ns.h`).
+        const FIRST: &str = "pid:[4026531836]";
+        std::fs::read_link("/proc/self/ns/pid").ok().filter(|link| link == Path::new(FIRST))?;
+        let mut file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open("/dev/kmsg").ok()?;
+        file.seek(SeekFrom::End(0)).ok()?;
+        Some(Self(file))
+    }
+
+    /// Returns the kills since the last call; `None` if records were overwritten before they were read.
+    pub(super) fn take(&mut self) -> Option<Vec<Logged>> {
+        let mut record = [0; RECORD_BYTES];
+        let mut killed = Vec::new();
+        loop {
+            match self.0.read(&mut record) {
+                Ok(bytes) => killed.extend(parse(&String::from_utf8_lossy(&record[..bytes]))),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return None,
+                Err(_) => return Some(killed),
+            }
+        }
+    }
+}
+
+/// `... Killed process PID (COMM) total-vm:1kB, anon-rss:2kB, file-rss:3kB, shmem-rss:4kB, ...`
+fn parse(record: &str) -> Option<Logged> {
+    let (_, rest) = record.split_once("Killed process ")?;
+    let pid = rest.split(' ').next()?.parse().ok()?;
+    // The comm may contain any byte.
+    let (_, counters) = rest.rsplit_once(") total-vm:")?;
+    let kib = |name: &str| counters.split_once(name)?.1.split_once("kB")?.0.parse().ok();
+    let memory = Memory { anon_kib: kib("anon-rss:")?, file_kib: kib("file-rss:")?, shmem_kib: kib("shmem-rss:")? };
+    Some(Logged { pid, memory })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_of_oddly_named_processes_are_parsed() {
+        let line = "3,18772,32971292492,-;Memory cgroup out of memory: Killed process 967 (a) R 1 (b) total-vm:19664kB, \
+                    anon-rss:16128kB, file-rss:2156kB, shmem-rss:0kB, UID:0 pgtables:80kB oom_score_adj:0\n";
+        let memory = Memory { anon_kib: 16128, file_kib: 2156, shmem_kib: 0 };
+        assert_eq!(parse(line), Some(Logged { pid: 967, memory }));
+        assert_eq!(parse("4,1,2,-; out_of_memory+0x214/0x500\n"), None);
+    }
+
+    #[test]
+    fn small_differences_are_tolerated() {
+        let memory = Memory { anon_kib: 1000, file_kib: 0, shmem_kib: 0 };
+        assert!(memory.agrees_with(Memory { anon_kib: 1000 + TOLERANCE_KIB, ..memory }));
+        assert!(!memory.agrees_with(Memory { anon_kib: 0, ..memory }));
+    }
+}

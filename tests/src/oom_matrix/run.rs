@@ -1,0 +1,114 @@
+//! Runs the matrix case by case and checks the totals against the required accuracy.
+
+use std::path::PathBuf;
+
+use super::case::{CASES, Case};
+use super::harness::{Harness, Placement};
+use super::outcome::{CaseResult, MonitorMode, Outcome, Totals};
+
+/// Whether anything else runs on the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// Unrelated processes run here.
+    Shared,
+    /// A virtual machine of our own: a case may use up all memory. No tracefs is mounted.
+    Dedicated,
+}
+
+/// What to run, and with which programs.
+#[derive(Clone, Debug)]
+pub struct MatrixPlan {
+    /// The program under test.
+    pub krunner: PathBuf,
+    /// The helper program.
+    pub victim: PathBuf,
+    /// One monitor is started for each mode.
+    pub modes: Vec<MonitorMode>,
+    /// Run only cases whose name contains one of these; all cases if empty.
+    pub only: Vec<String>,
+    /// Cases that use up all memory run on a dedicated machine only.
+    pub machine: Machine,
+}
+
+/// The names of all cases.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CASES.iter().map(|case| case.name)
+}
+
+/// Runs the matrix. Calls `on_outcome` after each case and returns all outcomes.
+pub fn run(plan: &MatrixPlan, mut on_outcome: impl FnMut(&Outcome)) -> Vec<Outcome> {
+    let wanted = |case: &&Case| plan.only.is_empty() || plan.only.iter().any(|part| case.name.contains(part.as_str()));
+    let mut outcomes = Vec::new();
+    let mut harness: Option<Result<Harness, CaseResult>> = None;
+    let mut at = None;
+    for case in CASES.iter().filter(wanted) {
+        let placement = plan.placement(case);
+        if at != Some(placement) {
+            // The old harness ends first: the new one needs its memory slot (see `Cgroup::scratch`).
+            let ended = harness.take().and_then(Result::ok).map(Harness::end);
+            outcomes.extend(ended.into_iter().flatten().inspect(|outcome| on_outcome(outcome)));
+            harness = Some(Harness::start(placement, plan));
+            at = Some(placement);
+        }
+        let found = match harness.as_mut().expect("just made") {
+            Ok(harness) => harness.run(case),
+            Err(result) => plan.all(case, result),
+        };
+        outcomes.extend(found.into_iter().inspect(|outcome| on_outcome(outcome)));
+    }
+    let ended = harness.and_then(Result::ok).map(Harness::end);
+    outcomes.extend(ended.into_iter().flatten().inspect(|outcome| on_outcome(outcome)));
+    outcomes
+}
+
+impl MatrixPlan {
+    fn placement(&self, case: &Case) -> Placement {
+        match (case.placement, self.machine) {
+            // Such a machine has no tracefs at all, so the case does not need a harness of its own.
+            (Placement::NoTracefs, Machine::Dedicated) => Placement::Top,
+            (placement, _) => placement,
+        }
+    }
+
+    fn all(&self, case: &Case, result: &CaseResult) -> Vec<Outcome> {
+        let outcome = |mode: &MonitorMode| Outcome { case: case.name.to_owned(), mode: *mode, result: result.clone() };
+        self.modes.iter().map(outcome).collect()
+    }
+}
+
+/// The maximum delay from a kill to its report.
+const WORST_MS: f64 = 500.0;
+
+/// Describes each requirement that this mode failed to meet.
+///
+/// With BPF no report may be missing or wrong. Without BPF every counted kill must be reported, and 95 % of the reports must be
+/// correct. The percentages are taken over all rounds, so a single miss is not listed. On an emulated processor, a tenth as
+/// fast as those that the monitor's schedule is designed for, 95 % of the counted kills are enough.
+pub fn shortfalls(mode: MonitorMode, outcomes: &[Outcome], machine: Machine) -> Vec<String> {
+    const PRECISION_PERCENT: f64 = 95.0;
+    let reported_percent = if machine == Machine::Dedicated && mode == MonitorMode::Fallback { 95.0 } else { 100.0 };
+    let mut shortfalls = Vec::new();
+    for outcome in outcomes.iter().filter(|outcome| outcome.mode == mode) {
+        match &outcome.result {
+            CaseResult::Scored(score) => {
+                shortfalls.extend(score.problems.iter().map(|problem| format!("{}: {problem}", outcome.case)));
+            }
+            CaseResult::Failed { reason } => shortfalls.push(format!("{}: {reason}", outcome.case)),
+            CaseResult::Unavailable { .. } => {}
+        }
+    }
+    let totals = Totals::of(mode, outcomes);
+    if totals.reported_percent < reported_percent {
+        let actual = totals.reported_percent;
+        shortfalls.push(format!("{actual:.1} % of the kills were reported; {reported_percent} % required"));
+    }
+    if totals.precision_percent < PRECISION_PERCENT {
+        let precision = totals.precision_percent;
+        shortfalls.push(format!("{precision:.1} % of the reports were correct; {PRECISION_PERCENT} % required"));
+    }
+    if machine == Machine::Shared && totals.worst_ms > WORST_MS {
+        let slowest = totals.worst_ms;
+        shortfalls.push(format!("a report arrived {slowest:.0} ms after its kill; the limit is {WORST_MS} ms"));
+    }
+    shortfalls
+}
