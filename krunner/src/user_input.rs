@@ -167,6 +167,8 @@ enum BrokerEvent {
     Requested(InputRequest),
     Typed(String),
     FirstLeft,
+    /// The session can take another [`InputWanted`].
+    CanAnnounce(mpsc::OwnedPermit<InputWanted>),
     Closed,
 }
 
@@ -182,6 +184,8 @@ impl InputBroker {
                 connection = accept(socket.as_mut()) => BrokerEvent::Connected(connection),
                 Some(request) = asked.recv() => BrokerEvent::Requested(request),
                 text = typed.recv() => text.map_or(BrokerEvent::Closed, BrokerEvent::Typed),
+                // While the session is busy, connections and texts are still taken.
+                Ok(permit) = self.wanted.clone().reserve_owned(), if self.has_to_announce() => BrokerEvent::CanAnnounce(permit),
                 () = gone(self.waiting.front_mut()) => BrokerEvent::FirstLeft,
             };
             match event {
@@ -196,9 +200,21 @@ impl InputBroker {
                     self.waiting.pop_front();
                     self.is_announced = false;
                 }
+                BrokerEvent::CanAnnounce(permit) => self.announce(permit),
                 BrokerEvent::Closed => return,
             }
-            self.serve_first().await;
+            self.serve_first();
+        }
+    }
+
+    fn has_to_announce(&self) -> bool {
+        !self.is_announced && !self.waiting.is_empty()
+    }
+
+    fn announce(&mut self, permit: mpsc::OwnedPermit<InputWanted>) {
+        if let Some(first) = self.waiting.front() {
+            permit.send(first.wanted());
+            self.is_announced = true;
         }
     }
 
@@ -227,8 +243,8 @@ impl InputBroker {
         }
     }
 
-    /// Notifies the session about the first in the queue, once, and answers it if text is available.
-    async fn serve_first(&mut self) {
+    /// Answers the first in the queue if the session was notified about it and text is available.
+    fn serve_first(&mut self) {
         while let Some(first) = self.waiting.front() {
             if first.has_left() {
                 self.waiting.pop_front();
@@ -236,8 +252,7 @@ impl InputBroker {
                 continue;
             }
             if !self.is_announced {
-                self.is_announced = true;
-                let _ = self.wanted.send(first.wanted()).await;
+                return;
             }
             let Some(text) = self.typed_ahead.pop_front() else { return };
             self.typed_bytes -= text.len() + TEXT_OVERHEAD_BYTES;
@@ -357,6 +372,35 @@ mod tests {
         assert_eq!(read_all(next).await, "kept");
         world.input.answer("ahead".into());
         assert_eq!(read_all(UnixStream::connect(&world.path).await.unwrap()).await, "ahead");
+    }
+
+    #[tokio::test]
+    async fn texts_are_bounded_while_the_session_is_busy() {
+        const TEXT_BYTES: usize = 1024 * 1024;
+        let mut world = world(true);
+        let mut asking = Vec::new();
+        for _ in 0..2 {
+            asking.push(UnixStream::connect(&world.path).await.unwrap());
+        }
+        world.input.answer("for the first".into());
+        assert_eq!(read_all(asking.remove(0)).await, "for the first");
+        // The session has not taken the first request yet, so the second cannot be announced.
+        for _ in 0..64 {
+            world.input.answer("x".repeat(TEXT_BYTES));
+            tokio::task::yield_now().await;
+        }
+        let mut kept = 0;
+        loop {
+            world.wanted.recv().await.unwrap();
+            let stream = asking.pop().unwrap();
+            match timeout(Duration::from_millis(200), read_all(stream)).await {
+                Ok(text) if text.len() == TEXT_BYTES => kept += 1,
+                Ok(text) => assert_eq!(text, "", "the first request, which was answered"),
+                Err(_) => break,
+            }
+            asking.push(UnixStream::connect(&world.path).await.unwrap());
+        }
+        assert_eq!(kept, MAX_TYPED_AHEAD_BYTES / (TEXT_BYTES + TEXT_OVERHEAD_BYTES));
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! The commands for people: `krunner send` and `krunner selftest`.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -76,6 +76,22 @@ fn send_takes_the_payload_from_stdin() {
         (ran.status.code(), text(&ran.stdout)),
         (Some(0), "from stdin\n[finished] {\"exitCode\":0}\n".to_owned())
     );
+}
+
+#[test]
+fn send_whose_reader_has_seen_enough_is_no_failure() {
+    let runner = app().start();
+    let (op_port, reply_port) = runner.ports();
+    let ports = [op_port.to_string(), reply_port.to_string()];
+    let mut sending = Command::new(binary())
+        .args(["send", "--in-port", &ports[0], "--out-port", &ports[1], "exec", "seq 100000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("krunner send");
+    sending.stdout.take().expect("a pipe").read_exact(&mut [0]).expect("output");
+    let output = sending.wait_with_output().expect("krunner send ends");
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod garbage;
 mod git_graph;
 mod git_terminal;
 mod h2o;
+mod hung_mount;
 mod interrupt;
 mod jupyter;
 mod jupyter_faults;

@@ -1,6 +1,6 @@
 //! `krunner send`: the agent's part, for people.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, ErrorKind::BrokenPipe, Read as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -69,7 +69,10 @@ async fn print_until(
             }
             reply => reply?,
         };
-        print(&reply, json)?;
+        if let Err(error) = print(&reply, json) {
+            // Whoever reads has seen enough, as with `krunner send exec ... | head`.
+            return if error.kind() == BrokenPipe { Ok(Exit::Ok.into()) } else { Err(error).context("cannot write") };
+        }
         if reply.kind == last {
             return Ok(exit_code(&reply));
         }
@@ -89,22 +92,19 @@ fn exit_code(reply: &RawReply) -> ExitCode {
     }
 }
 
-fn print(reply: &RawReply, json: bool) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
-    if json {
-        serde_json::to_writer(&mut stdout, &json!({ "type": reply.kind, "payload": readable(reply) }))?;
-        writeln!(stdout)?;
-    } else {
-        match reply.kind.as_str() {
-            "stdout" => stdout.write_all(&reply.payload)?,
-            "stderr" => io::stderr().write_all(&reply.payload)?,
-            kind => match readable(reply) {
-                Value::String(text) => writeln!(stdout, "[{kind}] {text}")?,
-                value => writeln!(stdout, "[{kind}] {value}")?,
-            },
-        }
+fn print(reply: &RawReply, json: bool) -> io::Result<()> {
+    if !json && reply.kind == "stderr" {
+        return io::stderr().write_all(&reply.payload);
     }
-    Ok(stdout.flush()?)
+    let line = match (reply.kind.as_str(), readable(reply)) {
+        (kind, payload) if json => format!("{}\n", json!({ "type": kind, "payload": payload })).into_bytes(),
+        ("stdout", _) => reply.payload.to_vec(),
+        (kind, Value::String(text)) => format!("[{kind}] {text}\n").into_bytes(),
+        (kind, value) => format!("[{kind}] {value}\n").into_bytes(),
+    };
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(&line)?;
+    stdout.flush()
 }
 
 /// The payload as what it encodes, else as text.

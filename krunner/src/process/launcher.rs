@@ -20,7 +20,7 @@ use super::outcome::{ChildStatus, CommandOutcome};
 use super::pump::{Pump, Sinks};
 use super::reaper::Reaper;
 use super::sink::{OutputSink, RichOutput, Stream};
-use super::spawn::{SpawnError, SpawnedChild, spawn};
+use super::spawn::{SpawnError, SpawnedChild, signal_group, spawn};
 use super::tasklog;
 use crate::config::ChildEnv;
 use crate::tasks::TaskGroup;
@@ -31,6 +31,9 @@ const TERM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Time after SIGKILL until a process is given up (uninterruptible sleep).
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a program that was interrupted or terminated before it started may still start.
+const START_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often to check whether a process group is empty.
 const GROUP_POLL: Duration = Duration::from_millis(10);
@@ -133,11 +136,14 @@ impl Launcher {
         env: &ChildEnv,
         control: &Control,
     ) -> Result<ControlFlow<CommandOutcome, RunningChild>, SpawnError> {
-        let task_log = tasklog::open(self.logs.clone(), env).await;
-        match stopped_before_start(control) {
-            Some(outcome) => Ok(ControlFlow::Break(outcome)),
-            None => self.start(command, env, control, task_log).map(ControlFlow::Continue),
-        }
+        let starting = async {
+            let task_log = tasklog::open(self.logs.clone(), env).await;
+            match stopped_before_start(control) {
+                Some(outcome) => Ok(ControlFlow::Break(outcome)),
+                None => self.start_now(command, env, control, task_log).await.map(ControlFlow::Continue),
+            }
+        };
+        unless_stopped(command, control, starting).await
     }
 
     /// Explains the exit of a program that ran for `ran_for`, if its exit code does not.
@@ -146,11 +152,22 @@ impl Launcher {
         self.reasons.explain(pid, UnexplainedExit::of(exit)?, ran_for).await
     }
 
-    /// Starts a program and the forwarding of its output. The caller must call [`RunningChild::finish`].
+    /// Starts a program without a task log. The caller must call [`RunningChild::finish`]. If the program does not start
+    /// within [`START_TIMEOUT`] of a request to interrupt or terminate it, returns the outcome.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub(crate) fn start(
+    pub(crate) async fn start(
+        &self,
+        command: &Command,
+        env: &ChildEnv,
+        control: &Control,
+    ) -> Result<ControlFlow<CommandOutcome, RunningChild>, SpawnError> {
+        let starting = self.start_now(command, env, control, Writer::discard());
+        unless_stopped(command, control, async { starting.await.map(ControlFlow::Continue) }).await
+    }
+
+    async fn start_now(
         &self,
         command: &Command,
         env: &ChildEnv,
@@ -158,7 +175,7 @@ impl Launcher {
         task_log: Writer,
     ) -> Result<RunningChild, SpawnError> {
         tracing::debug!("running: {command}");
-        let SpawnedChild { pid, stdout, stderr, exit } = spawn(&self.reaper, command, env)?;
+        let SpawnedChild { pid, stdout, stderr, exit } = spawn(&self.reaper, command, env).await?;
         let sinks = |console: &Writer| Sinks {
             console: console.clone(),
             task_log: task_log.clone(),
@@ -243,6 +260,26 @@ impl Launcher {
     }
 }
 
+/// Waits until the program started, at most [`START_TIMEOUT`] after a request to interrupt or terminate it.
+async fn unless_stopped(
+    command: &Command,
+    control: &Control,
+    starting: impl Future<Output = Result<ControlFlow<CommandOutcome, RunningChild>, SpawnError>>,
+) -> Result<ControlFlow<CommandOutcome, RunningChild>, SpawnError> {
+    let stopped = async {
+        control.requests().next().await;
+        sleep(START_TIMEOUT).await;
+    };
+    tokio::select! {
+        biased;
+        started = starting => started,
+        () = stopped => {
+            tracing::warn!("`{command}` has not started; it or its log may be on a mount that hangs");
+            Ok(ControlFlow::Break(stopped_before_start(control).unwrap_or(CommandOutcome::NotStarted)))
+        }
+    }
+}
+
 /// The outcome of a program whose step was interrupted or terminated before it started.
 fn stopped_before_start(control: &Control) -> Option<CommandOutcome> {
     let state = *control.watch().borrow();
@@ -320,23 +357,23 @@ async fn supervise(pid: Pid, mut exit: oneshot::Receiver<ChildStatus>, control: 
             request = requests.next() => request,
             Ok(()) = pauses.changed() => {
                 let paused = *pauses.borrow_and_update();
-                let _ = killpg(pid, if paused { Signal::SIGSTOP } else { Signal::SIGCONT });
+                signal_group(pid, if paused { Signal::SIGSTOP } else { Signal::SIGCONT });
                 continue;
             }
         };
         match request {
             ControlRequest::Interrupt => {
-                let _ = killpg(pid, Signal::SIGINT);
+                signal_group(pid, Signal::SIGINT);
                 if !control.is_paused() {
                     // A stopped program handles the signal only when it is continued, as with `fg` after Ctrl-Z and
                     // Ctrl-C.
-                    let _ = killpg(pid, Signal::SIGCONT);
+                    signal_group(pid, Signal::SIGCONT);
                 }
             }
             ControlRequest::Terminate => {
                 if control.is_paused() {
                     // A stopped process handles SIGTERM only after SIGCONT.
-                    let _ = killpg(pid, Signal::SIGCONT);
+                    signal_group(pid, Signal::SIGCONT);
                 }
                 return CommandOutcome::Terminated(end_group(pid, exit).await);
             }
@@ -346,7 +383,7 @@ async fn supervise(pid: Pid, mut exit: oneshot::Receiver<ChildStatus>, control: 
 
 /// SIGTERM, then SIGKILL after a timeout, for the whole group, even if its leader exits first.
 async fn end_group(pid: Pid, exit: oneshot::Receiver<ChildStatus>) -> ChildStatus {
-    let _ = killpg(pid, Signal::SIGTERM);
+    signal_group(pid, Signal::SIGTERM);
     let kill_at = Instant::now() + TERM_TIMEOUT;
     tokio::pin!(exit);
     let leader = timeout_at(kill_at, &mut exit).await;
@@ -355,7 +392,7 @@ async fn end_group(pid: Pid, exit: oneshot::Receiver<ChildStatus>) -> ChildStatu
         sleep(GROUP_POLL).await;
     }
     if killpg(pid, None).is_ok() {
-        let _ = killpg(pid, Signal::SIGKILL);
+        signal_group(pid, Signal::SIGKILL);
     }
     let exit = match leader {
         Ok(exit) => exit,

@@ -1,9 +1,14 @@
 //! The only place that waits for children: our own, and orphans that we adopt as subreaper.
+//!
+//! A spawn returns when the program was executed or that failed, which takes long on a mount that hangs. So spawns run
+//! on other threads (see `spawn`), without the lock. Until one returns its pid is not known here, and std itself waits
+//! for the child whose `exec` failed. So while a spawn runs, only children that are already known are reaped; the
+//! others follow when it returns.
 
 use std::collections::HashMap;
 use std::io;
 use std::process::{Child, Command};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,18 +16,33 @@ use tokio::sync::oneshot;
 
 use super::oom_score::OomScorePolicy;
 use super::outcome::ChildStatus;
-use crate::sys;
+use crate::sys::{self, ExitedChild};
 use crate::tasks::TaskGroup;
-
-type Waiters = HashMap<Pid, oneshot::Sender<ChildStatus>>;
 
 /// Called for each exited child before it is reaped, while `/proc` still shows it, with the signal that killed it.
 pub(crate) type ExitObserver = Box<dyn Fn(Pid, Option<i32>) + Send + Sync>;
 
+#[derive(Default)]
+struct ReaperState {
+    waiters: HashMap<Pid, oneshot::Sender<ChildStatus>>,
+    /// How many spawns are running.
+    spawning: usize,
+}
+
+impl ReaperState {
+    /// An exited child that may be reaped now.
+    fn exited_child(&self) -> Option<ExitedChild> {
+        if self.spawning == 0 {
+            return sys::exited_child();
+        }
+        self.waiters.keys().find_map(|pid| sys::exited_child_with(*pid))
+    }
+}
+
 /// Sends each exit status to the task that spawned the process; statuses of orphans are discarded.
 #[derive(Clone)]
 pub(crate) struct Reaper {
-    waiters: Arc<Mutex<Waiters>>,
+    state: Arc<Mutex<ReaperState>>,
     exit_observer: Arc<ExitObserver>,
     rank: OomScorePolicy,
 }
@@ -35,7 +55,7 @@ impl Reaper {
     pub(crate) fn start(tasks: &TaskGroup, exit_observer: ExitObserver, rank: OomScorePolicy) -> io::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
         let mut child_signals = signal(SignalKind::child())?;
-        let reaper = Self { waiters: Arc::default(), exit_observer: Arc::new(exit_observer), rank };
+        let reaper = Self { state: Arc::default(), exit_observer: Arc::new(exit_observer), rank };
         let task = reaper.clone();
         tasks.spawn("reaper", async move {
             while child_signals.recv().await.is_some() {
@@ -45,31 +65,41 @@ impl Reaper {
         Ok(reaper)
     }
 
-    /// Spawns a process with a child's `oom_score_adj` and registers for its exit status.
-    ///
-    /// Both happen under the lock that [`Self::reap`] takes, so that a child cannot be reaped before it is registered.
-    /// The same holds for the child that std forks and waits for when `exec` fails.
+    /// Spawns a process with a child's `oom_score_adj` and registers for its exit status. May block.
     pub(super) fn spawn(&self, command: &mut Command) -> io::Result<(Child, Pid, oneshot::Receiver<ChildStatus>)> {
         self.rank.apply(command);
-        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        let child = command.spawn()?;
-        let pid = Pid::from_raw(child.id().cast_signed());
-        let (exit_tx, exit_rx) = oneshot::channel();
-        waiters.insert(pid, exit_tx);
-        Ok((child, pid, exit_rx))
+        self.lock().spawning += 1;
+        let spawned = command.spawn();
+        let mut state = self.lock();
+        state.spawning -= 1;
+        let spawned = spawned.map(|child| {
+            let pid = Pid::from_raw(child.id().cast_signed());
+            let (exit_tx, exit_rx) = oneshot::channel();
+            state.waiters.insert(pid, exit_tx);
+            (child, pid, exit_rx)
+        });
+        drop(state);
+        // Their signals came while the spawn ran.
+        self.reap();
+        spawned
     }
 
-    /// Reaps every exited child.
+    /// Reaps every exited child, but those that a running spawn may wait for.
     fn reap(&self) {
-        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(sys::ExitedChild { pid, signal }) = sys::exited_child() {
+        let mut state = self.lock();
+        while let Some(ExitedChild { pid, signal }) = state.exited_child() {
             (self.exit_observer)(pid, signal);
             let Some(exit) = sys::reap(pid).map(ChildStatus::from_status) else { return };
-            match waiters.remove(&pid) {
+            match state.waiters.remove(&pid) {
                 // The waiter may be gone; its child is reaped anyway.
                 Some(waiter) => _ = waiter.send(exit),
                 None => tracing::debug!("reaped orphan {pid}: {exit:?}"),
             }
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ReaperState> {
+        // No code that may panic runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,13 +1,17 @@
 //! Spawns a child in its own process group with two pipes and no other descriptor of ours, or on a terminal.
+//!
+//! A program or its working directory may be on a mount that hangs, and `exec` with it. So spawns run on the threads for
+//! blocking work. A caller that no longer waits drops the future; a child that starts after that is killed.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -23,6 +27,7 @@ use super::start_failure::{
 };
 use crate::config::ChildEnv;
 use crate::sys;
+use crate::tasks::blocking;
 
 /// A larger pipe means fewer context switches between a fast writer and us. An unprivileged process may request up to 1
 /// MiB (`/proc/sys/fs/pipe-max-size`, pipe(7)); more than a quarter of that brings no further gain.
@@ -120,6 +125,59 @@ fn missing(interpreter: &OsStr) -> String {
     }
 }
 
+/// A child that was started, with the guard that kills it unless somebody will wait for it.
+struct StartedChild {
+    child: Child,
+    pid: Pid,
+    exit: oneshot::Receiver<ChildStatus>,
+    guard: KillOnDrop,
+}
+
+/// Kills a process group on drop.
+struct KillOnDrop(Option<Pid>);
+
+impl KillOnDrop {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            signal_group(group, Signal::SIGKILL);
+        }
+    }
+}
+
+/// Starts a child on a thread for blocking work. If the future is dropped, a child that starts after that is killed.
+async fn start(
+    reaper: &Reaper,
+    command: &Command,
+    env: &ChildEnv,
+    set_up: impl FnOnce(&mut std::process::Command, &Command) -> io::Result<()> + Send + 'static,
+) -> Result<StartedChild, SpawnError> {
+    let (reaper, command, env) = (reaper.clone(), command.clone(), env.clone());
+    blocking(move || {
+        let started = working_directory().and_then(|_| {
+            let mut std_command = command.to_std(&env);
+            set_up(&mut std_command, &command)?;
+            reaper.spawn(&mut std_command)
+        });
+        let (child, pid, exit) = started.map_err(|source| explain(source, &command, &env))?;
+        Ok(StartedChild { child, pid, exit, guard: KillOnDrop(Some(pid)) })
+    })
+    .await
+}
+
+/// Sends a signal to a process group; no error if the group is gone.
+pub(super) fn signal_group(group: Pid, signal: Signal) {
+    match killpg(group, signal) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => tracing::warn!("cannot send {signal} to process group {group}: {}", error.desc()),
+    }
+}
+
 /// A child that was spawned with pipes.
 pub(super) struct SpawnedChild {
     /// The leader of its process group.
@@ -129,17 +187,20 @@ pub(super) struct SpawnedChild {
     pub(super) exit: oneshot::Receiver<ChildStatus>,
 }
 
-pub(super) fn spawn(reaper: &Reaper, command: &Command, env: &ChildEnv) -> Result<SpawnedChild, SpawnError> {
-    let started = working_directory().and_then(|_| {
-        let mut std_command = command.to_std(env);
+/// Spawns a child with pipes. If the future is dropped, a child that starts after that is killed.
+pub(super) async fn spawn(reaper: &Reaper, command: &Command, env: &ChildEnv) -> Result<SpawnedChild, SpawnError> {
+    let started = start(reaper, command, env, |std_command, command| {
         std_command.process_group(0).stdin(command.stdin()?).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let (mut child, pid, exit) = reaper.spawn(&mut std_command)?;
-        let pipes = receiver(child.stdout.take().map(OwnedFd::from))
-            .and_then(|stdout| Ok((stdout, receiver(child.stderr.take().map(OwnedFd::from))?)));
-        let (stdout, stderr) = pipes.inspect_err(|_| _ = killpg(pid, Signal::SIGKILL))?;
-        Ok(SpawnedChild { pid, stdout, stderr, exit })
+        Ok(())
     });
-    started.map_err(|source| explain(source, command, env))
+    let StartedChild { mut child, pid, exit, guard } = started.await?;
+    let mut pipes = || {
+        let stdout = receiver(child.stdout.take().map(OwnedFd::from))?;
+        Ok((stdout, receiver(child.stderr.take().map(OwnedFd::from))?))
+    };
+    let (stdout, stderr) = pipes().map_err(|source| refused(command, source))?;
+    guard.disarm();
+    Ok(SpawnedChild { pid, stdout, stderr, exit })
 }
 
 /// A child that leads a session on a terminal.
@@ -150,25 +211,26 @@ pub(crate) struct TerminalChild {
     pub exit: oneshot::Receiver<ChildStatus>,
 }
 
-/// Starts a program in its own session with `terminal` as its controlling terminal.
+/// Starts a program in its own session with `terminal` as its controlling terminal. If the future is dropped, a child
+/// that starts after that is killed.
 ///
 /// # Errors
 /// If it cannot be started.
-pub(crate) fn spawn_on_terminal(
+pub(crate) async fn spawn_on_terminal(
     reaper: &Reaper,
     command: &Command,
     env: &ChildEnv,
-    terminal: impl AsFd,
+    terminal: OwnedFd,
 ) -> Result<TerminalChild, SpawnError> {
-    let started = working_directory().and_then(|_| {
-        let mut std_command = command.to_std(env);
-        let stream = || Ok::<_, io::Error>(Stdio::from(terminal.as_fd().try_clone_to_owned()?));
+    let started = start(reaper, command, env, move |std_command, _| {
+        let stream = || Ok::<_, io::Error>(Stdio::from(terminal.try_clone()?));
         std_command.stdin(stream()?).stdout(stream()?).stderr(stream()?);
-        sys::lead_session_on_stdin(&mut std_command);
-        let (_, pid, exit) = reaper.spawn(&mut std_command)?;
-        Ok(TerminalChild { pid, exit })
+        sys::lead_session_on_stdin(std_command);
+        Ok(())
     });
-    started.map_err(|source| explain(source, command, env))
+    let StartedChild { pid, exit, guard, .. } = started.await?;
+    guard.disarm();
+    Ok(TerminalChild { pid, exit })
 }
 
 /// `getcwd` fails with ENOENT if the directory was removed (getcwd(2)).
@@ -191,8 +253,12 @@ fn explain(source: io::Error, command: &Command, env: &ChildEnv) -> SpawnError {
         NotFound | NotADirectory => not_found(&path, found()),
         PermissionDenied => not_allowed(&path, found(), source),
         _ if source.raw_os_error() == Some(nix::libc::ENOEXEC) => SpawnError::NotExecutable { path, source },
-        _ => SpawnError::Refused { path, source: spawn_limits::explain(source) },
+        _ => refused(command, source),
     }
+}
+
+fn refused(command: &Command, source: io::Error) -> SpawnError {
+    SpawnError::Refused { path: command.executable(), source: spawn_limits::explain(source) }
 }
 
 fn closed_folder(folder: &Path) -> Option<SpawnError> {

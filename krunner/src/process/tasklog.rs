@@ -3,24 +3,37 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::config::ChildEnv;
 use crate::tasks::blocking;
 use crate::writer::Writer;
 
+/// How long a step waits for its log to open.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The variable with the session's kernel id.
 const KERNEL_ID: &str = "BACKENDAI_KERNEL_ID";
 
 /// Opens the task log for one step; a discarding writer if the folder does not exist.
 ///
-/// The folder may be on a hung network mount; that blocks only this step.
+/// The folder may be on a hung network mount: after [`OPEN_TIMEOUT`] the step runs without its log.
 pub(super) async fn open(logs: Option<PathBuf>, env: &ChildEnv) -> Writer {
     let Some(logs) = logs else { return Writer::discard() };
     let kernel_id = env.get(OsStr::new(KERNEL_ID)).cloned();
-    match blocking(move || logs.is_dir().then(|| file(&logs, kernel_id.as_deref()))).await {
+    let folder = logs.clone();
+    let opened = blocking(move || folder.is_dir().then(|| file(&folder, kernel_id.as_deref())));
+    let Ok(opened) = timeout(OPEN_TIMEOUT, opened).await else {
+        tracing::warn!("task log disabled for this step: {} did not open within {OPEN_TIMEOUT:?}", logs.display());
+        return Writer::discard();
+    };
+    match opened {
         None => Writer::discard(),
         Some(Ok((file, path))) => Writer::to_file(file, path.display().to_string()).unwrap_or_else(|error| {
             tracing::warn!("cannot start a writer for the task log {}: {error}", path.display());
@@ -50,7 +63,9 @@ fn append(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    File::options().append(true).create(true).open(path)
+    // Opening a FIFO for writing waits for a reader, unless it is non-blocking.
+    let file = File::options().append(true).create(true).custom_flags(O_NONBLOCK | O_NOFOLLOW).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
 }
 
 #[cfg(test)]
@@ -62,6 +77,18 @@ mod tests {
         let id = Uuid::parse_str("0123abcd-4567-89ab-cdef-0123456789ab").unwrap();
         let expected = "/l/task/01/23/abcd456789abcdef0123456789ab.log";
         assert_eq!(path(Path::new("/l"), id), Path::new(expected));
+    }
+
+    #[test]
+    fn only_a_regular_file_is_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (fifo, link, plain) =
+            (folder.path().join("fifo"), folder.path().join("link"), folder.path().join("a/plain"));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink(&plain, &link).unwrap();
+        assert!(append(&fifo).is_err() && append(&link).is_err());
+        assert!(!plain.exists());
+        append(&plain).unwrap();
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Services that daemonize: the first process exits with 0, and another one listens.
 //!
 //! The daemon is not our child, so its exit is detected by its port, and it is stopped by the pid that owns the port. The same
-//! holds for a program of the user that listened before the service was requested.
+//! holds for a program of the user that listened before the service was requested. A process that took the port over from it
+//! is left alone.
 
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use tokio::time::{Instant, sleep};
 
-use super::listeners;
+use super::listeners::{self, PortOwner};
 use super::process::ServiceExit;
 use crate::process::{ChildStatus, CommandOutcome, Control};
 
@@ -36,9 +37,12 @@ pub(super) async fn wait_for_listener(port: u16, patience: Duration) -> bool {
 
 /// Watches a listener until it is gone, and stops it on request.
 pub(super) async fn follow(name: &str, port: u16, control: &Control) {
+    let Some(daemon) = listeners::port_owner(port).await else {
+        return tracing::info!("service {name} stopped listening on port {port}");
+    };
     tokio::select! {
         () = closed(port) => tracing::info!("service {name} stopped listening on port {port}"),
-        () = control.terminated() => stop(name, port).await,
+        () = control.terminated() => stop(name, port, &daemon).await,
     }
 }
 
@@ -60,10 +64,17 @@ async fn closed(port: u16) {
     }
 }
 
-async fn stop(name: &str, port: u16) {
+async fn stop(name: &str, port: u16, daemon: &PortOwner) {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        if let Some(pid) = listeners::port_owner(port).await.and_then(|owner| owner.pid) {
-            let _ = kill(pid, signal);
+        match listeners::port_owner(port).await {
+            Some(owner) if !daemon.is_still(&owner) => {
+                return tracing::warn!("port {port} of service {name} was taken over by {owner}, which keeps running");
+            }
+            Some(PortOwner { pid: Some(pid), .. }) => {
+                // Fails if it exited meanwhile, or belongs to another user; the port tells.
+                let _ = kill(pid, signal);
+            }
+            _ => {}
         }
         if wait_until(TERM_TIMEOUT, false, port).await {
             tracing::info!("service {name} was stopped");
@@ -71,4 +82,37 @@ async fn stop(name: &str, port: u16) {
         }
     }
     tracing::warn!("cannot stop service {name}: something still listens on port {port}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A program that waits, with a listener as its stdin.
+    fn program_with(listener: TcpListener) -> Child {
+        let stdin = Stdio::from(std::os::fd::OwnedFd::from(listener));
+        Command::new("sleep").arg("60").stdin(stdin).spawn().unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_the_daemon_itself_is_stopped() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut daemon = program_with(listener);
+        let owner = listeners::port_owner(port).await.unwrap();
+        daemon.kill().unwrap();
+        // A reaper of another test may have waited for it.
+        let _ = daemon.wait();
+        assert!(wait_until(TERM_TIMEOUT, false, port).await);
+        let mut other = program_with(TcpListener::bind(("127.0.0.1", port)).unwrap());
+        stop("test", port, &owner).await;
+        assert!(listeners::is_open(port).await, "it took the port over and keeps running");
+        let owner = listeners::port_owner(port).await.unwrap();
+        stop("test", port, &owner).await;
+        assert!(!listeners::is_open(port).await);
+        let _ = other.wait();
+    }
 }

@@ -183,10 +183,10 @@ impl ServiceJob {
         tell: &watch::Sender<ServiceState>,
         control: &Control,
     ) -> ServiceState {
-        match ServiceProcess::start(&self.launcher, launch).await {
+        match ServiceProcess::start(&self.launcher, launch, control).await {
             Ok(service) => {
                 tracing::info!("Service {} has started (pid: {}, port: {})", self.name, service.pid(), self.port);
-                match follow(service, tell, control).await {
+                match follow(service, tell).await {
                     ProcessEnd::Service(ended) => ServiceState::Exited(ended),
                     ProcessEnd::FirstProcess { ended, was_open } => {
                         let patience = if was_open { Duration::ZERO } else { daemon::LISTEN_TIMEOUT };
@@ -313,24 +313,20 @@ enum ProcessEnd {
 }
 
 /// Watches a process until it exits and publishes its state.
-async fn follow(mut service: ServiceProcess, tell: &watch::Sender<ServiceState>, control: &Control) -> ProcessEnd {
+async fn follow(mut service: ServiceProcess, tell: &watch::Sender<ServiceState>) -> ProcessEnd {
     tell.send_replace(ServiceState::Starting);
-    let (mut stopping, mut was_open) = (false, false);
+    let mut was_open = false;
     loop {
-        tokio::select! {
-            phase = service.changed() => match phase {
-                ProcessPhase::Starting => {}
-                ProcessPhase::Listening => {
-                    was_open = true;
-                    tell.send_replace(ServiceState::Ready);
-                }
-                ProcessPhase::Exited(ended) if daemon::may_have_forked(&ended) => return ProcessEnd::FirstProcess { ended, was_open },
-                ProcessPhase::Exited(ended) => return ProcessEnd::Service(ended),
-            },
-            () = control.terminated(), if !stopping => {
-                stopping = true;
-                service.stop();
+        match service.changed().await {
+            ProcessPhase::Starting => {}
+            ProcessPhase::Listening => {
+                was_open = true;
+                tell.send_replace(ServiceState::Ready);
             }
+            ProcessPhase::Exited(ended) if daemon::may_have_forked(&ended) => {
+                return ProcessEnd::FirstProcess { ended, was_open };
+            }
+            ProcessPhase::Exited(ended) => return ProcessEnd::Service(ended),
         }
     }
 }

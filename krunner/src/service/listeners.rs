@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::unistd::{Pid, Uid};
 use procfs::ProcResult;
 use procfs::net::{TcpNetEntry, TcpState};
-use procfs::process::FDTarget;
+use procfs::process::{FDTarget, Process};
 
 use crate::tasks::blocking;
 
@@ -23,12 +23,22 @@ pub(super) struct PortOwner {
     pub(super) pid: Option<Pid>,
     name: String,
     user: Uid,
+    /// The listening socket, which forked processes share.
+    inode: u64,
+    /// Start time of the process in clock ticks since boot, since a pid may be reused.
+    start_ticks: Option<u64>,
 }
 
 impl PortOwner {
     /// Whether the listener belongs to the session's user and is not the runner itself.
     pub(super) fn is_users_own(&self) -> bool {
         self.user == Uid::effective() && self.pid != Some(Pid::this())
+    }
+
+    /// Whether `later` listens on the same socket, or is the same process.
+    pub(super) fn is_still(&self, later: &Self) -> bool {
+        let process = |owner: &Self| owner.pid.zip(owner.start_ticks);
+        self.inode == later.inode || (process(self).is_some() && process(self) == process(later))
     }
 }
 
@@ -45,9 +55,12 @@ impl fmt::Display for PortOwner {
 pub(super) async fn port_owner(port: u16) -> Option<PortOwner> {
     blocking(move || {
         let listener = listener(port)?;
-        let (pid, name) = process_with_socket(listener.inode)
-            .map_or((None, "another program".to_owned()), |(pid, name)| (Some(pid), name));
-        Some(PortOwner { pid, name, user: Uid::from_raw(listener.uid) })
+        let (user, inode) = (Uid::from_raw(listener.uid), listener.inode);
+        let Some((process, name)) = process_with_socket(inode) else {
+            return Some(PortOwner { pid: None, name: "another program".to_owned(), user, inode, start_ticks: None });
+        };
+        let start_ticks = process.stat().ok().map(|stat| stat.starttime);
+        Some(PortOwner { pid: Some(Pid::from_raw(process.pid())), name, user, inode, start_ticks })
     })
     .await
 }
@@ -62,14 +75,14 @@ fn listener(port: u16) -> Option<TcpNetEntry> {
 }
 
 /// The process that has the socket open.
-fn process_with_socket(inode: u64) -> Option<(Pid, String)> {
+fn process_with_socket(inode: u64) -> Option<(Process, String)> {
     procfs::process::all_processes().ok()?.flatten().find_map(|process| {
         let has_it = |target: FDTarget| matches!(target, FDTarget::Socket(socket) if socket == inode);
         process.fd().ok()?.flatten().any(|fd| has_it(fd.target)).then_some(())?;
         let arguments = process.cmdline().unwrap_or_default();
         let name = arguments.first().and_then(|program| Path::new(program).file_name());
         let name = name.map_or_else(|| "a program".into(), |name| name.to_string_lossy().into_owned());
-        Some((Pid::from_raw(process.pid()), name))
+        Some((process, name))
     })
 }
 
@@ -92,7 +105,11 @@ mod tests {
             "not every process of a user can be looked into"
         );
         let other = Uid::from_raw(Uid::effective().as_raw() + 1);
-        assert!(!PortOwner { pid: None, user: other, ..owner }.is_users_own());
+        assert!(!PortOwner { pid: None, user: other, ..owner.clone() }.is_users_own());
+        let worker = PortOwner { pid: Some(Pid::from_raw(1)), ..owner.clone() };
+        let stranger = PortOwner { inode: owner.inode + 1, ..worker.clone() };
+        assert_eq!((owner.is_still(&worker), owner.is_still(&stranger)), (true, false));
+        assert!(!PortOwner { pid: None, ..owner }.is_still(&PortOwner { pid: None, ..stranger }));
         drop(listener);
         assert!(!is_open(port).await);
         assert_eq!(super::port_owner(port).await, None);

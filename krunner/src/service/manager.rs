@@ -279,10 +279,12 @@ impl ServiceManager {
         port: u16,
         directory: Option<PathBuf>,
     ) -> Result<ServiceHandle, String> {
-        let predecessor = self.jobs.remove(&name);
-        if self.jobs.len() >= MAX_SERVICES {
+        // A predecessor that is still stopping is replaced. If the new one is refused, it stays, to be stopped with all.
+        let others = self.jobs.len() - usize::from(self.jobs.contains_key(&name));
+        if others >= MAX_SERVICES {
             return Err(format!("too many services are running (limit {MAX_SERVICES})"));
         }
+        let predecessor = self.jobs.remove(&name);
         let runtime_path = self.config.runtime_path.display().to_string();
         let variables = Variables::from([
             ("ports".to_owned(), Value::Numbers(ports.iter().copied().map(u64::from).collect())),

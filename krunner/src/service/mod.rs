@@ -36,7 +36,7 @@ pub(crate) use launch::ResolvedCommand;
 pub use launch::{UserOptions, resolve};
 pub(crate) use manager::{Services, ServicesBusy, ServicesConfig};
 pub(crate) use preview::preview;
-pub(crate) use process::{ProcessPhase, ServiceLaunch, ServiceProcess};
+pub(crate) use process::{ProcessPhase, ServiceLaunch, ServiceProcess, ServiceStartError};
 pub(crate) use response_timeout::DEFAULT_RESPONSE_TIMEOUT;
 pub(crate) use startup::{StartProgress, StartPublisher};
 pub use template::{Value, Variables, render};

@@ -11,6 +11,7 @@
 //! stderr, as if inherited, and its last lines are kept for [`ServiceExit`].
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,6 @@ use super::last_lines::LastLines;
 use super::listeners;
 use crate::config::ChildEnv;
 use crate::process::{Command, CommandOutcome, Control, Launcher, RunningChild, SpawnError};
-use crate::writer::Writer;
 
 /// Polling interval of the port right after the start: sshd listens within milliseconds, and the session's first `status`
 /// waits for it.
@@ -92,6 +92,9 @@ pub(crate) enum ServiceStartError {
     /// The program cannot be started.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// The service was stopped before its program had started.
+    #[error("stopped before it started")]
+    Stopped,
 }
 
 /// The phase of a service's process.
@@ -109,16 +112,19 @@ pub(crate) enum ProcessPhase {
 #[derive(Clone)]
 pub(crate) struct ServiceProcess {
     pid: Pid,
-    control: Control,
     phase: watch::Receiver<ProcessPhase>,
 }
 
 impl ServiceProcess {
-    /// Starts a process and a task that watches it.
+    /// Starts a process and a task that watches it. The process is stopped by `control`, also while it starts.
     ///
     /// # Errors
     /// When the process cannot be started, or its port already has a listener, which would be mistaken for it.
-    pub(crate) async fn start(launcher: &Launcher, launch: &ServiceLaunch) -> Result<Self, ServiceStartError> {
+    pub(crate) async fn start(
+        launcher: &Launcher,
+        launch: &ServiceLaunch,
+        control: &Control,
+    ) -> Result<Self, ServiceStartError> {
         if let Some(port) = launch.port
             && let Some(owner) = listeners::port_owner(port).await
         {
@@ -126,10 +132,11 @@ impl ServiceProcess {
         }
         let lines = Arc::new(LastLines::default());
         let launcher = Launcher { sink: lines.clone(), logs: None, ..launcher.clone() };
-        let control = Control::new();
-        let running = launcher.start(&launch.command, &launch.env, &control, Writer::discard())?;
+        let control = control.clone();
+        let started = launcher.start(&launch.command, &launch.env, &control).await?;
+        let ControlFlow::Continue(running) = started else { return Err(ServiceStartError::Stopped) };
         let (phase_sender, phase) = watch::channel(ProcessPhase::Starting);
-        let service = Self { pid: running.pid(), control: control.clone(), phase };
+        let service = Self { pid: running.pid(), phase };
         let tasks = launcher.tasks.clone();
         let task =
             ProcessTask { name: launch.name.clone(), port: launch.port, control, lines, launcher, phase: phase_sender };
@@ -174,11 +181,6 @@ impl ServiceProcess {
             Ok(ProcessPhase::Exited(ended)) => ended,
             _ => std::future::pending().await,
         }
-    }
-
-    /// Stops the process group: SIGTERM, and SIGKILL after two seconds. [`Self::ended`] resolves when it exited.
-    pub(crate) fn stop(&self) {
-        self.control.terminate();
     }
 }
 
@@ -238,6 +240,7 @@ mod tests {
     use super::*;
     use crate::process::{ChildStatus, Console, NoExplanation, OomScorePolicy, Reaper};
     use crate::tasks::TaskGroup;
+    use crate::writer::Writer;
     use std::collections::BTreeMap;
     use std::net::TcpListener;
 
@@ -269,7 +272,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let sleeping = launch("exec sleep 1000", Some(port));
 
-        let Err(error) = ServiceProcess::start(&launcher, &sleeping).await else { panic!() };
+        let Err(error) = ServiceProcess::start(&launcher, &sleeping, &Control::new()).await else { panic!() };
         let us = format!("(process {})", std::process::id());
         let message = error.to_string();
         assert!(
@@ -278,26 +281,27 @@ mod tests {
         );
         drop(listener);
 
-        let mut service = ServiceProcess::start(&launcher, &sleeping).await.unwrap();
+        let control = Control::new();
+        let mut service = ServiceProcess::start(&launcher, &sleeping, &control).await.unwrap();
         let deadline = Instant::now() + 3 * EAGER_POLL;
         assert_eq!(service.settled(deadline).await, ProcessPhase::Starting);
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         assert_eq!(service.settled(soon()).await, ProcessPhase::Listening);
-        service.stop();
+        control.terminate();
         assert_eq!(service.ended().await.outcome, CommandOutcome::Terminated(ChildStatus::Signal(15)));
         drop(listener);
 
         let failing = launch("echo starting; echo no such module >&2; exit 3", Some(port));
-        let mut service = ServiceProcess::start(&launcher, &failing).await.unwrap();
+        let mut service = ServiceProcess::start(&launcher, &failing, &Control::new()).await.unwrap();
         let ProcessPhase::Exited(ended) = service.settled(soon()).await else { panic!() };
         assert_eq!(ended.to_string(), "exited with code 3; last output:\nno such module");
 
         let missing = ServiceLaunch { command: Command::argv(["/nowhere/x"]), ..launch("", None) };
-        let error = ServiceProcess::start(&launcher, &missing).await.err();
+        let error = ServiceProcess::start(&launcher, &missing, &Control::new()).await.err();
         assert!(matches!(error, Some(ServiceStartError::Spawn(SpawnError::NotFound(_)))));
         let elsewhere =
             ServiceLaunch { command: Command::argv(["/bin/true"]).in_directory("/nowhere"), ..launch("", None) };
-        let error = ServiceProcess::start(&launcher, &elsewhere).await.err();
+        let error = ServiceProcess::start(&launcher, &elsewhere, &Control::new()).await.err();
         assert!(matches!(error, Some(ServiceStartError::Spawn(SpawnError::NoFolder(_)))));
     }
 }

@@ -24,5 +24,5 @@ pub(crate) use proctitle::set_process_title;
 pub(crate) use pty::{lead_session_on_stdin, set_window_size};
 pub(crate) use queues::{readable_bytes, unsent_bytes};
 pub(crate) use readiness::readable;
-pub(crate) use reap::{ExitedChild, exited_child, reap};
+pub(crate) use reap::{ExitedChild, exited_child, exited_child_with, reap};
 pub(crate) use signal_sender::{SenderNote, SignalSender};

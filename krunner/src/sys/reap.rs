@@ -20,11 +20,21 @@ pub(crate) struct ExitedChild {
 /// nix's equivalents fail on a child killed by a real-time signal, which its `Signal` cannot represent.
 #[must_use]
 pub(crate) fn exited_child() -> Option<ExitedChild> {
+    exited(libc::P_ALL, 0)
+}
+
+/// Returns the child with this pid if it has exited. It stays a zombie until [`reap`].
+#[must_use]
+pub(crate) fn exited_child_with(pid: Pid) -> Option<ExitedChild> {
+    exited(libc::P_PID, pid.as_raw().unsigned_abs())
+}
+
+fn exited(which: libc::idtype_t, id: libc::id_t) -> Option<ExitedChild> {
     // SAFETY: a siginfo_t is plain numbers and unions of them, for which 0 is a value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     until_done(|| {
         // SAFETY: waitid writes one siginfo_t, to the one that `info` is.
-        unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) }
+        unsafe { libc::waitid(which, id, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) }
     })?;
     // SAFETY: waitid has filled in the members for a child, or left all at 0 (waitid(2)).
     let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };

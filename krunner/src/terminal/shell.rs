@@ -210,11 +210,13 @@ impl ShellOwner {
             return ShellEnd::NotStarted(format!("none of {} exists", SHELLS.join(", ")));
         };
         let command = Command::argv([shell]);
-        let mut running = match spawn_on_terminal(&self.launcher.reaper, &command, &self.env, &other_end) {
-            Ok(running) => running,
-            Err(error) => return ShellEnd::NotStarted(chain(&error)),
+        let mut running = tokio::select! {
+            started = spawn_on_terminal(&self.launcher.reaper, &command, &self.env, other_end) => match started {
+                Ok(running) => running,
+                Err(error) => return ShellEnd::NotStarted(chain(&error)),
+            },
+            done = self.handler.serve(Some(&pty)) => return ShellEnd::Stopped(done),
         };
-        drop(other_end);
         tracing::debug!("{shell} is process {} on the terminal", running.pid);
         self.tell.send_replace(Some(running.pid));
 

@@ -150,7 +150,8 @@ impl<T: QueueItem> ReplyQueue<T> {
                 return NextAction::WaitUntil(due);
             }
         }
-        let window_full = newest.handed_bytes - newest.relayed_bytes >= WINDOW_BYTES;
+        // A relay may report more than was handed over: the link is about to fail, and nothing may wait for it.
+        let window_full = newest.handed_bytes.saturating_sub(newest.relayed_bytes) >= WINDOW_BYTES;
         if window_full || newest.in_flight.len() >= WINDOW_ENTRIES {
             return NextAction::Blocked;
         }
@@ -262,6 +263,16 @@ mod tests {
         assert_eq!(handed, 16);
         queue.relayed(A, 64 * 1024, now);
         assert!(matches!(queue.next(now), NextAction::Send(A, Reply { number: 16, .. })));
+    }
+
+    #[test]
+    fn a_link_that_relayed_more_than_it_got_still_takes_replies() {
+        let now = Instant::now();
+        let mut queue = ReplyQueue::new();
+        queue.link_up(A, now);
+        queue.relayed(A, 1000, now);
+        queue.push(reply(0));
+        assert_eq!(queue.next(now), NextAction::Send(A, reply(0)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::backoff::Backoff;
 use super::plan::ServicePlan;
 use crate::error::chain;
 use crate::process::{Control, Launcher};
-use crate::service::{ProcessPhase, ServiceProcess};
+use crate::service::{ProcessPhase, ServiceProcess, ServiceStartError};
 
 /// A service whose port has not opened by then gets a warning in the log.
 const OPEN_DEADLINE: Duration = Duration::from_mins(1);
@@ -103,13 +103,13 @@ impl RestartLoop {
         while !self.control.is_terminated() {
             plan.restore_files().await;
             let begun = Instant::now();
-            match ServiceProcess::start(&self.launcher, launch).await {
-                Ok(service) => {
-                    if !self.follow(service, name).await {
-                        break;
-                    }
-                }
+            match ServiceProcess::start(&self.launcher, launch, &self.control).await {
+                Ok(service) => self.follow(service, name).await,
+                Err(ServiceStartError::Stopped) => {}
                 Err(error) => tracing::warn!("cannot start {name}: {}", chain(&error)),
+            }
+            if self.control.is_terminated() {
+                break;
             }
             self.tell.send_replace(ManagedState::Starting);
             let Some(pause) = backoff.after(begun.elapsed()) else {
@@ -125,24 +125,13 @@ impl RestartLoop {
         format!("{name} was stopped")
     }
 
-    /// Watches the process until it exits; `false` if it was stopped.
-    async fn follow(&self, mut service: ServiceProcess, name: &str) -> bool {
-        let mut opening = service.clone();
-        let life = async {
-            match opening.settled(Instant::now() + OPEN_DEADLINE).await {
-                ProcessPhase::Listening => _ = self.tell.send_replace(ManagedState::Ready),
-                ProcessPhase::Starting => tracing::warn!("{name} is running, but its port has not opened"),
-                ProcessPhase::Exited(_) => {}
-            }
-            opening.ended().await;
-        };
-        tokio::select! {
-            () = life => true,
-            () = self.control.terminated() => {
-                service.stop();
-                service.ended().await;
-                false
-            }
+    /// Watches the process until it exits.
+    async fn follow(&self, mut service: ServiceProcess, name: &str) {
+        match service.settled(Instant::now() + OPEN_DEADLINE).await {
+            ProcessPhase::Listening => _ = self.tell.send_replace(ManagedState::Ready),
+            ProcessPhase::Starting => tracing::warn!("{name} is running, but its port has not opened"),
+            ProcessPhase::Exited(_) => {}
         }
+        service.ended().await;
     }
 }

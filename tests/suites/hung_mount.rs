@@ -1,0 +1,104 @@
+//! A mount that never answers, like a dead NFS server: whatever is on it, ops are answered, and steps and the runner end.
+//!
+//! It is a FUSE file system without a server: the kernel waits for the first answer, and so does every access.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use krunner_tests::{LaunchMethod, Raw, Runner, Setup, host, require, wait};
+use nix::sys::signal::Signal;
+
+/// An answer that does not wait for the mount.
+const SOON: Duration = Duration::from_secs(5);
+
+/// What this needs from the machine.
+fn requirements() -> Result<(), String> {
+    host::root()?;
+    host::util_linux()?;
+    if Path::new("/dev/fuse").exists() { Ok(()) } else { Err("no /dev/fuse".to_owned()) }
+}
+
+/// Starts the runner in a mount namespace where `folder` of its root hangs.
+fn start_with_hung(setup: Setup, folder: &str) -> Runner {
+    let setup = setup.folder(folder);
+    let target = setup.root().join(folder);
+    // The mount lives as long as the runner has the descriptor.
+    let mount = format!(
+        "exec 9<>/dev/fuse\nmount -i -t fuse hung {} -o fd=9,rootmode=40000,user_id=0,group_id=0",
+        target.display()
+    );
+    setup.prefix_first(&LaunchMethod::direct().mounts(&mount)).start()
+}
+
+/// A session whose interpreter is on the mount.
+fn with_hung_interpreter() -> Runner {
+    let setup = Setup::new("php").file("home/work/main.php", "not reached\n");
+    let interpreter = setup.root().join("hung/php");
+    start_with_hung(setup.runtime(interpreter), "hung")
+}
+
+#[track_caller]
+fn assert_answers(raw: &mut Raw) {
+    let since = Instant::now();
+    raw.sync();
+    assert!(since.elapsed() < SOON, "status took {:?}", since.elapsed());
+}
+
+#[test]
+fn program_that_cannot_start_can_be_interrupted() {
+    require!(requirements());
+    let runner = with_hung_interpreter();
+    let mut raw = Raw::connect(&runner);
+    raw.op("exec", "*");
+    wait::until_true("a process in execve", || !runner.processes().is_empty());
+    assert_answers(&mut raw);
+
+    let since = Instant::now();
+    raw.op("interrupt", "");
+    assert_eq!(raw.read_runs(1).codes(), [("finished", -2)]);
+    assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
+    runner.wait_for_log(&["has not started", "a mount that hangs"]);
+    assert_eq!(raw.exec("echo alive").stdout(), "alive\n");
+}
+
+#[test]
+fn program_that_cannot_start_does_not_delay_the_end() {
+    require!(requirements());
+    let mut runner = with_hung_interpreter();
+    let mut raw = Raw::connect(&runner);
+    raw.op("exec", "*");
+    wait::until_true("a process in execve", || !runner.processes().is_empty());
+    assert_answers(&mut raw);
+
+    let since = Instant::now();
+    runner.signal(Signal::SIGTERM);
+    assert_eq!(raw.read_to_end().codes(), [("finished", -15)]);
+    assert!(runner.wait_exit().success());
+    assert!(since.elapsed() < 2 * SOON, "{:?}", since.elapsed());
+    wait::until_true("no process is left", || runner.processes().is_empty());
+}
+
+#[test]
+fn program_that_reads_from_it_is_ended() {
+    require!(requirements());
+    let runner = start_with_hung(crate::app(), "home/work/hung");
+    let mut raw = Raw::connect(&runner);
+    raw.op("exec", "cat hung/file");
+    runner.wait_for_program("cat", 1);
+    assert_answers(&mut raw);
+    raw.op("interrupt", "");
+    assert_eq!(raw.read_runs(1).ends().len(), 1);
+    assert_eq!(raw.exec("echo alive").stdout(), "alive\n");
+}
+
+#[test]
+fn steps_run_without_a_log_that_cannot_be_opened() {
+    require!(requirements());
+    let runner = start_with_hung(crate::app(), "home/work/.logs/task");
+    let mut raw = Raw::connect(&runner);
+    assert_answers(&mut raw);
+    let since = Instant::now();
+    assert_eq!(raw.exec("echo alive").stdout(), "alive\n");
+    assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
+    runner.wait_for_log(&["task log disabled", "did not open within"]);
+}
