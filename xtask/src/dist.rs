@@ -114,7 +114,7 @@ pub(crate) fn make(archs: &[Arch]) -> Result<Dist> {
     let site = Site::here()?;
     let mut binaries = Vec::new();
     for &arch in archs {
-        let built = site.build("krunner", "krunner", arch)?;
+        let built = site.build(arch)?;
         let problems = elf::problems(&built, arch)?;
         if !problems.is_empty() {
             bail!("{} is unfit for release: {}", built.display(), problems.join("; "));

@@ -16,6 +16,9 @@ use crate::workspace::{cargo, on_path, printed, root, run, step, target_dir};
 /// The build profile in `Cargo.toml`.
 const PROFILE: &str = "static";
 
+/// The profile of programs that only tests run.
+const TEST_PROFILE: &str = "static-tests";
+
 /// A processor that static binaries are built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Arch {
@@ -94,18 +97,27 @@ impl Site {
         Ok(Self { sources: root(), cargo_home, target_dir: target_dir()? })
     }
 
-    /// Builds a binary of a package and returns its path.
-    pub(crate) fn build(&self, package: &str, name: &str, arch: Arch) -> Result<PathBuf> {
+    /// Builds krunner and returns its path.
+    pub(crate) fn build(&self, arch: Arch) -> Result<PathBuf> {
+        self.build_with(PROFILE, "krunner", "krunner", arch)
+    }
+
+    /// Builds a program of the tests, without optimizing it, and returns its path.
+    pub(crate) fn build_test_program(&self, name: &str, arch: Arch) -> Result<PathBuf> {
+        self.build_with(TEST_PROFILE, "krunner-tests", name, arch)
+    }
+
+    fn build_with(&self, profile: &str, package: &str, name: &str, arch: Arch) -> Result<PathBuf> {
         arch.ensure()?;
-        step(&format!("building {name} ({PROFILE}, {})", arch.target()));
+        step(&format!("building {name} ({profile}, {})", arch.target()));
         // The folder of unpacked crates is named after the registry and exists only after fetching.
         run(self.cargo().args(["fetch", "--locked", "--quiet", "--target", arch.target()]))?;
         let mut command = self.cargo();
-        command.args(["build", "--locked", "--profile", PROFILE, "--package", package, "--bin", name]);
+        command.args(["build", "--locked", "--profile", profile, "--package", package, "--bin", name]);
         command.args(["--target", arch.target()]);
         command.env("CARGO_ENCODED_RUSTFLAGS", self.flags(arch)?);
         run(&mut command)?;
-        let binary = self.target_dir.join(arch.target()).join(PROFILE).join(name);
+        let binary = self.target_dir.join(arch.target()).join(profile).join(name);
         if !binary.is_file() {
             bail!("cargo did not build {}", binary.display());
         }

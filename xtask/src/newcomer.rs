@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::test::Selection;
 use crate::venv;
-use crate::workspace::{find_on_path, printed, root, run, step, target_dir};
+use crate::workspace::{QUICK_BUILD, find_on_path, printed, root, run, step, target_dir};
 
 const HELP: &str = "\
 Clones HEAD into a temporary folder and runs `cargo xtask test` there as on a fresh machine: a new home, only the \
@@ -151,14 +151,6 @@ const KEPT: &[&str] = &[
     "CURL_CA_BUNDLE",
 ];
 
-/// Makes builds faster, because CI has less time than a newcomer: the release binary is not optimized for size, and
-/// nothing has debug information.
-const HURRY: &[(&str, &str)] = &[
-    ("CARGO_PROFILE_RELEASE_LTO", "off"),
-    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
-    ("CARGO_PROFILE_DEV_DEBUG", "0"),
-];
-
 /// The tests that must not be skipped, because they check the contract with the agent.
 const CONTRACT: &str = "conformance";
 
@@ -251,7 +243,7 @@ impl FreshMachine {
             .args(selection.arguments("--without"))
             .current_dir(self.folder.path().join("clone"));
         command.env_clear().envs(kept_variables()).env("HOME", self.folder.path().join("home")).env("PATH", &self.path);
-        command.envs(HURRY.iter().copied());
+        command.envs(QUICK_BUILD.iter().copied());
         if let Some(cache) = pip_cache() {
             command.env("PIP_CACHE_DIR", cache);
         }

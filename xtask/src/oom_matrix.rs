@@ -9,7 +9,7 @@ use krunner_tests::oom_matrix::{self, CaseResult, Machine, MatrixPlan, MonitorMo
 use serde_json::json;
 
 use crate::summary::Check;
-use crate::workspace::{build_binary, build_release, step};
+use crate::workspace::{build_binary, build_quickly, build_release, step};
 
 const HELP: &str = "\
 Causes real OOM kills in scratch memory cgroups while `krunner monitor` and `krunner monitor --no-bpf` run side by side, and \
@@ -102,7 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 pub(crate) fn test(krunner: &Path) -> Result<Vec<Check>> {
     let plan = MatrixPlan {
         krunner: krunner.to_owned(),
-        victim: build_binary("krunner-tests", "victim")?,
+        victim: build_quickly("krunner-tests", "victim")?,
         modes: MonitorMode::ALL.to_vec(),
         only: Vec::new(),
         machine: Machine::Shared,

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 
 use crate::musl::Arch;
 use crate::summary::{Check, Summary};
-use crate::workspace::{build_release, cargo, named, root, step};
+use crate::workspace::{build_quickly, build_release, cargo, named, root, step};
 use crate::{audit, dist, host, oom_matrix, tidy, venv, vm};
 
 const HELP: &str = "\
@@ -105,7 +105,8 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let skip_file = scratch.path().join("skips");
     fs::write(&skip_file, "")?;
     let mut summary = Summary::default();
-    let krunner = build_release("krunner")?;
+    // With --all, the suites of artifacts test what is optimized.
+    let krunner = if args.all { build_quickly("krunner", "krunner")? } else { build_release("krunner")? };
     let dist = args.make_dist(&mut summary, &mut problems);
     let env = TestEnv { krunner, python, dist, skip_file, all: args.all };
     // The package with the suites runs separately, so that they run once. krunner-ebpf has another target.

@@ -118,7 +118,7 @@ impl Elsewhere {
 
     /// Describes how a build there differs from this binary.
     pub(super) fn differences(&self, binary: &Path, arch: Arch) -> Result<Vec<String>> {
-        let other = fs::read(self.site.build("krunner", "krunner", arch)?)?;
+        let other = fs::read(self.site.build(arch)?)?;
         let this = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
         if this == other {
             return Ok(Vec::new());
