@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use super::oom::OomEvent;
+use super::preparation::PreparedSession;
 use super::signals::StopSignal;
-use super::start::PreparedSession;
 use crate::monitor::recorder::PostMortem;
-use crate::service;
 use crate::user_input::InputWanted;
+use crate::wire::Reply;
 
 /// An event that the session loop handles.
 pub(super) enum SessionEvent {
@@ -43,7 +43,7 @@ pub(super) enum SessionEvent {
         wanted: InputWanted,
     },
     /// A reply about services, or a health change of a model service.
-    Service(service::ServiceEvent),
+    Service(Reply),
     /// An event about OOM kills.
     Oom(OomEvent),
     /// Earlier sessions in this home that ended unexpectedly.

@@ -9,11 +9,12 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::process::Control;
+use crate::service::StartOutcome;
 use crate::service::intrinsic::{ManagedService, ManagedState, Planner, SSHD, TTYD};
-use crate::service::{DEFAULT_RESPONSE_TIMEOUT, ServiceCommand, StartOutcome};
 use crate::wire::ServiceRequest;
 
-type PendingOutcome = Pin<Box<dyn Future<Output = StartOutcome> + Send>>;
+/// The outcome of a request, when it is known.
+pub(super) type PendingOutcome = Pin<Box<dyn Future<Output = StartOutcome> + Send>>;
 
 const STILL_STARTING: &str = "still starting";
 
@@ -65,7 +66,7 @@ impl Intrinsic {
     }
 
     /// The reply to a request for one of the services; `None` for another name. A stopped service is started again.
-    fn request(&mut self, name: &str, deadline: Instant) -> Option<PendingOutcome> {
+    pub(super) fn request(&mut self, name: &str, deadline: Instant) -> Option<PendingOutcome> {
         let (planner, launcher) = (self.planner.clone(), self.planner.launcher().clone());
         let service = self.named(name)?;
         if service.is_stopping() || matches!(service.state(), ManagedState::Stopped(_)) {
@@ -134,16 +135,16 @@ struct EarlyRequest {
 
 impl EarlyRequests {
     /// Resolves to the outcome, or to "still starting" at the deadline.
-    fn request(&mut self, name: &str, deadline: Instant) -> impl Future<Output = StartOutcome> + Send + use<> {
+    pub(super) fn request(&mut self, name: &str, deadline: Instant) -> PendingOutcome {
         let (pass_on, passed_on) = oneshot::channel();
         self.0.retain(|request| !request.pass_on.is_closed());
         self.0.push(EarlyRequest { name: name.to_owned(), deadline, pass_on });
-        async move {
+        Box::pin(async move {
             match timeout_at(deadline, passed_on).await {
                 Ok(Ok(answer)) => answer.await,
                 _ => StartOutcome::Failed(format!("{STILL_STARTING}: the session is not ready yet")),
             }
-        }
+        })
     }
 
     /// Passes the requests on to the services.
@@ -157,22 +158,9 @@ impl EarlyRequests {
     }
 }
 
-/// Converts a request for one of these services, so that its reply keeps its place among the others.
-pub(super) fn order(
-    intrinsic: &mut Option<Intrinsic>,
-    early: &mut EarlyRequests,
-    request: &ServiceRequest,
-) -> Option<ServiceCommand> {
-    if !matches!(request.name.as_str(), SSHD | TTYD) || request.protocol == "preopen" {
-        return None;
-    }
-    let deadline = Instant::now() + DEFAULT_RESPONSE_TIMEOUT;
-    match intrinsic {
-        Some(intrinsic) => {
-            intrinsic.request(&request.name, deadline).map(|answer| ServiceCommand::managed(answer, deadline))
-        }
-        None => Some(ServiceCommand::managed(early.request(&request.name, deadline), deadline)),
-    }
+/// Whether a request is for one of these services.
+pub(super) fn is_intrinsic(request: &ServiceRequest) -> bool {
+    matches!(request.name.as_str(), SSHD | TTYD) && request.protocol != "preopen"
 }
 
 /// Waits until the server may start, or until it is terminated before that.

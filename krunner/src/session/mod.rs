@@ -12,6 +12,7 @@
 //! work runs in separate tasks, which report back with events. Domain values are converted to replies here: no module
 //! below depends on the wire format.
 
+mod attribution;
 mod completion;
 mod dispatch;
 mod end_log;
@@ -21,18 +22,21 @@ mod intrinsic;
 mod last_end;
 mod oom;
 mod output;
+mod preparation;
 mod readiness;
 mod report_delivery;
+mod service_replies;
 mod services;
 mod signals;
-mod start;
+mod startup;
 mod step_queue;
-mod step_state;
+mod steps;
 mod stop;
 mod terminal;
 mod terminal_notice;
 mod termination_message;
 mod worker;
 
-pub(crate) use dispatch::{Session, SessionConfig};
+pub(crate) use dispatch::Session;
 pub(crate) use signals::Signals;
+pub(crate) use startup::SessionConfig;

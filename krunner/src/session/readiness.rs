@@ -15,15 +15,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::dispatch::Session;
-use super::event::SessionEvent;
-use crate::wire::Reply;
-
 /// Maximum time from the session's start to the first reply.
 const READY_DEADLINE: Duration = Duration::from_secs(50);
 
 /// How long to wait for sshd and ttyd after the bootstrap script.
-const SERVERS_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const SERVERS_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Maximum number of waiting requests. An agent sends one every 10 s.
 const MAX_WAITING: usize = 64;
@@ -37,7 +33,7 @@ pub(super) enum Readiness {
 
 /// What to do with a `status` request.
 #[derive(Debug, PartialEq, Eq)]
-enum StatusRequest {
+pub(super) enum StatusRequest {
     AnswerNow,
     Waits,
     /// Too many requests wait.
@@ -50,7 +46,7 @@ impl Readiness {
     }
 
     /// Registers a `status` request of the agent.
-    fn request(&mut self) -> StatusRequest {
+    pub(super) fn request(&mut self) -> StatusRequest {
         match self {
             Self::Ready => StatusRequest::AnswerNow,
             Self::Starting { waiting, .. } if *waiting < MAX_WAITING => {
@@ -62,7 +58,7 @@ impl Readiness {
     }
 
     /// Marks the session as ready and returns how many replies are due.
-    fn open(&mut self) -> usize {
+    pub(super) fn open(&mut self) -> usize {
         match std::mem::replace(self, Self::Ready) {
             Self::Starting { waiting, .. } => waiting,
             Self::Ready => 0,
@@ -75,54 +71,6 @@ impl Readiness {
             Self::Starting { deadline, .. } => Some(*deadline),
             Self::Ready => None,
         }
-    }
-}
-
-impl Session {
-    /// Answers a `status` now or when the session is ready.
-    pub(super) fn status_requested(&mut self, at_once: bool) {
-        let request = if at_once { StatusRequest::AnswerNow } else { self.readiness.request() };
-        match request {
-            StatusRequest::AnswerNow => self.answer_status(),
-            StatusRequest::Waits => tracing::debug!("deferring the `status` reply until the session is ready"),
-            StatusRequest::Refused => tracing::warn!("too many pending `status` requests; dropping one"),
-        }
-    }
-
-    /// Starts to wait for sshd and ttyd, the last part of the start.
-    pub(super) fn await_servers(&self) {
-        let Some(intrinsic) = &self.intrinsic else { return };
-        let settled = intrinsic.settled(Instant::now() + SERVERS_DEADLINE);
-        let report = self.report.clone();
-        self.tasks.spawn("readiness of sshd and ttyd", async move {
-            let late = settled.await;
-            let _ = report.send(SessionEvent::ServersSettled { late }).await;
-        });
-    }
-
-    /// sshd and ttyd listen or failed, except those in `late`.
-    pub(super) fn servers_settled(&mut self, late: &[&'static str]) {
-        for name in late {
-            tracing::warn!("{name} is not listening {SERVERS_DEADLINE:?} after the bootstrap script finished");
-        }
-        self.become_ready();
-    }
-
-    /// The agent will not wait much longer: replies although the session is not ready.
-    pub(super) fn readiness_overdue(&mut self) {
-        let pending = self.startup.borrow().phase.pending().unwrap_or("sshd or ttyd");
-        tracing::warn!("answering `status` although the session is not ready: waiting for {pending}");
-        self.become_ready();
-    }
-
-    fn become_ready(&mut self) {
-        for _ in 0..self.readiness.open() {
-            self.answer_status();
-        }
-    }
-
-    fn answer_status(&self) {
-        self.replies.answer(Reply::Status { started_at: self.started_at });
     }
 }
 

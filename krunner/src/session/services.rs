@@ -1,58 +1,96 @@
-//! Converts the agent's requests to service requests, and service events to replies.
+//! The services of a session: those that the agent defines, and sshd and ttyd, which every session has.
+//!
+//! ```text
+//! request for sshd, ttyd ─▶ Intrinsic (EarlyRequests until it is prepared) ─┐ a future of the outcome
+//! other requests ─────────────────────────────────────────────────────────▶ Services ─▶ replies in order
+//! ```
 
-use tokio::time::Instant;
+use std::time::Duration;
 
-use crate::service::{AppInfo, ServiceCommand, ServiceEvent, StartModel, StartOutcome, StartService};
-use crate::wire::{AppEntry, ModelServiceRequest, ModelStatus, Reply, ServiceOutcome, ServiceRequest};
+use tokio::sync::watch;
 
-pub(super) fn start(request: ServiceRequest) -> ServiceCommand {
-    let ServiceRequest { name, port, ports, protocol, options, launch_timeout } = request;
-    ServiceCommand::Start(StartService { name, port, ports, protocol, options, launch_timeout, at: Instant::now() })
+use super::intrinsic::{EarlyRequests, Intrinsic, is_intrinsic};
+use super::service_replies;
+use crate::service::{DEFAULT_RESPONSE_TIMEOUT, ServiceCommand, Services, ServicesBusy, StartProgress};
+use crate::wire::{ModelServiceRequest, Reply, ServiceRequest};
+
+/// The services of a session.
+pub(super) struct SessionServices {
+    services: Services,
+    /// sshd and ttyd, once their preparation has started.
+    intrinsic: Option<Intrinsic>,
+    early_requests: EarlyRequests,
+    startup: watch::Receiver<StartProgress>,
 }
 
-pub(super) fn start_model(request: ModelServiceRequest) -> ServiceCommand {
-    let ModelServiceRequest { name, model_path, service } = request;
-    ServiceCommand::StartModel(StartModel { name, model_path, service, at: Instant::now() })
-}
+impl SessionServices {
+    pub(super) fn new(services: Services, startup: watch::Receiver<StartProgress>) -> Self {
+        Self { services, intrinsic: None, early_requests: EarlyRequests::default(), startup }
+    }
 
-/// The reply to a request that does not fit into the queue. A stop request has no reply.
-pub(super) fn refusal(order: &ServiceCommand, problem: &str) -> Option<Reply> {
-    match order {
-        ServiceCommand::Start(_) | ServiceCommand::Managed(_) => {
-            Some(Reply::ServiceResult(ServiceOutcome::failed(problem)))
+    /// Takes over sshd and ttyd, with the requests for them so far.
+    pub(super) fn prepared(&mut self, intrinsic: Intrinsic) {
+        self.early_requests.pass_on(self.intrinsic.insert(intrinsic));
+    }
+
+    /// sshd and ttyd, once they are prepared.
+    pub(super) fn intrinsic(&self) -> Option<&Intrinsic> {
+        self.intrinsic.as_ref()
+    }
+
+    /// What the session's start waits for.
+    pub(super) fn pending(&self) -> &'static str {
+        self.startup.borrow().phase.pending().unwrap_or("sshd or ttyd")
+    }
+
+    /// Starts a service. Returns the reply if the request is refused, as the other requests do.
+    pub(super) fn start(&mut self, request: ServiceRequest) -> Option<Reply> {
+        let command = if is_intrinsic(&request) {
+            let deadline = tokio::time::Instant::now() + DEFAULT_RESPONSE_TIMEOUT;
+            let outcome = match &mut self.intrinsic {
+                Some(intrinsic) => intrinsic.request(&request.name, deadline),
+                None => Some(self.early_requests.request(&request.name, deadline)),
+            };
+            outcome.map(|outcome| ServiceCommand::managed(outcome, deadline))
+        } else {
+            None
+        };
+        self.order(command.unwrap_or_else(|| service_replies::start(request)))
+    }
+
+    /// Starts a model service.
+    pub(super) fn start_model(&self, request: ModelServiceRequest) -> Option<Reply> {
+        self.order(service_replies::start_model(request))
+    }
+
+    /// Stops a service.
+    pub(super) fn stop(&mut self, name: String) -> Option<Reply> {
+        if self.intrinsic.as_mut().is_some_and(|intrinsic| intrinsic.shut_down(&name)) {
+            return None;
         }
-        ServiceCommand::StartModel(_) => Some(Reply::ModelServiceResult(ServiceOutcome::failed(problem))),
-        ServiceCommand::ListApps(_) => Some(Reply::AppsResult(Vec::new())),
-        ServiceCommand::Stop(_) => None,
+        self.order(ServiceCommand::Stop(name))
     }
-}
 
-pub(super) fn reply(event: ServiceEvent) -> Reply {
-    match event {
-        ServiceEvent::Service(outcome) => Reply::ServiceResult(on_wire(outcome)),
-        ServiceEvent::Model(outcome) => Reply::ModelServiceResult(on_wire(outcome)),
-        ServiceEvent::Health { name, is_healthy } => {
-            Reply::ModelServiceStatus(ModelStatus { model_name: name, is_healthy })
-        }
-        ServiceEvent::Apps(apps) => Reply::AppsResult(apps.into_iter().map(app).collect()),
+    /// Lists the services, or the one with this name.
+    pub(super) fn list(&self, name: Option<String>) -> Option<Reply> {
+        self.order(ServiceCommand::ListApps(name))
     }
-}
 
-fn on_wire(outcome: StartOutcome) -> ServiceOutcome {
-    match outcome {
-        StartOutcome::Started => ServiceOutcome::Started,
-        StartOutcome::Running => ServiceOutcome::Running,
-        StartOutcome::Failed(error) => ServiceOutcome::Failed { error },
+    fn order(&self, command: ServiceCommand) -> Option<Reply> {
+        let busy = self.services.order(command).err()?;
+        tracing::warn!("request refused: {busy}");
+        let ServicesBusy(command) = &busy;
+        service_replies::refusal(command, &busy.to_string())
     }
-}
 
-/// Empty fields are omitted, as clients expect.
-fn app(info: AppInfo) -> AppEntry {
-    let list = |items: Vec<String>| (!items.is_empty()).then(|| items.into());
-    AppEntry {
-        name: info.name,
-        url_template: Some(info.url_template).filter(|template| !template.is_empty()),
-        allowed_arguments: list(info.allowed_arguments),
-        allowed_envs: list(info.allowed_envs),
+    /// The next reply or change of health.
+    pub(super) async fn next(&mut self) -> Reply {
+        service_replies::reply(self.services.next().await)
+    }
+
+    /// Starts to stop all services; resolves to `false` if some still run at the deadline.
+    pub(super) fn shut_down(&self, deadline: Duration) -> impl Future<Output = bool> + use<> {
+        self.intrinsic.iter().for_each(Intrinsic::stop);
+        self.services.stop(deadline)
     }
 }

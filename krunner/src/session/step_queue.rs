@@ -50,7 +50,11 @@ pub(super) enum PushResult {
 
 #[derive(Debug)]
 enum QueueEntry {
-    Step(Step),
+    Step {
+        step: Step,
+        /// A `code` that found nothing to wait for.
+        is_sole_code: bool,
+    },
     Rejected(StepKind),
 }
 
@@ -59,7 +63,8 @@ pub(super) struct StepQueue {
     waiting: VecDeque<QueueEntry>,
     steps: usize,
     text_bytes: usize,
-    running: Option<StepKind>,
+    /// The kind, and whether it is a `code` that found nothing to wait for.
+    running: Option<(StepKind, bool)>,
     build_failed: bool,
 }
 
@@ -74,7 +79,8 @@ impl StepQueue {
         }
         self.steps += 1;
         self.text_bytes += step.text.len();
-        self.waiting.push_back(QueueEntry::Step(step));
+        let is_sole_code = step.kind == StepKind::Code && self.is_idle();
+        self.waiting.push_back(QueueEntry::Step { step, is_sole_code });
         PushResult::Queued
     }
 
@@ -92,25 +98,35 @@ impl StepQueue {
                 }
                 Some(NextWork::Answer { kind, exit_code: REJECTED })
             }
-            QueueEntry::Step(step) => {
+            QueueEntry::Step { step, is_sole_code } => {
                 self.steps -= 1;
                 self.text_bytes -= step.text.len();
                 if step.kind == StepKind::Exec && std::mem::take(&mut self.build_failed) {
                     return Some(NextWork::Answer { kind: step.kind, exit_code: BUILD_FAILED });
                 }
-                self.running = Some(step.kind);
+                self.running = Some((step.kind, is_sole_code));
                 Some(NextWork::Run(step))
             }
         }
     }
 
-    /// Marks the running step as finished and returns its kind.
-    pub(super) fn finished(&mut self, exit_code: i32) -> Option<StepKind> {
-        let kind = self.running.take();
-        if kind == Some(StepKind::Build) {
+    /// Marks the running step as finished. Returns its kind, and whether it was a `code` that found nothing to wait for.
+    pub(super) fn finished(&mut self, exit_code: i32) -> Option<(StepKind, bool)> {
+        let (kind, is_sole_code) = self.running.take()?;
+        if kind == StepKind::Build {
             self.build_failed = exit_code != 0;
         }
-        kind
+        Some((kind, is_sole_code))
+    }
+
+    /// Takes the waiting steps.
+    pub(super) fn take_waiting(&mut self) -> Vec<StepKind> {
+        (self.steps, self.text_bytes) = (0, 0);
+        let kind = |entry| match entry {
+            QueueEntry::Step { step, .. } => step.kind,
+            QueueEntry::Rejected(kind) => kind,
+        };
+        self.waiting.drain(..).map(kind).collect()
     }
 
     /// Whether no step runs or waits.
@@ -125,7 +141,8 @@ impl StepQueue {
     }
 
     /// The number of waiting steps.
-    pub(super) fn waiting(&self) -> usize {
+    #[cfg(test)]
+    fn waiting(&self) -> usize {
         self.waiting.len()
     }
 }
@@ -143,7 +160,7 @@ mod tests {
         assert_eq!(queue.push(step(kind)), PushResult::Queued);
         let work = queue.next().unwrap();
         if matches!(work, NextWork::Run(_)) {
-            assert_eq!(queue.finished(exit_code), Some(kind));
+            assert_eq!(queue.finished(exit_code).map(|(kind, _)| kind), Some(kind));
         }
         work
     }
@@ -172,7 +189,7 @@ mod tests {
         assert_eq!(queue.push(step(StepKind::Code)), PushResult::Rejected);
         for _ in 0..MAX_STEPS {
             assert!(matches!(queue.next(), Some(NextWork::Run(_))));
-            assert_eq!(queue.finished(0), Some(StepKind::Clean));
+            assert_eq!(queue.finished(0), Some((StepKind::Clean, false)));
         }
         assert_eq!(queue.next(), Some(NextWork::Answer { kind: StepKind::Code, exit_code: -1 }));
         assert_eq!(queue.next(), None);
@@ -200,7 +217,7 @@ mod tests {
             let mut queue = StepQueue::default();
             let (mut pushed, mut answered) = (Vec::new(), Vec::new());
             let advance = |queue: &mut StepQueue, answered: &mut Vec<StepKind>, code: i32| {
-                answered.extend(queue.finished(code));
+                answered.extend(queue.finished(code).map(|(kind, _)| kind));
                 match queue.next() {
                     Some(NextWork::Answer { kind, .. }) => answered.push(kind),
                     Some(NextWork::Run(_)) => assert!(queue.next().is_none()),

@@ -14,16 +14,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::dispatch::Session;
+use super::attribution::Attribution;
 use super::event::SessionEvent;
-use super::intrinsic::Intrinsic;
+use super::services::SessionServices;
 use super::signals::Signals;
-use super::step_state::StepState;
+use super::steps::Steps;
 use crate::exit::Exit;
-use crate::process::{kill_children, terminate_orphans};
+use crate::process::{Console, kill_children, terminate_orphans};
 use crate::runtime::Engine;
+use crate::tasks::TaskGroup;
+use crate::transport::ReplySender;
+use crate::wire::Reply;
 use crate::writer::Writer;
 
 const STEP_DEADLINE: Duration = Duration::from_millis(3500);
@@ -37,109 +41,146 @@ const CONSOLE_DEADLINE: Duration = Duration::from_millis(300);
 const FORCED_DEADLINE: Duration = Duration::from_millis(100);
 const TASKS_DEADLINE: Duration = Duration::from_millis(500);
 
-/// Shuts down; a second signal forces it.
-pub(super) async fn stop(mut session: Session, signals: &mut Signals, reason: &str) -> Exit {
-    session.end_log.record_stopping(reason);
-    tokio::select! {
-        biased;
-        second = signals.next() => {
-            kill_children(FORCED_DEADLINE).await;
-            session.end_log.record_shutdown(&format!("{reason}, then a second signal: {second}"), FORCED_DEADLINE).await;
-            Exit::Forced
+/// Exit code of a step that did not stop in time.
+const KILLED: i32 = -nix::libc::SIGKILL;
+
+/// Exit code of a step that was still waiting.
+const CANCELLED: i32 = -nix::libc::SIGTERM;
+
+/// The parts of a session that shut down.
+pub(super) struct Shutdown {
+    /// The engine, if the session was prepared and its language has one.
+    pub(super) engine: Option<Arc<dyn Engine>>,
+    pub(super) steps: Steps,
+    pub(super) services: SessionServices,
+    pub(super) attribution: Attribution,
+    /// What the step and the preparation report.
+    pub(super) events: mpsc::Receiver<SessionEvent>,
+    pub(super) replies: ReplySender,
+    pub(super) tasks: TaskGroup,
+    pub(super) console: Console,
+}
+
+impl Shutdown {
+    /// Shuts down; a second signal forces it.
+    pub(super) async fn run(mut self, signals: &mut Signals, reason: &str) -> Exit {
+        self.attribution.end_log.record_stopping(reason);
+        tokio::select! {
+            biased;
+            second = signals.next() => {
+                kill_children(FORCED_DEADLINE).await;
+                let reason = format!("{reason}, then a second signal: {second}");
+                self.attribution.end_log.record_shutdown(&reason, FORCED_DEADLINE).await;
+                Exit::Forced
+            }
+            () = self.wind_down(reason) => Exit::Ok,
         }
-        () = wind_down(&mut session, reason) => Exit::Ok,
     }
-}
 
-async fn wind_down(session: &mut Session, reason: &str) {
-    tracing::debug!("stopping");
-    // A blocked stdout or stderr must not delay the remaining program output to the agent.
-    [&session.console.stdout, &session.console.stderr].into_iter().for_each(Writer::hurry);
-    let deadline = Instant::now() + STEP_DEADLINE;
-    let (engine, services) = (session.engine().cloned(), session.services.stop(STEP_DEADLINE));
-    session.intrinsic.iter().for_each(Intrinsic::stop);
-    let ((), (), services_ended) = tokio::join!(end_step(session, deadline), end_engine(engine), services);
-    // `end_step` may have received sshd and ttyd together with the end of the bootstrap script.
-    let intrinsic_ended = match &session.intrinsic {
-        Some(intrinsic) => intrinsic.over(deadline).await,
-        None => true,
-    };
-    if !(services_ended && intrinsic_ended) {
-        tracing::warn!("some services did not stop in time");
+    async fn wind_down(&mut self, reason: &str) {
+        tracing::debug!("stopping");
+        // A blocked stdout or stderr must not delay the remaining program output to the agent.
+        [&self.console.stdout, &self.console.stderr].into_iter().for_each(Writer::hurry);
+        let deadline = Instant::now() + STEP_DEADLINE;
+        let (engine, services) = (self.engine.clone(), self.services.shut_down(STEP_DEADLINE));
+        let ((), (), services_ended) = tokio::join!(self.end_step(deadline), end_engine(engine), services);
+        // `end_step` may have received sshd and ttyd together with the end of the bootstrap script.
+        let intrinsic_ended = match self.services.intrinsic() {
+            Some(intrinsic) => intrinsic.over(deadline).await,
+            None => true,
+        };
+        if !(services_ended && intrinsic_ended) {
+            tracing::warn!("some services did not stop in time");
+        }
+        self.cancel_waiting_steps();
+        terminate_orphans(ORPHAN_TIMEOUT).await;
+        let goodbye = self.attribution.end_log.record_shutdown(reason, RECORD_DEADLINE);
+        let (is_flushed, ()) = tokio::join!(self.replies.flush(FLUSH_DEADLINE), goodbye);
+        if !is_flushed {
+            tracing::warn!("some replies were not delivered to the agent");
+        }
+        if !self.tasks.stop(TASKS_DEADLINE).await {
+            tracing::warn!("some internal tasks did not stop in time");
+        }
+        for writer in [&self.console.stdout, &self.console.stderr] {
+            // A failure cannot be reported any more.
+            let _ = writer.flush(CONSOLE_DEADLINE).await;
+        }
     }
-    if session.queue.waiting() > 0 {
-        tracing::warn!("{} queued steps cancelled: the runner is shutting down", session.queue.waiting());
-    }
-    terminate_orphans(ORPHAN_TIMEOUT).await;
-    let goodbye = session.end_log.record_shutdown(reason, RECORD_DEADLINE);
-    let (is_flushed, ()) = tokio::join!(session.replies.flush(FLUSH_DEADLINE), goodbye);
-    if !is_flushed {
-        tracing::warn!("some replies were not delivered to the agent");
-    }
-    if !session.tasks.stop(TASKS_DEADLINE).await {
-        tracing::warn!("some internal tasks did not stop in time");
-    }
-    for writer in [&session.console.stdout, &session.console.stderr] {
-        // A failure cannot be reported any more.
-        let _ = writer.flush(CONSOLE_DEADLINE).await;
-    }
-}
 
-/// Terminates the running step or the bootstrap script, and answers the step.
-async fn end_step(session: &mut Session, deadline: Instant) {
-    if let StepState::Reporting { exit_code, .. } = session.step {
-        report_kills(session).await;
-        return session.step_done(exit_code);
+    /// Terminates the running step or the bootstrap script, and answers the step.
+    async fn end_step(&mut self, deadline: Instant) {
+        if !self.steps.has_ended() {
+            let Some(control) = self.steps.control() else { return };
+            control.terminate();
+            match timeout_at(deadline, self.step_ended()).await {
+                Ok(Some(exit_code)) => self.steps.program_ended(exit_code, Instant::now()),
+                Ok(None) => return,
+                Err(_) => {
+                    tracing::warn!("a step did not stop in time; some of its output may be lost");
+                    self.steps.program_ended(KILLED, Instant::now());
+                    return self.answer_step();
+                }
+            }
+        }
+        self.report_kills().await;
+        self.answer_step();
     }
-    let Some(control) = session.step.control() else { return };
-    control.terminate();
-    let ended = async {
+
+    /// Waits for the end of the step and returns its exit code, or `None` if it was the preparation.
+    async fn step_ended(&mut self) -> Option<i32> {
         loop {
-            match session.events.recv().await {
-                Some(SessionEvent::StepDone { exit_code }) => return Some(exit_code),
-                Some(SessionEvent::Ready(prepared)) => {
+            match self.events.recv().await? {
+                SessionEvent::StepDone { exit_code } => return Some(exit_code),
+                SessionEvent::Ready(prepared) => {
                     prepared.intrinsic.stop();
-                    session.intrinsic = Some(prepared.intrinsic);
+                    self.services.prepared(prepared.intrinsic);
                     // The engine started during the shutdown, so it was not stopped yet.
                     end_engine(prepared.engine).await;
                     return None;
                 }
-                None => return None,
-                Some(_) => {}
+                _ => {}
             }
         }
-    };
-    match timeout_at(deadline, ended).await {
-        Ok(Some(exit_code)) => {
-            report_kills(session).await;
-            session.step_done(exit_code);
-        }
-        Ok(None) => {}
-        Err(_) => {
-            tracing::warn!("a step did not stop in time; some of its output may be lost");
-            session.step_done(-nix::libc::SIGKILL);
-        }
     }
-}
 
-/// Reports the OOM kills so far, before the end of the step.
-async fn report_kills(session: &mut Session) {
-    let number = session.step_number;
-    if !session.oom.request_barrier(number) {
-        return;
-    }
-    let told = async {
-        loop {
-            let told = session.oom.next().await;
-            if session.oom.handle(told, true, &mut session.end_log) == Some(number) {
-                return;
-            }
+    fn answer_step(&mut self) {
+        if let Some(finished) = self.steps.finish() {
+            self.attribution.end_log.record_step_end(finished.number, finished.exit_code);
+            finished.answer(&self.replies);
         }
-    };
-    if timeout(REPORT_DEADLINE, told).await.is_err() {
-        tracing::warn!("an OOM kill report may be missing: the runner is shutting down");
     }
-    session.oom.send_pending();
+
+    /// Answers the steps that will not run.
+    fn cancel_waiting_steps(&mut self) {
+        let waiting = self.steps.take_waiting();
+        if !waiting.is_empty() {
+            tracing::warn!("{} queued steps cancelled: the runner is shutting down", waiting.len());
+        }
+        for kind in waiting {
+            self.replies.answer(Reply::Finished { kind, exit_code: CANCELLED });
+        }
+    }
+
+    /// Reports the OOM kills so far, before the end of the step.
+    async fn report_kills(&mut self) {
+        let (number, attribution) = (self.steps.number(), &mut self.attribution);
+        if !attribution.oom.request_barrier(number) {
+            return;
+        }
+        let told = async {
+            loop {
+                let event = attribution.oom.next().await;
+                if attribution.handle(event, true) == Some(number) {
+                    return;
+                }
+            }
+        };
+        if timeout(REPORT_DEADLINE, told).await.is_err() {
+            tracing::warn!("an OOM kill report may be missing: the runner is shutting down");
+        }
+        self.attribution.oom.send_pending();
+    }
 }
 
 async fn end_engine(engine: Option<Arc<dyn Engine>>) {
