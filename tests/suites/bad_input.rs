@@ -294,3 +294,51 @@ fn another_users_file_at_the_sockets_path_keeps_no_program_from_asking() {
     runner.wait_for_log(&["bai-user-input.sock", "remove the file from the image"]);
     assert_eq!(fs::read_to_string(runner.root().join("tmp/bai-user-input.sock")).expect("their file"), "theirs");
 }
+
+/// Runs these shell commands before the runner, which they may limit.
+fn after(setup: Setup, commands: &str) -> Setup {
+    let script = format!("{commands}; exec \"$0\" \"$@\"");
+    setup.prefix(&["sh", "-c", &script])
+}
+
+#[test]
+fn configuration_files_that_never_end_are_named() {
+    let setup = app();
+    let environ = setup.root().join("home/config/environ.txt");
+    let definitions = setup.root().join("home/config/port-mapping.json");
+    let make = format!("rm -f {0}; mkfifo {0}; ln -s /dev/zero {1}", environ.display(), definitions.display());
+    let runner = after(setup.folder("home/config"), &make).start();
+    runner.wait_for_log(&["environ.txt", "not a regular file"]);
+    assert_eq!(Raw::connect(&runner).exec("echo alive").stdout(), "alive\n");
+}
+
+#[test]
+fn variable_that_no_program_could_get_is_named_and_left_out() {
+    let environ = format!("BEFORE=1\nHUGE={}\nAFTER=2\n", "x".repeat(3 << 20));
+    let runner = app().file("home/config/environ.txt", environ).start();
+    runner.wait_for_log(&["environ.txt", "variable HUGE skipped", "E2BIG"]);
+    assert_eq!(Raw::connect(&runner).exec("echo $BEFORE$HUGE$AFTER").stdout(), "12\n");
+}
+
+#[test]
+fn task_log_at_the_limit_of_file_sizes_does_not_end_the_runner() {
+    let mut runner = after(app().folder("home/work/.logs"), "ulimit -f 8").start();
+    let mut raw = Raw::connect(&runner);
+    assert_eq!(raw.exec("seq 100000 | tail -n 1").stdout(), "100000\n");
+    let run = raw.exec("seq 100000");
+    assert!(run.stdout().ends_with("\n100000\n"), "nothing is lost but in the log");
+    assert_eq!(raw.exec("dd if=/dev/zero of=file bs=64k count=1 2> /dev/null; echo $?").stdout(), "153\n", "SIGXFSZ");
+    assert!(runner.is_running());
+}
+
+#[test]
+fn signals_that_were_blocked_are_unblocked() {
+    let mut runner = app().prefix(&["env", "--block-signal"]).start();
+    let mut raw = Raw::connect(&runner);
+    raw.op("exec", &format!("{}; sleep 600", announce("started")));
+    runner.wait_for("started");
+    raw.op("interrupt", "");
+    assert_eq!(raw.read_runs(1).codes(), [("finished", -2)]);
+    runner.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(runner.wait_exit().success());
+}

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use nix::sys::signal::SigSet;
 
 use super::args::{Args, Subcommand};
 use super::{completions, doctor, languages, man, monitor, oom, run, selftest, send, services};
@@ -12,6 +13,8 @@ use crate::tasks::start_core_threads;
 /// Parses the command line, runs the command, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    // A caller's mask would apply to every program we start, and to our own SIGTERM.
+    let _ = SigSet::all().thread_unblock();
     let args = Args::parse();
     let ended = match args.subcommand {
         Some(Subcommand::Send(request)) => in_runtime(send::send(request)),

@@ -4,13 +4,7 @@
 //! only `kernel`. An agent requires `helpers` in exactly its own version, so the file `VERSION` there has the agent's
 //! version.
 
-use std::fs::File;
-use std::io::Read as _;
-
-use super::Paths;
-
-/// A read limit, hundreds of times the length of a version.
-const MAX_FILE_BYTES: u64 = 1024;
+use super::{Paths, read_regular};
 
 /// A release of Backend.AI, `YEAR.MONTH.PATCH`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,9 +19,8 @@ impl AgentVersion {
     #[must_use]
     pub(crate) fn find(paths: &Paths) -> Option<Self> {
         paths.agent_versions().iter().find_map(|path| {
-            let mut text = String::new();
-            File::open(path).ok()?.take(MAX_FILE_BYTES).read_to_string(&mut text).ok()?;
-            Self::parse(&text)
+            let text = read_regular(path).ok()?;
+            Self::parse(str::from_utf8(&text).ok()?)
         })
     }
 

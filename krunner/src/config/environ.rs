@@ -2,17 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
-use super::{ConfigWarning, Paths};
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::{ConfigWarning, Paths, read_regular};
 
 /// Variables of a child process; any bytes but NUL.
 pub type ChildEnv = BTreeMap<OsString, OsString>;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The kernel's limit for one variable (`MAX_ARG_STRLEN`, include/uapi/linux/binfmts.h), with 4 KiB pages.
+const MAX_STRING_BYTES: usize = 128 * 1024;
+
+/// The bounds of [`exec_limit_bytes`]: `ARG_MAX`, and three quarters of `_STK_LIM`.
+const LEAST_EXEC_BYTES: usize = 128 * 1024;
+const MOST_EXEC_BYTES: usize = 6 * 1024 * 1024;
 
 /// The environment of children, from the runner's `own` and the agent's `environ.txt`.
 #[must_use]
@@ -75,10 +83,48 @@ fn default_shell() -> OsString {
 }
 
 fn merge_file(env: &mut ChildEnv, file: &Path) -> Vec<ConfigWarning> {
-    match fs::read(file) {
-        Ok(text) => merge(env, file, &text),
+    match read_regular(file) {
+        Ok(text) => {
+            let mut added = ChildEnv::new();
+            let mut warnings = merge(&mut added, file, &text);
+            warnings.extend(remove_oversized(&mut added, exec_limit_bytes(), file));
+            env.extend(added);
+            warnings
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => vec![ConfigWarning::new(file, None, format!("{error}; its variables are ignored"))],
+    }
+}
+
+/// The kernel's limit for all arguments and variables of a program: a quarter of the stack's limit, within bounds
+/// (`bprm_stack_limits`, fs/exec.c).
+fn exec_limit_bytes() -> usize {
+    let (soft, _) = getrlimit(Resource::RLIMIT_STACK).unwrap_or((LEAST_EXEC_BYTES as u64, 0));
+    usize::try_from(soft / 4).unwrap_or(usize::MAX).clamp(LEAST_EXEC_BYTES, MOST_EXEC_BYTES)
+}
+
+/// Removes variables with which no program could be executed: each that is too long, then the largest until the others
+/// leave a quarter of `limit_bytes` for arguments.
+fn remove_oversized(env: &mut ChildEnv, limit_bytes: usize, file: &Path) -> Vec<ConfigWarning> {
+    // `NAME=VALUE` with its NUL, and the pointer to it.
+    let bytes = |(name, value): (&OsString, &OsString)| name.len() + value.len() + 2 + size_of::<usize>();
+    let mut removed = Vec::new();
+    loop {
+        let total: usize = env.iter().map(bytes).sum();
+        let Some((name, largest)) = env.iter().map(|entry| (entry.0.clone(), bytes(entry))).max_by_key(|entry| entry.1)
+        else {
+            return removed;
+        };
+        if largest <= MAX_STRING_BYTES && total <= limit_bytes / 4 * 3 {
+            return removed;
+        }
+        env.remove(&name);
+        let problem = format!(
+            "variable {} skipped: with its {} KiB no program could be executed (E2BIG)",
+            name.display(),
+            largest.div_ceil(1024)
+        );
+        removed.push(ConfigWarning::new(file, None, problem));
     }
 }
 
@@ -116,8 +162,28 @@ fn merge(env: &mut ChildEnv, file: &Path, text: &[u8]) -> Vec<ConfigWarning> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn variables_that_no_program_could_get_are_named_and_left_out() {
+        let value = |bytes: usize| OsString::from("x".repeat(bytes));
+        let mut env = ChildEnv::from([("A".into(), value(10)), ("HUGE".into(), value(MAX_STRING_BYTES))]);
+        let warnings = remove_oversized(&mut env, MOST_EXEC_BYTES, Path::new("/e"));
+        assert_eq!(env.len(), 1);
+        assert_eq!(
+            warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["/e: variable HUGE skipped: with its 129 KiB no program could be executed (E2BIG)"]
+        );
+        let mut env: ChildEnv = (0..20).map(|number| (format!("V{number}").into(), value(10_000 + number))).collect();
+        assert_eq!(remove_oversized(&mut env, LEAST_EXEC_BYTES, Path::new("/e")).len(), 11);
+        assert_eq!((env.len(), env.contains_key(OsStr::new("V0"))), (9, true));
+        let kept = env.clone();
+        assert_eq!(remove_oversized(&mut env, LEAST_EXEC_BYTES, Path::new("/e")), []);
+        assert_eq!(env, kept);
+    }
 
     fn merged(text: &[u8]) -> (ChildEnv, Vec<String>) {
         let mut env = ChildEnv::new();

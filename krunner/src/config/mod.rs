@@ -5,6 +5,7 @@
 
 mod agent_version;
 mod environ;
+mod file;
 mod home;
 mod memory;
 mod paths;
@@ -15,6 +16,7 @@ mod warning;
 pub(crate) use agent_version::AgentVersion;
 pub use environ::ChildEnv;
 pub(crate) use environ::{agent_env, child_env, promote};
+pub(crate) use file::read_regular;
 pub(crate) use home::foreign_home;
 pub(crate) use memory::{MemoryHook, MemorySettings};
 pub(crate) use paths::{INPUT_SOCKET_VARIABLE, Paths};

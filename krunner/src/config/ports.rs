@@ -1,12 +1,11 @@
 //! The ports that the agent may change: `intrinsic-ports.json`.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::ConfigWarning;
+use super::{ConfigWarning, read_regular};
 
 /// The maximum number of ports that dropbear listens on.
 const MAX_SSHD_PORTS: usize = 10;
@@ -38,7 +37,7 @@ impl Ports {
     /// Reads the file. Missing or invalid values keep their defaults.
     #[must_use]
     pub(crate) fn load(file: &Path) -> (Self, Vec<ConfigWarning>) {
-        match fs::read(file) {
+        match read_regular(file) {
             Ok(text) => Self::parse(file, &text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => (Self::default(), Vec::new()),
             Err(error) => {

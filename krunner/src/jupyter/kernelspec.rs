@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use jupyter_protocol::JupyterKernelspec;
 
-use crate::config::ChildEnv;
+use crate::config::{ChildEnv, read_regular};
 use crate::process::Command;
 
 /// A kernelspec that was found.
@@ -121,7 +121,7 @@ fn version(name: &str) -> Vec<u64> {
 
 /// `None` when there is no such file.
 fn read(folder: &Path) -> io::Result<Option<JupyterKernelspec>> {
-    let text = match fs::read(folder.join("kernel.json")) {
+    let text = match read_regular(&folder.join("kernel.json")) {
         Ok(text) => text,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);

@@ -36,6 +36,8 @@ impl Signals {
         // their registration.
         SIGINT_SENDER.watch(SignalNumber::SIGINT as i32).map_err(setup)?;
         SIGTERM_SENDER.watch(SignalNumber::SIGTERM as i32).map_err(setup)?;
+        // Beyond RLIMIT_FSIZE a write fails with EFBIG instead of killing the runner. Programs get the default action.
+        drop(signal(SignalKind::from_raw(SignalNumber::SIGXFSZ as i32)).map_err(setup)?);
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).map_err(setup)?,
             terminate: signal(SignalKind::terminate()).map_err(setup)?,
