@@ -68,7 +68,7 @@ impl Engine for Shell {
                 None => self.say(Stream::Stderr, "The terminal is not available; see the log.".to_owned(), 1).await,
             },
             Ok(TerminalCommand::ShowGraph(path)) => self.show_graph(&path, control).await,
-            Err(problem) => self.say(Stream::Stderr, problem, INVALID).await,
+            Err(error) => self.say(Stream::Stderr, error.to_string(), INVALID).await,
         }
     }
 

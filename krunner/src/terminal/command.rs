@@ -13,26 +13,43 @@ pub(crate) enum TerminalCommand {
     ShowGraph(String),
 }
 
+/// Why a text is not a command; its texts are shown to the user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TerminalCommandError {
+    /// The first word names no command, or a command has words that it does not take.
+    #[error("{UNKNOWN}")]
+    Unknown,
+    /// A size is not a positive number of 16 bits.
+    #[error("{UNKNOWN} ROWS and COLS in `%resize ROWS COLS` must be numbers from 1 to {}", u16::MAX)]
+    WindowSize,
+    /// `%resize` without exactly two words.
+    #[error("{UNKNOWN} Usage: `%resize ROWS COLS`")]
+    ResizeUsage,
+    /// `%show` with anything but one graph.
+    #[error("{UNKNOWN} Usage: `%show graph PATH` (quote a PATH that contains spaces)")]
+    ShowUsage,
+}
+
 const UNKNOWN: &str = "Invalid command.";
 
 /// Parses a command.
 ///
 /// # Errors
-/// A sentence for the user.
-pub(crate) fn parse(code: &str) -> Result<TerminalCommand, String> {
-    let words = code.trim().strip_prefix('%').and_then(shlex::split).ok_or(UNKNOWN)?;
+/// With a text for the user.
+pub(crate) fn parse(code: &str) -> Result<TerminalCommand, TerminalCommandError> {
+    let words = code.trim().strip_prefix('%').and_then(shlex::split).ok_or(TerminalCommandError::Unknown)?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["ping"] => Ok(TerminalCommand::Ping),
         ["resize", rows, columns] => match (size(rows), size(columns)) {
             (Some(rows), Some(columns)) => Ok(TerminalCommand::Resize(WindowSize { rows, columns })),
-            _ => Err(format!("{UNKNOWN} ROWS and COLS in `%resize ROWS COLS` must be numbers from 1 to {}", u16::MAX)),
+            _ => Err(TerminalCommandError::WindowSize),
         },
-        ["resize", ..] => Err(format!("{UNKNOWN} Usage: `%resize ROWS COLS`")),
+        ["resize", ..] => Err(TerminalCommandError::ResizeUsage),
         ["show", "graph"] => Ok(TerminalCommand::ShowGraph(".".to_owned())),
         ["show", "graph", path] => Ok(TerminalCommand::ShowGraph(path.to_owned())),
-        ["show", ..] => Err(format!("{UNKNOWN} Usage: `%show graph PATH` (quote a PATH that contains spaces)")),
-        _ => Err(UNKNOWN.to_owned()),
+        ["show", ..] => Err(TerminalCommandError::ShowUsage),
+        _ => Err(TerminalCommandError::Unknown),
     }
 }
 
@@ -58,14 +75,31 @@ mod tests {
     #[test]
     fn all_else_is_invalid_and_near_misses_are_explained() {
         for code in ["", "ls", "%", "%%ping", "%ping x", "%show graph 'open", "%reboot"] {
-            assert_eq!(parse(code), Err("Invalid command.".into()), "{code:?}");
+            assert_eq!(parse(code), Err(TerminalCommandError::Unknown), "{code:?}");
         }
-        for code in
-            ["%resize", "%resize 1", "%resize 0 80", "%resize -1 80", "%resize 70000 1", "%show", "%show graph a b"]
-        {
-            let problem = parse(code).unwrap_err();
-            assert!(problem.starts_with("Invalid command. ") && problem.len() > 30, "{code:?}: {problem}");
+        for code in ["%resize 0 80", "%resize -1 80", "%resize 70000 1"] {
+            assert_eq!(parse(code), Err(TerminalCommandError::WindowSize), "{code:?}");
         }
+        for code in ["%resize", "%resize 1", "%resize 1 2 3"] {
+            assert_eq!(parse(code), Err(TerminalCommandError::ResizeUsage), "{code:?}");
+        }
+        for code in ["%show", "%show graph a b"] {
+            assert_eq!(parse(code), Err(TerminalCommandError::ShowUsage), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn error_texts_are_stable() {
+        use TerminalCommandError::{ResizeUsage, ShowUsage, Unknown, WindowSize};
+        assert_eq!(
+            [Unknown, WindowSize, ResizeUsage, ShowUsage].map(|error| error.to_string()),
+            [
+                "Invalid command.",
+                "Invalid command. ROWS and COLS in `%resize ROWS COLS` must be numbers from 1 to 65535",
+                "Invalid command. Usage: `%resize ROWS COLS`",
+                "Invalid command. Usage: `%show graph PATH` (quote a PATH that contains spaces)",
+            ]
+        );
     }
 
     proptest! {
