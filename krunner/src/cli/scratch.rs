@@ -13,7 +13,6 @@ use nix::unistd::Pid;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::error::chain;
 use crate::monitor::tracer::LOADER_THREAD;
 use crate::monitor::{Cgroup, CgroupRoot};
 use crate::transport::RunnerAddress;
@@ -122,14 +121,14 @@ pub(super) struct ScratchCgroup {
 
 impl ScratchCgroup {
     /// Makes one with a limit; the error says why that cannot be done here.
-    pub(super) fn make(limit_bytes: u64) -> Result<Self, String> {
-        let own = Cgroup::find(&CgroupRoot::default()).map_err(|error| chain(&error))?;
+    pub(super) fn make(limit_bytes: u64) -> anyhow::Result<Self> {
+        let own = Cgroup::find(&CgroupRoot::default())?;
         let folder = own.dir.join(format!("krunner-selftest-{}", std::process::id()));
-        let why = |error: io::Error| format!("no memory cgroup can be made at {}: {error}", folder.display());
-        fs::create_dir(&folder).map_err(why)?;
+        let why = || format!("no memory cgroup can be made at {}", folder.display());
+        fs::create_dir(&folder).with_context(why)?;
         let made = Self { folder: folder.clone() };
         let file = if own.version == 1 { "memory.limit_in_bytes" } else { "memory.max" };
-        fs::write(folder.join(file), limit_bytes.to_string()).map_err(why)?;
+        fs::write(folder.join(file), limit_bytes.to_string()).with_context(why)?;
         Ok(made)
     }
 

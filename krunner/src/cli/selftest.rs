@@ -94,8 +94,8 @@ async fn oom_kill(report: &mut Report, client: &mut RunnerClient, scratch: &Scra
     const STEP: &str = "OOM kill: the victim is named";
     let cgroup = match ScratchCgroup::make(EATER_LIMIT_BYTES) {
         Ok(cgroup) => cgroup,
-        Err(reason) => {
-            report.skip(STEP, &reason);
+        Err(error) => {
+            report.skip(STEP, &format!("{error:#}"));
             return Ok(());
         }
     };

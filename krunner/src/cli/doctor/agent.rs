@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use self::locate::Located;
+use crate::error::chain;
 use crate::monitor::tracer::probe::{CheckState, HostCheck};
 use crate::sys::FileCapabilities;
 
@@ -21,9 +22,9 @@ pub(super) use self::locate::PexRoots;
 pub(super) fn checks(agent: &Path, roots: &PexRoots) -> Vec<HostCheck> {
     let located = match locate::locate(agent, roots) {
         Ok(located) => located,
-        Err(problem) => {
+        Err(error) => {
             let remedy = "name the agent's program, its PEX or scie file, its virtual environment or its site-packages";
-            return vec![check("agent-files", CheckState::Missing, problem, Some(remedy.to_owned()))];
+            return vec![check("agent-files", CheckState::Missing, chain(&error), Some(remedy.to_owned()))];
         }
     };
     let mut checks = vec![form(&located)];

@@ -61,12 +61,32 @@ pub(super) struct Located {
     pub(super) packages: Vec<PathBuf>,
 }
 
+/// Why an agent's packages cannot be looked for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LocateError {
+    /// A file cannot be read.
+    #[error("{}", path.display())]
+    File {
+        /// The file that was opened.
+        path: PathBuf,
+        /// The OS error behind it.
+        #[source]
+        source: io::Error,
+    },
+    /// An ELF program that is no scie file.
+    #[error("{} is an executable without an embedded PEX file", .0.display())]
+    NoPex(PathBuf),
+    /// Any other file.
+    #[error("{} is neither a script of a virtual environment nor a PEX or scie file", .0.display())]
+    NoAgent(PathBuf),
+}
+
 /// Finds the packages of the agent at that path.
 ///
 /// # Errors
-/// A sentence that names the path, when it is no form of an agent.
-pub(super) fn locate(path: &Path, roots: &PexRoots) -> Result<Located, String> {
-    let named = |error: io::Error| format!("{}: {error}", path.display());
+/// With the path, when it is no form of an agent.
+pub(super) fn locate(path: &Path, roots: &PexRoots) -> Result<Located, LocateError> {
+    let named = |source| LocateError::File { path: path.to_owned(), source };
     // The name of a program may be a link into its environment.
     let path = &fs::canonicalize(path).map_err(named)?;
     let form = if path.is_dir() { Form::Folder } else { form_of_file(path)? };
@@ -82,23 +102,19 @@ pub(super) fn locate(path: &Path, roots: &PexRoots) -> Result<Located, String> {
     Ok(Located { form, version, packages })
 }
 
-fn form_of_file(path: &Path) -> Result<Form, String> {
-    let named = |error: io::Error| format!("{}: {error}", path.display());
+fn form_of_file(path: &Path) -> Result<Form, LocateError> {
+    let named = |source| LocateError::File { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(named)?;
     let mut line = Vec::new();
     BufReader::new(&file).take(4096).read_until(b'\n', &mut line).map_err(named)?;
     if line.starts_with(b"\x7fELF") {
         let hash = carried_pex_hash(&mut file).map_err(named)?;
-        return hash
-            .map(Form::Scie)
-            .ok_or_else(|| format!("{} is an executable without an embedded PEX file", path.display()));
+        return hash.map(Form::Scie).ok_or_else(|| LocateError::NoPex(path.to_owned()));
     }
     if let Some(hash) = pex_hash(&mut file) {
         return Ok(Form::Pex(hash));
     }
-    environment(&line).map(Form::Script).ok_or_else(|| {
-        format!("{} is neither a script of a virtual environment nor a PEX or scie file", path.display())
-    })
+    environment(&line).map(Form::Script).ok_or_else(|| LocateError::NoAgent(path.to_owned()))
 }
 
 /// The virtual environment in a shebang line like `#!/environment/bin/python`.
