@@ -23,8 +23,7 @@ use super::braces::Syntax;
 use super::template::{Value, Variables, render};
 use super::template_error::TemplateError;
 use crate::config::ChildEnv;
-use crate::error::chain;
-use crate::process::{Command, Control, Launcher};
+use crate::process::{Command, Control, Launcher, SpawnError};
 use crate::tasks::blocking;
 
 /// Limit of a command's output, per stream; the rest is dropped.
@@ -164,8 +163,8 @@ pub(super) enum ActionError {
         source: io::Error,
     },
     /// The command cannot be started.
-    #[error("{0}")]
-    Command(String),
+    #[error(transparent)]
+    Command(#[from] SpawnError),
 }
 
 /// What actions run with.
@@ -223,8 +222,7 @@ impl ActionContext<'_> {
     /// A command that fails is logged and does not stop the service's start, as in the Python runner.
     async fn run_command(&self, argv: Vec<String>, echo: bool) -> Result<Value, ActionError> {
         let command = Command::argv(argv);
-        let collected = self.launcher.collect(&command, self.env, self.control, MAX_OUTPUT_BYTES).await;
-        let collected = collected.map_err(|error| ActionError::Command(chain(&error)))?;
+        let collected = self.launcher.collect(&command, self.env, self.control, MAX_OUTPUT_BYTES).await?;
         if collected.outcome.code() != 0 {
             tracing::warn!("`{command}` exited with code {}", collected.outcome.code());
         }
@@ -258,9 +256,10 @@ fn write_tempfile(text: &str, mode: FileMode) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::chain;
 
-    fn parse(text: &str) -> Result<Action, String> {
-        serde_json::from_str(text).map_err(|error| error.to_string())
+    fn parse(text: &str) -> serde_json::Result<Action> {
+        serde_json::from_str(text)
     }
 
     #[test]
@@ -280,13 +279,23 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let error = |text: &str| parse(text).unwrap_err();
+        let error = |text: &str| parse(text).unwrap_err().to_string();
         let mode = error(r#"{"action": "write_tempfile", "args": {"body": [], "mode": "rwx"}}"#);
         assert!(mode.starts_with("`write_tempfile`: `mode`: expected octal digits"), "{mode}");
         let missing = error(r#"{"action": "mkdir", "args": {}}"#);
         assert!(missing.starts_with("`mkdir`: missing field `path`"), "{missing}");
         let extra = error(r#"{"action": "mkdir", "args": {"path": "x", "parents": true}}"#);
         assert!(extra.starts_with("`mkdir`: unknown field `parents`"), "{extra}");
+    }
+
+    #[test]
+    fn error_texts_are_stable() {
+        let template = ActionError::from(TemplateError::single('{', "{x"));
+        assert_eq!(chain(&template), "unbalanced `{` at `{x`; write `{{` for a literal one");
+        let file = ActionError::File { path: "/x".to_owned(), source: io::ErrorKind::NotFound.into() };
+        assert_eq!(chain(&file), "/x: entity not found");
+        let refused = SpawnError::Refused { path: "sh".into(), source: io::ErrorKind::OutOfMemory.into() };
+        assert_eq!(chain(&ActionError::from(refused)), "cannot start sh: out of memory");
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use super::definition::Definition;
+use super::definition::{Definition, DefinitionError};
+use crate::error::chain;
 
 /// Limit of one file, hundreds of times the largest known definition.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -49,33 +50,53 @@ impl Catalogue {
             let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
             let read = read(&path, room).and_then(|text| {
                 room -= text.len() as u64;
-                Definition::parse(&text)
+                Ok(Definition::parse(&text)?)
             });
             match read {
                 Ok(definition) => _ = catalogue.services.insert(name, definition),
-                Err(problem) => _ = catalogue.problems.insert(name, format!("{}: {problem}", path.display())),
+                Err(error) => {
+                    catalogue.problems.insert(name, format!("{}: {}", path.display(), chain(&error)));
+                }
             }
         }
         catalogue
     }
 }
 
-fn read(path: &Path, room: u64) -> Result<Vec<u8>, String> {
-    let mut file =
-        File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(|error| error.to_string())?;
-    let kind = file.metadata().map_err(|error| error.to_string())?.file_type();
+/// Why a file is skipped.
+#[derive(Debug, thiserror::Error)]
+enum SkipReason {
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    /// A directory has the name of a definition.
+    #[error("a directory, not a file")]
+    Directory,
+    /// Reading could block or never end.
+    #[error("a device or a pipe, not a file")]
+    Device,
+    /// It is larger than any definition.
+    #[error("larger than {MAX_FILE_BYTES} bytes")]
+    TooLarge,
+    /// The files before it left too little room.
+    #[error("all definitions together are larger than {MAX_TOTAL_BYTES} bytes")]
+    TotalTooLarge,
+    /// Its text is no valid definition.
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
+}
+
+fn read(path: &Path, room: u64) -> Result<Vec<u8>, SkipReason> {
+    let mut file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    let kind = file.metadata()?.file_type();
     if !kind.is_file() {
-        return Err(if kind.is_dir() { "a directory" } else { "a device or a pipe" }.to_owned() + ", not a file");
+        return Err(if kind.is_dir() { SkipReason::Directory } else { SkipReason::Device });
     }
     let limit = MAX_FILE_BYTES.min(room);
     let mut text = Vec::new();
-    file.by_ref().take(limit + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    file.by_ref().take(limit + 1).read_to_end(&mut text)?;
     if text.len() as u64 > limit {
-        return Err(if limit < MAX_FILE_BYTES {
-            format!("all definitions together are larger than {MAX_TOTAL_BYTES} bytes")
-        } else {
-            format!("larger than {MAX_FILE_BYTES} bytes")
-        });
+        return Err(if limit < MAX_FILE_BYTES { SkipReason::TotalTooLarge } else { SkipReason::TooLarge });
     }
     Ok(text)
 }
@@ -107,5 +128,7 @@ mod tests {
         assert!(problem("link").starts_with("/link.json: No such file"));
         assert_eq!(catalogue.problems.len(), 6);
         assert_eq!(Catalogue::load(&folder.path().join("nothing")), Catalogue::default());
+        let no_room = read(&folder.path().join("good.json"), 1).unwrap_err();
+        assert_eq!(chain(&no_room), "all definitions together are larger than 16777216 bytes");
     }
 }

@@ -85,12 +85,22 @@ pub struct Argument {
     pub values: Vec<String>,
 }
 
+/// The value of a flag has another type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("argument `{flag}`: expected a string, a list of strings or null, got {value}")]
+pub struct ArgumentError {
+    /// The flag with its dashes.
+    pub flag: String,
+    /// The start of the value.
+    pub value: String,
+}
+
 impl Argument {
     /// Parses `{flag: null | string | [string]}`.
     ///
     /// # Errors
     /// Names the flag whose value has another type.
-    pub fn read_all(object: &Map<String, Value>) -> Result<Vec<Self>, String> {
+    pub fn read_all(object: &Map<String, Value>) -> Result<Vec<Self>, ArgumentError> {
         let read = |(flag, value): (&String, &Value)| {
             let values = match value {
                 Value::Null => Some(Vec::new()),
@@ -98,9 +108,7 @@ impl Argument {
                 Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
                 _ => None,
             };
-            let values = values.ok_or_else(|| {
-                format!("argument `{flag}`: expected a string, a list of strings or null, got {}", brief(value))
-            })?;
+            let values = values.ok_or_else(|| ArgumentError { flag: flag.clone(), value: brief(value) })?;
             Ok(Self { flag: flag.clone(), values })
         };
         object.iter().map(read).collect()
@@ -119,18 +127,37 @@ pub(super) fn brief(value: &Value) -> String {
     }
 }
 
+/// A mistake in a definition.
+#[derive(Debug, thiserror::Error)]
+pub enum DefinitionError {
+    /// The text is not the JSON of a definition.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// The value of an environment variable is not a string.
+    #[error("`env`: variable `{name}`: expected a string, got {value}")]
+    VariableType {
+        /// The variable's name.
+        name: String,
+        /// The start of the value.
+        value: String,
+    },
+    /// There is nothing to start.
+    #[error("missing `command` (required unless `noop` is true)")]
+    MissingCommand,
+}
+
 impl Definition {
     /// Parses the JSON text of a definition.
     ///
     /// # Errors
     /// Describes the first mistake and its position.
-    pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let definition: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    pub fn parse(text: &[u8]) -> Result<Self, DefinitionError> {
+        let definition: Self = serde_json::from_slice(text)?;
         if let Some((name, value)) = definition.env.iter().find(|(_, value)| !value.is_string()) {
-            return Err(format!("`env`: variable `{name}`: expected a string, got {}", brief(value)));
+            return Err(DefinitionError::VariableType { name: name.clone(), value: brief(value) });
         }
         if definition.command.is_none() && !definition.noop {
-            return Err("missing `command` (required unless `noop` is true)".to_owned());
+            return Err(DefinitionError::MissingCommand);
         }
         Ok(definition)
     }
@@ -167,9 +194,10 @@ pub(super) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::chain;
 
     fn error(text: &str) -> String {
-        Definition::parse(text.as_bytes()).unwrap_err()
+        chain(&Definition::parse(text.as_bytes()).unwrap_err())
     }
 
     #[test]

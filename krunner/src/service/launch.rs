@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use serde_json::{Map, Value as Json};
 
 use super::braces::{Syntax, without_blanks};
-use super::definition::{Argument, CommandLine, Definition, ShellChoice, brief};
+use super::definition::{Argument, ArgumentError, CommandLine, Definition, ShellChoice, brief};
 use super::template::{Variables, names, render, unknown};
 use super::template_error::TemplateError;
 use crate::config::ChildEnv;
@@ -35,9 +35,25 @@ pub struct UserOptions {
 /// Why a service cannot be started as requested.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LaunchError {
-    /// An option has the wrong type.
-    #[error("{0}")]
-    BadOption(String),
+    /// An option is not an object.
+    #[error("option `{key}`: expected an object, got {value}")]
+    OptionType {
+        /// The option's name.
+        key: &'static str,
+        /// The start of its value.
+        value: String,
+    },
+    /// The values of a flag have the wrong type.
+    #[error(transparent)]
+    Argument(#[from] ArgumentError),
+    /// The value of a variable is not a string.
+    #[error("variable `{name}`: expected a string, got {value}")]
+    VariableType {
+        /// The variable's name.
+        name: String,
+        /// The start of its value.
+        value: String,
+    },
     /// The user gave a flag that the definition does not allow.
     #[error("argument `{flag}` is not allowed for service {service} (allowed: {allowed})")]
     DisallowedArgument {
@@ -95,7 +111,7 @@ impl UserOptions {
         options: &Map<String, Json>,
         session: &ChildEnv,
     ) -> Result<Self, LaunchError> {
-        let arguments = Argument::read_all(&object(options, "arguments")?).map_err(LaunchError::BadOption)?;
+        let arguments = Argument::read_all(&object(options, "arguments")?)?;
         let allowed = &definition.allowed_arguments;
         if let Some(Argument { flag, .. }) = arguments.iter().find(|argument| !allowed.contains(&argument.flag)) {
             let (flag, service) = (flag.clone(), service.to_owned());
@@ -110,8 +126,7 @@ impl UserOptions {
                 return Err(LaunchError::FrozenVariable(name));
             }
             let Json::String(value) = value else {
-                let problem = format!("variable `{name}`: expected a string, got {}", brief(&value));
-                return Err(LaunchError::BadOption(problem));
+                return Err(LaunchError::VariableType { name, value: brief(&value) });
             };
             envs.push((name, value));
         }
@@ -119,11 +134,11 @@ impl UserOptions {
     }
 }
 
-fn object(options: &Map<String, Json>, key: &str) -> Result<Map<String, Json>, LaunchError> {
+fn object(options: &Map<String, Json>, key: &'static str) -> Result<Map<String, Json>, LaunchError> {
     match options.get(key) {
         None | Some(Json::Null) => Ok(Map::new()),
         Some(Json::Object(object)) => Ok(object.clone()),
-        Some(other) => Err(LaunchError::BadOption(format!("option `{key}`: expected an object, got {}", brief(other)))),
+        Some(other) => Err(LaunchError::OptionType { key, value: brief(other) }),
     }
 }
 
@@ -285,6 +300,7 @@ impl ResolvedCommand {
 mod tests {
     use super::super::template::Value;
     use super::*;
+    use crate::error::chain;
     use serde_json::json;
 
     fn definition(value: &Json) -> Definition {
@@ -302,12 +318,11 @@ mod tests {
         [("PATH", "/bin"), ("LD_PRELOAD", ""), ("LD_LIBRARY_PATH", "")].map(|(k, v)| (k.into(), v.into())).into()
     }
 
-    fn argv(definition: &Definition, options: &Json) -> Result<Vec<String>, String> {
+    fn argv(definition: &Definition, options: &Json) -> Result<Vec<String>, LaunchError> {
         let Json::Object(options) = options else { panic!() };
-        let user_options =
-            UserOptions::read("s", definition, options, &session()).map_err(|error| error.to_string())?;
-        check(definition, &variables()).map_err(|error| crate::error::chain(&error))?;
-        resolve(definition, &user_options, &variables()).map(|it| it.argv).map_err(|error| crate::error::chain(&error))
+        let user_options = UserOptions::read("s", definition, options, &session())?;
+        check(definition, &variables())?;
+        Ok(resolve(definition, &user_options, &variables())?.argv)
     }
 
     #[test]
@@ -346,7 +361,7 @@ mod tests {
         let definition = definition(&json!({
             "command": ["x"], "allowed_arguments": ["--a"], "allowed_envs": ["E", "PATH", "LD_PRELOAD"],
         }));
-        let error = |options: Json| argv(&definition, &options).unwrap_err();
+        let error = |options: Json| chain(&argv(&definition, &options).unwrap_err());
         let flag = error(json!({"arguments": {"--evil": null}}));
         assert_eq!(flag, "argument `--evil` is not allowed for service s (allowed: `--a`)");
         let variable = error(json!({"envs": {"BASH_ENV": "x"}}));
@@ -357,6 +372,8 @@ mod tests {
         }
         let number = error(json!({"envs": {"E": 7}}));
         assert_eq!(number, "variable `E`: expected a string, got 7");
+        let flag = error(json!({"arguments": {"--a": 7}}));
+        assert_eq!(flag, "argument `--a`: expected a string, a list of strings or null, got 7");
         assert!(
             error(json!({"arguments": ["--a"]})).starts_with("option `arguments`: expected an object, got [\"--a\"]")
         );
@@ -365,7 +382,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_found_before_anything_is_done() {
-        let error = |value: Json| argv(&definition(&value), &json!({})).unwrap_err();
+        let error = |value: Json| chain(&argv(&definition(&value), &json!({})).unwrap_err());
         let unknown = error(json!({"command": ["{port}"]}));
         assert_eq!(
             unknown,

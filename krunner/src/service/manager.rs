@@ -341,7 +341,8 @@ impl ServiceManager {
 
     /// `None` if the service is already running.
     fn decide_on_model(&mut self, order: &StartModel) -> Result<Option<(ModelService, ServiceHandle)>, String> {
-        let model = ModelService::read(&order.name, order.model_path.as_deref(), &order.service, self.agent)?;
+        let model = ModelService::read(&order.name, order.model_path.as_deref(), &order.service, self.agent)
+            .map_err(|error| chain(&error))?;
         let name = model.service_name();
         if self.running(&name).is_some() {
             return Ok(None);

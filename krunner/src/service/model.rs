@@ -14,7 +14,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
+use http::uri::{InvalidUri, PathAndQuery};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -90,6 +90,35 @@ struct WrittenCheck {
     initial_delay: Option<f64>,
 }
 
+/// A mistake in the agent's description of a model service.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ModelError {
+    /// The request has no description.
+    #[error("service info not provided")]
+    NoService,
+    /// A field of the description is missing or has another type.
+    #[error("`service`")]
+    Service(#[source] serde_json::Error),
+    /// The description has no command.
+    #[error("`service`: missing field `start_command`")]
+    NoCommand,
+    /// Port 0 stands for any port.
+    #[error("`service`: port 0 is not valid")]
+    PortZero,
+    /// A field of the health check is missing or has another type.
+    #[error("`health_check`")]
+    HealthCheck(#[source] serde_json::Error),
+    /// The path of the health check cannot be requested.
+    #[error("`health_check`: invalid path {path:?}")]
+    HealthPath {
+        /// The path with its leading slash.
+        path: String,
+        /// What is invalid about it.
+        #[source]
+        source: InvalidUri,
+    },
+}
+
 impl ModelService {
     /// Parses the agent's description.
     ///
@@ -100,15 +129,15 @@ impl ModelService {
         model_path: Option<&str>,
         service: &Value,
         agent: Option<AgentVersion>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, ModelError> {
         if service.is_null() {
-            return Err("service info not provided".to_owned());
+            return Err(ModelError::NoService);
         }
-        let written = WrittenService::deserialize(service).map_err(|error| format!("`service`: {error}"))?;
+        let written = WrittenService::deserialize(service).map_err(ModelError::Service)?;
         if written.start_command.is_none() {
-            return Err("`service`: missing field `start_command`".to_owned());
+            return Err(ModelError::NoCommand);
         } else if written.port == 0 {
-            return Err("`service`: port 0 is not valid".to_owned());
+            return Err(ModelError::PortZero);
         }
         let definition = Definition {
             command: written.start_command,
@@ -135,19 +164,17 @@ impl ModelService {
 
 impl HealthCheck {
     /// `None` if the check is disabled.
-    fn read(object: serde_json::Map<String, Value>, agent: Option<AgentVersion>) -> Result<Option<Self>, String> {
+    fn read(object: serde_json::Map<String, Value>, agent: Option<AgentVersion>) -> Result<Option<Self>, ModelError> {
         // Agents of 23.3, 23.9 and 24.3 send the same. Reporting the health twice is harmless, a late response is not, so the
         // response waits only if the agent is known to be 23.3.
         let is_newer = object.contains_key("enable") || object.contains_key("interval");
         let is_health_in_response = !is_newer && agent.is_some_and(AgentVersion::wants_health_in_answer);
-        let written =
-            WrittenCheck::deserialize(Value::Object(object)).map_err(|error| format!("`health_check`: {error}"))?;
+        let written = WrittenCheck::deserialize(Value::Object(object)).map_err(ModelError::HealthCheck)?;
         if written.enable == Some(false) {
             return Ok(None);
         }
         let path = if written.path.starts_with('/') { written.path } else { format!("/{}", written.path) };
-        let target = PathAndQuery::try_from(path.as_str())
-            .map_err(|error| format!("`health_check`: invalid path {path:?}: {error}"))?;
+        let target = PathAndQuery::try_from(path.as_str()).map_err(|source| ModelError::HealthPath { path, source })?;
         let patience = seconds(written.max_wait_time.unwrap_or(PROBE_SECONDS));
         let retries = written.max_retries.unwrap_or(RETRIES);
         Ok(Some(Self {
@@ -215,10 +242,11 @@ impl HealthTracker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::chain;
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn read(service: &Value) -> Result<ModelService, String> {
+    fn read(service: &Value) -> Result<ModelService, ModelError> {
         ModelService::read("m", Some("/models/m"), service, AgentVersion::parse("23.03.8"))
     }
 
@@ -264,14 +292,15 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        assert_eq!(read(&Value::Null).unwrap_err(), "service info not provided");
-        assert_eq!(
-            read(&json!({"port": 1, "start_command": null})).unwrap_err(),
-            "`service`: missing field `start_command`"
-        );
-        assert_eq!(read(&json!({"start_command": ["x"]})).unwrap_err(), "`service`: missing field `port`");
-        let path = read(&json!({"start_command": ["x"], "port": 1, "health_check": {}})).unwrap_err();
-        assert_eq!(path, "`health_check`: missing field `path`");
+        let error = |service: Value| chain(&read(&service).unwrap_err());
+        assert_eq!(error(Value::Null), "service info not provided");
+        assert_eq!(error(json!({"port": 1, "start_command": null})), "`service`: missing field `start_command`");
+        assert_eq!(error(json!({"start_command": ["x"]})), "`service`: missing field `port`");
+        assert_eq!(error(json!({"start_command": ["x"], "port": 0})), "`service`: port 0 is not valid");
+        let check =
+            |health_check: Value| error(json!({"start_command": ["x"], "port": 1, "health_check": health_check}));
+        assert_eq!(check(json!({})), "`health_check`: missing field `path`");
+        assert_eq!(check(json!({"path": "a b"})), "`health_check`: invalid path \"/a b\": invalid uri character");
     }
 
     #[test]

@@ -144,8 +144,8 @@ mod tests {
         ])
     }
 
-    fn shown(template: &str) -> Result<String, String> {
-        render(template, Syntax::Shell, &variables()).map_err(|error| error.to_string())
+    fn shown(template: &str) -> Result<String, TemplateError> {
+        render(template, Syntax::Shell, &variables())
     }
 
     #[test]
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        let error = |template: &str| shown(template).unwrap_err();
+        let error = |template: &str| shown(template).unwrap_err().to_string();
         let format = render("a } b", Syntax::Format, &variables()).unwrap_err().to_string();
         assert_eq!(format, "unbalanced `}` at `} b`; write `}}` for a literal one");
         assert_eq!(error("a {ports"), "unbalanced `{` at `{ports`; write `{{` for a literal one");
