@@ -13,7 +13,7 @@ use aws_sigv4::sign::v4;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http::{Request, header};
+use http::{Request, StatusCode, header};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -22,7 +22,8 @@ use super::plan::Plan;
 use super::remote::{FAILED, LazyHttpClient, quote, unless_interrupted, variable, write};
 use super::traits::Runtime;
 use crate::config::ChildEnv;
-use crate::http_client::{HttpResponse, ResponseLimits};
+use crate::error::chain;
+use crate::http_client::{HttpError, HttpResponse, ResponseLimits};
 use crate::process::{Control, Launcher, RichOutput, Stream};
 
 const DEFAULT_REGION: &str = "ap-northeast-2";
@@ -58,6 +59,55 @@ impl Runtime for Polly {
     }
 }
 
+/// The environment lacks the credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must both be set in the session's environment")]
+struct MissingKeys;
+
+/// Why nothing is spoken; its texts are the output of the step.
+#[derive(Debug, thiserror::Error)]
+enum PollyError {
+    /// No request can be signed.
+    #[error(transparent)]
+    Keys(#[from] MissingKeys),
+    /// The code is not the JSON of a request.
+    #[error("The code must be JSON like {{\"text\": \"Hello\", \"voiceId\": \"Joanna\"}}")]
+    Code(#[source] serde_json::Error),
+    /// Endpoint and path make no address.
+    #[error("invalid address {address} (from AWS_ENDPOINT_URL or AWS_DEFAULT_REGION)")]
+    Address {
+        /// The address that was built.
+        address: String,
+        /// What is invalid about it.
+        #[source]
+        source: http::Error,
+    },
+    /// The request cannot be signed.
+    #[error("cannot sign the request to {address}: {error}")]
+    Sign {
+        /// The request's address.
+        address: String,
+        /// The AWS SDK's error. Not a source: its causes are left out of the text.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No complete response arrived.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// Polly refused the request.
+    #[error("Polly returned {status} with {kind}: {message}")]
+    Refused {
+        /// Status of the response.
+        status: StatusCode,
+        /// Polly's name of the error.
+        kind: String,
+        /// Polly's message, or the start of the response.
+        message: String,
+    },
+    /// The response is not a sound, as if another server listens there.
+    #[error("Polly returned {0:?}, not audio; check AWS_ENDPOINT_URL")]
+    NotAudio(String),
+}
+
 /// The request of a step.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -80,14 +130,12 @@ struct AwsAccount {
 
 impl AwsAccount {
     /// From the variables of the AWS tools.
-    fn of(env: &ChildEnv) -> Result<Self, String> {
+    fn of(env: &ChildEnv) -> Result<Self, MissingKeys> {
         let region = variable(env, "AWS_DEFAULT_REGION").unwrap_or_else(|| DEFAULT_REGION.to_owned());
         let endpoint = ["AWS_ENDPOINT_URL_POLLY", "AWS_ENDPOINT_URL"].iter().find_map(|name| variable(env, name));
         let (Some(key_id), Some(key)) = (variable(env, "AWS_ACCESS_KEY_ID"), variable(env, "AWS_SECRET_ACCESS_KEY"))
         else {
-            return Err("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must both be set in the session's \
-                        environment"
-                .to_owned());
+            return Err(MissingKeys);
         };
         let session_token = variable(env, "AWS_SESSION_TOKEN");
         let endpoint = endpoint.unwrap_or_else(|| {
@@ -99,7 +147,7 @@ impl AwsAccount {
     }
 
     /// Builds and signs the request.
-    fn request(&self, speech: &Speech, now: SystemTime) -> Result<Request<Bytes>, String> {
+    fn request(&self, speech: &Speech, now: SystemTime) -> Result<Request<Bytes>, PollyError> {
         let body = json!({
             "OutputFormat": "ogg_vorbis",
             "Text": speech.text,
@@ -109,14 +157,19 @@ impl AwsAccount {
         let body = Bytes::from(body.to_string());
         let address = format!("{}/v1/speech", self.endpoint.trim_end_matches('/'));
         let built = Request::post(&address).header(header::CONTENT_TYPE, "application/json").body(body);
-        let mut request = built.map_err(|error| {
-            format!("invalid address {address} (from AWS_ENDPOINT_URL or AWS_DEFAULT_REGION): {error}")
-        })?;
-        self.sign(&mut request, now).map_err(|error| format!("cannot sign the request to {address}: {error}"))?;
+        let mut request = match built {
+            Ok(request) => request,
+            Err(source) => return Err(PollyError::Address { address, source }),
+        };
+        self.sign(&mut request, now).map_err(|error| PollyError::Sign { address, error })?;
         Ok(request)
     }
 
-    fn sign(&self, request: &mut Request<Bytes>, now: SystemTime) -> Result<(), Box<dyn std::error::Error>> {
+    fn sign(
+        &self,
+        request: &mut Request<Bytes>,
+        now: SystemTime,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let credentials = Credentials::new(&self.key_id, &self.key, self.session_token.clone(), None, "environment");
         let identity = credentials.into();
         let params = v4::SigningParams::builder()
@@ -142,7 +195,7 @@ impl AwsAccount {
 
 struct Speaker {
     launcher: Launcher,
-    account: Result<AwsAccount, String>,
+    account: Result<AwsAccount, MissingKeys>,
     client: LazyHttpClient,
 }
 
@@ -154,8 +207,8 @@ impl Engine for Speaker {
                 self.launcher.sink.show(sound).await;
                 0
             }
-            Ok(Err(problem)) => {
-                write(&self.launcher, Stream::Stderr, format!("{problem}\n")).await;
+            Ok(Err(error)) => {
+                write(&self.launcher, Stream::Stderr, format!("{}\n", chain(&error))).await;
                 FAILED
             }
             Err(exit_code) => exit_code,
@@ -164,18 +217,17 @@ impl Engine for Speaker {
 }
 
 impl Speaker {
-    async fn speak(&self, code: &str) -> Result<RichOutput, String> {
-        let speech: Speech = serde_json::from_str(code).map_err(|error| {
-            format!("The code must be JSON like {{\"text\": \"Hello\", \"voiceId\": \"Joanna\"}}: {error}")
-        })?;
-        let request = self.account.as_ref()?.request(&speech, SystemTime::now())?;
+    async fn speak(&self, code: &str) -> Result<RichOutput, PollyError> {
+        let speech: Speech = serde_json::from_str(code).map_err(PollyError::Code)?;
+        let account = self.account.as_ref().map_err(|error| *error)?;
+        let request = account.request(&speech, SystemTime::now())?;
         let answer = self.client.send(request, LIMITS).await?;
         sound(&answer)
     }
 }
 
 /// The audio of a response, or the server's error.
-fn sound(answer: &HttpResponse) -> Result<RichOutput, String> {
+fn sound(answer: &HttpResponse) -> Result<RichOutput, PollyError> {
     let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !answer.status.is_success() {
         // `InvalidSsmlException:http://internal.amazon.com/...`
@@ -183,11 +235,11 @@ fn sound(answer: &HttpResponse) -> Result<RichOutput, String> {
         let said: Failure = serde_json::from_slice(&answer.body).unwrap_or_default();
         let kind = if kind.is_empty() { said.kind.as_deref().unwrap_or("an error") } else { kind };
         let message = said.message.unwrap_or_else(|| quote(&answer.body));
-        return Err(format!("Polly returned {} with {kind}: {message}", answer.status));
+        return Err(PollyError::Refused { status: answer.status, kind: kind.to_owned(), message });
     }
     let mime = header("content-type").split(';').next().unwrap_or_default().trim();
     if !mime.starts_with("audio/") {
-        return Err(format!("Polly returned {mime:?}, not audio; check AWS_ENDPOINT_URL"));
+        return Err(PollyError::NotAudio(mime.to_owned()));
     }
     let data = format!("data:{mime};base64,{}", BASE64.encode(&answer.body));
     Ok(RichOutput::Media { mime: mime.to_owned(), data: data.into() })
@@ -205,7 +257,7 @@ struct Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderMap, StatusCode};
+    use http::HeaderMap;
 
     fn env(variables: &[(&str, &str)]) -> ChildEnv {
         variables.iter().map(|(name, value)| (name.into(), value.into())).collect()
@@ -227,8 +279,7 @@ mod tests {
         let both = [("AWS_ENDPOINT_URL", "http://all"), ("AWS_ENDPOINT_URL_POLLY", "http://polly")];
         assert_eq!(endpoint(&both), "http://polly");
         assert_eq!(endpoint(&both[..1]), "http://all");
-        let problem = AwsAccount::of(&env(&KEYS[..1])).unwrap_err();
-        assert!(problem.contains("AWS_SECRET_ACCESS_KEY"), "{problem}");
+        assert_eq!(AwsAccount::of(&env(&KEYS[..1])), Err(MissingKeys));
     }
 
     #[test]
@@ -262,15 +313,34 @@ mod tests {
     fn answers_are_sounds_or_reasons() {
         let ogg = answer(200, &[("content-type", "audio/ogg")], "OggS");
         let data = "data:audio/ogg;base64,T2dnUw==".into();
-        assert_eq!(sound(&ogg), Ok(RichOutput::Media { mime: "audio/ogg".into(), data }));
+        assert_eq!(sound(&ogg).unwrap(), RichOutput::Media { mime: "audio/ogg".into(), data });
+        let error = |answer: &HttpResponse| chain(&sound(answer).unwrap_err());
         let page = answer(200, &[("content-type", "text/html; charset=utf-8")], "<html>");
-        assert!(sound(&page).unwrap_err().contains("\"text/html\""));
+        assert_eq!(error(&page), "Polly returned \"text/html\", not audio; check AWS_ENDPOINT_URL");
         let refused =
             answer(400, &[("x-amzn-errortype", "InvalidSsmlException:http://x")], r#"{"message": "Bad SSML"}"#);
-        assert_eq!(sound(&refused).unwrap_err(), "Polly returned 400 Bad Request with InvalidSsmlException: Bad SSML");
+        assert_eq!(error(&refused), "Polly returned 400 Bad Request with InvalidSsmlException: Bad SSML");
         let typed = answer(403, &[], r#"{"__type": "UnrecognizedClientException", "Message": "no"}"#);
-        assert!(sound(&typed).unwrap_err().ends_with("with UnrecognizedClientException: no"));
+        assert!(error(&typed).ends_with("with UnrecognizedClientException: no"));
         let empty = answer(503, &[], "");
-        assert!(sound(&empty).unwrap_err().ends_with("with an error: no reason given"));
+        assert!(error(&empty).ends_with("with an error: no reason given"));
+    }
+
+    #[test]
+    fn errors_before_the_request_have_stable_texts() {
+        let account = AwsAccount::of(&env(&[&KEYS[..], &[("AWS_ENDPOINT_URL", "http://a b")]].concat())).unwrap();
+        let speech: Speech = serde_json::from_str(r#"{"text": "x", "voiceId": "y"}"#).unwrap();
+        let errors = [
+            MissingKeys.into(),
+            PollyError::Code(serde_json::from_str::<Speech>("{}").unwrap_err()),
+            account.request(&speech, SystemTime::UNIX_EPOCH).unwrap_err(),
+            PollyError::Sign { address: "http://x".to_owned(), error: "no key".into() },
+        ];
+        insta::assert_snapshot!(errors.iter().map(|error| chain(error)).collect::<Vec<_>>().join("\n"), @r#"
+        AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must both be set in the session's environment
+        The code must be JSON like {"text": "Hello", "voiceId": "Joanna"}: missing field `text` at line 1 column 2
+        invalid address http://a b/v1/speech (from AWS_ENDPOINT_URL or AWS_DEFAULT_REGION): invalid uri character
+        cannot sign the request to http://x: no key
+        "#);
     }
 }

@@ -10,6 +10,8 @@
 //! The first request is sent with the first `code`. At the end the session is deleted on the server and the refresh token is
 //! revoked.
 
+mod error;
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,11 +26,13 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
+use self::error::{InvalidEndpoint, RServerError};
 use super::engine::{Engine, EngineContext};
 use super::plan::Plan;
 use super::remote::{FAILED, LazyHttpClient, quote, unless_interrupted, variable, write};
 use super::traits::Runtime;
 use crate::config::ChildEnv;
+use crate::error::chain;
 use crate::http_client::{HttpResponse, ResponseLimits};
 use crate::process::{Control, Launcher, Stream};
 
@@ -88,7 +92,7 @@ struct RServerAccount {
 }
 
 impl RServerAccount {
-    fn of(env: &ChildEnv) -> Result<Self, String> {
+    fn of(env: &ChildEnv) -> Result<Self, InvalidEndpoint> {
         let endpoint = variable(env, "MRS_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let endpoint = if endpoint.contains("://") { endpoint } else { format!("http://{endpoint}") };
         let endpoint = endpoint.trim_end_matches('/').to_owned();
@@ -96,7 +100,7 @@ impl RServerAccount {
             matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
         });
         if !usable {
-            return Err(format!("MRS_ENDPOINT is {endpoint:?}; expected an address such as {DEFAULT_ENDPOINT}"));
+            return Err(InvalidEndpoint(endpoint));
         }
         let or_else = |name, default: &str| variable(env, name).unwrap_or_else(|| default.to_owned());
         let (username, password) = (or_else("MRS_USERNAME", "anonymous"), or_else("MRS_PASSWORD", "unknown"));
@@ -156,7 +160,7 @@ struct ExecuteResponse {
 
 /// The client of one server.
 struct Server {
-    account: Result<RServerAccount, String>,
+    account: Result<RServerAccount, InvalidEndpoint>,
     client: LazyHttpClient,
     state: ServerState,
 }
@@ -169,6 +173,10 @@ enum Auth {
 }
 
 impl Server {
+    fn account(&self) -> Result<&RServerAccount, InvalidEndpoint> {
+        self.account.as_ref().map_err(Clone::clone)
+    }
+
     async fn ask(
         &self,
         auth: Auth,
@@ -176,8 +184,8 @@ impl Server {
         path: &str,
         body: &Value,
         deadline: Option<Duration>,
-    ) -> Result<HttpResponse, String> {
-        let address = format!("{}{path}", self.account.as_ref()?.endpoint);
+    ) -> Result<HttpResponse, RServerError> {
+        let address = format!("{}{path}", self.account()?.endpoint);
         let mut request = Request::builder().method(method).uri(&address);
         if let (Auth::User, Some(tokens)) = (auth, &self.state.tokens) {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", tokens.access));
@@ -186,12 +194,12 @@ impl Server {
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        let request = request.body(body).map_err(|error| format!("invalid address {address}: {error}"))?;
-        self.client.send(request, ResponseLimits { deadline, body_bytes: MAX_OUTPUT_BYTES }).await
+        let request = request.body(body).map_err(|source| RServerError::Address { address, source })?;
+        Ok(self.client.send(request, ResponseLimits { deadline, body_bytes: MAX_OUTPUT_BYTES }).await?)
     }
 
     /// Ensures a token that is not about to expire.
-    async fn log_in(&mut self) -> Result<(), String> {
+    async fn log_in(&mut self) -> Result<(), RServerError> {
         if let Some(tokens) = self.state.tokens.take_if(|tokens| tokens.due <= Instant::now()) {
             let body = json!({ "refreshToken": tokens.refresh });
             self.state.tokens = Some(tokens);
@@ -200,16 +208,12 @@ impl Server {
             self.state.tokens = if answer.status.is_success() { Some(login(&answer)?) } else { None };
         }
         if self.state.tokens.is_none() {
-            let account = self.account.as_ref()?;
+            let account = self.account()?;
             let body = json!({ "username": account.username, "password": account.password });
             let answer = self.ask(Auth::Anonymous, Method::POST, "/login", &body, Some(DEADLINE)).await?;
             if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-                let name = &account.username;
-                return Err(format!(
-                    "The R Server rejected the login of {name:?} ({}); check MRS_USERNAME and MRS_PASSWORD. {}",
-                    answer.status,
-                    quote(&answer.body)
-                ));
+                let (username, reason) = (account.username.clone(), quote(&answer.body));
+                return Err(RServerError::Rejected { username, status: answer.status, reason });
             }
             self.state.tokens = Some(login(&checked(answer, "to log in")?)?);
         }
@@ -223,7 +227,7 @@ impl Server {
         path: &str,
         body: &Value,
         deadline: Option<Duration>,
-    ) -> Result<HttpResponse, String> {
+    ) -> Result<HttpResponse, RServerError> {
         self.log_in().await?;
         let answer = self.ask(Auth::User, method.clone(), path, body, deadline).await?;
         if answer.status != StatusCode::UNAUTHORIZED {
@@ -237,7 +241,7 @@ impl Server {
     }
 
     /// The session's path; creates the session if there is none.
-    async fn session(&mut self) -> Result<String, String> {
+    async fn session(&mut self) -> Result<String, RServerError> {
         if self.state.session.is_none() {
             let answer = self.ask_as_user(Method::POST, "/sessions", &json!({}), Some(DEADLINE)).await?;
             let made: NewSession = parsed(&checked(answer, "to make a session")?)?;
@@ -245,7 +249,7 @@ impl Server {
             if made.session_id.is_empty()
                 || !made.session_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
             {
-                return Err(format!("The R Server returned an invalid session id {:?}", made.session_id));
+                return Err(RServerError::SessionId(made.session_id));
             }
             self.state.session = Some(made.session_id);
         }
@@ -253,7 +257,7 @@ impl Server {
     }
 
     /// Runs code in the session; the second value is true if the session is a new one.
-    async fn execute(&mut self, code: &str) -> Result<(ExecuteResponse, bool), String> {
+    async fn execute(&mut self, code: &str) -> Result<(ExecuteResponse, bool), RServerError> {
         let body = json!({ "code": code });
         let had_one = self.state.session.is_some();
         let path = format!("{}/execute", self.session().await?);
@@ -276,12 +280,14 @@ impl Server {
             Ok(answer) => {
                 tracing::warn!("the R Server may still be running the interrupted code: it returned {}", answer.status);
             }
-            Err(problem) => tracing::warn!("the R Server may still be running the interrupted code: {problem}"),
+            Err(error) => {
+                tracing::warn!("the R Server may still be running the interrupted code: {}", chain(&error));
+            }
         }
     }
 
     /// Deletes the session and revokes the token.
-    async fn log_out(&mut self) -> Result<(), String> {
+    async fn log_out(&mut self) -> Result<(), RServerError> {
         if let Some(session) = self.state.session.take() {
             let path = format!("/sessions/{session}");
             let answer = self.ask_as_user(Method::DELETE, &path, &Value::Null, Some(LOGOUT_DEADLINE)).await?;
@@ -297,20 +303,19 @@ impl Server {
     }
 }
 
-fn login(answer: &HttpResponse) -> Result<AuthTokens, String> {
+fn login(answer: &HttpResponse) -> Result<AuthTokens, RServerError> {
     parsed::<Login>(answer).map(AuthTokens::from)
 }
 
-fn checked(answer: HttpResponse, what: &str) -> Result<HttpResponse, String> {
+fn checked(answer: HttpResponse, what: &'static str) -> Result<HttpResponse, RServerError> {
     if answer.status.is_success() {
         return Ok(answer);
     }
-    Err(format!("The R Server returned {} when asked {what}: {}", answer.status, quote(&answer.body)))
+    Err(RServerError::Refused { status: answer.status, what, reason: quote(&answer.body) })
 }
 
-fn parsed<T: DeserializeOwned>(answer: &HttpResponse) -> Result<T, String> {
-    serde_json::from_slice(&answer.body)
-        .map_err(|error| format!("Unexpected response from the R Server ({error}); check MRS_ENDPOINT"))
+fn parsed<T: DeserializeOwned>(answer: &HttpResponse) -> Result<T, RServerError> {
+    serde_json::from_slice(&answer.body).map_err(RServerError::Unexpected)
 }
 
 /// Auth a value in the query of an address (RFC 3986, unreserved characters).
@@ -339,8 +344,8 @@ impl Engine for RemoteR {
         let mut server = self.server.lock().await;
         let (execution, is_new) = match unless_interrupted(control, server.execute(code)).await {
             Ok(Ok(executed)) => executed,
-            Ok(Err(problem)) => {
-                write(&self.launcher, Stream::Stderr, format!("{problem}\n")).await;
+            Ok(Err(error)) => {
+                write(&self.launcher, Stream::Stderr, format!("{}\n", chain(&error))).await;
                 return FAILED;
             }
             Err(exit_code) => {
@@ -370,7 +375,7 @@ impl Engine for RemoteR {
         let logout = async { self.server.lock().await.log_out().await };
         match timeout(LOGOUT_DEADLINE, logout).await {
             Ok(Ok(())) => {}
-            Ok(Err(problem)) => tracing::warn!("cannot clean up on the R Server: {problem}"),
+            Ok(Err(error)) => tracing::warn!("cannot clean up on the R Server: {}", chain(&error)),
             Err(_) => tracing::warn!("cannot clean up on the R Server: no response in time"),
         }
     }
@@ -380,7 +385,7 @@ impl Engine for RemoteR {
 mod tests {
     use super::*;
 
-    fn account(variables: &[(&str, &str)]) -> Result<RServerAccount, String> {
+    fn account(variables: &[(&str, &str)]) -> Result<RServerAccount, InvalidEndpoint> {
         RServerAccount::of(&variables.iter().map(|(name, value)| (name.into(), value.into())).collect())
     }
 
@@ -391,7 +396,7 @@ mod tests {
         assert_eq!(endpoint("r.example.org:12800"), Ok("http://r.example.org:12800".into()));
         assert_eq!(endpoint("https://r.example.org/api/"), Ok("https://r.example.org/api".into()));
         for wrong in ["ftp://x", "http://", "http://a b"] {
-            assert!(endpoint(wrong).unwrap_err().starts_with("MRS_ENDPOINT is "), "{wrong}");
+            assert!(endpoint(wrong).unwrap_err().to_string().starts_with("MRS_ENDPOINT is "), "{wrong}");
         }
     }
 

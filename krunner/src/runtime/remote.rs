@@ -5,8 +5,7 @@ use http::Request;
 use tokio::sync::OnceCell;
 
 use crate::config::ChildEnv;
-use crate::error::chain;
-use crate::http_client::{HttpClient, HttpResponse, ResponseLimits};
+use crate::http_client::{HttpClient, HttpError, HttpResponse, ResponseLimits};
 use crate::process::{Control, ControlRequest, Launcher, Stream};
 
 /// Exit code when the server or the user's request failed.
@@ -23,10 +22,13 @@ const MAX_QUOTE_BYTES: usize = 1000;
 pub(super) struct LazyHttpClient(OnceCell<HttpClient>);
 
 impl LazyHttpClient {
-    /// Sends a request; returns a response of any status, or a sentence for the user.
-    pub(super) async fn send(&self, request: Request<Bytes>, limits: ResponseLimits) -> Result<HttpResponse, String> {
-        let client = self.0.get_or_try_init(HttpClient::new).await.map_err(|error| chain(&error))?;
-        client.send(request, limits).await.map_err(|error| error.to_string())
+    /// Sends a request; returns a response of any status.
+    pub(super) async fn send(
+        &self,
+        request: Request<Bytes>,
+        limits: ResponseLimits,
+    ) -> Result<HttpResponse, HttpError> {
+        self.0.get_or_try_init(HttpClient::new).await?.send(request, limits).await
     }
 }
 
