@@ -17,6 +17,7 @@ use super::launcher::{Console, Launcher};
 use super::reaper::Reaper;
 use super::sink::{OutputSink, RichOutput, Stream};
 use crate::config::ChildEnv;
+use crate::error::chain;
 use crate::tasks::TaskGroup;
 use crate::writer::Writer;
 
@@ -87,8 +88,8 @@ impl HookState {
         let command = self.command.clone().with_input(input);
         let ended = self.launcher.capture(&command, &self.env, &Control::new(), self.timeout).await;
         let had_failed = self.has_failed.swap(ended.is_err(), Ordering::Relaxed);
-        if let Some(problem) = ended.err().filter(|_| !had_failed) {
-            (self.on_failure)(&problem);
+        if let Some(error) = ended.err().filter(|_| !had_failed) {
+            (self.on_failure)(&chain(&error));
         }
     }
 }

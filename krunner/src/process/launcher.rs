@@ -92,6 +92,32 @@ pub(crate) struct ExplainedOutcome {
     pub reason: Option<ExitReason>,
 }
 
+/// Why a helper program has no usable output.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CaptureError {
+    /// It did not start.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// It exited with an error.
+    #[error("`{command}` failed with {code}: {stderr}")]
+    Failed {
+        /// The command line.
+        command: String,
+        /// Its exit code, negative for a signal.
+        code: i32,
+        /// The start of its standard error.
+        stderr: String,
+    },
+    /// It was terminated.
+    #[error("`{command}` was terminated: it exceeded {deadline:?}, or the runner is shutting down")]
+    Terminated {
+        /// The command line.
+        command: String,
+        /// The time that it was given.
+        deadline: Duration,
+    },
+}
+
 impl Launcher {
     /// Runs a program and forwards its output; returns when the program has exited and its output is forwarded.
     ///
@@ -197,15 +223,14 @@ impl Launcher {
     /// Runs one of our helper programs and returns its stdout.
     ///
     /// # Errors
-    /// A message for the log if it does not start, fails (with its stderr), exceeds the deadline, or `control`
-    ///   is terminated.
+    /// If it does not start, fails (with its stderr), exceeds the deadline, or `control` is terminated.
     pub(crate) async fn capture(
         &self,
         command: &Command,
         env: &ChildEnv,
         control: &Control,
         deadline: Duration,
-    ) -> Result<Vec<u8>, String> {
+    ) -> Result<Vec<u8>, CaptureError> {
         let own = Control::new();
         let collect = self.collect(command, env, &own, MAX_CAPTURED_BYTES);
         tokio::pin!(collect);
@@ -216,15 +241,13 @@ impl Launcher {
                 collect.await.map(|collected| CollectedOutput { outcome: CommandOutcome::NotStarted, ..collected })
             }
         };
-        match collected {
-            Ok(CollectedOutput { outcome: CommandOutcome::Exited(ChildStatus::Code(0)), stdout, .. }) => Ok(stdout),
-            Ok(CollectedOutput { outcome: CommandOutcome::Exited(exit), stderr, .. }) => {
-                Err(format!("`{command}` failed with {}: {}", exit.code(), String::from_utf8_lossy(&stderr).trim_end()))
+        match collected? {
+            CollectedOutput { outcome: CommandOutcome::Exited(ChildStatus::Code(0)), stdout, .. } => Ok(stdout),
+            CollectedOutput { outcome: CommandOutcome::Exited(exit), stderr, .. } => {
+                let stderr = String::from_utf8_lossy(&stderr).trim_end().to_owned();
+                Err(CaptureError::Failed { command: command.to_string(), code: exit.code(), stderr })
             }
-            Ok(_) => {
-                Err(format!("`{command}` was terminated: it exceeded {deadline:?}, or the runner is shutting down"))
-            }
-            Err(error) => Err(crate::error::chain(&error)),
+            _ => Err(CaptureError::Terminated { command: command.to_string(), deadline }),
         }
     }
 
@@ -436,4 +459,21 @@ impl OutputSink for OutputBuffer {
 
     /// Programs produce no rich output.
     async fn show(&self, _: RichOutput) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::chain;
+
+    #[test]
+    fn capture_error_texts_are_stable() {
+        let command = "x -y".to_owned();
+        let spawn = SpawnError::Refused { path: "x".into(), source: io::ErrorKind::OutOfMemory.into() };
+        assert_eq!(chain(&CaptureError::from(spawn)), "cannot start x: out of memory");
+        let failed = CaptureError::Failed { command: command.clone(), code: -9, stderr: "bad".to_owned() };
+        assert_eq!(chain(&failed), "`x -y` failed with -9: bad");
+        let terminated = CaptureError::Terminated { command, deadline: Duration::from_secs(20) };
+        assert_eq!(chain(&terminated), "`x -y` was terminated: it exceeded 20s, or the runner is shutting down");
+    }
 }

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::config::ChildEnv;
+use crate::error::chain;
 use crate::tasks::blocking;
 use crate::writer::Writer;
 
@@ -39,18 +40,47 @@ pub(super) async fn open(logs: Option<PathBuf>, env: &ChildEnv) -> Writer {
             tracing::warn!("cannot start a writer for the task log {}: {error}", path.display());
             Writer::discard()
         }),
-        Some(Err(problem)) => {
-            tracing::warn!("task log disabled: {problem}");
+        Some(Err(error)) => {
+            tracing::warn!("task log disabled: {}", chain(&error));
             Writer::discard()
         }
     }
 }
 
-fn file(logs: &Path, kernel_id: Option<&OsStr>) -> Result<(File, PathBuf), String> {
-    let text = kernel_id.ok_or(format!("{KERNEL_ID} is not set"))?.to_string_lossy();
-    let id = Uuid::parse_str(&text).map_err(|error| format!("{KERNEL_ID} is {text:?}: {error}"))?;
+/// Why there is no task log.
+#[derive(Debug, thiserror::Error)]
+enum TaskLogError {
+    /// The session has no kernel id.
+    #[error("{KERNEL_ID} is not set")]
+    NoKernelId,
+    /// The kernel id cannot be a part of a path.
+    #[error("{KERNEL_ID} is {value:?}")]
+    KernelId {
+        /// The variable's value.
+        value: String,
+        /// What is invalid about it.
+        #[source]
+        source: uuid::Error,
+    },
+    /// The file cannot be created or opened.
+    #[error("{}", path.display())]
+    File {
+        /// The file's path.
+        path: PathBuf,
+        /// The OS error behind it.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn file(logs: &Path, kernel_id: Option<&OsStr>) -> Result<(File, PathBuf), TaskLogError> {
+    let value = kernel_id.ok_or(TaskLogError::NoKernelId)?.to_string_lossy().into_owned();
+    let id = Uuid::parse_str(&value).map_err(|source| TaskLogError::KernelId { value, source })?;
     let path = path(logs, id);
-    append(&path).map(|file| (file, path.clone())).map_err(|error| format!("{}: {error}", path.display()))
+    match append(&path) {
+        Ok(file) => Ok((file, path)),
+        Err(source) => Err(TaskLogError::File { path, source }),
+    }
 }
 
 /// `task/AB/CD/REST.log`, where `ABCDREST` is the id in hex.
@@ -92,10 +122,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_the_id_is_said() {
-        let logs = Path::new("/l");
-        assert_eq!(file(logs, None).unwrap_err(), "BACKENDAI_KERNEL_ID is not set");
-        let error = file(logs, Some(OsStr::new("../../etc"))).unwrap_err();
-        assert!(error.starts_with("BACKENDAI_KERNEL_ID is \"../../etc\": "), "{error}");
+    fn what_is_wrong_is_said() {
+        let error = |id: Option<&str>| chain(&file(Path::new("/proc"), id.map(OsStr::new)).unwrap_err());
+        assert_eq!(error(None), "BACKENDAI_KERNEL_ID is not set");
+        let invalid = error(Some("../../etc"));
+        assert!(invalid.starts_with("BACKENDAI_KERNEL_ID is \"../../etc\": invalid character"), "{invalid}");
+        let file = error(Some("0123abcd-4567-89ab-cdef-0123456789ab"));
+        assert_eq!(file, "/proc/task/01/23/abcd456789abcdef0123456789ab.log: No such file or directory (os error 2)");
     }
 }

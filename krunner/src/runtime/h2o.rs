@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::engine::{Engine, EngineContext};
 use super::plan::Plan;
 use super::python::Python;
-use super::traits::{InitContext, Runtime};
+use super::traits::{InitContext, InitError, Runtime};
 use crate::error::chain;
 use crate::process::{Command, CommandOutcome, Control};
 use crate::tasks::blocking;
@@ -25,7 +25,7 @@ impl H2o {
 
 #[async_trait]
 impl Runtime for H2o {
-    async fn init(&self, context: InitContext<'_>) -> Result<(), String> {
+    async fn init(&self, context: InitContext<'_>) -> Result<(), InitError> {
         self.python.init(context).await
     }
 

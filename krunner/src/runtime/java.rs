@@ -15,7 +15,7 @@ use super::plan::Plan;
 use super::recipe::Word::{Found, Runtime as Own, Text, Tool};
 use super::recipe::{Recipe, Rule, When};
 use super::scratch::ScratchFiles;
-use super::traits::{InitContext, Runtime};
+use super::traits::{InitContext, InitError, Runtime};
 use crate::config::{INPUT_SOCKET_VARIABLE, Paths};
 use crate::process::Command;
 
@@ -55,7 +55,7 @@ impl Java {
 
 #[async_trait]
 impl Runtime for Java {
-    async fn init(&self, context: InitContext<'_>) -> Result<(), String> {
+    async fn init(&self, context: InitContext<'_>) -> Result<(), InitError> {
         let class_path = context.env.get(OsStr::new("CLASSPATH")).filter(|list| !list.is_empty());
         let elsewhere = context.env.get(OsStr::new(INPUT_SOCKET_VARIABLE));
         let host_env = HostEnv {

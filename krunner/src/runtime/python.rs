@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use super::engine::{Engine, EngineContext};
 use super::jupyter::{self, JupyterKernel};
 use super::plan::{Plan, Severity};
-use super::traits::{InitContext, Runtime};
+use super::traits::{InitContext, InitError, Runtime};
 use super::user_site;
 use crate::config::promote;
 use crate::jupyter::Interpreter;
@@ -54,18 +54,16 @@ impl Python {
 
 #[async_trait]
 impl Runtime for Python {
-    async fn init(&self, context: InitContext<'_>) -> Result<(), String> {
+    async fn init(&self, context: InitContext<'_>) -> Result<(), InitError> {
         let InitContext { launcher, paths, control, env } = context;
-        let answer = launcher.capture(&self.call(&["-c", PROBE]), env, control, PROBE_DEADLINE).await?;
+        let probe = self.call(&["-c", PROBE]);
+        let answer = launcher.capture(&probe, env, control, PROBE_DEADLINE).await.map_err(InitError::Probe)?;
         let mut answers = answer.split(|byte| *byte == 0).map(|answer| OsString::from_vec(answer.to_vec()));
         let mut next = || answers.next().unwrap_or_default();
         let (user_site, prefix, is_virtual) = (PathBuf::from(next()), PathBuf::from(next()), next() == "True");
         let _ = self.interpreter.set(Interpreter { path: self.path.clone(), prefix, is_virtual });
         if !user_site.is_absolute() {
-            return Err(format!(
-                "the interpreter reported {} as its user site directory, which is not an absolute path",
-                user_site.display()
-            ));
+            return Err(InitError::UserSite(user_site));
         }
         env.entry(OsStr::new("PYTHONPATH").into()).or_default();
         promote(env, "PYTHONPATH", &user_site);

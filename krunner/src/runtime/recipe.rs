@@ -19,8 +19,7 @@ use super::plan::{Plan, Severity, argument};
 use super::scratch::ScratchFiles;
 use super::sources;
 use super::toolchain::Toolchain;
-use super::traits::{InitContext, Runtime};
-use crate::error::chain;
+use super::traits::{InitContext, InitError, Runtime};
 use crate::process::Command;
 
 /// A language as data. Fields keep the defaults of [`Recipe::new`] or [`Recipe::with_name_in_path`] if it has no such feature.
@@ -147,7 +146,7 @@ impl Recipe {
 
 #[async_trait]
 impl Runtime for Recipe {
-    async fn init(&self, context: InitContext<'_>) -> Result<(), String> {
+    async fn init(&self, context: InitContext<'_>) -> Result<(), InitError> {
         self.environment.add_to(context.env, context.paths);
         if let Some(complaint) = self.toolchain.complaint() {
             tracing::warn!("{complaint}");
@@ -233,15 +232,15 @@ impl When {
 }
 
 /// Runs a script of the image through the shell's `exec`.
-async fn run_if_there(script: Vec<PathBuf>, context: InitContext<'_>) -> Result<(), String> {
+async fn run_if_there(script: Vec<PathBuf>, context: InitContext<'_>) -> Result<(), InitError> {
     let InitContext { launcher, control, env, .. } = context;
     for script in script.into_iter().filter(|script| script.is_file()) {
-        let shown = script.display().to_string();
-        let command = Command::argv(["/bin/sh".into(), "-c".into(), r#"exec "$0""#.into(), script.into_os_string()]);
+        let command =
+            Command::argv(["/bin/sh".into(), "-c".into(), r#"exec "$0""#.into(), script.clone().into_os_string()]);
         match launcher.run(&command, env, control).await {
             Ok(outcome) if outcome.code() == 0 => {}
-            Ok(outcome) => return Err(format!("{shown} exited with code {}", outcome.code())),
-            Err(error) => return Err(format!("cannot run {shown}: {}", chain(&error))),
+            Ok(outcome) => return Err(InitError::ScriptFailed { script, code: outcome.code() }),
+            Err(error) => return Err(InitError::NotStarted { script, error }),
         }
     }
     Ok(())

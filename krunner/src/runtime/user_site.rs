@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use crate::error::chain;
+use super::traits::InitError;
 
 /// Loaded by the interpreter at its start (docs.python.org/3/library/site.html); the socket's path
 /// is filled in.
@@ -26,15 +26,15 @@ const DRAWING_FILES: [(&str, &str); 5] = [
 /// Writes all files.
 ///
 /// # Errors
-/// A sentence that names the file.
-pub(super) fn install(user_site: &Path, socket: &Path) -> Result<(), String> {
+/// [`InitError::Write`] for the first file that cannot be written.
+pub(super) fn install(user_site: &Path, socket: &Path) -> Result<(), InitError> {
     // A JSON string is a Python string.
     let socket = serde_json::Value::from(socket.to_string_lossy()).to_string();
     let customize = SITECUSTOMIZE.replace(SOCKET_PLACEHOLDER, &socket);
     let drawing = user_site.join(DRAWING);
     let files = DRAWING_FILES.iter().map(|(name, text)| (drawing.join(name), *text));
     for (file, text) in std::iter::once((user_site.join("sitecustomize.py"), customize.as_str())).chain(files) {
-        write(&file, text).map_err(|error| format!("cannot write {}: {}", file.display(), chain(&error)))?;
+        write(&file, text).map_err(|error| InitError::Write { file, error })?;
     }
     Ok(())
 }
@@ -69,7 +69,7 @@ mod tests {
     fn a_file_that_cannot_be_written_is_named() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("ai"), "").unwrap();
-        let problem = install(folder.path(), Path::new("/s")).unwrap_err();
+        let problem = install(folder.path(), Path::new("/s")).unwrap_err().to_string();
         assert!(
             problem.starts_with(&format!("cannot write {}/{DRAWING}/__init__.py: ", folder.path().display())),
             "{problem}"

@@ -36,7 +36,7 @@ impl ManagedService {
     /// response to later start requests. It must end soon after its control was terminated.
     pub(crate) fn start<P>(launcher: &Launcher, plan: impl FnOnce(Control) -> P) -> Self
     where
-        P: Future<Output = Result<ServicePlan, String>> + Send + 'static,
+        P: Future<Output = Result<ServicePlan, super::plan_error::PlanError>> + Send + 'static,
     {
         let control = Control::new();
         let (tell, state) = watch::channel(ManagedState::Starting);
@@ -45,7 +45,7 @@ impl ManagedService {
         launcher.tasks.spawn("kept service", async move {
             let end = match plan.await {
                 Ok(plan) => restart_loop.run(&plan).await,
-                Err(problem) => problem,
+                Err(error) => chain(&error),
             };
             restart_loop.tell.send_replace(ManagedState::Stopped(end));
         });

@@ -19,6 +19,7 @@ mod host_key;
 mod keys;
 mod managed;
 mod plan;
+mod plan_error;
 mod ssh_config;
 mod sshd;
 mod ttyd;

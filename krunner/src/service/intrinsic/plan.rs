@@ -5,9 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use super::host_key::HostKey;
 use super::keys::Keys;
+use super::plan_error::{MissingProgram, PlanError};
 use super::sshd::Dropbear;
 use super::ttyd;
 use crate::config::{ChildEnv, Paths, Ports, allows_ssh_password};
+use crate::error::chain;
 use crate::logging::OPERATOR;
 use crate::process::{Command, Control, Launcher};
 use crate::service::ServiceLaunch;
@@ -66,19 +68,19 @@ impl Planner {
     /// Installs the keys, once per session, and plans the ssh server.
     ///
     /// # Errors
-    /// A sentence that says why the server cannot be started. It was logged.
-    pub(crate) async fn sshd(self, control: Control) -> Result<ServicePlan, String> {
+    /// With the reason why the server cannot be started. It was logged.
+    pub(crate) async fn sshd(self, control: Control) -> Result<ServicePlan, PlanError> {
         if let Some(plan) = self.sshd.get() {
             return Ok(plan.clone());
         }
         let paths = self.paths.clone();
         let dropbear = blocking(move || Dropbear::choose(&paths, Path::is_file)).await;
-        let dropbear = dropbear.inspect_err(|problem| tell_missing(SSHD, problem))?;
+        let dropbear = dropbear.inspect_err(|error| tell_missing(SSHD, error))?;
         let Self { paths, launcher, env, .. } = &self;
         let keys = Keys { dropbear: &dropbear, paths, launcher, env, control: &control };
-        let files = keys.prepare().await.inspect_err(|problem| {
+        let files = keys.prepare().await.inspect_err(|error| {
             if !control.is_terminated() {
-                tracing::error!("cannot start {SSHD}: {problem}");
+                tracing::error!("cannot start {SSHD}: {}", chain(error));
             }
         })?;
         let (pid_file, takes_passwords) = (files.folder.join(PID_FILE), self.takes_passwords().await);
@@ -101,11 +103,11 @@ impl Planner {
     /// Plans the terminal server.
     ///
     /// # Errors
-    /// A sentence that says why the server cannot be started. It was logged.
-    pub(crate) async fn ttyd(self) -> Result<ServicePlan, String> {
+    /// With the reason why the server cannot be started. It was logged.
+    pub(crate) async fn ttyd(self) -> Result<ServicePlan, PlanError> {
         let (paths, port) = (self.paths.clone(), self.ports.ttyd);
         let serve = blocking(move || ttyd::serve(&paths, port, Path::is_file)).await;
-        let serve = serve.inspect_err(|problem| tell_missing(TTYD, problem))?;
+        let serve = serve.inspect_err(|error| tell_missing(TTYD, error))?;
         Ok(ServicePlan { launch: self.launch(TTYD, serve, Some(port)), host_key: None })
     }
 
@@ -115,6 +117,6 @@ impl Planner {
 }
 
 /// Logged for the operator of the node: the agent mounts these programs, users cannot.
-fn tell_missing(name: &str, problem: &str) {
-    tracing::warn!(target: OPERATOR, "cannot start {name}: {problem}");
+fn tell_missing(name: &str, error: &MissingProgram) {
+    tracing::warn!(target: OPERATOR, "cannot start {name}: {error}");
 }

@@ -19,13 +19,42 @@ pub(super) struct HostEntry {
     port: u16,
 }
 
+/// Why the hosts of a cluster are not added.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HostsError {
+    /// The file is not the JSON of a mapping.
+    #[error("not an object of [address, port] pairs ({0})")]
+    NotPairs(serde_json::Error),
+    /// ssh would parse the name as something else.
+    #[error("{0:?} is not a valid host name")]
+    Name(String),
+    /// ssh would parse the address as something else.
+    #[error("{name}: invalid address {address:?}")]
+    Address {
+        /// The host's name.
+        name: String,
+        /// The address in the file.
+        address: String,
+    },
+    /// The port is not a number from 1 to 65535.
+    #[error("{name}: invalid port {port}")]
+    Port {
+        /// The host's name.
+        name: String,
+        /// The port in the file, of any type.
+        port: Value,
+    },
+    /// ssh would parse the role as something else.
+    #[error("{0:?} is not a valid role")]
+    Role(String),
+}
+
 /// The hosts of `port-mapping.json`: `{NAME: [ADDRESS, PORT]}`.
 ///
 /// # Errors
 /// Names the first entry that is invalid.
-pub(super) fn mapped(json: &[u8]) -> Result<Vec<HostEntry>, String> {
-    let hosts: BTreeMap<String, (String, Value)> =
-        serde_json::from_slice(json).map_err(|error| format!("not an object of [address, port] pairs ({error})"))?;
+pub(super) fn mapped(json: &[u8]) -> Result<Vec<HostEntry>, HostsError> {
+    let hosts: BTreeMap<String, (String, Value)> = serde_json::from_slice(json).map_err(HostsError::NotPairs)?;
     hosts
         .into_iter()
         .map(|(name, (address, port))| {
@@ -35,9 +64,9 @@ pub(super) fn mapped(json: &[u8]) -> Result<Vec<HostEntry>, String> {
                 _ => None,
             };
             match number.filter(|number| *number != 0) {
-                _ if !is_plain(&name) => Err(format!("{name:?} is not a valid host name")),
-                _ if !is_plain(&address) => Err(format!("{name}: invalid address {address:?}")),
-                None => Err(format!("{name}: invalid port {port}")),
+                _ if !is_plain(&name) => Err(HostsError::Name(name)),
+                _ if !is_plain(&address) => Err(HostsError::Address { name, address }),
+                None => Err(HostsError::Port { name, port }),
                 Some(port) => Ok(HostEntry { pattern: name, address: Some(address), port }),
             }
         })
@@ -48,7 +77,7 @@ pub(super) fn mapped(json: &[u8]) -> Result<Vec<HostEntry>, String> {
 ///
 /// # Errors
 /// Names the first entry that is invalid.
-pub(super) fn by_role(replicas: &str) -> Result<Vec<HostEntry>, String> {
+pub(super) fn by_role(replicas: &str) -> Result<Vec<HostEntry>, HostsError> {
     replicas
         .split(',')
         .map(str::trim)
@@ -56,7 +85,7 @@ pub(super) fn by_role(replicas: &str) -> Result<Vec<HostEntry>, String> {
         .map(|pair| {
             let role = pair.rsplit_once(':').map_or(pair, |(role, _)| role);
             if !is_plain(role) {
-                return Err(format!("{role:?} is not a valid role"));
+                return Err(HostsError::Role(role.to_owned()));
             }
             Ok(HostEntry { pattern: format!("{role}*"), address: None, port: DEFAULT_PORT })
         })

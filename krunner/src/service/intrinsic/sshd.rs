@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::plan_error::MissingProgram;
 use crate::config::Paths;
 use crate::process::Command;
 
@@ -28,8 +29,8 @@ impl Dropbear {
     /// Chooses the single file if it exists, else the three programs.
     ///
     /// # Errors
-    /// A sentence that names the missing files.
-    pub(super) fn choose(paths: &Paths, is_there: impl Fn(&Path) -> bool) -> Result<Self, String> {
+    /// With the paths at which a program was not found.
+    pub(super) fn choose(paths: &Paths, is_there: impl Fn(&Path) -> bool) -> Result<Self, MissingProgram> {
         let multi = paths.kernel_program("dropbearmulti");
         if is_there(&multi) {
             return Ok(Self::Multi(multi));
@@ -37,7 +38,7 @@ impl Dropbear {
         let [server, key, convert] =
             ["dropbear", "dropbearkey", "dropbearconvert"].map(|name| paths.kernel_program(name));
         if let Some(missing) = [&server, &key, &convert].into_iter().find(|path| !is_there(path)) {
-            return Err(format!("neither {} nor {} exists", multi.display(), missing.display()));
+            return Err(MissingProgram { preferred: multi, other: missing.clone() });
         }
         Ok(Self::Single { server, key, convert })
     }
@@ -84,7 +85,7 @@ pub(super) fn public_key(said: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
-    fn chosen(there: &[&str]) -> Result<Dropbear, String> {
+    fn chosen(there: &[&str]) -> Result<Dropbear, MissingProgram> {
         let paths = Paths::default();
         let there: Vec<_> = there.iter().map(|name| paths.kernel_program(name)).collect();
         Dropbear::choose(&paths, |path| there.iter().any(|known| known == path))
@@ -96,7 +97,7 @@ mod tests {
         assert_eq!(chosen(&["dropbearmulti", "dropbear", "dropbearkey", "dropbearconvert"]), Ok(multi));
         assert!(matches!(chosen(&["dropbear", "dropbearkey", "dropbearconvert"]), Ok(Dropbear::Single { .. })));
         assert_eq!(
-            chosen(&["dropbear", "dropbearkey"]).unwrap_err(),
+            chosen(&["dropbear", "dropbearkey"]).unwrap_err().to_string(),
             "neither /opt/kernel/dropbearmulti nor /opt/kernel/dropbearconvert exists"
         );
     }

@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::plan_error::MissingProgram;
 use crate::config::Paths;
 use crate::process::Command;
 
@@ -23,8 +24,8 @@ const ATTACH: &str = "export SHELL=\"$0\"; \
 /// The command line of the terminal server on this port.
 ///
 /// # Errors
-/// A sentence that names the missing files.
-pub(super) fn serve(paths: &Paths, port: u16, is_there: impl Fn(&Path) -> bool) -> Result<Command, String> {
+/// With the paths at which no server was found.
+pub(super) fn serve(paths: &Paths, port: u16, is_there: impl Fn(&Path) -> bool) -> Result<Command, MissingProgram> {
     let mut argv = server(paths, &is_there)?;
     argv.extend(["-p".into(), port.to_string().into()]);
     let name = SHELLS.into_iter().find(|name| is_there(&paths.image_program(name))).unwrap_or("sh");
@@ -38,14 +39,14 @@ pub(super) fn serve(paths: &Paths, port: u16, is_there: impl Fn(&Path) -> bool) 
 }
 
 /// The newer ttyd is read-only without `-W`; the older one does not know this option.
-fn server(paths: &Paths, is_there: impl Fn(&Path) -> bool) -> Result<Vec<OsString>, String> {
+fn server(paths: &Paths, is_there: impl Fn(&Path) -> bool) -> Result<Vec<OsString>, MissingProgram> {
     let (newer, older): (PathBuf, PathBuf) = (paths.kernel_program("ttyd"), paths.volume_ttyd());
     if is_there(&newer) {
         Ok(vec![newer.into(), "-W".into()])
     } else if is_there(&older) {
         Ok(vec![older.into()])
     } else {
-        Err(format!("neither {} nor {} exists", newer.display(), older.display()))
+        Err(MissingProgram { preferred: newer, other: older })
     }
 }
 
@@ -53,7 +54,7 @@ fn server(paths: &Paths, is_there: impl Fn(&Path) -> bool) -> Result<Vec<OsStrin
 mod tests {
     use super::*;
 
-    fn planned(there: &[&str]) -> Result<String, String> {
+    fn planned(there: &[&str]) -> Result<String, MissingProgram> {
         serve(&Paths::default(), 7681, |path| there.iter().any(|known| Path::new(known) == path))
             .map(|command| command.to_string())
     }
@@ -68,7 +69,10 @@ mod tests {
             planned(&["/opt/backend.ai/bin/ttyd", "/bin/sh"]).unwrap(),
             "/opt/backend.ai/bin/ttyd -p 7681 /bin/sh"
         );
-        assert_eq!(planned(&["/bin/sh"]).unwrap_err(), "neither /opt/kernel/ttyd nor /opt/backend.ai/bin/ttyd exists");
+        assert_eq!(
+            planned(&["/bin/sh"]).unwrap_err().to_string(),
+            "neither /opt/kernel/ttyd nor /opt/backend.ai/bin/ttyd exists"
+        );
     }
 
     #[test]
