@@ -19,7 +19,9 @@ use self::host::HostFacts;
 use self::watchdog::attend;
 use super::args::DoctorArgs;
 use super::stdout::print;
+use crate::error::chain;
 use crate::exit::Exit;
+use crate::monitor::setup::TracerError;
 use crate::monitor::tracer::probe::{self, CheckState, Findings, HostCheck, ProbeRoots};
 use crate::monitor::{ProcRoot, Scope, TracerKind, setup, time_scan};
 use crate::sys;
@@ -111,7 +113,7 @@ impl Diagnosis {
     /// Each with how long was waited for it if it did not end, and why that may be.
     fn new(
         findings: Result<Findings, Duration>,
-        trial: Result<Result<(), String>, Duration>,
+        trial: Result<Result<(), TracerError>, Duration>,
         why_slow: Option<String>,
     ) -> Self {
         let scope = findings.as_ref().map_or(Scope::Cgroup, Findings::scope);
@@ -120,8 +122,8 @@ impl Diagnosis {
         let (tracer, state, found) = match trial {
             Ok(Ok(())) => (TracerKind::Bpf, CheckState::Ok, "the programs load and attach".to_owned()),
             // What was found above is the reason, if anything was.
-            Ok(Err(error)) if choice == TracerKind::Snapshot => (TracerKind::Snapshot, CheckState::Note, error),
-            Ok(Err(error)) => (TracerKind::Snapshot, CheckState::Missing, error),
+            Ok(Err(error)) if choice == TracerKind::Snapshot => (TracerKind::Snapshot, CheckState::Note, chain(&error)),
+            Ok(Err(error)) => (TracerKind::Snapshot, CheckState::Missing, chain(&error)),
             // A runner loads it for as long as it takes.
             Err(waited) => {
                 let reason = why_slow.map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -175,13 +177,13 @@ mod tests {
         let empty = tempfile::TempDir::new().unwrap();
         let refused = Err(std::io::ErrorKind::PermissionDenied.into());
         let findings = probe::probe_host(&ProbeRoots::below(empty.path()), refused);
-        let text = Diagnosis::new(Ok(findings), Ok(Err("refused".to_owned())), None).to_text();
+        let text = Diagnosis::new(Ok(findings), Ok(Err(TracerError::Disabled)), None).to_text();
         insta::assert_snapshot!("doctor_without_rights", text.replace(&empty.path().display().to_string(), "ROOT"));
     }
 
     #[test]
     fn a_line_has_state_check_finding_and_remedy() {
-        let text = Diagnosis::new(Ok(findings()), Ok(Err("refused".to_owned())), None).to_text();
+        let text = Diagnosis::new(Ok(findings()), Ok(Err(TracerError::Disabled)), None).to_text();
         let line = text.lines().find(|line| line.contains(" capabilities ")).unwrap();
         assert_eq!(
             line,
@@ -198,10 +200,10 @@ mod tests {
     fn a_trial_has_the_last_word() {
         let tried = |trial| Diagnosis::new(Ok(findings()), Ok(trial), None);
         assert_eq!(tried(Ok(())).tracer, TracerKind::Bpf);
-        let refused = tried(Err("the kernel refuses".to_owned()));
+        let refused = tried(Err(TracerError::Disabled));
         assert_eq!(refused.tracer, TracerKind::Snapshot);
         let text = refused.to_text();
-        assert!(text.contains("note     trial             the kernel refuses\n"), "the cause is told above: {text}");
+        assert!(text.contains("note     trial             disabled\n"), "the cause is told above: {text}");
     }
 
     #[test]
@@ -216,7 +218,7 @@ mod tests {
     #[test]
     fn the_json_names_are_stable() {
         let told: serde_json::Value =
-            serde_json::from_str(&Diagnosis::new(Ok(findings()), Ok(Err("refused".to_owned())), None).to_json())
+            serde_json::from_str(&Diagnosis::new(Ok(findings()), Ok(Err(TracerError::Disabled)), None).to_json())
                 .unwrap();
         assert_eq!((&told["tracer"], &told["scope"]), (&json!("snapshot"), &json!("cgroup")));
         let check = &told["checks"][3];

@@ -6,14 +6,15 @@
 //! | the host's | own | those in our memory cgroup and below it; others belong to other tenants |
 //! | any | all | all |
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use nix::sys::stat::stat;
 
 use super::cgroup::{Cgroup, CgroupError, CgroupRoot, own_cgroup_filter};
 use super::procfs::{CgroupFilter, ProcRoot, ProcView};
-use super::tracer::{self, INIT_PID_NAMESPACE, Loading, ProgramLog, Scope, Target, TraceFilter};
-use crate::error::chain;
+use super::tracer::{self, INIT_PID_NAMESPACE, Loading, LoadingError, ProgramLog, Scope, Target, TraceFilter};
 use crate::sys::{self, memory};
 
 const OWN_PID_NAMESPACE: &str = "/proc/self/ns/pid";
@@ -21,13 +22,51 @@ const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Peak memory usage of loading the tracer (30 MiB on 6.18, which has the largest BTF so far), with a margin. It is
 /// charged to our own cgroup, where it must not cause an OOM kill.
-const LOADING_BYTES: u64 = 48 * 1024 * 1024;
+const LOADING_BYTES: u64 = 48 * MIB;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Why there is no eBPF tracer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TracerError {
+    /// The caller does not want it.
+    #[error("disabled")]
+    Disabled,
+    /// The processes to trace cannot be told by their PID namespace.
+    #[error("cannot read {OWN_PID_NAMESPACE}")]
+    NoPidNamespace,
+    /// The processes to trace cannot be told by their cgroup.
+    #[error("in the host's PID namespace a memory cgroup is required to identify krunner's own processes")]
+    NoCgroup(#[source] Arc<CgroupError>),
+    /// Loading could itself cause an OOM kill.
+    #[error(
+        "loading the OOM tracer temporarily takes {} MiB, but the memory cgroup's limit is {} MiB; raise the limit",
+        LOADING_BYTES / MIB,
+        limit_bytes / MIB
+    )]
+    LowLimit {
+        /// The memory limit of our cgroup.
+        limit_bytes: u64,
+    },
+    /// The loader thread did not start.
+    #[error("cannot start the OOM tracer's loader thread")]
+    Thread(#[source] io::Error),
+    /// The thread that serves requests would keep its capabilities.
+    #[error("cannot drop krunner's file capabilities")]
+    Capabilities(#[source] io::Error),
+    /// The programs are not attached.
+    #[error(transparent)]
+    Loading(#[from] LoadingError),
+    /// Their records cannot be read.
+    #[error("cannot read the OOM tracer's ring buffer")]
+    Ring(#[source] io::Error),
+}
 
 /// Everything that [`Monitor::start`](super::Monitor::start) needs.
 #[derive(Debug)]
 pub(crate) struct MonitorSetup {
     /// The tracer being loaded, or the reason why there is none.
-    pub(super) tracer: Result<Loading, String>,
+    pub(super) tracer: Result<Loading, TracerError>,
     /// Whose OOM kills are reported.
     pub(super) scope: Scope,
     /// Where to read processes; `None` if the tracer's pids are not those in `/proc`, or if our processes cannot be
@@ -66,13 +105,10 @@ impl MonitorSetup {
     pub(crate) fn detect(requested: ScopeRequest, bpf: BpfPolicy, log: ProgramLog) -> Self {
         memory::tune_malloc();
         let host = HostContext::find(requested);
-        let target = if bpf == BpfPolicy::Never { Err("disabled".to_owned()) } else { host.target(log) };
-        let tracer = target.and_then(|target| {
-            Loading::start(target).map_err(|error| format!("cannot start the OOM tracer's loader thread: {error}"))
-        });
+        let target = if bpf == BpfPolicy::Never { Err(TracerError::Disabled) } else { host.target(log) };
+        let tracer = target.and_then(|target| Loading::start(target).map_err(TracerError::Thread));
         // If dropping fails, do not use the tracer: no thread with capabilities may serve requests.
-        let tracer =
-            sys::drop_added().map_err(|error| format!("cannot drop krunner's file capabilities: {error}")).and(tracer);
+        let tracer = sys::drop_added().map_err(TracerError::Capabilities).and(tracer);
         let proc = (host.is_hosts() || requested == ScopeRequest::Own).then(ProcRoot::default);
         let cgroup_filter =
             (host.scope() == Scope::Cgroup).then(|| own_cgroup_filter(&CgroupRoot::default())).transpose();
@@ -99,21 +135,21 @@ impl MonitorSetup {
 ///
 /// # Errors
 /// With the reason why the tracer cannot be loaded.
-pub(crate) fn try_tracer() -> Result<(), String> {
-    tracer::try_to_attach(&HostContext::find(ScopeRequest::Own).target(ProgramLog::Off)?)
+pub(crate) fn try_tracer() -> Result<(), TracerError> {
+    Ok(tracer::try_to_attach(&HostContext::find(ScopeRequest::Own).target(ProgramLog::Off)?)?)
 }
 
 /// Our PID namespace and memory cgroup.
 struct HostContext {
     requested: ScopeRequest,
     pid_namespace: Option<u32>,
-    cgroup: Result<Cgroup, CgroupError>,
+    cgroup: Result<Cgroup, Arc<CgroupError>>,
 }
 
 impl HostContext {
     fn find(requested: ScopeRequest) -> Self {
         let namespace = stat(OWN_PID_NAMESPACE).ok().and_then(|namespace| u32::try_from(namespace.st_ino).ok());
-        Self { requested, pid_namespace: namespace, cgroup: Cgroup::find(&CgroupRoot::default()) }
+        Self { requested, pid_namespace: namespace, cgroup: Cgroup::find(&CgroupRoot::default()).map_err(Arc::new) }
     }
 
     fn is_hosts(&self) -> bool {
@@ -129,18 +165,13 @@ impl HostContext {
         }
     }
 
-    fn target(&self, log: ProgramLog) -> Result<Target, String> {
-        let pid_namespace = self.pid_namespace.ok_or_else(|| format!("cannot read {OWN_PID_NAMESPACE}"))?;
+    fn target(&self, log: ProgramLog) -> Result<Target, TracerError> {
+        let pid_namespace = self.pid_namespace.ok_or(TracerError::NoPidNamespace)?;
         let filter = match (self.scope(), &self.cgroup) {
             (Scope::All, _) => TraceFilter::None,
             (Scope::PidNamespace, _) => TraceFilter::PidNamespace,
             (Scope::Cgroup, Ok(cgroup)) => TraceFilter::Cgroup { id: cgroup.id, version: cgroup.version },
-            (Scope::Cgroup, Err(error)) => {
-                return Err(format!(
-                    "in the host's PID namespace a memory cgroup is required to identify krunner's own processes: {}",
-                    chain(error)
-                ));
-            }
+            (Scope::Cgroup, Err(error)) => return Err(TracerError::NoCgroup(Arc::clone(error))),
         };
         self.has_room()?;
         let counts_memory_and_swap = self.cgroup.as_ref().is_ok_and(|cgroup| cgroup.version == 1);
@@ -148,16 +179,42 @@ impl HostContext {
     }
 
     /// Checks the limit, not the usage: most of the usage is reclaimable cache.
-    fn has_room(&self) -> Result<(), String> {
-        const MIB: u64 = 1024 * 1024;
+    fn has_room(&self) -> Result<(), TracerError> {
         let limit = self.cgroup.as_ref().ok().and_then(|cgroup| cgroup.facts().limit_bytes);
         match limit {
-            Some(limit) if limit < LOADING_BYTES => Err(format!(
-                "loading the OOM tracer temporarily takes {} MiB, but the memory cgroup's limit is {} MiB; raise the limit",
-                LOADING_BYTES / MIB,
-                limit / MIB
-            )),
+            Some(limit_bytes) if limit_bytes < LOADING_BYTES => Err(TracerError::LowLimit { limit_bytes }),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::chain;
+
+    #[test]
+    fn tracer_error_texts_are_stable() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let errors = [
+            TracerError::Disabled,
+            TracerError::NoPidNamespace,
+            TracerError::NoCgroup(Arc::new(CgroupError::Read("/proc/self/cgroup".into(), denied()))),
+            TracerError::LowLimit { limit_bytes: 32 * MIB },
+            TracerError::Thread(denied()),
+            TracerError::Capabilities(denied()),
+            TracerError::Loading(LoadingError::Panicked),
+            TracerError::Ring(denied()),
+        ];
+        insta::assert_snapshot!(errors.iter().map(|error| chain(error)).collect::<Vec<_>>().join("\n"), @r"
+        disabled
+        cannot read /proc/self/ns/pid
+        in the host's PID namespace a memory cgroup is required to identify krunner's own processes: cannot read /proc/self/cgroup: permission denied
+        loading the OOM tracer temporarily takes 48 MiB, but the memory cgroup's limit is 32 MiB; raise the limit
+        cannot start the OOM tracer's loader thread: permission denied
+        cannot drop krunner's file capabilities: permission denied
+        bug: the OOM tracer's loader thread panicked
+        cannot read the OOM tracer's ring buffer: permission denied
+        ");
     }
 }

@@ -22,6 +22,7 @@ mod memory;
 mod recorded;
 mod traced;
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -41,7 +42,9 @@ use super::engine::{MonitorEngine, is_of_interest};
 use super::event::{Trace, TraceEvent};
 use super::handle::{MonitorEvent, MonitorQuery, MonitorRequest, MonitorStatus};
 use super::sampler::{Sampler, SamplerEvent};
+use super::setup::TracerError;
 use super::tracer::{Loading, RingReader, Scope, TracerKind};
+use crate::error::chain;
 use crate::sys;
 use memory::MemoryWatch;
 use recorded::RecorderState;
@@ -110,8 +113,8 @@ enum MonitorInput {
     Changed,
     Request(MonitorRequest),
     Query(MonitorQuery),
-    Attached(Result<Box<RingReader>, String>),
-    TracerEnded(String),
+    Attached(Result<Box<RingReader>, TracerError>),
+    TracerEnded(io::Error),
     Tick,
 }
 
@@ -150,7 +153,7 @@ impl MonitorTask {
 
     pub(super) async fn run(
         mut self,
-        tracer: Result<Loading, String>,
+        tracer: Result<Loading, TracerError>,
         mut samples: mpsc::Receiver<SamplerEvent>,
         mut requests: mpsc::Receiver<MonitorRequest>,
         mut queries: mpsc::Receiver<MonitorQuery>,
@@ -203,14 +206,14 @@ impl MonitorTask {
         self.engine.set_booted_at(clock::time_of_day(0));
         match event {
             MonitorInput::Attached(attached) => {
-                let why_not = attached.as_ref().err().cloned();
+                let why_not = attached.as_ref().err().map(|error| chain(error));
                 self.ring = attached.ok();
                 self.tracer_changed(why_not).await;
             }
-            MonitorInput::TracerEnded(reason) => {
-                tracing::error!("cannot read the OOM tracer's ring buffer: {reason}");
+            MonitorInput::TracerEnded(error) => {
+                tracing::error!("cannot read the OOM tracer's ring buffer: {error}");
                 self.ring = None;
-                self.tracer_changed(Some(reason)).await;
+                self.tracer_changed(Some(error.to_string())).await;
             }
             MonitorInput::Batch(batch) => self.traced(&batch),
             MonitorInput::Sampled(sample) => self.sampled(sample),
@@ -445,9 +448,9 @@ impl MonitorTask {
 }
 
 /// Waits for the loader thread; `Err` with the reason why there is no tracer.
-async fn attached(tracer: Result<Loading, String>) -> Result<Box<RingReader>, String> {
+async fn attached(tracer: Result<Loading, TracerError>) -> Result<Box<RingReader>, TracerError> {
     let attached = tracer?.attached().await?;
-    attached.into_reader().map(Box::new).map_err(|error| format!("cannot read the OOM tracer's ring buffer: {error}"))
+    attached.into_reader().map(Box::new).map_err(TracerError::Ring)
 }
 
 fn changes_of(cgroup: &Cgroup) -> Option<AsyncFd<OwnedFd>> {
@@ -467,9 +470,9 @@ async fn changed(changes: Option<&AsyncFd<OwnedFd>>) {
     ready.clear_ready();
 }
 
-async fn next_batch(ring: Option<&mut RingReader>) -> Result<Vec<TraceEvent>, String> {
+async fn next_batch(ring: Option<&mut RingReader>) -> io::Result<Vec<TraceEvent>> {
     match ring {
-        Some(ring) => ring.next().await.map_err(|error| error.to_string()),
+        Some(ring) => ring.next().await,
         None => std::future::pending().await,
     }
 }

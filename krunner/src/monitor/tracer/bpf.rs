@@ -81,7 +81,7 @@ pub(crate) enum TraceFilter {
 
 /// Why the programs are not attached.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LoadError {
+pub(crate) enum LoadError {
     /// A trivial bpf(2) call failed.
     #[error("bpf(2) failed")]
     Refused(#[source] io::Error),

@@ -20,6 +20,9 @@ const SECCOMP_FILTER: u8 = 2;
 /// Memory limit for maps and ring buffers together, by contract.
 const BPF_MEMORY_BYTES: u64 = 2 << 20;
 
+/// Name of the check of the kernel's BTF.
+pub(super) const KERNEL_BTF: &str = "kernel-btf";
+
 const SETCAP: &str = "`setcap cap_bpf,cap_perfmon+p` krunner's file";
 
 pub(super) fn checks(findings: &Findings) -> Vec<HostCheck> {
@@ -158,13 +161,13 @@ fn kernel_btf(findings: &Findings) -> HostCheck {
         Ok(facts) => {
             let lacks = lacks(&facts.offsets);
             return match lacks.as_slice() {
-                [] => ok("kernel-btf", "complete"),
-                _ => note("kernel-btf", format!("usable; not available for reports: {}", lacks.join(", "))),
+                [] => ok(KERNEL_BTF, "complete"),
+                _ => note(KERNEL_BTF, format!("usable; not available for reports: {}", lacks.join(", "))),
             };
         }
         Err(error) => error,
     };
-    let told = missing("kernel-btf", chain(error));
+    let told = missing(KERNEL_BTF, chain(error));
     match error {
         BtfError::Read(_, cause) if cause.kind() == io::ErrorKind::NotFound => {
             told.remedy("use a kernel with CONFIG_DEBUG_INFO_BTF=y and mount /sys in the container")

@@ -11,4 +11,4 @@ pub(crate) mod probe;
 pub(super) use bpf::RingReader;
 pub(crate) use bpf::{INIT_PID_NAMESPACE, ProgramLog, Target, TraceFilter};
 pub(crate) use kind::{Scope, TracerKind};
-pub(crate) use loading::{LOADER_THREAD, Loading, try_to_attach};
+pub(crate) use loading::{LOADER_THREAD, Loading, LoadingError, try_to_attach};

@@ -86,9 +86,11 @@ pub(crate) struct HostCheck {
     pub remedy: Option<String>,
 }
 
-/// Why the eBPF tracer is unavailable. Both fields are sentence fragments.
+/// Why the eBPF tracer is unavailable. The texts are sentence fragments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Obstacle {
+    /// Stable name of the check that found it.
+    pub check: &'static str,
     /// The missing requirement.
     pub what: String,
     /// How to fix it.
@@ -194,7 +196,7 @@ impl Findings {
     pub(crate) fn choose(&self) -> TracerChoice {
         let missing = self.checks().into_iter().filter(|check| check.state == CheckState::Missing);
         let why_not_better: Vec<Obstacle> =
-            missing.map(|check| Obstacle { what: check.found, remedy: check.remedy }).collect();
+            missing.map(|check| Obstacle { check: check.check, what: check.found, remedy: check.remedy }).collect();
         let tracer = if why_not_better.is_empty() { TracerKind::Bpf } else { TracerKind::Snapshot };
         TracerChoice { tracer, why_not_better }
     }
