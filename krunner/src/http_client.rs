@@ -56,7 +56,6 @@ pub(crate) struct HttpResponse {
     /// The status code, of any class.
     pub status: StatusCode,
     /// All headers, without trailers. Only Amazon Polly's answers have some that matter.
-    #[cfg_attr(not(any(feature = "polly", test)), expect(dead_code, reason = "read by Polly and tests only"))]
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,

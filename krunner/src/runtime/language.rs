@@ -4,11 +4,10 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-#[cfg(feature = "polly")]
-use super::polly;
 use super::traits::Runtime;
 use super::{
-    app, c, cpp, git, golang, h2o, haskell, java, julia, lua, nodejs, octave, php, python, r, r_server, rust, scheme,
+    app, c, cpp, git, golang, h2o, haskell, java, julia, lua, nodejs, octave, php, polly, python, r, r_server, rust,
+    scheme,
 };
 use crate::config::Paths;
 use crate::process::is_executable;
@@ -168,7 +167,6 @@ pub(crate) const LANGUAGES: &[Language] = &[
         user_input: false,
         make: |_| Arc::new(r_server::RServer),
     },
-    #[cfg(feature = "polly")]
     Language {
         name: "vendor.aws_polly",
         log_prefix: "vendor.aws_polly-kernel",

@@ -24,7 +24,6 @@ mod nodejs;
 mod octave;
 mod php;
 mod plan;
-#[cfg(feature = "polly")]
 mod polly;
 mod python;
 mod r;
@@ -34,6 +33,7 @@ mod remote;
 mod rust;
 mod scheme;
 mod scratch;
+mod sigv4;
 mod sources;
 mod toolchain;
 mod traits;

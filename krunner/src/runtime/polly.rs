@@ -7,19 +7,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
-use aws_sigv4::sign::v4;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::header::{self, InvalidHeaderValue};
+use http::{Request, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::engine::{Engine, EngineContext};
 use super::plan::Plan;
 use super::remote::{FAILED, LazyHttpClient, quote, unless_interrupted, variable, write};
+use super::sigv4::Signer;
 use super::traits::Runtime;
 use crate::config::ChildEnv;
 use crate::error::chain;
@@ -83,12 +82,13 @@ enum PollyError {
         source: http::Error,
     },
     /// The request cannot be signed.
-    #[error("cannot sign the request to {address}: {error}")]
+    #[error("cannot sign the request to {address}")]
     Sign {
         /// The request's address.
         address: String,
-        /// The AWS SDK's error. Not a source: its causes are left out of the text.
-        error: Box<dyn std::error::Error + Send + Sync>,
+        /// What no header can have.
+        #[source]
+        error: InvalidHeaderValue,
     },
     /// No complete response arrived.
     #[error(transparent)]
@@ -161,35 +161,15 @@ impl AwsAccount {
             Ok(request) => request,
             Err(source) => return Err(PollyError::Address { address, source }),
         };
-        self.sign(&mut request, now).map_err(|error| PollyError::Sign { address, error })?;
+        let signer = Signer {
+            key_id: &self.key_id,
+            key: &self.key,
+            session_token: self.session_token.as_deref(),
+            region: &self.region,
+            service: "polly",
+        };
+        signer.sign(&mut request, now).map_err(|error| PollyError::Sign { address, error })?;
         Ok(request)
-    }
-
-    fn sign(
-        &self,
-        request: &mut Request<Bytes>,
-        now: SystemTime,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let credentials = Credentials::new(&self.key_id, &self.key, self.session_token.clone(), None, "environment");
-        let identity = credentials.into();
-        let params = v4::SigningParams::builder()
-            .identity(&identity)
-            .region(&self.region)
-            .name("polly")
-            .time(now)
-            .settings(SigningSettings::default())
-            .build()?
-            .into();
-        let content_type = [(header::CONTENT_TYPE.as_str(), "application/json")];
-        let signable = SignableRequest::new(
-            request.method().as_str(),
-            request.uri().to_string(),
-            content_type.into_iter(),
-            SignableBody::Bytes(request.body()),
-        )?;
-        let (instructions, _) = sign(signable, &params)?.into_parts();
-        instructions.apply_to_request_http1x(request);
-        Ok(())
     }
 }
 
@@ -257,7 +237,7 @@ struct Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderMap;
+    use http::{HeaderMap, HeaderValue};
 
     fn env(variables: &[(&str, &str)]) -> ChildEnv {
         variables.iter().map(|(name, value)| (name.into(), value.into())).collect()
@@ -334,13 +314,13 @@ mod tests {
             MissingKeys.into(),
             PollyError::Code(serde_json::from_str::<Speech>("{}").unwrap_err()),
             account.request(&speech, SystemTime::UNIX_EPOCH).unwrap_err(),
-            PollyError::Sign { address: "http://x".to_owned(), error: "no key".into() },
+            PollyError::Sign { address: "http://x".to_owned(), error: HeaderValue::from_str("\n").unwrap_err() },
         ];
         insta::assert_snapshot!(errors.iter().map(|error| chain(error)).collect::<Vec<_>>().join("\n"), @r#"
         AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must both be set in the session's environment
         The code must be JSON like {"text": "Hello", "voiceId": "Joanna"}: missing field `text` at line 1 column 2
         invalid address http://a b/v1/speech (from AWS_ENDPOINT_URL or AWS_DEFAULT_REGION): invalid uri character
-        cannot sign the request to http://x: no key
+        cannot sign the request to http://x: failed to parse header value
         "#);
     }
 }
