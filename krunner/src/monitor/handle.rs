@@ -1,26 +1,23 @@
-//! Public handles of a running monitor: the events it emits, requests and queries.
+//! Public handles of a running monitor.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use schemars::JsonSchema;
-use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::attribution::engine::{MonitorEngine, ProcessLookup};
 use super::attribution::sigkill::{SigkillCause, SigkillOf};
-use super::cgroup::CgroupFacts;
-use super::cgroup::charge::OwnCharge;
-use super::clock;
-use super::engine::{KillEvent, MonitorEngine, ProcessLookup};
-use super::event::{ChildExit, ProcessKey};
-use super::process::{ExitKind, SizeSplit, Sizes};
-use super::procfs::{CgroupFilter, ProcRoot};
+use super::message::{MonitorEvent, MonitorQuery, MonitorRequest};
+use super::model::cgroup::{CgroupFacts, CgroupFilter};
+use super::model::clock;
+use super::model::process::{ExitKind, ProcessKey, SizeSplit, Sizes};
 use super::report::recorder::Recorder;
-use super::sampler::Sampler;
 use super::setup::MonitorSetup;
+use super::sources::cgroup::charge::OwnCharge;
+use super::sources::procfs::ProcRoot;
+use super::sources::sampler::Sampler;
 use super::task::{FLUSH_DEADLINE, MonitorTask, QUEUED_SAMPLES};
-use super::tracer::{Scope, TracerKind};
 use crate::tasks::TaskGroup;
 
 /// Capacity of the request channel. Each exit of a child is a request.
@@ -31,53 +28,6 @@ const QUEUED_QUERIES: usize = 64;
 
 /// Capacity of the event channel. Bursts of OOM kills are summarized before.
 const QUEUED_EVENTS: usize = 64;
-
-/// An event emitted by the monitor.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum MonitorEvent {
-    /// The detection method has changed, or is known for the first time.
-    Status(MonitorStatus),
-    /// OOM kills, warnings and losses.
-    Oom(KillEvent),
-    /// All OOM kills that happened before [`Monitor::flush`] was called with this number have been reported.
-    Flushed(u64),
-    /// The agent reported an OOM kill that neither a tracer nor a counter can confirm.
-    Unconfirmed,
-}
-
-/// How OOM kills are detected, and whose.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-#[schemars(rename = "Watching")]
-pub(crate) struct MonitorStatus {
-    /// The detection method.
-    pub tracer: TracerKind,
-    /// Why eBPF is not used.
-    pub why_not_bpf: Option<String>,
-    /// Whose OOM kills are reported.
-    pub scope: Scope,
-}
-
-/// One-way requests to the monitor task.
-#[derive(Debug)]
-pub(super) enum MonitorRequest {
-    /// The agent reported an OOM kill.
-    AgentReportedKill,
-    /// A process has exited and is about to be reaped.
-    Exited(ChildExit),
-    /// Like `Exited`, if memory was too short to read the process from `/proc`.
-    ExitedUnread { pid: u32, end: ExitKind },
-    /// Write memory samples to this flight recorder.
-    RecordTo(Recorder),
-}
-
-/// Queries, which are answered once all OOM kills up to now have been reported.
-#[derive(Debug)]
-pub(super) enum MonitorQuery {
-    /// Emit [`MonitorEvent::Flushed`] with this number.
-    Flush(u64),
-    /// Explain why a process got SIGKILL.
-    Explain { whose: SigkillOf, answer: oneshot::Sender<SigkillCause> },
-}
 
 /// Handle of a running monitor task.
 #[derive(Debug)]

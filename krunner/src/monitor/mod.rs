@@ -2,51 +2,50 @@
 //! answer.
 //!
 //! ```text
-//! tracer ──TraceEvent──▶ ┌────────────────────────────┐
-//! (BPF, or elsewhere)    │ engine: correlate, history,│ ──MonitorEvent──▶ session, `krunner monitor`
-//! sampler ──Snapshot───▶ │         rate limit, report │
-//! (/proc, every 2 s)     └────────────────────────────┘
+//!  task.rs         owns the sources, feeds the engine, emits MonitorEvent ─▶ session, `krunner monitor`
+//!    │             handle.rs: its handles · message.rs: events, requests · setup.rs: what this container allows
+//!  report/         text, JSON, journal, plot, flight recorder
+//!    │
+//!  attribution/    engine: correlate, infer, history, rate limit    pure: time is a parameter
+//!    │
+//!  explain/        which limit, where the memory was, what grew, what would have been enough    pure
+//!  sources/        tracer/ (BPF) ─▶ TraceEvent · sampler: procfs/ every 2 s ─▶ Snapshot · cgroup/ ─▶ Count
+//!    │
+//!  model/          event, process, cgroup, clock    plain values
 //! ```
 //!
-//! A tracer emits plain values, which pure code interprets: [`correlate`] attributes kills, [`history`] has the ancestors,
-//! [`report`] the text. [`task`] is the async task around it, [`handle`] its handle. The module does not depend on sessions, replies or the agent.
+//! Uses point down; a source may return values of [`explain`]. An OOM kill goes source -> event -> correlate -> history
+//! (ancestors) -> explain -> report -> session. The module does not depend on sessions, replies or the agent.
 
 mod attribution;
-mod cgroup;
-pub(crate) mod clock;
-mod correlate;
-mod engine;
-mod event;
 mod explain;
 mod handle;
-mod history;
-mod infer;
+mod message;
 mod model;
-mod process;
-mod procfs;
-mod rate_limit;
 mod report;
-mod sampler;
-mod schedule;
 pub(crate) mod setup;
+mod sources;
 mod task;
-pub(crate) mod tracer;
 
+pub(crate) use attribution::correlate::Confidence;
+pub(crate) use attribution::engine::KillEvent;
+pub(crate) use attribution::memory_warning::MemoryWarning;
+pub(crate) use attribution::oom_report::OomReport;
 pub(crate) use attribution::sigkill::{SigkillCause, SigkillOf};
-pub(crate) use cgroup::charge::OwnCharge;
-pub(crate) use cgroup::{Cgroup, CgroupRoot};
-pub(crate) use clock::boot_ns;
-pub(crate) use correlate::Confidence;
-pub(crate) use engine::KillEvent;
-pub(crate) use handle::{Monitor, MonitorEvent, MonitorStatus, SigkillCauses};
-pub(crate) use procfs::tmpfs_mounts;
-pub(crate) use procfs::{ProcRoot, time_scan};
+pub(crate) use handle::{Monitor, SigkillCauses};
+pub(crate) use message::MonitorEvent;
+pub(crate) use model::clock::{self, boot_ns};
+pub(crate) use model::detection::{MonitorStatus, Scope, TracerKind};
+pub(crate) use model::time::{parse_rfc3339, utc};
+pub(crate) use model::units::mib as in_mib;
 pub(crate) use report::journal::{Journal, JournalPath};
 pub(crate) use report::journal_reader::JournalFile;
 pub(crate) use report::plot;
 pub(crate) use report::recorder;
 pub(crate) use report::schema::{self, RecordsLost, Unattributed};
-pub(crate) use report::{MemoryWarning, OomReport};
-pub(crate) use report::{mib as in_mib, parse_rfc3339, utc};
 pub(crate) use setup::{BpfPolicy, MonitorSetup, ScopeRequest};
-pub(crate) use tracer::{ProgramLog, Scope, TracerKind};
+pub(crate) use sources::cgroup::charge::OwnCharge;
+pub(crate) use sources::cgroup::{Cgroup, CgroupRoot};
+pub(crate) use sources::procfs::tmpfs_mounts;
+pub(crate) use sources::procfs::{ProcRoot, time_scan};
+pub(crate) use sources::tracer::{self, ProgramLog};

@@ -12,9 +12,11 @@ use std::sync::Arc;
 
 use nix::sys::stat::stat;
 
-use super::cgroup::{Cgroup, CgroupError, CgroupRoot, own_cgroup_filter};
-use super::procfs::{CgroupFilter, ProcRoot, ProcView};
-use super::tracer::{self, INIT_PID_NAMESPACE, Loading, LoadingError, ProgramLog, Scope, Target, TraceFilter};
+use super::model::cgroup::CgroupFilter;
+use super::model::detection::Scope;
+use super::sources::cgroup::{Cgroup, CgroupError, CgroupRoot, own_cgroup_filter};
+use super::sources::procfs::{ProcRoot, ProcView};
+use super::sources::tracer::{self, INIT_PID_NAMESPACE, Loading, LoadingError, ProgramLog, Target, TraceFilter};
 use crate::sys::{self, memory};
 
 const OWN_PID_NAMESPACE: &str = "/proc/self/ns/pid";

@@ -15,7 +15,7 @@
 //! left unreported: immediately if there was none, after [`FLUSH_DEADLINE`] at the latest.
 //!
 //! **Hold.** After an OOM kill at our own limit, no file is opened and nothing is reported until the victim's memory
-//! has been freed: see `cgroup::charge`.
+//! has been freed: see `sources::cgroup::charge`.
 
 mod counted;
 mod memory;
@@ -34,16 +34,17 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::cgroup::Cgroup;
-use super::cgroup::charge::OwnCharge;
-use super::cgroup::counter::KillCounter;
-use super::clock;
-use super::engine::{MonitorEngine, is_of_interest};
-use super::event::{Trace, TraceEvent};
-use super::handle::{MonitorEvent, MonitorQuery, MonitorRequest, MonitorStatus};
-use super::sampler::{Sampler, SamplerEvent};
+use super::attribution::engine::{MonitorEngine, is_of_interest};
+use super::message::{MonitorEvent, MonitorQuery, MonitorRequest};
+use super::model::clock;
+use super::model::detection::{MonitorStatus, Scope, TracerKind};
+use super::model::event::{Trace, TraceEvent};
 use super::setup::TracerError;
-use super::tracer::{Loading, RingReader, Scope, TracerKind};
+use super::sources::cgroup::Cgroup;
+use super::sources::cgroup::charge::OwnCharge;
+use super::sources::cgroup::counter::KillCounter;
+use super::sources::sampler::{Sampler, SamplerEvent};
+use super::sources::tracer::{Loading, RingReader};
 use crate::error::chain;
 use crate::sys;
 use memory::MemoryWatch;

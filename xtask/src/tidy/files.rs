@@ -35,17 +35,17 @@ const OWNED: &[Owned] = &[
     Owned {
         word: "aya",
         within: "krunner/src/",
-        owners: &["krunner/src/monitor/tracer/bpf.rs", "krunner/src/monitor/tracer/bpf/"],
+        owners: &["krunner/src/monitor/sources/tracer/bpf.rs", "krunner/src/monitor/sources/tracer/bpf/"],
         in_tests_too: true,
-        remedy: "only monitor/tracer/bpf.rs knows aya; everything else sees plain data",
+        remedy: "only monitor/sources/tracer/bpf.rs knows aya; everything else sees plain data",
     },
     Owned {
         word: "unsafe",
         within: "",
         owners: &[
             "krunner/src/sys/",
-            "krunner/src/monitor/tracer/bpf.rs",
-            "krunner/src/monitor/tracer/bpf/",
+            "krunner/src/monitor/sources/tracer/bpf.rs",
+            "krunner/src/monitor/sources/tracer/bpf/",
             "krunner-ebpf/",
             "tests/victim/raw.rs",
         ],
@@ -230,8 +230,8 @@ mod tests {
         assert_eq!(problems("krunner/src/session/x.rs", text)[0].0, 2);
         assert_eq!(problems("xtask/src/bench/peer.rs", text), []);
         assert_eq!(problems("krunner/src/cli/x.rs", "//! A.\n// zeromq\nconst A: &str = \"zeromq\";\n"), []);
-        assert_eq!(problems("krunner/src/monitor/tracer/bpf.rs", "//! B.\nuse aya::Ebpf;\n"), []);
-        assert_eq!(problems("krunner/src/monitor/tracer/decode.rs", "//! B.\nuse aya::Ebpf;\n").len(), 1);
+        assert_eq!(problems("krunner/src/monitor/sources/tracer/bpf.rs", "//! B.\nuse aya::Ebpf;\n"), []);
+        assert_eq!(problems("krunner/src/monitor/sources/tracer/decode.rs", "//! B.\nuse aya::Ebpf;\n").len(), 1);
     }
 
     #[test]

@@ -8,7 +8,8 @@
 
 use std::collections::VecDeque;
 
-use crate::monitor::event::{KillSource, ProcessKey, Trace, TraceEvent};
+use crate::monitor::model::event::{KillSource, Trace, TraceEvent};
+use crate::monitor::model::process::ProcessKey;
 
 /// Kills whose mark is outstanding. It follows within microseconds.
 const MAX_KILLED: usize = 64;
@@ -82,7 +83,7 @@ impl KillAccounting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::event::{Kill, Mark, MemoryAtKill};
+    use crate::monitor::model::event::{Kill, Mark, MemoryAtKill};
 
     const MS: u64 = 1_000_000;
 

@@ -5,7 +5,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use crate::monitor::event::{Actor, ProcessKey};
+use crate::monitor::model::event::Actor;
+use crate::monitor::model::process::ProcessKey;
 
 /// Kills to remember: far more than happen between an exit and the question about it.
 const MAX_REMEMBERED: usize = 256;

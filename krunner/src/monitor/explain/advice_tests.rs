@@ -1,9 +1,9 @@
 //! Lower bounds and remedies of made-up kills.
 
 use super::*;
-use crate::monitor::event::ProcessKey;
 use crate::monitor::explain::TreeUsage;
 use crate::monitor::model::MemorySample;
+use crate::monitor::model::process::ProcessKey;
 
 const MIB: u64 = 1 << 20;
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Advice, Growth, LimitHit, MemoryUsage};
-use crate::monitor::cgroup::CgroupFacts;
+use crate::monitor::model::cgroup::CgroupFacts;
 
 /// The memory readings right after a kill.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

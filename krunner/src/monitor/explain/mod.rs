@@ -11,6 +11,7 @@
 
 mod advice;
 mod combine;
+mod count;
 mod explanation;
 mod growth;
 mod limit;
@@ -20,6 +21,7 @@ mod usage;
 mod warning;
 
 pub(crate) use advice::{Advice, Remedy};
+pub(in crate::monitor) use count::{Count, Kills};
 pub(crate) use explanation::Explanation;
 pub(in crate::monitor) use explanation::MemoryFacts;
 pub(crate) use growth::{Growth, GrowthShape};
@@ -27,7 +29,7 @@ pub(in crate::monitor) use limit::{CgroupView, FailedCharges, MachineMemory};
 pub(crate) use limit::{LimitHit, LimitScope};
 pub(super) use samples::SampleSeries;
 pub(super) use trend::Trend;
-pub(crate) use usage::{KernelMemory, MemoryUsage, MountUsage, TreeUsage};
+pub(crate) use usage::{KernelMemory, MemoryUsage, TreeUsage};
 pub(in crate::monitor) use usage::{ProcessUsage, UsageText};
 pub(crate) use warning::GrowingProcess;
 pub(super) use warning::{WarningRule, fastest_growing};

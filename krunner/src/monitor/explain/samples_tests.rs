@@ -1,7 +1,7 @@
 //! What is kept of many samples.
 
 use super::*;
-use crate::monitor::event::ProcessKey;
+use crate::monitor::model::process::ProcessKey;
 
 fn sample(at_ms: u64, processes: usize) -> MemorySample {
     let process =

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::monitor::event::ProcessKey;
+use crate::monitor::model::mount::MountUsage;
+use crate::monitor::model::process::ProcessKey;
 
 /// Maximum number of trees in a report.
 const MAX_TREES: usize = 5;
@@ -55,17 +56,6 @@ pub(crate) struct KernelMemory {
     pub slab_bytes: Option<u64>,
     /// Socket buffers: `sock`, `memory.kmem.tcp.usage_in_bytes`.
     pub sockets_bytes: Option<u64>,
-}
-
-/// A tmpfs mount.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub(crate) struct MountUsage {
-    /// The mount point.
-    pub path: String,
-    /// Memory in use (statvfs(3)).
-    pub used_bytes: u64,
-    /// Size limit of the mount.
-    pub size_bytes: Option<u64>,
 }
 
 /// A process and its descendants.

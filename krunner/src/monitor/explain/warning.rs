@@ -7,7 +7,7 @@
 //!   └─────────────── less than 80 % in use for 2 s ────────────────────┘
 //! ```
 
-use crate::monitor::event::ProcessKey;
+use crate::monitor::model::process::ProcessKey;
 use crate::monitor::model::{MemorySample, ProcessMemory};
 
 use super::SampleSeries;

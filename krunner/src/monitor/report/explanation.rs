@@ -32,9 +32,10 @@ impl fmt::Display for Explanation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::event::ProcessKey;
-    use crate::monitor::explain::{KernelMemory, LimitHit, LimitScope, MemoryUsage, MountUsage, TreeUsage};
+    use crate::monitor::explain::{KernelMemory, LimitHit, LimitScope, MemoryUsage, TreeUsage};
     use crate::monitor::model::LimitKind;
+    use crate::monitor::model::mount::MountUsage;
+    use crate::monitor::model::process::ProcessKey;
 
     const MIB: u64 = 1 << 20;
 

@@ -17,7 +17,7 @@ use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::sys::stat::Mode;
 use tokio::sync::mpsc;
 
-use crate::monitor::OwnCharge;
+use crate::monitor::sources::cgroup::charge::OwnCharge;
 use crate::tasks::{TaskGroup, blocking};
 
 /// Lines that may wait for the disk. A burst of kills is rate-limited long before. Further lines are dropped and the loss is

@@ -12,7 +12,7 @@ use std::path::Path;
 use nix::libc::O_NONBLOCK;
 use serde::Deserialize;
 
-use super::{OomReport, json};
+use crate::monitor::attribution::oom_report::{self, OomReport};
 
 /// Longer lines are skipped. A report has at most 64 members and 60 s of samples, far less than this.
 const MAX_LINE_BYTES: u64 = 4 * 1024 * 1024;
@@ -135,7 +135,7 @@ fn parse(line: &[u8]) -> JournalLine {
         return JournalLine::Other;
     }
     match serde_json::from_slice::<EventTag>(line) {
-        Ok(kind) if kind.event == json::EVENT => {
+        Ok(kind) if kind.event == oom_report::EVENT => {
             serde_json::from_slice(line).map_or(JournalLine::Unreadable, |report| JournalLine::Report(Box::new(report)))
         }
         Ok(_) => JournalLine::Other,

@@ -12,9 +12,10 @@ mod table;
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 
-use super::{OomReport, ProcessInfo, utc};
-use crate::monitor::correlate::Confidence;
+use crate::monitor::attribution::correlate::Confidence;
+use crate::monitor::attribution::oom_report::{OomReport, ProcessInfo};
 use crate::monitor::model::ProcessMemory;
+use crate::monitor::model::time::utc;
 use chart::ChartError;
 use html::escape;
 use series::{AtKill, Series};

@@ -25,13 +25,12 @@ mod post_mortem;
 mod record;
 mod recording_path;
 
-use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, SystemTime};
+use std::{io, thread};
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -47,9 +46,9 @@ pub(crate) use recording_path::RecordingPath;
 use self::format::Encoder;
 use self::recording_path::OpenedRecording;
 use crate::error::chain;
-use crate::monitor::cgroup::charge::OwnCharge;
-use crate::monitor::clock::boot_ns;
 use crate::monitor::model::MemorySample;
+use crate::monitor::model::clock::boot_ns;
+use crate::monitor::sources::cgroup::charge::OwnCharge;
 
 /// Records that may wait for a slow disk: a few seconds' worth.
 const QUEUED_RECORDS: usize = 64;

@@ -8,9 +8,10 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{MemoryWarning, OomReport};
-use crate::monitor::handle::MonitorStatus;
-use crate::monitor::rate_limit::Suppressed;
+use crate::monitor::attribution::memory_warning::MemoryWarning;
+use crate::monitor::attribution::oom_report::OomReport;
+use crate::monitor::attribution::rate_limit::Suppressed;
+use crate::monitor::model::detection::MonitorStatus;
 
 /// The tracer dropped records; an OOM kill may have been missed.
 #[derive(Debug, Serialize, JsonSchema)]

@@ -3,7 +3,8 @@
 //! `INSTA_UPDATE=always cargo test -p krunner --lib snapshots` rewrites them.
 
 use super::*;
-use crate::monitor::explain::{Growth, KernelMemory, LimitHit, LimitScope, MemoryUsage, MountUsage, TreeUsage};
+use crate::monitor::explain::{Growth, KernelMemory, LimitHit, LimitScope, MemoryUsage, TreeUsage};
+use crate::monitor::model::mount::MountUsage;
 use crate::monitor::model::{LimitKind, MemorySample};
 
 fn assert_snapshot(name: &str, text: &impl ToString) {

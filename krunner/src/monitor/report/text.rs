@@ -1,14 +1,18 @@
 //! Formats a report as text: the process tree, then details. Numbers have thousands separators and sizes are in mebibytes.
 //! Characters that could forge a line or control a terminal are escaped.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
-use super::{LargeProcess, OomReport, ProcessInfo, SHOWN_CMDLINE_BYTES, SHOWN_MEMBERS};
-use crate::monitor::correlate::Confidence;
+use crate::monitor::attribution::correlate::Confidence;
+use crate::monitor::attribution::oom_report::{LargeProcess, OomReport, ProcessInfo};
 use crate::monitor::explain::LimitScope;
-use crate::monitor::process::Cmdline;
+use crate::monitor::model::units::{MIB, grouped, mib, mib_or_unknown};
 
-pub(super) const MIB: u64 = 1024 * 1024;
+/// Number of co-victims in the text.
+const SHOWN_MEMBERS: usize = 16;
+
+/// Bytes of a command line in the tree.
+const SHOWN_CMDLINE_BYTES: usize = 512;
 
 /// The tree, then the details, without a final newline.
 impl fmt::Display for OomReport {
@@ -126,22 +130,6 @@ impl fmt::Display for ProcessInfo {
     }
 }
 
-/// The arguments separated by spaces, with control characters escaped.
-impl fmt::Display for Cmdline {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A process may pad the title that it gives itself.
-        let end = self.bytes.iter().rposition(|byte| !matches!(byte, 0 | b' ')).map_or(0, |last| last + 1);
-        for character in String::from_utf8_lossy(&self.bytes[..end]).chars() {
-            match character {
-                '\0' => f.write_char(' ')?,
-                control if control.is_control() => write!(f, "{}", control.escape_default())?,
-                other => f.write_char(other)?,
-            }
-        }
-        Ok(())
-    }
-}
-
 /// The process, with its shared and swapped memory if there is any.
 impl fmt::Display for LargeProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -154,25 +142,10 @@ impl fmt::Display for LargeProcess {
     }
 }
 
-/// Mebibytes as in `ps`, rounded to the nearest; less than half of one is `0m`.
-pub(crate) fn mib(bytes: u64) -> String {
-    format!("{}m", grouped(bytes.saturating_add(MIB / 2) / MIB))
-}
-
-/// Mebibytes, or `?`.
-pub(in crate::monitor) fn mib_or_unknown(bytes: Option<u64>) -> String {
-    bytes.map_or_else(|| "?".to_owned(), mib)
-}
-
-/// Adds thousands separators: `1,234,567`.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
+impl ProcessInfo {
+    /// Formats its resident memory.
+    #[must_use]
+    pub(crate) fn rss(&self) -> String {
+        mib_or_unknown(self.rss_bytes)
     }
-    text
 }

@@ -3,7 +3,7 @@
 use std::sync::TryLockError;
 
 use super::MonitorTask;
-use crate::monitor::clock;
+use crate::monitor::model::clock;
 
 impl MonitorTask {
     /// Without a tracer: reads the counter; `false` if the sampler has locked it.

@@ -8,16 +8,15 @@
 //! ```
 //!
 //! The files are kept open and were read before, so reading them takes a few microseconds and no memory. `/proc` is
-//! read only if there is headroom: see `cgroup::charge`.
+//! read only if there is headroom: see `sources::cgroup::charge`.
 
 use std::time::Duration;
 
 use super::MonitorTask;
-use crate::monitor::cgroup::charge::{ChargedMemory, MemoryStat};
-use crate::monitor::clock;
-use crate::monitor::engine::ProcessSizes;
+use crate::monitor::attribution::engine::ProcessSizes;
 use crate::monitor::explain::Trend;
-use crate::monitor::model::{MemorySample, ProcessMemory};
+use crate::monitor::model::{MemorySample, ProcessMemory, clock};
+use crate::monitor::sources::cgroup::charge::{ChargedMemory, MemoryStat};
 
 /// Sample interval while memory grows fast.
 pub(super) const DENSE_TICK: Duration = Duration::from_millis(50);

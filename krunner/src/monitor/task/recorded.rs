@@ -1,8 +1,7 @@
 //! The task's interface to the flight recorder: memory samples, and changes of the OOM kill count.
 
 use super::MonitorTask;
-use crate::monitor::clock;
-use crate::monitor::model::MemorySample;
+use crate::monitor::model::{MemorySample, clock};
 use crate::monitor::report::recorder::{Record, Recorder};
 
 /// Interval of reading the OOM kill counter, which takes two reads for each cgroup at or above ours.

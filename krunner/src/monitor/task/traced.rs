@@ -8,15 +8,17 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::MonitorTask;
+use crate::monitor::attribution::engine::is_of_interest;
 use crate::monitor::attribution::kill_accounting::KillAccounting;
-use crate::monitor::cgroup::counter::KillCounter;
-use crate::monitor::cgroup::limits::LimitCounters;
-use crate::monitor::cgroup::names::CgroupNames;
-use crate::monitor::cgroup::{Cgroup, CgroupFacts};
-use crate::monitor::clock;
-use crate::monitor::engine::is_of_interest;
-use crate::monitor::event::{Kill, ProcessKey, Trace, TraceEvent};
 use crate::monitor::explain::{CgroupView, LimitHit, LimitScope, MemoryFacts};
+use crate::monitor::model::cgroup::CgroupFacts;
+use crate::monitor::model::clock;
+use crate::monitor::model::event::{Kill, Trace, TraceEvent};
+use crate::monitor::model::process::ProcessKey;
+use crate::monitor::sources::cgroup::Cgroup;
+use crate::monitor::sources::cgroup::counter::KillCounter;
+use crate::monitor::sources::cgroup::limits::LimitCounters;
+use crate::monitor::sources::cgroup::names::CgroupNames;
 
 pub(super) struct TracerState {
     names: Option<CgroupNames>,

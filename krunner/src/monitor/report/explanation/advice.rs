@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::super::text::grouped;
 use crate::monitor::explain::{Advice, Remedy};
+use crate::monitor::model::units::grouped;
 
 /// Each line begins with a newline.
 impl fmt::Display for Advice {

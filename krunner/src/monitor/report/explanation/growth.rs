@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::super::text::{grouped, mib};
 use crate::monitor::explain::{Growth, GrowthShape};
 use crate::monitor::model::MemorySample;
+use crate::monitor::model::units::{grouped, mib};
 
 /// Levels from nothing to the limit.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::super::text::{mib, mib_or_unknown};
 use crate::monitor::explain::{LimitHit, LimitScope};
 use crate::monitor::model::LimitKind;
+use crate::monitor::model::units::{mib, mib_or_unknown};
 
 impl fmt::Display for LimitHit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

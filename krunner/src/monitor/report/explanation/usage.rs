@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::super::text::{MIB, grouped, mib};
-use crate::monitor::explain::{KernelMemory, MemoryUsage, MountUsage, TreeUsage};
+use crate::monitor::explain::{KernelMemory, MemoryUsage, TreeUsage};
+use crate::monitor::model::mount::MountUsage;
+use crate::monitor::model::units::{MIB, grouped, mib};
 
 /// Number of mounts in the text.
 const SHOWN_MOUNTS: usize = 3;

@@ -13,8 +13,8 @@ use plotters::prelude::{
 };
 use thiserror::Error;
 
-use super::super::text::grouped;
 use super::series::{MAX_LAYERS, Series};
+use crate::monitor::model::units::grouped;
 
 /// Size in SVG units; the image is as wide as the page.
 const SIZE: (u32, u32) = (900, 400);

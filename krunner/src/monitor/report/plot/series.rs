@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::text::mib;
-use crate::monitor::event::ProcessKey;
+use crate::monitor::model::process::ProcessKey;
+use crate::monitor::model::units::mib;
 use crate::monitor::model::{MemorySample, ProcessMemory};
 
 /// Processes with a layer of their own: as many as a sample has and as colours can be told apart.

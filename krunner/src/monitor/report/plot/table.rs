@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::super::text::{mib, mib_or_unknown};
 use super::html::escape;
 use super::series::{Layer, Series};
 use crate::monitor::explain::MemoryUsage;
+use crate::monitor::model::units::{mib, mib_or_unknown};
 
 /// Rows of data: as many as fit on a printed page. The JSON has all.
 const MAX_ROWS: usize = 30;

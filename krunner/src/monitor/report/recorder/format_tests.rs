@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::monitor::event::ProcessKey;
+use crate::monitor::model::process::ProcessKey;
 use crate::monitor::model::{MemorySample, ProcessMemory};
 
 /// Small enough to damage every byte.

@@ -1,16 +1,15 @@
 //! Identifies the current process and its surroundings, for the header and for comparison with an earlier recording.
 
-use std::env;
-use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::{env, fs};
 
 use uuid::Uuid;
 
 use super::cause::CurrentState;
 use super::record::RecordingHeader;
 use super::unix_ns;
-use crate::monitor::cgroup::{Cgroup, CgroupRoot};
-use crate::monitor::clock::{boot_ns, time_of_day};
+use crate::monitor::model::clock::{boot_ns, time_of_day};
+use crate::monitor::sources::cgroup::{Cgroup, CgroupRoot};
 
 /// The header for this process.
 #[must_use]

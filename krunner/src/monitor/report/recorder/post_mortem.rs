@@ -9,7 +9,9 @@ use super::cause::{Certainty, CurrentState, EndCause, find_cause, samples};
 use super::format::{DatedRecord, Recording};
 use super::record::Record;
 use crate::monitor::model::MemorySample;
-use crate::monitor::report::{mib, rfc3339, utc};
+use crate::monitor::model::json::rfc3339;
+use crate::monitor::model::time::utc;
+use crate::monitor::model::units::mib;
 
 /// Columns of the sparkline.
 const COLUMNS: usize = 24;

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::monitor::attribution::oom_report::OomReport;
 use crate::monitor::model::MemorySample;
-use crate::monitor::report::{OomReport, utc};
+use crate::monitor::model::time::utc;
 
 /// Identifies the recorded process. Written once at the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

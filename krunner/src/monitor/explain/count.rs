@@ -1,0 +1,46 @@
+//! OOM kills as a counter has them: their number and the memory at that moment.
+
+use super::MemoryFacts;
+use crate::monitor::model::cgroup::CgroupFacts;
+
+/// OOM kills counted since the last [`KillCounter::take`](crate::monitor::sources::cgroup::counter::KillCounter::take).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::monitor) struct Count {
+    /// The counts by cgroup.
+    pub(in crate::monitor) kills: Vec<Kills>,
+    /// Whether a counter is readable.
+    pub(in crate::monitor) is_counted: bool,
+    /// Start of the interval, in nanoseconds since boot.
+    pub(in crate::monitor) since_boot_ns: u64,
+    /// End of the interval: when the counters were last read.
+    pub(in crate::monitor) at_boot_ns: u64,
+}
+
+impl Count {
+    /// Subtracts kills that are already reported.
+    pub(in crate::monitor) fn leave_out(&mut self, mut reported: u64) {
+        for kills in &mut self.kills {
+            let here = kills.number.min(reported);
+            kills.number -= here;
+            reported -= here;
+        }
+        self.kills.retain(|kills| kills.number > 0);
+    }
+}
+
+/// OOM kills counted by one cgroup's counter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::monitor) struct Kills {
+    /// The number of kills.
+    pub(in crate::monitor) number: u64,
+    /// Some processes were killed as members of the victim's cgroup (`memory.oom.group`, cgroup-v2.rst).
+    pub(in crate::monitor) is_group: bool,
+    /// The cgroup, the limit that was hit, and the memory usage.
+    pub(in crate::monitor) facts: MemoryFacts,
+}
+
+impl Kills {
+    pub(in crate::monitor) fn new(number: u64, is_group: bool, cgroup: Option<CgroupFacts>) -> Self {
+        Self { number, is_group, facts: MemoryFacts { cgroup, ..MemoryFacts::default() } }
+    }
+}

@@ -1,0 +1,363 @@
+//! Headroom of our own cgroup and of the machine. It is queried when memory is exhausted, so queries open and allocate
+//! nothing.
+//!
+//! Right after an OOM kill, the victim's memory has not been freed yet, but the kernel no longer considers the victim
+//! (`MMF_OOM_SKIP`, `mm/oom_kill.c`). The next page charged to the same limit therefore causes another kill. Opening a
+//! file is such a charge (`alloc_empty_file`, `fs/file_table.c`), and so is the first read of a `seq_file`
+//! (`seq_read_iter`, `fs/seq_file.c`). Reading a file again is not.
+//!
+//! The sampler thread may be in the middle of a scan, and its own page may have been the one that exceeded the limit.
+//! So it checks before each file whether an OOM kill was counted since ([`Hold`]); a pause requested by the monitor
+//! task would come too late.
+//!
+//! Only limits that we are charged to matter: if the victim's limit is a different one, [`OwnCharge::is_short`] is
+//! false and files may be opened.
+
+mod memory;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::files::{available_bytes, number_in, value};
+use super::{Cgroup, MemcgFiles, NO_LIMIT_BYTES, OOM_GROUP};
+pub(in crate::monitor) use memory::{ChargedMemory, MemoryStat};
+
+/// Maximum time to wait for a victim's memory: `exit_mmap` of several GiB takes this long. After that the limit is
+/// filled by something else, mostly reclaimable page cache.
+const HOLD_PATIENCE: Duration = Duration::from_millis(60);
+
+/// The same for a global OOM, whose victims are larger.
+const MACHINE_PATIENCE: Duration = Duration::from_millis(250);
+
+/// A charge at the limit is retried several times, and each retry may kill, even once the first victim is skipped
+/// (`try_charge_memcg`, `mm/memcontrol.c`). So a process close to the limit gets this long to free memory or to be
+/// killed.
+const STAND_OFF: Duration = Duration::from_millis(20);
+
+/// Minimum time between two stand-offs. A limit filled by page cache stays that way, and scans must continue.
+const STAND_OFF_AGAIN: Duration = Duration::from_millis(500);
+
+/// With less memory available than this, the machine is short of memory.
+pub(super) const MACHINE_RESERVE_BYTES: u64 = 32 << 20;
+
+/// Polling interval. A read takes 1 to 2 us.
+const POLL: Duration = Duration::from_millis(1);
+
+/// With less headroom than this, the next page may exceed the limit: a scan and the report take about 100 KiB, and each
+/// CPU caches up to 256 KiB of charge (`MEMCG_CHARGE_BATCH`, `mm/memcontrol.c`).
+pub(super) const RESERVE_BYTES: u64 = 1 << 20;
+
+/// Buffer for the events file, at most seven lines of a word and a number.
+const EVENTS_BYTES: usize = 256;
+
+/// Maximum number of levels to read.
+const MAX_LEVELS: usize = 8;
+
+/// The limits that apply to us and their charge. Limits may change later (`docker update`).
+#[derive(Debug)]
+pub(crate) struct OwnCharge {
+    levels: Vec<ChargeLevel>,
+    meminfo: Option<File>,
+}
+
+/// The open files of our cgroup or an ancestor.
+#[derive(Debug)]
+struct ChargeLevel {
+    usage: File,
+    limit: File,
+    /// Limit of an invisible ancestor, used if the limit file shows no limit.
+    hidden_limit_bytes: u64,
+    /// OOM kill count; in v1 also whether the OOM killer is disabled, and whether tasks wait for memory.
+    events: Option<File>,
+    /// The file `memory.oom.group` (v2).
+    oom_group: Option<File>,
+    /// `memory.stat`, the composition of the memory.
+    stat: Option<File>,
+}
+
+impl OwnCharge {
+    /// Opens the files. Levels that cannot be read count as not short.
+    #[must_use]
+    pub(in crate::monitor) fn open(cgroup: Option<&Cgroup>) -> Self {
+        let meminfo = cgroup.map_or_else(|| PathBuf::from("/proc/meminfo"), |cgroup| cgroup.root.proc("meminfo"));
+        let levels = cgroup.map_or_else(Vec::new, ChargeLevel::all);
+        let charge = Self { levels, meminfo: File::open(meminfo).ok() };
+        // The first read allocates kernel buffers that later ones reuse.
+        let _ = (charge.is_stuck(), charge.is_at_limit(), charge.is_machine_short(), charge.kills_groups());
+        charge.read_all_stat();
+        charge
+    }
+
+    /// Whether tasks wait for memory because the OOM killer is disabled (`oom_kill_disable`,
+    /// Documentation/admin-guide/cgroup-v1/memory.rst). A thread that touches a new page then blocks as well.
+    #[must_use]
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.levels.iter().any(ChargeLevel::is_stuck)
+    }
+
+    /// Whether an OOM kill here may kill all members (`memory.oom.group`).
+    pub(in crate::monitor) fn kills_groups(&self) -> bool {
+        self.levels.iter().filter_map(|level| number_in(level.oom_group.as_ref()?)).any(|set| set == 1)
+    }
+
+    /// How long to hold after an OOM kill; `None` if there is headroom.
+    #[must_use]
+    pub(in crate::monitor) fn patience(&self) -> Option<Duration> {
+        if self.is_at_limit() {
+            return Some(HOLD_PATIENCE);
+        }
+        self.is_machine_short().then_some(MACHINE_PATIENCE)
+    }
+
+    /// Whether the next page may cause an OOM kill, at a cgroup limit or globally.
+    #[must_use]
+    pub(in crate::monitor) fn is_short(&self) -> bool {
+        self.is_at_limit() || self.is_machine_short()
+    }
+
+    /// Whether one of our cgroups is at its limit. Takes 2 us per level.
+    fn is_at_limit(&self) -> bool {
+        self.levels.iter().any(ChargeLevel::is_at_limit)
+    }
+
+    /// Whether the machine is short of memory. Takes about 20 us.
+    fn is_machine_short(&self) -> bool {
+        self.meminfo.as_ref().and_then(available_bytes).is_some_and(|bytes| bytes < MACHINE_RESERVE_BYTES)
+    }
+
+    /// OOM kill count of our own cgroup.
+    #[must_use]
+    pub(in crate::monitor) fn own_kills(&self) -> Option<u64> {
+        self.levels.first().and_then(ChargeLevel::kills)
+    }
+
+    /// Sum of the OOM kill counts of all levels; in v1 without descendants.
+    fn kills(&self) -> u64 {
+        self.levels.iter().filter_map(ChargeLevel::kills).sum()
+    }
+
+    /// Blocks until there is headroom, at most [`HOLD_PATIENCE`].
+    pub(in crate::monitor) fn block_until_room(&self) {
+        self.block_while(Self::is_short, HOLD_PATIENCE);
+    }
+
+    fn block_while(&self, goes_on: impl Fn(&Self) -> bool, patience: Duration) {
+        let begun = Instant::now();
+        while goes_on(self) && begun.elapsed() < patience {
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until there is headroom, with a timeout.
+    pub(crate) async fn room(&self) {
+        let Some(patience) = self.patience() else { return };
+        let begun = Instant::now();
+        while self.is_short() && begun.elapsed() < patience {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+impl ChargeLevel {
+    /// Opens our cgroup and its readable ancestors, innermost first.
+    fn all(cgroup: &Cgroup) -> Vec<Self> {
+        let smallest = cgroup.limited_level();
+        let hidden_limit_bytes = |dir: &Path| match &smallest {
+            Some((bytes, at)) if at == dir => *bytes,
+            _ => u64::MAX,
+        };
+        let files = MemcgFiles::of(cgroup.version);
+        let open = |dir: &Path| {
+            let open = |name: &str| File::open(dir.join(name)).ok();
+            let level = Self {
+                usage: open(files.usage)?,
+                limit: open(files.limit)?,
+                hidden_limit_bytes: hidden_limit_bytes(dir),
+                events: open(files.events),
+                oom_group: open(OOM_GROUP),
+                stat: open("memory.stat"),
+            };
+            number_in(&level.usage).map(|_| level)
+        };
+        cgroup.visible().iter().take(MAX_LEVELS).filter_map(|dir| open(dir)).collect()
+    }
+
+    fn is_stuck(&self) -> bool {
+        let mut buffer = [0; EVENTS_BYTES];
+        let text = self.events(&mut buffer);
+        ["oom_kill_disable 1", "under_oom 1"].iter().all(|wanted| text.lines().any(|line| line == *wanted))
+    }
+
+    fn is_at_limit(&self) -> bool {
+        let Some(limit_bytes) = self.limit_bytes() else { return false };
+        number_in(&self.usage).is_some_and(|usage| limit_bytes.saturating_sub(usage) < RESERVE_BYTES)
+    }
+
+    /// The limit; `None` if unlimited.
+    fn limit_bytes(&self) -> Option<u64> {
+        let limit_bytes = number_in(&self.limit).filter(|bytes| *bytes < NO_LIMIT_BYTES);
+        Some(limit_bytes.unwrap_or(self.hidden_limit_bytes)).filter(|bytes| *bytes < NO_LIMIT_BYTES)
+    }
+
+    fn kills(&self) -> Option<u64> {
+        let mut buffer = [0; EVENTS_BYTES];
+        value(self.events(&mut buffer), "oom_kill")
+    }
+
+    fn events<'a>(&self, buffer: &'a mut [u8; EVENTS_BYTES]) -> &'a str {
+        let length = self.events.as_ref().and_then(|file| file.read_at(buffer, 0).ok()).unwrap_or(0);
+        std::str::from_utf8(&buffer[..length]).unwrap_or_default()
+    }
+}
+
+/// Makes a thread wait before it opens files after an OOM kill.
+#[derive(Debug, Default)]
+pub(in crate::monitor) struct Hold {
+    /// Set by the monitor task on an OOM kill.
+    is_ordered: Arc<AtomicBool>,
+    charge: Option<Arc<OwnCharge>>,
+    seen_kills: u64,
+    stood_off: Option<Instant>,
+}
+
+impl Hold {
+    pub(in crate::monitor) fn new(is_ordered: Arc<AtomicBool>, charge: Arc<OwnCharge>) -> Self {
+        let seen_kills = charge.kills();
+        Self { is_ordered, charge: Some(charge), seen_kills, stood_off: None }
+    }
+
+    /// Blocks while files must not be opened; a requested hold lasts at most [`MACHINE_PATIENCE`]. Costs 2 us
+    /// otherwise.
+    pub(in crate::monitor) fn wait(&mut self) {
+        self.wait_for_order();
+        let Some(charge) = self.charge.as_ref().filter(|charge| charge.is_at_limit()) else { return };
+        if self.stood_off.is_none_or(|at| at.elapsed() >= STAND_OFF_AGAIN) {
+            let seen_kills = self.seen_kills;
+            charge.block_while(|charge| charge.is_at_limit() && charge.kills() == seen_kills, STAND_OFF);
+            self.stood_off = Some(Instant::now());
+        }
+        let kills = charge.kills();
+        if std::mem::replace(&mut self.seen_kills, kills) != kills {
+            charge.block_until_room();
+        }
+    }
+
+    fn wait_for_order(&self) {
+        let begun = Instant::now();
+        while self.is_ordered.load(Ordering::Relaxed) {
+            thread::sleep(POLL);
+            if begun.elapsed() >= MACHINE_PATIENCE {
+                // Clear it, so that the next file does not wait again.
+                self.is_ordered.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Fake files of a cgroup.
+    struct Files(tempfile::TempDir);
+
+    impl Files {
+        fn new(usage_bytes: u64, events: &str) -> Self {
+            let files = Self(tempfile::tempdir().unwrap());
+            files.write("limit", "67108864\n");
+            files.write("usage", &format!("{usage_bytes}\n"));
+            files.write("events", events);
+            files
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.0.path().join(name), text).unwrap();
+        }
+
+        fn charge(&self) -> OwnCharge {
+            let open = |name: &str| File::open(self.0.path().join(name)).unwrap();
+            let events = Some(open("events"));
+            let level = ChargeLevel {
+                usage: open("usage"),
+                limit: open("limit"),
+                hidden_limit_bytes: u64::MAX,
+                events,
+                oom_group: None,
+                stat: None,
+            };
+            OwnCharge { levels: vec![level], meminfo: File::open(self.0.path().join("meminfo")).ok() }
+        }
+    }
+
+    #[test]
+    fn limit_is_near_when_less_than_the_reserve_is_left() {
+        let files = Files::new(1, "");
+        let charge = files.charge();
+        assert!(!charge.is_at_limit());
+        files.write("usage", "66666666\n");
+        assert!(charge.is_at_limit());
+        files.write("usage", "67108999\n");
+        assert!(charge.is_at_limit(), "more than the limit is charged for a moment");
+        files.write("limit", "9223372036854771712\n");
+        assert!(!charge.is_at_limit(), "no limit");
+        files.write("limit", "max\n");
+        assert!(!charge.is_at_limit(), "none under version 2");
+        files.write("limit", "67108864\n");
+        assert!(charge.is_at_limit(), "one that was set later");
+    }
+
+    #[test]
+    fn stuck_if_tasks_wait_and_the_oom_killer_is_disabled() {
+        let is_stuck = |events| Files::new(0, events).charge().is_stuck();
+        assert!(is_stuck("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n"));
+        assert!(!is_stuck("oom_kill_disable 1\nunder_oom 0\noom_kill 0\n"));
+        assert!(!is_stuck("oom_kill_disable 0\nunder_oom 1\noom_kill 0\n"), "a kill is under way");
+        assert!(!is_stuck(""), "masked");
+    }
+
+    #[test]
+    fn machine_short_of_memory_counts_as_short() {
+        let files = Files::new(1, "");
+        files.write("meminfo", "MemTotal: 4000000 kB\nMemFree: 100 kB\nMemAvailable:    30000 kB\n");
+        let charge = files.charge();
+        assert!(charge.is_short() && !charge.is_at_limit());
+        files.write("meminfo", "MemTotal: 4000000 kB\nMemFree: 100 kB\nMemAvailable:   900000 kB\n");
+        assert_eq!(charge.patience(), None);
+    }
+
+    #[test]
+    fn opening_files_waits_once_for_each_kill_at_the_limit() {
+        let kills = |count| format!("low 0\nhigh 0\nmax 9\noom 9\noom_kill {count}\noom_group_kill 7\n");
+        let files = Files::new(67_108_864, &kills(1));
+        let mut hold = Hold::new(Arc::default(), Arc::new(files.charge()));
+        let mut waited = || {
+            let begun = Instant::now();
+            hold.wait();
+            begun.elapsed()
+        };
+        let first = waited();
+        assert!(first >= STAND_OFF && first < HOLD_PATIENCE, "{first:?}: that kill was before");
+        files.write("events", &kills(2));
+        assert!(waited() >= HOLD_PATIENCE);
+        assert!(waited() < STAND_OFF, "full of something else");
+        files.write("events", &kills(3));
+        files.write("usage", "1\n");
+        assert!(waited() < STAND_OFF, "there is room");
+    }
+
+    #[test]
+    fn requested_hold_times_out() {
+        let ordered = Arc::new(AtomicBool::new(true));
+        let begun = Instant::now();
+        Hold::new(Arc::clone(&ordered), Arc::new(OwnCharge::open(None))).wait();
+        assert!(begun.elapsed() >= MACHINE_PATIENCE);
+        assert!(!ordered.load(Ordering::Relaxed));
+    }
+}

@@ -1,0 +1,15 @@
+//! Where events and readings come from. All files of the kernel that the monitor reads are read here.
+//!
+//! ```text
+//!  tracer/    eBPF programs ─▶ TraceEvent
+//!  sampler    a thread, paced by schedule ─▶ Snapshot, PartialScan
+//!    └ procfs/    processes and mounts
+//!  cgroup/    limits, usage, counters of OOM kills
+//! ```
+
+pub(in crate::monitor) mod cgroup;
+mod page_size;
+pub(in crate::monitor) mod procfs;
+pub(in crate::monitor) mod sampler;
+mod schedule;
+pub(crate) mod tracer;
