@@ -7,7 +7,6 @@ use clap::{Args as ClapArgs, CommandFactory as _, Parser, ValueHint};
 use clap_complete::Shell;
 
 use super::help;
-use super::oom::PostMortemArgs;
 use super::since::Since;
 use crate::config::Paths;
 use crate::runtime::LANGUAGES;
@@ -231,6 +230,19 @@ pub(super) struct OomPlotArgs {
     /// Write the page to PAGE, replacing an existing file; - is stdout
     #[arg(short, long, value_name = "PAGE", value_hint = ValueHint::FilePath)]
     pub(super) output: PathBuf,
+}
+
+/// `krunner oom post-mortem`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = help::OOM_POST_MORTEM.text())]
+pub(super) struct PostMortemArgs {
+    /// Print one JSON object, with all samples of the memory
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// The recording [default: the last in /home/work/.logs that ended without a goodbye]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(super) file: Option<PathBuf>,
 }
 
 /// Where a session keeps its journal.

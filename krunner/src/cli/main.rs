@@ -6,9 +6,9 @@ use clap::Parser as _;
 use nix::sys::signal::SigSet;
 
 use super::args::{Args, Subcommand};
+use super::async_runtime::in_runtime;
 use super::{completions, doctor, languages, man, monitor, oom, run, selftest, send, services};
 use crate::exit::Exit;
-use crate::tasks::start_core_threads;
 
 /// Parses the command line, runs the command, and returns its exit code.
 #[must_use]
@@ -35,11 +35,4 @@ pub fn main() -> ExitCode {
             Exit::Failure.into()
         }
     }
-}
-
-/// Runs on a single-threaded runtime: the cores belong to user code.
-pub(super) fn in_runtime<T>(main: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    start_core_threads();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(main)
 }

@@ -2,6 +2,7 @@
 //! exit codes.
 
 mod args;
+mod async_runtime;
 mod completions;
 mod doctor;
 mod environment;

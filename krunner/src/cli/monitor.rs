@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::args::MonitorArgs;
-use super::main::in_runtime;
+use super::async_runtime::in_runtime;
 use super::run::{FIRST_PRIVATE_FD, environment};
 use super::stdout::print;
 use crate::config::{ChildEnv, MemorySettings};

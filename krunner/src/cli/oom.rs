@@ -15,7 +15,6 @@ use super::args::{OomCommand, OomListArgs, OomShowArgs};
 use super::stdout::print;
 use crate::exit::Exit;
 use crate::monitor::{JournalFile, OomReport, in_mib, utc};
-pub(super) use post_mortem::PostMortemArgs;
 
 /// Rows are printed when they are this long together.
 const PRINTED_BYTES: usize = 64 * 1024;

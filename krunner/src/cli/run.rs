@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::args::RunnerArgs;
-use super::main::in_runtime;
+use super::async_runtime::in_runtime;
 use crate::config::{MemorySettings, Paths, Ports, child_env, foreign_home};
 use crate::error::{FatalError, chain};
 use crate::exit::Exit;

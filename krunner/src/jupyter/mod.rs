@@ -24,8 +24,10 @@ mod long_text;
 mod message;
 mod raw_output;
 mod render;
+mod shared_kernel;
 mod sockets;
 mod supervisor;
 
-pub(crate) use kernel::{Kernel, KernelSettings};
+pub(crate) use kernel::Kernel;
 pub(crate) use kernelspec::Interpreter;
+pub(crate) use shared_kernel::KernelSettings;

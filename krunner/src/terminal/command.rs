@@ -1,6 +1,6 @@
 //! Commands of a web terminal: `%ping`, `%resize ROWS COLS`, `%show graph PATH`.
 
-use super::shell::WindowSize;
+use super::window_size::WindowSize;
 
 /// A parsed command.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,6 +12,7 @@ mod command;
 mod graph;
 mod pty;
 mod shell;
+mod window_size;
 
 pub(crate) use command::{TerminalCommand, parse};
 pub(crate) use graph::show as show_graph;

@@ -9,7 +9,7 @@ use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::stat::Mode;
 use tokio::io::unix::AsyncFd;
 
-use super::shell::WindowSize;
+use super::window_size::WindowSize;
 use crate::sys;
 
 /// The master. When it is dropped, the kernel hangs up the session at the other end (SIGHUP).

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::pty::Pty;
+use super::window_size::WindowSize;
 use crate::config::ChildEnv;
 use crate::error::chain;
 use crate::process::{Command, Launcher, spawn_on_terminal};
@@ -57,22 +58,6 @@ pub(crate) trait TerminalTransport: Send + Sync {
 
     /// Sends bytes to all viewers; returns when more can be sent.
     async fn show(&self, bytes: Bytes);
-}
-
-/// The size of a terminal in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct WindowSize {
-    /// Number of lines.
-    pub rows: u16,
-    /// Characters in a transport.
-    pub columns: u16,
-}
-
-impl Default for WindowSize {
-    /// The size of a VT100.
-    fn default() -> Self {
-        Self { rows: 24, columns: 80 }
-    }
 }
 
 enum ShellRequest {

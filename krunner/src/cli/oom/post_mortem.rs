@@ -1,30 +1,15 @@
 //! `krunner oom post-mortem`: what a flight recorder's file says of an end.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Args as ClapArgs, ValueHint};
 
-use crate::cli::help;
+use crate::cli::args::PostMortemArgs;
 use crate::cli::stdout::print;
 use crate::config::Paths;
 use crate::error::chain;
 use crate::exit::Exit;
 use crate::monitor::recorder::{PostMortem, RecordingPath, post_mortem as read};
-
-/// `krunner oom post-mortem`.
-#[derive(Debug, ClapArgs)]
-#[command(after_help = help::OOM_POST_MORTEM.text())]
-pub(in crate::cli) struct PostMortemArgs {
-    /// Print one JSON object, with all samples of the memory
-    #[arg(long)]
-    json: bool,
-
-    /// The recording [default: the last in /home/work/.logs that ended without a goodbye]
-    #[arg(value_hint = ValueHint::FilePath)]
-    file: Option<PathBuf>,
-}
 
 pub(super) fn post_mortem(args: &PostMortemArgs) -> anyhow::Result<ExitCode> {
     let found = match &args.file {
