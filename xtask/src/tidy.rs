@@ -2,10 +2,12 @@
 //!
 //! A rule is a pure function from a file's path and text, or from the whole list of files, to
 //! complaints; each complaint names the place and the remedy. The folder beside this file has them:
-//! `layers` (who may use whom in krunner), `files` (one .rs file at a time), `tree` (all files), `words` (names and prose).
+//! `layers` (who may use whom in krunner), `cycles` (no module of krunner uses one that uses it), `files` (one .rs file at a time), `tree` (all files), `words` (names and prose).
 
+mod cycles;
 mod files;
 mod layers;
+mod modules;
 mod source;
 mod tree;
 mod words;
@@ -23,8 +25,10 @@ const HELP: &str = "\
 Looks at every file that git tracks or would track. Each complaint names the place and the remedy.
 
 Rules:
-  layers   rooms of krunner use each other only along the arrows of ARCHITECTURE.md
-  owners   zeromq only in transport/ and terminal/, aya only in monitor/tracer/bpf.rs,
+  layers   rooms of krunner, and those inside monitor, use each other only along the arrows of
+           ARCHITECTURE.md
+  cycles   no two modules of krunner in one folder use each other, directly or around a ring
+  owners   zeromq only in transport/ and terminal/, aya only in monitor/sources/tracer/bpf.rs,
            unsafe only in sys/ and the BPF edge, tokio::spawn only in tasks.rs
   files    every .rs file opens with //! and stays within 500 lines; mod.rs only declares;
            main.rs is tiny
@@ -79,7 +83,8 @@ pub(crate) fn check_workspace(root: &Path) -> Result<bool> {
     for note in notes {
         println!("note: {note}");
     }
-    println!("words: {counts}");
+    println!("words: {}", counts.words);
+    println!("modules: cycles {}", counts.cycles);
     match complaints.len() {
         0 => println!("tidy: {} files, no complaints", sources.len()),
         count => println!("tidy: {} files, {count} complaints", sources.len()),
@@ -87,20 +92,29 @@ pub(crate) fn check_workspace(root: &Path) -> Result<bool> {
     Ok(complaints.is_empty())
 }
 
-/// All rules over all files, with notes on rules that had nothing to check, and the counts of the rules on words.
-fn check(sources: &[Source]) -> (Vec<Complaint>, Vec<String>, WordCounts) {
+/// How often the rules that are counted are broken.
+#[derive(Debug, Default)]
+struct Counts {
+    words: WordCounts,
+    cycles: usize,
+}
+
+/// All rules over all files, with notes on rules that had nothing to check, and the counts.
+fn check(sources: &[Source]) -> (Vec<Complaint>, Vec<String>, Counts) {
     let mut complaints = Vec::new();
     let mut notes = Vec::new();
-    let mut counts = WordCounts::default();
+    let mut counts = Counts::default();
     for source in sources {
         if source.is_rust() {
             files::check(source, &mut complaints);
             layers::check(source, &mut complaints);
+            layers::check_monitor(source, &mut complaints);
         }
         tree::check_file(source, &mut complaints);
-        words::check(source, &mut counts, &mut complaints);
+        words::check(source, &mut counts.words, &mut complaints);
     }
-    words::check_types(sources, &mut counts, &mut complaints);
+    words::check_types(sources, &mut counts.words, &mut complaints);
+    counts.cycles = cycles::check(sources, &mut complaints);
     tree::check_folders(sources, &mut complaints);
     tree::check_dependencies(sources, &mut complaints, &mut notes);
     complaints.sort();

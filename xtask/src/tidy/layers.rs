@@ -3,8 +3,10 @@
 //! A room is a folder or file right below `krunner/src`. The command line sits on top and uses
 //! everything; infrastructure sits below and is used by everything. In between, a room uses only
 //! what its row allows. A room with no row is a complaint, so that a new one gets its arrows here.
+//! Inside `monitor` there is a table of the same kind for its own rooms.
 
 use super::Complaint;
+use super::modules::{absolute, code_without_tests, module_of, paths};
 use super::source::{Source, is_word};
 
 const ROOT: &str = "krunner/src/";
@@ -35,6 +37,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("zmtp", &[]),
 ];
 
+/// The rooms inside `monitor`, and what each may use of the others. The files beside them use all.
+const MONITOR: &[(&str, &[&str])] = &[
+    ("report", &["attribution", "explain", "sources", "model"]),
+    ("attribution", &["explain", "model"]),
+    ("sources", &["explain", "model"]),
+    ("explain", &["model"]),
+    ("model", &[]),
+];
+
 /// Complaints about arrows that point up or sideways.
 pub(super) fn check(source: &Source, complaints: &mut Vec<Complaint>) {
     let Some(room) = room_of(source.path()) else { return };
@@ -56,6 +67,25 @@ pub(super) fn check(source: &Source, complaints: &mut Vec<Complaint>) {
                 format!("`{room}` uses `{used}`"),
                 format!("{}; hand it what it needs from a room above both", allowance(room)),
             ));
+        }
+    }
+}
+
+/// Complaints about arrows inside `monitor`.
+pub(super) fn check_monitor(source: &Source, complaints: &mut Vec<Complaint>) {
+    let Some(module) = module_of(source.path()) else { return };
+    let [top, room, ..] = module.as_slice() else { return };
+    let Some((_, allowed)) = MONITOR.iter().find(|(known, _)| top == "monitor" && known == room) else { return };
+    for path in paths(&code_without_tests(source)) {
+        let Some(target) = absolute(&module, &path.segments) else { continue };
+        let [used_top, used, ..] = target.as_slice() else { continue };
+        if used_top == top && used != room && !allowed.contains(&used.as_str()) {
+            let remedy = match allowed {
+                [] => format!("`{room}` uses no other room of monitor, by its own path or by monitor's names"),
+                allowed => format!("`{room}` may use {}, by their own paths", allowed.join(", ")),
+            };
+            let problem = format!("`monitor/{room}` uses `{used}`");
+            complaints.push(Complaint::new(source.path(), source.line_of(path.offset), problem, remedy));
         }
     }
 }
@@ -194,5 +224,28 @@ mod tests {
     fn a_room_without_a_row_is_a_complaint() {
         assert_eq!(complaints("krunner/src/gossip/mod.rs", "mod a;").len(), 1);
         assert_eq!(complaints("xtask/src/gossip.rs", "use crate::anything;"), []);
+    }
+
+    #[test]
+    fn rooms_of_the_monitor_use_those_below() {
+        let problems = |path: &str, text: &str| -> Vec<String> {
+            let mut complaints = Vec::new();
+            check_monitor(&Source::new(&format!("krunner/src/monitor/{path}"), text), &mut complaints);
+            complaints.into_iter().map(|complaint| complaint.problem).collect()
+        };
+        let none = [""; 0];
+        assert_eq!(
+            problems("attribution/engine.rs", "use super::infer; use crate::monitor::{explain::E, model};"),
+            none
+        );
+        assert_eq!(
+            problems("attribution/engine.rs", "use crate::monitor::report;"),
+            ["`monitor/attribution` uses `report`"]
+        );
+        assert_eq!(problems("sources/mod.rs", "use super::attribution::X;"), ["`monitor/sources` uses `attribution`"]);
+        assert_eq!(problems("model/a.rs", "use crate::monitor::OwnCharge;"), ["`monitor/model` uses `OwnCharge`"]);
+        assert_eq!(problems("model/a.rs", "pub(in crate::monitor) use crate::error::chain;"), none);
+        assert_eq!(problems("explain/a.rs", "#[cfg(test)]\nmod tests { use crate::monitor::report; }"), none);
+        assert_eq!(problems("task.rs", "use super::report; use super::sources;"), none);
     }
 }
