@@ -70,7 +70,7 @@ async fn print_until(
             reply => reply?,
         };
         if let Err(error) = print(&reply, json) {
-            // Whoever reads has seen enough, as with `krunner send exec ... | head`.
+            // The reader has seen enough, as with `krunner send exec ... | head`.
             return if error.kind() == BrokenPipe { Ok(Exit::Ok.into()) } else { Err(error).context("cannot write") };
         }
         if reply.kind == last {

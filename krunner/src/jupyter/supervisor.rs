@@ -11,6 +11,8 @@
 //!
 //! A kernel that exits before it is ready is not restarted until code needs it, so there is no restart loop.
 
+use std::io;
+use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +25,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::client::{KernelClient, KernelExit};
 use super::connection::{Endpoints, Sockets};
 use super::frames::SocketError;
-use super::kernelspec::{self, Kernelspec};
+use super::kernelspec::{self, Kernelspec, NoKernelspec};
 use super::raw_output::RawOutput;
 use super::shared_kernel::{KernelSettings, KernelState, ReadyKernel, SharedKernel};
 use super::sockets::SocketLoop;
@@ -57,6 +59,27 @@ pub(super) struct Supervisor {
     shared: Arc<SharedKernel>,
 }
 
+/// Why no kernel can be started. The texts contain their causes.
+#[derive(Debug, thiserror::Error)]
+enum KernelPrepareError {
+    /// No usable kernelspec for the language.
+    #[error("{error}; {remedy}")]
+    NoKernelspec {
+        /// Where it was looked for.
+        error: NoKernelspec,
+        /// How to install one.
+        remedy: String,
+    },
+    /// The connection file cannot be written.
+    #[error("cannot create the kernel's connection file in {}: {error}", folder.display())]
+    ConnectionFile {
+        /// The folder for such files.
+        folder: PathBuf,
+        /// The error of the file system.
+        error: io::Error,
+    },
+}
+
 /// How the supervision of one kernel ended.
 enum KernelOutcome {
     /// The session is stopping.
@@ -83,7 +106,7 @@ impl Supervisor {
 
     pub(super) async fn run(self) {
         loop {
-            match self.one_kernel().await {
+            match Box::pin(self.one_kernel()).await {
                 KernelOutcome::Stopped => break,
                 KernelOutcome::Died => {}
                 KernelOutcome::Failed(reason) => {
@@ -103,7 +126,7 @@ impl Supervisor {
     async fn one_kernel(&self) -> KernelOutcome {
         let (spec, mut endpoints) = match self.prepare().await {
             Ok(prepared) => prepared,
-            Err(reason) => return KernelOutcome::Failed(reason),
+            Err(error) => return KernelOutcome::Failed(error.to_string()),
         };
         let settings = &self.shared.settings;
         let deadline = Instant::now() + READY_DEADLINE;
@@ -132,19 +155,18 @@ impl Supervisor {
     }
 
     /// Finds the kernelspec and chooses the ports.
-    async fn prepare(&self) -> Result<(Kernelspec, Endpoints), String> {
+    async fn prepare(&self) -> Result<(Kernelspec, Endpoints), KernelPrepareError> {
         let settings = &self.shared.settings;
         let folders = kernelspec::data_folders(&settings.env, settings.interpreter.as_ref());
-        let (language, scratch) = (settings.language, settings.scratch.clone());
-        let prepared = blocking(move || {
-            let spec = kernelspec::find(language, &folders).map_err(|error| (error.to_string(), true))?;
-            let endpoints = Endpoints::choose(&scratch, &spec.name).map_err(|error| {
-                (format!("cannot create the kernel's connection file in {}: {error}", scratch.display()), false)
-            })?;
+        let (language, scratch, remedy) = (settings.language, settings.scratch.clone(), settings.remedy.clone());
+        blocking(move || {
+            let spec = kernelspec::find(language, &folders)
+                .map_err(|error| KernelPrepareError::NoKernelspec { error, remedy })?;
+            let endpoints = Endpoints::choose(&scratch, &spec.name)
+                .map_err(|error| KernelPrepareError::ConnectionFile { folder: scratch, error })?;
             Ok((spec, endpoints))
-        });
-        let remedied = |problem| format!("{problem}; {}", settings.remedy);
-        prepared.await.map_err(|(problem, no_kernel)| if no_kernel { remedied(problem) } else { problem })
+        })
+        .await
     }
 
     /// Watches a kernel whose sockets are connected.

@@ -125,7 +125,7 @@ fn missing(interpreter: &OsStr) -> String {
     }
 }
 
-/// A child that was started, with the guard that kills it unless somebody will wait for it.
+/// A child that was started, with the guard that kills it unless the caller waits for it.
 struct StartedChild {
     child: Child,
     pid: Pid,

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::engine::{Engine, EngineContext};
 use super::plan::Plan;
 use super::remote::{FAILED, LazyHttpClient, quote, unless_interrupted, variable, write};
-use super::sigv4::Signer;
+use super::sigv4::RequestSigner;
 use super::traits::Runtime;
 use crate::config::ChildEnv;
 use crate::error::chain;
@@ -161,7 +161,7 @@ impl AwsAccount {
             Ok(request) => request,
             Err(source) => return Err(PollyError::Address { address, source }),
         };
-        let signer = Signer {
+        let signer = RequestSigner {
             key_id: &self.key_id,
             key: &self.key,
             session_token: self.session_token.as_deref(),

@@ -19,7 +19,7 @@ const TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
 
 /// What a signature is made with, besides the request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Signer<'a> {
+pub(super) struct RequestSigner<'a> {
     pub(super) key_id: &'a str,
     pub(super) key: &'a str,
     pub(super) session_token: Option<&'a str>,
@@ -27,7 +27,7 @@ pub(super) struct Signer<'a> {
     pub(super) service: &'a str,
 }
 
-impl Signer<'_> {
+impl RequestSigner<'_> {
     /// Adds the headers `host`, `x-amz-date`, `x-amz-security-token` and `authorization`. All headers are signed.
     ///
     /// # Errors
@@ -115,11 +115,11 @@ mod tests {
     use super::*;
 
     /// 2015-08-30T12:36:00Z, the time of the test suite.
-    const AT: Duration = Duration::from_secs(1_440_938_160);
+    const AT: Duration = Duration::from_mins(24_015_636);
 
     /// Signs as the test suite does; its credentials are published examples.
     fn authorization(method: &str, headers: &[(&str, &str)], body: &'static str, token: Option<&str>) -> String {
-        let signer = Signer {
+        let signer = RequestSigner {
             key_id: "AKIDEXAMPLE",
             key: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
             session_token: token,

@@ -27,6 +27,7 @@ use super::definition::Definition;
 use super::launch::{UserOptions, check, resolve};
 use super::listeners::{self, PortOwner};
 use super::process::{ProcessPhase, ServiceExit, ServiceLaunch, ServiceProcess, ServiceStartError};
+use super::start_error::PrepareError;
 use super::startup::StartProgress;
 use super::template::Variables;
 use crate::config::ChildEnv;
@@ -170,7 +171,8 @@ impl ServiceJob {
                 daemon::follow(&self.name, self.port, control).await;
                 ServiceState::PortClosed
             }
-            Err(problem) => {
+            Err(error) => {
+                let problem = chain(&error);
                 tracing::warn!("cannot start service {}: {problem}", self.name);
                 ServiceState::Failed(problem)
             }
@@ -225,18 +227,20 @@ impl ServiceJob {
     }
 
     /// Everything before the process starts. All checks come before the first action.
-    async fn prepare(&mut self, tell: &watch::Sender<ServiceState>, control: &Control) -> Result<Prepared, String> {
-        check(&self.definition, &self.variables).map_err(|error| chain(&error))?;
+    async fn prepare(
+        &mut self,
+        tell: &watch::Sender<ServiceState>,
+        control: &Control,
+    ) -> Result<Prepared, PrepareError> {
+        check(&self.definition, &self.variables)?;
         if let Some(directory) = self.directory.clone() {
             let shown = directory.display().to_string();
             tell.send_replace(ServiceState::Preparing(format!("the directory {shown}")));
             // It may be on a network mount that hangs.
             if let Err(error) = blocking(move || enter(&directory)).await {
                 return Err(match error.kind() {
-                    ErrorKind::NotFound | ErrorKind::NotADirectory => {
-                        format!("model directory does not exist: {shown}")
-                    }
-                    _ => format!("cannot enter the model directory {shown}: {error}"),
+                    ErrorKind::NotFound | ErrorKind::NotADirectory => PrepareError::NoDirectory(shown),
+                    _ => PrepareError::ClosedDirectory { directory: shown, error },
                 });
             }
         }
@@ -248,7 +252,7 @@ impl ServiceJob {
         if let Some(owner) = self.port_owner().await? {
             return Ok(Prepared::Adopt(owner));
         }
-        let resolved = resolve(&self.definition, &self.options, &variables).map_err(|error| chain(&error))?;
+        let resolved = resolve(&self.definition, &self.options, &variables)?;
         let mut command = resolved.command();
         if let Some(directory) = &self.directory {
             command = command.in_directory(directory);
@@ -258,26 +262,26 @@ impl ServiceJob {
     }
 
     /// The user's own program that listens on the port, if any. An error if it is another user's or another service.
-    async fn port_owner(&self) -> Result<Option<PortOwner>, String> {
+    async fn port_owner(&self) -> Result<Option<PortOwner>, ServiceStartError> {
         let Some(owner) = listeners::port_owner(self.port).await else { return Ok(None) };
         if owner.is_users_own() && !self.port_is_shared {
             return Ok(Some(owner));
         }
-        Err(ServiceStartError::PortTaken { port: self.port, owner: owner.to_string() }.to_string())
+        Err(ServiceStartError::PortTaken { port: self.port, owner: owner.to_string() })
     }
 
     async fn run_actions_in_time(
         &self,
         tell: &watch::Sender<ServiceState>,
         control: &Control,
-    ) -> Result<Variables, String> {
+    ) -> Result<Variables, PrepareError> {
         let own = Control::new();
         let actions = self.run_actions(tell, &own);
         tokio::pin!(actions);
         let problem = tokio::select! {
             outcome = &mut actions => return outcome,
-            () = control.terminated() => "stopped before it started".to_owned(),
-            () = sleep(ACTIONS_DEADLINE) => format!("its actions were stopped: they took longer than {ACTIONS_DEADLINE:?}"),
+            () = control.terminated() => PrepareError::Stopped,
+            () = sleep(ACTIONS_DEADLINE) => PrepareError::SlowActions(ACTIONS_DEADLINE),
         };
         own.terminate();
         // A command gets time to exit; an action that hangs on a mount is abandoned.
@@ -286,14 +290,18 @@ impl ServiceJob {
     }
 
     /// Performs the actions in order and returns the variables with their results.
-    async fn run_actions(&self, tell: &watch::Sender<ServiceState>, control: &Control) -> Result<Variables, String> {
+    async fn run_actions(
+        &self,
+        tell: &watch::Sender<ServiceState>,
+        control: &Control,
+    ) -> Result<Variables, PrepareError> {
         let mut variables = self.variables.clone();
         let context = ActionContext { launcher: &self.launcher, env: &self.env, control };
         for action in &self.definition.prestart_actions {
             let name = action.kind.name();
             tell.send_replace(ServiceState::Preparing(format!("the action `{name}`")));
             let result = context.perform(&action.kind, &variables).await;
-            let value = result.map_err(|error| format!("the action `{name}` failed: {}", chain(&error)))?;
+            let value = result.map_err(|source| PrepareError::Action { name, source })?;
             if let Some(reference) = &action.reference {
                 variables.insert(reference.clone(), value);
             }

@@ -26,6 +26,7 @@ use super::launch::UserOptions;
 use super::model::ModelService;
 use super::response_queue::{Deadline, QUEUED_RESPONSES, ResponseQueue};
 use super::response_timeout::{DEFAULT_RESPONSE_TIMEOUT, response_timeout};
+use super::start_error::RequestError;
 use super::startup::StartProgress;
 use super::template::{Value, Variables};
 use super::watcher::ModelWatcher;
@@ -211,7 +212,8 @@ impl ServiceManager {
     async fn serve(&mut self, order: StartService) {
         let time = response_timeout(order.launch_timeout, self.agent);
         let (deadline, name) = (self.start_responses.deadline(order.at + time), order.name.clone());
-        let decision = self.decide(order).unwrap_or_else(|problem| {
+        let decision = self.decide(order).unwrap_or_else(|error| {
+            let problem = chain(&error);
             tracing::warn!("cannot start service {name}: {problem}");
             Decision::Answer(StartOutcome::Failed(problem))
         });
@@ -225,7 +227,7 @@ impl ServiceManager {
     }
 
     /// Agents expect the checks in this order.
-    fn decide(&mut self, order: StartService) -> Result<Decision, String> {
+    fn decide(&mut self, order: StartService) -> Result<Decision, RequestError> {
         if order.protocol == "preopen" {
             return Ok(Decision::Answer(StartOutcome::Started));
         }
@@ -236,25 +238,24 @@ impl ServiceManager {
             });
         }
         if order.protocol == "pty" {
-            return Err("not implemented yet".to_owned());
+            return Err(RequestError::PseudoTerminal);
         }
         let definition = self.definition(&order.name)?;
         if definition.noop {
             return Ok(Decision::Answer(StartOutcome::Started));
         }
-        let options = UserOptions::read(&order.name, &definition, &order.options, &self.config.env)
-            .map_err(|error| chain(&error))?;
+        let options = UserOptions::read(&order.name, &definition, &order.options, &self.config.env)?;
         let Some(first) = order.ports.first().copied() else {
-            return Err("the request has no `ports`".to_owned());
+            return Err(RequestError::NoPorts);
         };
         let port = order.port.unwrap_or(first);
         if port == 0 {
-            return Err("port 0 is not valid".to_owned());
+            return Err(RequestError::PortZero);
         }
         self.begin(order.name, definition, options, &order.ports, port, None).map(Decision::Wait)
     }
 
-    fn definition(&self, name: &str) -> Result<Definition, String> {
+    fn definition(&self, name: &str) -> Result<Definition, RequestError> {
         if let Some(definition) = self.catalogue.services.get(name) {
             return Ok(definition.clone());
         }
@@ -262,7 +263,7 @@ impl ServiceManager {
             return Ok(definition);
         }
         let problem = self.catalogue.problems.get(name);
-        Err(problem.map_or("unsupported service".to_owned(), |problem| format!("unsupported service: {problem}")))
+        Err(problem.map_or(RequestError::Unsupported, |problem| RequestError::BrokenDefinition(problem.clone())))
     }
 
     /// The job of this name, unless it is stopping.
@@ -278,11 +279,11 @@ impl ServiceManager {
         ports: &[u16],
         port: u16,
         directory: Option<PathBuf>,
-    ) -> Result<ServiceHandle, String> {
+    ) -> Result<ServiceHandle, RequestError> {
         // A predecessor that is still stopping is replaced. If the new one is refused, it stays, to be stopped with all.
         let others = self.jobs.len() - usize::from(self.jobs.contains_key(&name));
         if others >= MAX_SERVICES {
-            return Err(format!("too many services are running (limit {MAX_SERVICES})"));
+            return Err(RequestError::TooMany(MAX_SERVICES));
         }
         let predecessor = self.jobs.remove(&name);
         let runtime_path = self.config.runtime_path.display().to_string();
@@ -330,7 +331,8 @@ impl ServiceManager {
                 return;
             }
             Ok(None) => StartOutcome::Running,
-            Err(problem) => {
+            Err(error) => {
+                let problem = chain(&error);
                 tracing::warn!("cannot start model service {}: {problem}", order.name);
                 StartOutcome::Failed(problem)
             }
@@ -340,9 +342,8 @@ impl ServiceManager {
     }
 
     /// `None` if the service is already running.
-    fn decide_on_model(&mut self, order: &StartModel) -> Result<Option<(ModelService, ServiceHandle)>, String> {
-        let model = ModelService::read(&order.name, order.model_path.as_deref(), &order.service, self.agent)
-            .map_err(|error| chain(&error))?;
+    fn decide_on_model(&mut self, order: &StartModel) -> Result<Option<(ModelService, ServiceHandle)>, RequestError> {
+        let model = ModelService::read(&order.name, order.model_path.as_deref(), &order.service, self.agent)?;
         let name = model.service_name();
         if self.running(&name).is_some() {
             return Ok(None);

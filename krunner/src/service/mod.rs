@@ -22,6 +22,7 @@ mod probe;
 mod process;
 mod response_queue;
 mod response_timeout;
+mod start_error;
 mod startup;
 mod template;
 mod template_error;

@@ -6,12 +6,12 @@ use crate::monitor::recorder::PostMortem;
 use crate::tasks::TaskGroup;
 
 /// What the session knows of OOM kills.
-pub(super) struct Attribution {
+pub(super) struct SessionAttribution {
     pub(super) oom: OomReporter,
     pub(super) end_log: SessionEndLog,
 }
 
-impl Attribution {
+impl SessionAttribution {
     /// Handles an event. `is_attached`: a step runs or waits. Returns the number of a barrier that was reached.
     pub(super) fn handle(&mut self, event: OomEvent, is_attached: bool) -> Option<u64> {
         self.oom.handle(event, is_attached, &mut self.end_log)

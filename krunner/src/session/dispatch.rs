@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::attribution::Attribution;
+use super::attribution::SessionAttribution;
 use super::completion::Completions;
 use super::event::{LoopAction, SessionEvent};
 use super::preparation::PreparedSession;
@@ -30,10 +30,10 @@ use crate::wire::{InputOptions, Op, Reply, Step};
 pub(crate) struct Session {
     pub(super) agent: Agent,
     pub(super) steps: Steps,
-    pub(super) execution: Execution,
+    pub(super) execution: StepExecution,
     pub(super) prompts: Prompts,
     pub(super) services: SessionServices,
-    pub(super) attribution: Attribution,
+    pub(super) attribution: SessionAttribution,
     /// What tasks report back.
     pub(super) events: mpsc::Receiver<SessionEvent>,
     /// Where tasks report to.
@@ -52,7 +52,7 @@ pub(super) struct Agent {
 }
 
 /// What runs steps and completes code.
-pub(super) struct Execution {
+pub(super) struct StepExecution {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) launcher: Launcher,
     /// `None` until the session is prepared.
@@ -91,7 +91,7 @@ impl Agent {
     }
 }
 
-impl Execution {
+impl StepExecution {
     /// Takes over the results of the preparation.
     fn prepared(&mut self, env: ChildEnv, engine: Option<Arc<dyn Engine>>) {
         let (runtime, launcher) = (Arc::clone(&self.runtime), self.launcher.clone());

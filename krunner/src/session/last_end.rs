@@ -12,13 +12,12 @@ use std::path::Path;
 use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
-
-use super::end_log::LastEnd;
+use serde::Serialize;
 
 pub(super) const FILE: &str = "last-end.json";
 
 /// Replaces the file.
-pub(super) fn write(folder: &Path, end: &LastEnd) -> io::Result<()> {
+pub(super) fn write(folder: &Path, end: &impl Serialize) -> io::Result<()> {
     replace(folder, &(serde_json::to_string(end)? + "\n"))
 }
 

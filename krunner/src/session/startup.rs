@@ -7,9 +7,9 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::attribution::Attribution;
+use super::attribution::SessionAttribution;
 use super::completion::Completions;
-use super::dispatch::{Agent, Execution, Prompts, Session};
+use super::dispatch::{Agent, Prompts, Session, StepExecution};
 use super::end_log::SessionEndLog;
 use super::event::SessionEvent;
 use super::exit_reason::MonitorExplainer;
@@ -116,10 +116,10 @@ impl Session {
         Ok(Self {
             agent: Agent { inbound, replies, readiness, started_at },
             steps: Steps::new(control),
-            execution: Execution { runtime, launcher, worker: None, completions: Completions::default() },
+            execution: StepExecution { runtime, launcher, worker: None, completions: Completions::default() },
             prompts: Prompts { input, wanted, is_prompting: false },
             services: SessionServices::new(services, startup),
-            attribution: Attribution { oom, end_log },
+            attribution: SessionAttribution { oom, end_log },
             events,
             report,
             tasks,

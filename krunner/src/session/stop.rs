@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::attribution::Attribution;
+use super::attribution::SessionAttribution;
 use super::event::SessionEvent;
 use super::services::SessionServices;
 use super::signals::Signals;
@@ -53,7 +53,7 @@ pub(super) struct Shutdown {
     pub(super) engine: Option<Arc<dyn Engine>>,
     pub(super) steps: Steps,
     pub(super) services: SessionServices,
-    pub(super) attribution: Attribution,
+    pub(super) attribution: SessionAttribution,
     /// What the step and the preparation report.
     pub(super) events: mpsc::Receiver<SessionEvent>,
     pub(super) replies: ReplySender,

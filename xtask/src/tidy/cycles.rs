@@ -10,13 +10,6 @@ use super::Complaint;
 use super::modules::{ModulePath, ModuleTree, code_without_tests, module_of, paths, test_modules};
 use super::source::Source;
 
-/// Pairs that may use each other for now: `session` is being taken apart (issue 20).
-const EXCEPTIONS: &[(&str, &str)] = &[
-    ("session/dispatch", "session/stop"),
-    ("session/dispatch", "session/readiness"),
-    ("session/end_log", "session/last_end"),
-];
-
 /// One module that uses another one beside it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct SiblingUse {
@@ -65,12 +58,6 @@ fn sibling_uses(sources: &[Source]) -> BTreeMap<ModulePath, Vec<SiblingUse>> {
                 continue;
             }
             let (from, to) = (module[..=common].join("/"), target[..=common].join("/"));
-            if EXCEPTIONS
-                .iter()
-                .any(|(one, other)| [(*one, *other), (*other, *one)].contains(&(from.as_str(), to.as_str())))
-            {
-                continue;
-            }
             let (path, line) = (source.path().to_owned(), source.line_of(used.offset));
             uses.entry(module[..common].to_vec()).or_default().push(SiblingUse { from, to, path, line });
         }

@@ -18,6 +18,7 @@ mod home;
 mod host_key;
 mod keys;
 mod managed;
+mod missing_program;
 mod plan;
 mod plan_error;
 mod ssh_config;

@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::host_key::HostKey;
 use super::keys::Keys;
-use super::plan_error::{MissingProgram, PlanError};
+use super::missing_program::MissingProgram;
+use super::plan_error::PlanError;
 use super::sshd::Dropbear;
 use super::ttyd;
 use crate::config::{ChildEnv, Paths, Ports, allows_ssh_password};

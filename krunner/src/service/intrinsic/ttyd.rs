@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::plan_error::MissingProgram;
+use super::missing_program::MissingProgram;
 use crate::config::Paths;
 use crate::process::Command;
 
