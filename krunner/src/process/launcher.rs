@@ -462,18 +462,5 @@ impl OutputSink for OutputBuffer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::chain;
-
-    #[test]
-    fn capture_error_texts_are_stable() {
-        let command = "x -y".to_owned();
-        let spawn = SpawnError::Refused { path: "x".into(), source: io::ErrorKind::OutOfMemory.into() };
-        assert_eq!(chain(&CaptureError::from(spawn)), "cannot start x: out of memory");
-        let failed = CaptureError::Failed { command: command.clone(), code: -9, stderr: "bad".to_owned() };
-        assert_eq!(chain(&failed), "`x -y` failed with -9: bad");
-        let terminated = CaptureError::Terminated { command, deadline: Duration::from_secs(20) };
-        assert_eq!(chain(&terminated), "`x -y` was terminated: it exceeded 20s, or the runner is shutting down");
-    }
-}
+#[path = "launcher_tests.rs"]
+mod tests;

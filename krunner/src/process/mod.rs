@@ -25,6 +25,8 @@ mod spawn_limits;
 mod start_failure;
 mod sweep;
 mod tasklog;
+#[cfg(test)]
+mod testing;
 
 pub(crate) use command::Command;
 pub(crate) use control::{Control, ControlReceiver, ControlRequest};

@@ -148,3 +148,7 @@ async fn read(pipe: &mut pipe::Receiver, buffer: &mut BytesMut) -> io::Result<By
     pipe.read_buf(&mut (&mut *buffer).limit(CHUNK_BYTES)).await?;
     Ok(buffer.split().freeze())
 }
+
+#[cfg(test)]
+#[path = "pump_tests.rs"]
+mod tests;

@@ -103,3 +103,7 @@ impl Reaper {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+#[path = "reaper_tests.rs"]
+mod tests;

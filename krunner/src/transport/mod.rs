@@ -27,6 +27,8 @@ mod relay;
 mod reply_queue;
 mod reply_sender;
 mod scanner;
+#[cfg(test)]
+mod testing;
 
 pub(crate) use client::{RawReply, RunnerAddress, RunnerClient, RunnerClientError};
 pub(crate) use publish::{Publisher, listen as listen_pub};

@@ -123,3 +123,7 @@ async fn serve<S: InboundSocket>(
     backend.shutdown();
     Ok(ended.unwrap_or(Ok(()))?)
 }
+
+#[cfg(test)]
+#[path = "pull_tests.rs"]
+mod tests;

@@ -185,3 +185,7 @@ fn frames(reply: QueuedReply) -> ZmqMessage {
     message.push_back(payload);
     message
 }
+
+#[cfg(test)]
+#[path = "push_tests.rs"]
+mod tests;
