@@ -149,6 +149,8 @@ def run(idents, parent, code):
     elif MODE == "waits":
         # Until the interrupt, which comes as a message.
         out("waiting\n", parent)
+        with open("waiting", "w") as announcement:
+            print(os.getpid(), file=announcement)
         control_idents, header, _ = receive(control)
         reply(control, control_idents, "interrupt_reply", {"status": "ok"}, header)
         out(header["msg_type"] + "\n", parent)

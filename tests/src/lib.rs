@@ -11,6 +11,7 @@
 mod agent;
 pub mod cgroup;
 pub mod container;
+pub mod flaky;
 pub mod host;
 mod launch;
 mod monitor;

@@ -295,6 +295,7 @@ fn the_wheel_takes_the_place_of_the_package_where_the_agent_looks_for_it() {
     assert!(told.contains("Successfully uninstalled backend.ai-kernel-23.3.8"), "{told}");
 
     let complaints = call(&["-m", "pip", "check"]);
+    assert!(complaints.contains("requirement"), "pip tells of requirements, broken or not: {complaints}");
     assert!(!complaints.contains("backend.ai-kernel "), "{complaints}");
     let mounts = require!(mounts(&environment.path().join("bin/python")));
     let package = mounts.source(PACKAGE);

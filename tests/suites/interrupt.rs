@@ -1,6 +1,6 @@
 //! `interrupt` sends SIGINT to the child's whole process group, and the session continues.
 
-use krunner_tests::{Setup, Steps, host, proc, require, wait};
+use krunner_tests::{Raw, Setup, Steps, host, proc, require, wait};
 
 use crate::{announce, app, wait_for_file, with_agent};
 
@@ -38,19 +38,21 @@ fn interrupt_is_a_keyboard_interrupt_to_python() {
 
 #[test]
 fn child_that_ignores_the_interrupt_goes_on() {
-    let client = require!(host::agent_python());
-    let (runner, agent) = with_agent(&client, app());
+    let runner = app().start();
+    let mut raw = Raw::connect(&runner);
 
-    let command = format!("trap '' INT; {}; {}; echo survived", announce("started"), wait_for_file("go"));
-    let run = agent.start_exec(&command);
+    // The outer shell is in the same group and shows that the signal was sent. It runs its trap when the inner one has exited.
+    let inner = format!("trap \"\" INT; {}; {}; echo survived", announce("started"), wait_for_file("go"));
+    raw.op("exec", &format!("trap 'echo interrupted' INT; sh -c '{inner}'; echo exit code $?"));
     runner.wait_for("started");
-    agent.interrupt();
-    // Ops are taken in their order, so the interrupt has been delivered when the status is there.
-    assert!(agent.started_at() > 0.0);
+    raw.op("interrupt", "");
+    // Ops are handled in order, so the interrupt was delivered when the status arrives.
+    raw.sync();
     runner.write("go", "");
 
-    let run = run.wait();
-    assert_eq!((run.exec().exit_code, run.stdout().as_str()), (Some(0), "survived\n"), "{run:#?}");
+    let run = raw.read_runs(1);
+    assert_eq!(run.codes(), [("finished", 0)]);
+    assert_eq!(run.stdout(), "survived\ninterrupted\nexit code 0\n");
 }
 
 #[test]

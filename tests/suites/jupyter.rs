@@ -266,7 +266,7 @@ fn nothing_is_left_after_the_end() {
     runner.wait_exit();
     assert!(began.elapsed() < Duration::from_secs(10), "stopped after {:?}", began.elapsed());
     let run = pending.wait();
-    assert_ne!(run.codes(), [0], "cut short is no success");
+    assert_eq!(run.codes(), [-15], "cut short is no success");
     assert_eq!(runner.processes(), [0; 0]);
     let left: Vec<_> = std::fs::read_dir(runner.root().join("tmp"))
         .expect("the folder for connection files")

@@ -42,6 +42,9 @@ fn hundred_kills_in_a_row_are_told_once_each() {
 #[test]
 fn a_burst_is_reported_in_part_and_counted_in_full() {
     const KILLS: usize = 300;
+    /// The limits of full reports: in a burst, and in each second after it.
+    const AT_ONCE: u64 = 128;
+    const PER_SECOND: u64 = 10;
     let mut env = require!(TestEnv::new());
     let scenario = env.run_many("burst", KILLS);
     let killed = scenario.all("killed");
@@ -69,8 +72,15 @@ fn a_burst_is_reported_in_part_and_counted_in_full() {
     assert_eq!(monitor.end().code(), Some(0));
 
     assert_eq!(full_and_suppressed(monitor.lines()), truth + 1, "counted once each");
-    let told = told(&monitor.reports());
-    assert!(told.values().all(|&times| times == 1), "{told:?}");
+    let reports = monitor.reports();
+    // A slow machine takes longer for the burst, and more of it is reported. Two seconds for the way of a report.
+    let killed_at = |report: &&Value| report["killed_at_boot_ns"].as_u64().expect("a time");
+    let (first, last) = (reports.iter().map(killed_at).min(), reports.iter().map(killed_at).max());
+    let seconds = (last.expect("a report") - first.expect("a report")) / 1_000_000_000 + 2;
+    let (full, most) = (reports.len() as u64, AT_ONCE + PER_SECOND * seconds);
+    assert!(full <= most, "{full} of {truth} kills were reported in full, of which {most} may be");
+    let told = told(&reports);
+    assert!(!told.is_empty() && told.values().all(|&times| times == 1), "{told:?}");
     for line in monitor.lines().iter().filter(|line| line["event"] == "oom_kills_suppressed") {
         let names = line["by_name"].as_object().expect("names");
         let sum: u64 = names.values().map(|count| count.as_u64().expect("a count")).sum();

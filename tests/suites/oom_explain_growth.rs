@@ -179,6 +179,7 @@ fn hook_gets_the_warning_and_nothing_of_ours() {
     let warning: Value = serde_json::from_str(&read(folder.path(), "got")).expect("JSON");
     assert_eq!((&warning["event"], &warning["limit_bytes"]), (&"memory_warning".into(), &(LIMIT_MIB << 20).into()));
     let descriptors = read(folder.path(), "fds");
+    assert!(descriptors.contains("/fd\n"), "the folder that `ls` reads is one: {descriptors}");
     assert!(!descriptors.contains("bpf") && !descriptors.contains("cgroup"), "{descriptors}");
     assert_eq!(watched.warnings(), [], "the hook runs with warnings off");
 }

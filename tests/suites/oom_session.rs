@@ -33,17 +33,29 @@ impl TestEnv {
         Ok(Self { agent, runner, limited, _scratch: scratch })
     }
 
-    /// A step in which one is killed, and that ends when the runner has logged it.
-    fn run_with_a_kill(&self) -> Run {
-        let procs = self.limited.procs_file();
-        let hog = format!("sh -c 'echo $$ > hog; echo 0 > {}; exec {VICTIM} eat {TOO_MUCH}'", procs.display());
-        let pending = self.agent.start_exec(&format!("{hog}; echo code $?; {}", wait_for_file("go")));
-        self.runner.wait_for_log(&[VICTIM, "eat", "rss"]);
-        self.runner.write("go", "");
+    /// A step in which one process is killed, and that ends when the runner has logged it; and the victim's PID.
+    fn run_with_a_kill(&self) -> (Run, u32) {
+        let (procs, before) = (self.limited.procs_file(), self.limited.oom_kills());
+        let (hog, go) = (format!("hog{before}"), format!("go{before}"));
+        let eat = format!("sh -c 'echo $$ > {hog}; echo 0 > {}; exec {VICTIM} eat {TOO_MUCH}'", procs.display());
+        let pending = self.agent.start_exec(&format!("{eat}; echo code $?; {}", wait_for_file(&go)));
+        let victim = self.runner.wait_for(&hog).trim_end().to_owned();
+        self.runner.wait_for_log(&[&victim, VICTIM, "eat", "rss"]);
+        self.runner.write(&go, "");
         let run = pending.wait();
         assert!(run.stdout().contains("code 137"), "{run:#?}");
-        assert_eq!(self.limited.oom_kills(), 1);
-        run
+        assert_eq!(self.limited.oom_kills(), before + 1);
+        (run, victim.parse().expect("a pid"))
+    }
+
+    /// The victims in the session's `oom.jsonl`, once the last of them is this one.
+    fn until_kept(&self, last: u32) -> Vec<Value> {
+        let path = self.runner.home().join(".logs/oom.jsonl");
+        wait::until("the last victim in oom.jsonl", || {
+            let text = fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n'))?;
+            let reports: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+            reports.last().is_some_and(|report| report["victim"]["pid"] == last).then_some(reports)
+        })
     }
 }
 
@@ -52,13 +64,12 @@ fn kill_is_told_in_the_run_with_the_tree_down_to_the_runner() {
     let client = require!(host::agent_python());
     let env = require!(TestEnv::start(&client, app()));
 
-    let run = env.run_with_a_kill();
+    let (run, victim) = env.run_with_a_kill();
 
     let text = run.stderr();
     assert_eq!((count(&text, HEADING), count(&text, CERTAIN)), (1, 1), "{text}");
-    let hog = env.runner.wait_for("hog");
-    let line =
-        text.lines().find(|line| line.contains(hog.trim_end()) && line.contains("rss")).expect("the victim's line");
+    let line = text.lines().find(|line| line.contains(&victim.to_string()) && line.contains("rss"));
+    let line = line.expect("the victim's line");
     assert!(line.contains(&format!("{VICTIM} eat {TOO_MUCH}")), "{line}");
     let runner = text.lines().find(|line| line.contains(&format!("{} (running for ", env.runner.pid())));
     assert!(runner.is_some_and(|line| line.contains("   └─ ")), "{text}");
@@ -105,19 +116,14 @@ fn event_without_a_kill_says_that_nothing_was_found() {
 fn kill_is_kept_as_json_for_the_user_only() {
     let client = require!(host::agent_python());
     let env = require!(TestEnv::start(&client, app().folder("home/work/.logs")));
-    env.run_with_a_kill();
+    let (_, victim) = env.run_with_a_kill();
 
-    let path = env.runner.home().join(".logs/oom.jsonl");
-    let text =
-        wait::until("a line in oom.jsonl", || fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n')));
+    let reports = env.until_kept(victim);
 
-    let mode = fs::metadata(&path).expect("the file").permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let [report] = &lines[..] else { panic!("one line: {text}") };
-    let hog: u32 = env.runner.wait_for("hog").trim_end().parse().expect("a pid");
+    let file = fs::metadata(env.runner.home().join(".logs/oom.jsonl")).expect("the file");
+    assert_eq!(file.permissions().mode() & 0o777, 0o600);
+    let [report] = &reports[..] else { panic!("one line: {reports:#?}") };
     assert_eq!((&report["event"], &report["confidence"]), (&"oom_kill".into(), &"confirmed".into()));
-    assert_eq!(report["victim"]["pid"], hog);
 }
 
 #[test]
@@ -125,5 +131,11 @@ fn without_the_folder_nothing_is_kept() {
     let client = require!(host::agent_python());
     let env = require!(TestEnv::start(&client, app()));
     env.run_with_a_kill();
-    assert!(!env.runner.home().join(".logs").exists());
+
+    // Reports are written in order, so the second one in the file shows that the first one was dealt with. `create_dir`
+    // fails if the runner created the folder.
+    fs::create_dir(env.runner.home().join(".logs")).expect("no folder before");
+    let (_, victim) = env.run_with_a_kill();
+    let reports = env.until_kept(victim);
+    assert_eq!(reports.len(), 1, "the first one is not kept: {reports:#?}");
 }

@@ -4,6 +4,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
 use krunner_tests::cgroup::Freezer;
+use krunner_tests::flaky::Retry;
 use krunner_tests::{LaunchMethod, Sandbox, Scenario, ScenarioOutput, host, proc, require};
 use nix::sys::signal::Signal;
 
@@ -79,7 +80,7 @@ fn pid_namespace_that_ends() {
 fn mark_without_a_kill() {
     // Whom the kernel looks at first is its own affair; as a rule the one that is as good as dead.
     const ATTEMPTS: usize = 8;
-    for _ in 0..ATTEMPTS {
+    for attempt in 1..=ATTEMPTS {
         let env = require!(TestEnv::new());
         let freezer = require!(Freezer::scratch(&env.limited));
         let big = env.start(&["eat", "20", "--hold", "--role", "big"]);
@@ -96,6 +97,7 @@ fn mark_without_a_kill() {
             env.finish(&[]);
             return;
         }
+        Retry::of_test(&format!("the small one ended with {}", small.status), attempt, ATTEMPTS).record();
     }
     panic!("in {ATTEMPTS} attempts the small one never got the memory of the marked one");
 }

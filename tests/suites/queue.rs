@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use krunner_tests::flaky::Retry;
 use krunner_tests::{Message, Raw, Setup, Steps, Transcript, host, require};
 
 use crate::{announce, app, lines, wait_for_file, with_agent};
@@ -14,19 +15,22 @@ fn gaps(run: &Transcript) -> Vec<Duration> {
     run.ends().windows(2).map(|pair| pair[1].at - pair[0].at).collect()
 }
 
-/// Checks the spacing of whatever `steps` queues. A receiver that was held up reads the reply it waited for late, and the
-/// next one in time: such a pair looks too close although it was not. So one attempt out of a few must be clean, which a
-/// runner without the pause never is.
-fn assert_spacing(raw: &mut Raw, runs: usize, mut steps: impl FnMut(&mut Raw)) {
+/// Checks the spacing of what `steps` queues, which has this many runs and ends of steps. A receiver that was held up reads
+/// the reply it waited for late, and the next one in time: such a pair looks too close although it was not. So one attempt
+/// out of a few must be clean, which a runner without the pause never is.
+#[track_caller]
+fn assert_spacing(raw: &mut Raw, runs: usize, ends: usize, mut steps: impl FnMut(&mut Raw)) {
     const ATTEMPTS: usize = 5;
     let mut seen = Vec::new();
-    for _ in 0..ATTEMPTS {
+    for attempt in 1..=ATTEMPTS {
         steps(raw);
         let run = raw.read_runs(runs);
+        assert_eq!(run.ends().len(), ends, "{:?}", run.codes());
         seen = gaps(&run);
         if seen.iter().all(|gap| *gap >= SPACING) {
             return;
         }
+        Retry::of_test(&format!("ends of steps closer than {SPACING:?}: {seen:?}"), attempt, ATTEMPTS).record();
     }
     panic!("{ATTEMPTS} attempts, each with two ends of steps closer than {SPACING:?}; the last: {seen:?}");
 }
@@ -85,7 +89,7 @@ fn ends_of_steps_are_ten_milliseconds_apart() {
     let runner = app().start();
     let mut raw = Raw::connect(&runner);
 
-    assert_spacing(&mut raw, 5, |raw| {
+    assert_spacing(&mut raw, 5, 15, |raw| {
         for _ in 0..5 {
             raw.op("clean", "");
             raw.op("build", "");
@@ -99,7 +103,7 @@ fn skipped_exec_keeps_the_distance_too() {
     let runner = app().start();
     let mut raw = Raw::connect(&runner);
 
-    assert_spacing(&mut raw, 3, |raw| {
+    assert_spacing(&mut raw, 3, 6, |raw| {
         for _ in 0..3 {
             raw.op("build", "exit 1");
             raw.op("exec", "echo not run");
@@ -112,7 +116,7 @@ fn query_and_batch_share_the_queue_and_the_distance() {
     let runner = Setup::new("c").runtime(require!(host::c_compiler())).start();
     let mut raw = Raw::connect(&runner);
 
-    assert_spacing(&mut raw, 4, |raw| {
+    assert_spacing(&mut raw, 4, 4, |raw| {
         for _ in 0..2 {
             raw.op("code", "int main(void) { return 7; }");
             raw.op("exec", "exit 8");

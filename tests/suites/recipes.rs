@@ -230,7 +230,10 @@ fn words(words: &[&str]) -> Vec<String> {
 #[test]
 fn the_image_of_the_recipes_is_of_this_version() {
     let own = format!("krunner:{}", env!("CARGO_PKG_VERSION"));
-    for name in recipe::names().iter().filter(|name| name.contains("/node-")) {
+    let names = recipe::names();
+    let nodes: Vec<_> = names.iter().filter(|name| name.contains("/node-")).collect();
+    assert!(!nodes.is_empty(), "{names:?}");
+    for name in nodes {
         assert_eq!(require!(recipe::read(name)).image.as_deref(), Some(own.as_str()), "{name}");
     }
     for file in ["Dockerfile", "README.md"] {
@@ -242,7 +245,11 @@ fn the_image_of_the_recipes_is_of_this_version() {
 /// Shells read them, too.
 #[test]
 fn the_scripts_have_no_mistakes_that_a_shell_sees() {
-    for name in recipe::names().iter().filter(|name| Path::new(name).extension().is_some_and(|kind| kind == "sh")) {
+    let names = recipe::names();
+    let is_script = |name: &&String| Path::new(name).extension().is_some_and(|kind| kind == "sh");
+    let scripts: Vec<_> = names.iter().filter(is_script).collect();
+    assert!(!scripts.is_empty(), "{names:?}");
+    for name in scripts {
         let status = Command::new("sh").arg("-n").arg(recipe::folder().join(name)).status().expect("a shell");
         assert!(status.success(), "{name}");
     }

@@ -11,9 +11,9 @@ use serde_json::Value;
 use crate::{announce, app, lines, wait_for_file};
 
 /// The contract's limit for all of a stop.
-const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 /// What a child gets between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_secs(2);
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
 const FOREVER: &str = "while :; do sleep 0.02; done";
 
@@ -126,9 +126,10 @@ fn step_cut_short_is_never_a_success() {
     runner.signal(Signal::SIGTERM);
     let rest = raw.read_to_end();
 
-    assert_eq!(rest.ends()[0].kind, "finished");
-    assert!(rest.codes().iter().all(|(_, code)| *code != 0), "{:?}", rest.codes());
+    let cancelled = [("finished", -15), ("clean-finished", -15)];
+    assert_eq!(rest.codes(), [&[("finished", -15)], &cancelled[..]].concat(), "no success, and all are answered");
     assert_eq!(rest.stdout(), "", "no queued step is begun");
+    runner.wait_for_log(&["2 queued steps cancelled: the runner is shutting down"]);
     assert_stopped(&mut runner, since);
 }
 
@@ -245,7 +246,7 @@ fn stop_during_the_bootstrap_script() {
     runner.signal(Signal::SIGTERM);
     let rest = raw.read_to_end();
 
-    assert_eq!(rest.stdout(), "");
-    assert!(rest.codes().iter().all(|(_, code)| *code != 0), "{:?}", rest.codes());
+    assert_eq!((rest.stdout().as_str(), rest.codes()), ("", vec![("finished", -15)]), "answered without being begun");
+    runner.wait_for_log(&["1 queued steps cancelled: the runner is shutting down"]);
     assert_stopped(&mut runner, since);
 }

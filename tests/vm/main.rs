@@ -17,6 +17,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
 
+use krunner_tests::flaky;
 use krunner_tests::oom_matrix::{Machine, MatrixPlan, MonitorMode, run};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
@@ -89,7 +90,9 @@ fn child(only: &[String]) -> std::io::Result<ExitStatus> {
 fn oom_matrix(only: Vec<String>) -> ExitCode {
     // First: the children of this check would inherit the oom_score_adj that is set below.
     if only.is_empty() {
-        emit(&json!({ "event": "survivor", "problem": survivor::check().err() }));
+        let problem = survivor::check().err();
+        emit_retries();
+        emit(&json!({ "event": "survivor", "problem": problem }));
     }
     // While a victim of a global OOM kill has not freed its memory yet, the next process that allocates is killed as well.
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
@@ -102,8 +105,17 @@ fn oom_matrix(only: Vec<String>) -> ExitCode {
         only,
         machine: Machine::Dedicated,
     };
-    run(&plan, |outcome| emit(&json!({ "event": "outcome", "outcome": outcome })));
+    run(&plan, |outcome| {
+        emit_retries();
+        emit(&json!({ "event": "outcome", "outcome": outcome }));
+    });
     ExitCode::SUCCESS
+}
+
+fn emit_retries() {
+    for retry in flaky::take() {
+        emit(&json!({ "event": "retried", "retry": retry }));
+    }
 }
 
 /// Writes a line with one `write`, so that lines do not interleave.

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use krunner_tests::flaky::Retry;
 use krunner_tests::{proc, wait};
 use serde_json::Value;
 
@@ -27,8 +28,8 @@ const TOO_MUCH: &str = "200";
 /// The size of the ring buffer for log lines of the eBPF programs: one page. It exists only if the programs log.
 const LOG_BYTES: u64 = 4096;
 
-/// Attempts before the one whose failure counts.
-const ATTEMPTS: usize = 2;
+/// Attempts, of which the last one counts.
+const ATTEMPTS: usize = 3;
 
 /// Long because the processor is emulated.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -67,8 +68,14 @@ pub(crate) fn check() -> Result<(), String> {
     for privilege in [Privilege::Bpf, Privilege::Fallback] {
         // An emulated processor frees memory ten times as slowly, and processes whose allocation failed just before the kill
         // retry meanwhile. Here one kill in twenty also takes the runner.
-        let mut attempts = (0..ATTEMPTS).map(|_| in_session(privilege, check_kills));
-        attempts.find(Result::is_ok).unwrap_or_else(|| in_session(privilege, check_kills))?;
+        let mut attempt = 1;
+        while let Err(problem) = in_session(privilege, check_kills) {
+            if attempt == ATTEMPTS {
+                return Err(problem);
+            }
+            Retry::new(format!("survivor::{privilege:?}"), &problem, attempt, ATTEMPTS).record();
+            attempt += 1;
+        }
     }
     Ok(())
 }

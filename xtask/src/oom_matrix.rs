@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use krunner_tests::flaky::Retry;
 use krunner_tests::oom_matrix::{self, CaseResult, Machine, MatrixPlan, MonitorMode, Outcome, Totals};
 use serde_json::json;
 
@@ -112,6 +113,7 @@ pub(crate) fn test(krunner: &Path) -> Result<Vec<Check>> {
     if !short.is_empty() {
         print_table(&outcomes, &MonitorMode::ALL, &short);
         step("the fallback missed a requirement (see above); running it again");
+        Retry::new("oom-matrix::fallback", &short.join("; "), 1, 2).record();
         outcomes.retain(|outcome| outcome.mode != MonitorMode::Fallback);
         outcomes.extend(oom_matrix::run(&MatrixPlan { modes: vec![MonitorMode::Fallback], ..plan }, |_| {}));
     }

@@ -1,4 +1,5 @@
-//! Summarizes a test run from the output of `cargo test` and from the file to which skipped tests write their reasons. Pure.
+//! Summarizes a test run from the output of `cargo test` and from the files to which tests write why they were skipped or
+//! retried. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +19,8 @@ pub(crate) struct Summary {
     current: Option<String>,
     /// The tests that were skipped for each reason. A test may have several reasons.
     skips: BTreeMap<String, BTreeSet<String>>,
+    /// What was retried, and why, as one line each.
+    retries: Vec<String>,
 }
 
 /// The result of a check that `cargo test` does not run.
@@ -66,6 +69,16 @@ impl Summary {
             self.skip(name, reason);
         }
         self.passed = self.passed.saturating_sub(names.len() as u64);
+    }
+
+    /// Parses the file of retries: each line has a test's name, the reason and the attempt.
+    pub(crate) fn read_retries(&mut self, text: &str) {
+        self.retries.extend(text.lines().filter(|line| !line.trim().is_empty()).map(ToOwned::to_owned));
+    }
+
+    /// Counts a retry that is not in the file.
+    pub(crate) fn retried(&mut self, retry: &impl ToString) {
+        self.retries.push(retry.to_string());
     }
 
     /// Counts a check as a test.
@@ -118,6 +131,16 @@ impl Summary {
             text.push(format!("  {reason}\n"));
             text.extend(names.iter().map(|name| format!("    {name}\n")));
         }
+        text.concat()
+    }
+
+    /// The retries, and their number. Every attempt before the one that counts is a retry.
+    pub(crate) fn retry_list(&self) -> String {
+        let mut text: Vec<_> = self.retries.iter().map(|retry| format!("  {retry}\n")).collect();
+        if !text.is_empty() {
+            text.insert(0, "retries:\n".to_owned());
+        }
+        text.push(format!("flaky: {} retried\n", self.retries.len()));
         text.concat()
     }
 
@@ -213,6 +236,21 @@ test result: ok. 10 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fin
         let summary = summary("", "b\tneeds root\na\tneeds root\nc\tno venv\n\n");
         assert_eq!(summary.skip_list(), "skipped:\n  needs root\n    a\n    b\n  no venv\n    c\n");
         assert!(!summary.is_empty());
+    }
+
+    #[test]
+    fn retries_are_listed_and_change_no_result() {
+        let mut summary = summary(OUTPUT, "");
+        assert_eq!(summary.retry_list(), "flaky: 0 retried\n");
+        summary.read_retries("queue::distance: too close, attempt 1 of 5\n\n");
+        summary.retried(&"oom-matrix::row: another was killed, attempt 2 of 3");
+        let expected = "retries:
+  queue::distance: too close, attempt 1 of 5
+  oom-matrix::row: another was killed, attempt 2 of 3
+flaky: 2 retried
+";
+        assert_eq!(summary.retry_list(), expected);
+        assert_eq!(summary.closing_line(), "suites: 12 passed, 1 failed, 2 skipped");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
+use krunner_tests::flaky;
 
 use crate::musl::Arch;
 use crate::summary::{Check, Summary};
@@ -27,7 +28,8 @@ Environment:
   KRUNNER_ADVISORY_DB  a clone of the RustSec advisory database; without it, only yanked versions are found
 
 Tests read KRUNNER_BIN (the release binary), KRUNNER_TEST_PYTHON (or KRUNNER_TEST_NO_PYTHON, the reason why there is no \
-Python environment), KRUNNER_SKIP_FILE (where skipped tests write their reason) and, with --all, \
+Python environment), KRUNNER_SKIP_FILE (where skipped tests write their reason), KRUNNER_FLAKY_FILE (where tests write \
+why they repeat an attempt) and, with --all, \
 KRUNNER_DIST (the output of `cargo xtask dist`) and KRUNNER_TEST_ALL=1.
 
 Examples:
@@ -79,6 +81,7 @@ struct TestEnv {
     python: Result<PathBuf, String>,
     dist: Option<PathBuf>,
     skip_file: PathBuf,
+    flaky_file: PathBuf,
     all: bool,
 }
 
@@ -102,13 +105,15 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     }
 
     let scratch = tempfile::tempdir().context("no temporary folder")?;
-    let skip_file = scratch.path().join("skips");
-    fs::write(&skip_file, "")?;
+    let (skip_file, flaky_file) = (scratch.path().join("skips"), scratch.path().join("retries"));
+    for file in [&skip_file, &flaky_file] {
+        fs::write(file, "")?;
+    }
     let mut summary = Summary::default();
     // With --all, the suites of artifacts test what is optimized.
     let krunner = if args.all { build_quickly("krunner", "krunner")? } else { build_release("krunner")? };
     let dist = args.make_dist(&mut summary, &mut problems);
-    let env = TestEnv { krunner, python, dist, skip_file, all: args.all };
+    let env = TestEnv { krunner, python, dist, skip_file, flaky_file, all: args.all };
     // The package with the suites runs separately, so that they run once. krunner-ebpf has another target.
     let unit = ["test", "--no-fail-fast", "--workspace", "--exclude", "krunner-ebpf", "--exclude", "krunner-tests"];
     let suites = ["test", "--no-fail-fast", "--package", "krunner-tests"];
@@ -156,6 +161,11 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     }
 
     summary.read_skips(&fs::read_to_string(&env.skip_file)?);
+    summary.read_retries(&fs::read_to_string(&env.flaky_file)?);
+    // Those of the parts that run in this process.
+    for retry in flaky::take() {
+        summary.retried(&retry);
+    }
     if summary.is_empty() {
         problems.push(match args.selection.filters.join("`, `") {
             none if none.is_empty() => "no test ran".to_owned(),
@@ -226,6 +236,7 @@ impl TestEnv {
     /// Runs `cargo test`, forwards its output and counts the tests in it.
     fn run(&self, command: &mut Command, summary: &mut Summary) -> Result<bool> {
         command.env("KRUNNER_BIN", &self.krunner).env("KRUNNER_SKIP_FILE", &self.skip_file);
+        command.env("KRUNNER_FLAKY_FILE", &self.flaky_file);
         for variable in ["KRUNNER_TEST_PYTHON", "KRUNNER_TEST_NO_PYTHON", "KRUNNER_DIST", "KRUNNER_TEST_ALL"] {
             command.env_remove(variable);
         }
@@ -250,7 +261,7 @@ impl TestEnv {
     }
 }
 
-/// Prints failures, skipped tests with their reasons, and the line that CI parses.
+/// Prints failures, skipped tests with their reasons, retries, and the line that CI parses.
 fn print_summary(summary: &Summary, problems: &[String]) {
     println!();
     print!("{}", summary.failure_list());
@@ -258,5 +269,6 @@ fn print_summary(summary: &Summary, problems: &[String]) {
         println!("problem: {problem}");
     }
     print!("{}", summary.skip_list());
+    print!("{}", summary.retry_list());
     println!("{}", summary.closing_line());
 }

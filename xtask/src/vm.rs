@@ -182,7 +182,7 @@ fn progress(kernel: &Kernel, event: &Event, began: Instant, verbose: bool) {
             println!("{wanted}: a session in a killed cgroup failed: {problem}");
         }
         Event::Survivor { problem: None } => println!("{wanted}: a session survived a group kill of its cgroup"),
-        Event::Outcome { .. } | Event::Done | Event::Failed { .. } => {}
+        Event::Outcome { .. } | Event::Retried { .. } | Event::Done | Event::Failed { .. } => {}
     }
 }
 

@@ -18,6 +18,7 @@ use super::outcome::{CaseResult, MonitorMode, Outcome, Score};
 use super::run::{Machine, MatrixPlan};
 use super::scoring::{ActualKills, ReportedVictim, due, score_reports};
 use crate::cgroup::{Cgroup, Version};
+use crate::flaky::Retry;
 use crate::{LaunchMethod, Monitor, Sandbox};
 
 /// Small because several such cgroups may exist on a machine.
@@ -28,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A scenario that took an unexpected course is retried: a victim's memory is not free at once, and another process that
 /// allocates meanwhile may be killed as well (`exit_mmap` in mm/mmap.c sets `MMF_OOM_SKIP` before the pages are free).
-const ATTEMPTS: u32 = 3;
+const ATTEMPTS: usize = 3;
 
 /// Where the monitors run relative to the kills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +135,7 @@ impl Harness {
                 Ok(Ok(scenario_run)) => break self.score(&scenario_run),
                 Ok(Err(reason)) => break self.same_for_all(&CaseResult::Unavailable { reason }),
                 Err(reason) if attempt == ATTEMPTS => break self.same_for_all(&CaseResult::Failed { reason }),
-                Err(reason) => eprintln!("{}, attempt {attempt} of {ATTEMPTS}: {reason}", case.name),
+                Err(reason) => Retry::new(format!("oom-matrix::{}", case.name), &reason, attempt, ATTEMPTS).record(),
             }
             attempt += 1;
             let kills = self.limited.oom_kills() - before;

@@ -18,6 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use krunner_tests::flaky::Retry;
 use krunner_tests::oom_matrix::Outcome;
 use serde::Deserialize;
 
@@ -27,7 +28,7 @@ use super::kernels::Kernel;
 const BOOT: Duration = Duration::from_mins(1);
 
 /// Boot attempts. Emulation is imperfect, and a failure before init runs is unrelated to krunner.
-const BOOTS: u32 = 2;
+const BOOTS: usize = 2;
 
 /// The deadline between two outcomes. A case with a hundred kills is one outcome.
 const SILENCE: Duration = Duration::from_mins(2);
@@ -60,6 +61,10 @@ pub(super) enum Event {
     Survivor {
         /// The first check that failed.
         problem: Option<String>,
+    },
+    /// An attempt in the machine that another one followed.
+    Retried {
+        retry: Retry,
     },
     Done,
     Failed {
@@ -99,6 +104,8 @@ pub(super) fn boot(
         match &run.fault {
             Some(fault) if run.release.is_none() && attempt < BOOTS => {
                 println!("{}: boot {attempt} of {BOOTS} failed: {fault}", kernel.wanted);
+                let why = fault.lines().next().unwrap_or_default();
+                Retry::new(format!("vm::{}", kernel.wanted), why, attempt, BOOTS).record();
             }
             _ => return Ok(run),
         }
@@ -176,6 +183,11 @@ impl Machine {
                 Event::Booted { kernel } => run.release = Some(kernel),
                 Event::Outcome { outcome } => run.outcomes.push(outcome),
                 Event::Survivor { problem } => run.problem = problem,
+                Event::Retried { mut retry } => {
+                    let release = run.release.as_deref().unwrap_or_default();
+                    retry.name = format!("vm::{release}::{}", retry.name);
+                    retry.record();
+                }
                 Event::Done => return Ok(()),
                 Event::Failed { reason } => return Err(reason),
             }
