@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use krunner_tests::flaky::Retry;
+
 /// Enough for an assertion message and some output before it.
 const LINES_OF_A_FAILURE: usize = 12;
 const COLUMNS_OF_A_FAILURE: usize = 500;
@@ -79,6 +81,42 @@ impl Summary {
     /// Counts a retry that is not in the file.
     pub(crate) fn retried(&mut self, retry: &impl ToString) {
         self.retries.push(retry.to_string());
+    }
+
+    /// The failed tests.
+    pub(crate) fn failures(&self) -> &[String] {
+        &self.failures
+    }
+
+    /// Adds the results of a part of the run.
+    pub(crate) fn add(&mut self, part: Self) {
+        self.passed += part.passed;
+        self.failed += part.failed;
+        self.failures.extend(part.failures);
+        self.output.extend(part.output);
+        self.retries.extend(part.retries);
+        for (reason, names) in part.skips {
+            self.skips.entry(reason).or_default().extend(names);
+        }
+    }
+
+    /// Counts failed tests that passed in `again`, a second run of all of them, as passed and retried.
+    pub(crate) fn recover(&mut self, again: &Self) {
+        let failed = std::mem::take(&mut self.failures);
+        if again.passed + again.failed != failed.len() as u64 {
+            self.failures = failed;
+            return;
+        }
+        for name in failed {
+            if again.failures.contains(&name) {
+                self.failures.push(name);
+                continue;
+            }
+            let why = self.output.remove(&name).unwrap_or_default().join(" ");
+            self.retried(&Retry::new(name, &why, 1, 2));
+            self.passed += 1;
+            self.failed -= 1;
+        }
     }
 
     /// Counts a check as a test.
@@ -202,6 +240,25 @@ test result: ok. 10 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fin
     assertion failed: it arrived
 ";
         assert_eq!(summary.failure_list(), expected);
+    }
+
+    #[test]
+    fn a_failure_that_passes_alone_is_flaky() {
+        let again = summary("test conformance::input ... ok\ntest result: ok. 1 passed; 0 failed; 0 ignored\n", "");
+        let mut total = summary(OUTPUT, "");
+        total.recover(&again);
+        assert_eq!(total.closing_line(), "suites: 13 passed, 0 failed, 2 skipped");
+        assert!(total.retry_list().ends_with("assertion failed: it arrived, attempt 1 of 2\nflaky: 1 retried\n"));
+
+        let failed = summary("test conformance::input ... FAILED\ntest result: FAILED. 0 passed; 1 failed;\n", "");
+        for again in [failed, Summary::default()] {
+            let mut total = summary(OUTPUT, "");
+            total.recover(&again);
+            assert_eq!(total.closing_line(), "suites: 12 passed, 1 failed, 2 skipped");
+        }
+        let mut sum = Summary::default();
+        sum.add(total);
+        assert_eq!(sum.closing_line(), "suites: 13 passed, 0 failed, 2 skipped");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! this machine. `--all` also builds the release artifacts first, because suites test them, runs the OOM matrix on other kernels
 //! and audits dependencies. A failed part does not stop the next one; the end of the output summarizes all of them.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
@@ -20,7 +21,8 @@ use crate::{audit, dist, host, oom_matrix, tidy, venv, vm};
 const HELP: &str = "\
 First creates the Python environment that tests need in target/venv, without root, from python3.11 and packages that \
 pip downloads. A test whose requirements are missing on this machine (a program, root, the Python environment) skips \
-itself; the end of the output lists skipped tests with the reason. --all installs missing requirements first: \
+itself; the end of the output lists skipped tests with the reason. A failed test runs once more, alone; if it passes, it \
+counts as passed and is listed as flaky. --all installs missing requirements first: \
 Debian packages, and kernels for virtual machines.
 
 Environment:
@@ -41,6 +43,9 @@ Examples:
   cargo xtask test --without oom_ --without survival::
 
 Exit codes: 0 success, 1 a test or check failed or could not run, 2 wrong usage.";
+
+/// If more tests fail, it is not for the load of this machine.
+const MAX_RETRIED: usize = 10;
 
 /// The parts that `cargo test` does not run, each with its former name, which filters may still use.
 const OTHER_PARTS: [(&str, &str); 3] = [("oom-matrix", "battery"), ("vm", "vm"), ("audit", "supply")];
@@ -119,9 +124,8 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let suites = ["test", "--no-fail-fast", "--package", "krunner-tests"];
     for (what, arguments) in [("unit tests", &unit[..]), ("integration suites", &suites[..])] {
         step(what);
-        let mut command = cargo(arguments);
-        command.arg("--").args(args.selection.arguments("--skip"));
-        if !env.run(&mut command, &mut summary)? {
+        let selection: Vec<_> = args.selection.arguments("--skip").collect();
+        if !env.run_with_retries(|| cargo(arguments), &selection, &mut summary)? {
             problems.push(format!("the {what} failed"));
         }
     }
@@ -130,9 +134,12 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         step("conformance suites with the client of agent 23.9.10");
         match &env.python {
             Ok(python) if venv::later_agent(python).is_dir() => {
-                let mut command = cargo(suites);
-                command.env("KRUNNER_TEST_AGENT_PACKAGES", venv::later_agent(python)).arg("--").args(filters);
-                if !env.run(&mut command, &mut summary)? {
+                let command = || {
+                    let mut command = cargo(suites);
+                    command.env("KRUNNER_TEST_AGENT_PACKAGES", venv::later_agent(python));
+                    command
+                };
+                if !env.run_with_retries(command, &filters, &mut summary)? {
                     problems.push("the conformance suites failed with the client of agent 23.9.10".to_owned());
                 }
             }
@@ -233,6 +240,30 @@ fn without_later_agent(reason: String) -> Check {
 }
 
 impl TestEnv {
+    /// Runs `cargo test` with arguments for the test binaries, then each failed test once more, one at a time: what passes
+    /// only alone is counted as flaky. Returns `false` if a test failed both times or could not run.
+    fn run_with_retries(
+        &self,
+        command: impl Fn() -> Command,
+        arguments: &[impl AsRef<OsStr>],
+        summary: &mut Summary,
+    ) -> Result<bool> {
+        let mut part = Summary::default();
+        let has_succeeded = self.run(command().arg("--").args(arguments), &mut part)?;
+        let failed = part.failures().to_vec();
+        if has_succeeded || failed.is_empty() || failed.len() > MAX_RETRIED {
+            summary.add(part);
+            return Ok(has_succeeded);
+        }
+        step(&format!("{} failed tests again, one at a time", failed.len()));
+        let mut again = Summary::default();
+        self.run(command().args(["--", "--exact", "--test-threads=1"]).args(&failed), &mut again)?;
+        part.recover(&again);
+        let has_recovered = part.failures().is_empty();
+        summary.add(part);
+        Ok(has_recovered)
+    }
+
     /// Runs `cargo test`, forwards its output and counts the tests in it.
     fn run(&self, command: &mut Command, summary: &mut Summary) -> Result<bool> {
         command.env("KRUNNER_BIN", &self.krunner).env("KRUNNER_SKIP_FILE", &self.skip_file);

@@ -17,6 +17,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use krunner_tests::flaky::Retry;
 use krunner_tests::oom_matrix::{self, CaseResult, Machine, MonitorMode, Outcome, Totals};
 use serde_json::{Value, json};
 
@@ -120,10 +121,21 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     Ok(runs.iter().all(|run| run.shortfalls().is_empty()))
 }
 
-/// Runs the default kernels as part of `cargo xtask test --all`.
+/// Runs the default kernels as part of `cargo xtask test --all`. Load on this machine delays the fallback's scans of `/proc` in
+/// all machines that run at the same time, so a kernel where only the fallback misses a requirement is run again alone. Both
+/// results are printed, and the retry is counted.
 pub(crate) fn test() -> Result<Vec<Check>> {
-    let runs = run_all(&kernels::DEFAULT.map(str::to_owned), Cases { only: &[], cpus: None }, false)?;
+    let cases = Cases { only: &[], cpus: None };
+    let mut runs = run_all(&kernels::DEFAULT.map(str::to_owned), cases, false)?;
     print!("\n{}", table(&runs));
+    for run in runs.iter_mut().filter(|run| run.is_short_without_bpf_only()) {
+        Retry::new(format!("vm::{}", run.kernel.wanted), &run.shortfalls().join("; "), 1, 2).record();
+        let again = run_all(std::slice::from_ref(&run.kernel.wanted), cases, false)?;
+        print!("\n{}", table(&again));
+        if let Some(again) = again.into_iter().next() {
+            *run = again;
+        }
+    }
     Ok(runs.iter().map(|run| check(&run.kernel.wanted, Ok(run.shortfalls()))).collect())
 }
 
@@ -200,14 +212,24 @@ fn summary_of(run: &Run) -> String {
 impl KernelRun {
     /// The requirements that this kernel missed.
     fn shortfalls(&self) -> Vec<String> {
-        let of = |mode: &MonitorMode| {
-            let short = oom_matrix::shortfalls(*mode, &self.run.outcomes, Machine::Dedicated).into_iter();
-            short.map(|text| format!("{mode}: {text}")).collect::<Vec<_>>()
-        };
+        self.faults().into_iter().chain(MonitorMode::ALL.iter().flat_map(|mode| self.shortfalls_of(*mode))).collect()
+    }
+
+    /// What went wrong in the machine itself.
+    fn faults(&self) -> Vec<String> {
         let problem = self.run.problem.iter().map(|problem| format!("a session with CAP_SYS_RESOURCE: {problem}"));
-        let fault = self.run.fault.clone().into_iter().chain(problem);
         let nothing = self.run.outcomes.is_empty().then(|| "no case ran".to_owned());
-        fault.chain(nothing).chain(MonitorMode::ALL.iter().flat_map(of)).collect()
+        self.run.fault.clone().into_iter().chain(problem).chain(nothing).collect()
+    }
+
+    fn shortfalls_of(&self, mode: MonitorMode) -> Vec<String> {
+        let short = oom_matrix::shortfalls(mode, &self.run.outcomes, Machine::Dedicated).into_iter();
+        short.map(|text| format!("{mode}: {text}")).collect()
+    }
+
+    fn is_short_without_bpf_only(&self) -> bool {
+        let is_fine_otherwise = self.faults().is_empty() && self.shortfalls_of(MonitorMode::Bpf).is_empty();
+        is_fine_otherwise && !self.shortfalls_of(MonitorMode::Fallback).is_empty()
     }
 }
 
