@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use krunner_tests::{LaunchMethod, Raw, Runner, Setup, host, require, wait};
+use krunner_tests::{LaunchMethod, Raw, Runner, Setup, host, proc, require, wait};
 use nix::sys::signal::Signal;
 
 /// An answer that does not wait for the mount.
@@ -58,7 +58,11 @@ fn program_that_cannot_start_can_be_interrupted() {
     assert_eq!(raw.read_runs(1).codes(), [("finished", -2)]);
     assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
     runner.wait_for_log(&["has not started", "a mount that hangs"]);
+    wait::until_true("the process to be ended", || runner.processes().is_empty());
     assert_eq!(raw.exec("echo alive").stdout(), "alive\n");
+    // Orphans are reaped all the same.
+    raw.exec("sh -c 'sleep 0.1 & exit 0'");
+    wait::until_true("no zombie", || proc::children(runner.pid()).is_empty());
 }
 
 #[test]

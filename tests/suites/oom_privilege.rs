@@ -113,6 +113,16 @@ fn runner_with_file_capabilities_drops_them_once_attached() {
     assert!(proc::oom_score_adj(runner.pid()) < own_oom_score_adj(&mut raw));
 }
 
+#[test]
+fn runner_with_file_capabilities_names_a_program_that_is_missing() {
+    let capable = require!(capable());
+    let setup = Setup::new("php").runtime("/nonexistent/php").file("home/work/main.php", "");
+    let runner = setup.program(&capable.program).user(NOBODY).start();
+    let run = Raw::connect(&runner).exec("*");
+    assert_eq!(run.codes(), [("finished", 127)], "{run:?}");
+    runner.wait_for_log(&["/nonexistent/php not found"]);
+}
+
 fn own_oom_score_adj(raw: &mut Raw) -> i32 {
     raw.exec("cat /proc/self/oom_score_adj").stdout().trim().parse().expect("a number")
 }

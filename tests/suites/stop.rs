@@ -241,6 +241,9 @@ fn stop_during_the_bootstrap_script() {
     let mut raw = Raw::connect(&runner);
     raw.op("exec", "echo not reached");
     runner.wait_for("started");
+    // Ops are taken in their order.
+    raw.op("status", "now");
+    raw.read_until(|message| message.kind == "status");
 
     let since = Instant::now();
     runner.signal(Signal::SIGTERM);

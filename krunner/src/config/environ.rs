@@ -18,6 +18,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// The kernel's limit for one variable (`MAX_ARG_STRLEN`, include/uapi/linux/binfmts.h), with 4 KiB pages.
 const MAX_STRING_BYTES: usize = 128 * 1024;
 
+/// How many skipped variables are named.
+const MAX_NAMED: usize = 10;
+
 /// The bounds of [`exec_limit_bytes`]: `ARG_MAX`, and three quarters of `_STK_LIM`.
 const LEAST_EXEC_BYTES: usize = 128 * 1024;
 const MOST_EXEC_BYTES: usize = 6 * 1024 * 1024;
@@ -87,7 +90,8 @@ fn merge_file(env: &mut ChildEnv, file: &Path) -> Vec<ConfigWarning> {
         Ok(text) => {
             let mut added = ChildEnv::new();
             let mut warnings = merge(&mut added, file, &text);
-            warnings.extend(remove_oversized(&mut added, exec_limit_bytes(), file));
+            let limit_bytes = exec_limit_bytes().saturating_sub(env.iter().map(exec_bytes).sum());
+            warnings.extend(remove_oversized(&mut added, limit_bytes, file));
             env.extend(added);
             warnings
         }
@@ -103,29 +107,35 @@ fn exec_limit_bytes() -> usize {
     usize::try_from(soft / 4).unwrap_or(usize::MAX).clamp(LEAST_EXEC_BYTES, MOST_EXEC_BYTES)
 }
 
+/// What a variable takes of [`exec_limit_bytes`]: `NAME=VALUE` with its NUL, and the pointer to it.
+fn exec_bytes((name, value): (&OsString, &OsString)) -> usize {
+    name.len() + value.len() + 2 + size_of::<usize>()
+}
+
 /// Removes variables with which no program could be executed: each that is too long, then the largest until the others
 /// leave a quarter of `limit_bytes` for arguments.
 fn remove_oversized(env: &mut ChildEnv, limit_bytes: usize, file: &Path) -> Vec<ConfigWarning> {
-    // `NAME=VALUE` with its NUL, and the pointer to it.
-    let bytes = |(name, value): (&OsString, &OsString)| name.len() + value.len() + 2 + size_of::<usize>();
-    let mut removed = Vec::new();
-    loop {
-        let total: usize = env.iter().map(bytes).sum();
-        let Some((name, largest)) = env.iter().map(|entry| (entry.0.clone(), bytes(entry))).max_by_key(|entry| entry.1)
-        else {
-            return removed;
-        };
-        if largest <= MAX_STRING_BYTES && total <= limit_bytes / 4 * 3 {
-            return removed;
-        }
+    let mut sizes: Vec<(usize, OsString)> = env.iter().map(|entry| (exec_bytes(entry), entry.0.clone())).collect();
+    sizes.sort();
+    let mut total: usize = sizes.iter().map(|(bytes, _)| bytes).sum();
+    let mut warnings = Vec::new();
+    let mut removed = 0_usize;
+    while let Some((bytes, name)) = sizes.pop_if(|(bytes, _)| *bytes > MAX_STRING_BYTES || total > limit_bytes / 4 * 3)
+    {
         env.remove(&name);
-        let problem = format!(
-            "variable {} skipped: with its {} KiB no program could be executed (E2BIG)",
-            name.display(),
-            largest.div_ceil(1024)
-        );
-        removed.push(ConfigWarning::new(file, None, problem));
+        total -= bytes;
+        removed += 1;
+        if removed <= MAX_NAMED {
+            let (name, size) = (name.display(), bytes.div_ceil(1024));
+            let problem = format!("variable {name} skipped: with its {size} KiB no program could be executed (E2BIG)");
+            warnings.push(ConfigWarning::new(file, None, problem));
+        }
     }
+    if removed > MAX_NAMED {
+        let problem = format!("{} more variables skipped for the same reason", removed - MAX_NAMED);
+        warnings.push(ConfigWarning::new(file, None, problem));
+    }
+    warnings
 }
 
 /// `K=V` lines; a line with no `=` continues the value before it.
@@ -178,7 +188,9 @@ mod tests {
             ["/e: variable HUGE skipped: with its 129 KiB no program could be executed (E2BIG)"]
         );
         let mut env: ChildEnv = (0..20).map(|number| (format!("V{number}").into(), value(10_000 + number))).collect();
-        assert_eq!(remove_oversized(&mut env, LEAST_EXEC_BYTES, Path::new("/e")).len(), 11);
+        let warnings = remove_oversized(&mut env, LEAST_EXEC_BYTES, Path::new("/e"));
+        assert_eq!(warnings.len(), MAX_NAMED + 1);
+        assert!(warnings[MAX_NAMED].to_string().starts_with("/e: 1 more variables skipped"), "{warnings:?}");
         assert_eq!((env.len(), env.contains_key(OsStr::new("V0"))), (9, true));
         let kept = env.clone();
         assert_eq!(remove_oversized(&mut env, LEAST_EXEC_BYTES, Path::new("/e")), []);

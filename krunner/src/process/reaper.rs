@@ -4,11 +4,16 @@
 //! on other threads (see `spawn`), without the lock. Until one returns its pid is not known here, and std itself waits
 //! for the child whose `exec` failed. So while a spawn runs, only children that are already known are reaped; the
 //! others follow when it returns.
+//!
+//! A child that another thread forks meanwhile has copies of the descriptors by which std learns of an `exec`. They are
+//! closed by its own `exec`, which may hang. So spawns run one after the other, but none waits for longer than
+//! [`FORK_PATIENCE`] for the one before it.
 
 use std::collections::HashMap;
 use std::io;
 use std::process::{Child, Command};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,20 +27,39 @@ use crate::tasks::TaskGroup;
 /// Called for each exited child before it is reaped, while `/proc` still shows it, with the signal that killed it.
 pub(crate) type ExitObserver = Box<dyn Fn(Pid, Option<i32>) + Send + Sync>;
 
+/// A spawn that takes longer has forked, and hangs in `exec`.
+const FORK_PATIENCE: Duration = Duration::from_millis(200);
+
+type SpawnId = u64;
+
 #[derive(Default)]
 struct ReaperState {
     waiters: HashMap<Pid, oneshot::Sender<ChildStatus>>,
-    /// How many spawns are running.
-    spawning: usize,
+    /// The spawns that are running, with their beginnings.
+    spawning: Vec<(SpawnId, Instant)>,
+    next_spawn: SpawnId,
 }
 
 impl ReaperState {
     /// An exited child that may be reaped now.
     fn exited_child(&self) -> Option<ExitedChild> {
-        if self.spawning == 0 {
+        if self.spawning.is_empty() {
             return sys::exited_child();
         }
         self.waiters.keys().find_map(|pid| sys::exited_child_with(*pid))
+    }
+
+    /// How long the next spawn has to wait for those before it.
+    fn wait_for_forks(&self, now: Instant) -> Option<Duration> {
+        let left = self.spawning.iter().map(|(_, began)| (*began + FORK_PATIENCE).saturating_duration_since(now));
+        left.max().filter(|left| !left.is_zero())
+    }
+
+    fn begin_spawn(&mut self) -> SpawnId {
+        let id = self.next_spawn;
+        self.next_spawn += 1;
+        self.spawning.push((id, Instant::now()));
+        id
     }
 }
 
@@ -43,6 +67,8 @@ impl ReaperState {
 #[derive(Clone)]
 pub(crate) struct Reaper {
     state: Arc<Mutex<ReaperState>>,
+    /// A spawn has ended.
+    spawned: Arc<Condvar>,
     exit_observer: Arc<ExitObserver>,
     rank: OomScorePolicy,
 }
@@ -55,7 +81,8 @@ impl Reaper {
     pub(crate) fn start(tasks: &TaskGroup, exit_observer: ExitObserver, rank: OomScorePolicy) -> io::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true)?;
         let mut child_signals = signal(SignalKind::child())?;
-        let reaper = Self { state: Arc::default(), exit_observer: Arc::new(exit_observer), rank };
+        let (state, spawned) = (Arc::default(), Arc::default());
+        let reaper = Self { state, spawned, exit_observer: Arc::new(exit_observer), rank };
         let task = reaper.clone();
         tasks.spawn("reaper", async move {
             while child_signals.recv().await.is_some() {
@@ -68,10 +95,11 @@ impl Reaper {
     /// Spawns a process with a child's `oom_score_adj` and registers for its exit status. May block.
     pub(super) fn spawn(&self, command: &mut Command) -> io::Result<(Child, Pid, oneshot::Receiver<ChildStatus>)> {
         self.rank.apply(command);
-        self.lock().spawning += 1;
+        let id = self.begin_spawn();
         let spawned = command.spawn();
         let mut state = self.lock();
-        state.spawning -= 1;
+        state.spawning.retain(|(other, _)| *other != id);
+        self.spawned.notify_all();
         let spawned = spawned.map(|child| {
             let pid = Pid::from_raw(child.id().cast_signed());
             let (exit_tx, exit_rx) = oneshot::channel();
@@ -82,6 +110,14 @@ impl Reaper {
         // Their signals came while the spawn ran.
         self.reap();
         spawned
+    }
+
+    fn begin_spawn(&self) -> SpawnId {
+        let mut state = self.lock();
+        while let Some(left) = state.wait_for_forks(Instant::now()) {
+            state = self.spawned.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.begin_spawn()
     }
 
     /// Reaps every exited child, but those that a running spawn may wait for.

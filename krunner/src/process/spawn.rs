@@ -5,15 +5,15 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::signal::{Signal, killpg};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
@@ -150,7 +150,29 @@ impl Drop for KillOnDrop {
     }
 }
 
-/// Starts a child on a thread for blocking work. If the future is dropped, a child that starts after that is killed.
+/// Kills a child on drop that hangs in `exec`, so that its spawn returns. The pipe has its pid, which the child writes.
+struct KillInExec(Option<io::PipeReader>);
+
+impl KillInExec {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KillInExec {
+    fn drop(&mut self) {
+        let Some(mut reader) = self.0.take() else { return };
+        let mut pid = [0; size_of::<i32>()];
+        let is_read =
+            fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_ok() && reader.read_exact(&mut pid).is_ok();
+        if is_read {
+            // It is not reaped before the spawn returns. Fails if it has exited.
+            let _ = kill(Pid::from_raw(i32::from_ne_bytes(pid)), Signal::SIGKILL);
+        }
+    }
+}
+
+/// Starts a child on a thread for blocking work. If the future is dropped, the child is killed, also in `exec`.
 async fn start(
     reaper: &Reaper,
     command: &Command,
@@ -158,16 +180,24 @@ async fn start(
     set_up: impl FnOnce(&mut std::process::Command, &Command) -> io::Result<()> + Send + 'static,
 ) -> Result<StartedChild, SpawnError> {
     let (reaper, command, env) = (reaper.clone(), command.clone(), env.clone());
-    blocking(move || {
+    // Without descriptors the spawn itself fails, and says so.
+    let (pid_reader, pid_writer) = io::pipe().ok().unzip();
+    let hanging = KillInExec(pid_reader);
+    let started = blocking(move || {
         let started = working_directory().and_then(|_| {
             let mut std_command = command.to_std(&env);
             set_up(&mut std_command, &command)?;
+            if let Some(writer) = pid_writer {
+                sys::report_pid(&mut std_command, writer);
+            }
             reaper.spawn(&mut std_command)
         });
         let (child, pid, exit) = started.map_err(|source| explain(source, &command, &env))?;
         Ok(StartedChild { child, pid, exit, guard: KillOnDrop(Some(pid)) })
     })
-    .await
+    .await;
+    hanging.disarm();
+    started
 }
 
 /// Sends a signal to a process group; no error if the group is gone.

@@ -87,6 +87,7 @@ async fn stop(name: &str, port: u16, daemon: &PortOwner) {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::os::unix::process::CommandExt as _;
     use std::process::{Child, Command, Stdio};
 
     use super::*;
@@ -94,7 +95,7 @@ mod tests {
     /// A program that waits, with a listener as its stdin.
     fn program_with(listener: TcpListener) -> Child {
         let stdin = Stdio::from(std::os::fd::OwnedFd::from(listener));
-        Command::new("sleep").arg("60").stdin(stdin).spawn().unwrap()
+        Command::new("sleep").arg("60").stdin(stdin).process_group(0).spawn().unwrap()
     }
 
     #[tokio::test]

@@ -185,6 +185,7 @@ impl ServiceJob {
         tell: &watch::Sender<ServiceState>,
         control: &Control,
     ) -> ServiceState {
+        tell.send_replace(ServiceState::Preparing("its program to start".to_owned()));
         match ServiceProcess::start(&self.launcher, launch, control).await {
             Ok(service) => {
                 tracing::info!("Service {} has started (pid: {}, port: {})", self.name, service.pid(), self.port);

@@ -27,6 +27,8 @@ pub(super) struct PortOwner {
     inode: u64,
     /// Start time of the process in clock ticks since boot, since a pid may be reused.
     start_ticks: Option<u64>,
+    /// The process group, which the workers of a daemon share.
+    group: Option<i32>,
 }
 
 impl PortOwner {
@@ -35,10 +37,12 @@ impl PortOwner {
         self.user == Uid::effective() && self.pid != Some(Pid::this())
     }
 
-    /// Whether `later` listens on the same socket, or is the same process.
+    /// Whether `later` listens on the same socket, or is the same process or another one of its group.
     pub(super) fn is_still(&self, later: &Self) -> bool {
         let process = |owner: &Self| owner.pid.zip(owner.start_ticks);
-        self.inode == later.inode || (process(self).is_some() && process(self) == process(later))
+        self.inode == later.inode
+            || (process(self).is_some() && process(self) == process(later))
+            || (self.group.is_some() && self.group == later.group)
     }
 }
 
@@ -57,10 +61,11 @@ pub(super) async fn port_owner(port: u16) -> Option<PortOwner> {
         let listener = listener(port)?;
         let (user, inode) = (Uid::from_raw(listener.uid), listener.inode);
         let Some((process, name)) = process_with_socket(inode) else {
-            return Some(PortOwner { pid: None, name: "another program".to_owned(), user, inode, start_ticks: None });
+            let name = "another program".to_owned();
+            return Some(PortOwner { pid: None, name, user, inode, start_ticks: None, group: None });
         };
-        let start_ticks = process.stat().ok().map(|stat| stat.starttime);
-        Some(PortOwner { pid: Some(Pid::from_raw(process.pid())), name, user, inode, start_ticks })
+        let (start_ticks, group) = process.stat().ok().map(|stat| (stat.starttime, stat.pgrp)).unzip();
+        Some(PortOwner { pid: Some(Pid::from_raw(process.pid())), name, user, inode, start_ticks, group })
     })
     .await
 }
@@ -107,9 +112,12 @@ mod tests {
         let other = Uid::from_raw(Uid::effective().as_raw() + 1);
         assert!(!PortOwner { pid: None, user: other, ..owner.clone() }.is_users_own());
         let worker = PortOwner { pid: Some(Pid::from_raw(1)), ..owner.clone() };
-        let stranger = PortOwner { inode: owner.inode + 1, ..worker.clone() };
-        assert_eq!((owner.is_still(&worker), owner.is_still(&stranger)), (true, false));
-        assert!(!PortOwner { pid: None, ..owner }.is_still(&PortOwner { pid: None, ..stranger }));
+        let sibling = PortOwner { inode: owner.inode + 1, ..worker.clone() };
+        let stranger = PortOwner { group: None, ..sibling.clone() };
+        let is_still = |later: &PortOwner| owner.is_still(later);
+        assert_eq!([&worker, &sibling, &stranger].map(is_still), [true, true, false]);
+        let unknown = |owner: PortOwner| PortOwner { pid: None, group: None, ..owner };
+        assert!(!unknown(owner.clone()).is_still(&unknown(stranger)));
         drop(listener);
         assert!(!is_open(port).await);
         assert_eq!(super::port_owner(port).await, None);

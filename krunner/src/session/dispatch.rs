@@ -116,20 +116,19 @@ impl Session {
                 LoopAction::Continue => {}
                 LoopAction::Stop(signal) => {
                     signal.log();
-                    return Ok(self.into_shutdown().run(signals, &signal.to_string()).await);
+                    return Ok(self.shut_down(signals, &signal.to_string()).await);
                 }
                 LoopAction::Fail(task) => {
                     let reason = format!("internal error: task `{task}` panicked");
-                    self.into_shutdown().run(signals, &reason).await;
+                    self.shut_down(signals, &reason).await;
                     return Err(FatalError::TaskPanicked(task));
                 }
             }
         }
     }
 
-    /// What a shutdown needs. No further message of the agent is read.
-    fn into_shutdown(self) -> Shutdown {
-        Shutdown {
+    async fn shut_down(self, signals: &mut Signals, reason: &str) -> Exit {
+        let shutdown = Shutdown {
             engine: self.execution.engine().cloned(),
             steps: self.steps,
             services: self.services,
@@ -138,7 +137,11 @@ impl Session {
             replies: self.agent.replies,
             tasks: self.tasks,
             console: self.console,
-        }
+        };
+        let exit = shutdown.run(signals, reason).await;
+        // Until now, so that the agent gets no connection closed, and programs that ask for input no end of file.
+        drop((self.agent.inbound, self.prompts));
+        exit
     }
 
     async fn next_event(&mut self, signals: &mut Signals) -> SessionEvent {

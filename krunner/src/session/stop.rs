@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::attribution::SessionAttribution;
 use super::event::SessionEvent;
+use super::intrinsic::Intrinsic;
 use super::services::SessionServices;
 use super::signals::Signals;
 use super::steps::Steps;
@@ -46,6 +47,9 @@ const KILLED: i32 = -nix::libc::SIGKILL;
 
 /// Exit code of a step that was still waiting.
 const CANCELLED: i32 = -nix::libc::SIGTERM;
+
+/// How many waiting steps are answered: `finished` replies keep a distance of 10 ms, and the flush has a deadline.
+const MAX_CANCELLED: usize = 200;
 
 /// The parts of a session that shut down.
 pub(super) struct Shutdown {
@@ -130,11 +134,14 @@ impl Shutdown {
     /// Waits for the end of the step and returns its exit code, or `None` if it was the preparation.
     async fn step_ended(&mut self) -> Option<i32> {
         loop {
-            match self.events.recv().await? {
+            // Without a sender left, the step's task panicked.
+            let Some(event) = self.events.recv().await else { return Some(KILLED) };
+            match event {
                 SessionEvent::StepDone { exit_code } => return Some(exit_code),
                 SessionEvent::Ready(prepared) => {
-                    prepared.intrinsic.stop();
+                    // Requests that waited for them must not start them again.
                     self.services.prepared(prepared.intrinsic);
+                    self.services.intrinsic().into_iter().for_each(Intrinsic::stop);
                     // The engine started during the shutdown, so it was not stopped yet.
                     end_engine(prepared.engine).await;
                     return None;
@@ -157,7 +164,7 @@ impl Shutdown {
         if !waiting.is_empty() {
             tracing::warn!("{} queued steps cancelled: the runner is shutting down", waiting.len());
         }
-        for kind in waiting {
+        for kind in waiting.into_iter().take(MAX_CANCELLED) {
             self.replies.answer(Reply::Finished { kind, exit_code: CANCELLED });
         }
     }

@@ -71,6 +71,17 @@ pub(crate) fn start_with_oom_score_adj(command: &mut Command, value: i16, is_req
     unsafe { command.pre_exec(set_up) };
 }
 
+/// Makes the child write its pid to a pipe before it executes the program.
+pub(crate) fn report_pid(command: &mut Command, mut pipe: io::PipeWriter) {
+    let report = move || {
+        // The reader may be gone.
+        let _ = pipe.write_all(&std::process::id().to_ne_bytes());
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls on a value that was made before, and allocates nothing.
+    unsafe { command.pre_exec(report) };
+}
+
 /// Whether other processes of the same user may trace us; 2 (`fs.suid_dumpable`) allows only root.
 fn is_dumpable() -> bool {
     // SAFETY: PR_GET_DUMPABLE takes no argument and returns the value (prctl(2)).
@@ -87,8 +98,9 @@ fn become_dumpable() -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) })
 }
 
-/// Closes every descriptor above stderr that is not a pipe: std reports a failed exec through a pipe, and the child's
-/// output uses pipes. Does not allocate.
+/// Closes every descriptor above stderr that is neither a pipe, as the child's output is, nor a sequenced-packet socket,
+/// through which std reports a failed exec (a pipe in older versions). krunner has no other such socket. Does not
+/// allocate.
 fn close_all_but_pipes() -> io::Result<()> {
     /// The names of some 40 descriptors at a time.
     const LISTING_BYTES: usize = 1024;
@@ -109,7 +121,8 @@ fn close_all_but_pipes() -> io::Result<()> {
             let bytes = usize::from(u16::from_ne_bytes([listing[entry + LENGTH], listing[entry + LENGTH + 1]]));
             let digits = listing[entry + NAME..length].iter().take_while(|byte| byte.is_ascii_digit());
             let descriptor = digits.fold(0, |number: i32, digit| number * 10 + i32::from(digit - b'0'));
-            if descriptor > libc::STDERR_FILENO && descriptor != folder && !is_pipe(descriptor) {
+            let is_kept = is_pipe(descriptor) || is_sequenced_socket(descriptor);
+            if descriptor > libc::STDERR_FILENO && descriptor != folder && !is_kept {
                 // SAFETY: this child executes a program next; nothing here uses the descriptor any more.
                 unsafe { libc::close(descriptor) };
             }
@@ -127,6 +140,16 @@ fn is_pipe(descriptor: i32) -> bool {
     // SAFETY: fstat writes one stat, to the one that `status` is.
     let known = unsafe { libc::fstat(descriptor, &raw mut status) } == 0;
     known && status.st_mode & libc::S_IFMT == libc::S_IFIFO
+}
+
+fn is_sequenced_socket(descriptor: i32) -> bool {
+    let mut kind: libc::c_int = 0;
+    let mut bytes = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+    // SAFETY: getsockopt writes at most `bytes` bytes, to the int that `kind` is.
+    let result = unsafe {
+        libc::getsockopt(descriptor, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut bytes)
+    };
+    result == 0 && kind == libc::SOCK_SEQPACKET
 }
 
 fn write_once(path: &CStr, bytes: &[u8]) -> io::Result<()> {
