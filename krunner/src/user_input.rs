@@ -274,7 +274,12 @@ impl InputBroker {
             }
         };
         self.tasks.spawn("input text", async move {
-            match timeout(WRITE_PATIENCE, stream.write_all(text.as_bytes())).await {
+            let written = async {
+                stream.write_all(text.as_bytes()).await?;
+                // A close alone does not end the stream while a child that hangs in `execve` has a copy of it.
+                stream.shutdown().await
+            };
+            match timeout(WRITE_PATIENCE, written).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!("cannot send input to the program: {error}"),
                 Err(_) => {

@@ -30,6 +30,8 @@ def main() -> None:
         os.fchown(other_end, ANOTHER_USER, ANOTHER_USER)
     shell = os.fork()
     if shell == 0:
+        # Ignored under nohup.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.setsid()
         fcntl.ioctl(other_end, termios.TIOCSCTTY, 0)
         for standard in range(3):

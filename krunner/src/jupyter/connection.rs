@@ -115,10 +115,19 @@ async fn open(port: u16, socket_type: &str, identity: &str) -> Result<(FrameRead
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     loop {
         match frames::connect(address, socket_type, identity).await {
-            Err(SocketError::Io(error)) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(RETRY).await,
+            Err(SocketError::Io(error)) if is_not_open_yet(&error) => sleep(RETRY).await,
             connected => return connected,
         }
     }
+}
+
+/// The port is refused until the kernel listens. It is reset if a child that was forked at the same time still has the
+/// listener that reserved the port, until it executes its program.
+fn is_not_open_yet(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 #[cfg(test)]
@@ -127,6 +136,19 @@ mod tests {
     use std::collections::HashSet;
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
+
+    #[tokio::test]
+    async fn a_listener_that_goes_away_is_not_the_kernels() {
+        let leaked = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = leaked.local_addr().unwrap().port();
+        let connecting = tokio::spawn(async move { open(port, "DEALER", "me").await.map(drop) });
+        // It is in the listener's queue by then, with its greeting.
+        sleep(10 * RETRY).await;
+        drop(leaked);
+        sleep(10 * RETRY).await;
+        assert!(!connecting.is_finished(), "it tries again");
+        connecting.abort();
+    }
 
     #[test]
     fn the_file_is_ours_alone_and_goes_with_its_owner() {
