@@ -13,8 +13,9 @@ pub(in crate::monitor) const RUNNING_OUT_SHARE: u32 = 50;
 const TICK_SHARE: u32 = 30;
 
 /// CPU time that ticks can save up for a burst. At the cgroup's limit a tick may have to reclaim memory itself (direct
-/// reclaim), which takes hundreds of times as long as usual, and ticks matter most at that moment.
-const SAVED: Duration = Duration::from_millis(50);
+/// reclaim), which takes hundreds of times as long as usual, and ticks matter most at that moment: a hundred kills in four
+/// seconds took 400 ms on a machine whose system calls were slow, and one in seven was not attributed with 50 ms.
+const SAVED: Duration = Duration::from_millis(500);
 
 /// Minimum time between ticks. A tick takes about 30 us of CPU time.
 const SHORTEST_TICK: Duration = Duration::from_millis(5);
@@ -92,7 +93,8 @@ mod tests {
     #[test]
     fn a_few_expensive_ticks_do_not_delay_the_next_ones() {
         let mut budget = CpuBudget::full();
-        for _ in 0..5 {
+        let affordable = SAVED.as_millis() / 8;
+        for _ in 0..affordable {
             assert_eq!(budget.spend(8 * MS, 5 * MS), Duration::ZERO);
         }
         let put_off = (0..5).map(|_| budget.spend(8 * MS, 5 * MS)).last().unwrap();
