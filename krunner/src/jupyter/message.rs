@@ -101,7 +101,8 @@ fn mac(key: &Hmac<Sha256>, parts: &Parts) -> Hmac<Sha256> {
     mac
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// The bytes in lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         let written = write!(text, "{byte:02x}");
         debug_assert!(written.is_ok(), "a String takes everything");

@@ -30,4 +30,5 @@ mod supervisor;
 
 pub(crate) use kernel::Kernel;
 pub(crate) use kernelspec::Interpreter;
+pub(crate) use message::hex;
 pub(crate) use shared_kernel::KernelSettings;

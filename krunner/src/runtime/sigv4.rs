@@ -13,6 +13,8 @@ use http::header::{AUTHORIZATION, HOST, InvalidHeaderValue};
 use http::{HeaderName, HeaderValue, Request, Uri};
 use sha2::{Digest as _, Sha256};
 
+use crate::jupyter::hex;
+
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const DATE: HeaderName = HeaderName::from_static("x-amz-date");
 const TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
@@ -99,13 +101,6 @@ fn mac(key: &[u8], text: &str) -> Vec<u8> {
     // HMAC takes a key of any length.
     Hmac::<Sha256>::new_from_slice(key)
         .map_or_else(|_| Vec::new(), |mac| mac.chain_update(text).finalize().into_bytes().to_vec())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

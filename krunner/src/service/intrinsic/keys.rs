@@ -15,7 +15,7 @@ use super::home::HomeFolder;
 use super::host_key::HostKey;
 use super::ssh_config::{self, HostEntry, HostsError};
 use super::sshd::{Dropbear, public_key};
-use crate::config::{ChildEnv, Paths};
+use crate::config::{ChildEnv, Paths, read_regular};
 use crate::error::chain;
 use crate::process::{CaptureError, Command, Control, Launcher};
 use crate::tasks::blocking;
@@ -236,7 +236,7 @@ fn add_hosts(paths: &Paths, replicas: &str, identity: &Path) -> Result<(), KeysE
 
 fn entries(mapping: &Path, replicas: &str) -> Result<Vec<HostEntry>, KeysError> {
     let path = || mapping.to_owned();
-    match fs::read(mapping) {
+    match read_regular(mapping) {
         Ok(json) => ssh_config::mapped(&json).map_err(|source| KeysError::Mapping { path: path(), source }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             ssh_config::by_role(replicas).map_err(KeysError::Replicas)
@@ -247,7 +247,7 @@ fn entries(mapping: &Path, replicas: &str) -> Result<Vec<HostEntry>, KeysError> 
 
 fn add_key(paths: &Paths) -> Result<(), KeysError> {
     let public = paths.given_ssh("id_cluster.pub");
-    let key = match fs::read(&public) {
+    let key = match read_regular(&public) {
         Ok(key) => key,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(KeysError::File { path: public, source }),
