@@ -16,6 +16,7 @@ mod process;
 mod runtime;
 mod service;
 mod session;
+mod supervisor;
 mod sys;
 mod tasks;
 mod terminal;

@@ -3,35 +3,30 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
 
+use super::attempt::{KernelAttempt, RESTARTS};
 use super::execution::Execution;
-use super::shared_kernel::{KernelSettings, KernelState, ReadyKernel, SharedKernel};
-use super::supervisor::Supervisor;
+use super::ready_kernel::{KernelEnd, KernelSettings, ReadyKernel};
 use crate::process::{Control, ControlReceiver, ControlRequest};
+use crate::supervisor::{Job, JobState};
 
 /// The exit code without a kernel, as a shell's for a missing command.
 const NO_KERNEL: i32 = 127;
 
 /// Runs code in a Jupyter kernel, which is started at once and restarted when it exits.
 pub(crate) struct Kernel {
-    shared: Arc<SharedKernel>,
+    settings: Arc<KernelSettings>,
+    job: Job<ReadyKernel, KernelEnd>,
 }
 
 impl Kernel {
     /// Starts the kernel in the background, in a task of the launcher's group.
     #[must_use]
     pub(crate) fn start(settings: KernelSettings) -> Self {
-        let tasks = settings.launcher.tasks.clone();
-        let shared = Arc::new(SharedKernel {
-            settings,
-            state: watch::Sender::new(KernelState::Starting),
-            wanted: Notify::new(),
-            stop: CancellationToken::new(),
-        });
-        tasks.spawn("kernel", Supervisor::new(Arc::clone(&shared)).run());
-        Self { shared }
+        let settings = Arc::new(settings);
+        let attempt = KernelAttempt { settings: Arc::clone(&settings) };
+        let name = format!("the {} kernel", settings.language);
+        Self { job: Job::spawn(&settings.launcher.tasks, name, RESTARTS, attempt), settings }
     }
 
     /// Runs code as soon as the kernel is ready. `control` can interrupt or terminate the run.
@@ -43,22 +38,21 @@ impl Kernel {
         };
         let execution = Execution {
             client: &live.client,
-            sink: &*self.shared.settings.launcher.sink,
-            input: &*self.shared.settings.input,
+            sink: &*self.settings.launcher.sink,
+            input: &*self.settings.input,
             interrupt: &|| live.interrupt(),
         };
         let done = execution.run(code, &mut control_requests).await;
         if done.kernel_exits {
-            self.shared.retire(&live.client);
-            live.exits.notify_one();
+            live.exit_requested.cancel();
         }
         done.exit_code
     }
 
     /// Completions for a request of the agent; empty without a ready kernel.
     pub(crate) async fn complete(&self, request: &str) -> Vec<String> {
-        let state = self.shared.state.borrow().clone();
-        let KernelState::Ready(live) = state else { return Vec::new() };
+        let state = self.job.state();
+        let Some(live) = ReadyKernel::of(&state) else { return Vec::new() };
         match completion(request) {
             Ok((code, cursor)) => live.client.complete(code, cursor).await,
             Err(error) => {
@@ -70,42 +64,43 @@ impl Kernel {
 
     /// Interrupts the kernel.
     pub(crate) fn interrupt(&self) {
-        match &*self.shared.state.borrow() {
-            KernelState::Ready(live) => live.interrupt(),
-            _ => tracing::debug!("no kernel to interrupt"),
+        match ReadyKernel::of(&self.job.state()) {
+            Some(live) => live.interrupt(),
+            None => tracing::debug!("no kernel to interrupt"),
         }
     }
 
     /// Stops the kernel for good: by a message, then SIGTERM, then SIGKILL.
     pub(crate) async fn stop(&self) {
-        self.shared.stop.cancel();
-        // Cannot fail: `self` has the sender.
-        let _ = self.shared.state.subscribe().wait_for(|state| matches!(state, KernelState::Stopped)).await;
+        self.job.stop();
+        self.job.wait_for(JobState::is_stopped).await;
     }
 
     /// Waits for a ready kernel. The error is the exit code of the run.
     async fn ready(&self, control_requests: &mut ControlReceiver) -> Result<ReadyKernel, i32> {
-        let mut state = self.shared.state.subscribe();
-        if matches!(*state.borrow_and_update(), KernelState::Failed(_)) {
-            self.shared.wanted.notify_one();
-            let _ = state.changed().await;
+        if self.job.state().is_stopped() && !self.job.is_stopping() {
+            self.job.start().await;
         }
-        let settled = state.wait_for(|state| !matches!(state, KernelState::Starting));
+        let settled = self.job.wait_for(|state| match state {
+            JobState::Starting(_) => false,
+            JobState::Ready(_) => ReadyKernel::of(state).is_some(),
+            JobState::Stopping | JobState::Stopped { .. } => true,
+        });
         let settled = tokio::select! {
             biased;
             request = control_requests.next() => return Err(match request {
                 ControlRequest::Interrupt => -nix::libc::SIGINT,
                 ControlRequest::Terminate => -nix::libc::SIGTERM,
             }),
-            settled = settled => settled.map_or(KernelState::Stopped, |state| state.clone()),
+            settled = settled => settled,
         };
         match settled {
-            KernelState::Ready(live) => Ok(live),
-            KernelState::Failed(reason) => {
+            JobState::Ready(live) => Ok(live),
+            JobState::Stopped { end: KernelEnd::Failed(reason), .. } => {
                 tracing::error!("cannot run the code: {reason}");
                 Err(NO_KERNEL)
             }
-            KernelState::Starting | KernelState::Stopped => Err(-nix::libc::SIGTERM),
+            JobState::Starting(_) | JobState::Stopping | JobState::Stopped { .. } => Err(-nix::libc::SIGTERM),
         }
     }
 }

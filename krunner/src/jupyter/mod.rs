@@ -1,7 +1,7 @@
 //! Query mode with Jupyter kernels. Every wait for a kernel has a deadline or ends with its process.
 //!
 //! ```text
-//!              Kernel (a handle)              one task, Supervisor
+//!              Kernel (a handle)              a job of the supervisor, KernelAttempt
 //! runtime ──▶ run, complete, interrupt ──▶ starting ─▶ ready ─▶ dead ─▶ starting ...
 //!                     │                               │
 //!                     ▼                               ▼
@@ -12,6 +12,7 @@
 //! neither a print of 100 MB nor a claimed length of 2^62 may cost more than a chunk of memory. Clients that return whole
 //! messages cannot guarantee that.
 
+mod attempt;
 mod channel;
 mod client;
 mod connection;
@@ -23,12 +24,11 @@ mod kernelspec;
 mod long_text;
 mod message;
 mod raw_output;
+mod ready_kernel;
 mod render;
-mod shared_kernel;
 mod sockets;
-mod supervisor;
 
 pub(crate) use kernel::Kernel;
 pub(crate) use kernelspec::Interpreter;
 pub(crate) use message::hex;
-pub(crate) use shared_kernel::KernelSettings;
+pub(crate) use ready_kernel::KernelSettings;

@@ -61,7 +61,7 @@ impl Engine for Shell {
             Ok(TerminalCommand::Ping) => self.say(Stream::Stdout, "pong!".to_owned(), 0).await,
             Ok(TerminalCommand::Resize(size)) => match &self.terminal {
                 Some(terminal) => {
-                    terminal.resize(size).await;
+                    terminal.resize(size);
                     let told = format!("OK; terminal resized to {} lines and {} columns", size.rows, size.columns);
                     self.say(Stream::Stdout, told, 0).await
                 }

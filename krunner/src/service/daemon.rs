@@ -9,9 +9,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use tokio::time::{Instant, sleep};
 
-use super::listeners::{self, PortOwner};
-use super::process::ServiceExit;
 use crate::process::{ChildStatus, CommandOutcome, Control};
+use crate::supervisor::{PortOwner, ProgramExit, is_open, port_owner};
 
 /// From the exit of the first process to the daemon's listener; most daemons listen before the first process exits.
 pub(super) const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -26,7 +25,7 @@ const PATIENT_POLL: Duration = Duration::from_secs(1);
 const TERM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Whether a process that exited may have left a daemon.
-pub(super) fn may_have_forked(ended: &ServiceExit) -> bool {
+pub(super) fn may_have_forked(ended: &ProgramExit) -> bool {
     ended.outcome == CommandOutcome::Exited(ChildStatus::Code(0))
 }
 
@@ -37,7 +36,7 @@ pub(super) async fn wait_for_listener(port: u16, patience: Duration) -> bool {
 
 /// Watches a listener until it is gone, and stops it on request.
 pub(super) async fn follow(name: &str, port: u16, control: &Control) {
-    let Some(daemon) = listeners::port_owner(port).await else {
+    let Some(daemon) = port_owner(port).await else {
         return tracing::info!("service {name} stopped listening on port {port}");
     };
     tokio::select! {
@@ -49,7 +48,7 @@ pub(super) async fn follow(name: &str, port: u16, control: &Control) {
 /// Waits until the port is open or closed; `false` at the timeout.
 async fn wait_until(patience: Duration, open: bool, port: u16) -> bool {
     let deadline = Instant::now() + patience;
-    while listeners::is_open(port).await != open {
+    while is_open(port).await != open {
         if Instant::now() >= deadline {
             return false;
         }
@@ -59,14 +58,14 @@ async fn wait_until(patience: Duration, open: bool, port: u16) -> bool {
 }
 
 async fn closed(port: u16) {
-    while listeners::is_open(port).await {
+    while is_open(port).await {
         sleep(PATIENT_POLL).await;
     }
 }
 
 async fn stop(name: &str, port: u16, daemon: &PortOwner) {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        match listeners::port_owner(port).await {
+        match port_owner(port).await {
             Some(owner) if !daemon.is_still(&owner) => {
                 return tracing::warn!("port {port} of service {name} was taken over by {owner}, which keeps running");
             }
@@ -103,17 +102,17 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut daemon = program_with(listener);
-        let owner = listeners::port_owner(port).await.unwrap();
+        let owner = port_owner(port).await.unwrap();
         daemon.kill().unwrap();
         // A reaper of another test may have waited for it.
         let _ = daemon.wait();
         assert!(wait_until(TERM_TIMEOUT, false, port).await);
         let mut other = program_with(TcpListener::bind(("127.0.0.1", port)).unwrap());
         stop("test", port, &owner).await;
-        assert!(listeners::is_open(port).await, "it took the port over and keeps running");
-        let owner = listeners::port_owner(port).await.unwrap();
+        assert!(is_open(port).await, "it took the port over and keeps running");
+        let owner = port_owner(port).await.unwrap();
         stop("test", port, &owner).await;
-        assert!(!listeners::is_open(port).await);
+        assert!(!is_open(port).await);
         let _ = other.wait();
     }
 }

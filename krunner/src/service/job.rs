@@ -1,16 +1,16 @@
-//! One service from its request to its exit.
+//! One service from its request to its exit, as a job of the supervisor that is never restarted.
 //!
 //! ```text
-//!                actions done            port open
-//! Preparing ───────────────▶ Starting ─────────────▶ Ready
-//!     │ error                    │ exit                 │ exit
-//!     ▼                          ▼                      │
-//!   Failed                     Exited ◀──────────────────┘
+//!           its predecessor's end, the session's start, actions       port open
+//! Starting: waiting ──────────────────────────────────▶ running ─────────────────▶ Ready
+//!    │ error                                              │ exit                     │ exit
+//!    ▼                                                    ▼                          ▼
+//! Stopped: failed                                      Stopped: exited ◀──────────────┘
 //! ```
 //!
 //! A program that exits with 0 and leaves a listener on the port daemonized: see `daemon`. A listener of the same user that
-//! exists before the start is taken for the service (`bootstrap.sh` may have started it): the state is `AlreadyRunning`, then
-//! `PortClosed`.
+//! exists before the start is taken for the service (`bootstrap.sh` may have started it): it is ready as one that was already
+//! running, and ends when it no longer listens.
 //!
 //! The job continues even if no request waits for it any more. Stopping it also stops the command of an action.
 
@@ -25,14 +25,16 @@ use super::action::ActionContext;
 use super::daemon;
 use super::definition::Definition;
 use super::launch::{UserOptions, check, resolve};
-use super::listeners::{self, PortOwner};
-use super::process::{ProcessPhase, ServiceExit, ServiceLaunch, ServiceProcess, ServiceStartError};
 use super::start_error::PrepareError;
 use super::startup::StartProgress;
 use super::template::Variables;
 use crate::config::ChildEnv;
 use crate::error::chain;
 use crate::process::{Control, Launcher, enter};
+use crate::supervisor::{
+    self, Attempt, AttemptEnd, Job, JobState, PortOwner, PortReadiness, PortTaken, ProgramExit, ProgramLaunch,
+    Progress, RestartPolicy, StartStage, SupervisedProgram,
+};
 use crate::tasks::blocking;
 
 /// For all actions of a service together; some install packages.
@@ -42,34 +44,32 @@ const ACTIONS_DEADLINE: Duration = Duration::from_mins(10);
 const ENDING_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The state of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ServiceState {
-    /// What the service waits for, for messages.
-    Preparing(String),
-    Starting,
-    Ready,
+pub(super) type ServiceState = JobState<ServiceOrigin, ServiceEnd>;
+
+/// Where a service that is ready comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ServiceOrigin {
+    /// This job started it.
+    Started,
     /// A program of the same user listened on the port before the start.
     AlreadyRunning,
+}
+
+/// How a service ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ServiceEnd {
     /// It was not started, and why.
     Failed(String),
-    Exited(ServiceExit),
-    /// The program of [`Self::AlreadyRunning`] no longer listens.
+    Exited(ProgramExit),
+    /// The program of [`ServiceOrigin::AlreadyRunning`] no longer listens.
     PortClosed,
 }
 
-impl ServiceState {
-    pub(super) fn is_finished(&self) -> bool {
-        matches!(self, Self::Failed(_) | Self::Exited(_) | Self::PortClosed)
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        matches!(self, Self::Ready | Self::AlreadyRunning)
-    }
-}
+type ServiceProgress = Progress<ServiceOrigin, ServiceEnd>;
 
 /// The result of the preparation.
 enum Prepared {
-    Launch(ServiceLaunch),
+    Launch(ProgramLaunch),
     /// A program that already listens is the service.
     Adopt(PortOwner),
 }
@@ -93,150 +93,146 @@ pub(super) struct ServiceJob {
     pub(super) predecessor: Option<ServiceHandle>,
 }
 
-/// A handle on a job.
+/// A handle on a service. Clones refer to the same one.
 #[derive(Clone)]
 pub(super) struct ServiceHandle {
     /// The port that the service listens on.
     pub(super) port: u16,
-    progress: watch::Receiver<ServiceState>,
-    control: Control,
+    job: Job<ServiceOrigin, ServiceEnd>,
 }
 
 impl ServiceHandle {
     pub(super) fn state(&self) -> ServiceState {
-        self.progress.borrow().clone()
+        self.job.state()
     }
 
-    /// Waits for a state, at most until the deadline; returns the state by then.
-    pub(super) async fn wait_for(
-        &mut self,
-        deadline: Instant,
-        is_it: impl FnMut(&ServiceState) -> bool,
-    ) -> ServiceState {
-        let _ = timeout_at(deadline, self.progress.wait_for(is_it)).await;
+    /// Waits until the service is no longer being prepared, at most until the deadline; returns the state by then.
+    pub(super) async fn wait_out_preparation(&self, deadline: Instant) -> ServiceState {
+        let _ = timeout_at(deadline, self.job.wait_for(|state| !is_prepared(state))).await;
         self.state()
     }
 
-    /// Waits until the port is open or the job finished.
-    pub(super) async fn ready_or_finished(&mut self) {
-        let _ = self.progress.wait_for(|progress| progress.is_open() || progress.is_finished()).await;
+    /// Waits until the service can be used or ended.
+    pub(super) async fn ready_or_stopped(&self) {
+        self.job.wait_for(|state| state.is_ready() || state.is_stopped()).await;
     }
 
-    /// Waits until the service ran for this long or finished.
-    pub(super) async fn wait_out_grace(&mut self, grace: Duration) {
-        let _ = self.progress.wait_for(|progress| !matches!(progress, ServiceState::Preparing(_))).await;
-        let _ = timeout(grace, self.progress.wait_for(ServiceState::is_finished)).await;
+    /// Waits until the service ran for this long or ended; returns the state by then.
+    pub(super) async fn wait_out_grace(&self, grace: Duration) -> ServiceState {
+        self.job.wait_for(|state| !is_prepared(state)).await;
+        let _ = timeout(grace, self.stopped()).await;
+        self.state()
     }
 
-    /// Waits until the job finished.
-    pub(super) async fn finished(&mut self) {
-        let _ = self.progress.wait_for(ServiceState::is_finished).await;
+    /// Waits until the service ended.
+    pub(super) async fn stopped(&self) {
+        self.job.wait_for(JobState::is_stopped).await;
     }
 
     pub(super) fn stop(&self) {
-        self.control.terminate();
+        self.job.stop();
     }
 
     pub(super) fn is_stopping(&self) -> bool {
-        self.control.is_terminated()
+        self.job.is_stopping()
+    }
+}
+
+/// Whether nothing runs yet.
+fn is_prepared(state: &ServiceState) -> bool {
+    matches!(state, JobState::Starting(StartStage::Waiting(_)))
+}
+
+impl Attempt for ServiceJob {
+    type Ready = ServiceOrigin;
+    type End = ServiceEnd;
+
+    async fn run(&mut self, progress: &ServiceProgress) -> AttemptEnd<ServiceEnd> {
+        AttemptEnd::Final(self.serve(progress).await)
     }
 }
 
 impl ServiceJob {
-    /// Spawns the job.
+    /// Starts the job.
     pub(super) fn start(self) -> ServiceHandle {
-        let (tell, progress) = watch::channel(ServiceState::Preparing("its turn".to_owned()));
-        let control = Control::new();
-        let handle = ServiceHandle { port: self.port, progress, control: control.clone() };
-        let tasks = self.launcher.tasks.clone();
-        tasks.spawn("service job", async move {
-            let over = self.run(&tell, &control).await;
-            tell.send_replace(over);
-        });
-        handle
+        let (port, tasks, name) = (self.port, self.launcher.tasks.clone(), self.name.clone());
+        ServiceHandle { port, job: Job::spawn(&tasks, name, RestartPolicy::Never, self) }
     }
 
-    async fn run(mut self, tell: &watch::Sender<ServiceState>, control: &Control) -> ServiceState {
-        if let Some(mut predecessor) = self.predecessor.take() {
-            let _ = timeout(ENDING_DEADLINE, predecessor.finished()).await;
+    async fn serve(&mut self, progress: &ServiceProgress) -> ServiceEnd {
+        if let Some(predecessor) = self.predecessor.take() {
+            let _ = timeout(ENDING_DEADLINE, predecessor.stopped()).await;
         }
-        if !self.wait_for_session_start(tell, control).await {
-            return ServiceState::Failed("stopped before the session had started".to_owned());
+        if !self.wait_for_session_start(progress).await {
+            return ServiceEnd::Failed("stopped before the session had started".to_owned());
         }
-        match self.prepare(tell, control).await {
-            Ok(Prepared::Launch(launch)) => self.supervise(&launch, tell, control).await,
+        let launch = match self.prepare(progress).await {
+            Ok(Prepared::Launch(launch)) => launch,
             Ok(Prepared::Adopt(owner)) => {
                 tracing::info!("service {} is already running: {owner} listens on port {}", self.name, self.port);
-                tell.send_replace(ServiceState::AlreadyRunning);
-                daemon::follow(&self.name, self.port, control).await;
-                ServiceState::PortClosed
+                progress.ready(ServiceOrigin::AlreadyRunning);
+                daemon::follow(&self.name, self.port, progress.control()).await;
+                return ServiceEnd::PortClosed;
             }
-            Err(error) => {
-                let problem = chain(&error);
-                tracing::warn!("cannot start service {}: {problem}", self.name);
-                ServiceState::Failed(problem)
-            }
+            Err(error) => return self.failed(&error),
+        };
+        match self.run_program(&launch, progress).await {
+            Ok(exit) => ServiceEnd::Exited(exit),
+            Err(error) => self.failed(&error),
         }
     }
 
-    async fn supervise(
+    fn failed(&self, error: &PrepareError) -> ServiceEnd {
+        let problem = chain(error);
+        tracing::warn!("cannot start service {}: {problem}", self.name);
+        ServiceEnd::Failed(problem)
+    }
+
+    /// Runs the program, and follows the daemon that it may leave.
+    async fn run_program(
         &self,
-        launch: &ServiceLaunch,
-        tell: &watch::Sender<ServiceState>,
-        control: &Control,
-    ) -> ServiceState {
-        tell.send_replace(ServiceState::Preparing("its program to start".to_owned()));
-        match ServiceProcess::start(&self.launcher, launch, control).await {
-            Ok(service) => {
-                tracing::info!("Service {} has started (pid: {}, port: {})", self.name, service.pid(), self.port);
-                match follow(service, tell).await {
-                    ProcessEnd::Service(ended) => ServiceState::Exited(ended),
-                    ProcessEnd::FirstProcess { ended, was_open } => {
-                        let patience = if was_open { Duration::ZERO } else { daemon::LISTEN_TIMEOUT };
-                        if daemon::wait_for_listener(self.port, patience).await {
-                            tracing::info!("service {} continues in the background", self.name);
-                            tell.send_replace(ServiceState::Ready);
-                            daemon::follow(&self.name, self.port, control).await;
-                        }
-                        ServiceState::Exited(ended)
-                    }
-                }
-            }
-            Err(error) => {
-                let problem = chain(&error);
-                tracing::warn!("cannot start service {}: {problem}", self.name);
-                ServiceState::Failed(problem)
+        launch: &ProgramLaunch,
+        progress: &ServiceProgress,
+    ) -> Result<ProgramExit, PrepareError> {
+        progress.waits_for("its program to start");
+        let readiness = PortReadiness::of_free_port(self.port).await?;
+        let program = SupervisedProgram::start(&self.launcher, launch, progress.control()).await?;
+        tracing::info!("Service {} has started (pid: {}, port: {})", self.name, program.pid(), self.port);
+        let exit = program.watch(readiness, ServiceOrigin::Started, progress).await;
+        if daemon::may_have_forked(&exit) {
+            let patience = if exit.was_ready { Duration::ZERO } else { daemon::LISTEN_TIMEOUT };
+            if daemon::wait_for_listener(self.port, patience).await {
+                tracing::info!("service {} continues in the background", self.name);
+                progress.ready(ServiceOrigin::Started);
+                daemon::follow(&self.name, self.port, progress.control()).await;
             }
         }
+        Ok(exit)
     }
 
     /// Waits for the runtime and the bootstrap script, and takes over the environment of children; `false` if the service is
     /// stopped meanwhile.
-    async fn wait_for_session_start(&mut self, tell: &watch::Sender<ServiceState>, control: &Control) -> bool {
+    async fn wait_for_session_start(&mut self, progress: &ServiceProgress) -> bool {
         loop {
-            let progress = self.startup.borrow_and_update().clone();
-            let Some(pending) = progress.phase.pending() else {
-                self.env = progress.env.map_or_else(|| self.env.clone(), |env| (*env).clone());
+            let start = self.startup.borrow_and_update().clone();
+            let Some(pending) = start.phase.pending() else {
+                self.env = start.env.map_or_else(|| self.env.clone(), |env| (*env).clone());
                 return true;
             };
-            tell.send_replace(ServiceState::Preparing(pending.to_owned()));
+            progress.waits_for(pending);
             tokio::select! {
                 changed = self.startup.changed() => if changed.is_err() { return false },
-                () = control.terminated() => return false,
+                () = progress.control().terminated() => return false,
             }
         }
     }
 
     /// Everything before the process starts. All checks come before the first action.
-    async fn prepare(
-        &mut self,
-        tell: &watch::Sender<ServiceState>,
-        control: &Control,
-    ) -> Result<Prepared, PrepareError> {
+    async fn prepare(&mut self, progress: &ServiceProgress) -> Result<Prepared, PrepareError> {
         check(&self.definition, &self.variables)?;
         if let Some(directory) = self.directory.clone() {
             let shown = directory.display().to_string();
-            tell.send_replace(ServiceState::Preparing(format!("the directory {shown}")));
+            progress.waits_for(format!("the directory {shown}"));
             // It may be on a network mount that hangs.
             if let Err(error) = blocking(move || enter(&directory)).await {
                 return Err(match error.kind() {
@@ -248,7 +244,7 @@ impl ServiceJob {
         if let Some(owner) = self.port_owner().await? {
             return Ok(Prepared::Adopt(owner));
         }
-        let variables = self.run_actions_in_time(tell, control).await?;
+        let variables = self.run_actions_in_time(progress).await?;
         // An action may have started it.
         if let Some(owner) = self.port_owner().await? {
             return Ok(Prepared::Adopt(owner));
@@ -259,29 +255,25 @@ impl ServiceJob {
             command = command.in_directory(directory);
         }
         let env = resolved.environment(&self.env, self.own_libraries.as_os_str());
-        Ok(Prepared::Launch(ServiceLaunch { name: self.name.clone(), command, env, port: Some(self.port) }))
+        Ok(Prepared::Launch(ProgramLaunch { name: self.name.clone(), command, env }))
     }
 
     /// The user's own program that listens on the port, if any. An error if it is another user's or another service.
-    async fn port_owner(&self) -> Result<Option<PortOwner>, ServiceStartError> {
-        let Some(owner) = listeners::port_owner(self.port).await else { return Ok(None) };
+    async fn port_owner(&self) -> Result<Option<PortOwner>, PortTaken> {
+        let Some(owner) = supervisor::port_owner(self.port).await else { return Ok(None) };
         if owner.is_users_own() && !self.port_is_shared {
             return Ok(Some(owner));
         }
-        Err(ServiceStartError::PortTaken { port: self.port, owner: owner.to_string() })
+        Err(PortTaken { port: self.port, owner })
     }
 
-    async fn run_actions_in_time(
-        &self,
-        tell: &watch::Sender<ServiceState>,
-        control: &Control,
-    ) -> Result<Variables, PrepareError> {
+    async fn run_actions_in_time(&self, progress: &ServiceProgress) -> Result<Variables, PrepareError> {
         let own = Control::new();
-        let actions = self.run_actions(tell, &own);
+        let actions = self.run_actions(progress, &own);
         tokio::pin!(actions);
         let problem = tokio::select! {
             outcome = &mut actions => return outcome,
-            () = control.terminated() => PrepareError::Stopped,
+            () = progress.control().terminated() => PrepareError::Stopped,
             () = sleep(ACTIONS_DEADLINE) => PrepareError::SlowActions(ACTIONS_DEADLINE),
         };
         own.terminate();
@@ -291,16 +283,12 @@ impl ServiceJob {
     }
 
     /// Performs the actions in order and returns the variables with their results.
-    async fn run_actions(
-        &self,
-        tell: &watch::Sender<ServiceState>,
-        control: &Control,
-    ) -> Result<Variables, PrepareError> {
+    async fn run_actions(&self, progress: &ServiceProgress, control: &Control) -> Result<Variables, PrepareError> {
         let mut variables = self.variables.clone();
         let context = ActionContext { launcher: &self.launcher, env: &self.env, control };
         for action in &self.definition.prestart_actions {
             let name = action.kind.name();
-            tell.send_replace(ServiceState::Preparing(format!("the action `{name}`")));
+            progress.waits_for(format!("the action `{name}`"));
             let result = context.perform(&action.kind, &variables).await;
             let value = result.map_err(|source| PrepareError::Action { name, source })?;
             if let Some(reference) = &action.reference {
@@ -308,34 +296,5 @@ impl ServiceJob {
             }
         }
         Ok(variables)
-    }
-}
-
-/// How a process exited.
-enum ProcessEnd {
-    Service(ServiceExit),
-    /// It may have daemonized.
-    FirstProcess {
-        ended: ServiceExit,
-        was_open: bool,
-    },
-}
-
-/// Watches a process until it exits and publishes its state.
-async fn follow(mut service: ServiceProcess, tell: &watch::Sender<ServiceState>) -> ProcessEnd {
-    tell.send_replace(ServiceState::Starting);
-    let mut was_open = false;
-    loop {
-        match service.changed().await {
-            ProcessPhase::Starting => {}
-            ProcessPhase::Listening => {
-                was_open = true;
-                tell.send_replace(ServiceState::Ready);
-            }
-            ProcessPhase::Exited(ended) if daemon::may_have_forked(&ended) => {
-                return ProcessEnd::FirstProcess { ended, was_open };
-            }
-            ProcessPhase::Exited(ended) => return ProcessEnd::Service(ended),
-        }
     }
 }

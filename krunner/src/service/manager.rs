@@ -21,7 +21,7 @@ use super::catalogue::Catalogue;
 use super::command::{AppInfo, ServiceCommand, ServiceEvent, StartModel, StartOutcome, StartService};
 use super::definition::Definition;
 use super::fallback::fallback;
-use super::job::{ServiceHandle, ServiceJob, ServiceState};
+use super::job::{ServiceEnd, ServiceHandle, ServiceJob, ServiceOrigin};
 use super::launch::UserOptions;
 use super::model::ModelService;
 use super::response_queue::{Deadline, QUEUED_RESPONSES, ResponseQueue};
@@ -33,6 +33,7 @@ use super::watcher::ModelWatcher;
 use crate::config::{AgentVersion, ChildEnv, Paths};
 use crate::error::chain;
 use crate::process::Launcher;
+use crate::supervisor::{JobState, StartStage};
 use crate::tasks::blocking;
 
 /// How long commands wait at the session's start for the definitions and the runtime's environment.
@@ -153,8 +154,8 @@ impl ServiceManager {
         for job in self.jobs.values() {
             job.stop();
         }
-        for job in self.jobs.values_mut() {
-            job.finished().await;
+        for job in self.jobs.values() {
+            job.stopped().await;
         }
         stopped.cancel();
     }
@@ -189,7 +190,7 @@ impl ServiceManager {
     }
 
     async fn take(&mut self, order: ServiceCommand) {
-        self.jobs.retain(|_, job| !job.state().is_finished());
+        self.jobs.retain(|_, job| !job.state().is_stopped());
         match order {
             ServiceCommand::Start(order) => self.serve(order).await,
             ServiceCommand::Managed(answer) => {
@@ -233,7 +234,7 @@ impl ServiceManager {
         }
         if let Some(job) = self.running(&order.name) {
             return Ok(match job.state() {
-                ServiceState::Ready | ServiceState::AlreadyRunning => Decision::Answer(StartOutcome::Running),
+                JobState::Ready(_) => Decision::Answer(StartOutcome::Running),
                 _ => Decision::Wait(job.clone()),
             });
         }
@@ -291,7 +292,7 @@ impl ServiceManager {
             ("ports".to_owned(), Value::Numbers(ports.iter().copied().map(u64::from).collect())),
             ("runtime_path".to_owned(), Value::Text(runtime_path)),
         ]);
-        let port_is_shared = self.jobs.values().any(|job| job.port == port && !job.state().is_finished());
+        let port_is_shared = self.jobs.values().any(|job| job.port == port && !job.state().is_stopped());
         let job = ServiceJob {
             name: name.clone(),
             definition,
@@ -360,18 +361,21 @@ impl ServiceManager {
 }
 
 /// The response when the service started, failed, or the deadline passed.
-async fn outcome_of(mut job: ServiceHandle, mut deadline: Deadline) -> StartOutcome {
+async fn outcome_of(job: ServiceHandle, mut deadline: Deadline) -> StartOutcome {
     tokio::select! {
-        () = job.ready_or_finished() => {}
+        () = job.ready_or_stopped() => {}
         () = deadline.wait() => {}
     }
-    match job.state() {
-        ServiceState::Ready => StartOutcome::Started,
-        ServiceState::AlreadyRunning => StartOutcome::Running,
-        ServiceState::Failed(problem) => StartOutcome::Failed(problem),
-        ServiceState::Exited(ended) => StartOutcome::Failed(format!("the process did not start properly: {ended}")),
-        ServiceState::PortClosed => StartOutcome::Failed(format!("port {} is no longer open", job.port)),
-        ServiceState::Preparing(what) => StartOutcome::Failed(format!("still starting: waiting for {what}")),
-        ServiceState::Starting => StartOutcome::Failed(format!("still starting: port {} is not open yet", job.port)),
-    }
+    StartOutcome::Failed(match job.state() {
+        JobState::Ready(ServiceOrigin::Started) => return StartOutcome::Started,
+        JobState::Ready(ServiceOrigin::AlreadyRunning) => return StartOutcome::Running,
+        JobState::Starting(StartStage::Waiting(what)) => format!("still starting: waiting for {what}"),
+        JobState::Starting(StartStage::Running) => format!("still starting: port {} is not open yet", job.port),
+        JobState::Stopping => "it is being stopped".to_owned(),
+        JobState::Stopped { end: ServiceEnd::Failed(problem), .. } => problem,
+        JobState::Stopped { end: ServiceEnd::Exited(exit), .. } => {
+            format!("the process did not start properly: {exit}")
+        }
+        JobState::Stopped { end: ServiceEnd::PortClosed, .. } => format!("port {} is no longer open", job.port),
+    })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::action::ActionError;
 use super::launch::LaunchError;
 use super::model::ModelError;
-use super::process::ServiceStartError;
+use crate::supervisor::{PortTaken, ProgramStartError};
 
 /// Why a request to start a service is refused.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,10 @@ pub(super) enum PrepareError {
     },
     /// Another program has the port.
     #[error(transparent)]
-    Port(#[from] ServiceStartError),
+    Port(#[from] PortTaken),
+    /// The program did not start.
+    #[error(transparent)]
+    Program(#[from] ProgramStartError),
     /// It was stopped while its actions ran.
     #[error("stopped before it started")]
     Stopped,

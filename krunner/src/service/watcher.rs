@@ -6,10 +6,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 use super::command::{ServiceEvent, StartOutcome};
-use super::job::{ServiceHandle, ServiceState};
+use super::job::{ServiceEnd, ServiceHandle, ServiceOrigin};
 use super::model::{HealthCheck, HealthTracker, ProbeResult};
 use super::probe::Probe;
 use super::response_queue::Delivered;
+use crate::supervisor::{JobState, StartStage};
 
 /// Older agents wait for the first success, so the first probes come faster.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,7 +32,7 @@ pub(super) struct ModelWatcher {
 impl ModelWatcher {
     /// Responds by the deadline, then reports changes of health until the process exits.
     pub(super) async fn run(
-        mut self,
+        self,
         check: Option<HealthCheck>,
         deadline: Instant,
         answer: oneshot::Sender<StartOutcome>,
@@ -49,7 +50,7 @@ impl ModelWatcher {
             self.job.wait_out_grace(MODEL_GRACE).await;
         }
         match check {
-            _ if self.job.state().is_finished() => {}
+            _ if self.job.state().is_stopped() => {}
             Some(check) => self.watch(&check, answer).await,
             // Without a health check the service counts as healthy.
             None => self.tell(true).await,
@@ -57,21 +58,24 @@ impl ModelWatcher {
     }
 
     /// The outcome of the start, as far as it is known at the deadline.
-    async fn started(&mut self, deadline: Instant) -> StartOutcome {
-        let preparing = self.job.wait_for(deadline, |progress| !matches!(progress, ServiceState::Preparing(_))).await;
-        if let ServiceState::Preparing(what) = preparing {
-            return StartOutcome::Failed(format!("still starting: waiting for {what}"));
-        } else if preparing == ServiceState::AlreadyRunning {
-            return StartOutcome::Running;
+    async fn started(&self, deadline: Instant) -> StartOutcome {
+        match self.job.wait_out_preparation(deadline).await {
+            JobState::Starting(StartStage::Waiting(what)) => {
+                return StartOutcome::Failed(format!("still starting: waiting for {what}"));
+            }
+            JobState::Ready(ServiceOrigin::AlreadyRunning) => return StartOutcome::Running,
+            _ => {}
         }
-        match self.job.wait_for(Instant::now() + MODEL_GRACE, ServiceState::is_finished).await {
-            ServiceState::Failed(problem) => StartOutcome::Failed(problem),
-            ServiceState::Exited(ended) => StartOutcome::Failed(format!("the process did not start properly: {ended}")),
+        match self.job.wait_out_grace(MODEL_GRACE).await {
+            JobState::Stopped { end: ServiceEnd::Failed(problem), .. } => StartOutcome::Failed(problem),
+            JobState::Stopped { end: ServiceEnd::Exited(exit), .. } => {
+                StartOutcome::Failed(format!("the process did not start properly: {exit}"))
+            }
             _ => StartOutcome::Started,
         }
     }
 
-    async fn watch(mut self, check: &HealthCheck, mut answer: Option<oneshot::Sender<StartOutcome>>) {
+    async fn watch(self, check: &HealthCheck, mut answer: Option<oneshot::Sender<StartOutcome>>) {
         let mut health = HealthTracker::new(check.retries);
         let probe = Probe {
             port: self.port,
@@ -86,7 +90,7 @@ impl ModelWatcher {
         let mut pause = Duration::ZERO;
         loop {
             let seen = tokio::select! {
-                () = self.job.finished() => ProbeResult::Exited,
+                () = self.job.stopped() => ProbeResult::Exited,
                 seen = look(&probe, pause, &self.name) => seen,
             };
             let is_early = Instant::now() < if answer.is_some() { window_ends.max(grace_ends) } else { grace_ends };
@@ -108,8 +112,8 @@ impl ModelWatcher {
         match (seen, self.job.state()) {
             (ProbeResult::Success, _) => StartOutcome::Started,
             (ProbeResult::Failure, _) => StartOutcome::Failed("service unhealthy".to_owned()),
-            (ProbeResult::Exited, ServiceState::Exited(ended)) => {
-                StartOutcome::Failed(format!("the process did not start properly: {ended}"))
+            (ProbeResult::Exited, JobState::Stopped { end: ServiceEnd::Exited(exit), .. }) => {
+                StartOutcome::Failed(format!("the process did not start properly: {exit}"))
             }
             (ProbeResult::Exited, _) => StartOutcome::Failed("the process exited".to_owned()),
         }

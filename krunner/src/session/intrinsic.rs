@@ -7,10 +7,13 @@ use std::pin::Pin;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::process::Control;
 use crate::service::StartOutcome;
-use crate::service::intrinsic::{ManagedService, ManagedState, Planner, SSHD, TTYD};
+use crate::service::intrinsic::{
+    ManagedEnd, ManagedService, ManagedState, PlanError, Planner, SSHD, ServicePlan, TTYD,
+};
 use crate::wire::ServiceRequest;
 
 /// The outcome of a request, when it is known.
@@ -20,39 +23,24 @@ const STILL_STARTING: &str = "still starting";
 
 /// The two services, sshd and ttyd.
 pub(super) struct Intrinsic {
-    planner: Planner,
+    start: ServiceStart,
     sshd: ManagedService,
     ttyd: ManagedService,
-    begin: Vec<oneshot::Sender<()>>,
 }
 
 impl Intrinsic {
-    /// Starts the preparation. The receiver resolves when the keys are in place or the preparation failed.
-    pub(super) fn prepare(planner: Planner) -> (Self, oneshot::Receiver<()>) {
-        let (placed_tx, placed) = oneshot::channel();
-        let (begin_sshd, sshd_may_begin) = oneshot::channel();
-        let (begin_ttyd, ttyd_may_begin) = oneshot::channel();
-        let plan = planner.clone();
-        let sshd = ManagedService::start(planner.launcher(), |control| async move {
-            let launch = plan.sshd(control.clone()).await;
-            let _ = placed_tx.send(());
-            wait_for_start(sshd_may_begin, &control).await;
-            launch
-        });
-        let plan = planner.clone();
-        let ttyd = ManagedService::start(planner.launcher(), |control| async move {
-            wait_for_start(ttyd_may_begin, &control).await;
-            plan.ttyd().await
-        });
-        (Self { planner, sshd, ttyd, begin: vec![begin_sshd, begin_ttyd] }, placed)
+    /// Starts the preparation. The token is cancelled when the keys are in place or the preparation failed.
+    pub(super) fn prepare(planner: Planner) -> (Self, CancellationToken) {
+        let placed = CancellationToken::new();
+        let start =
+            ServiceStart { planner, placed: placed.clone(), begin: CancellationToken::new(), predecessor: None };
+        let (sshd, ttyd) = (start.clone().run(SSHD), start.clone().run(TTYD));
+        (Self { start, sshd, ttyd }, placed)
     }
 
     /// Allows the servers to start.
-    pub(super) fn begin(&mut self) {
-        for begin in self.begin.drain(..) {
-            // Fails if the plan has failed, which drops the receiver.
-            let _ = begin.send(());
-        }
+    pub(super) fn begin(&self) {
+        self.start.begin.cancel();
     }
 
     /// Waits until each service listens or has failed; returns the names of those still starting at the deadline.
@@ -61,35 +49,31 @@ impl Intrinsic {
         async move {
             let (sshd, ttyd) = tokio::join!(sshd, ttyd);
             let states = [(SSHD, sshd), (TTYD, ttyd)];
-            states.into_iter().filter(|(_, state)| *state == ManagedState::Starting).map(|(name, _)| name).collect()
+            states.into_iter().filter(|(_, state)| state.is_starting()).map(|(name, _)| name).collect()
         }
     }
 
     /// The reply to a request for one of the services; `None` for another name. A stopped service is started again.
     pub(super) fn request(&mut self, name: &str, deadline: Instant) -> Option<PendingOutcome> {
-        let (planner, launcher) = (self.planner.clone(), self.planner.launcher().clone());
+        let start = self.start.clone();
         let service = self.named(name)?;
-        if service.is_stopping() || matches!(service.state(), ManagedState::Stopped(_)) {
-            let before = service.stopped();
-            *service = match name {
-                SSHD => ManagedService::start(&launcher, |control| async move {
-                    before.await;
-                    planner.sshd(control).await
-                }),
-                _ => ManagedService::start(&launcher, |_| async move {
-                    before.await;
-                    planner.ttyd().await
-                }),
-            };
+        if service.is_stopping() || service.state().is_stopped() {
+            let name = if name == SSHD { SSHD } else { TTYD };
+            *service = ServiceStart { predecessor: Some(service.clone()), ..start }.run(name);
         }
-        let runs = service.state() == ManagedState::Ready;
+        let runs = service.state().is_ready();
         let settled = service.settled(deadline);
+        let name = name.to_owned();
         Some(Box::pin(async move {
             match settled.await {
-                ManagedState::Ready if runs => StartOutcome::Running,
-                ManagedState::Ready => StartOutcome::Started,
-                ManagedState::Starting => StartOutcome::Failed(STILL_STARTING.to_owned()),
-                ManagedState::Stopped(reason) => StartOutcome::Failed(reason),
+                ManagedState::Ready(()) if runs => StartOutcome::Running,
+                ManagedState::Ready(()) => StartOutcome::Started,
+                ManagedState::Starting(_) => StartOutcome::Failed(STILL_STARTING.to_owned()),
+                ManagedState::Stopped { end: ManagedEnd::Failed(reason), .. } => StartOutcome::Failed(reason),
+                ManagedState::Stopped { gave_up: true, .. } => StartOutcome::Failed(format!("{name} exited too often")),
+                ManagedState::Stopping | ManagedState::Stopped { .. } => {
+                    StartOutcome::Failed(format!("{name} was stopped"))
+                }
             }
         }))
     }
@@ -119,6 +103,46 @@ impl Intrinsic {
             SSHD => Some(&mut self.sshd),
             TTYD => Some(&mut self.ttyd),
             _ => None,
+        }
+    }
+}
+
+/// What the start of one of the services waits for.
+#[derive(Clone)]
+struct ServiceStart {
+    planner: Planner,
+    /// Cancelled when the ssh keys are in place, or cannot be.
+    placed: CancellationToken,
+    /// Cancelled when the servers may start.
+    begin: CancellationToken,
+    /// The service that this one replaces.
+    predecessor: Option<ManagedService>,
+}
+
+impl ServiceStart {
+    fn run(self, name: &'static str) -> ManagedService {
+        let launcher = self.planner.launcher().clone();
+        ManagedService::start(&launcher, name, move |control| self.clone().plan(name, control))
+    }
+
+    async fn plan(self, name: &'static str, control: Control) -> Result<ServicePlan, PlanError> {
+        if let Some(predecessor) = self.predecessor {
+            predecessor.stopped().await;
+        }
+        let may_begin = async {
+            tokio::select! {
+                () = self.begin.cancelled() => {}
+                () = control.terminated() => {}
+            }
+        };
+        if name == SSHD {
+            let plan = self.planner.sshd(control.clone()).await;
+            self.placed.cancel();
+            may_begin.await;
+            plan
+        } else {
+            may_begin.await;
+            self.planner.ttyd().await
         }
     }
 }
@@ -161,12 +185,4 @@ impl EarlyRequests {
 /// Whether a request is for one of these services.
 pub(super) fn is_intrinsic(request: &ServiceRequest) -> bool {
     matches!(request.name.as_str(), SSHD | TTYD) && request.protocol != "preopen"
-}
-
-/// Waits until the server may start, or until it is terminated before that.
-async fn wait_for_start(may_begin: oneshot::Receiver<()>, control: &Control) {
-    tokio::select! {
-        _ = may_begin => {}
-        () = control.terminated() => {}
-    }
 }

@@ -64,12 +64,12 @@ impl Preparation {
             terminal_transport: self.terminal_transport.clone(),
         });
         let planner = Planner::new(self.paths.clone(), self.ports, self.launcher.clone(), env.clone());
-        let (mut intrinsic, keys_placed) = Intrinsic::prepare(planner);
+        let (intrinsic, keys_placed) = Intrinsic::prepare(planner);
         let script = self.paths.bootstrap();
         let candidate = script.clone();
         if blocking(move || candidate.is_file()).await {
             tokio::select! {
-                placed = timeout(KEYS_TIMEOUT, keys_placed) => {
+                placed = timeout(KEYS_TIMEOUT, keys_placed.cancelled()) => {
                     if placed.is_err() {
                         tracing::warn!("running the bootstrap script although the ssh keys are not in place yet");
                     }

@@ -1,4 +1,4 @@
-//! The shell of a session: started, restarted when it exits, hung up at the end.
+//! The shell of a session, as a job of the supervisor: restarted when it exits, hung up at the end.
 //!
 //! ```text
 //!            ┌──────────── pause: none, or longer each time it ends at once ◀─┐
@@ -8,34 +8,39 @@
 //!            └──────▶ gone
 //! ```
 //!
-//! One task, [`ShellOwner`], owns the terminal; [`Terminal`] is a handle on it. Input typed between two shells waits for the
-//! next one. A new shell gets a new pseudoterminal, so that programs the old one left running cannot type into it.
+//! The attempt, [`ShellAttempt`], owns the terminal; [`Terminal`] is a handle on it. Input typed between two shells waits for
+//! the next one. A new shell gets a new pseudoterminal, so that programs the old one left running cannot type into it.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use nix::unistd::Pid;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::pty::Pty;
 use super::window_size::WindowSize;
 use crate::config::ChildEnv;
 use crate::error::chain;
-use crate::process::{Command, Launcher, spawn_on_terminal};
+use crate::process::{Command, Launcher, SpawnError, spawn_on_terminal};
+use crate::supervisor::{Attempt, AttemptEnd, Backoff, Job, JobState, Progress, RestartPolicy};
 use crate::tasks::blocking;
 
 /// Interactive shells, best first.
 const SHELLS: [&str; 6] = ["/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash", "/bin/ash", "/bin/sh", "/usr/bin/sh"];
 
-/// A shell that ran this long is restarted without a pause.
-const LONG_ENOUGH: Duration = Duration::from_secs(1);
-
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A user who leaves a shell wants the next one at once.
+const RESTARTS: RestartPolicy = RestartPolicy::Always(Backoff {
+    healthy_after: Duration::from_secs(1),
+    after_healthy: Duration::ZERO,
+    first: Duration::from_millis(100),
+    longest: Duration::from_secs(10),
+    limit: None,
+});
 
 /// How long the shell's last output may take to be shown. It ends with the shell even if other processes have the terminal
 /// open: the kernel hangs it up when the session leader exits (`disassociate_ctty`).
@@ -43,9 +48,6 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// One read from the terminal: the kernel returns 4 KiB at most (`N_TTY_BUF_SIZE`).
 const CHUNK_BYTES: usize = 4096;
-
-/// Queued requests; each is answered at once.
-const QUEUED_REQUESTS: usize = 4;
 
 /// Printed after the output of the old shell.
 const RESTARTING: &[u8] = b"Restarting...\r\n";
@@ -60,170 +62,130 @@ pub(crate) trait TerminalTransport: Send + Sync {
     async fn show(&self, bytes: Bytes);
 }
 
-enum ShellRequest {
-    Resize(WindowSize, oneshot::Sender<()>),
-    Stop(oneshot::Sender<()>),
-}
-
 /// A handle on the terminal.
 #[derive(Clone)]
 pub(crate) struct Terminal {
-    requests: mpsc::Sender<ShellRequest>,
-    shell: watch::Receiver<Option<Pid>>,
+    shell: Job<Pid, ()>,
+    screen: Arc<Mutex<Screen>>,
+}
+
+/// The size of this shell's and all later terminals.
+#[derive(Default)]
+struct Screen {
+    size: WindowSize,
+    pty: Weak<Pty>,
 }
 
 impl Terminal {
     /// Starts a shell on a new terminal and restarts it when it exits.
     pub(crate) fn start(launcher: &Launcher, env: ChildEnv, transport: Arc<dyn TerminalTransport>) -> Self {
-        let (requests, asked) = mpsc::channel(QUEUED_REQUESTS);
-        let (tell, shell) = watch::channel(None);
-        let owner = ShellOwner {
-            launcher: launcher.clone(),
-            env,
-            transport,
-            handler: RequestHandler { asked, size: WindowSize::default() },
-            tell,
-            pause: Duration::ZERO,
-        };
-        launcher.tasks.spawn("terminal", owner.run());
-        Self { requests, shell }
+        let screen = Arc::default();
+        let attempt =
+            ShellAttempt { launcher: launcher.clone(), env, transport, screen: Arc::clone(&screen), has_failed: false };
+        Self { shell: Job::spawn(&launcher.tasks, "the terminal's shell", RESTARTS, attempt), screen }
     }
 
     /// Sets the size, for later shells too.
-    pub(crate) async fn resize(&self, size: WindowSize) {
-        self.ask(|done| ShellRequest::Resize(size, done)).await;
+    pub(crate) fn resize(&self, size: WindowSize) {
+        let mut screen = lock(&self.screen);
+        screen.size = size;
+        if let Some(Err(error)) = screen.pty.upgrade().map(|pty| pty.resize(size)) {
+            tracing::warn!("cannot resize the terminal: {error}");
+        }
     }
 
     /// The shell's working directory; `None` between two shells or if `/proc` cannot be read.
     pub(crate) async fn directory(&self) -> Option<PathBuf> {
-        let pid = (*self.shell.borrow())?;
+        let JobState::Ready(pid) = self.shell.state() else { return None };
         blocking(move || std::fs::read_link(format!("/proc/{pid}/cwd"))).await.ok()
     }
 
     /// Hangs up the shell, which is not restarted.
     pub(crate) async fn stop(&self) {
-        self.ask(ShellRequest::Stop).await;
-    }
-
-    /// Sends a request and waits until it is done; returns at once if the owner's task ended.
-    async fn ask(&self, request: impl FnOnce(oneshot::Sender<()>) -> ShellRequest) {
-        let (done, is_done) = oneshot::channel();
-        if self.requests.send(request(done)).await.is_ok() {
-            let _ = is_done.await;
-        }
+        self.shell.stop();
+        self.shell.wait_for(JobState::is_stopped).await;
     }
 }
 
-/// Serves requests, also between two shells.
-struct RequestHandler {
-    asked: mpsc::Receiver<ShellRequest>,
-    size: WindowSize,
+fn lock(screen: &Mutex<Screen>) -> MutexGuard<'_, Screen> {
+    screen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl RequestHandler {
-    /// Returns when the terminal has to stop.
-    async fn serve(&mut self, pty: Option<&Pty>) -> Option<oneshot::Sender<()>> {
-        loop {
-            match self.asked.recv().await {
-                Some(ShellRequest::Resize(size, done)) => {
-                    self.size = size;
-                    if let Some(Err(error)) = pty.map(|pty| pty.resize(size)) {
-                        tracing::warn!("cannot resize the terminal: {error}");
-                    }
-                    let _ = done.send(());
-                }
-                Some(ShellRequest::Stop(done)) => return Some(done),
-                None => return None,
-            }
-        }
-    }
-}
-
-/// How a shell's time on the terminal ended.
-enum ShellEnd {
-    Stopped(Option<oneshot::Sender<()>>),
-    Exited,
-    NotStarted(String),
-}
-
-struct ShellOwner {
+struct ShellAttempt {
     launcher: Launcher,
     env: ChildEnv,
     transport: Arc<dyn TerminalTransport>,
-    handler: RequestHandler,
-    tell: watch::Sender<Option<Pid>>,
-    /// Before the next start.
-    pause: Duration,
+    screen: Arc<Mutex<Screen>>,
+    /// The last shell could not be started, and the user was told.
+    has_failed: bool,
 }
 
-impl ShellOwner {
-    async fn run(mut self) {
-        loop {
-            let started = Instant::now();
-            let end = self.one_shell().await;
-            self.tell.send_replace(None);
-            match end {
-                // The master is closed by now.
-                ShellEnd::Stopped(done) => return answer(done),
-                ShellEnd::Exited => self.transport.show(Bytes::from_static(RESTARTING)).await,
+impl Attempt for ShellAttempt {
+    type Ready = Pid;
+    type End = ();
+
+    async fn run(&mut self, progress: &Progress<Pid, ()>) -> AttemptEnd<()> {
+        tokio::select! {
+            result = self.run_shell(progress) => match result {
+                Ok(()) => {
+                    self.has_failed = false;
+                    progress.waits_for("its restart");
+                    self.transport.show(Bytes::from_static(RESTARTING)).await;
+                }
                 // Logged once; the attempts continue.
-                ShellEnd::NotStarted(problem) if self.pause.is_zero() => {
+                Err(problem) => if !std::mem::replace(&mut self.has_failed, true) {
                     tracing::error!("cannot start a shell on the terminal: {problem}");
                     self.transport.show(Bytes::from(format!("Cannot start a shell: {problem}\r\n"))).await;
-                }
-                ShellEnd::NotStarted(_) => {}
-            }
-            self.pause = next_pause(self.pause, started.elapsed());
-            let stopped = tokio::select! {
-                done = self.handler.serve(None) => Some(done),
-                () = sleep(self.pause) => None,
-            };
-            if let Some(done) = stopped {
-                return answer(done);
-            }
-        }
-    }
-
-    /// Runs one shell from its start to its exit.
-    async fn one_shell(&mut self) -> ShellEnd {
-        let opened = Pty::open(self.handler.size).map_err(|error| format!("cannot open a pseudoterminal: {error}"));
-        let (pty, other_end) = match opened {
-            Ok(opened) => opened,
-            Err(problem) => return ShellEnd::NotStarted(problem),
-        };
-        let Some(shell) = SHELLS.into_iter().find(|shell| Path::new(shell).is_file()) else {
-            return ShellEnd::NotStarted(format!("none of {} exists", SHELLS.join(", ")));
-        };
-        let command = Command::argv([shell]);
-        let mut running = tokio::select! {
-            started = spawn_on_terminal(&self.launcher.reaper, &command, &self.env, other_end) => match started {
-                Ok(running) => running,
-                Err(error) => return ShellEnd::NotStarted(chain(&error)),
+                },
             },
-            done = self.handler.serve(Some(&pty)) => return ShellEnd::Stopped(done),
-        };
+            // The master is closed with the future of the shell.
+            () = progress.control().terminated() => {}
+        }
+        AttemptEnd::Ended(())
+    }
+}
+
+impl ShellAttempt {
+    /// Runs one shell from its start to its exit. The error is why none was started.
+    async fn run_shell(&self, progress: &Progress<Pid, ()>) -> Result<(), ShellError> {
+        let (pty, other_end) = self.open().map_err(ShellError::Pty)?;
+        let shell = SHELLS.into_iter().find(|shell| Path::new(shell).is_file()).ok_or(ShellError::NoShell)?;
+        let command = Command::argv([shell]);
+        let mut running = spawn_on_terminal(&self.launcher.reaper, &command, &self.env, other_end).await?;
         tracing::debug!("{shell} is process {} on the terminal", running.pid);
-        self.tell.send_replace(Some(running.pid));
+        progress.ready(running.pid);
 
         let shown = show(&pty, &*self.transport);
         tokio::pin!(shown);
         tokio::select! {
-            done = self.handler.serve(Some(&pty)) => return ShellEnd::Stopped(done),
             never = type_in(&pty, &*self.transport) => match never {},
             // A shell that closed its terminal cannot be used any more.
-            () = &mut shown => return ShellEnd::Exited,
+            () = &mut shown => return Ok(()),
             _ = &mut running.exit => {}
         }
         let _ = timeout(DRAIN_PATIENCE, shown).await;
-        ShellEnd::Exited
+        Ok(())
+    }
+
+    /// Opens a terminal, which [`Terminal::resize`] finds from now on.
+    fn open(&self) -> io::Result<(Arc<Pty>, OwnedFd)> {
+        let mut screen = lock(&self.screen);
+        let (pty, other_end) = Pty::open(screen.size)?;
+        let pty = Arc::new(pty);
+        screen.pty = Arc::downgrade(&pty);
+        Ok((pty, other_end))
     }
 }
 
-/// Acknowledges a stop request, if there was one.
-fn answer(done: Option<oneshot::Sender<()>>) {
-    if let Some(done) = done {
-        let _ = done.send(());
-    }
+/// Why no shell was started. The texts contain their causes.
+#[derive(Debug, thiserror::Error)]
+enum ShellError {
+    #[error("cannot open a pseudoterminal: {0}")]
+    Pty(io::Error),
+    #[error("none of {} exists", SHELLS.join(", "))]
+    NoShell,
+    #[error("{}", chain(.0))]
+    Spawn(#[from] SpawnError),
 }
 
 /// Sends the terminal's output to the viewers until it ends.
@@ -249,27 +211,5 @@ async fn type_in(pty: &Pty, transport: &dyn TerminalTransport) -> std::convert::
         if let Err(error) = pty.write_all(&bytes).await {
             tracing::debug!("typed input was lost when the shell exited: {error}");
         }
-    }
-}
-
-/// Zero after a shell that ran for a while; doubles while shells exit at once.
-fn next_pause(last: Duration, lived: Duration) -> Duration {
-    if lived >= LONG_ENOUGH { Duration::ZERO } else { (last * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shells_that_end_at_once_are_restarted_less_and_less_often() {
-        let mut pause = Duration::ZERO;
-        let mut seen = Vec::new();
-        for _ in 0..10 {
-            pause = next_pause(pause, Duration::ZERO);
-            seen.push(pause.as_millis());
-        }
-        assert_eq!(seen, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000]);
-        assert_eq!(next_pause(pause, LONG_ENOUGH), Duration::ZERO);
     }
 }

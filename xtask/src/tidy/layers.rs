@@ -25,9 +25,10 @@ const ALONE: &[&str] = &["sys", "wire", "zmtp", "exit"];
 const ARROWS: &[(&str, &[&str])] = &[
     ("session", &["runtime", "terminal", "service", "process", "user_input", "monitor", "transport", "wire"]),
     ("runtime", &["jupyter", "terminal", "service", "http_client", "process"]),
-    ("jupyter", &["process", "zmtp"]),
-    ("service", &["http_client", "process"]),
-    ("terminal", &["process"]),
+    ("jupyter", &["supervisor", "process", "zmtp"]),
+    ("service", &["supervisor", "http_client", "process"]),
+    ("terminal", &["supervisor", "process"]),
+    ("supervisor", &["process"]),
     ("transport", &["wire", "zmtp"]),
     ("http_client", &[]),
     ("process", &[]),

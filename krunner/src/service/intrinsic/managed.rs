@@ -1,137 +1,162 @@
-//! A service that runs as long as the session: restarted when it exits, with a limit.
+//! A service that runs as long as the session, as a job of the supervisor: restarted when it exits, with a limit.
 
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::backoff::Backoff;
 use super::plan::ServicePlan;
+use super::plan_error::PlanError;
 use crate::error::chain;
 use crate::process::{Control, Launcher};
-use crate::service::{ProcessPhase, ServiceProcess, ServiceStartError};
+use crate::supervisor::{
+    Attempt, AttemptEnd, Backoff, ChildReadiness, Job, JobState, PortReadiness, PortTaken, ProgramStartError, Progress,
+    RestartPolicy, SupervisedProgram,
+};
 
 /// A service whose port has not opened by then gets a warning in the log.
 const OPEN_DEADLINE: Duration = Duration::from_mins(1);
 
-/// The state of a managed service.
+/// A service that ran for a minute started properly. About five minutes of attempts: a busy port or a full disk will not go
+/// away after that.
+const RESTARTS: RestartPolicy = RestartPolicy::Always(Backoff {
+    healthy_after: Duration::from_mins(1),
+    after_healthy: Duration::from_secs(1),
+    first: Duration::from_secs(1),
+    longest: Duration::from_mins(1),
+    limit: Some(10),
+});
+
+/// Why a service does not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ManagedState {
-    /// Being prepared or started, or waiting for its restart.
-    Starting,
-    /// Its port is open.
-    Ready,
-    /// Not restarted any more, and why.
-    Stopped(String),
+pub(crate) enum ManagedEnd {
+    /// It cannot be started, and why.
+    Failed(String),
+    /// Its process exited or did not start; the log says why.
+    Exited,
 }
 
-/// A handle on a service. Dropping it does not stop the service.
+/// The state of a managed service.
+pub(crate) type ManagedState = JobState<(), ManagedEnd>;
+
+type ManagedProgress = Progress<(), ManagedEnd>;
+
+/// A handle on a service. Clones refer to the same one; dropping it does not stop the service.
+#[derive(Clone)]
 pub(crate) struct ManagedService {
-    control: Control,
-    state: watch::Receiver<ManagedState>,
+    job: Job<(), ManagedEnd>,
 }
 
 impl ManagedService {
-    /// Starts the service when its plan is ready, and restarts it when it exits. The plan logs its own problems; its error is the
-    /// response to later start requests. It must end soon after its control was terminated.
-    pub(crate) fn start<P>(launcher: &Launcher, plan: impl FnOnce(Control) -> P) -> Self
+    /// Starts the service as planned, and restarts it when it exits. Each start asks for the plan, which logs its own problems;
+    /// its error is the response to later start requests. It must end soon after its control was terminated.
+    pub(crate) fn start<P, F>(launcher: &Launcher, name: &'static str, plan: P) -> Self
     where
-        P: Future<Output = Result<ServicePlan, super::plan_error::PlanError>> + Send + 'static,
+        P: Fn(Control) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<ServicePlan, PlanError>> + Send + 'static,
     {
-        let control = Control::new();
-        let (tell, state) = watch::channel(ManagedState::Starting);
-        let restart_loop = RestartLoop { launcher: launcher.clone(), control: control.clone(), tell };
-        let plan = plan(control.clone());
-        launcher.tasks.spawn("kept service", async move {
-            let end = match plan.await {
-                Ok(plan) => restart_loop.run(&plan).await,
-                Err(error) => chain(&error),
-            };
-            restart_loop.tell.send_replace(ManagedState::Stopped(end));
-        });
-        Self { control, state }
+        let attempt = ManagedAttempt { launcher: launcher.clone(), plan };
+        Self { job: Job::spawn(&launcher.tasks, name, RESTARTS, attempt) }
     }
 
     /// The current state.
     #[must_use]
     pub(crate) fn state(&self) -> ManagedState {
-        self.state.borrow().clone()
+        self.job.state()
     }
 
     /// Waits until the service is ready or stopped; the state at the deadline. The handle may be dropped meanwhile.
     pub(crate) fn settled(&self, deadline: Instant) -> impl Future<Output = ManagedState> + Send + 'static {
-        let mut state = self.state.clone();
+        let job = self.job.clone();
         async move {
-            let _ = timeout_at(deadline, state.wait_for(|state| *state != ManagedState::Starting)).await;
-            state.borrow().clone()
+            let settled = job.wait_for(|state| state.is_ready() || state.is_stopped());
+            let _ = timeout_at(deadline, settled).await;
+            job.state()
         }
     }
 
     /// Stops the service for good: SIGTERM to its process group, SIGKILL after two seconds.
     pub(crate) fn stop(&self) {
-        self.control.terminate();
+        self.job.stop();
     }
 
     /// Whether [`Self::stop`] was called.
     #[must_use]
     pub(crate) fn is_stopping(&self) -> bool {
-        self.control.is_terminated()
+        self.job.is_stopping()
     }
 
     /// Waits until the service is stopped. The handle may be dropped meanwhile.
     pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut state = self.state.clone();
-        async move {
-            // An error means that the restart_loop is gone, and nothing comes back.
-            let _ = state.wait_for(|state| matches!(state, ManagedState::Stopped(_))).await;
-        }
+        let stopped = self.job.wait_for(JobState::is_stopped);
+        async move { _ = stopped.await }
     }
 }
 
-struct RestartLoop {
+struct ManagedAttempt<P> {
     launcher: Launcher,
-    control: Control,
-    tell: watch::Sender<ManagedState>,
+    plan: P,
 }
 
-impl RestartLoop {
-    /// Runs until the service is not restarted any more; returns the reason.
-    async fn run(&self, plan: &ServicePlan) -> String {
-        let launch = &plan.launch;
-        let name = &launch.name;
-        let mut backoff = Backoff::default();
-        while !self.control.is_terminated() {
-            plan.restore_files().await;
-            let begun = Instant::now();
-            match ServiceProcess::start(&self.launcher, launch, &self.control).await {
-                Ok(service) => self.follow(service, name).await,
-                Err(ServiceStartError::Stopped) => {}
-                Err(error) => tracing::warn!("cannot start {name}: {}", chain(&error)),
-            }
-            if self.control.is_terminated() {
-                break;
-            }
-            self.tell.send_replace(ManagedState::Starting);
-            let Some(pause) = backoff.after(begun.elapsed()) else {
-                tracing::error!("{name} is not restarted: it exited too often");
-                return format!("{name} exited too often");
-            };
-            tracing::info!("restarting {name} in {} s", pause.as_secs());
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = self.control.terminated() => break,
-            }
-        }
-        format!("{name} was stopped")
-    }
+impl<P, F> Attempt for ManagedAttempt<P>
+where
+    P: Fn(Control) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<ServicePlan, PlanError>> + Send + 'static,
+{
+    type Ready = ();
+    type End = ManagedEnd;
 
-    /// Watches the process until it exits.
-    async fn follow(&self, mut service: ServiceProcess, name: &str) {
-        match service.settled(Instant::now() + OPEN_DEADLINE).await {
-            ProcessPhase::Listening => _ = self.tell.send_replace(ManagedState::Ready),
-            ProcessPhase::Starting => tracing::warn!("{name} is running, but its port has not opened"),
-            ProcessPhase::Exited(_) => {}
+    async fn run(&mut self, progress: &ManagedProgress) -> AttemptEnd<ManagedEnd> {
+        let plan = match (self.plan)(progress.control().clone()).await {
+            Ok(plan) => plan,
+            Err(error) => return AttemptEnd::Final(ManagedEnd::Failed(chain(&error))),
+        };
+        match self.run_program(&plan, progress).await {
+            Ok(()) | Err(StartError::Program(ProgramStartError::Stopped)) => {}
+            Err(error) => tracing::warn!("cannot start {}: {}", plan.launch.name, chain(&error)),
         }
-        service.ended().await;
+        AttemptEnd::Ended(ManagedEnd::Exited)
+    }
+}
+
+impl<P> ManagedAttempt<P> {
+    /// Runs the program until it exits.
+    async fn run_program(&self, plan: &ServicePlan, progress: &ManagedProgress) -> Result<(), StartError> {
+        if progress.control().is_terminated() {
+            return Ok(());
+        }
+        plan.restore_files().await;
+        let port = match plan.port {
+            Some(port) => Some(PortReadiness::of_free_port(port).await?),
+            None => None,
+        };
+        let program = SupervisedProgram::start(&self.launcher, &plan.launch, progress.control()).await?;
+        program.watch(OrWarning { name: &plan.launch.name, readiness: port }, (), progress).await;
+        Ok(())
+    }
+}
+
+/// Why a service's program was not started.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Port(#[from] PortTaken),
+    #[error(transparent)]
+    Program(#[from] ProgramStartError),
+}
+
+/// Warns once of a service that takes too long to become ready.
+struct OrWarning<'a, R> {
+    name: &'a str,
+    readiness: R,
+}
+
+impl<R: ChildReadiness> ChildReadiness for OrWarning<'_, R> {
+    async fn ready(self) {
+        let ready = self.readiness.ready();
+        tokio::pin!(ready);
+        if timeout(OPEN_DEADLINE, &mut ready).await.is_err() {
+            tracing::warn!("{} is running, but its port has not opened", self.name);
+            ready.await;
+        }
     }
 }

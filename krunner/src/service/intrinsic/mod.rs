@@ -1,19 +1,14 @@
 //! Services that come with every session: the ssh server and the terminal in the browser.
 //!
 //! ```text
-//!            keys installed                   port has a listener
-//! planning ─────────────────────▶ Starting ───────────────────────▶ Ready
-//!    │                             ▲  │                              │
-//!    │ a program is missing        │  │            exit              │
-//!    │                             └──┴──── logged, and a pause ◀────┘
-//!    └──────▶ Stopped ◀── too many exits in a row, or stopped
+//! plan: keys installed, programs found ──▶ a job of the supervisor: restarted when it exits ──▶ stopped: too many exits, or asked
+//!    └──── a program is missing ─────────▶ stopped
 //! ```
 //!
-//! Choosing programs, command lines and file contents is pure (`sshd`, `ttyd`, `ssh_config`, `authorized_keys`, `backoff`);
-//! `keys`, `home` and `host_key` do the I/O, `managed` restarts the processes.
+//! Choosing programs, command lines and file contents is pure (`sshd`, `ttyd`, `ssh_config`, `authorized_keys`);
+//! `keys`, `home` and `host_key` do the I/O, `managed` runs the processes.
 
 mod authorized_keys;
-mod backoff;
 mod home;
 mod host_key;
 mod keys;
@@ -25,5 +20,6 @@ mod ssh_config;
 mod sshd;
 mod ttyd;
 
-pub(crate) use managed::{ManagedService, ManagedState};
-pub(crate) use plan::{Planner, SSHD, TTYD};
+pub(crate) use managed::{ManagedEnd, ManagedService, ManagedState};
+pub(crate) use plan::{Planner, SSHD, ServicePlan, TTYD};
+pub(crate) use plan_error::PlanError;

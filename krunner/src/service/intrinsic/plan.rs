@@ -13,7 +13,7 @@ use crate::config::{ChildEnv, Paths, Ports, allows_ssh_password};
 use crate::error::chain;
 use crate::logging::OPERATOR;
 use crate::process::{Command, Control, Launcher};
-use crate::service::ServiceLaunch;
+use crate::supervisor::ProgramLaunch;
 use crate::tasks::blocking;
 
 /// The name of the ssh server among the services.
@@ -39,7 +39,9 @@ pub(crate) struct Planner {
 /// How a service is started and restarted.
 #[derive(Clone)]
 pub(crate) struct ServicePlan {
-    pub(super) launch: ServiceLaunch,
+    pub(super) launch: ProgramLaunch,
+    /// The TCP port that it listens on. Without one it is ready as soon as it runs.
+    pub(super) port: Option<u16>,
     host_key: Option<HostKey>,
 }
 
@@ -86,8 +88,8 @@ impl Planner {
         })?;
         let (pid_file, takes_passwords) = (files.folder.join(PID_FILE), self.takes_passwords().await);
         let serve = dropbear.serve(files.host_key.file(), &pid_file, takes_passwords, &self.ports.sshd);
-        let launch = self.launch(SSHD, serve, self.ports.sshd.first().copied());
-        Ok(self.sshd.get_or_init(|| ServicePlan { launch, host_key: Some(files.host_key) }).clone())
+        let (launch, port) = (self.launch(SSHD, serve), self.ports.sshd.first().copied());
+        Ok(self.sshd.get_or_init(|| ServicePlan { launch, port, host_key: Some(files.host_key) }).clone())
     }
 
     /// Whether the agent prepared a password, unless passwords are turned off. The server checks it against `/etc/shadow`; the
@@ -109,11 +111,11 @@ impl Planner {
         let (paths, port) = (self.paths.clone(), self.ports.ttyd);
         let serve = blocking(move || ttyd::serve(&paths, port, Path::is_file)).await;
         let serve = serve.inspect_err(|error| tell_missing(TTYD, error))?;
-        Ok(ServicePlan { launch: self.launch(TTYD, serve, Some(port)), host_key: None })
+        Ok(ServicePlan { launch: self.launch(TTYD, serve), port: Some(port), host_key: None })
     }
 
-    fn launch(&self, name: &str, command: Command, port: Option<u16>) -> ServiceLaunch {
-        ServiceLaunch { name: name.to_owned(), command, env: (*self.env).clone(), port }
+    fn launch(&self, name: &str, command: Command) -> ProgramLaunch {
+        ProgramLaunch { name: name.to_owned(), command, env: (*self.env).clone() }
     }
 }
 

@@ -1,15 +1,15 @@
-//! What a kernel's handle and its supervisor share: how it is started, and its state.
+//! What a kernel's handle and its job share: how it is started, and its state.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::client::KernelClient;
 use super::kernelspec::Interpreter;
 use crate::config::ChildEnv;
 use crate::process::{Control, InputSource, Launcher};
+use crate::supervisor::JobState;
 
 /// How a kernel is started.
 pub(crate) struct KernelSettings {
@@ -29,14 +29,16 @@ pub(crate) struct KernelSettings {
     pub input: Arc<dyn InputSource>,
 }
 
-/// The kernel's state; see the diagram in `supervisor.rs`.
-#[derive(Clone)]
-pub(super) enum KernelState {
-    Starting,
-    Ready(ReadyKernel),
+/// The state of a kernel's job.
+pub(super) type KernelState = JobState<ReadyKernel, KernelEnd>;
+
+/// Why no kernel runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum KernelEnd {
     /// The kernel cannot be started, and why. The next code tries again.
     Failed(Arc<str>),
-    Stopped,
+    /// It ran code, or the session is stopping.
+    Ended,
 }
 
 /// A kernel that is ready.
@@ -45,39 +47,24 @@ pub(super) struct ReadyKernel {
     pub(super) client: Arc<KernelClient>,
     pub(super) process: Control,
     pub(super) interrupts_by_message: bool,
-    /// Notified when the kernel's own code requested its exit.
-    pub(super) exits: Arc<Notify>,
+    /// Cancelled when the kernel's own code requested its exit: it accepts no more code.
+    pub(super) exit_requested: CancellationToken,
 }
 
 impl ReadyKernel {
+    /// The kernel of a state in which it accepts code.
+    pub(super) fn of(state: &KernelState) -> Option<&Self> {
+        match state {
+            JobState::Ready(kernel) if !kernel.exit_requested.is_cancelled() => Some(kernel),
+            _ => None,
+        }
+    }
+
     pub(super) fn interrupt(&self) {
         if self.interrupts_by_message {
             self.client.interrupt();
         } else {
             self.process.interrupt();
         }
-    }
-}
-
-/// State shared by handle and supervisor.
-pub(super) struct SharedKernel {
-    pub(super) settings: KernelSettings,
-    pub(super) state: watch::Sender<KernelState>,
-    /// Notified when code needs a kernel that could not be started.
-    pub(super) wanted: Notify,
-    /// Cancelled to stop the kernel.
-    pub(super) stop: CancellationToken,
-}
-
-impl SharedKernel {
-    /// Accepts no more code for this kernel; returns whether it was ready.
-    pub(super) fn retire(&self, client: &Arc<KernelClient>) -> bool {
-        self.state.send_if_modified(|state| {
-            let was_ready = matches!(state, KernelState::Ready(live) if Arc::ptr_eq(&live.client, client));
-            if was_ready {
-                *state = KernelState::Starting;
-            }
-            was_ready
-        })
     }
 }

@@ -1,4 +1,4 @@
-//! The last lines of a service's output, for the message about its exit.
+//! The last lines of a program's output, for the message about its exit.
 //!
 //! Pure except for the lock. Bounded in lines and in bytes.
 
@@ -16,7 +16,7 @@ const KEPT_LINES: usize = 12;
 /// A longer line is cut.
 const MAX_LINE_BYTES: usize = 400;
 
-/// A sink for all output of one service. Control characters are replaced, because the text is printed elsewhere.
+/// A sink for all output of one program. Control characters are replaced, because the text is printed elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct LastLines(Mutex<Both>);
 

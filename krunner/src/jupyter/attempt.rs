@@ -1,4 +1,4 @@
-//! The task that owns the kernel's process and restarts it.
+//! One kernel from its start to its end, as an attempt of the supervisor.
 //!
 //! ```text
 //!            kernelspec, ports, process         answers, is heard
@@ -21,17 +21,19 @@ use futures_util::FutureExt as _;
 use futures_util::future::FusedFuture as _;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::client::{KernelClient, KernelExit};
 use super::connection::{Endpoints, Sockets};
 use super::frames::SocketError;
 use super::kernelspec::{self, Kernelspec, NoKernelspec};
 use super::raw_output::RawOutput;
-use super::shared_kernel::{KernelSettings, KernelState, ReadyKernel, SharedKernel};
+use super::ready_kernel::{KernelEnd, KernelSettings, ReadyKernel};
 use super::sockets::SocketLoop;
 use crate::config::ChildEnv;
 use crate::error::chain;
 use crate::process::{ChildStatus, CommandOutcome, Control, ExplainedOutcome, Launcher, OutputSink, SpawnError};
+use crate::supervisor::{Attempt, AttemptEnd, Backoff, Progress, RestartPolicy};
 use crate::tasks::blocking;
 
 /// From the start to the first reply. Interpreters on a cold network mount start slowly.
@@ -55,8 +57,22 @@ const PARENT: &str = "JPY_PARENT_PID";
 /// The implementation name of ipykernel.
 const IPYKERNEL: &str = "ipython";
 
-pub(super) struct Supervisor {
-    shared: Arc<SharedKernel>,
+/// A kernel that ran code is started again at once.
+pub(super) const RESTARTS: RestartPolicy = RestartPolicy::Always(Backoff::NONE);
+
+pub(super) struct KernelAttempt {
+    pub(super) settings: Arc<KernelSettings>,
+}
+
+type KernelProgress = Progress<ReadyKernel, KernelEnd>;
+
+/// A kernel whose process was started.
+struct StartedKernel {
+    spec: Kernelspec,
+    process: Control,
+    raw: Arc<RawOutput>,
+    /// When it has to be ready.
+    deadline: Instant,
 }
 
 /// Why no kernel can be started. The texts contain their causes.
@@ -99,64 +115,57 @@ enum KernelEndCause {
     Stop,
 }
 
-impl Supervisor {
-    pub(super) fn new(shared: Arc<SharedKernel>) -> Self {
-        Self { shared }
-    }
+impl Attempt for KernelAttempt {
+    type Ready = ReadyKernel;
+    type End = KernelEnd;
 
-    pub(super) async fn run(self) {
-        loop {
-            match Box::pin(self.one_kernel()).await {
-                KernelOutcome::Stopped => break,
-                KernelOutcome::Died => {}
-                KernelOutcome::Failed(reason) => {
-                    tracing::debug!("query mode is not available: {reason}");
-                    self.shared.state.send_replace(KernelState::Failed(reason.into()));
-                    tokio::select! {
-                        () = self.shared.stop.cancelled() => break,
-                        () = self.shared.wanted.notified() => {}
-                    }
-                }
+    async fn run(&mut self, progress: &KernelProgress) -> AttemptEnd<KernelEnd> {
+        match Box::pin(self.run_kernel(progress)).await {
+            KernelOutcome::Stopped => AttemptEnd::Final(KernelEnd::Ended),
+            KernelOutcome::Died => AttemptEnd::Ended(KernelEnd::Ended),
+            KernelOutcome::Failed(reason) => {
+                tracing::debug!("query mode is not available: {reason}");
+                AttemptEnd::Final(KernelEnd::Failed(reason.into()))
             }
-            self.shared.state.send_replace(KernelState::Starting);
         }
-        self.shared.state.send_replace(KernelState::Stopped);
     }
+}
 
-    async fn one_kernel(&self) -> KernelOutcome {
+impl KernelAttempt {
+    async fn run_kernel(&self, progress: &KernelProgress) -> KernelOutcome {
         let (spec, mut endpoints) = match self.prepare().await {
             Ok(prepared) => prepared,
             Err(error) => return KernelOutcome::Failed(error.to_string()),
         };
-        let settings = &self.shared.settings;
+        let settings = &*self.settings;
         let deadline = Instant::now() + READY_DEADLINE;
         let command = spec.command(endpoints.file(), settings.interpreter.as_ref());
         let env = environment(settings, &spec);
-        let process = Control::new();
         let raw = RawOutput::new(Arc::clone(&settings.launcher.sink));
         let launcher = Launcher { sink: Arc::clone(&raw) as Arc<dyn OutputSink>, ..settings.launcher.clone() };
+        let kernel = StartedKernel { spec, process: Control::new(), raw, deadline };
         endpoints.release_ports();
-        let mut exit = pin!(launcher.run_explained(&command, &env, &process));
+        let mut exit = pin!(launcher.run_explained(&command, &env, &kernel.process));
         let cause = tokio::select! {
             biased;
-            () = self.shared.stop.cancelled() => KernelEndCause::Stop,
+            () = progress.control().terminated() => KernelEndCause::Stop,
             outcome = &mut exit => KernelEndCause::Process(outcome),
             connected = timeout_at(deadline, endpoints.connect()) => match connected {
-                Ok(Ok(sockets)) => return self.serve(&spec, sockets, deadline, &process, &raw, exit).await,
+                Ok(Ok(sockets)) => return self.serve(progress, &kernel, sockets, exit).await,
                 Ok(Err(broken)) => KernelEndCause::Sockets(broken),
                 Err(_) => KernelEndCause::NotReady,
             },
         };
         if !matches!(cause, KernelEndCause::Process(_)) {
-            process.terminate();
+            kernel.process.terminate();
             let _ = exit.await;
         }
-        ended(&spec.name, &cause, false)
+        ended(&kernel.spec.name, &cause, false)
     }
 
     /// Finds the kernelspec and chooses the ports.
     async fn prepare(&self) -> Result<(Kernelspec, Endpoints), KernelPrepareError> {
-        let settings = &self.shared.settings;
+        let settings = &*self.settings;
         let folders = kernelspec::data_folders(&settings.env, settings.interpreter.as_ref());
         let (language, scratch, remedy) = (settings.language, settings.scratch.clone(), settings.remedy.clone());
         blocking(move || {
@@ -172,26 +181,26 @@ impl Supervisor {
     /// Watches a kernel whose sockets are connected.
     async fn serve(
         &self,
-        spec: &Kernelspec,
+        progress: &KernelProgress,
+        kernel: &StartedKernel,
         sockets: Sockets,
-        deadline: Instant,
-        process: &Control,
-        raw: &RawOutput,
         mut exit: Pin<&mut (impl Future<Output = Result<ExplainedOutcome, SpawnError>> + Send)>,
     ) -> KernelOutcome {
         let (client, outgoing) = KernelClient::new(sockets.signer);
-        let socket_loop = SocketLoop { client: &client, sink: &*self.shared.settings.launcher.sink, process };
+        let StartedKernel { spec, process, .. } = kernel;
+        let socket_loop = SocketLoop { client: &client, sink: &*self.settings.launcher.sink, process };
         let mut served = pin!(socket_loop.serve(sockets.served, outgoing).fuse());
         let mut delivered = pin!(socket_loop.deliver(sockets.iopub).fuse());
         let mut cause = tokio::select! {
             biased;
-            () = self.shared.stop.cancelled() => KernelEndCause::Stop,
-            cause = self.start_and_watch(&client, process, raw, spec, deadline) => cause,
+            () = progress.control().terminated() => KernelEndCause::Stop,
+            cause = start_and_watch(progress, kernel, &client) => cause,
             outcome = &mut exit => KernelEndCause::Process(outcome),
             broken = &mut served => KernelEndCause::Sockets(broken),
             broken = &mut delivered => KernelEndCause::Sockets(broken),
         };
-        let was_ready = self.shared.retire(&client);
+        // It accepts no more code.
+        progress.waits_for("its end");
         {
             let mut shut_down_process = pin!(shut_down_process(&mut cause, &client, process, exit));
             loop {
@@ -209,36 +218,32 @@ impl Supervisor {
                 () = client.output.wait_idle(LAST_OUTPUT) => {}
             }
         }
-        let ended = ended(&spec.name, &cause, was_ready && client.has_run());
+        let ended = ended(&spec.name, &cause, client.has_run());
         client.end(KernelExit { exit_code: exit_code(&cause) });
         ended
     }
+}
 
-    /// Waits until the kernel is ready, publishes that, and waits for an exit requested by its code.
-    async fn start_and_watch(
-        &self,
-        client: &Arc<KernelClient>,
-        process: &Control,
-        raw: &RawOutput,
-        spec: &Kernelspec,
-        deadline: Instant,
-    ) -> KernelEndCause {
-        let Ok(implementation) = timeout_at(deadline, client.ready()).await else { return KernelEndCause::NotReady };
-        if implementation == IPYKERNEL {
-            raw.is_published();
-        }
-        tracing::debug!("the {} kernel is ready", spec.name);
-        let live = ReadyKernel {
-            client: Arc::clone(client),
-            process: process.clone(),
-            interrupts_by_message: spec.interrupts_by_message(),
-            exits: Arc::default(),
-        };
-        let exits = Arc::clone(&live.exits);
-        self.shared.state.send_replace(KernelState::Ready(live));
-        exits.notified().await;
-        KernelEndCause::ExitRequested
+/// Waits until the kernel is ready, publishes that, and waits for an exit requested by its code.
+async fn start_and_watch(
+    progress: &KernelProgress,
+    kernel: &StartedKernel,
+    client: &Arc<KernelClient>,
+) -> KernelEndCause {
+    let Ok(implementation) = timeout_at(kernel.deadline, client.ready()).await else { return KernelEndCause::NotReady };
+    if implementation == IPYKERNEL {
+        kernel.raw.is_published();
     }
+    tracing::debug!("the {} kernel is ready", kernel.spec.name);
+    let exit_requested = CancellationToken::new();
+    progress.ready(ReadyKernel {
+        client: Arc::clone(client),
+        process: kernel.process.clone(),
+        interrupts_by_message: kernel.spec.interrupts_by_message(),
+        exit_requested: exit_requested.clone(),
+    });
+    exit_requested.cancelled().await;
+    KernelEndCause::ExitRequested
 }
 
 /// Waits for the process to exit, and stops it if it does not. The exit replaces a socket error as the cause.

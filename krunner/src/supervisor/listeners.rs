@@ -13,14 +13,15 @@ use procfs::process::{FDTarget, Process};
 use crate::tasks::blocking;
 
 /// Whether something listens on this TCP port at any address of this network namespace.
-pub(super) async fn is_open(port: u16) -> bool {
+pub(crate) async fn is_open(port: u16) -> bool {
     blocking(move || listener(port).is_some()).await
 }
 
 /// The process that listens on a port. `/proc` does not show the pid of other users' processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PortOwner {
-    pub(super) pid: Option<Pid>,
+pub(crate) struct PortOwner {
+    /// `None` if it cannot be seen.
+    pub(crate) pid: Option<Pid>,
     name: String,
     user: Uid,
     /// The listening socket, which forked processes share.
@@ -33,12 +34,12 @@ pub(super) struct PortOwner {
 
 impl PortOwner {
     /// Whether the listener belongs to the session's user and is not the runner itself.
-    pub(super) fn is_users_own(&self) -> bool {
+    pub(crate) fn is_users_own(&self) -> bool {
         self.user == Uid::effective() && self.pid != Some(Pid::this())
     }
 
     /// Whether `later` listens on the same socket, or is the same process or another one of its group.
-    pub(super) fn is_still(&self, later: &Self) -> bool {
+    pub(crate) fn is_still(&self, later: &Self) -> bool {
         let process = |owner: &Self| owner.pid.zip(owner.start_ticks);
         self.inode == later.inode
             || (process(self).is_some() && process(self) == process(later))
@@ -56,7 +57,7 @@ impl fmt::Display for PortOwner {
 }
 
 /// The listener of a port, if there is one.
-pub(super) async fn port_owner(port: u16) -> Option<PortOwner> {
+pub(crate) async fn port_owner(port: u16) -> Option<PortOwner> {
     blocking(move || {
         let listener = listener(port)?;
         let (user, inode) = (Uid::from_raw(listener.uid), listener.inode);
