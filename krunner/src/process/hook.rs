@@ -15,10 +15,11 @@ use super::control::Control;
 use super::exit_reason::NoExplanation;
 use super::launcher::{Console, Launcher};
 use super::reaper::Reaper;
-use super::sink::{OutputSink, RichOutput, Stream};
+use super::sink::{OutputSink, RichOutput};
 use crate::config::ChildEnv;
 use crate::error::chain;
 use crate::tasks::TaskGroup;
+use crate::wire::Stream;
 use crate::writer::Writer;
 
 /// Called when a hook fails.

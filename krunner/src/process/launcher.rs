@@ -19,11 +19,12 @@ use super::exit_reason::{ExitExplainer, ExitReason, UnexplainedExit};
 use super::outcome::{ChildStatus, CommandOutcome};
 use super::pump::{Pump, Sinks};
 use super::reaper::Reaper;
-use super::sink::{OutputSink, RichOutput, Stream};
+use super::sink::{OutputSink, RichOutput};
 use super::spawn::{SpawnError, SpawnedChild, signal_group, spawn};
 use super::tasklog;
 use crate::config::ChildEnv;
 use crate::tasks::TaskGroup;
+use crate::wire::Stream;
 use crate::writer::Writer;
 
 /// Time from SIGTERM to SIGKILL.

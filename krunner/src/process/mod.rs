@@ -28,6 +28,7 @@ mod tasklog;
 #[cfg(test)]
 mod testing;
 
+pub(crate) use crate::wire::Stream;
 pub(crate) use command::Command;
 pub(crate) use control::{Control, ControlReceiver, ControlRequest};
 #[cfg(test)]
@@ -38,7 +39,7 @@ pub(crate) use launcher::{CaptureError, CollectedOutput, Console, ExplainedOutco
 pub(crate) use oom_score::OomScorePolicy;
 pub(crate) use outcome::{ChildStatus, CommandOutcome};
 pub(crate) use reaper::{ExitObserver, Reaper};
-pub(crate) use sink::{OutputSink, RichOutput, Stream};
+pub(crate) use sink::{OutputSink, RichOutput};
 pub(crate) use source::InputSource;
 pub(crate) use spawn::{SpawnError, spawn_on_terminal};
 pub(crate) use spawn_limits::PidsLimit;

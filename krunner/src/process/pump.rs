@@ -23,8 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::control::FlushRequest;
-use super::sink::{OutputSink, Stream};
+use super::sink::OutputSink;
 use crate::sys;
+use crate::wire::Stream;
 use crate::writer::Writer;
 
 /// The largest chunk that is read and forwarded at once.

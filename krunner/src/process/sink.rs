@@ -4,14 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::Value;
 
-/// One of the two output streams of a program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stream {
-    /// File descriptor 1.
-    Stdout,
-    /// File descriptor 2.
-    Stderr,
-}
+use crate::wire::Stream;
 
 /// Output that is displayed as an object rather than as text.
 #[derive(Debug, Clone, PartialEq)]

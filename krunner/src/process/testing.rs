@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 
-use super::sink::{OutputSink, RichOutput, Stream};
+use super::sink::{OutputSink, RichOutput};
+use crate::wire::Stream;
 
 /// The deadline of a test. Reaching it is a failure.
 const DEADLINE: Duration = Duration::from_mins(1);

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::pin::Pin;
 
-use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use super::definition::Definition;
+use crate::wire::{AppEntry, ModelServiceRequest, ModelStatus, ServiceOutcome, ServiceRequest};
 
 /// A command of the session.
 #[derive(Debug)]
@@ -25,14 +24,14 @@ pub(crate) enum ServiceCommand {
 
 impl ServiceCommand {
     /// A start request whose response is computed elsewhere, by this deadline.
-    pub(crate) fn managed(answer: impl Future<Output = StartOutcome> + Send + 'static, deadline: Instant) -> Self {
+    pub(crate) fn managed(answer: impl Future<Output = ServiceOutcome> + Send + 'static, deadline: Instant) -> Self {
         Self::Managed(PendingAnswer { answer: Box::pin(answer), deadline })
     }
 }
 
 /// A future response with its deadline.
 pub(crate) struct PendingAnswer {
-    pub(super) answer: Pin<Box<dyn Future<Output = StartOutcome> + Send>>,
+    pub(super) answer: Pin<Box<dyn Future<Output = ServiceOutcome> + Send>>,
     pub(super) deadline: Instant,
 }
 
@@ -45,18 +44,8 @@ impl fmt::Debug for PendingAnswer {
 /// A request to start a service.
 #[derive(Debug)]
 pub(crate) struct StartService {
-    /// The service's name, that of its definition.
-    pub name: String,
-    /// The port that has to open; `None` for the first of `ports`.
-    pub port: Option<u16>,
-    /// All ports of the service.
-    pub ports: Vec<u16>,
-    /// The protocol; nothing is started for `preopen`, and `pty` is not supported.
-    pub protocol: String,
-    /// The user's `arguments` and `envs`.
-    pub options: Map<String, Value>,
-    /// How many seconds the agent waits for the response, if it says so.
-    pub launch_timeout: Option<f64>,
+    /// What the agent asked for.
+    pub request: ServiceRequest,
     /// When the request arrived.
     pub at: Instant,
 }
@@ -64,12 +53,8 @@ pub(crate) struct StartService {
 /// A request to start a model service.
 #[derive(Debug)]
 pub(crate) struct StartModel {
-    /// The model's name.
-    pub name: String,
-    /// The model's directory.
-    pub model_path: Option<String>,
-    /// The agent's description of the service.
-    pub service: Value,
+    /// What the agent asked for.
+    pub request: ModelServiceRequest,
     /// When the request arrived.
     pub at: Instant,
 }
@@ -78,51 +63,11 @@ pub(crate) struct StartModel {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ServiceEvent {
     /// The response to a [`StartService`].
-    Service(StartOutcome),
+    Service(ServiceOutcome),
     /// The response to a [`StartModel`].
-    Model(StartOutcome),
+    Model(ServiceOutcome),
     /// The health of a model service changed.
-    Health {
-        /// The model's name.
-        name: String,
-        /// The new health.
-        is_healthy: bool,
-    },
+    Health(ModelStatus),
     /// The response to [`ServiceCommand::ListApps`].
-    Apps(Vec<AppInfo>),
-}
-
-/// The outcome of a start request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum StartOutcome {
-    /// The service was started.
-    Started,
-    /// The service was already running.
-    Running,
-    /// The service is not running, or not yet, and why.
-    Failed(String),
-}
-
-/// A service as clients see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AppInfo {
-    /// The service's name.
-    pub name: String,
-    /// Template of the URL; empty for the default.
-    pub url_template: String,
-    /// Flags that the user may give.
-    pub allowed_arguments: Vec<String>,
-    /// Environment variables that the user may set.
-    pub allowed_envs: Vec<String>,
-}
-
-impl AppInfo {
-    pub(super) fn of(name: &str, definition: &Definition) -> Self {
-        Self {
-            name: name.to_owned(),
-            url_template: definition.url_template.clone(),
-            allowed_arguments: definition.allowed_arguments.clone(),
-            allowed_envs: definition.allowed_envs.clone(),
-        }
-    }
+    Apps(Vec<AppEntry>),
 }

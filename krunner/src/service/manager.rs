@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::catalogue::Catalogue;
-use super::command::{AppInfo, ServiceCommand, ServiceEvent, StartModel, StartOutcome, StartService};
+use super::command::{ServiceCommand, ServiceEvent, StartModel, StartService};
 use super::definition::Definition;
 use super::fallback::fallback;
 use super::job::{ServiceEnd, ServiceHandle, ServiceJob, ServiceOrigin};
@@ -35,6 +35,7 @@ use crate::error::chain;
 use crate::process::Launcher;
 use crate::supervisor::{JobState, StartStage};
 use crate::tasks::blocking;
+use crate::wire::{AppEntry, ModelServiceRequest, ServiceOutcome, ServiceRequest};
 
 /// How long commands wait at the session's start for the definitions and the runtime's environment.
 const READY_DEADLINE: Duration = Duration::from_secs(5);
@@ -133,7 +134,7 @@ struct ServiceManager {
 
 /// The response to a start request, or the job that it waits for.
 enum Decision {
-    Answer(StartOutcome),
+    Answer(ServiceOutcome),
     Wait(ServiceHandle),
 }
 
@@ -211,12 +212,12 @@ impl ServiceManager {
     }
 
     async fn serve(&mut self, order: StartService) {
-        let time = response_timeout(order.launch_timeout, self.agent);
-        let (deadline, name) = (self.start_responses.deadline(order.at + time), order.name.clone());
-        let decision = self.decide(order).unwrap_or_else(|error| {
+        let time = response_timeout(order.request.launch_timeout, self.agent);
+        let (deadline, name) = (self.start_responses.deadline(order.at + time), order.request.name.clone());
+        let decision = self.decide(order.request).unwrap_or_else(|error| {
             let problem = chain(&error);
             tracing::warn!("cannot start service {name}: {problem}");
-            Decision::Answer(StartOutcome::Failed(problem))
+            Decision::Answer(ServiceOutcome::failed(problem))
         });
         let answer = async move {
             ServiceEvent::Service(match decision {
@@ -228,32 +229,32 @@ impl ServiceManager {
     }
 
     /// Agents expect the checks in this order.
-    fn decide(&mut self, order: StartService) -> Result<Decision, RequestError> {
-        if order.protocol == "preopen" {
-            return Ok(Decision::Answer(StartOutcome::Started));
+    fn decide(&mut self, request: ServiceRequest) -> Result<Decision, RequestError> {
+        if request.protocol == "preopen" {
+            return Ok(Decision::Answer(ServiceOutcome::Started));
         }
-        if let Some(job) = self.running(&order.name) {
+        if let Some(job) = self.running(&request.name) {
             return Ok(match job.state() {
-                JobState::Ready(_) => Decision::Answer(StartOutcome::Running),
+                JobState::Ready(_) => Decision::Answer(ServiceOutcome::Running),
                 _ => Decision::Wait(job.clone()),
             });
         }
-        if order.protocol == "pty" {
+        if request.protocol == "pty" {
             return Err(RequestError::PseudoTerminal);
         }
-        let definition = self.definition(&order.name)?;
+        let definition = self.definition(&request.name)?;
         if definition.noop {
-            return Ok(Decision::Answer(StartOutcome::Started));
+            return Ok(Decision::Answer(ServiceOutcome::Started));
         }
-        let options = UserOptions::read(&order.name, &definition, &order.options, &self.config.env)?;
-        let Some(first) = order.ports.first().copied() else {
+        let options = UserOptions::read(&request.name, &definition, &request.options, &self.config.env)?;
+        let Some(first) = request.ports.first().copied() else {
             return Err(RequestError::NoPorts);
         };
-        let port = order.port.unwrap_or(first);
+        let port = request.port.unwrap_or(first);
         if port == 0 {
             return Err(RequestError::PortZero);
         }
-        self.begin(order.name, definition, options, &order.ports, port, None).map(Decision::Wait)
+        self.begin(request.name, definition, options, &request.ports, port, None).map(Decision::Wait)
     }
 
     fn definition(&self, name: &str) -> Result<Definition, RequestError> {
@@ -322,7 +323,7 @@ impl ServiceManager {
                 Err(_) => std::future::pending().await,
             }
         };
-        let decision = self.decide_on_model(&order);
+        let decision = self.decide_on_model(&order.request);
         let delivered = self.model_responses.push(answer).await;
         let outcome = match decision {
             Ok(Some((model, job))) => {
@@ -331,11 +332,11 @@ impl ServiceManager {
                 self.config.launcher.tasks.spawn("model service", watcher.run(model.check, deadline, tell));
                 return;
             }
-            Ok(None) => StartOutcome::Running,
+            Ok(None) => ServiceOutcome::Running,
             Err(error) => {
                 let problem = chain(&error);
-                tracing::warn!("cannot start model service {}: {problem}", order.name);
-                StartOutcome::Failed(problem)
+                tracing::warn!("cannot start model service {}: {problem}", order.request.name);
+                ServiceOutcome::failed(problem)
             }
         };
         // The receiver is in the queue.
@@ -343,8 +344,11 @@ impl ServiceManager {
     }
 
     /// `None` if the service is already running.
-    fn decide_on_model(&mut self, order: &StartModel) -> Result<Option<(ModelService, ServiceHandle)>, RequestError> {
-        let model = ModelService::read(&order.name, order.model_path.as_deref(), &order.service, self.agent)?;
+    fn decide_on_model(
+        &mut self,
+        request: &ModelServiceRequest,
+    ) -> Result<Option<(ModelService, ServiceHandle)>, RequestError> {
+        let model = ModelService::read(&request.name, request.model_path.as_deref(), &request.service, self.agent)?;
         let name = model.service_name();
         if self.running(&name).is_some() {
             return Ok(None);
@@ -354,21 +358,32 @@ impl ServiceManager {
         Ok(Some((model, job)))
     }
 
-    fn apps(&self, name: Option<&str>) -> Vec<AppInfo> {
+    fn apps(&self, name: Option<&str>) -> Vec<AppEntry> {
         let options = self.catalogue.services.iter().filter(|(known, _)| name.is_none_or(|name| name == *known));
-        options.map(|(name, definition)| AppInfo::of(name, definition)).collect()
+        options.map(|(name, definition)| app(name, definition)).collect()
+    }
+}
+
+/// A service as clients see it. Empty fields are omitted, as they expect.
+fn app(name: &str, definition: &Definition) -> AppEntry {
+    let list = |items: &[String]| (!items.is_empty()).then(|| items.into());
+    AppEntry {
+        name: name.to_owned(),
+        url_template: Some(definition.url_template.clone()).filter(|template| !template.is_empty()),
+        allowed_arguments: list(&definition.allowed_arguments),
+        allowed_envs: list(&definition.allowed_envs),
     }
 }
 
 /// The response when the service started, failed, or the deadline passed.
-async fn outcome_of(job: ServiceHandle, mut deadline: Deadline) -> StartOutcome {
+async fn outcome_of(job: ServiceHandle, mut deadline: Deadline) -> ServiceOutcome {
     tokio::select! {
         () = job.ready_or_stopped() => {}
         () = deadline.wait() => {}
     }
-    StartOutcome::Failed(match job.state() {
-        JobState::Ready(ServiceOrigin::Started) => return StartOutcome::Started,
-        JobState::Ready(ServiceOrigin::AlreadyRunning) => return StartOutcome::Running,
+    ServiceOutcome::failed(match job.state() {
+        JobState::Ready(ServiceOrigin::Started) => return ServiceOutcome::Started,
+        JobState::Ready(ServiceOrigin::AlreadyRunning) => return ServiceOutcome::Running,
         JobState::Starting(StartStage::Waiting(what)) => format!("still starting: waiting for {what}"),
         JobState::Starting(StartStage::Running) => format!("still starting: port {} is not open yet", job.port),
         JobState::Stopping => "it is being stopped".to_owned(),

@@ -1,7 +1,7 @@
 //! Services: programs with a port that the agent starts by name.
 //!
 //! [`Services`] is a handle on the task that owns them, behind a bounded channel. Templates, definitions, command lines and
-//! health are pure. The session translates the agent's messages into [`ServiceCommand`]s and [`ServiceEvent`]s into replies.
+//! health are pure. The session passes the agent's requests on as [`ServiceCommand`]s and makes replies of [`ServiceEvent`]s.
 
 mod action;
 mod braces;
@@ -27,7 +27,7 @@ mod watcher;
 
 pub use braces::Syntax;
 pub(crate) use catalogue::Catalogue;
-pub(crate) use command::{AppInfo, ServiceCommand, ServiceEvent, StartModel, StartOutcome, StartService};
+pub(crate) use command::{ServiceCommand, ServiceEvent, StartModel, StartService};
 pub use definition::Definition;
 pub(crate) use fallback::{fallback, offered};
 pub(crate) use launch::ResolvedCommand;

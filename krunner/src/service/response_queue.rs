@@ -96,13 +96,13 @@ impl ResponseQueue {
 
 #[cfg(test)]
 mod tests {
-    use super::super::command::StartOutcome;
     use super::*;
+    use crate::wire::ServiceOutcome;
     use std::time::Duration;
     use tokio::sync::oneshot;
 
     fn service(answer: &str) -> ServiceEvent {
-        ServiceEvent::Service(StartOutcome::Failed(answer.to_owned()))
+        ServiceEvent::Service(ServiceOutcome::failed(answer))
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,12 +5,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use super::command::{ServiceEvent, StartOutcome};
+use super::command::ServiceEvent;
 use super::job::{ServiceEnd, ServiceHandle, ServiceOrigin};
 use super::model::{HealthCheck, HealthTracker, ProbeResult};
 use super::probe::Probe;
 use super::response_queue::Delivered;
 use crate::supervisor::{JobState, StartStage};
+use crate::wire::{ModelStatus, ServiceOutcome};
 
 /// Older agents wait for the first success, so the first probes come faster.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,13 +36,13 @@ impl ModelWatcher {
         self,
         check: Option<HealthCheck>,
         deadline: Instant,
-        answer: oneshot::Sender<StartOutcome>,
+        answer: oneshot::Sender<ServiceOutcome>,
     ) {
         let window = check.as_ref().and_then(|check| check.health_in_response);
         // An agent that waits for the health waits for the actions as well.
         let outcome = self.started(deadline + window.unwrap_or_default()).await;
-        let is_undecided = window.is_some() && outcome == StartOutcome::Started;
-        let is_late = matches!(outcome, StartOutcome::Failed(_));
+        let is_undecided = window.is_some() && outcome == ServiceOutcome::Started;
+        let is_late = matches!(outcome, ServiceOutcome::Failed { .. });
         let mut answer = Some(answer);
         if !is_undecided {
             give(&mut answer, outcome);
@@ -58,24 +59,24 @@ impl ModelWatcher {
     }
 
     /// The outcome of the start, as far as it is known at the deadline.
-    async fn started(&self, deadline: Instant) -> StartOutcome {
+    async fn started(&self, deadline: Instant) -> ServiceOutcome {
         match self.job.wait_out_preparation(deadline).await {
             JobState::Starting(StartStage::Waiting(what)) => {
-                return StartOutcome::Failed(format!("still starting: waiting for {what}"));
+                return ServiceOutcome::failed(format!("still starting: waiting for {what}"));
             }
-            JobState::Ready(ServiceOrigin::AlreadyRunning) => return StartOutcome::Running,
+            JobState::Ready(ServiceOrigin::AlreadyRunning) => return ServiceOutcome::Running,
             _ => {}
         }
         match self.job.wait_out_grace(MODEL_GRACE).await {
-            JobState::Stopped { end: ServiceEnd::Failed(problem), .. } => StartOutcome::Failed(problem),
+            JobState::Stopped { end: ServiceEnd::Failed(problem), .. } => ServiceOutcome::failed(problem),
             JobState::Stopped { end: ServiceEnd::Exited(exit), .. } => {
-                StartOutcome::Failed(format!("the process did not start properly: {exit}"))
+                ServiceOutcome::failed(format!("the process did not start properly: {exit}"))
             }
-            _ => StartOutcome::Started,
+            _ => ServiceOutcome::Started,
         }
     }
 
-    async fn watch(self, check: &HealthCheck, mut answer: Option<oneshot::Sender<StartOutcome>>) {
+    async fn watch(self, check: &HealthCheck, mut answer: Option<oneshot::Sender<ServiceOutcome>>) {
         let mut health = HealthTracker::new(check.retries);
         let probe = Probe {
             port: self.port,
@@ -108,21 +109,21 @@ impl ModelWatcher {
     }
 
     /// The response to an agent that waits for the first result.
-    fn verdict(&self, seen: ProbeResult) -> StartOutcome {
+    fn verdict(&self, seen: ProbeResult) -> ServiceOutcome {
         match (seen, self.job.state()) {
-            (ProbeResult::Success, _) => StartOutcome::Started,
-            (ProbeResult::Failure, _) => StartOutcome::Failed("service unhealthy".to_owned()),
+            (ProbeResult::Success, _) => ServiceOutcome::Started,
+            (ProbeResult::Failure, _) => ServiceOutcome::failed("service unhealthy"),
             (ProbeResult::Exited, JobState::Stopped { end: ServiceEnd::Exited(exit), .. }) => {
-                StartOutcome::Failed(format!("the process did not start properly: {exit}"))
+                ServiceOutcome::failed(format!("the process did not start properly: {exit}"))
             }
-            (ProbeResult::Exited, _) => StartOutcome::Failed("the process exited".to_owned()),
+            (ProbeResult::Exited, _) => ServiceOutcome::failed("the process exited"),
         }
     }
 
     async fn tell(&self, is_healthy: bool) {
         self.delivered.wait().await;
         // The receiver lives as long as this task.
-        let _ = self.events.send(ServiceEvent::Health { name: self.name.clone(), is_healthy }).await;
+        let _ = self.events.send(ServiceEvent::Health(ModelStatus { model_name: self.name.clone(), is_healthy })).await;
     }
 }
 
@@ -139,7 +140,7 @@ async fn look(probe: &Probe, pause: Duration, name: &str) -> ProbeResult {
 }
 
 /// Sends the response, once.
-fn give(answer: &mut Option<oneshot::Sender<StartOutcome>>, outcome: StartOutcome) {
+fn give(answer: &mut Option<oneshot::Sender<ServiceOutcome>>, outcome: ServiceOutcome) {
     if let Some(answer) = answer.take() {
         // The receiver lives as long as the session.
         let _ = answer.send(outcome);

@@ -10,14 +10,13 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::process::Control;
-use crate::service::StartOutcome;
 use crate::service::intrinsic::{
     ManagedEnd, ManagedService, ManagedState, PlanError, Planner, SSHD, ServicePlan, TTYD,
 };
-use crate::wire::ServiceRequest;
+use crate::wire::{ServiceOutcome, ServiceRequest};
 
 /// The outcome of a request, when it is known.
-pub(super) type PendingOutcome = Pin<Box<dyn Future<Output = StartOutcome> + Send>>;
+pub(super) type PendingOutcome = Pin<Box<dyn Future<Output = ServiceOutcome> + Send>>;
 
 const STILL_STARTING: &str = "still starting";
 
@@ -66,13 +65,15 @@ impl Intrinsic {
         let name = name.to_owned();
         Some(Box::pin(async move {
             match settled.await {
-                ManagedState::Ready(()) if runs => StartOutcome::Running,
-                ManagedState::Ready(()) => StartOutcome::Started,
-                ManagedState::Starting(_) => StartOutcome::Failed(STILL_STARTING.to_owned()),
-                ManagedState::Stopped { end: ManagedEnd::Failed(reason), .. } => StartOutcome::Failed(reason),
-                ManagedState::Stopped { gave_up: true, .. } => StartOutcome::Failed(format!("{name} exited too often")),
+                ManagedState::Ready(()) if runs => ServiceOutcome::Running,
+                ManagedState::Ready(()) => ServiceOutcome::Started,
+                ManagedState::Starting(_) => ServiceOutcome::failed(STILL_STARTING),
+                ManagedState::Stopped { end: ManagedEnd::Failed(reason), .. } => ServiceOutcome::failed(reason),
+                ManagedState::Stopped { gave_up: true, .. } => {
+                    ServiceOutcome::failed(format!("{name} exited too often"))
+                }
                 ManagedState::Stopping | ManagedState::Stopped { .. } => {
-                    StartOutcome::Failed(format!("{name} was stopped"))
+                    ServiceOutcome::failed(format!("{name} was stopped"))
                 }
             }
         }))
@@ -166,7 +167,7 @@ impl EarlyRequests {
         Box::pin(async move {
             match timeout_at(deadline, passed_on).await {
                 Ok(Ok(answer)) => answer.await,
-                _ => StartOutcome::Failed(format!("{STILL_STARTING}: the session is not ready yet")),
+                _ => ServiceOutcome::failed(format!("{STILL_STARTING}: the session is not ready yet")),
             }
         })
     }

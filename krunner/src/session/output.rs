@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::process::{OutputSink, RichOutput, Stream};
 use crate::transport::ReplySender;
-use crate::wire::{OutputStream, Reply};
+use crate::wire::Reply;
 
 /// The agent truncates longer payloads, and a truncated picture is useless.
 const MAX_RICH_BYTES: usize = 10 * 1024 * 1024;
@@ -22,10 +22,6 @@ impl Output {
 #[async_trait]
 impl OutputSink for Output {
     async fn deliver(&self, stream: Stream, chunk: Bytes) {
-        let stream = match stream {
-            Stream::Stdout => OutputStream::Stdout,
-            Stream::Stderr => OutputStream::Stderr,
-        };
         self.0.send(Reply::Output { stream, bytes: chunk }.into_message()).await;
     }
 

@@ -8,10 +8,13 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::intrinsic::{EarlyRequests, Intrinsic, is_intrinsic};
 use super::service_replies;
-use crate::service::{DEFAULT_RESPONSE_TIMEOUT, ServiceCommand, Services, ServicesBusy, StartProgress};
+use crate::service::{
+    DEFAULT_RESPONSE_TIMEOUT, ServiceCommand, Services, ServicesBusy, StartModel, StartProgress, StartService,
+};
 use crate::wire::{ModelServiceRequest, Reply, ServiceRequest};
 
 /// The services of a session.
@@ -46,7 +49,7 @@ impl SessionServices {
     /// Starts a service. Returns the reply if the request is refused, as the other requests do.
     pub(super) fn start(&mut self, request: ServiceRequest) -> Option<Reply> {
         let command = if is_intrinsic(&request) {
-            let deadline = tokio::time::Instant::now() + DEFAULT_RESPONSE_TIMEOUT;
+            let deadline = Instant::now() + DEFAULT_RESPONSE_TIMEOUT;
             let outcome = match &mut self.intrinsic {
                 Some(intrinsic) => intrinsic.request(&request.name, deadline),
                 None => Some(self.early_requests.request(&request.name, deadline)),
@@ -55,12 +58,12 @@ impl SessionServices {
         } else {
             None
         };
-        self.order(command.unwrap_or_else(|| service_replies::start(request)))
+        self.order(command.unwrap_or_else(|| ServiceCommand::Start(StartService { request, at: Instant::now() })))
     }
 
     /// Starts a model service.
     pub(super) fn start_model(&self, request: ModelServiceRequest) -> Option<Reply> {
-        self.order(service_replies::start_model(request))
+        self.order(ServiceCommand::StartModel(StartModel { request, at: Instant::now() }))
     }
 
     /// Stops a service.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::transport::ReplySender;
 use crate::transport::testing::{Peer, free_port};
-use crate::wire::{OutputStream, Reply, ReplyMessage};
+use crate::wire::{Reply, ReplyMessage, Stream};
 
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -21,7 +21,7 @@ async fn start() -> (u16, ReplySender, TaskGroup) {
 fn numbered(number: u32, bytes: usize) -> ReplyMessage {
     let mut text = number.to_be_bytes().to_vec();
     text.resize(bytes.max(4), b'x');
-    Reply::Output { stream: OutputStream::Stdout, bytes: text.into() }.into_message()
+    Reply::Output { stream: Stream::Stdout, bytes: text.into() }.into_message()
 }
 
 /// The number of the next reply.

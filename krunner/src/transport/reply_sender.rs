@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::reply_queue::QueueItem;
-use crate::wire::{OutputStream, Reply, ReplyMessage};
+use crate::wire::{Reply, ReplyMessage, Stream};
 
 /// Queued program output: 64 full chunks. More would only hide that the agent is slow.
 const OUTPUT_BYTES: usize = 4 * 1024 * 1024;
@@ -136,7 +136,7 @@ impl ReplySender {
     /// Sends a log line as `stderr`; `false` if the budget is used up.
     #[must_use]
     pub(crate) fn try_log(&self, line: Bytes) -> bool {
-        let message = Reply::Output { stream: OutputStream::Stderr, bytes: line }.into_message();
+        let message = Reply::Output { stream: Stream::Stderr, bytes: line }.into_message();
         let budget = Arc::clone(&self.log).try_acquire_many_owned(cost(&message, LOG_BYTES)).ok();
         let room = budget.is_some();
         if room {
@@ -149,7 +149,7 @@ impl ReplySender {
     /// `false` if the budget is used up.
     #[must_use]
     pub(crate) fn try_report(&self, bytes: Bytes) -> bool {
-        let message = Reply::Output { stream: OutputStream::Stderr, bytes }.into_message();
+        let message = Reply::Output { stream: Stream::Stderr, bytes }.into_message();
         let budget = Arc::clone(&self.answers).try_acquire_many_owned(cost(&message, ANSWER_BYTES)).ok();
         let room = budget.is_some();
         if room {
@@ -189,7 +189,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     fn output(bytes: usize) -> ReplyMessage {
-        Reply::Output { stream: OutputStream::Stdout, bytes: vec![0; bytes].into() }.into_message()
+        Reply::Output { stream: Stream::Stdout, bytes: vec![0; bytes].into() }.into_message()
     }
 
     #[tokio::test]

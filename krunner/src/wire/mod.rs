@@ -13,4 +13,4 @@ mod reply;
 pub(crate) use frame::ReplyMessage;
 pub(crate) use op::{AT_ONCE, Op, Step, StepKind};
 pub(crate) use payload::{AppEntry, InputOptions, ModelServiceRequest, ModelStatus, ServiceOutcome, ServiceRequest};
-pub(crate) use reply::{OutputStream, Reply};
+pub(crate) use reply::{Reply, Stream};

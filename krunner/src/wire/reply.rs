@@ -10,10 +10,10 @@ use super::payload::{AppEntry, InputOptions, ModelStatus, ServiceOutcome};
 
 /// One of the two output streams of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OutputStream {
-    /// Sent as `stdout`.
+pub(crate) enum Stream {
+    /// File descriptor 1.
     Stdout,
-    /// Sent as `stderr`.
+    /// File descriptor 2.
     Stderr,
 }
 
@@ -23,7 +23,7 @@ pub(crate) enum Reply {
     /// Bytes that a program wrote, or a log line (on stderr).
     Output {
         /// The stream it was written to.
-        stream: OutputStream,
+        stream: Stream,
         /// Any bytes, at most 64 KiB. The agent truncates frames above 10 MiB, and small frames do not delay the other
         /// replies on the connection.
         bytes: Bytes,
@@ -96,8 +96,8 @@ impl Reply {
     #[must_use]
     pub(crate) fn kind(&self) -> &'static str {
         match self {
-            Self::Output { stream: OutputStream::Stdout, .. } => "stdout",
-            Self::Output { stream: OutputStream::Stderr, .. } => "stderr",
+            Self::Output { stream: Stream::Stdout, .. } => "stdout",
+            Self::Output { stream: Stream::Stderr, .. } => "stderr",
             Self::Media { .. } => "media",
             Self::Html(_) => "html",
             Self::WaitingInput(_) => "waiting-input",
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn output_passes_any_bytes() {
         let bytes = Bytes::from_static(b"\xff\x00\n");
-        let reply = Reply::Output { stream: OutputStream::Stderr, bytes: bytes.clone() };
+        let reply = Reply::Output { stream: Stream::Stderr, bytes: bytes.clone() };
         assert_eq!(reply.into_message().into_frames(), [Bytes::from_static(b"stderr"), bytes]);
     }
 }
