@@ -4,6 +4,8 @@
 //! runs steps one at a time, answers all other ops at once, and shuts down cleanly. ARCHITECTURE.md describes the
 //! modules and their dependencies.
 
+#![deny(unsafe_code)]
+
 mod cli;
 mod config;
 mod error;

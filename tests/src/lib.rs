@@ -5,6 +5,7 @@
 //! agent would see. A harness call that fails panics with the reason, because only tests call it, and a
 //! panic is what makes [`Runner`] print the captured output of the failed session.
 
+#![deny(unsafe_code)]
 #![expect(clippy::missing_panics_doc, reason = "every harness call may panic: that is how a test fails")]
 #![expect(clippy::must_use_candidate, reason = "most calls here are waited for, and the value may be left")]
 

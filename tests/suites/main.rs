@@ -3,6 +3,8 @@
 //! `conformance_*` drives the runner with the agent's own client, the others with bare connections where exact bytes,
 //! frames or times matter. Every test has a session of its own, and may run beside any other.
 
+#![forbid(unsafe_code)]
+
 mod agents;
 mod backpressure;
 mod bad_input;

@@ -6,6 +6,8 @@
 //! so a process in a nested PID namespace prints its PID in the outer one. The program does not depend on
 //! krunner and never sends SIGKILL.
 
+#![deny(unsafe_code)]
+
 mod eat;
 mod fill;
 mod grow;

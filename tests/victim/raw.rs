@@ -1,5 +1,7 @@
 //! The only `unsafe` of the victims: four system calls that no safe crate offers.
 
+#![expect(unsafe_code, reason = "system calls that no safe crate offers")]
+
 use nix::unistd::pause;
 
 /// Enough for a function that only waits.

@@ -9,6 +9,8 @@
 //! The kernel log goes to the first serial port, so it cannot interleave with the JSON. No tracefs is mounted, and the matrix
 //! may use up all memory.
 
+#![forbid(unsafe_code)]
+
 mod survivor;
 
 use std::fs::{self, OpenOptions};

@@ -1,5 +1,7 @@
 //! Development tasks of the workspace; `cargo xtask --help` lists them.
 
+#![forbid(unsafe_code)]
+
 mod audit;
 mod bench;
 mod build_ebpf;

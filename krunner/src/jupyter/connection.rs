@@ -141,6 +141,7 @@ mod tests {
     async fn a_listener_that_goes_away_is_not_the_kernels() {
         let leaked = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = leaked.local_addr().unwrap().port();
+        #[expect(clippy::disallowed_methods, reason = "the test waits for its end")]
         let connecting = tokio::spawn(async move { open(port, "DEALER", "me").await.map(drop) });
         // It is in the listener's queue by then, with its greeting.
         sleep(10 * RETRY).await;

@@ -113,7 +113,7 @@ mod tests {
     async fn server(address: &str) -> Probe {
         let listener = TcpListener::bind(address).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async move {
+        crate::tasks::TaskGroup::new().spawn("test server", async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = [0; 1024];

@@ -1,5 +1,7 @@
 //! Code that needs `unsafe`: system calls without a safe wrapper in std or nix.
 
+#![expect(unsafe_code, reason = "each block names the invariant that it keeps")]
+
 mod bpf_call;
 mod child_setup;
 mod environment;

@@ -174,6 +174,7 @@ mod tests {
     #[tokio::test]
     async fn values_come_back_and_panics_surface() {
         assert_eq!(blocking(|| 7).await, 7);
+        #[expect(clippy::disallowed_methods, reason = "the test waits for its end")]
         let panicking = tokio::spawn(blocking(|| panic!("on purpose")));
         assert!(panicking.await.unwrap_err().is_panic());
     }

@@ -20,7 +20,6 @@ struct Owned {
     within: &'static str,
     /// Files, or folders with a final `/`, that may say it.
     owners: &'static [&'static str],
-    in_tests_too: bool,
     remedy: &'static str,
 }
 
@@ -29,49 +28,13 @@ const OWNED: &[Owned] = &[
         word: "zeromq",
         within: "krunner/src/",
         owners: &["krunner/src/transport/", "krunner/src/terminal/"],
-        in_tests_too: true,
         remedy: "sockets belong to transport/ and terminal/; take or return their types",
     },
     Owned {
         word: "aya",
         within: "krunner/src/",
         owners: &["krunner/src/monitor/sources/tracer/bpf.rs", "krunner/src/monitor/sources/tracer/bpf/"],
-        in_tests_too: true,
         remedy: "only monitor/sources/tracer/bpf.rs knows aya; everything else sees plain data",
-    },
-    Owned {
-        word: "unsafe",
-        within: "",
-        owners: &[
-            "krunner/src/sys/",
-            "krunner/src/monitor/sources/tracer/bpf.rs",
-            "krunner/src/monitor/sources/tracer/bpf/",
-            "krunner-ebpf/",
-            "tests/victim/raw.rs",
-        ],
-        in_tests_too: true,
-        remedy: "look for a safe call in std or nix; if there is none, wrap it in krunner/src/sys/",
-    },
-    Owned {
-        word: "tokio::spawn",
-        within: "krunner/src/",
-        owners: &["krunner/src/tasks.rs"],
-        in_tests_too: false,
-        remedy: "spawn through a TaskGroup, which ends the task with its group and surfaces its panic",
-    },
-    Owned {
-        word: "tokio::task::spawn",
-        within: "krunner/src/",
-        owners: &["krunner/src/tasks.rs"],
-        in_tests_too: false,
-        remedy: "spawn through a TaskGroup, which ends the task with its group and surfaces its panic",
-    },
-    Owned {
-        word: "spawn_blocking",
-        within: "krunner/src/",
-        owners: &[],
-        in_tests_too: false,
-        remedy: "use tasks::blocking: tokio's own pool panics when the container has no thread left",
     },
 ];
 
@@ -107,8 +70,7 @@ pub(super) fn check(source: &Source, complaints: &mut Vec<Complaint>) {
         if owned.owners.iter().any(|owner| is_at_or_below(path, owner)) {
             continue;
         }
-        let code = if owned.in_tests_too { source.code() } else { source.code_without_tests() };
-        for offset in find_words(code, owned.word) {
+        for offset in find_words(source.code(), owned.word) {
             complain(source.line_of(offset), format!("`{}` does not belong here", owned.word), owned.remedy);
         }
     }
@@ -232,26 +194,6 @@ mod tests {
         assert_eq!(problems("krunner/src/cli/x.rs", "//! A.\n// zeromq\nconst A: &str = \"zeromq\";\n"), []);
         assert_eq!(problems("krunner/src/monitor/sources/tracer/bpf.rs", "//! B.\nuse aya::Ebpf;\n"), []);
         assert_eq!(problems("krunner/src/monitor/sources/tracer/decode.rs", "//! B.\nuse aya::Ebpf;\n").len(), 1);
-    }
-
-    #[test]
-    fn unsafe_has_its_places() {
-        let text = "//! X.\nfn f() { unsafe { g() } }\n";
-        assert_eq!(problems("krunner/src/sys/fds.rs", text), []);
-        assert_eq!(problems("krunner-ebpf/src/main.rs", text), []);
-        assert_eq!(problems("krunner/src/process/spawn.rs", text).len(), 1);
-        assert_eq!(problems("tests/src/lib.rs", text).len(), 1);
-        assert_eq!(problems("krunner/src/lib.rs", "//! X.\n#![deny(unsafe_code)]\n"), []);
-    }
-
-    #[test]
-    fn tasks_are_spawned_in_one_place() {
-        let spawn = "//! X.\nfn f() { tokio::spawn(async {}); }\n";
-        assert_eq!(problems("krunner/src/session/x.rs", spawn).len(), 1);
-        assert_eq!(problems("krunner/src/tasks.rs", spawn), []);
-        let in_tests = "//! X.\n\n#[cfg(test)]\nmod tests {\n    fn f() { tokio::spawn(async {}); }\n}\n";
-        assert_eq!(problems("krunner/src/session/x.rs", in_tests), []);
-        assert_eq!(problems("krunner/src/a.rs", "//! X.\nfn f() { tokio::task::spawn_blocking(g); }\n").len(), 1);
     }
 
     #[test]

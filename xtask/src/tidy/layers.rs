@@ -195,10 +195,9 @@ mod tests {
 
     #[test]
     fn an_arrow_that_points_up_is_named_with_its_line() {
-        let found =
-            complaints("krunner/src/process/pump.rs", "//! Pump.\nuse crate::error;\nuse crate::wire::Reply;\n");
+        let found = complaints("krunner/src/http_client.rs", "//! HTTP.\nuse crate::error;\nuse crate::wire::Reply;\n");
         assert_eq!(found.len(), 1);
-        assert_eq!((found[0].line, found[0].problem.as_str()), (3, "`process` uses `wire`"));
+        assert_eq!((found[0].line, found[0].problem.as_str()), (3, "`http_client` uses `wire`"));
         assert!(found[0].remedy.contains("infrastructure only"));
     }
 

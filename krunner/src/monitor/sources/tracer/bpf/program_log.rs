@@ -2,6 +2,8 @@
 //!
 //! The object with log lines and its ring buffer are loaded only under `--debug`. Errors here never fail the tracer.
 
+#![expect(unsafe_code, reason = "the readiness of aya's descriptor")]
+
 use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 
 use aya::Ebpf;

@@ -10,6 +10,8 @@
 //! emitted after the forks and execs that precede it, which identify the process: at most as many as the ring buffer
 //! holds. The programs count dropped records, which are emitted as [`Trace::Lost`].
 
+#![expect(unsafe_code, reason = "the readiness of aya's descriptor")]
+
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
