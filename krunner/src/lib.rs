@@ -23,6 +23,7 @@ mod sys;
 mod tasks;
 mod terminal;
 mod transport;
+mod user_folder;
 mod user_input;
 mod wire;
 mod writer;

@@ -67,8 +67,8 @@ impl Runtime for Python {
         }
         env.entry(OsStr::new("PYTHONPATH").into()).or_default();
         promote(env, "PYTHONPATH", &user_site);
-        let socket = paths.input_socket();
-        blocking(move || user_site::install(&user_site, &socket)).await
+        let (home, socket) = (paths.work(), paths.input_socket());
+        blocking(move || user_site::install(&home, &user_site, &socket)).await
     }
 
     fn build(&self, directory: &Path) -> Plan {

@@ -1,11 +1,15 @@
 //! The temporary files of one `code` step: created next to the user's files and removed after the step.
 
-use std::fs::{self, Permissions};
+use std::fs::Permissions;
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use tempfile::{Builder, TempDir, TempPath};
+
+use crate::user_folder::UserFolder;
 
 /// Prefix of the names, as of Python's temporary files.
 const PREFIX: &str = "tmp";
@@ -66,7 +70,8 @@ impl ScratchFiles {
     /// When it cannot be created or written.
     pub(crate) fn within(&mut self, name: &str, text: &str) -> io::Result<PathBuf> {
         let path = self.folder()?.join(name);
-        fs::write(self.directory.join(&path), text)?;
+        let (flags, mode) = (OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, Mode::from_bits_truncate(0o666));
+        UserFolder::home(&self.directory)?.open(&path, flags, mode)?.write_all(text.as_bytes())?;
         Ok(path)
     }
 
@@ -84,6 +89,8 @@ impl ScratchFiles {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

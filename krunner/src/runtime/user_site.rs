@@ -1,10 +1,10 @@
 //! Files in the user's site directory of Python: `input()` through the runner, and the drawing modules.
 
-use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use super::traits::InitError;
+use crate::user_folder::{PRIVATE_FILE, UserFolder};
 
 /// Loaded by the interpreter at its start (docs.python.org/3/library/site.html); the socket's path
 /// is filled in.
@@ -27,36 +27,41 @@ const DRAWING_FILES: [(&str, &str); 5] = [
 ///
 /// # Errors
 /// [`InitError::Write`] for the first file that cannot be written.
-pub(super) fn install(user_site: &Path, socket: &Path) -> Result<(), InitError> {
+pub(super) fn install(home: &Path, user_site: &Path, socket: &Path) -> Result<(), InitError> {
     // A JSON string is a Python string.
     let socket = serde_json::Value::from(socket.to_string_lossy()).to_string();
     let customize = SITECUSTOMIZE.replace(SOCKET_PLACEHOLDER, &socket);
     let drawing = user_site.join(DRAWING);
     let files = DRAWING_FILES.iter().map(|(name, text)| (drawing.join(name), *text));
     for (file, text) in std::iter::once((user_site.join("sitecustomize.py"), customize.as_str())).chain(files) {
-        write(&file, text).map_err(|error| InitError::Write { file, error })?;
+        write(home, &file, text).map_err(|error| InitError::Write { file, error })?;
     }
     Ok(())
 }
 
 /// Replaces the file atomically, because an interpreter may start at any moment.
-fn write(file: &Path, text: &str) -> io::Result<()> {
-    let folder = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    fs::create_dir_all(folder)?;
-    let mut new = tempfile::NamedTempFile::new_in(folder)?;
-    new.write_all(text.as_bytes())?;
-    new.persist(file)?;
-    Ok(())
+fn write(home: &Path, file: &Path, text: &str) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    // `PYTHONUSERBASE` may be outside of the home. What exists of that path is not the user's choice.
+    let outside = || folder.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/"));
+    let base = if folder.starts_with(home) { home } else { outside() };
+    let below = folder.strip_prefix(base).unwrap_or(folder);
+    let folder = UserFolder::home(base)?.make_folders(below, 0o777)?;
+    folder.replace(Path::new(name), text.as_bytes(), PRIVATE_FILE)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
     fn the_socket_is_filled_in_and_the_drawings_are_there() {
         let folder = tempfile::tempdir().unwrap();
-        install(&folder.path().join("site"), Path::new("/tmp/it's \"here\".sock")).unwrap();
+        install(folder.path(), &folder.path().join("site"), Path::new("/tmp/it's \"here\".sock")).unwrap();
         let text = fs::read_to_string(folder.path().join("site/sitecustomize.py")).unwrap();
         assert!(text.contains(r#"or "/tmp/it's \"here\".sock""#), "{text}");
         assert!(!text.contains("@INPUT_SOCKET@"));
@@ -69,7 +74,7 @@ mod tests {
     fn a_file_that_cannot_be_written_is_named() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("ai"), "").unwrap();
-        let problem = install(folder.path(), Path::new("/s")).unwrap_err().to_string();
+        let problem = install(folder.path(), folder.path(), Path::new("/s")).unwrap_err().to_string();
         assert!(
             problem.starts_with(&format!("cannot write {}/{DRAWING}/__init__.py: ", folder.path().display())),
             "{problem}"

@@ -11,10 +11,14 @@
 //! All texts are templates.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use serde_json::{Value as Json, json};
@@ -25,6 +29,7 @@ use super::template_error::TemplateError;
 use crate::config::ChildEnv;
 use crate::process::{Command, Control, Launcher, SpawnError};
 use crate::tasks::blocking;
+use crate::user_folder::guarded;
 
 /// Limit of a command's output, per stream; the rest is dropped.
 const MAX_OUTPUT_BYTES: usize = 256 * 1024;
@@ -186,8 +191,8 @@ impl ActionContext<'_> {
                     text.push_str(&fill(line)?);
                     text.push('\n');
                 }
-                let (target, mode, append) = (path.clone(), *mode, *append);
-                let written = blocking(move || write_file(&target, &text, mode, append)).await;
+                let (home, target, mode, append) = (self.home(), path.clone(), *mode, *append);
+                let written = blocking(move || write_file(&home, &target, &text, mode, append)).await;
                 written.map(|()| Value::Nothing).map_err(|source| ActionError::File { path, source })
             }
             ActionKind::WriteTempfile { body, mode } => {
@@ -203,8 +208,8 @@ impl ActionContext<'_> {
             }
             ActionKind::Mkdir { path } => {
                 let path = fill(path)?;
-                let target = path.clone();
-                let made = blocking(move || fs::create_dir_all(target)).await;
+                let (home, target) = (self.home(), path.clone());
+                let made = blocking(move || make_folders(&home, &target)).await;
                 made.map(|()| Value::Nothing).map_err(|source| ActionError::File { path, source })
             }
             ActionKind::Log { message, debug } => {
@@ -217,6 +222,10 @@ impl ActionContext<'_> {
                 Ok(Value::Nothing)
             }
         }
+    }
+
+    fn home(&self) -> PathBuf {
+        self.env.get(OsStr::new("HOME")).map(PathBuf::from).unwrap_or_default()
     }
 
     /// A command that fails is logged and does not stop the service's start, as in the Python runner.
@@ -237,12 +246,31 @@ impl ActionContext<'_> {
     }
 }
 
-fn write_file(path: &str, text: &str, mode: FileMode, append: bool) -> io::Result<()> {
+fn write_file(home: &Path, path: &str, text: &str, mode: FileMode, append: bool) -> io::Result<()> {
     // A new file never has more permissions than `mode`, not even for a moment.
-    let mut file =
-        File::options().write(true).create(true).append(append).truncate(!append).mode(mode.0 & 0o777).open(path)?;
+    let mode_at_first = mode.0 & 0o777;
+    let mut file = match guarded(home, Path::new(path))? {
+        None => {
+            File::options().write(true).create(true).append(append).truncate(!append).mode(mode_at_first).open(path)?
+        }
+        Some((home, below)) => {
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | if append { OFlag::O_APPEND } else { OFlag::empty() };
+            let file = home.open(below, flags, Mode::from_bits_truncate(mode_at_first))?;
+            if !append {
+                file.set_len(0)?;
+            }
+            file
+        }
+    };
     file.write_all(text.as_bytes())?;
     file.set_permissions(Permissions::from_mode(mode.0))
+}
+
+fn make_folders(home: &Path, path: &str) -> io::Result<()> {
+    match guarded(home, Path::new(path))? {
+        None => fs::create_dir_all(path),
+        Some((home, below)) => home.make_folders(below, 0o777).map(drop),
+    }
 }
 
 fn write_tempfile(text: &str, mode: FileMode) -> io::Result<String> {
@@ -301,16 +329,36 @@ mod tests {
     #[test]
     fn files_get_their_lines_and_modes() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("f").display().to_string();
-        write_file(&path, "one\n", FileMode(0o600), false).unwrap();
-        write_file(&path, "two\n", FileMode(0o640), true).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
-        write_file(&path, "three\n", FileMode(0o640), false).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
+        for home in [folder.path(), Path::new("/nowhere")] {
+            let path = folder.path().join("f").display().to_string();
+            let write = |text: &str, mode, append| write_file(home, &path, text, FileMode(mode), append).unwrap();
+            write("one\n", 0o600, false);
+            write("two\n", 0o640, true);
+            assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
+            write("three\n", 0o640, false);
+            assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
+            fs::remove_file(&path).unwrap();
+        }
         let temporary = write_tempfile("x = 1", FileMode::default()).unwrap();
         assert_eq!(std::path::Path::new(&temporary).extension(), Some("py".as_ref()));
         assert_eq!(fs::read_to_string(&temporary).unwrap(), "x = 1");
         fs::remove_file(temporary).unwrap();
+    }
+
+    #[test]
+    fn root_writes_through_no_link_of_the_home() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let (home, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::os::unix::fs::symlink(elsewhere.path(), home.path().join("link")).unwrap();
+        let path = home.path().join("link/f").display().to_string();
+        let written = write_file(home.path(), &path, "", FileMode::default(), false);
+        assert!(written.unwrap_err().to_string().contains("link is a symbolic link, "));
+        assert!(make_folders(home.path(), &path).is_err());
+        make_folders(home.path(), &home.path().join("a/b").display().to_string()).unwrap();
+        assert!(home.path().join("a/b").is_dir());
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     }
 }

@@ -4,15 +4,15 @@
 //! The file is replaced atomically. As with `oom.jsonl`, symbolic links are not followed, and nothing is written if the
 //! folder does not exist.
 
-use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::fcntl::{OFlag, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::Serialize;
+
+use crate::user_folder::UserFolder;
 
 pub(super) const FILE: &str = "last-end.json";
 
@@ -22,11 +22,10 @@ pub(super) fn write(folder: &Path, end: &impl Serialize) -> io::Result<()> {
 }
 
 fn replace(folder: &Path, text: &str) -> io::Result<()> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let folder = match open(folder, flags, Mode::empty()) {
+    let folder = match UserFolder::in_home(folder) {
         Ok(folder) => folder,
-        Err(nix::Error::ENOENT) => return Ok(()),
-        Err(error) => return Err(error.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
     };
     // A unique name, because sessions may share the folder.
     let draft = format!("{FILE}.new-{}", uuid::Uuid::new_v4().simple());
@@ -38,9 +37,9 @@ fn replace(folder: &Path, text: &str) -> io::Result<()> {
     written
 }
 
-fn write_new(folder: &OwnedFd, name: &str, text: &str) -> io::Result<()> {
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    File::from(openat(folder, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?).write_all(text.as_bytes())
+fn write_new(folder: &UserFolder, name: &str, text: &str) -> io::Result<()> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+    folder.open(Path::new(name), flags, Mode::S_IRUSR | Mode::S_IWUSR)?.write_all(text.as_bytes())
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::fcntl::AT_FDCWD;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use tempfile::TempDir;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
@@ -141,7 +143,8 @@ impl BoundSocket {
     /// Fails if the path exists.
     fn at(path: &Path) -> io::Result<Self> {
         let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(OWNER_ONLY_FILE))?;
+        // The path may be another file by now; a link there is not followed.
+        fchmodat(AT_FDCWD, path, Mode::from_bits_truncate(OWNER_ONLY_FILE), FchmodatFlags::NoFollowSymlink)?;
         let about = fs::symlink_metadata(path)?;
         let watch = watch(path)
             .inspect_err(|error| tracing::debug!("cannot watch {}, polling it instead: {error}", path.display()));

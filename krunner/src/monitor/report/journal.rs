@@ -4,21 +4,21 @@
 //! while there is something to write, and its contents are not trusted. A journal that reaches [`MAX_BYTES`] is renamed to
 //! `FILE.1`, which replaces the previous one.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::fcntl::{OFlag, renameat};
 use nix::sys::stat::Mode;
 use tokio::sync::mpsc;
 
 use crate::monitor::sources::cgroup::charge::OwnCharge;
 use crate::tasks::{TaskGroup, blocking};
+use crate::user_folder::UserFolder;
 
 /// Lines that may wait for the disk. A burst of kills is rate-limited long before. Further lines are dropped and the loss is
 /// logged.
@@ -63,12 +63,17 @@ impl JournalPath {
         let name = file.file_name().ok_or_else(|| io::Error::other("not a file name"))?.to_owned();
         let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = Self { folder: parent.canonicalize()?, name };
-        open_journal(open_folder(&file.folder)?, &file.name)?;
+        file.open(&open_folder(&file.folder)?)?;
         Ok(file)
     }
 
     fn path(&self) -> PathBuf {
         self.folder.join(&self.name)
+    }
+
+    fn open(&self, folder: &UserFolder) -> io::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW;
+        folder.open(Path::new(&self.name), flags, Mode::S_IRUSR | Mode::S_IWUSR)
     }
 }
 
@@ -115,13 +120,13 @@ impl Journal {
 
 fn append(journal: &JournalPath, text: &str, max_bytes: u64) -> io::Result<()> {
     let folder = open_folder(&journal.folder)?;
-    let mut file = open_journal(&folder, &journal.name)?;
+    let mut file = journal.open(&folder)?;
     let mut length = file.metadata()?.len();
     if length >= max_bytes {
         let mut older = journal.name.clone();
         older.push(".1");
         renameat(&folder, journal.name.as_os_str(), &folder, older.as_os_str())?;
-        file = open_journal(&folder, &journal.name)?;
+        file = journal.open(&folder)?;
         length = 0;
     }
     // A truncated line, after the disk was full, must not corrupt the next one.
@@ -135,23 +140,11 @@ fn append(journal: &JournalPath, text: &str, max_bytes: u64) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-fn open_folder(folder: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    match open(folder, flags | OFlag::O_RDONLY, Mode::empty()) {
-        Ok(folder) => Ok(folder),
-        Err(nix::Error::ENOENT) => Err(io::Error::other("the folder does not exist")),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Does not follow links. Opening a FIFO for reading and writing does not block (fifo(7)).
-fn open_journal(folder: impl AsFd, name: &OsStr) -> io::Result<File> {
-    let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = File::from(openat(folder, name, flags | OFlag::O_CLOEXEC, Mode::S_IRUSR | Mode::S_IWUSR)?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    Ok(file)
+fn open_folder(folder: &Path) -> io::Result<UserFolder> {
+    UserFolder::in_home(folder).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::other("the folder does not exist"),
+        _ => error,
+    })
 }
 
 #[cfg(test)]

@@ -1,67 +1,47 @@
-//! The runner's files in the user's home directory.
+//! The runner's files in `.ssh` and beside it in the user's home: for the owner only, replaced as a whole.
 //!
-//! The user controls the home, links in it included. A runner that is root does not follow links, which could lead it
-//! elsewhere. Any other runner has no more rights than the user, and follows them. A file is replaced atomically. Everything
-//! here may block and must run on a thread for blocking work.
+//! [`UserFolder`] has the rules about links. Everything here may block and must run on a thread for blocking work.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
-use std::path::{Path, PathBuf};
+use std::fs::{File, Permissions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
-use nix::libc::{O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use crate::user_folder::{PRIVATE_FILE, UserFolder};
 
 /// Limit of the files read here.
 const MAX_BYTES: u64 = 1024 * 1024;
 
 const PRIVATE_FOLDER: u32 = 0o700;
-const PRIVATE_FILE: u32 = 0o600;
 const OTHERS: u32 = 0o077;
 
-/// A directory held open, so that operations stay in it even if its path is replaced.
+/// The home, or a folder in it.
 #[derive(Debug)]
-pub(super) struct HomeFolder {
-    held: File,
-    /// Owner of the home, set if the runner is root: it gives new files to them and follows no links.
-    owner: Option<(u32, u32)>,
-}
+pub(super) struct HomeFolder(UserFolder);
 
 impl HomeFolder {
-    /// Opens the home itself. The user cannot change the path to it.
+    /// Opens the home itself.
     pub(super) fn home(path: &Path) -> io::Result<Self> {
-        let held = OpenOptions::new().read(true).custom_flags(O_DIRECTORY).open(path)?;
-        let about = held.metadata()?;
-        let owner = nix::unistd::geteuid().is_root().then(|| (about.uid(), about.gid()));
-        Ok(Self { held, owner })
+        UserFolder::home(path).map(Self)
     }
 
     /// Opens a subdirectory with mode 0700; creates it if it is missing.
     pub(super) fn private(&self, name: &str) -> io::Result<Self> {
-        let path = self.at(name);
-        let made = match fs::DirBuilder::new().mode(PRIVATE_FOLDER).create(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            made => made.is_ok(),
-        };
-        let held = self.open(&path, O_DIRECTORY)?;
-        if made {
-            self.give(&held)?;
-        }
-        close_to_others(&held, PRIVATE_FOLDER, name)?;
-        Ok(Self { held, owner: self.owner })
+        let folder = self.0.make_folders(Path::new(name), PRIVATE_FOLDER)?;
+        close_to_others(folder.file(), PRIVATE_FOLDER, name)?;
+        Ok(Self(folder))
     }
 
     /// Reads a file and removes the permissions of others from it; `None` if it does not exist.
     pub(super) fn read_private(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        let file = match self.open(&self.at(name), O_NONBLOCK) {
+        let file = match self.0.open(Path::new(name), OFlag::O_RDONLY, Mode::empty()) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let about = file.metadata()?;
-        if !about.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
         close_to_others(&file, PRIVATE_FILE, name)?;
         let mut text = Vec::new();
         file.take(MAX_BYTES + 1).read_to_end(&mut text)?;
@@ -73,37 +53,7 @@ impl HomeFolder {
 
     /// Replaces the file, with mode 0600.
     pub(super) fn write_private(&self, name: &str, text: &[u8]) -> io::Result<()> {
-        let mut target = self.at(name);
-        if self.owner.is_none() {
-            // A link stays; its target is replaced.
-            target = fs::canonicalize(&target).unwrap_or(target);
-        }
-        let folder = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut new = tempfile::Builder::new().permissions(Permissions::from_mode(PRIVATE_FILE)).tempfile_in(folder)?;
-        self.give(new.as_file())?;
-        new.write_all(text)?;
-        new.persist(&target)?;
-        Ok(())
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.held.as_raw_fd())).join(name)
-    }
-
-    fn give(&self, made: &File) -> io::Result<()> {
-        self.owner.map_or(Ok(()), |(user, group)| fchown(made, Some(user), Some(group)))
-    }
-
-    fn open(&self, path: &Path, flags: i32) -> io::Result<File> {
-        let stay = if self.owner.is_some() { O_NOFOLLOW } else { 0 };
-        let opened = OpenOptions::new().read(true).custom_flags(flags | stay).open(path);
-        // With O_NOFOLLOW a link is ELOOP, or ENOTDIR where a folder was asked for (open(2)).
-        opened.map_err(|error| match fs::symlink_metadata(path) {
-            Ok(about) if stay != 0 && about.is_symlink() => {
-                io::Error::other("a symbolic link, which a runner that is root does not follow in the home directory")
-            }
-            _ => error,
-        })
+        self.0.replace(Path::new(name), text, PRIVATE_FILE)
     }
 }
 
@@ -122,17 +72,16 @@ fn close_to_others(file: &File, mode: u32, name: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
 
     use super::*;
 
     /// A home as a root runner sees it, or any other runner.
     fn home(for_root: bool) -> (tempfile::TempDir, HomeFolder) {
         let place = tempfile::tempdir().unwrap();
-        let mut home = HomeFolder::home(place.path()).unwrap();
-        let about = fs::metadata(place.path()).unwrap();
-        home.owner = for_root.then(|| (about.uid(), about.gid()));
-        (place, home)
+        let home = UserFolder::home_as(place.path(), for_root).unwrap();
+        (place, HomeFolder(home))
     }
 
     fn mode(path: &Path) -> u32 {

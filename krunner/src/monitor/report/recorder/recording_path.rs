@@ -14,11 +14,10 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat, renameat};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
@@ -26,6 +25,7 @@ use super::cause::CurrentState;
 use super::format::{Layout, NotARecording, Recording, encode_header};
 use super::post_mortem::PostMortem;
 use super::record::RecordingHeader;
+use crate::user_folder::UserFolder;
 
 /// Name of recordings in the `.logs` folder.
 const SESSION_FILE: &str = "recorder.bin";
@@ -94,12 +94,12 @@ impl RecordingPath {
         header: &RecordingHeader,
         now: &CurrentState,
     ) -> Result<Option<OpenedRecording>, RecordingPathError> {
-        let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let flags = if self.is_folder_optional { flags | OFlag::O_NOFOLLOW } else { flags };
-        let folder = match open(&self.folder, flags, Mode::empty()) {
+        // An optional folder is the session's; any other is chosen by whoever starts the process.
+        let open = if self.is_folder_optional { UserFolder::in_home } else { UserFolder::home };
+        let folder = match open(&self.folder) {
             Ok(folder) => folder,
-            Err(nix::Error::ENOENT) if self.is_folder_optional => return Ok(None),
-            Err(error) => return Err(RecordingPathError::Io(self.folder.clone(), error.into())),
+            Err(error) if self.is_folder_optional && error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(RecordingPathError::Io(self.folder.clone(), error)),
         };
         let draft = format!("{}.new-{:016x}", self.name, header.nonce);
         let opened = self.open_in(&folder, &draft, header, now);
@@ -110,7 +110,7 @@ impl RecordingPath {
 
     fn open_in(
         &self,
-        folder: &OwnedFd,
+        folder: &UserFolder,
         draft: &str,
         header: &RecordingHeader,
         now: &CurrentState,
@@ -152,7 +152,7 @@ impl RecordingPath {
     }
 
     /// Frees the name.
-    fn make_free(&self, folder: &OwnedFd, name: &str, made_at: i64, now: &CurrentState) -> io::Result<NameState> {
+    fn make_free(&self, folder: &UserFolder, name: &str, made_at: i64, now: &CurrentState) -> io::Result<NameState> {
         let Some(held) = open_recording(folder, name)? else { return Ok(NameState::Free(None)) };
         let file = match &held {
             Ok(locked) => locked,
@@ -210,15 +210,13 @@ pub(super) fn read_file(path: &Path) -> io::Result<(Result<Recording, NotARecord
 type LockResult = Result<Flock<File>, (File, nix::Error)>;
 
 /// `None` if the file does not exist.
-fn open_recording(folder: &OwnedFd, name: &str) -> io::Result<Option<LockResult>> {
+fn open_recording(folder: &UserFolder, name: &str) -> io::Result<Option<LockResult>> {
     // NFS requires write access (flock(2)).
-    let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let file = match openat(folder, name, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
-        Err(nix::Error::ENOENT) => return Ok(None),
-        Err(error) => return Err(error.into()),
+    let file = match folder.open(Path::new(name), OFlag::O_RDWR | OFlag::O_NOFOLLOW, Mode::empty()) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
-    require_regular(&file)?;
     Ok(Some(Flock::lock(file, FlockArg::LockExclusiveNonblock)))
 }
 
@@ -244,9 +242,9 @@ fn read(file: &File) -> io::Result<Result<Recording, NotARecording>> {
 
 /// Writes the whole file, zeros included: later writes need no further disk space, and its pages are charged while there is
 /// enough memory.
-fn write_draft(folder: &OwnedFd, draft: &str, header: &[u8]) -> io::Result<File> {
-    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut file = File::from(openat(folder, draft, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+fn write_draft(folder: &UserFolder, draft: &str, header: &[u8]) -> io::Result<File> {
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+    let mut file = folder.open(Path::new(draft), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
     let zeros = [0; 16 * 1024];
     let mut left = Layout::STANDARD.bytes();
     while left > 0 {
@@ -259,7 +257,7 @@ fn write_draft(folder: &OwnedFd, draft: &str, header: &[u8]) -> io::Result<File>
 }
 
 /// Gives the draft its final name; `false` if the name was just taken. Unlike a rename, a link replaces nothing.
-fn publish_draft(folder: &OwnedFd, draft: &str, name: &str) -> io::Result<bool> {
+fn publish_draft(folder: &UserFolder, draft: &str, name: &str) -> io::Result<bool> {
     match linkat(folder, draft, folder, name, AtFlags::empty()) {
         Ok(()) => Ok(true),
         Err(nix::Error::EEXIST) => Ok(false),
