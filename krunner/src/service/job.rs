@@ -43,6 +43,10 @@ const ACTIONS_DEADLINE: Duration = Duration::from_mins(10);
 /// For a stopped predecessor or action to exit.
 const ENDING_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long a listener that no program of this session started must stay, to be taken for the service. What a container
+/// ends gets 2 s from SIGTERM to SIGKILL.
+const STRANGER_PATIENCE: Duration = Duration::from_millis(2500);
+
 /// The state of a service.
 pub(super) type ServiceState = JobState<ServiceOrigin, ServiceEnd>;
 
@@ -261,6 +265,10 @@ impl ServiceJob {
     /// The user's own program that listens on the port, if any. An error if it is another user's or another service.
     async fn port_owner(&self) -> Result<Option<PortOwner>, PortTaken> {
         let Some(owner) = supervisor::port_owner(self.port).await else { return Ok(None) };
+        // A service of a former runner may be about to exit.
+        if !owner.is_of_this_session() && supervisor::closes_within(self.port, STRANGER_PATIENCE).await {
+            return Ok(None);
+        }
         if owner.is_users_own() && !self.port_is_shared {
             return Ok(Some(owner));
         }

@@ -4,17 +4,32 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::unistd::{Pid, Uid};
 use procfs::ProcResult;
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, Process};
+use tokio::time::{sleep, timeout};
 
 use crate::tasks::blocking;
+
+/// Polling interval while a listener is expected to close.
+const CLOSE_POLL: Duration = Duration::from_millis(50);
 
 /// Whether something listens on this TCP port at any address of this network namespace.
 pub(crate) async fn is_open(port: u16) -> bool {
     blocking(move || listener(port).is_some()).await
+}
+
+/// Waits until nothing listens on the port; `false` if that takes longer.
+pub(crate) async fn closes_within(port: u16, patience: Duration) -> bool {
+    let closed = async {
+        while is_open(port).await {
+            sleep(CLOSE_POLL).await;
+        }
+    };
+    timeout(patience, closed).await.is_ok()
 }
 
 /// The process that listens on a port. `/proc` does not show the pid of other users' processes.
@@ -30,9 +45,16 @@ pub(crate) struct PortOwner {
     start_ticks: Option<u64>,
     /// The process group, which the workers of a daemon share.
     group: Option<i32>,
+    /// Whether it descends from the runner, or was adopted by it. What a former runner left behind was not.
+    is_descendant: bool,
 }
 
 impl PortOwner {
+    /// Whether a program of this session started it.
+    pub(crate) fn is_of_this_session(&self) -> bool {
+        self.is_descendant
+    }
+
     /// Whether the listener belongs to the session's user and is not the runner itself.
     pub(crate) fn is_users_own(&self) -> bool {
         self.user == Uid::effective() && self.pid != Some(Pid::this())
@@ -63,10 +85,27 @@ pub(crate) async fn port_owner(port: u16) -> Option<PortOwner> {
         let (user, inode) = (Uid::from_raw(listener.uid), listener.inode);
         let Some((process, name)) = process_with_socket(inode) else {
             let name = "another program".to_owned();
-            return Some(PortOwner { pid: None, name, user, inode, start_ticks: None, group: None });
+            return Some(PortOwner {
+                pid: None,
+                name,
+                user,
+                inode,
+                start_ticks: None,
+                group: None,
+                is_descendant: false,
+            });
         };
+        let is_descendant = descends_from_us(&process);
         let (start_ticks, group) = process.stat().ok().map(|stat| (stat.starttime, stat.pgrp)).unzip();
-        Some(PortOwner { pid: Some(Pid::from_raw(process.pid())), name, user, inode, start_ticks, group })
+        Some(PortOwner {
+            pid: Some(Pid::from_raw(process.pid())),
+            name,
+            user,
+            inode,
+            start_ticks,
+            group,
+            is_descendant,
+        })
     })
     .await
 }
@@ -78,6 +117,12 @@ fn listener(port: u16) -> Option<TcpNetEntry> {
         entries.into_iter().find(|entry| entry.state == TcpState::Listen && entry.local_address.port() == port)
     };
     on_port(procfs::net::tcp()).or_else(|| on_port(procfs::net::tcp6()))
+}
+
+/// Whether this process is among its ancestors. Orphans of our descendants are our children, as we are a subreaper.
+fn descends_from_us(process: &Process) -> bool {
+    let parent = |pid: i32| Process::new(pid).ok()?.stat().ok().map(|stat| stat.ppid).filter(|pid| *pid > 0);
+    std::iter::successors(parent(process.pid()), |pid| parent(*pid)).any(|pid| pid == Pid::this().as_raw())
 }
 
 /// The process that has the socket open.
