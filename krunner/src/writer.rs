@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The timeout during shutdown.
 const HURRIED_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Set when the process shuts down.
+static IS_HURRIED: AtomicBool = AtomicBool::new(false);
 
 /// How often a waiting caller checks for progress.
 const PROGRESS_POLL: Duration = Duration::from_millis(100);
@@ -65,12 +69,15 @@ struct Open {
 }
 
 /// The progress of the writer thread, as seen by callers.
-struct WriterProgress(Mutex<WriterState>);
+struct WriterProgress {
+    state: Mutex<WriterState>,
+    patience: Duration,
+    is_hurried: &'static AtomicBool,
+}
 
 struct WriterState {
     /// When the thread started to write the current chunk; `None` while it is idle.
     busy_since: Option<Instant>,
-    patience: Duration,
     gap: Option<Gap>,
 }
 
@@ -81,12 +88,16 @@ struct Gap {
 }
 
 impl WriterProgress {
-    fn new(patience: Duration) -> Self {
-        Self(Mutex::new(WriterState { busy_since: None, patience, gap: None }))
+    fn new(patience: Duration, is_hurried: &'static AtomicBool) -> Self {
+        Self { state: Mutex::new(WriterState { busy_since: None, gap: None }), patience, is_hurried }
+    }
+
+    fn patience(&self) -> Duration {
+        if self.is_hurried.load(Ordering::Relaxed) { self.patience.min(HURRIED_PATIENCE) } else { self.patience }
     }
 
     fn lock(&self) -> MutexGuard<'_, WriterState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts these bytes as dropped if the file is blocked for too long; returns whether they were dropped.
@@ -95,7 +106,7 @@ impl WriterProgress {
         let is_new = state.gap.is_none();
         if is_new {
             match state.busy_since {
-                Some(since) if since.elapsed() >= state.patience => {
+                Some(since) if since.elapsed() >= self.patience() => {
                     state.gap = Some(Gap { since, dropped_bytes: 0 });
                 }
                 _ => return false,
@@ -149,12 +160,17 @@ impl Writer {
     /// # Errors
     /// If the thread cannot be started.
     pub(crate) fn to_file(file: impl Into<OwnedFd>, name: String) -> io::Result<Self> {
-        Self::patient(file, name, PATIENCE)
+        Self::patient(file, name, PATIENCE, &IS_HURRIED)
     }
 
-    fn patient(file: impl Into<OwnedFd>, name: String, patience: Duration) -> io::Result<Self> {
+    fn patient(
+        file: impl Into<OwnedFd>,
+        name: String,
+        patience: Duration,
+        is_hurried: &'static AtomicBool,
+    ) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel(QUEUED_CHUNKS);
-        let (progress, name) = (Arc::new(WriterProgress::new(patience)), Arc::<str>::from(name));
+        let (progress, name) = (Arc::new(WriterProgress::new(patience, is_hurried)), Arc::<str>::from(name));
         let thread =
             Thread { file: File::from(file.into()), name: Arc::clone(&name), queue, progress: Arc::clone(&progress) };
         thread::Builder::new().name("writer".into()).stack_size(STACK_BYTES).spawn(move || thread.run())?;
@@ -198,13 +214,11 @@ impl Writer {
         let flushed = async { open.jobs.send(WriterCommand::Flush(done)).await.is_ok() && written.await.is_ok() };
         timeout(deadline, flushed).await.unwrap_or(false)
     }
+}
 
-    /// Shortens the timeout for a blocked file because the process is shutting down.
-    pub(crate) fn hurry(&self) {
-        if let Some(open) = &self.open {
-            open.progress.lock().patience = HURRIED_PATIENCE;
-        }
-    }
+/// Shortens the timeout for blocked files because the process is shutting down.
+pub(crate) fn hurry() {
+    IS_HURRIED.store(true, Ordering::Relaxed);
 }
 
 /// The state of the writer thread.
@@ -311,7 +325,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_that_takes_nothing_is_given_up_and_the_gap_is_told_there() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let writer = Writer::patient(writer, "pipe".into(), Duration::from_millis(200)).unwrap();
+        let writer = Writer::patient(writer, "pipe".into(), Duration::from_millis(200), &IS_HURRIED).unwrap();
         let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
         let write_all = async {
             for _ in 0..1000 {
@@ -343,9 +357,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn during_a_shutdown_a_blocked_file_is_given_up_soon() {
+        static IS_STOPPING: AtomicBool = AtomicBool::new(false);
+        let (_reader, writer) = io::pipe().unwrap();
+        let writer = Writer::patient(writer, "pipe".into(), 10 * DEADLINE, &IS_STOPPING).unwrap();
+        let write_all = async {
+            for _ in 0..100 {
+                writer.write(Bytes::from(vec![b'x'; 64 * 1024])).await;
+            }
+        };
+        tokio::pin!(write_all);
+        assert!(timeout(2 * HURRIED_PATIENCE, &mut write_all).await.is_err(), "it waits for the file");
+        IS_STOPPING.store(true, Ordering::Relaxed);
+        timeout(DEADLINE, write_all).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_slow_file_is_not_given_up() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let writer = Writer::patient(writer, "pipe".into(), Duration::from_secs(2)).unwrap();
+        let writer = Writer::patient(writer, "pipe".into(), Duration::from_secs(2), &IS_HURRIED).unwrap();
         let read = thread::spawn(move || {
             let mut buffer = vec![0; 64 * 1024];
             let mut length = 0;

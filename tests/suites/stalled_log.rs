@@ -1,11 +1,13 @@
 //! The container's log: an unread pipe delays a program for a while, and the agent loses no output.
 
 use std::io::{PipeReader, Read as _, pipe};
+use std::time::Instant;
 
-use krunner_tests::{Raw, Runner, proc, wait};
+use krunner_tests::{LaunchMethod, Raw, Runner, host, proc, require, wait};
 use nix::sys::signal::Signal;
 
 use crate::app;
+use crate::stop::LIMIT;
 
 /// What `seq 3000000` writes.
 const LAST: usize = 3_000_000;
@@ -70,4 +72,46 @@ fn stop_ends_the_program_and_the_runner() {
 
     assert!(runner.wait_exit().success());
     assert_eq!(runner.processes(), [0_u32; 0]);
+}
+
+#[test]
+fn stop_leaves_no_process_behind_while_both_streams_take_nothing() {
+    for command in [
+        "yes",
+        "setsid sh -c 'trap \"\" TERM; yes; sleep 300' & exec yes",
+        "trap '' TERM; while :; do seq 1000; done",
+        "while :; do (setsid sleep 300 &); seq 1000; seq 1000 >&2; done",
+    ] {
+        let (_reader, writer) = pipe().expect("a pipe");
+        let mut runner = app().prefix(&["sh", "-c", "exec \"$@\" 2>&1", "sh"]).stdout(writer).start();
+        let mut raw = Raw::connect(&runner);
+        raw.op("exec", command);
+        wait::until_stalled("the pipe", || Some(proc::written_bytes(runner.pid())?));
+
+        let since = Instant::now();
+        runner.signal(Signal::SIGTERM);
+        raw.read_to_end();
+
+        assert!(runner.wait_exit().success(), "{command}");
+        assert!(since.elapsed() < LIMIT, "{command}: {:?}", since.elapsed());
+        assert_eq!(runner.processes(), [0_u32; 0], "{command}");
+    }
+}
+
+#[test]
+fn task_log_on_a_full_disk_ends_and_the_step_does_not() {
+    require!(host::root());
+    let setup = app().folder("home/work/.logs");
+    let mount = format!("mount -t tmpfs -o size=64k full {}/.logs", setup.home().display());
+    let mut runner = setup.prefix_first(&LaunchMethod::direct().mounts(&mount)).start();
+    let mut raw = Raw::connect(&runner);
+
+    for _ in 0..2 {
+        let run = raw.exec("seq 100000");
+        assert_eq!((run.output("stdout").len(), run.codes()), (588_895, vec![("finished", 0)]));
+    }
+
+    runner.wait_for_log(&[".logs/task/", "No space left on device", "further output to it is dropped"]);
+    runner.signal(Signal::SIGTERM);
+    assert!(runner.wait_exit().success());
 }

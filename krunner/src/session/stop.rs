@@ -29,7 +29,7 @@ use crate::runtime::Engine;
 use crate::tasks::TaskGroup;
 use crate::transport::ReplySender;
 use crate::wire::Reply;
-use crate::writer::Writer;
+use crate::writer;
 
 const STEP_DEADLINE: Duration = Duration::from_millis(3500);
 /// The monitor answers within one second.
@@ -83,8 +83,8 @@ impl Shutdown {
 
     async fn wind_down(&mut self, reason: &str) {
         tracing::debug!("stopping");
-        // A blocked stdout or stderr must not delay the remaining program output to the agent.
-        [&self.console.stdout, &self.console.stderr].into_iter().for_each(Writer::hurry);
+        // A blocked stdout, stderr or task log must not delay the remaining program output to the agent.
+        writer::hurry();
         let deadline = Instant::now() + STEP_DEADLINE;
         let (engine, services) = (self.engine.clone(), self.services.shut_down(STEP_DEADLINE));
         let ((), (), services_ended) = tokio::join!(self.end_step(deadline), end_engine(engine), services);
