@@ -1,10 +1,13 @@
 //! The async runtime of a command: one thread.
 
+use anyhow::Context as _;
+
+use crate::process::explain_limit;
 use crate::tasks::start_core_threads;
 
 /// Runs on a single-threaded runtime: the cores belong to user code.
 pub(super) fn in_runtime<T>(main: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    start_core_threads();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    start_core_threads().map_err(explain_limit).context("cannot start a thread")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(explain_limit)?;
     runtime.block_on(main)
 }

@@ -19,6 +19,7 @@ use self::host::HostFacts;
 use self::watchdog::attend;
 use super::args::DoctorArgs;
 use super::stdout::print;
+use crate::config::{LowLimit, low_limits};
 use crate::error::chain;
 use crate::exit::Exit;
 use crate::monitor::setup::TracerError;
@@ -54,6 +55,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut diagnosis = Diagnosis::new(findings, trial, host.as_ref().ok().and_then(HostFacts::throttling));
     diagnosis.checks.extend(host.map_or_else(|waited| vec![given_up("host", waited)], |host| host.checks()));
     diagnosis.checks.push(look.unwrap_or_else(|waited| given_up("proc-look", waited)));
+    diagnosis.checks.push(limits(&low_limits()));
     diagnosis.checks.push(agents());
     let text = if args.json { diagnosis.to_json() } else { diagnosis.to_text() };
     print(text)?;
@@ -67,6 +69,22 @@ const TESTED_AGENTS: &str =
 
 fn agents() -> HostCheck {
     HostCheck { check: "agents", state: CheckState::Note, found: TESTED_AGENTS.to_owned(), remedy: None }
+}
+
+/// The limits of a runner started here, which are those of this process.
+fn limits(low: &[LowLimit]) -> HostCheck {
+    const CHECK: &str = "limits";
+    if low.is_empty() {
+        let found = "no resource limit is too low".to_owned();
+        return HostCheck { check: CHECK, state: CheckState::Ok, found, remedy: None };
+    }
+    let join = |texts: Vec<String>| texts.join("; ");
+    HostCheck {
+        check: CHECK,
+        state: CheckState::Note,
+        found: join(low.iter().map(LowLimit::found).collect()),
+        remedy: Some(join(low.iter().map(|limit| limit.remedy.clone()).collect())),
+    }
 }
 
 /// What an agent on this node mounts. Its files may be on a mount that hangs.

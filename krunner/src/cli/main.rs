@@ -8,11 +8,21 @@ use nix::sys::signal::SigSet;
 use super::args::{Args, Subcommand};
 use super::async_runtime::in_runtime;
 use super::{completions, doctor, languages, man, monitor, oom, run, selftest, send, services};
+use crate::config::require_stack;
 use crate::exit::Exit;
 
 /// Parses the command line, runs the command, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    match require_stack() {
+        Ok(()) => dispatch(),
+        Err(limit) => failed(&limit.into()),
+    }
+}
+
+/// Apart, because its variables need more of the stack than [`main`] has checked.
+#[inline(never)]
+fn dispatch() -> ExitCode {
     // A caller's mask would apply to every program we start, and to our own SIGTERM.
     let _ = SigSet::all().thread_unblock();
     let args = Args::parse();
@@ -30,9 +40,11 @@ pub fn main() -> ExitCode {
     };
     match ended {
         Ok(code) => code,
-        Err(error) => {
-            eprintln!("krunner: {error:#}");
-            Exit::Failure.into()
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("krunner: {error:#}");
+    Exit::Failure.into()
 }

@@ -10,12 +10,12 @@ use anyhow::Context as _;
 
 use super::args::RunnerArgs;
 use super::async_runtime::in_runtime;
-use crate::config::{MemorySettings, Paths, Ports, child_env, foreign_home};
+use crate::config::{MemorySettings, Paths, Ports, child_env, foreign_home, require_for_session};
 use crate::error::{FatalError, chain};
 use crate::exit::Exit;
 use crate::logging;
 use crate::monitor::{BpfPolicy, Cgroup, CgroupRoot, MonitorSetup, ProgramLog, ScopeRequest};
-use crate::process::{Console, OomScorePolicy};
+use crate::process::{Console, OomScorePolicy, explain_limit};
 use crate::runtime::Language;
 use crate::session::{Session, SessionConfig, Signals};
 use crate::sys;
@@ -32,12 +32,13 @@ const LAST_WORDS_DEADLINE: Duration = Duration::from_millis(300);
 pub(super) const FIRST_PRIVATE_FD: i32 = 3;
 
 pub(super) fn run(args: RunnerArgs) -> anyhow::Result<ExitCode> {
+    require_for_session()?;
     // These three first of all, while there is one thread with all capabilities.
     let titled = sys::set_process_title(TITLE);
     let rank = OomScorePolicy::set_up(memory_limit());
     let monitor_setup = MonitorSetup::detect(ScopeRequest::Own, BpfPolicy::Auto, ProgramLog::under(args.debug));
     let kind = args.lang.as_deref().and_then(Language::find).context("no such language")?;
-    let console = Console::of_this_process().context("cannot use stdout and stderr")?;
+    let console = Console::of_this_process().map_err(explain_limit).context("cannot use stdout and stderr")?;
     let (replies, queue) = ReplySender::new();
     let to_agent = replies.clone();
     let bridge = (!args.debug).then(|| Box::new(move |line| to_agent.try_log(line)) as logging::Bridge);

@@ -42,6 +42,6 @@ pub(crate) use reaper::{ExitObserver, Reaper};
 pub(crate) use sink::{OutputSink, RichOutput};
 pub(crate) use source::InputSource;
 pub(crate) use spawn::{SpawnError, spawn_on_terminal};
-pub(crate) use spawn_limits::PidsLimit;
+pub(crate) use spawn_limits::{PidsLimit, explain as explain_limit};
 pub(crate) use start_failure::{enter, is_executable};
 pub(crate) use sweep::{kill_children, terminate_orphans};

@@ -1,4 +1,4 @@
-//! Explains why the kernel refuses another process: which limit is reached, and the remedy.
+//! Explains why the kernel refuses another process, thread or descriptor: which limit is reached, and the remedy.
 //!
 //! `fork` fails with EAGAIN at any of several limits (fork(2)) without naming it. The limit of a container is
 //! `pids.max` of its cgroup or of one above it, and counts threads as well (Documentation/admin-guide/cgroup-v2.rst,
@@ -59,22 +59,40 @@ impl fmt::Display for PidsLimit {
     }
 }
 
-/// Adds the limit behind an EAGAIN to the error, if it can be determined.
-pub(super) fn explain(error: io::Error) -> io::Error {
-    if error.raw_os_error() != Some(nix::libc::EAGAIN) {
-        return error;
-    }
-    let of_user = getrlimit(Resource::RLIMIT_NPROC).ok().map(|(soft, _)| soft).filter(|soft| *soft != RLIM_INFINITY);
-    let reason = reason(PidsLimit::find(Path::new("/")), of_user);
+/// Adds the limit behind an EAGAIN or EMFILE to the error, if it can be determined.
+pub(crate) fn explain(error: io::Error) -> io::Error {
+    let reason = match error.raw_os_error() {
+        Some(nix::libc::EAGAIN) => reason(
+            PidsLimit::find(Path::new("/")),
+            finite(Resource::RLIMIT_NPROC),
+            finite(Resource::RLIMIT_AS).filter(|bytes| *bytes < LITTLE_ADDRESS_SPACE),
+        ),
+        Some(nix::libc::EMFILE) => match finite(Resource::RLIMIT_NOFILE) {
+            Some(max) => format!("the limit of {max} open files (RLIMIT_NOFILE) is reached; raise it (ulimit -n)"),
+            None => return error,
+        },
+        _ => return error,
+    };
     let kernel = error.to_string();
     // The errno adds nothing to the text.
     let kernel = kernel.split(" (os error").next().unwrap_or_default();
     io::Error::new(error.kind(), format!("{kernel}: {reason}"))
 }
 
+fn finite(resource: Resource) -> Option<u64> {
+    getrlimit(resource).ok().map(|(soft, _)| soft).filter(|soft| *soft != RLIM_INFINITY)
+}
+
+/// The stack of a thread has 2 MiB, and 128 of them may block.
+const LITTLE_ADDRESS_SPACE: u64 = 256 << 20;
+
 /// The message. A user's limit counts the processes of that user in all containers, so the current number is not
 /// visible.
-fn reason(container: Option<PidsLimit>, of_user: Option<u64>) -> String {
+fn reason(container: Option<PidsLimit>, of_user: Option<u64>, address_space: Option<u64>) -> String {
+    if let (Some(bytes), None, false) = (address_space, of_user, container.is_some_and(PidsLimit::was_reached)) {
+        let limit = bytes >> 20;
+        return format!("the limit of {limit} MiB of address space (RLIMIT_AS) may be reached; raise it (ulimit -v)");
+    }
     match (container, of_user) {
         (Some(limit), _) if limit.was_reached() => format!(
             "{limit} is reached ({} in use); end some, or start the container with a larger pids limit",
@@ -182,14 +200,17 @@ mod tests {
     fn the_reason_names_limit_and_remedy() {
         let container = |current| Some(PidsLimit { max: 40, current });
         assert_eq!(
-            reason(container(40), Some(100)),
+            reason(container(40), Some(100), None),
             "the limit of 40 processes and threads of this container is reached (40 in use); end some, or start the \
              container with a larger pids limit"
         );
-        assert!(reason(container(38), None).contains("is reached (38 in use)"));
-        assert!(reason(container(7), Some(100)).contains("100 processes and threads of this user (RLIMIT_NPROC)"));
-        assert!(reason(container(7), None).contains("not reached (7 in use); it is one of the machine"));
-        assert!(reason(None, None).contains("larger pids limit"));
+        assert!(reason(container(38), None, Some(1 << 24)).contains("is reached (38 in use)"));
+        assert!(
+            reason(container(7), Some(100), None).contains("100 processes and threads of this user (RLIMIT_NPROC)")
+        );
+        assert!(reason(container(7), None, None).contains("not reached (7 in use); it is one of the machine"));
+        assert!(reason(container(7), None, Some(1 << 24)).contains("16 MiB of address space (RLIMIT_AS)"));
+        assert!(reason(None, None, None).contains("larger pids limit"));
     }
 
     #[test]

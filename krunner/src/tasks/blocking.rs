@@ -48,8 +48,11 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 }
 
 /// Starts the threads that never exit. Call before user code runs.
-pub(crate) fn start_core_threads() {
-    POOL.start_core_threads();
+///
+/// # Errors
+/// If not even one can be started: work would wait forever.
+pub(crate) fn start_core_threads() -> io::Result<()> {
+    POOL.start_core_threads()
 }
 
 async fn run_in<T: Send + 'static>(pool: &Pool, work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -95,11 +98,17 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start_core_threads(&self) {
+    fn start_core_threads(&self) -> io::Result<()> {
         let mut state = self.lock();
-        for _ in state.threads..CORE_THREADS {
-            self.grow(&mut state);
+        while state.threads < CORE_THREADS {
+            match (self.start)() {
+                Ok(()) => state.threads += 1,
+                Err(error) if state.threads == 0 => return Err(error),
+                // `retry` tries again.
+                Err(_) => break,
+            }
         }
+        Ok(())
     }
 
     fn submit(&self, job: BlockingJob) {
@@ -185,6 +194,7 @@ mod tests {
         static FULL: Pool = Pool::new(IDLE_PATIENCE, || {
             if IS_FULL.load(Ordering::SeqCst) { Err(io::ErrorKind::OutOfMemory.into()) } else { start_thread(&FULL) }
         });
+        assert!(FULL.start_core_threads().is_err());
         let work = run_in(&FULL, || 7);
         tokio::pin!(work);
         assert!(timeout(RETRY * 3, &mut work).await.is_err(), "there is no thread");
@@ -198,7 +208,7 @@ mod tests {
         static FULL: Pool = Pool::new(IDLE_PATIENCE, || {
             if IS_FULL.load(Ordering::SeqCst) { Err(io::ErrorKind::WouldBlock.into()) } else { start_thread(&FULL) }
         });
-        FULL.start_core_threads();
+        FULL.start_core_threads().unwrap();
         IS_FULL.store(true, Ordering::SeqCst);
         let (release, hangs) = mpsc::channel::<()>();
         FULL.submit(Box::new(move || _ = hangs.recv()));

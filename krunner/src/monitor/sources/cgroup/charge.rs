@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::files::{available_bytes, number_in, value};
+use super::files::{available_bytes, max_levels, number_in, value};
 use super::{Cgroup, MemcgFiles, NO_LIMIT_BYTES, OOM_GROUP};
 pub(in crate::monitor) use memory::{ChargedMemory, MemoryStat};
 
@@ -54,9 +54,6 @@ pub(super) const RESERVE_BYTES: u64 = 1 << 20;
 
 /// Buffer for the events file, at most seven lines of a word and a number.
 const EVENTS_BYTES: usize = 256;
-
-/// Maximum number of levels to read.
-const MAX_LEVELS: usize = 8;
 
 /// The limits that apply to us and their charge. Limits may change later (`docker update`).
 #[derive(Debug)]
@@ -184,7 +181,7 @@ impl ChargeLevel {
             };
             number_in(&level.usage).map(|_| level)
         };
-        cgroup.visible().iter().take(MAX_LEVELS).filter_map(|dir| open(dir)).collect()
+        cgroup.visible().iter().take(max_levels()).filter_map(|dir| open(dir)).collect()
     }
 
     fn is_stuck(&self) -> bool {

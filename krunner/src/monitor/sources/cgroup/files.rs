@@ -5,8 +5,23 @@ use std::io;
 use std::os::unix::fs::{DirEntryExt as _, FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::{Resource, getrlimit};
+
+/// Maximum number of levels whose files are held open.
+const MAX_LEVELS: usize = 8;
+
+/// The same with few descriptors. A level takes up to 13, and connections and steps need the rest.
+const FEW_LEVELS: usize = 2;
+const FEW_DESCRIPTORS: u64 = 256;
+
 /// Buffer for a decimal number.
 const NUMBER_BYTES: usize = 32;
+
+/// How many levels of the hierarchy to hold open, innermost first.
+pub(super) fn max_levels() -> usize {
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    if descriptors < FEW_DESCRIPTORS { FEW_LEVELS } else { MAX_LEVELS }
+}
 
 pub(super) fn text<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {
     let mut length = 0;

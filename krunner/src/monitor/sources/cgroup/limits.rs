@@ -20,15 +20,12 @@ use std::time::{Duration, Instant};
 use krunner_common::CHARGE_BATCH_PAGES;
 
 use super::charge::{MACHINE_RESERVE_BYTES, RESERVE_BYTES};
-use super::files::{available_bytes, meminfo_bytes, number_in, text, value};
+use super::files::{available_bytes, max_levels, meminfo_bytes, number_in, text, value};
 use super::usage::UsageFiles;
 use super::{Cgroup, MemcgFiles, NO_LIMIT_BYTES};
 use crate::monitor::explain::{CgroupView, FailedCharges, LimitHit, LimitScope, MachineMemory, MemoryUsage};
 use crate::monitor::model::LimitKind;
 use crate::monitor::sources::page_size::page_bytes;
-
-/// Maximum number of levels to read.
-const MAX_LEVELS: usize = 8;
 
 /// Maximum time from the failed charge to the counted kill; the kernel reclaims in between.
 const KILL_FOLLOWS: Duration = Duration::from_millis(500);
@@ -96,7 +93,7 @@ impl LimitCounters {
         let meminfo = File::open(meminfo).ok();
         let total_bytes = meminfo.as_ref().and_then(|meminfo| meminfo_bytes(meminfo, "MemTotal:"));
         let levels = cgroup.map_or_else(Vec::new, |cgroup| {
-            let dirs = cgroup.visible().into_iter().take(MAX_LEVELS);
+            let dirs = cgroup.visible().into_iter().take(max_levels());
             dirs.filter_map(|dir| LimitLevel::open(cgroup, &dir)).collect()
         });
         let mut counters = Self { levels, meminfo, total_bytes };

@@ -6,6 +6,7 @@
 
 use std::{io, thread};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use tokio::sync::oneshot;
 
@@ -89,7 +90,14 @@ pub(crate) fn try_to_attach(target: &Target) -> Result<(), LoadingError> {
 fn attach(target: &Target) -> Result<Attached, LoadingError> {
     // File capabilities may be permitted but not effective. If raising fails, so does the load below.
     let _ = sys::raise_permitted();
-    bpf::attach(target).map_err(|error| {
+    // aya may raise this limit of the whole process on kernels before 5.11, and programs would inherit that.
+    let memlock = getrlimit(Resource::RLIMIT_MEMLOCK);
+    let attached = bpf::attach(target);
+    if let Ok((soft, hard)) = memlock {
+        // Lowering it again is always allowed.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard);
+    }
+    attached.map_err(|error| {
         let findings = probe::probe_host(&ProbeRoots::default(), sys::try_bpf());
         explain(error, findings.choose().why_not_better.into_iter().next())
     })
