@@ -9,6 +9,7 @@ mod cycles;
 mod files;
 mod layers;
 mod modules;
+mod security;
 mod sizes;
 mod source;
 mod tree;
@@ -37,6 +38,7 @@ Rules:
            main.rs is tiny
   tree     no new top-level folders, no host name of a package registry, a reason in
            ARCHITECTURE.md for each dependency of krunner
+  security SECURITY.md names a test for each threat, and the tests exist
   words    no retired name or phrase, no doc comment of one or two words, no type of the
            same name in two modules of krunner
 
@@ -119,6 +121,7 @@ fn check(sources: &[Source]) -> (Vec<Complaint>, Vec<String>, Counts) {
     }
     words::check_types(sources, &mut counts.words, &mut complaints);
     counts.cycles = cycles::check(sources, &mut complaints);
+    security::check(sources, &mut complaints);
     tree::check_folders(sources, &mut complaints);
     tree::check_dependencies(sources, &mut complaints, &mut notes);
     complaints.sort();
