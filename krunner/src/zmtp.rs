@@ -28,6 +28,20 @@ const MECHANISM: &[u8; 20] = b"NULL\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 /// The name of the command after the greeting, with its length byte.
 const READY: &[u8] = b"\x05READY";
 
+/// The names of the heartbeat commands (ZMTP 3.1, <https://rfc.zeromq.org/spec/37/>). libzmq sends PINGs to peers of
+/// any version.
+const PING: &[u8] = b"\x04PING";
+const PONG: &[u8] = b"\x04PONG";
+
+/// A PING says after how much silence its sender may be taken for dead.
+const TTL_BYTES: usize = 2;
+
+/// Longer contexts are not allowed; what is beyond is ignored, as in libzmq.
+const MAX_CONTEXT_BYTES: usize = 16;
+
+/// The part of a PING that its answer depends on.
+pub(crate) const MAX_PING_BYTES: usize = PING.len() + TTL_BYTES + MAX_CONTEXT_BYTES;
+
 /// A frame header with reserved flag bits set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("unknown frame flags {0:#04x}")]
@@ -106,6 +120,18 @@ pub(crate) fn ready_properties(command: &[u8]) -> Option<&[u8]> {
     command.strip_prefix(READY)
 }
 
+/// The frame that answers a PING, with the same context; `None` for another command.
+///
+/// The time to live in the PING is not used: TCP keepalive ends the connection of a host that disappeared.
+#[must_use]
+pub(crate) fn pong(command: &[u8]) -> Option<BytesMut> {
+    let context = command.strip_prefix(PING)?.get(TTL_BYTES..)?;
+    let context = &context[..context.len().min(MAX_CONTEXT_BYTES)];
+    let mut frame = BytesMut::new();
+    put_frame(&mut frame, FLAG_COMMAND, &[PONG, context].concat());
+    Some(frame)
+}
+
 /// The value of a property. Names are case-insensitive.
 #[must_use]
 pub(crate) fn property<'a>(mut properties: &'a [u8], wanted: &str) -> Option<&'a [u8]> {
@@ -152,6 +178,17 @@ mod tests {
         assert_eq!(property(properties, "socket-type"), Some(&b"SUB"[..]));
         assert_eq!(property(properties, "IDENTITY"), Some(&b"me"[..]));
         assert_eq!(property(properties, "Resource"), None);
+    }
+
+    #[test]
+    fn a_ping_is_answered_with_its_context() {
+        assert_eq!(pong(b"\x04PING\0\x0a").unwrap(), &b"\x04\x05\x04PONG"[..]);
+        assert_eq!(pong(b"\x04PING\0\x0aabc").unwrap(), &b"\x04\x08\x04PONGabc"[..]);
+        let long = [b"\x04PING\0\x0a", &[b'x'; 30][..]].concat();
+        assert_eq!(pong(&long).unwrap(), [&b"\x04\x15\x04PONG"[..], &[b'x'; 16]].concat());
+        for other in [&b"\x04PING\0"[..], b"\x04PONG\0\0", b"\x05READY", b""] {
+            assert_eq!(pong(other), None);
+        }
     }
 
     #[test]

@@ -17,6 +17,11 @@ fn kibibytes(pid: u32, field: &str) -> Option<u64> {
     value.strip_suffix(" kB")?.parse().ok()
 }
 
+/// What is resident of a process now.
+pub fn rss_kib(pid: u32) -> Option<u64> {
+    kibibytes(pid, "VmRSS")
+}
+
 /// The highest resident size that a process ever had.
 pub fn peak_rss_kib(pid: u32) -> Option<u64> {
     kibibytes(pid, "VmHWM")

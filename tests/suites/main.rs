@@ -25,6 +25,7 @@ mod git_graph;
 mod git_terminal;
 mod h2o;
 mod hostile_home;
+mod hostile_peers;
 mod hung_mount;
 mod interrupt;
 mod jupyter;

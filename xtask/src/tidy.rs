@@ -32,7 +32,7 @@ Rules:
   layers   rooms of krunner, and those inside monitor, use each other only along the arrows of
            ARCHITECTURE.md
   cycles   no two modules of krunner in one folder use each other, directly or around a ring
-  owners   zeromq only in transport/ and terminal/, aya only in monitor/sources/tracer/bpf.rs
+  owners   zeromq only in transport/socket/, aya only in monitor/sources/tracer/bpf.rs
            (the compiler checks who may use unsafe code, clippy who may spawn tasks)
   files    every .rs file opens with //! and stays within 500 lines; mod.rs only declares;
            main.rs is tiny

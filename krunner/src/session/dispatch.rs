@@ -21,6 +21,7 @@ use crate::error::{FatalError, chain};
 use crate::exit::Exit;
 use crate::process::{Console, Launcher};
 use crate::runtime::{Engine, Runtime};
+use crate::sys::memory::trim_heap;
 use crate::tasks::TaskGroup;
 use crate::transport::{Inbound, ReplySender};
 use crate::user_input::{InputWanted, UserInput};
@@ -158,6 +159,14 @@ impl Session {
             replies.wait_for_answer_budget().await;
             self.services.next().await
         };
+        let is_step_held_up = self.steps.has_next();
+        let room_for_steps = async {
+            if is_step_held_up {
+                replies.wait_for_room_for_end().await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
         let has_pending = self.attribution.oom.has_pending() && self.steps.is_attached();
         let room_for_reports = async {
             if has_pending {
@@ -172,6 +181,7 @@ impl Session {
             task = self.tasks.failed() => SessionEvent::TaskPanicked(task),
             Some(event) = self.events.recv() => event,
             () = room_for_reports => SessionEvent::RoomForReports,
+            () = room_for_steps => SessionEvent::RoomForSteps,
             event = self.attribution.oom.next() => SessionEvent::Oom(event),
             earlier = self.attribution.end_log.unexpected_ends() => SessionEvent::UnexpectedEnds(earlier),
             reply = about_services => SessionEvent::Service(reply),
@@ -196,6 +206,7 @@ impl Session {
             SessionEvent::UnexpectedEnds(ended) => {
                 self.attribution.report_earlier_ends(&ended, self.steps.is_attached(), &self.tasks);
             }
+            SessionEvent::RoomForSteps => self.advance(),
             SessionEvent::RoomForReports => {
                 self.attribution.oom.send_pending();
                 self.finish_reported_step();
@@ -298,10 +309,12 @@ impl Session {
         self.advance();
     }
 
-    /// Starts the next step if none is running and the preparation is complete.
+    /// Starts the next step if none is running, the preparation is complete, and few ends of steps wait to be sent.
     fn advance(&mut self) {
         let Some(worker) = &self.execution.worker else { return };
-        while let Some(next) = self.steps.next() {
+        while self.agent.replies.has_room_for_end()
+            && let Some(next) = self.steps.next()
+        {
             self.attribution.oom.send_pending();
             match next {
                 NextStep::Answer { kind, exit_code } => self.agent.replies.answer(Reply::Finished { kind, exit_code }),
@@ -314,6 +327,9 @@ impl Session {
                     });
                 }
             }
+        }
+        if self.steps.freed_memory() {
+            trim_heap();
         }
     }
 

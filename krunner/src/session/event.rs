@@ -29,6 +29,8 @@ pub(super) enum SessionEvent {
         /// The exit code for the agent.
         exit_code: i32,
     },
+    /// Ends of steps reached the agent, so that the next step may start.
+    RoomForSteps,
     /// Pending reports can be sent to the agent.
     RoomForReports,
     /// The reports of OOM kills before the end of a step did not arrive in time.

@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 
 use crate::wire::{Step, StepKind};
 
-/// Total text of waiting steps: one of the largest size, or many ordinary ones.
-const MAX_TEXT_BYTES: usize = 128 * 1024 * 1024;
+/// Total text of waiting steps: two messages of the largest size, or four of what a client of Backend.AI can send.
+const MAX_TEXT_BYTES: usize = 16 * 1024 * 1024;
 
 /// The maximum number of waiting steps with text.
 const MAX_STEPS: usize = 4096;
@@ -63,6 +63,8 @@ pub(super) struct StepQueue {
     waiting: VecDeque<QueueEntry>,
     steps: usize,
     text_bytes: usize,
+    /// The most there was since [`Self::take_peak`].
+    peak_text_bytes: usize,
     /// The kind, and whether it is a `code` that found nothing to wait for.
     running: Option<(StepKind, bool)>,
     build_failed: bool,
@@ -79,6 +81,7 @@ impl StepQueue {
         }
         self.steps += 1;
         self.text_bytes += step.text.len();
+        self.peak_text_bytes = self.peak_text_bytes.max(self.text_bytes);
         let is_sole_code = step.kind == StepKind::Code && self.is_idle();
         self.waiting.push_back(QueueEntry::Step { step, is_sole_code });
         PushResult::Queued
@@ -127,6 +130,11 @@ impl StepQueue {
             QueueEntry::Rejected(kind) => kind,
         };
         self.waiting.drain(..).map(kind).collect()
+    }
+
+    /// The most text that waited since the last call.
+    pub(super) fn take_peak(&mut self) -> usize {
+        std::mem::replace(&mut self.peak_text_bytes, self.text_bytes)
     }
 
     /// Whether no step runs or waits.

@@ -21,6 +21,9 @@ use crate::wire::{Reply, Step, StepKind};
 /// How long the reply to a step waits for reports of OOM kills before its end. The monitor answers within one second.
 const REPORTS_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Text of steps that is worth returning to the kernel. It lies scattered over the heap, so that freeing it does not.
+const RETURNED_BYTES: usize = 1024 * 1024;
+
 /// What the session is doing with steps.
 enum StepState {
     /// The runtime is initialized and the bootstrap script runs; steps wait.
@@ -94,6 +97,11 @@ impl Steps {
         if matches!(self.state, StepState::Preparing(_)) {
             self.state = StepState::Idle;
         }
+    }
+
+    /// Whether [`Self::next`] has a step.
+    pub(super) fn has_next(&self) -> bool {
+        matches!(self.state, StepState::Idle) && !self.queue.is_idle()
     }
 
     /// The next step, unless the session is being prepared or a step is not over.
@@ -177,6 +185,11 @@ impl Steps {
     /// Whether the agent waits for a step, which runs or is queued.
     pub(super) fn is_attached(&self) -> bool {
         !self.queue.is_idle()
+    }
+
+    /// Whether the last step is over and much memory was freed since the last call.
+    pub(super) fn freed_memory(&mut self) -> bool {
+        self.queue.is_idle() && self.queue.take_peak() >= RETURNED_BYTES
     }
 
     /// Takes the steps that wait, which will not run.

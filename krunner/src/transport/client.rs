@@ -9,26 +9,27 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use zeromq::{PullSocket, PushSocket, Socket, SocketRecv as _, SocketSend as _, ZmqError, ZmqMessage};
 
-use super::link::{self, Link, LinkError};
 use super::listener;
-use super::relay::{ReceiveLimits, Role, SendProgress};
-use super::reply_sender::framed_bytes;
+use super::socket::{self, FrameLimits, LinkError, MessageReceiver, MessageSender, ReceiveLimits, SocketError};
 use crate::tasks::{TaskGroup, blocking};
 
 /// Interval between attempts to connect, and between checks of what has been acknowledged.
 const POLL: Duration = Duration::from_millis(5);
+
+/// A reply is output of 64 KiB, or an object to display of 10 MiB at most.
+const REPLY_LIMITS: FrameLimits = FrameLimits { message_bytes: 16 * 1024 * 1024, message_frames: 16 };
+
+/// A client has one connection: one of the longest.
+const REPLY_POOL_BYTES: usize = 16 * 1024 * 1024;
 
 /// A connection to a runner.
 ///
 /// Each of its connections has a relay, as in the runner, so that [`RunnerClient::flush`] knows when ops have arrived:
 /// the `zeromq` crate would lose queued messages when the program exits.
 pub(crate) struct RunnerClient {
-    ops: PushSocket,
-    progress: Arc<SendProgress>,
-    sent_bytes: u64,
-    replies: Option<PullSocket>,
+    ops: MessageSender,
+    replies: Option<MessageReceiver>,
     tasks: TaskGroup,
 }
 
@@ -60,7 +61,7 @@ pub(crate) enum RunnerClientError {
     Handshake(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The connection broke.
     #[error("lost the connection to the runner")]
-    Broken(#[from] ZmqError),
+    Broken(#[from] SocketError),
     /// No reply arrived in time.
     #[error("no reply from the runner within {0:?}")]
     Silent(Duration),
@@ -101,15 +102,17 @@ impl RunnerClient {
         let tasks = TaskGroup::new();
         let replies = if replies {
             let stream = dial(&address.host, address.out_port, deadline).await?;
-            let role = Role::Pull(ReceiveLimits::default());
-            Some(open::<PullSocket>(stream, role, None, &tasks).await?)
+            let limits = ReceiveLimits::new(REPLY_LIMITS, REPLY_POOL_BYTES);
+            let (receiver, relay) = socket::open_receiver(stream, limits).await?;
+            run(relay, &tasks);
+            Some(receiver)
         } else {
             None
         };
         let stream = dial(&address.host, address.in_port, deadline).await?;
-        let progress = SendProgress::new(&stream, Arc::new(Notify::new())).map_err(LinkError::from)?;
-        let ops = open::<PushSocket>(stream, Role::Push, Some(Arc::clone(&progress)), &tasks).await?;
-        Ok(Self { ops, progress, sent_bytes: 0, replies, tasks })
+        let (ops, relay) = socket::open_sender(stream, Arc::new(Notify::new())).await?;
+        run(relay, &tasks);
+        Ok(Self { ops, replies, tasks })
     }
 
     /// Sends an op.
@@ -117,11 +120,7 @@ impl RunnerClient {
     /// # Errors
     /// If the connection is lost.
     pub(crate) async fn send(&mut self, op: &str, payload: impl Into<Bytes>) -> Result<(), RunnerClientError> {
-        let payload = payload.into();
-        self.sent_bytes += framed_bytes(op.len()) + framed_bytes(payload.len());
-        let mut message = ZmqMessage::from(op);
-        message.push_back(payload);
-        Ok(self.ops.send(message).await?)
+        Ok(self.ops.send([Bytes::copy_from_slice(op.as_bytes()), payload.into()]).await?)
     }
 
     /// Waits until the runner's host has acknowledged everything that was sent.
@@ -130,7 +129,7 @@ impl RunnerClient {
     /// If it has not until the deadline.
     pub(crate) async fn flush(&self, deadline: Duration) -> Result<(), RunnerClientError> {
         let taken = async {
-            while self.progress.relayed_bytes() < self.sent_bytes || !self.progress.is_acknowledged() {
+            while !self.ops.is_acknowledged() {
                 sleep(POLL).await;
             }
         };
@@ -143,9 +142,9 @@ impl RunnerClient {
     /// If none arrives within `patience`, or the connection is lost.
     pub(crate) async fn receive(&mut self, patience: Duration) -> Result<RawReply, RunnerClientError> {
         let Some(replies) = &mut self.replies else { return Err(RunnerClientError::Silent(Duration::ZERO)) };
-        let message = timeout(patience, replies.recv()).await.map_err(|_| RunnerClientError::Silent(patience))??;
+        let message = timeout(patience, replies.receive()).await.map_err(|_| RunnerClientError::Silent(patience))??;
         let [kind, payload] =
-            <[Bytes; 2]>::try_from(message.into_vec()).map_err(|frames| RunnerClientError::FrameCount(frames.len()))?;
+            <[Bytes; 2]>::try_from(message).map_err(|frames| RunnerClientError::FrameCount(frames.len()))?;
         Ok(RawReply { kind: String::from_utf8_lossy(&kind).into_owned(), payload })
     }
 
@@ -156,20 +155,13 @@ impl RunnerClient {
     }
 }
 
-/// Opens a socket on a connection and runs its relay in a task.
-async fn open<S: Socket + 'static>(
-    stream: TcpStream,
-    role: Role,
-    progress: Option<Arc<SendProgress>>,
-    tasks: &TaskGroup,
-) -> Result<S, LinkError> {
-    let Link { socket, relay, .. } = link::open(stream, role, progress).await?;
+/// Runs the relay of a connection in a task.
+fn run(relay: impl Future<Output = Result<(), LinkError>> + Send + 'static, tasks: &TaskGroup) {
     tasks.spawn("client", async move {
         if let Err(error) = relay.await {
             tracing::debug!("connection to the runner closed: {error}");
         }
     });
-    Ok(socket)
 }
 
 /// tokio's own name lookup panics if it cannot start a thread.

@@ -1,9 +1,9 @@
-//! Parses what a subscriber sends: a greeting, and frames small enough to be buffered whole. Pure; [`super::scanner`]
+//! Parses what a subscriber sends: a greeting, and frames small enough to be buffered whole. Pure; `socket/scanner.rs`
 //! follows streams of any size.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use crate::zmtp::{FrameHeader, GREETING_BYTES, UnknownFlags, fits_greeting, property, ready_properties};
+use crate::zmtp::{FrameHeader, GREETING_BYTES, UnknownFlags, fits_greeting, pong, property, ready_properties};
 
 /// A READY command with an identity, or a subscription, is far smaller.
 const MAX_FRAME_BYTES: u64 = 1024;
@@ -32,6 +32,11 @@ impl SubscriberFrame {
     /// The body, if this is a message of a single frame.
     pub(super) fn message(&self) -> Option<&[u8]> {
         (!self.header.is_command() && !self.header.has_more()).then_some(&self.body[..])
+    }
+
+    /// The frame that answers this one, if it is a PING.
+    pub(super) fn pong(&self) -> Option<BytesMut> {
+        if self.header.is_command() { pong(&self.body) } else { None }
     }
 
     /// Checks that this is the READY command of one of these socket types.

@@ -1,32 +1,26 @@
 //! `ZeroMQ` messages in and out, with bounded memory whatever the peer does.
 //!
-//! The `zeromq` crate implements the protocol. Each connection has its own socket of that crate and a [`relay`] between
-//! that socket and the network:
+//! [`socket`] has the sockets of the `zeromq` crate and the relay in front of each:
 //!
 //! ```text
-//! agent ── TCP ── relay ── unix socket ── PullSocket ──▶ pull ──▶ Inbound
-//! agent ── TCP ── relay ── unix socket ── PushSocket ◀── push ◀── ReplySender
-//! typed ── TCP ── relay ── unix socket ── SubSocket ──▶ pull ──▶ Inbound
-//! screen ─ TCP ─────────────────────────────────────── publish ◀── Publisher
+//! agent ── TCP ──▶ socket ──▶ pull ──▶ Inbound
+//! agent ◀── TCP ── socket ◀── push ◀── ReplySender
+//! typed ── TCP ──▶ socket ──▶ pull ──▶ Inbound
+//! screen ◀─ TCP ──────────── publish ◀── Publisher
 //! ```
 //!
-//! By itself the crate queues 100,000 messages per peer regardless of size, does not notice when the peer of a PUSH
-//! socket disconnects, loses queued messages when that happens or when the socket is dropped, and allocates any length
-//! that a frame header claims. The relay sees every byte: it rejects frames that are too long, notices a disconnect,
-//! and counts the bytes that reached the network. From that count, `push` knows which messages to keep, to resend to
-//! the next peer, and to wait for at shutdown.
+//! `push` keeps each reply until the network took it, and so knows what to resend to the next peer, and what to wait for
+//! at shutdown.
 
 mod client;
 mod frames;
-mod link;
 mod listener;
 mod publish;
 mod pull;
 mod push;
-mod relay;
 mod reply_queue;
 mod reply_sender;
-mod scanner;
+mod socket;
 #[cfg(test)]
 mod testing;
 

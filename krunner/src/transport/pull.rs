@@ -1,34 +1,33 @@
 //! The ports that receive messages: ops (PULL) and terminal input (SUB).
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
-use zeromq::{PullSocket, Socket, SocketEvent, SocketRecv, SubSocket, ZmqResult};
+use tokio::sync::mpsc;
 
-use super::link::{self, Link, LinkError, report};
 use super::listener;
-use super::relay::{ReceiveLimits, Role};
-use super::scanner::FrameLimits;
+use super::socket::{self, FrameLimits, ReceiveLimits, SocketType, report};
 use crate::error::FatalError;
 use crate::tasks::TaskGroup;
 
 /// Queue between a connection and the session, which receives messages at once; each may be large.
 const QUEUED_MESSAGES: usize = 1;
 
-/// Time to receive what a peer sent just before it disconnected, which is all in memory by then.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+const MIB: usize = 1024 * 1024;
+
+/// An op of the agent carries at most what came to Backend.AI's manager in one piece: 1 MiB by HTTP, 4 MiB by a websocket
+/// (the defaults of aiohttp, which it does not change). Twice that, because JSON may be longer than the text was. A
+/// command line ends at 128 KiB (`MAX_ARG_STRLEN`), an order for a service at 1 MiB.
+///
+/// An op has two frames; a few more are accepted so that a wrong count is logged instead of closing the connection.
+pub(super) const OP_LIMITS: FrameLimits = FrameLimits { message_bytes: 8 * MIB as u64, message_frames: 16 };
+
+/// The large messages of all connections: four of the longest.
+const OP_POOL_BYTES: usize = 32 * MIB;
 
 /// Terminal input comes from a websocket, which accepts messages up to 4 MiB (aiohttp's default).
-const TYPED_LIMITS: FrameLimits = FrameLimits { message_bytes: 4 * 1024 * 1024, message_frames: 16 };
+const TYPED_LIMITS: FrameLimits = FrameLimits { message_bytes: 4 * MIB as u64, message_frames: 16 };
 
-/// Total size of the large frames of terminal input being received: two of the largest.
-const TYPED_LARGE_BYTES: usize = 8 * 1024 * 1024;
+/// Two of the longest.
+const TYPED_POOL_BYTES: usize = 8 * MIB;
 
 /// Messages from all peers, each as its frames.
 pub(crate) type Inbound = mpsc::Receiver<Vec<Bytes>>;
@@ -38,7 +37,7 @@ pub(crate) type Inbound = mpsc::Receiver<Vec<Bytes>>;
 /// # Errors
 /// If the port cannot be bound.
 pub(crate) async fn listen(port: u16, tasks: &TaskGroup) -> Result<Inbound, FatalError> {
-    receive::<PullSocket>("replin", port, ReceiveLimits::default(), tasks).await
+    receive("replin", port, SocketType::Pull, ReceiveLimits::new(OP_LIMITS, OP_POOL_BYTES), tasks).await
 }
 
 /// Binds the port for terminal input and subscribes to everything that its peers publish.
@@ -46,82 +45,23 @@ pub(crate) async fn listen(port: u16, tasks: &TaskGroup) -> Result<Inbound, Fata
 /// # Errors
 /// If the port cannot be bound.
 pub(crate) async fn subscribe(name: &'static str, port: u16, tasks: &TaskGroup) -> Result<Inbound, FatalError> {
-    let limits = ReceiveLimits { frames: TYPED_LIMITS, large_frames: Arc::new(Semaphore::new(TYPED_LARGE_BYTES)) };
-    receive::<SubSocket>(name, port, limits, tasks).await
+    receive(name, port, SocketType::Sub, ReceiveLimits::new(TYPED_LIMITS, TYPED_POOL_BYTES), tasks).await
 }
 
-/// A socket that receives messages.
-#[async_trait]
-trait InboundSocket: Socket + SocketRecv + 'static {
-    /// Called once the socket has a peer.
-    async fn begin(&mut self) -> ZmqResult<()> {
-        Ok(())
-    }
-}
-
-impl InboundSocket for PullSocket {}
-
-#[async_trait]
-impl InboundSocket for SubSocket {
-    async fn begin(&mut self) -> ZmqResult<()> {
-        self.subscribe("").await
-    }
-}
-
-async fn receive<S: InboundSocket>(
+async fn receive(
     name: &'static str,
     port: u16,
+    socket_type: SocketType,
     limits: ReceiveLimits,
     tasks: &TaskGroup,
 ) -> Result<Inbound, FatalError> {
     let listener = listener::bind(name, port).await?;
     let (messages, inbound) = mpsc::channel(QUEUED_MESSAGES);
     listener::accept(listener, tasks, move |stream, peer| {
-        let (messages, role) = (messages.clone(), Role::Pull(limits.clone()));
-        async move { report(peer, serve::<S>(stream, role, messages).await) }
+        let (messages, limits) = (messages.clone(), limits.clone());
+        async move { report(peer, socket::receive(stream, socket_type, limits, messages).await) }
     });
     Ok(inbound)
-}
-
-async fn serve<S: InboundSocket>(
-    stream: TcpStream,
-    role: Role,
-    messages: mpsc::Sender<Vec<Bytes>>,
-) -> Result<(), LinkError> {
-    let Link { mut socket, mut events, mut relay } = link::open::<S>(stream, role, None).await?;
-    let backend = socket.backend();
-    let receive = async {
-        if let Err(error) = socket.begin().await {
-            return tracing::debug!("a publisher disconnected before the subscription was sent: {error}");
-        }
-        loop {
-            tokio::select! {
-                biased;
-                message = socket.recv() => match message {
-                    Ok(message) => _ = messages.send(message.into_vec()).await,
-                    Err(error) => return tracing::debug!("connection closed in the middle of a message: {error}"),
-                },
-                event = events.next() => match event {
-                    // A second peer can only be a foreign one (see `link::open`).
-                    Some(SocketEvent::Disconnected(_) | SocketEvent::Accepted(..)) | None => return,
-                    Some(_) => {}
-                },
-            }
-        }
-    };
-    tokio::pin!(receive);
-    let ended = tokio::select! {
-        ended = &mut relay => Some(ended),
-        () = &mut receive => None,
-    };
-    // Closes the internal connection. The socket still delivers what it has, then stops.
-    drop(relay);
-    if ended.is_some() && timeout(DRAIN_DEADLINE, receive).await.is_err() {
-        tracing::warn!("dropping the last messages of a disconnected peer: not received within {DRAIN_DEADLINE:?}");
-    }
-    // The crate's tasks would keep the socket alive if it has not seen the end of its stream.
-    backend.shutdown();
-    Ok(ended.unwrap_or(Ok(()))?)
 }
 
 #[cfg(test)]

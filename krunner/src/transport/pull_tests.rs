@@ -3,7 +3,10 @@
 use super::*;
 use crate::transport::testing::{Peer, free_port};
 use crate::zmtp::{FLAG_LONG, FLAG_MORE};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -64,7 +67,7 @@ async fn an_oversized_or_malformed_message_ends_its_own_connection_only() {
     let (port, mut inbound, _tasks) = start().await;
     let mut before = Peer::connect(port, "PUSH").await;
     let claim = |bytes: u64| [&[FLAG_LONG][..], &bytes.to_be_bytes()].concat();
-    let limit = ReceiveLimits::default().frames;
+    let limit = OP_LIMITS;
     let many_frames = [FLAG_MORE, 1, b'x'].repeat(usize::try_from(limit.message_frames).unwrap() + 1);
     let wrong = [
         ("unknown flags", vec![0xf8, 1, b'x']),
@@ -105,4 +108,19 @@ async fn a_message_that_never_ends_holds_up_no_other_peer() {
     assert_alive(port, &mut before, &mut inbound).await;
     slow.stream.write_all(b"ec\x00\x04slow").await.unwrap();
     assert_eq!(recv(&mut inbound).await, ["exec", "slow"]);
+}
+
+#[tokio::test]
+async fn pings_are_answered_and_other_commands_are_ignored() {
+    let (port, mut inbound, _tasks) = start().await;
+    let mut peer = Peer::connect(port, "PUSH").await;
+    let stream = b"\x04\x0a\x04PING\0\x0aabc\x01\x04exec\x00\x02ls\x04\x08\x07NOTHING\x04\0\x01\x04exec\x00\x02id";
+    for piece in stream.chunks(3) {
+        peer.stream.write_all(piece).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(recv(&mut inbound).await, ["exec", "ls"]);
+    assert_eq!(recv(&mut inbound).await, ["exec", "id"]);
+    let (header, body) = timeout(PATIENCE, peer.frame()).await.expect("a PONG").unwrap();
+    assert!(header.is_command() && body == b"\x04PONGabc"[..], "{body:?}");
 }

@@ -4,21 +4,19 @@
 //! which reports when its link comes up and goes down.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
-use zeromq::{PushSocket, SocketSend as _, ZmqMessage};
 
-use super::link::{self, Link, LinkError, report};
 use super::listener;
-use super::relay::{Role, SendProgress};
 use super::reply_queue::{LinkId, NextAction, ReplyQueue};
 use super::reply_sender::{Flush, QueuedReply, ReplyReceiver};
+use super::socket::{self, LinkError, MessageSender, report};
 use crate::error::FatalError;
 use crate::tasks::TaskGroup;
 
@@ -50,30 +48,31 @@ pub(crate) async fn listen(port: u16, queue: ReplyReceiver, tasks: &TaskGroup) -
     listener::accept(listener, tasks, move |stream, peer| {
         let id = LinkId(last_id.fetch_add(1, Ordering::Relaxed));
         let (link_events, progressed) = (link_events.clone(), Arc::clone(&progressed));
-        async move { report(peer, serve(id, stream, link_events, progressed).await) }
+        async move { report(peer, serve(id, (stream, peer), link_events, progressed).await) }
     });
     Ok(())
 }
 
 enum LinkEvent {
-    Up(LinkId, PushSocket, Arc<SendProgress>),
+    Up(LinkId, ReplyLink),
     Down(LinkId),
+}
+
+/// A connection that replies are sent on.
+struct ReplyLink {
+    messages: MessageSender,
+    peer: SocketAddr,
 }
 
 async fn serve(
     id: LinkId,
-    stream: TcpStream,
+    (stream, peer): (TcpStream, SocketAddr),
     events: mpsc::Sender<LinkEvent>,
     progressed: Arc<Notify>,
 ) -> Result<(), LinkError> {
-    let progress = SendProgress::new(&stream, progressed)?;
-    let Link { socket, events: mut own_events, relay } =
-        link::open::<PushSocket>(stream, Role::Push, Some(Arc::clone(&progress))).await?;
-    let _ = events.send(LinkEvent::Up(id, socket, progress)).await;
-    let ended = tokio::select! {
-        ended = relay => ended.map_err(LinkError::from),
-        () = link::foreign_peer(&mut own_events) => Err(LinkError::ForeignPeer),
-    };
+    let (messages, relay) = socket::open_sender(stream, progressed).await?;
+    let _ = events.send(LinkEvent::Up(id, ReplyLink { messages, peer })).await;
+    let ended = relay.await;
     let _ = events.send(LinkEvent::Down(id)).await;
     ended
 }
@@ -89,7 +88,7 @@ enum PushEvent {
 
 struct Pusher {
     queue: ReplyQueue<QueuedReply>,
-    links: HashMap<LinkId, (PushSocket, Arc<SendProgress>)>,
+    links: HashMap<LinkId, ReplyLink>,
     /// Each with the time at which it stops waiting for a peer to connect.
     flushes: Vec<(Flush, Instant)>,
     progressed: Arc<Notify>,
@@ -110,9 +109,9 @@ impl Pusher {
             };
             match event {
                 PushEvent::QueuedReply(reply) => self.queue.push(reply),
-                PushEvent::Link(LinkEvent::Up(id, socket, progress)) => {
+                PushEvent::Link(LinkEvent::Up(id, link)) => {
                     self.queue.link_up(id, Instant::now());
-                    self.links.insert(id, (socket, progress));
+                    self.links.insert(id, link);
                 }
                 PushEvent::Link(LinkEvent::Down(id)) => {
                     self.note_progress();
@@ -139,16 +138,20 @@ impl Pusher {
                 NextAction::Blocked => return None,
                 NextAction::WaitUntil(due) => return Some(due),
                 NextAction::Close(id) => {
-                    tracing::warn!("closing a stalled connection: a newer peer is waiting for replies");
-                    if let Some((_, progress)) = self.links.get(&id) {
-                        progress.close_connection();
+                    if let Some(link) = self.links.get(&id) {
+                        let (peer, unsent) = (link.peer, self.queue.in_flight(id));
+                        tracing::warn!(
+                            "closing a stalled connection: {peer} does not read replies while a newer peer waits; \
+                             {unsent} replies that it did not receive go to the newer one"
+                        );
+                        link.messages.close_connection();
                     }
                 }
                 NextAction::Send(id, reply) => {
-                    let Some((socket, _)) = self.links.get_mut(&id) else { continue };
+                    let Some(link) = self.links.get_mut(&id) else { continue };
                     // An error means that the peer disconnected. Its relay reports that too, and the queue then takes
                     // back the replies in flight.
-                    if let Err(error) = socket.send(frames(reply)).await {
+                    if let Err(error) = link.messages.send(reply.message.into_frames()).await {
                         tracing::debug!("peer disconnected: {error}");
                     }
                 }
@@ -158,8 +161,8 @@ impl Pusher {
 
     fn note_progress(&mut self) {
         let now = Instant::now();
-        for (id, (_, progress)) in &self.links {
-            self.queue.relayed(*id, progress.relayed_bytes(), now);
+        for (id, link) in &self.links {
+            self.queue.relayed(*id, link.messages.relayed_bytes(), now);
         }
     }
 
@@ -167,7 +170,7 @@ impl Pusher {
         if self.flushes.is_empty() {
             return;
         }
-        let sent = self.queue.is_settled() && self.links.values().all(|(_, progress)| progress.is_acknowledged());
+        let sent = self.queue.is_settled() && self.links.values().all(|link| link.messages.is_acknowledged());
         let (alone, now) = (!self.queue.has_link(), Instant::now());
         for (flush, patience) in std::mem::take(&mut self.flushes) {
             if sent || (alone && now >= patience) {
@@ -177,13 +180,6 @@ impl Pusher {
             }
         }
     }
-}
-
-fn frames(reply: QueuedReply) -> ZmqMessage {
-    let [kind, payload]: [Bytes; 2] = reply.message.into_frames();
-    let mut message = ZmqMessage::from(kind);
-    message.push_back(payload);
-    message
 }
 
 #[cfg(test)]

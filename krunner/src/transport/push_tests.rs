@@ -4,6 +4,7 @@ use super::*;
 use crate::transport::ReplySender;
 use crate::transport::testing::{Peer, free_port};
 use crate::wire::{Reply, ReplyMessage, Stream};
+use tokio::io::AsyncWriteExt as _;
 
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -128,4 +129,42 @@ async fn a_flush_is_true_only_when_the_peer_has_everything() {
     let flush = async { (sender.flush(PATIENCE).await, Instant::now()) };
     let (began_to_read, (is_flushed, flushed)) = tokio::join!(read, flush);
     assert!(is_flushed && flushed > began_to_read, "a peer that does not read has not got it");
+}
+
+#[tokio::test]
+async fn a_ping_is_answered_between_two_messages_of_a_busy_stream() {
+    const COUNT: u32 = 60;
+    let (port, sender, _tasks) = start().await;
+    let mut peer = Peer::connect(port, "PULL").await;
+    for number in 0..COUNT {
+        sender.send(numbered(number, CHUNK_BYTES)).await;
+    }
+    let ping = [&b"\x04\x17\x04PING\0\x0a"[..], b"sixteen letters."].concat();
+    peer.stream.write_all(&ping).await.unwrap();
+    let (mut numbers, mut pongs, mut in_message) = (Vec::new(), 0, false);
+    while numbers.len() < COUNT as usize || pongs == 0 {
+        let (header, body) = tokio::time::timeout(PATIENCE, peer.frame()).await.expect("a frame").unwrap();
+        if header.is_command() {
+            assert!(!in_message && body == b"\x04PONGsixteen letters."[..], "{body:?}");
+            pongs += 1;
+        } else if in_message {
+            numbers.push(u32::from_be_bytes(*body.first_chunk().unwrap()));
+        }
+        in_message = header.has_more();
+    }
+    assert_eq!((numbers, pongs), ((0..COUNT).collect(), 1));
+    assert!(sender.flush(PATIENCE).await, "a PONG is not counted as a reply");
+}
+
+#[tokio::test]
+async fn a_flood_of_pings_that_nobody_reads_the_answers_of_takes_no_memory_and_delays_no_reply() {
+    let (port, sender, _tasks) = start().await;
+    let mut peer = Peer::connect(port, "PULL").await;
+    let pings = b"\x04\x07\x04PING\0\x0a".repeat(10_000);
+    for _ in 0..30 {
+        peer.stream.write_all(&pings).await.unwrap();
+    }
+    sender.answer(Reply::Status { started_at: 1.0 });
+    let frames = tokio::time::timeout(PATIENCE, peer.recv()).await.expect("a reply").unwrap();
+    assert_eq!(frames[0], "status");
 }

@@ -5,6 +5,7 @@
 //! | output of programs | [`OUTPUT_BYTES`] | the sender waits, and with it the program |
 //! | log lines | [`LOG_BYTES`] | the line is dropped and counted (see [`crate::logging`]) |
 //! | answers | [`ANSWER_BYTES`] | they are sent, and no op is taken until there is room again |
+//! | ends of steps | [`MAX_ENDS`] | no further step starts until one is sent |
 //!
 //! A reply returns its share of the budget when it has reached a socket. All kinds share one queue, so replies arrive
 //! in the order they were sent.
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::reply_queue::QueueItem;
+use super::socket::framed_bytes;
 use crate::wire::{Reply, ReplyMessage, Stream};
 
 /// Queued program output: 64 full chunks. More would only hide that the agent is slow.
@@ -27,6 +29,9 @@ const LOG_BYTES: usize = 1024 * 1024;
 /// Queued answers: far more than a well-behaved agent has outstanding.
 const ANSWER_BYTES: usize = 1024 * 1024;
 
+/// Queued ends of steps, which are sent 10 ms apart. A client that runs batch mode waits for the end of each run.
+const MAX_ENDS: usize = 256;
+
 /// Memory of a queued reply besides its payload: entries in two queues and the handles of its frames.
 const OVERHEAD_BYTES: usize = 256;
 
@@ -35,6 +40,7 @@ const OVERHEAD_BYTES: usize = 256;
 pub(super) struct QueuedReply {
     pub(super) message: ReplyMessage,
     spacing: FinishedSpacing,
+    may_overtake: bool,
     _budget: Option<Arc<OwnedSemaphorePermit>>,
 }
 
@@ -58,11 +64,10 @@ impl QueueItem for QueuedReply {
     fn needs_spacing(&self) -> bool {
         self.spacing == FinishedSpacing::Keeps
     }
-}
 
-/// The length of a frame on the wire: a header of 2 bytes up to a length of 255, of 9 beyond (ZMTP 3.0).
-pub(super) fn framed_bytes(payload_bytes: usize) -> u64 {
-    payload_bytes as u64 + if payload_bytes > 255 { 9 } else { 2 }
+    fn may_overtake(&self) -> bool {
+        self.may_overtake
+    }
 }
 
 /// A flush request: answered when everything has been sent, or when no peer is connected.
@@ -91,6 +96,7 @@ pub(crate) struct ReplySender {
     output: Arc<Semaphore>,
     log: Arc<Semaphore>,
     answers: Arc<Semaphore>,
+    ends: Arc<Semaphore>,
 }
 
 impl ReplySender {
@@ -106,6 +112,7 @@ impl ReplySender {
             output: budget(OUTPUT_BYTES),
             log: budget(LOG_BYTES),
             answers: budget(ANSWER_BYTES),
+            ends: budget(MAX_ENDS),
         };
         (sender, ReplyReceiver { replies: parcels_out, flushes: flushes_out })
     }
@@ -113,24 +120,45 @@ impl ReplySender {
     /// Sends a message that may be large (program output, pictures); waits for budget.
     pub(crate) async fn send(&self, message: ReplyMessage) {
         let budget = Arc::clone(&self.output).acquire_many_owned(cost(&message, OUTPUT_BYTES)).await.ok();
-        self.enqueue(message, FinishedSpacing::Free, budget);
+        self.enqueue(message, FinishedSpacing::Free, false, budget);
     }
 
     /// Sends an answer or a notification, which is small, without waiting.
     pub(crate) fn answer(&self, reply: Reply) {
-        let pace = if matches!(reply, Reply::Finished { .. }) { FinishedSpacing::Keeps } else { FinishedSpacing::Free };
-        self.small(reply.into_message(), pace);
+        match reply {
+            Reply::Finished { .. } => self.end(reply, FinishedSpacing::Keeps),
+            // Belongs behind the output that prompts for it.
+            Reply::WaitingInput(_) => self.small(reply.into_message(), false),
+            // Clients keep answers of each kind apart from everything else.
+            _ => self.small(reply.into_message(), true),
+        }
     }
 
     /// Sends the `finished` of a step that was requested after all earlier `*-finished` replies were sent. Its client
     /// has received those already, so this one needs no spacing.
     pub(crate) fn answer_unspaced(&self, reply: Reply) {
-        self.small(reply.into_message(), FinishedSpacing::Sets);
+        self.end(reply, FinishedSpacing::Sets);
     }
 
-    fn small(&self, message: ReplyMessage, spacing: FinishedSpacing) {
+    /// Whether a step may start: its end will be sent soon after those that wait.
+    #[must_use]
+    pub(crate) fn has_room_for_end(&self) -> bool {
+        self.ends.available_permits() > 0
+    }
+
+    /// Waits until [`Self::has_room_for_end`].
+    pub(crate) async fn wait_for_room_for_end(&self) {
+        drop(self.ends.acquire().await);
+    }
+
+    fn end(&self, reply: Reply, spacing: FinishedSpacing) {
+        let budget = Arc::clone(&self.ends).try_acquire_owned().ok();
+        self.enqueue(reply.into_message(), spacing, false, budget);
+    }
+
+    fn small(&self, message: ReplyMessage, may_overtake: bool) {
         let budget = Arc::clone(&self.answers).try_acquire_many_owned(cost(&message, ANSWER_BYTES)).ok();
-        self.enqueue(message, spacing, budget);
+        self.enqueue(message, FinishedSpacing::Free, may_overtake, budget);
     }
 
     /// Sends a log line as `stderr`; `false` if the budget is used up.
@@ -140,7 +168,7 @@ impl ReplySender {
         let budget = Arc::clone(&self.log).try_acquire_many_owned(cost(&message, LOG_BYTES)).ok();
         let room = budget.is_some();
         if room {
-            self.enqueue(message, FinishedSpacing::Free, budget);
+            self.enqueue(message, FinishedSpacing::Free, false, budget);
         }
         room
     }
@@ -153,7 +181,7 @@ impl ReplySender {
         let budget = Arc::clone(&self.answers).try_acquire_many_owned(cost(&message, ANSWER_BYTES)).ok();
         let room = budget.is_some();
         if room {
-            self.enqueue(message, FinishedSpacing::Free, budget);
+            self.enqueue(message, FinishedSpacing::Free, false, budget);
         }
         room
     }
@@ -172,9 +200,15 @@ impl ReplySender {
         asked && tokio::time::timeout(deadline, flushed).await.is_ok_and(|answer| answer.unwrap_or(false))
     }
 
-    fn enqueue(&self, message: ReplyMessage, spacing: FinishedSpacing, budget: Option<OwnedSemaphorePermit>) {
+    fn enqueue(
+        &self,
+        message: ReplyMessage,
+        spacing: FinishedSpacing,
+        may_overtake: bool,
+        budget: Option<OwnedSemaphorePermit>,
+    ) {
         // Fails only after the push task has stopped, which is after the last flush.
-        let _ = self.replies.send(QueuedReply { message, spacing, _budget: budget.map(Arc::new) });
+        let _ = self.replies.send(QueuedReply { message, spacing, may_overtake, _budget: budget.map(Arc::new) });
     }
 }
 
@@ -186,6 +220,7 @@ fn cost(message: &ReplyMessage, all: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::StepKind;
     use futures_util::FutureExt as _;
 
     fn output(bytes: usize) -> ReplyMessage {
@@ -205,6 +240,20 @@ mod tests {
         assert!(!sender.try_log(vec![0; LOG_BYTES].into()), "no room beside the line before");
         drop(queue.replies.recv().await);
         assert!(sender.send(output(64 * 1024)).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn no_step_starts_while_ends_pile_up_and_ops_are_taken() {
+        let (sender, mut queue) = ReplySender::new();
+        for _ in 0..MAX_ENDS {
+            assert!(sender.has_room_for_end());
+            sender.answer(Reply::Finished { kind: StepKind::Exec, exit_code: 0 });
+        }
+        assert!(!sender.has_room_for_end());
+        assert!(sender.wait_for_room_for_end().now_or_never().is_none());
+        assert!(sender.wait_for_answer_budget().now_or_never().is_some());
+        drop(queue.replies.recv().await);
+        assert!(sender.has_room_for_end());
     }
 
     #[tokio::test]

@@ -42,7 +42,7 @@ impl Peer {
         self.stream.read_buf(&mut self.buffer).await.is_ok_and(|bytes| bytes > 0)
     }
 
-    async fn frame(&mut self) -> Option<(FrameHeader, Bytes)> {
+    pub(super) async fn frame(&mut self) -> Option<(FrameHeader, Bytes)> {
         loop {
             if let Some((header, header_bytes)) = FrameHeader::parse(&self.buffer).unwrap() {
                 let whole = header_bytes + usize::try_from(header.body_bytes).unwrap();

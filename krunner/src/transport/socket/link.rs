@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net as std_unix;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -15,15 +14,20 @@ use tokio::time::timeout;
 use uuid::Uuid;
 use zeromq::{Socket, SocketEvent};
 
-use super::relay::{RelayError, Role, SendProgress, relay};
+use super::relay::{RelayError, Role, relay};
 use crate::error::chain;
 
 /// A peer must complete the handshake within this time.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// An error of a socket: its connection is lost.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct SocketError(#[from] zeromq::ZmqError);
+
 /// Why a link could not be opened, or why it closed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LinkError {
+pub(in crate::transport) enum LinkError {
     #[error("cannot set up the relay")]
     Setup(#[source] zeromq::ZmqError),
     #[error("cannot set up the relay")]
@@ -48,7 +52,7 @@ impl LinkError {
 }
 
 /// Logs how a connection ended: at debug level if that is ordinary.
-pub(super) fn report(peer: SocketAddr, ended: Result<(), LinkError>) {
+pub(in crate::transport) fn report(peer: SocketAddr, ended: Result<(), LinkError>) {
     match ended {
         Ok(()) => tracing::debug!("connection from {peer} closed"),
         Err(error) if error.is_ordinary() => tracing::debug!("connection from {peer} closed: {}", chain(&error)),
@@ -82,7 +86,6 @@ pub(super) async fn foreign_peer(events: &mut BoxStream<'static, SocketEvent>) {
 pub(super) async fn open<S: Socket>(
     peer: TcpStream,
     role: Role,
-    progress: Option<Arc<SendProgress>>,
 ) -> Result<Link<S, impl Future<Output = Result<(), RelayError>> + Unpin + Send>, LinkError> {
     let address = std_unix::SocketAddr::from_abstract_name(Uuid::new_v4().as_bytes())?;
     let listener = std_unix::UnixListener::bind_addr(&address)?;
@@ -92,7 +95,7 @@ pub(super) async fn open<S: Socket>(
     let mut events = socket.monitor();
     socket.bind_listener(listener).await.map_err(LinkError::Setup)?;
 
-    let mut relay = Box::pin(relay(peer, UnixStream::from_std(inner)?, role, progress));
+    let mut relay = Box::pin(relay(peer, UnixStream::from_std(inner)?, role));
     let accepted = async {
         while let Some(event) = events.next().await {
             match event {

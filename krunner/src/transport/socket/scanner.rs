@@ -1,22 +1,28 @@
-//! Follows a ZMTP stream: where frames start and how long they claim to be. Buffers at most one header.
+//! Follows a ZMTP stream: where frames start, how long they claim to be, and which PING to answer. Buffers at most one
+//! header and the start of one command.
 
-use crate::zmtp::{FrameHeader, GREETING_BYTES, UnknownFlags, fits_greeting};
+use bytes::BytesMut;
+
+use crate::zmtp::{self, FLAG_COMMAND, FrameHeader, GREETING_BYTES, UnknownFlags, fits_greeting};
 
 /// Length of the longest header.
 const HEADER_BYTES: usize = 9;
 
+/// Limit for a frame before the handshake is complete. A READY command with an identity is far shorter.
+const HANDSHAKE_BYTES: u64 = 8 * 1024;
+
 /// Limits for messages from a peer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct FrameLimits {
+pub(in crate::transport) struct FrameLimits {
     /// Total bytes of all frames of a message.
-    pub(super) message_bytes: u64,
+    pub(in crate::transport) message_bytes: u64,
     /// Frames of one message.
-    pub(super) message_frames: u32,
+    pub(in crate::transport) message_frames: u32,
 }
 
 /// A violation of the protocol that closes the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ZmtpError {
+pub(in crate::transport) enum ZmtpError {
     #[error("not a ZMTP 3 peer with the NULL mechanism")]
     NotZmtp,
     #[error(transparent)]
@@ -37,6 +43,21 @@ enum ScannerState {
 /// The state before the first byte of a header.
 const BETWEEN_FRAMES: ScannerState = ScannerState::Header { seen: 0, bytes: [0; HEADER_BYTES] };
 
+/// The start of a command, which is all of a PING.
+#[derive(Debug, Default)]
+struct CommandStart {
+    bytes: [u8; zmtp::MAX_PING_BYTES],
+    length: usize,
+}
+
+impl CommandStart {
+    fn push(&mut self, piece: &[u8]) {
+        let taken = piece.len().min(self.bytes.len() - self.length);
+        self.bytes[self.length..][..taken].copy_from_slice(&piece[..taken]);
+        self.length += taken;
+    }
+}
+
 /// Follows one direction of a connection.
 #[derive(Debug)]
 pub(super) struct ZmtpScanner {
@@ -46,11 +67,26 @@ pub(super) struct ZmtpScanner {
     bytes: u64,
     more: bool,
     commands: u64,
+    /// The command that is being received after the handshake.
+    command: Option<CommandStart>,
+    /// Whether the last step was part of such a command.
+    was_command: bool,
+    pong: Option<BytesMut>,
 }
 
 impl ZmtpScanner {
     pub(super) fn new(limits: FrameLimits) -> Self {
-        Self { state: ScannerState::Greeting { seen: 0 }, limits, frames: 0, bytes: 0, more: false, commands: 0 }
+        Self {
+            state: ScannerState::Greeting { seen: 0 },
+            limits,
+            frames: 0,
+            bytes: 0,
+            more: false,
+            commands: 0,
+            command: None,
+            was_command: false,
+            pong: None,
+        }
     }
 
     /// Consumes the next piece of the stream; pieces may have any size.
@@ -71,18 +107,54 @@ impl ZmtpScanner {
         Ok(taken)
     }
 
-    /// Whether the greeting and the READY command are complete.
-    pub(super) fn handshake_done(&self) -> bool {
-        self.commands > 0 && matches!(self.state, ScannerState::Header { seen: 0, .. })
+    /// Like [`Self::feed`], but moves everything except for commands after the handshake to the front of `piece`.
+    /// Returns how many bytes that are.
+    pub(super) fn take_commands_out(&mut self, piece: &mut [u8]) -> Result<usize, ZmtpError> {
+        let (mut kept, mut at) = (0, 0);
+        while at < piece.len() {
+            let taken = self.step(&piece[at..])?;
+            if !self.was_command {
+                if kept < at {
+                    piece.copy_within(at..at + taken, kept);
+                }
+                kept += taken;
+            }
+            at += taken;
+        }
+        Ok(kept)
     }
 
-    /// The remaining bytes of the current frame body.
-    pub(super) fn body_left(&self) -> u64 {
-        if let ScannerState::Body { left } = self.state { left } else { 0 }
+    /// The answer to the last PING.
+    pub(super) fn take_pong(&mut self) -> Option<BytesMut> {
+        self.pong.take()
+    }
+
+    /// Whether the greeting and the READY command are complete.
+    pub(super) fn handshake_done(&self) -> bool {
+        self.commands > 0 && self.is_between_frames()
+    }
+
+    /// Whether a command may be inserted here.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.handshake_done() && !self.more
+    }
+
+    /// The length of the current message as far as its headers tell; 0 between messages.
+    pub(super) fn unfinished_message_bytes(&self) -> u64 {
+        if self.is_between_messages() { 0 } else { self.bytes }
+    }
+
+    fn is_between_frames(&self) -> bool {
+        matches!(self.state, ScannerState::Header { seen: 0, .. })
     }
 
     /// Consumes at least one byte of a non-empty piece.
     fn step(&mut self, piece: &[u8]) -> Result<usize, ZmtpError> {
+        if self.is_between_frames() {
+            let is_command = self.commands > 0 && piece[0] & FLAG_COMMAND != 0;
+            self.command = is_command.then(CommandStart::default);
+        }
+        self.was_command = self.command.is_some();
         match self.state {
             ScannerState::Greeting { seen } => {
                 let taken = piece.len().min(GREETING_BYTES - seen);
@@ -104,8 +176,10 @@ impl ZmtpScanner {
             }
             ScannerState::Body { left } => {
                 let taken = usize::try_from(left).map_or(piece.len(), |left| piece.len().min(left));
-                let left = left - taken as u64;
-                self.state = if left == 0 { BETWEEN_FRAMES } else { ScannerState::Body { left } };
+                if let Some(command) = &mut self.command {
+                    command.push(&piece[..taken]);
+                }
+                self.continue_body(left - taken as u64);
                 Ok(taken)
             }
         }
@@ -113,6 +187,8 @@ impl ZmtpScanner {
 
     fn begin_body(&mut self, header: FrameHeader) -> Result<(), ZmtpError> {
         let length = header.body_bytes;
+        let limit =
+            if self.commands == 0 { HANDSHAKE_BYTES.min(self.limits.message_bytes) } else { self.limits.message_bytes };
         if header.is_command() {
             self.commands += 1;
         } else {
@@ -123,8 +199,8 @@ impl ZmtpScanner {
             self.more = header.has_more();
         }
         let bytes = self.bytes.saturating_add(length);
-        if bytes > self.limits.message_bytes {
-            return Err(ZmtpError::TooLong { bytes, limit: self.limits.message_bytes });
+        if bytes > limit {
+            return Err(ZmtpError::TooLong { bytes, limit });
         }
         if self.frames > self.limits.message_frames {
             return Err(ZmtpError::TooManyFrames(self.limits.message_frames));
@@ -132,15 +208,26 @@ impl ZmtpScanner {
         if !header.is_command() {
             self.bytes = bytes;
         }
-        self.state = if length == 0 { BETWEEN_FRAMES } else { ScannerState::Body { left: length } };
+        self.continue_body(length);
         Ok(())
+    }
+
+    /// Follows a body of which this many bytes are left.
+    fn continue_body(&mut self, left: u64) {
+        self.state = if left == 0 { BETWEEN_FRAMES } else { ScannerState::Body { left } };
+        if left == 0
+            && let Some(command) = &self.command
+            && let Some(pong) = zmtp::pong(&command.bytes[..command.length])
+        {
+            self.pong = Some(pong);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::zmtp::{FLAG_COMMAND, FLAG_LONG, introduction};
+    use crate::zmtp::{FLAG_LONG, introduction};
     use proptest::prelude::*;
 
     const LIMITS: FrameLimits = FrameLimits { message_bytes: 1000, message_frames: 4 };
@@ -191,6 +278,41 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn commands_are_taken_out_wherever_the_stream_is_cut(
+            frames in prop::collection::vec((prop::bool::weighted(0.4), prop::collection::vec(any::<u8>(), 0..40)), 0..8),
+            cuts in prop::collection::vec(1usize..50, 1..20),
+        ) {
+            let mut messages = introduction("PUSH", "").to_vec();
+            let mut stream = messages.clone();
+            let mut last_ping = None;
+            for (is_ping, body) in &frames {
+                if *is_ping {
+                    let command = [b"\x04PING\0\x0a", &body[..]].concat();
+                    stream.extend(frame(FLAG_COMMAND, &command));
+                    last_ping = zmtp::pong(&command);
+                } else {
+                    stream.extend(frame(0, body));
+                    messages.extend(frame(0, body));
+                }
+            }
+            let (mut scanner, mut kept, mut pong) = (ZmtpScanner::new(LIMITS), Vec::new(), None);
+            let mut rest = &mut stream[..];
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let at = (*cut).min(rest.len());
+                let (piece, after) = rest.split_at_mut(at);
+                let bytes = scanner.take_commands_out(piece).unwrap();
+                kept.extend_from_slice(&piece[..bytes]);
+                pong = scanner.take_pong().or(pong);
+                rest = after;
+            }
+            prop_assert!(scanner.is_between_messages());
+            prop_assert_eq!((kept, pong), (messages, last_ping));
+        }
+
         #[test]
         fn the_verdict_does_not_depend_on_where_the_stream_is_cut(
             bodies in prop::collection::vec((any::<bool>(), 0usize..255), 0..6),

@@ -1,0 +1,121 @@
+//! The receiving end of a connection.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use zeromq::{PullSocket, Socket, SocketEvent, SocketRecv, SubSocket, ZmqResult};
+
+use super::SocketError;
+use super::budget::ReceiveLimits;
+use super::link::{self, Link, LinkError};
+use super::relay::Role;
+
+/// Time to receive what a peer sent just before it disconnected, which is all in memory by then.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The type of a socket that receives.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::transport) enum SocketType {
+    Pull,
+    /// Subscribes to everything.
+    Sub,
+}
+
+/// Receives from a new connection, within these limits, until it closes.
+pub(in crate::transport) async fn receive(
+    stream: TcpStream,
+    socket_type: SocketType,
+    limits: ReceiveLimits,
+    messages: mpsc::Sender<Vec<Bytes>>,
+) -> Result<(), LinkError> {
+    match socket_type {
+        SocketType::Pull => serve::<PullSocket>(stream, limits, messages).await,
+        SocketType::Sub => serve::<SubSocket>(stream, limits, messages).await,
+    }
+}
+
+/// Opens a connection on which messages are received one by one. Bytes move only while the returned future is polled.
+pub(in crate::transport) async fn open_receiver(
+    stream: TcpStream,
+    limits: ReceiveLimits,
+) -> Result<(MessageReceiver, impl Future<Output = Result<(), LinkError>> + Send), LinkError> {
+    let Link { socket, relay, .. } = link::open(stream, Role::Receive(limits)).await?;
+    Ok((MessageReceiver(socket), async move { Ok(relay.await?) }))
+}
+
+/// Receives the messages of one peer.
+pub(in crate::transport) struct MessageReceiver(PullSocket);
+
+impl MessageReceiver {
+    /// The frames of the next message.
+    ///
+    /// # Errors
+    /// If the connection is lost.
+    pub(in crate::transport) async fn receive(&mut self) -> Result<Vec<Bytes>, SocketError> {
+        Ok(self.0.recv().await?.into_vec())
+    }
+}
+
+/// A socket that receives messages.
+#[async_trait]
+trait InboundSocket: Socket + SocketRecv + 'static {
+    /// Called once the socket has a peer.
+    async fn begin(&mut self) -> ZmqResult<()> {
+        Ok(())
+    }
+}
+
+impl InboundSocket for PullSocket {}
+
+#[async_trait]
+impl InboundSocket for SubSocket {
+    async fn begin(&mut self) -> ZmqResult<()> {
+        self.subscribe("").await
+    }
+}
+
+async fn serve<S: InboundSocket>(
+    stream: TcpStream,
+    limits: ReceiveLimits,
+    messages: mpsc::Sender<Vec<Bytes>>,
+) -> Result<(), LinkError> {
+    let Link { mut socket, mut events, mut relay } = link::open::<S>(stream, Role::Receive(limits)).await?;
+    let backend = socket.backend();
+    let receive = async {
+        if let Err(error) = socket.begin().await {
+            return tracing::debug!("a publisher disconnected before the subscription was sent: {error}");
+        }
+        loop {
+            tokio::select! {
+                biased;
+                message = socket.recv() => match message {
+                    Ok(message) => _ = messages.send(message.into_vec()).await,
+                    Err(error) => return tracing::debug!("connection closed in the middle of a message: {error}"),
+                },
+                event = events.next() => match event {
+                    // A second peer can only be a foreign one (see `link::open`).
+                    Some(SocketEvent::Disconnected(_) | SocketEvent::Accepted(..)) | None => return,
+                    Some(_) => {}
+                },
+            }
+        }
+    };
+    tokio::pin!(receive);
+    let ended = tokio::select! {
+        ended = &mut relay => Some(ended),
+        () = &mut receive => None,
+    };
+    // Closes the internal connection. The socket still delivers what it has, then stops.
+    drop(relay);
+    if ended.is_some() && timeout(DRAIN_DEADLINE, receive).await.is_err() {
+        tracing::warn!("dropping the last messages of a disconnected peer: not received within {DRAIN_DEADLINE:?}");
+    }
+    // The crate's tasks would keep the socket alive if it has not seen the end of its stream.
+    backend.shutdown();
+    Ok(ended.unwrap_or(Ok(()))?)
+}
