@@ -5,7 +5,9 @@ use std::os::unix::fs::symlink;
 use super::*;
 
 /// How a path is opened: by one call, or component by component.
-const WAYS: [fn(BorrowedFd<'_>, &Path, OFlag, Mode) -> nix::Result<OwnedFd>; 2] = [open_beneath, walk_beneath];
+type OpenFile = fn(BorrowedFd<'_>, &Path, OFlag, Mode) -> nix::Result<OwnedFd>;
+
+const WAYS: [OpenFile; 2] = [open_beneath, walk_beneath];
 
 fn home(for_root: bool) -> (tempfile::TempDir, UserFolder) {
     let place = tempfile::tempdir().unwrap();

@@ -13,7 +13,7 @@ use crate::{app, lines, wait_for_file};
 /// Starts and stops within this time, whatever the limit.
 const SOON: Duration = Duration::from_secs(10);
 
-/// No other process on this machine has this user, so that RLIMIT_NPROC counts the session's.
+/// No other process on this machine has this user, so that `RLIMIT_NPROC` counts the session's.
 fn user() -> u32 {
     60_000 + std::process::id() % 5_000
 }
@@ -103,9 +103,12 @@ fn session_that_may_start_no_process_answers_and_stops() {
     require!(host::util_linux());
     for count in 4..=6 {
         let mut runner = limited(user(), &[&format!("--nproc={count}:{count}")]).start();
-        let is_up = wait::until("an end or a listener", || match runner.is_running() {
-            false => Some(false),
-            true => TcpStream::connect(("127.0.0.1", runner.ports().0)).is_ok().then_some(true),
+        let is_up = wait::until("an end or a listener", || {
+            if runner.is_running() {
+                TcpStream::connect(("127.0.0.1", runner.ports().0)).is_ok().then_some(true)
+            } else {
+                Some(false)
+            }
         });
         if !is_up {
             assert_eq!(runner.wait_exit().code(), Some(1), "{}", runner.stderr());

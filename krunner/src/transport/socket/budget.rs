@@ -26,7 +26,7 @@ use super::scanner::FrameLimits;
 const FREE_BYTES: u64 = 1024 * 1024;
 
 /// How long a connection waits for its share: longer than it takes to close 63 others that deliver nothing.
-const SHARE_DEADLINE: Duration = Duration::from_secs(60);
+const SHARE_DEADLINE: Duration = Duration::from_mins(1);
 
 /// How long a holder may deliver nothing while another connection waits.
 const GRACE: Duration = Duration::from_secs(2);
