@@ -18,7 +18,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// The kernel's limit for one variable (`MAX_ARG_STRLEN`, include/uapi/linux/binfmts.h), with 4 KiB pages.
 const MAX_STRING_BYTES: usize = 128 * 1024;
 
-/// How many skipped variables are named.
+/// How many skipped variables, and how many skipped lines, are named.
 const MAX_NAMED: usize = 10;
 
 /// The bounds of [`exec_limit_bytes`]: `ARG_MAX`, and three quarters of `_STK_LIM`.
@@ -108,13 +108,13 @@ fn exec_limit_bytes() -> usize {
 }
 
 /// What a variable takes of [`exec_limit_bytes`]: `NAME=VALUE` with its NUL, and the pointer to it.
-fn exec_bytes((name, value): (&OsString, &OsString)) -> usize {
+pub(super) fn exec_bytes((name, value): (&OsString, &OsString)) -> usize {
     name.len() + value.len() + 2 + size_of::<usize>()
 }
 
 /// Removes variables with which no program could be executed: each that is too long, then the largest until the others
 /// leave a quarter of `limit_bytes` for arguments.
-fn remove_oversized(env: &mut ChildEnv, limit_bytes: usize, file: &Path) -> Vec<ConfigWarning> {
+pub(super) fn remove_oversized(env: &mut ChildEnv, limit_bytes: usize, file: &Path) -> Vec<ConfigWarning> {
     let mut sizes: Vec<(usize, OsString)> = env.iter().map(|entry| (exec_bytes(entry), entry.0.clone())).collect();
     sizes.sort();
     let mut total: usize = sizes.iter().map(|(bytes, _)| bytes).sum();
@@ -139,14 +139,20 @@ fn remove_oversized(env: &mut ChildEnv, limit_bytes: usize, file: &Path) -> Vec<
 }
 
 /// `K=V` lines; a line with no `=` continues the value before it.
-fn merge(env: &mut ChildEnv, file: &Path, text: &[u8]) -> Vec<ConfigWarning> {
+pub(super) fn merge(env: &mut ChildEnv, file: &Path, text: &[u8]) -> Vec<ConfigWarning> {
     let mut warnings = Vec::new();
+    let mut rejected = 0_usize;
     let mut last: Option<OsString> = None;
     let end = text.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
     let lines = text[..end].split(|byte| *byte == b'\n');
     for (number, line) in (1..).zip(lines) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let mut reject = |problem: &str| warnings.push(ConfigWarning::new(file, Some(number), problem));
+        let mut reject = |problem: &str| {
+            rejected += 1;
+            if rejected <= MAX_NAMED {
+                warnings.push(ConfigWarning::new(file, Some(number), problem));
+            }
+        };
         if line.contains(&0) {
             reject("NUL byte; line skipped");
             continue;
@@ -166,6 +172,9 @@ fn merge(env: &mut ChildEnv, file: &Path, text: &[u8]) -> Vec<ConfigWarning> {
             (None, None) if line.is_empty() => {}
             (None, None) => reject("expected NAME=VALUE; line skipped"),
         }
+    }
+    if rejected > MAX_NAMED {
+        warnings.push(ConfigWarning::new(file, None, format!("{} more lines skipped", rejected - MAX_NAMED)));
     }
     warnings
 }
@@ -214,6 +223,14 @@ mod tests {
         assert_eq!(get(&env, "A"), "1");
         assert_eq!(get(&env, "KEY"), "-----BEGIN\nline two\n\nend");
         assert_eq!(get(&env, "B"), "x=y ");
+    }
+
+    #[test]
+    fn many_malformed_lines_are_counted() {
+        let (env, warnings) = merged(&b"=\n".repeat(MAX_NAMED + 500));
+        assert!(env.is_empty());
+        assert_eq!(warnings.len(), MAX_NAMED + 1);
+        assert_eq!(warnings[MAX_NAMED], "/e.txt: 500 more lines skipped");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{ConfigWarning, read_regular};
 
 /// The maximum number of ports that dropbear listens on.
-const MAX_SSHD_PORTS: usize = 10;
+pub(super) const MAX_SSHD_PORTS: usize = 10;
 
 /// TCP ports of the runner and of the services that come with every session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Ports {
         }
     }
 
-    fn parse(file: &Path, text: &[u8]) -> (Self, Vec<ConfigWarning>) {
+    pub(super) fn parse(file: &Path, text: &[u8]) -> (Self, Vec<ConfigWarning>) {
         let mut ports = Self::default();
         let mut warnings = Vec::new();
         match serde_json::from_slice::<Map<String, Value>>(text) {

@@ -148,15 +148,24 @@ impl LongText {
         Ok(())
     }
 
-    /// Within a key or name, whose escapes are of no interest.
+    /// Within a key or name, whose escapes are not decoded.
     fn in_word(&mut self, escape: Escape, byte: u8) -> Option<Escape> {
         match (escape, byte) {
             (Escape::None, b'"') => return None,
-            (Escape::None, b'\\') => return Some(Escape::Backslash),
-            _ if self.word.len() < MAX_NAME_BYTES => self.word.push(byte),
-            _ => {}
+            (Escape::None, b'\\') => {
+                // Kept, so that no word with an escape is taken for one that we know.
+                self.keep(byte);
+                return Some(Escape::Backslash);
+            }
+            _ => self.keep(byte),
         }
         Some(Escape::None)
+    }
+
+    fn keep(&mut self, byte: u8) {
+        if self.word.len() < MAX_NAME_BYTES {
+            self.word.push(byte);
+        }
     }
 
     /// Within the text; `None` at its end.
@@ -238,6 +247,15 @@ mod tests {
             assert_eq!(stream, Stream::Stderr);
             assert_eq!(String::from_utf8(text).unwrap(), "aé😀\u{fffd}.\u{fffd}😀\u{fffd}\n\\\"/");
         }
+    }
+
+    #[test]
+    fn a_key_with_an_escape_is_not_taken_for_another() {
+        let json = br#"{"\text":"no","na\me":"stderr","text":"yes"}"#;
+        assert_eq!(decoded(json, 5), (Stream::Stdout, b"yes".to_vec()));
+        let mut decoder = LongText::new();
+        decoder.feed(&[b"{\"", &b"\\\\".repeat(1000)[..]].concat(), &mut Vec::new()).unwrap();
+        assert!(decoder.word.len() <= MAX_NAME_BYTES);
     }
 
     #[test]

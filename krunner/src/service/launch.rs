@@ -158,25 +158,32 @@ pub(crate) fn check(definition: &Definition, variables: &Variables) -> Result<()
         }
         later.extend(action.reference.clone());
     }
-    for (place, template) in texts(definition) {
-        check_one(template, &place, Syntax::Shell, variables, &later)?;
+    for template in command_templates(definition)? {
+        check_one(&template, "`command`", Syntax::Shell, variables, &later)?;
+    }
+    for (name, value) in &definition.env {
+        let value = value.as_str().unwrap_or_default();
+        check_one(name, "`env`", Syntax::Shell, variables, &later)?;
+        check_one(value, &format!("variable `{name}`"), Syntax::Shell, variables, &later)?;
     }
     Ok(())
 }
 
-/// Templates of command and variables, each with the place where it is written.
-fn texts(definition: &Definition) -> Vec<(String, &str)> {
-    let command: Vec<&str> = match &definition.command {
-        Some(CommandLine::Argv(argv)) => argv.iter().map(String::as_str).collect(),
-        Some(CommandLine::Line(line)) => vec![line],
-        None => Vec::new(),
-    };
-    let command = command.into_iter().map(|template| ("`command`".to_owned(), template));
-    let env = definition.env.iter().flat_map(|(name, value)| {
-        let value = value.as_str().unwrap_or_default();
-        [("`env`".to_owned(), name.as_str()), (format!("variable `{name}`"), value)]
-    });
-    command.chain(env).collect()
+/// The templates of the command, each of which is expanded on its own.
+fn command_templates(definition: &Definition) -> Result<Vec<String>, LaunchError> {
+    match (&definition.command, &definition.shell) {
+        (None, _) => Ok(Vec::new()),
+        (Some(CommandLine::Argv(argv)), _) => Ok(argv.clone()),
+        (Some(CommandLine::Line(line)), ShellChoice::Shell(_)) => Ok(vec![line.clone()]),
+        (Some(CommandLine::Line(line)), ShellChoice::Split) => {
+            let line = without_blanks(line).map_err(in_command)?;
+            shlex::split(&line).ok_or(LaunchError::UnbalancedQuotes(line))
+        }
+    }
+}
+
+fn in_command(source: TemplateError) -> LaunchError {
+    LaunchError::Template { place: "`command`".to_owned(), source }
 }
 
 fn check_one(
@@ -210,35 +217,25 @@ pub fn resolve(
         let failed = |source| LaunchError::Template { place: place.to_owned(), source };
         render(template, Syntax::Shell, variables).map_err(failed)
     };
-    let in_command = |source| LaunchError::Template { place: "`command`".to_owned(), source };
     let arguments: Vec<String> = overlay(&definition.default_arguments, &user_options.arguments)
         .flat_map(|argument| std::iter::once(&argument.flag).chain(&argument.values).cloned())
         .collect();
-    let argv = match definition.command.as_ref().ok_or(LaunchError::NoCommand)? {
-        CommandLine::Argv(argv) => {
-            let filled: Result<Vec<String>, _> = argv.iter().map(|word| fill("`command`", word)).collect();
-            [filled?, arguments].concat()
+    let templates = command_templates(definition)?;
+    let filled: Vec<String> = templates.iter().map(|word| fill("`command`", word)).collect::<Result<_, _>>()?;
+    let argv = match (definition.command.as_ref().ok_or(LaunchError::NoCommand)?, &definition.shell) {
+        (CommandLine::Line(_), ShellChoice::Shell(shell)) => {
+            let mut line = filled.concat();
+            for argument in &arguments {
+                let nul = |_| LaunchError::Nul(format!("the argument {argument:?}"));
+                line.push(' ');
+                line.push_str(&shlex::try_quote(argument).map_err(nul)?);
+            }
+            if line.trim().is_empty() {
+                return Err(LaunchError::NoCommand);
+            }
+            vec![shell.clone(), "-c".to_owned(), line]
         }
-        CommandLine::Line(line) => match &definition.shell {
-            ShellChoice::Split => {
-                let line = without_blanks(line).map_err(in_command)?;
-                let words = shlex::split(&line).ok_or_else(|| LaunchError::UnbalancedQuotes(line.clone()))?;
-                let filled: Result<Vec<String>, _> = words.iter().map(|word| fill("`command`", word)).collect();
-                [filled?, arguments].concat()
-            }
-            ShellChoice::Shell(shell) => {
-                let mut line = fill("`command`", line)?;
-                for argument in &arguments {
-                    let nul = |_| LaunchError::Nul(format!("the argument {argument:?}"));
-                    line.push(' ');
-                    line.push_str(&shlex::try_quote(argument).map_err(nul)?);
-                }
-                if line.trim().is_empty() {
-                    return Err(LaunchError::NoCommand);
-                }
-                vec![shell.clone(), "-c".to_owned(), line]
-            }
-        },
+        _ => [filled, arguments].concat(),
     };
     let mut env = Vec::new();
     for (name, value) in &definition.env {
@@ -323,6 +320,17 @@ mod tests {
         let user_options = UserOptions::read("s", definition, options, &session())?;
         check(definition, &variables())?;
         Ok(resolve(definition, &user_options, &variables())?.argv)
+    }
+
+    #[test]
+    fn words_without_a_shell_are_checked_as_they_are_expanded() {
+        let split = |command: &str| definition(&json!({ "command": command, "shell": null }));
+        let quoted = split("x '{\"a\": { ports[0] }}' # {prot}");
+        assert_eq!(argv(&quoted, &json!({})).unwrap(), ["x", "{\"a\": 8080}"]);
+        for (command, problem) in [("x {\"a\": 1}", "expand"), ("x 'y", "unbalanced quotes")] {
+            let error = check(&split(command), &variables()).unwrap_err().to_string();
+            assert!(error.contains(problem), "{command}: {error}");
+        }
     }
 
     #[test]

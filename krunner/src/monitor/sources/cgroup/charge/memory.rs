@@ -51,16 +51,17 @@ impl MemoryStat {
 
     /// Parses `memory.stat`. v1 has sums over descendants as `total_*`
     /// (Documentation/admin-guide/cgroup-v1/memory.rst); v2 has only such sums (cgroup-v2.rst).
-    fn parse(text: &str) -> Option<Self> {
+    pub(in crate::monitor::sources::cgroup) fn parse(text: &str) -> Option<Self> {
         if let Some(inactive_file_bytes) = value(text, "total_inactive_file") {
-            let programs_bytes =
-                value(text, "total_rss").zip(value(text, "total_shmem")).map(|(rss, shmem)| rss + shmem);
-            let reclaimable_bytes = inactive_file_bytes + value(text, "total_active_file").unwrap_or(0);
+            let programs_bytes = value(text, "total_rss")
+                .zip(value(text, "total_shmem"))
+                .map(|(rss, shmem)| u64::saturating_add(rss, shmem));
+            let reclaimable_bytes = inactive_file_bytes.saturating_add(value(text, "total_active_file").unwrap_or(0));
             return Some(Self { inactive_file_bytes, reclaimable_bytes, programs_bytes });
         }
         let inactive_file_bytes = value(text, "inactive_file")?;
         let others = ["active_file", "slab_reclaimable"].map(|name| value(text, name).unwrap_or(0));
-        let reclaimable_bytes = inactive_file_bytes + others.iter().sum::<u64>();
+        let reclaimable_bytes = others.into_iter().fold(inactive_file_bytes, u64::saturating_add);
         Some(Self { inactive_file_bytes, reclaimable_bytes, programs_bytes: None })
     }
 }
@@ -129,5 +130,14 @@ mod tests {
         assert_eq!((stat.inactive_file_bytes, stat.needed_bytes(100)), (20, 45));
         assert_eq!(stat.needed_bytes(10), 0, "the two are not of the same moment");
         assert_eq!(MemoryStat::parse("anon 30\n"), None);
+    }
+
+    #[test]
+    fn sums_do_not_overflow() {
+        let max = u64::MAX;
+        let old = format!("total_rss {max}\ntotal_shmem {max}\ntotal_inactive_file {max}\ntotal_active_file {max}\n");
+        assert_eq!(MemoryStat::parse(&old).unwrap().needed_bytes(100), 100);
+        let new = format!("inactive_file {max}\nactive_file {max}\nslab_reclaimable {max}\n");
+        assert_eq!(MemoryStat::parse(&new).unwrap().needed_bytes(100), 0);
     }
 }
