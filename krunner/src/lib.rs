@@ -10,6 +10,8 @@ mod cli;
 mod config;
 mod error;
 mod exit;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod http_client;
 mod jupyter;
 mod logging;

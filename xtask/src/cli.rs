@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{bench, build_ebpf, dist, newcomer, oom_matrix, test, tidy, vm};
+use crate::{bench, build_ebpf, dist, fuzz, newcomer, oom_matrix, test, tidy, vm};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -15,6 +15,7 @@ Examples:
   cargo xtask tidy                check repository rules that the compiler does not check
   cargo xtask oom-matrix          score OOM kill reports, with and without BPF
   cargo xtask vm --kernel 5.10    do the same on another kernel, in a virtual machine
+  cargo xtask fuzz --time 60      run every fuzz target for a minute
   cargo xtask bench --quick       compare krunner with the Python runner in about a minute
   cargo xtask dist                build the release artifacts in target/dist
   cargo xtask build-ebpf --check  check that the committed eBPF objects match their sources
@@ -44,6 +45,8 @@ enum Task {
     OomMatrix(oom_matrix::Args),
     /// Boot other kernels in virtual machines and run the OOM matrix there
     Vm(vm::Args),
+    /// Build the fuzz targets with coverage counters and run each for a limited time
+    Fuzz(fuzz::Args),
     /// Build the release artifacts: static binaries, the agent's package, manual pages, checksums
     Dist(dist::Args),
     /// Build the eBPF objects that krunner embeds and write them next to their sources
@@ -62,6 +65,7 @@ pub(crate) fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::OomMatrix(args) => oom_matrix::run(&args),
         Task::Vm(args) => vm::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Dist(args) => dist::run(&args),
         Task::BuildEbpf(args) => build_ebpf::run_task(&args),
         Task::BenchPeer(args) => bench::peer::run(&args).map(|()| true),

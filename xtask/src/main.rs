@@ -7,6 +7,7 @@ mod bench;
 mod build_ebpf;
 mod cli;
 mod dist;
+mod fuzz;
 mod host;
 mod musl;
 mod newcomer;

@@ -6,6 +6,8 @@
 mod agent_version;
 mod environ;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod home;
 mod limits;
 mod memory;

@@ -4,6 +4,8 @@
 //! connection.
 
 use bytes::Bytes;
+use tokio::io::AsyncRead;
+use tokio::net::tcp::OwnedReadHalf;
 
 use super::frames::{Frame, FrameReader, SocketError};
 use super::message::{DELIMITER, KernelMessage, MessageHead, Parts, Signer};
@@ -34,8 +36,8 @@ pub(super) enum Arrival {
 }
 
 /// The receiving end of a channel.
-pub(super) struct ChannelReader {
-    reader: FrameReader,
+pub(super) struct ChannelReader<R = OwnedReadHalf> {
+    reader: FrameReader<R>,
     signer: Signer,
     /// Unread bytes of a long content.
     left: u64,
@@ -57,7 +59,14 @@ impl From<SocketError> for Reject {
 }
 
 impl ChannelReader {
-    pub(super) fn new(reader: FrameReader, signer: Signer) -> Self {
+    /// Number of bytes received but not read.
+    pub(super) fn unread_bytes(&self) -> usize {
+        self.reader.unread_bytes()
+    }
+}
+
+impl<R: AsyncRead + Unpin> ChannelReader<R> {
+    pub(super) fn new(reader: FrameReader<R>, signer: Signer) -> Self {
         Self { reader, signer, left: 0, more: false }
     }
 
@@ -89,11 +98,6 @@ impl ChannelReader {
     pub(super) async fn skip(&mut self) -> Result<(), SocketError> {
         while self.piece().await?.is_some() {}
         Ok(())
-    }
-
-    /// Number of bytes received but not read.
-    pub(super) fn unread_bytes(&self) -> usize {
-        self.reader.unread_bytes()
     }
 
     async fn message(&mut self) -> Result<Arrival, Reject> {

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::AsFd as _;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -63,21 +63,37 @@ pub(super) async fn connect(
     let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     let (from_peer, to_peer) = stream.into_split();
-    let mut reader = FrameReader { stream: from_peer, buffer: BytesMut::new() };
+    let mut reader = FrameReader::new(from_peer);
     let mut writer = FrameWriter { stream: to_peer };
     writer.stream.write_all(&introduction(socket_type, identity)).await?;
-    reader.greeting().await?;
-    reader.ready().await?;
+    reader.handshake().await?;
     Ok((reader, writer))
 }
 
 /// The receiving direction.
-pub(super) struct FrameReader {
-    stream: OwnedReadHalf,
+pub(super) struct FrameReader<R = OwnedReadHalf> {
+    stream: R,
     buffer: BytesMut,
 }
 
 impl FrameReader {
+    /// Number of bytes received but not read.
+    pub(super) fn unread_bytes(&self) -> usize {
+        self.buffer.len() + sys::readable_bytes(self.stream.as_ref().as_fd()).unwrap_or(0)
+    }
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    pub(super) fn new(stream: R) -> Self {
+        Self { stream, buffer: BytesMut::new() }
+    }
+
+    /// Reads the peer's greeting and its READY command.
+    pub(super) async fn handshake(&mut self) -> Result<(), SocketError> {
+        self.greeting().await?;
+        self.ready().await
+    }
+
     /// The next frame of a message. Its body has to be read, whole or in pieces, before the next call.
     pub(super) async fn frame(&mut self) -> Result<Frame, SocketError> {
         loop {
@@ -108,11 +124,6 @@ impl FrameReader {
             left -= self.piece(left).await?.len() as u64;
         }
         Ok(())
-    }
-
-    /// Number of bytes received but not read.
-    pub(super) fn unread_bytes(&self) -> usize {
-        self.buffer.len() + sys::readable_bytes(self.stream.as_ref().as_fd()).unwrap_or(0)
     }
 
     async fn greeting(&mut self) -> Result<(), SocketError> {

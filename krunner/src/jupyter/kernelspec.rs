@@ -128,14 +128,31 @@ fn read(folder: &Path) -> io::Result<Option<JupyterKernelspec>> {
         }
         Err(error) => return Err(error),
     };
-    let spec: JupyterKernelspec = serde_json::from_slice(&text)?;
+    parse(&text).map(Some)
+}
+
+fn parse(text: &[u8]) -> io::Result<JupyterKernelspec> {
+    let spec: JupyterKernelspec = serde_json::from_slice(text)?;
     if spec.argv.is_empty() {
         return Err(io::Error::other("`argv` is empty"));
     }
-    Ok(Some(spec))
+    Ok(spec)
 }
 
 impl Kernelspec {
+    /// The kernelspec `name` in a Jupyter directory below `prefix`, from its text.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn of_text(prefix: &Path, name: &str, text: &[u8]) -> io::Result<Self> {
+        let folder = prefix.join("share/jupyter/kernels").join(name);
+        Ok(Self { name: name.to_owned(), folder, spec: parse(text)? })
+    }
+
+    /// The words of its command, before names are filled in.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn argv(&self) -> &[String] {
+        &self.spec.argv
+    }
+
     /// The command that starts the kernel.
     pub(super) fn command(&self, connection_file: &Path, interpreter: Option<&Interpreter>) -> Command {
         let argv = self.spec.argv.iter().enumerate().map(|(position, word)| {

@@ -18,6 +18,8 @@ mod client;
 mod connection;
 mod execution;
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod heartbeat;
 mod kernel;
 mod kernelspec;

@@ -19,6 +19,8 @@
 
 mod attribution;
 mod explain;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod handle;
 mod message;
 mod model;

@@ -38,6 +38,12 @@ pub struct Command {
 }
 
 impl Command {
+    /// The words of an argument list; none of a command line for the shell.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn words(&self) -> &[OsString] {
+        if let Program::Argv(words) = &self.program { words } else { &[] }
+    }
+
     /// A command line for `/bin/sh`.
     pub fn shell(line: impl Into<String>) -> Self {
         Self { program: Program::Shell(line.into()), batch: false, directory: None, input: None }

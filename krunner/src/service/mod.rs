@@ -10,6 +10,8 @@ mod command;
 mod daemon;
 mod definition;
 mod fallback;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub(crate) mod intrinsic;
 mod job;
 mod launch;

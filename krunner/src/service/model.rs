@@ -29,8 +29,8 @@ const INTERVAL_SECONDS: f64 = 10.0;
 const STATUS: u16 = 200;
 
 /// A shorter interval would probe without a pause.
-const MIN_SECONDS: f64 = 0.1;
-const MAX_SECONDS: f64 = 24.0 * 3600.0;
+pub(super) const MIN_SECONDS: f64 = 0.1;
+pub(super) const MAX_SECONDS: f64 = 24.0 * 3600.0;
 
 /// A model service as requested.
 #[derive(Debug, Clone, PartialEq)]

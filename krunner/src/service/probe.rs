@@ -13,6 +13,7 @@ use http::{Request, StatusCode, Uri, header};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -66,6 +67,15 @@ impl Probe {
     async fn get(&self, target: &PathAndQuery) -> Result<(StatusCode, Option<Uri>), ProbeError> {
         let here = [SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)), (Ipv6Addr::LOCALHOST, self.port).into()];
         let stream = TcpStream::connect(&here[..]).await.map_err(ProbeError::Unreachable)?;
+        self.exchange(stream, target).await
+    }
+
+    /// Sends the request and reads the head of the response.
+    pub(super) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        target: &PathAndQuery,
+    ) -> Result<(StatusCode, Option<Uri>), ProbeError> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(ProbeError::NotHttp)?;
         let request = Request::get(target.as_str())
             .header(header::HOST, format!("localhost:{}", self.port))
@@ -92,7 +102,7 @@ impl Probe {
     }
 
     /// The target of a redirect, if it is on the same server.
-    fn here(&self, location: &Uri) -> Option<PathAndQuery> {
+    pub(super) fn here(&self, location: &Uri) -> Option<PathAndQuery> {
         let target = location.path_and_query()?.clone();
         let Some(authority) = location.authority() else {
             return target.as_str().starts_with('/').then_some(target);

@@ -14,6 +14,8 @@
 
 mod client;
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod listener;
 mod publish;
 mod pull;

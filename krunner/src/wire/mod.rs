@@ -6,6 +6,8 @@
 //! impossible.
 
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod op;
 mod payload;
 mod reply;

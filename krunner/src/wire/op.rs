@@ -12,7 +12,7 @@ use super::payload::{ModelServiceRequest, ServiceRequest};
 const SHOWN_NAME_BYTES: usize = 64;
 
 /// Requests about services are kept until they complete. A definition with hundreds of flags is far smaller.
-const MAX_SERVICE_BYTES: usize = 1024 * 1024;
+pub(super) const MAX_SERVICE_BYTES: usize = 1024 * 1024;
 
 /// The payload of a `status` that does not wait until the session is ready. Agents send an empty payload.
 pub(crate) const AT_ONCE: &str = "now";

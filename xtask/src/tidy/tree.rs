@@ -5,7 +5,7 @@ use super::Complaint;
 use super::source::Source;
 
 /// The top-level folders. Folders that open with a dot belong to tools and are free.
-const FOLDERS: &[&str] = &["krunner", "krunner-common", "krunner-ebpf", "xtask", "tests", "target"];
+const FOLDERS: &[&str] = &["krunner", "krunner-common", "krunner-ebpf", "xtask", "tests", "fuzz", "target"];
 
 /// Host names of package registries, in two parts each: this file must not name them either.
 const REGISTRIES: &[(&str, &str)] = &[
@@ -22,7 +22,7 @@ const REGISTRIES: &[(&str, &str)] = &[
 ];
 
 /// Cargo writes the registry into every entry of its lock file.
-const MAY_NAME_REGISTRIES: &[&str] = &["Cargo.lock"];
+const MAY_NAME_REGISTRIES: &[&str] = &["Cargo.lock", "fuzz/Cargo.lock"];
 
 const ARCHITECTURE: &str = "ARCHITECTURE.md";
 const MANIFEST: &str = "krunner/Cargo.toml";

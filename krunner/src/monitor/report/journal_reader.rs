@@ -101,7 +101,7 @@ impl JournalFile {
 }
 
 /// Visits each report with the offset of its line.
-fn read_lines<E: From<io::Error>>(
+pub(super) fn read_lines<E: From<io::Error>>(
     mut input: impl BufRead,
     mut visit: impl FnMut(u64, &OomReport) -> Result<(), E>,
 ) -> Result<LineCounts, E> {

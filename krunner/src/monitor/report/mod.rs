@@ -10,6 +10,8 @@
 //! ```
 
 mod explanation;
+#[cfg(any(test, fuzzing))]
+pub(in crate::monitor) mod fuzzing;
 pub(crate) mod journal;
 pub(crate) mod journal_reader;
 pub(crate) mod plot;

@@ -20,6 +20,8 @@
 
 mod cause;
 mod format;
+#[cfg(any(test, fuzzing))]
+pub(in crate::monitor) mod fuzzing;
 mod identity;
 mod post_mortem;
 mod record;

@@ -13,6 +13,8 @@
 pub(in crate::monitor) mod charge;
 pub(in crate::monitor) mod counter;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(in crate::monitor) mod fuzzing;
 pub(in crate::monitor) mod limits;
 pub(in crate::monitor) mod names;
 mod uncounted;

@@ -15,6 +15,8 @@
 //! `hidepid` the snapshot has fewer processes.
 
 mod cmdline;
+#[cfg(any(test, fuzzing))]
+pub(in crate::monitor) mod fuzzing;
 mod many_processes;
 mod mounts;
 mod partial_scan;

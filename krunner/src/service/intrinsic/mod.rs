@@ -9,6 +9,8 @@
 //! `keys`, `home` and `host_key` do the I/O, `managed` runs the processes.
 
 mod authorized_keys;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod home;
 mod host_key;
 mod keys;

@@ -76,7 +76,7 @@ impl ProcView {
 
 /// Value of `hidepid` of the last mount on `/proc` in `mountinfo` (proc(5)) unless it hides nothing, and the exempt
 /// group.
-fn hidepid(mounts: &str) -> Option<(&str, u32)> {
+pub(super) fn hidepid(mounts: &str) -> Option<(&str, u32)> {
     let options = mounts.lines().rev().find_map(|line| {
         let (place, kind) = line.split_once(" - ")?;
         let is_proc = place.split(' ').nth(4) == Some("/proc") && kind.starts_with("proc ");
@@ -90,7 +90,7 @@ fn hidepid(mounts: &str) -> Option<(&str, u32)> {
 
 /// Whether a thread with this status is exempt from `hidepid` (`has_pid_permissions`, fs/proc/base.c): it has
 /// `CAP_SYS_PTRACE`, or is a member of the group and the value is not `ptraceable` (4).
-fn sees_hidden(value: &str, gid: u32, status: &str) -> bool {
+pub(super) fn sees_hidden(value: &str, gid: u32, status: &str) -> bool {
     const CAP_SYS_PTRACE: u32 = 19;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
     let effective = u64::from_str_radix(field("CapEff:"), 16).unwrap_or(0);

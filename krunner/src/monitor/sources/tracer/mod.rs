@@ -5,6 +5,8 @@ pub(crate) mod btf;
 mod checks;
 pub(crate) mod decode;
 mod findings;
+#[cfg(any(test, fuzzing))]
+pub(in crate::monitor) mod fuzzing;
 mod loading;
 pub(crate) mod probe;
 

@@ -1,0 +1,4 @@
+//! Runs [`krunner::fuzzing::btf`] on inputs of libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| krunner::fuzzing::btf(input));
