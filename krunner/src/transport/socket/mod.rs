@@ -23,6 +23,8 @@
 //! write; an answer to PING; a receive buffer that shrinks. `MessageSender` and [`receive()`] are what would remain.
 
 mod budget;
+#[cfg(any(test, fuzzing))]
+mod fuzzing;
 mod heartbeat;
 mod link;
 mod progress;
@@ -33,6 +35,8 @@ mod send;
 mod splice;
 
 pub(super) use budget::ReceiveLimits;
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzzing::scanner as fuzz_scanner;
 pub(super) use link::{LinkError, SocketError, report};
 pub(super) use receive::{MessageReceiver, SocketType, open_receiver, receive};
 pub(super) use scanner::FrameLimits;
