@@ -79,14 +79,15 @@ fn stop_leaves_no_process_behind_while_both_streams_take_nothing() {
     for command in [
         "yes",
         "setsid sh -c 'trap \"\" TERM; yes; sleep 300' & exec yes",
-        "trap '' TERM; while :; do seq 1000; done",
-        "while :; do (setsid sleep 300 &); seq 1000; seq 1000 >&2; done",
+        "trap '' TERM; while :; do seq 100000; done",
+        "while :; do (setsid sleep 300 &); seq 100000; seq 100000 >&2; done",
     ] {
         let (_reader, writer) = pipe().expect("a pipe");
         let mut runner = app().prefix(&["sh", "-c", "exec \"$@\" 2>&1", "sh"]).stdout(writer).start();
         let mut raw = Raw::connect(&runner);
         raw.op("exec", command);
-        wait::until_stalled("the pipe", || proc::written_bytes(runner.pid()));
+        let written = || Some(runner.processes().into_iter().filter_map(proc::written_bytes).sum());
+        wait::until_stalled("the programs", written);
 
         let since = Instant::now();
         runner.signal(Signal::SIGTERM);

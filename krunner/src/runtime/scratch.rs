@@ -71,7 +71,8 @@ impl ScratchFiles {
     pub(crate) fn within(&mut self, name: &str, text: &str) -> io::Result<PathBuf> {
         let path = self.folder()?.join(name);
         let (flags, mode) = (OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, Mode::from_bits_truncate(0o666));
-        UserFolder::home(&self.directory)?.open(&path, flags, mode)?.write_all(text.as_bytes())?;
+        let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        UserFolder::in_home(folder.path())?.open(Path::new(name), flags, mode)?.write_all(text.as_bytes())?;
         Ok(path)
     }
 
