@@ -256,5 +256,5 @@ fn walk_beneath(folder: BorrowedFd<'_>, path: &Path, flags: OFlag, mode: Mode) -
 }
 
 #[cfg(test)]
-#[path = "user_folder_tests.rs"]
+#[path = "user_folder/user_folder_tests.rs"]
 mod tests;

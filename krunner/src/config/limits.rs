@@ -18,7 +18,7 @@ struct Need {
     required: u64,
     /// Below this a part of it may fail.
     recommended: u64,
-    /// What fails.
+    /// What part of a session fails below `recommended`.
     effect: &'static str,
     /// How a shell and a container engine name it.
     options: (&'static str, &'static str),

@@ -94,7 +94,7 @@ impl RecordingPath {
         header: &RecordingHeader,
         now: &CurrentState,
     ) -> Result<Option<OpenedRecording>, RecordingPathError> {
-        // An optional folder is the session's; any other is chosen by whoever starts the process.
+        // An optional folder is the session's; any other is an argument of the command.
         let open = if self.is_folder_optional { UserFolder::in_home } else { UserFolder::home };
         let folder = match open(&self.folder) {
             Ok(folder) => folder,

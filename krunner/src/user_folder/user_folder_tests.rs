@@ -5,9 +5,9 @@ use std::os::unix::fs::symlink;
 use super::*;
 
 /// How a path is opened: by one call, or component by component.
-type OpenFile = fn(BorrowedFd<'_>, &Path, OFlag, Mode) -> nix::Result<OwnedFd>;
+type Way = fn(BorrowedFd<'_>, &Path, OFlag, Mode) -> nix::Result<OwnedFd>;
 
-const WAYS: [OpenFile; 2] = [open_beneath, walk_beneath];
+const WAYS: [Way; 2] = [open_beneath, walk_beneath];
 
 fn home(for_root: bool) -> (tempfile::TempDir, UserFolder) {
     let place = tempfile::tempdir().unwrap();
