@@ -105,19 +105,19 @@ pub(crate) fn model(text: &[u8]) {
 }
 
 /// A server that takes everything and responds at once when it is asked.
-struct Server<'a> {
+struct CannedServer<'a> {
     response: &'a [u8],
     is_asked: bool,
     reader: Option<Waker>,
 }
 
-impl<'a> Server<'a> {
+impl<'a> CannedServer<'a> {
     fn new(response: &'a [u8]) -> Self {
         Self { response, is_asked: false, reader: None }
     }
 }
 
-impl AsyncRead for Server<'_> {
+impl AsyncRead for CannedServer<'_> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -134,7 +134,7 @@ impl AsyncRead for Server<'_> {
     }
 }
 
-impl AsyncWrite for Server<'_> {
+impl AsyncWrite for CannedServer<'_> {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.is_asked = true;
         if let Some(reader) = self.reader.take() {
@@ -157,12 +157,14 @@ pub(crate) fn probe(response: &[u8]) {
     let target = PathAndQuery::from_static("/health");
     let probe = Probe { port: 8000, target: target.clone(), expected_status: 200, patience: Duration::from_secs(1) };
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without I/O");
-    let Ok((_, Some(location))) = runtime.block_on(probe.exchange(Server::new(response), &target)) else { return };
+    let Ok((_, Some(location))) = runtime.block_on(probe.exchange(CannedServer::new(response), &target)) else {
+        return;
+    };
     let Some(next) = probe.here(&location) else { return };
     assert!(next.as_str().starts_with('/'), "{next}");
     assert!(location.port_u16().is_none_or(|port| port == 8000), "{location}");
     // Requesting it does not panic.
-    let _ = runtime.block_on(probe.exchange(Server::new(b""), &next));
+    let _ = runtime.block_on(probe.exchange(CannedServer::new(b""), &next));
 }
 
 #[cfg(test)]
