@@ -37,7 +37,10 @@ targets! {
     jupyter_long_text: |input| in_pieces(input, jupyter::fuzzing::long_text);
     kernelspec: jupyter::fuzzing::kernelspec;
     model_service: service::fuzzing::model;
-    mountinfo: |input| in_two_texts(input, monitor::fuzzing::mountinfo);
+    mountinfo: |input| in_two_texts(input, |text, cgroup| {
+        monitor::fuzzing::tmpfs(text);
+        monitor::fuzzing::mountinfo(text, cgroup);
+    });
     op: |input| in_two(input, wire::fuzzing::op);
     process_cgroup: |input| in_two_texts(input, monitor::fuzzing::process_cgroup);
     process_stat: monitor::fuzzing::stat;

@@ -156,7 +156,7 @@ struct FuzzPlan {
 }
 
 impl FuzzPlan {
-    /// Builds targets.
+    /// Builds these targets in release mode.
     fn build(names: &[String], seconds: u32) -> Result<Self> {
         step(&format!("building {} fuzz targets", names.len()));
         let folder = target_dir()?.join("fuzz");

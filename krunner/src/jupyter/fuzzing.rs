@@ -125,7 +125,7 @@ pub(crate) fn kernelspec(text: &[u8]) {
     let argv = command.words();
     assert_eq!(argv.len(), spec.argv().len());
     for (filled, word) in argv.iter().zip(spec.argv()) {
-        assert!(word.contains('{') || filled == OsStr::new(word), "{word:?} became {filled:?}");
+        assert!(word.contains('{') || filled == OsStr::new(word), "{word:?} became {}", filled.display());
     }
     let _ = spec.interrupts_by_message();
     let before = ChildEnv::from([("HOME".into(), "/home/work".into())]);

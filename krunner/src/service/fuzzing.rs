@@ -171,7 +171,7 @@ pub(crate) fn probe(response: &[u8]) {
 mod tests {
     use super::*;
 
-    /// Templates that the fuzzer and a generator made, each with what `str.format` of CPython 3 makes of it; null stands for an
+    /// Templates that the fuzzer and a generator made, each with what `str.format` of `CPython` 3 makes of it; null stands for an
     /// exception. The suites compare with the Python of the machine (`tests/suites/service_oracle.rs`).
     const RECORDED: &str = include_str!("../../../fuzz/recorded/str_format.json");
 

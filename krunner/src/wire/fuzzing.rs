@@ -29,8 +29,7 @@ fn check_op(op: &Op, name: &[u8], payload: &[u8]) {
         Op::Step(Step { kind, text }) => {
             assert_eq!((kind.op_name().as_bytes(), text.as_bytes()), (name, payload));
         }
-        Op::Input(text) => assert_eq!(text.as_bytes(), payload),
-        Op::Complete(text) => assert_eq!(text.as_bytes(), payload),
+        Op::Input(text) | Op::Complete(text) => assert_eq!(text.as_bytes(), payload),
         Op::Interrupt | Op::Status { .. } => {}
         Op::Event(event) => {
             let json = json();

@@ -5,6 +5,7 @@ use std::io::Cursor;
 use procfs::FromRead as _;
 
 use super::Stat;
+use super::mounts::tmpfs_mounts;
 use super::view::sees_hidden;
 use crate::monitor::model::process::Cmdline;
 
@@ -40,4 +41,10 @@ pub(crate) fn cmdline(bytes: &[u8]) {
     let again = Cmdline { bytes: text.clone().into_bytes(), is_cut: false }.to_string();
     assert_eq!(again, text.trim_end_matches(' '));
     let _ = str::from_utf8(bytes).is_ok_and(|status| sees_hidden("invisible", 0, status));
+}
+
+/// Mounts in a report are few, and their paths are from the text.
+pub(crate) fn tmpfs(mountinfo: &str) {
+    let mounts = tmpfs_mounts(mountinfo);
+    assert!(mounts.len() <= 64 && mounts.iter().map(String::len).sum::<usize>() <= mountinfo.len());
 }
