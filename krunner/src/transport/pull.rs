@@ -13,9 +13,9 @@ const QUEUED_MESSAGES: usize = 1;
 
 const MIB: usize = 1024 * 1024;
 
-/// An op of the agent carries at most what came to Backend.AI's manager in one piece: 1 MiB by HTTP, 4 MiB by a websocket
-/// (the defaults of aiohttp, which it does not change). Twice that, because JSON may be longer than the text was. A
-/// command line ends at 128 KiB (`MAX_ARG_STRLEN`), an order for a service at 1 MiB.
+/// An op carries at most what came to Backend.AI in one piece: 1 MiB by HTTP, 4 MiB by a websocket (aiohttp's
+/// defaults). Twice that leaves room for installations that raised them. A command line ends at 128 KiB
+/// (`MAX_ARG_STRLEN`), an order for a service at 1 MiB.
 ///
 /// An op has two frames; a few more are accepted so that a wrong count is logged instead of closing the connection.
 pub(super) const OP_LIMITS: FrameLimits = FrameLimits { message_bytes: 8 * MIB as u64, message_frames: 16 };
