@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::listener;
-use super::socket::{self, FrameLimits, LinkError, MessageReceiver, MessageSender, ReceiveLimits, SocketError};
+use super::socket::{self, ConnectionLost, FrameLimits, LinkError, MessageReceiver, MessageSender, ReceiveLimits};
 use crate::tasks::{TaskGroup, blocking};
 
 /// Interval between attempts to connect, and between checks of what has been acknowledged.
@@ -61,7 +61,7 @@ pub(crate) enum RunnerClientError {
     Handshake(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The connection broke.
     #[error("lost the connection to the runner")]
-    Broken(#[from] SocketError),
+    Broken(#[from] ConnectionLost),
     /// No reply arrived in time.
     #[error("no reply from the runner within {0:?}")]
     Silent(Duration),

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A connection keeps its share after the message, because the `zeromq` crate keeps the buffer. Peers that deliver
-//! nothing cannot keep memory from the others: once somebody waits, each holder has to deliver [`MIN_RATE`].
+//! nothing cannot keep memory from the others: once another one waits, each holder has to deliver [`MIN_RATE`].
 
 use std::io;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub(in crate::transport) struct ReceiveLimits {
     pub(super) frames: FrameLimits,
-    pool: Arc<Pool>,
+    pool: Arc<LargeMessagePool>,
 }
 
 /// Why a connection is closed for the memory that others need.
@@ -55,7 +55,7 @@ pub(in crate::transport) enum ShareError {
 
 /// The memory for large messages.
 #[derive(Debug)]
-struct Pool {
+struct LargeMessagePool {
     free: Arc<Semaphore>,
     /// Connections that wait for a share.
     waiting: AtomicUsize,
@@ -64,7 +64,7 @@ struct Pool {
 impl ReceiveLimits {
     /// Limits for each message, and the memory for the large messages of all connections.
     pub(in crate::transport) fn new(frames: FrameLimits, pool_bytes: usize) -> Self {
-        let pool = Pool { free: Arc::new(Semaphore::new(pool_bytes)), waiting: AtomicUsize::new(0) };
+        let pool = LargeMessagePool { free: Arc::new(Semaphore::new(pool_bytes)), waiting: AtomicUsize::new(0) };
         Self { frames, pool: Arc::new(pool) }
     }
 
@@ -81,10 +81,10 @@ impl ReceiveLimits {
 }
 
 /// Counts a connection as waiting until it is dropped.
-struct Waiting<'a>(&'a Pool);
+struct Waiting<'a>(&'a LargeMessagePool);
 
 impl<'a> Waiting<'a> {
-    fn new(pool: &'a Pool) -> Self {
+    fn new(pool: &'a LargeMessagePool) -> Self {
         pool.waiting.fetch_add(1, Ordering::Relaxed);
         Self(pool)
     }
@@ -98,7 +98,7 @@ impl Drop for Waiting<'_> {
 
 /// What one connection holds of the pool.
 pub(super) struct ReceiveShare {
-    pool: Arc<Pool>,
+    pool: Arc<LargeMessagePool>,
     held: Option<OwnedSemaphorePermit>,
     /// A large message is being received.
     is_in_message: bool,

@@ -23,7 +23,7 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// An error of a socket: its connection is lost.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub(crate) struct SocketError(#[from] zeromq::ZmqError);
+pub(crate) struct ConnectionLost(#[from] zeromq::ZmqError);
 
 /// Why a link could not be opened, or why it closed.
 #[derive(Debug, thiserror::Error)]

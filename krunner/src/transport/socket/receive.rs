@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use zeromq::{PullSocket, Socket, SocketEvent, SocketRecv, SubSocket, ZmqResult};
 
-use super::SocketError;
+use super::ConnectionLost;
 use super::budget::ReceiveLimits;
 use super::link::{self, Link, LinkError};
 use super::relay::Role;
@@ -56,7 +56,7 @@ impl MessageReceiver {
     ///
     /// # Errors
     /// If the connection is lost.
-    pub(in crate::transport) async fn receive(&mut self) -> Result<Vec<Bytes>, SocketError> {
+    pub(in crate::transport) async fn receive(&mut self) -> Result<Vec<Bytes>, ConnectionLost> {
         Ok(self.0.recv().await?.into_vec())
     }
 }

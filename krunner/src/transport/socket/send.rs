@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use zeromq::{PushSocket, SocketSend as _, ZmqMessage};
 
-use super::link::{self, Link, LinkError, SocketError};
+use super::link::{self, ConnectionLost, Link, LinkError};
 use super::progress::SendProgress;
 use super::relay::Role;
 
@@ -44,7 +44,7 @@ impl MessageSender {
     ///
     /// # Errors
     /// If the peer disconnected.
-    pub(in crate::transport) async fn send(&mut self, [kind, payload]: [Bytes; 2]) -> Result<(), SocketError> {
+    pub(in crate::transport) async fn send(&mut self, [kind, payload]: [Bytes; 2]) -> Result<(), ConnectionLost> {
         self.progress.hand_over(framed_bytes(kind.len()) + framed_bytes(payload.len()));
         let mut message = ZmqMessage::from(kind);
         message.push_back(payload);
