@@ -182,10 +182,9 @@ impl<T: QueueItem> ReplyQueue<T> {
         }
         let spacing = self.spacing(newest, now);
         match (self.first_in_order(), spacing) {
-            (Lane::Overtaking, _) => self.send(Lane::Overtaking),
             (Lane::Waiting, None) => self.send(Lane::Waiting),
             (Lane::Waiting, Some(wait)) if self.overtaking.is_empty() => wait,
-            (Lane::Waiting, Some(_)) => self.send(Lane::Overtaking),
+            (Lane::Waiting | Lane::Overtaking, _) => self.send(Lane::Overtaking),
         }
     }
 
