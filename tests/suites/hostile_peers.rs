@@ -2,7 +2,7 @@
 
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,50 +13,6 @@ use crate::{app, wait_for_file};
 
 /// Far more than an agent waits for on a busy machine, and far less than the peers below would hold it up.
 const PROMPT: Duration = Duration::from_secs(20);
-
-/// How long a flood stands still when it is held up for good.
-const STALLED: Duration = Duration::from_secs(4);
-
-#[test]
-fn new_agent_is_served_beside_a_peer_that_asks_and_does_not_read() {
-    let runner = app().start();
-    runner.settle();
-    let (replin, replout) = runner.ports();
-    let _reads_nothing = Peer::connect_narrow(replout, 16 * 1024);
-    let mut asks = Peer::connect(replin, "PUSH");
-    let sent = Arc::new(AtomicU64::new(0));
-    let count = Arc::clone(&sent);
-    // Ends when the runner does.
-    let flood = thread::spawn(move || {
-        let piece = b"\x01\x06status\x00\x03now".repeat(1000);
-        while asks.send_bytes(&piece).is_ok() {
-            count.fetch_add(1000, Ordering::Relaxed);
-        }
-    });
-    // A busy machine alone does not make it stand still for so long.
-    let mut last = (0, Instant::now());
-    wait::until_true("the flood to stall", || {
-        let now = sent.load(Ordering::Relaxed);
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        now > 0 && last.1.elapsed() > STALLED
-    });
-
-    let started = Instant::now();
-    let mut agent = Raw::connect(&runner);
-    let run = agent.exec("echo served");
-
-    assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
-    assert_eq!((run.stdout().as_str(), run.codes()), ("served\n", vec![("finished", 0)]));
-    let line = runner.wait_for_log(&["closing a stalled connection: 127.0.0.1:"]);
-    assert!(line.contains("go to the newer one"), "{line}");
-    assert_eq!(runner.stderr().matches("closing a stalled connection").count(), 1);
-    let peak = proc::peak_rss_kib(runner.pid()).expect("the runner runs");
-    assert!(peak <= 64 * 1024, "{peak} KiB resident");
-    drop((runner, agent));
-    flood.join().expect("the flood ends with the runner");
-}
 
 #[test]
 fn slow_senders_of_large_messages_hold_up_no_other_peer() {
