@@ -47,8 +47,32 @@ pub(in crate::transport) enum LinkError {
 impl LinkError {
     /// Whether this is an ordinary disconnect or a port check.
     pub(super) fn is_ordinary(&self) -> bool {
-        matches!(self, Self::Left | Self::Relay(RelayError::Io(_)))
+        match self {
+            Self::Left => true,
+            Self::Relay(RelayError::Io(error)) => has_peer_left(error),
+            _ => false,
+        }
     }
+}
+
+/// Whether the peer or the network ended a connection, and not a lack of descriptors or memory here.
+fn has_peer_left(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, HostUnreachable, NetworkUnreachable, NotConnected, TimedOut,
+        UnexpectedEof, WriteZero,
+    };
+    matches!(
+        error.kind(),
+        BrokenPipe
+            | ConnectionAborted
+            | ConnectionReset
+            | HostUnreachable
+            | NetworkUnreachable
+            | NotConnected
+            | TimedOut
+            | UnexpectedEof
+            | WriteZero
+    )
 }
 
 /// Logs how a connection ended: at debug level if that is ordinary.
@@ -118,4 +142,20 @@ pub(super) async fn open<S: Socket>(
         tracing::debug!("cannot close an internal listener: {error}");
     }
     Ok(Link { socket, events: events.boxed(), relay })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_peer_ends_a_connection_in_silence() {
+        let ended = |number| LinkError::Relay(RelayError::Io(io::Error::from_raw_os_error(number)));
+        for number in [nix::libc::ECONNRESET, nix::libc::EPIPE, nix::libc::ETIMEDOUT, nix::libc::EHOSTUNREACH] {
+            assert!(ended(number).is_ordinary(), "{number}");
+        }
+        for number in [nix::libc::EMFILE, nix::libc::ENFILE, nix::libc::ENOMEM, nix::libc::EIO] {
+            assert!(!ended(number).is_ordinary(), "{number}");
+        }
+    }
 }

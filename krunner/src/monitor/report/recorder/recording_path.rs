@@ -12,12 +12,12 @@
 //!       └── anything else ───────────────▶ renamed to recorder.bin.1, logged; the name is free
 //! ```
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, renameat};
+use nix::fcntl::{AtFlags, OFlag, open, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
@@ -47,8 +47,8 @@ pub(crate) struct RecordingPath {
 
 /// A file to record to, and the earlier recordings found.
 pub(super) struct OpenedRecording {
-    /// The lock is held while the file is open.
-    pub(super) file: Flock<File>,
+    /// The lock is held while the file is open. Closing it cannot fail, where unlocking can (NFS, FUSE).
+    pub(super) file: File,
     pub(super) path: PathBuf,
     /// Recordings that ended without a goodbye.
     pub(super) ended: Vec<PostMortem>,
@@ -119,7 +119,7 @@ impl RecordingPath {
         let failed = |error| RecordingPathError::Io(self.folder.join(draft), error);
         let file = write_draft(folder, draft, &header_bytes).map_err(failed)?;
         let made_at = file.metadata().map_err(failed)?.mtime();
-        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| failed(error.into()))?;
+        file.try_lock().map_err(|error| failed(error.into()))?;
         let mut problems = Vec::new();
         let mut ended = Vec::new();
         let mut path = None;
@@ -153,14 +153,11 @@ impl RecordingPath {
 
     /// Frees the name.
     fn make_free(&self, folder: &UserFolder, name: &str, made_at: i64, now: &CurrentState) -> io::Result<NameState> {
-        let Some(held) = open_recording(folder, name)? else { return Ok(NameState::Free(None)) };
-        let file = match &held {
-            Ok(locked) => locked,
-            Err((_, nix::Error::EWOULDBLOCK)) => return Ok(NameState::Taken),
-            // The file system has no locks.
-            Err((file, _)) => file,
-        };
-        let recording = match read(file)? {
+        let Some((file, locked)) = open_recording(folder, name)? else { return Ok(NameState::Free(None)) };
+        if matches!(locked, Err(TryLockError::WouldBlock)) {
+            return Ok(NameState::Taken);
+        }
+        let recording = match read(&file)? {
             Ok(recording) => recording,
             Err(what) => {
                 renameat(folder, name, folder, old(name).as_str())?;
@@ -200,24 +197,20 @@ pub(super) fn read_file(path: &Path) -> io::Result<(Result<Recording, NotARecord
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = File::from(open(path, flags, Mode::empty())?);
     require_regular(&file)?;
-    match Flock::lock(file, FlockArg::LockSharedNonblock) {
-        Ok(file) => Ok((read(&file)?, false)),
-        Err((file, error)) => Ok((read(&file)?, error == nix::Error::EWOULDBLOCK)),
-    }
+    let is_alive = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+    Ok((read(&file)?, is_alive))
 }
 
-/// A locked file, or the file and why it could not be locked.
-type LockResult = Result<Flock<File>, (File, nix::Error)>;
-
-/// `None` if the file does not exist.
-fn open_recording(folder: &UserFolder, name: &str) -> io::Result<Option<LockResult>> {
+/// Opens and locks a recording, whose file may be on a file system without locks. `None` if it does not exist.
+fn open_recording(folder: &UserFolder, name: &str) -> io::Result<Option<(File, Result<(), TryLockError>)>> {
     // NFS requires write access (flock(2)).
     let file = match folder.open(Path::new(name), OFlag::O_RDWR | OFlag::O_NOFOLLOW, Mode::empty()) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    Ok(Some(Flock::lock(file, FlockArg::LockExclusiveNonblock)))
+    let locked = file.try_lock();
+    Ok(Some((file, locked)))
 }
 
 fn require_regular(file: &File) -> io::Result<()> {
