@@ -45,7 +45,7 @@ pub struct Message {
 impl Message {
     /// Checks what the agent's read loop depends on.
     #[track_caller]
-    fn new(frames: Vec<Vec<u8>>) -> Self {
+    pub fn new(frames: Vec<Vec<u8>>) -> Self {
         let at = Instant::now();
         let [kind, payload] = <[Vec<u8>; 2]>::try_from(frames)
             .unwrap_or_else(|frames| panic!("a reply of {} frames: {frames:?}", frames.len()));

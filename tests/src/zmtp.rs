@@ -6,6 +6,7 @@
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt};
 
@@ -99,6 +100,11 @@ impl Peer {
     /// Sends one message of these frames.
     #[track_caller]
     pub fn send(&mut self, frames: &[&[u8]]) {
+        self.try_send(frames).expect("the runner takes a message");
+    }
+
+    /// Sends one message; an error means that the runner has closed the connection.
+    pub fn try_send(&mut self, frames: &[&[u8]]) -> std::io::Result<()> {
         let mut bytes = Vec::new();
         for (i, frame) in frames.iter().enumerate() {
             let more = i + 1 < frames.len();
@@ -109,7 +115,7 @@ impl Peer {
             }
             bytes.extend(*frame);
         }
-        self.stream.get_mut().write_all(&bytes).expect("the runner takes a message");
+        self.stream.get_mut().write_all(&bytes)
     }
 
     /// Sends bytes as they are; an error means that the runner has closed the connection.
@@ -124,6 +130,19 @@ impl Peer {
         let readable = !self.stream.buffer().is_empty() || socket.peek(&mut [0]).is_ok_and(|bytes| bytes > 0);
         socket.set_nonblocking(false).expect("a socket option");
         readable
+    }
+
+    /// Whether the runner has closed the connection and everything before is received.
+    pub fn has_ended(&self) -> bool {
+        let socket = self.stream.get_ref();
+        socket.set_nonblocking(true).expect("a socket option");
+        let peeked = socket.peek(&mut [0]);
+        socket.set_nonblocking(false).expect("a socket option");
+        let is_closed = match peeked {
+            Ok(bytes) => bytes == 0,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        };
+        self.stream.buffer().is_empty() && is_closed
     }
 
     /// Receives one message; `None` when the runner has closed the connection.
@@ -166,7 +185,7 @@ impl Peer {
         match self.stream.read_exact(buffer) {
             Ok(()) => true,
             Err(error) if matches!(error.kind(), WouldBlock | TimedOut) => {
-                panic!("nothing from the runner in {:?}", wait::PATIENCE)
+                panic!("nothing from the runner in {:?}", self.stream.get_ref().read_timeout())
             }
             Err(_) => false,
         }
@@ -175,6 +194,16 @@ impl Peer {
     /// Whether the runner closes the connection, whatever it still says before.
     pub fn is_closed(&mut self) -> bool {
         is_closed(self.stream.get_mut())
+    }
+
+    /// Sets how long the runner may be silent while something is received.
+    pub fn set_patience(&self, patience: Duration) {
+        self.stream.get_ref().set_read_timeout(Some(patience)).expect("a read timeout");
+    }
+
+    /// Tells the runner that this peer leaves. What the runner has sent by then can still be received.
+    pub fn leave(&self) {
+        let _ = self.stream.get_ref().shutdown(Shutdown::Write);
     }
 
     /// Ends the connection at once.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{bench, build_ebpf, dist, fuzz, newcomer, oom_matrix, test, tidy, vm};
+use crate::{bench, build_ebpf, dist, fuzz, newcomer, oom_matrix, soak, test, tidy, vm};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -15,6 +15,7 @@ Examples:
   cargo xtask tidy                check repository rules that the compiler does not check
   cargo xtask oom-matrix          score OOM kill reports, with and without BPF
   cargo xtask vm --kernel 5.10    do the same on another kernel, in a virtual machine
+  cargo xtask soak --minutes 10   keep one session busy and check that nothing it holds grows
   cargo xtask fuzz --time 60      run every fuzz target for a minute
   cargo xtask bench --quick       compare krunner with the Python runner in about a minute
   cargo xtask dist                build the release artifacts in target/dist
@@ -43,6 +44,8 @@ enum Task {
     /// Cause every kind of OOM kill and score krunner's reports, with and without BPF
     #[command(alias = "battery")]
     OomMatrix(oom_matrix::Args),
+    /// Keep one session busy with everything it does; fail when memory or descriptors grow or a reply is lost
+    Soak(soak::Args),
     /// Boot other kernels in virtual machines and run the OOM matrix there
     Vm(vm::Args),
     /// Build the fuzz targets with coverage counters and run each for a limited time
@@ -64,6 +67,7 @@ pub(crate) fn main() -> ExitCode {
         Task::Tidy(args) => tidy::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::OomMatrix(args) => oom_matrix::run(&args),
+        Task::Soak(args) => soak::run(&args),
         Task::Vm(args) => vm::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Dist(args) => dist::run(&args),

@@ -12,6 +12,7 @@ mod musl;
 mod newcomer;
 mod oom_matrix;
 mod pip;
+mod soak;
 mod summary;
 mod test;
 mod tidy;
