@@ -36,6 +36,7 @@ mod jupyter_r;
 mod killed_runner;
 mod lifecycle;
 mod limited_session;
+mod model;
 mod no_threads;
 mod oom;
 mod oom_burst;
