@@ -20,6 +20,7 @@ mod doctor;
 mod doctor_agent;
 mod drawing;
 mod environment;
+mod faults;
 mod garbage;
 mod git_graph;
 mod git_terminal;
