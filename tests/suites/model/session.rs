@@ -38,6 +38,8 @@ pub(super) struct Session {
     ask: String,
     apps: [Value; 2],
     next_id: u32,
+    /// The connection that the last reply came from.
+    last_agent: usize,
 }
 
 /// Nothing that is generated keeps the runner busy for so long.
@@ -68,8 +70,17 @@ impl Session {
         let agents = vec![connect_agent(&runner)];
         let ops = Peer::connect(replin, "PUSH");
         let reference = Reference::new(SERVICES);
-        let mut session =
-            Self { runner, ops, agents, reference, ports, ask, apps: [Value::Null, Value::Null], next_id: 0 };
+        let mut session = Self {
+            runner,
+            ops,
+            agents,
+            reference,
+            ports,
+            ask,
+            apps: [Value::Null, Value::Null],
+            next_id: 0,
+            last_agent: 0,
+        };
         session.op("status", "");
         session.reference.status_sent();
         session.settle().expect("a runner that starts");
@@ -187,12 +198,11 @@ impl Session {
             return Ok(());
         }
         let position = if newest { self.agents.len() - 1 } else { 0 };
+        if position > 0 {
+            self.reach_newest()?;
+        }
         self.agents[position].leave();
-        loop {
-            if position > 0 {
-                self.receive_earlier()?;
-            }
-            let Some(frames) = self.agents[position].recv() else { break };
+        while let Some(frames) = self.agents[position].recv() {
             self.reference.receive(&Message::new(frames))?;
         }
         drop(self.agents.remove(position));
@@ -309,18 +319,22 @@ impl Session {
                 thread::sleep(LOOK_AGAIN);
                 continue;
             }
+            self.last_agent = readable;
             return self.agents[readable].recv().ok_or_else(closed);
         }
         Err("no reply".to_owned())
     }
 
-    /// Receives what the older connection has: it precedes what the newer one gets from now on.
-    fn receive_earlier(&mut self) -> Checked {
-        while self.agents[0].is_readable() {
-            let Some(frames) = self.agents[0].recv() else { return Ok(()) };
-            self.reference.receive(&Message::new(frames))?;
+    /// Waits until the newest connection is the one that gets replies: whatever the older one gets later follows them.
+    fn reach_newest(&mut self) -> Checked {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            self.sync()?;
+            if self.last_agent > 0 {
+                return Ok(());
+            }
         }
-        Ok(())
+        Err("the newest connection gets no replies".to_owned())
     }
 
     /// Answers and ends everything: texts for what asks, signals for what is held, and all replies.
@@ -359,12 +373,12 @@ impl Session {
 
     /// SIGTERM: every step that the runner took is answered, and nothing is left.
     fn stop(&mut self) -> Checked {
-        self.sync()?;
-        self.reference.stop_sent();
-        self.runner.signal(Signal::SIGTERM);
         while self.agents.len() > 1 {
             self.leave(true)?;
         }
+        self.sync()?;
+        self.reference.stop_sent();
+        self.runner.signal(Signal::SIGTERM);
         while let Some(frames) = self.agents[0].recv() {
             self.reference.receive(&Message::new(frames))?;
         }
