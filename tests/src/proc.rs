@@ -162,11 +162,6 @@ pub fn oom_score_adj(pid: u32) -> i32 {
     text.trim().parse().expect("a number")
 }
 
-/// The resident size of a process.
-pub fn rss_kib(pid: u32) -> Option<u64> {
-    kibibytes(pid, "VmRSS")
-}
-
 /// How many descriptors a process has open.
 pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)

@@ -1,5 +1,4 @@
 //! Development tasks of the workspace; `cargo xtask --help` lists them.
-#![forbid(unsafe_code)]
 
 mod audit;
 mod bench;

@@ -84,7 +84,9 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     if !is_quiet {
         print!("{}", figures.charts());
         println!("{}", figures.slopes());
-        problems.iter().for_each(|problem| println!("problem: {problem}"));
+        for problem in &problems {
+            println!("problem: {problem}");
+        }
     }
     Ok(problems.is_empty())
 }

@@ -146,7 +146,8 @@ impl Work<'_> {
         self.op("status", "");
         self.until("status")?;
         self.step("exec", "echo one; echo err >&2", 0, "one\n")?;
-        let count: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
+        let numbers: Vec<String> = (1..=20_000).map(|number: u32| number.to_string()).collect();
+        let count = numbers.join("\n") + "\n";
         self.step("exec", "seq 1 20000", 0, &count)?;
         self.step("build", "exit 3", 3, "")?;
         self.step("exec", "echo not run", 127, "")?;

@@ -74,8 +74,8 @@ impl Script {
     pub(super) fn stdout(&self, id: u32) -> Option<String> {
         Some(match self {
             Self::Empty | Self::Heuristic => String::new(),
-            Self::Say { lines, .. } => (0..*lines).map(|i| format!("out-{id}-{i}\n")).collect(),
-            Self::Count { lines } => (1..=*lines).map(|i| format!("n-{id}-{i}\n")).collect(),
+            Self::Say { lines, .. } => numbered(&format!("out-{id}"), 0, (*lines).into()),
+            Self::Count { lines } => numbered(&format!("n-{id}"), 1, *lines),
             Self::Die(_) => format!("dying-{id}\n"),
             Self::Orphan => format!("left-{id}\n"),
             Self::Snippet { .. } => format!("ran-{id}\n"),
@@ -85,7 +85,7 @@ impl Script {
 
     pub(super) fn stderr(&self, id: u32) -> String {
         match self {
-            Self::Say { lines, .. } => (0..*lines).map(|i| format!("err-{id}-{i}\n")).collect(),
+            Self::Say { lines, .. } => numbered(&format!("err-{id}"), 0, (*lines).into()),
             _ => String::new(),
         }
     }
@@ -100,6 +100,11 @@ impl Script {
             Self::Hold { .. } => None,
         }
     }
+}
+
+/// This many lines, numbered from the first.
+fn numbered(what: &str, first: u16, lines: u16) -> String {
+    (first..first + lines).flat_map(|number| [what.to_owned(), format!("-{number}\n")]).collect()
 }
 
 /// The process that a held step said it is.

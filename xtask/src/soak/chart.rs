@@ -35,7 +35,12 @@ fn columns(values: &[f64]) -> Vec<f64> {
     values.chunks(each).map(super::figures::mean).collect()
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to HEIGHT - 1")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "from 0 to HEIGHT - 1"
+)]
 fn level(value: f64, low: f64, high: f64) -> usize {
     if high <= low { 0 } else { ((value - low) / (high - low) * (HEIGHT - 1) as f64).round() as usize }
 }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::replies::{ReplyReader, Shared};
 
 /// How long a reply may take; a Jupyter kernel may have to start before its first.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 const STATUS_INTERVAL: Duration = Duration::from_millis(50);
 const SERVICE_INTERVAL: Duration = Duration::from_millis(300);
@@ -52,12 +52,15 @@ pub(super) struct Load {
     reader: JoinHandle<()>,
 }
 
+/// What one client does until it is told to stop.
+type ClientWork = Box<dyn FnOnce(&Shared, &AtomicBool) + Send>;
+
 impl Load {
     pub(super) fn start(runner: &Runner, programs: &Programs) -> Self {
         let (replin, replout) = runner.ports();
         let (shared, stop) = (Arc::new(Shared::default()), Arc::new(AtomicBool::new(false)));
         let (reader, channels) = ReplyReader::new(replout);
-        let spawn = |name: &'static str, work: Box<dyn FnOnce(&Shared, &AtomicBool) + Send>| {
+        let spawn = |name: &'static str, work: ClientWork| {
             let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
             thread::spawn(move || {
                 // The harness panics with the reason.
@@ -147,7 +150,8 @@ impl StepClient {
     /// One of each kind of step.
     fn round(&mut self, round: u64) -> Result<(), String> {
         self.expect(&format!("echo soak-{round}"), 0, &format!("soak-{round}\n"))?;
-        let count: String = (1..=3000).map(|number| format!("{number}\n")).collect();
+        let numbers: Vec<String> = (1..=3000).map(|number: u32| number.to_string()).collect();
+        let count = numbers.join("\n") + "\n";
         self.expect("seq 1 3000", 0, &count)?;
         self.expect("exit 7", 7, "")?;
         self.expect("kill -9 $$", -9, "")?;
@@ -158,7 +162,7 @@ impl StepClient {
         if self.programs.has_kernel {
             self.code(&format!("print({round} * 2)"), 0, &format!("{}\n", round * 2))?;
         }
-        if round % RARELY == 0 {
+        if round.is_multiple_of(RARELY) {
             self.killed(round)?;
         }
         Ok(())
