@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use self::output::{Finding, TargetResult, in_json, print_table};
-use crate::summary::Check;
 use crate::workspace::{cargo, on_path, printed, root, run as run_command, step, target_dir};
 
 const HELP: &str = "\
@@ -25,6 +24,7 @@ Runs each target for --time seconds, with the committed inputs of fuzz/corpus an
 (target/fuzz/corpus). What must hold for any input is in the `fuzzing.rs` files of krunner. An input is a finding if an \
 assertion fails, if it takes more than a second, or if the process needs more than 256 MiB. It is kept in \
 target/fuzz/artifacts. Once it is mended, it belongs in fuzz/corpus, whose files all run in the unit tests.
+Not a part of `cargo xtask test --all`: what a run finds depends on chance, and a gate must not.
 
 Needs a C++ compiler, for libFuzzer.
 
@@ -52,9 +52,6 @@ const LONGER_INPUTS: [(&str, u32); 2] = [("btf", 16 * 1024), ("recorder_file", 8
 
 /// How much longer than its time a target may take: reading the corpus, and the last input.
 const GRACE: Duration = Duration::from_mins(1);
-
-/// Seconds for each target in `cargo xtask test --all`.
-const TEST_SECONDS: u32 = 10;
 
 /// Arguments of `cargo xtask fuzz`.
 #[derive(Debug, clap::Args)]
@@ -103,28 +100,6 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         None => print_table(&results),
     }
     Ok(results.iter().all(|result| result.finding.is_none()))
-}
-
-/// Runs all targets as part of `cargo xtask test --all`: a check for each.
-pub(crate) fn test() -> Result<Vec<Check>> {
-    if let Some(reason) = missing_compiler() {
-        return Ok(skipped(&reason));
-    }
-    let names = targets()?;
-    let results = run_targets(&FuzzPlan::build(&names, TEST_SECONDS)?, &names, 2)?;
-    print_table(&results);
-    Ok(results
-        .into_iter()
-        .map(|TargetResult { name, finding, .. }| {
-            let findings = finding.map(|finding| finding.to_string()).into_iter().collect();
-            Check { name: format!("fuzz::{name}"), outcome: Ok(findings) }
-        })
-        .collect())
-}
-
-/// The same as one check, skipped for this reason.
-pub(crate) fn skipped(reason: &str) -> Vec<Check> {
-    vec![Check { name: "fuzz".to_owned(), outcome: Err(reason.to_owned()) }]
 }
 
 /// The names of all targets, sorted.

@@ -76,6 +76,7 @@ const PACKAGES: &[Package] = &[
         why: "renders the page of `krunner oom plot`",
     },
     Package { name: "fonts-dejavu-core", probe: Probe::File(DEJAVU), why: "text in that browser" },
+    Package { name: "strace", probe: Probe::Program("strace"), why: "makes system calls of the runner fail" },
     Package { name: "openssl", probe: Probe::Program("openssl"), why: "certificates for servers in tests" },
     Package { name: "libcap2-bin", probe: Probe::File("/sbin/setcap"), why: "file capabilities of a non-root runner" },
 ];

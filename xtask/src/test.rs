@@ -2,7 +2,7 @@
 //!
 //! The order is tidy, the unit tests of all packages, the integration suites against the release binary, then the OOM matrix on
 //! this machine. `--all` also builds the release artifacts first, because suites test them, runs the OOM matrix on other kernels
-//! and the fuzz targets, and audits dependencies. A failed part does not stop the next one; the end of the output summarizes all of them.
+//! and audits dependencies. A failed part does not stop the next one; the end of the output summarizes all of them.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,7 +16,7 @@ use krunner_tests::flaky;
 use crate::musl::Arch;
 use crate::summary::{Check, Summary};
 use crate::workspace::{build_quickly, build_release, cargo, named, root, step};
-use crate::{audit, dist, fuzz, host, oom_matrix, tidy, venv, vm};
+use crate::{audit, dist, host, oom_matrix, tidy, venv, vm};
 
 const HELP: &str = "\
 First creates the Python environment that tests need in target/venv, without root, from python3.11 and packages that \
@@ -48,7 +48,7 @@ Exit codes: 0 success, 1 a test or check failed or could not run, 2 wrong usage.
 const MAX_RETRIED: usize = 10;
 
 /// The parts that `cargo test` does not run, each with its former name, which filters may still use.
-const OTHER_PARTS: [(&str, &str); 4] = [("oom-matrix", "battery"), ("vm", "vm"), ("fuzz", "fuzz"), ("audit", "supply")];
+const OTHER_PARTS: [(&str, &str); 3] = [("oom-matrix", "battery"), ("vm", "vm"), ("audit", "supply")];
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -158,8 +158,6 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
             "oom-matrix" => oom_matrix::test(&env.krunner),
             "vm" if args.all => vm::test(),
             "vm" => Ok(vm::skipped("takes minutes of emulation: run `cargo xtask vm`, or pass --all")),
-            "fuzz" if args.all => fuzz::test(),
-            "fuzz" => Ok(fuzz::skipped("takes minutes to build: run `cargo xtask fuzz`, or pass --all")),
             _ if args.all => audit::test(),
             _ => Ok(audit::skipped("may need to install cargo-deny: pass --all")),
         };

@@ -43,7 +43,8 @@ const TABLE: &[Row] = &[
     Row("sendto", &["ENOMEM", "EPIPE"], &[2, 10]),
     Row("setsockopt", &["ENOMEM"], &[1, 2]),
     Row("socket", &["EMFILE", "ENOMEM"], &[1, 2, 3, 5]),
-    Row("socketpair", &["EMFILE"], &[1, 2]),
+    // The second one is tokio's own, which panics; the first one is tried ahead of it.
+    Row("socketpair", &["EMFILE"], &[1]),
     Row("splice", &["ENOMEM"], &[1, 30]),
     Row("statx", &["EIO", "EACCES"], &[1, 10, 50]),
     Row("unlink", &["EPERM"], &[1]),
