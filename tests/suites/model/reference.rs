@@ -16,6 +16,9 @@ use serde_json::Value;
 use super::action::Kind;
 use super::script::{CAUGHT, Script, held_pid};
 
+/// Exit codes by which a shell reports a death by SIGKILL or SIGBUS. The runner explains them in words of its own.
+const EXPLAINED: [i64; 2] = [128 + 9, 128 + 7];
+
 /// The exit code of an `exec` after a failed build.
 const BUILD_FAILED: i64 = 127;
 
@@ -314,6 +317,8 @@ impl Reference {
         let is_stderr_right = if is_cut || code < 0 {
             let own: String = stderr.split_inclusive('\n').filter(|line| line.starts_with("err-")).collect();
             err.starts_with(&own)
+        } else if EXPLAINED.contains(&code) {
+            stderr.starts_with(&err)
         } else {
             stderr == err
         };
