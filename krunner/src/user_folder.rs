@@ -58,10 +58,20 @@ impl UserFolder {
     /// # Errors
     /// As [`Self::home`].
     pub(crate) fn home_as(path: &Path, is_root: bool) -> io::Result<Self> {
-        let held = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(path)?;
+        // Others may be allowed to enter the folder and not to read it.
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let held = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
         let about = held.metadata()?;
         let owner = is_root.then(|| (about.uid(), about.gid()));
         Ok(Self { held, path: path.to_owned(), owner })
+    }
+
+    /// Opens a folder that the operator chose, whose path and owner are the operator's own.
+    ///
+    /// # Errors
+    /// As [`Self::home`].
+    pub(crate) fn of_operator(path: &Path) -> io::Result<Self> {
+        Self::home_as(path, false)
     }
 
     /// Opens a folder in the home, such as `.logs`: its parent is the home.
@@ -149,15 +159,31 @@ impl UserFolder {
     /// # Errors
     /// If the new file cannot be written.
     pub(crate) fn replace(&self, name: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-        let mut target = PathBuf::from(format!("/proc/self/fd/{}", self.held.as_raw_fd())).join(name);
+        let mut target = self.path_of(name);
         if self.owner.is_none() {
             target = fs::canonicalize(&target).unwrap_or(target);
         }
+        self.replace_at(&target, content, mode)
+    }
+
+    /// Replaces a file as a whole, and a link by the file.
+    ///
+    /// # Errors
+    /// If the new file cannot be written.
+    pub(crate) fn replace_link(&self, name: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+        self.replace_at(&self.path_of(name), content, mode)
+    }
+
+    fn path_of(&self, name: &Path) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.held.as_raw_fd())).join(name)
+    }
+
+    fn replace_at(&self, target: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         let folder = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
         let mut new = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
         self.give(new.as_file())?;
         new.write_all(content)?;
-        new.persist(&target)?;
+        new.persist(target)?;
         Ok(())
     }
 
@@ -182,11 +208,10 @@ impl UserFolder {
         if user == 0 || made.metadata()?.uid() != 0 {
             return Ok(());
         }
-        match fchown(made, Some(user), Some(group)) {
-            // Root without CAP_CHOWN. The file is usable.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-            given => given,
-        }
+        // Root without CAP_CHOWN, an owner that the user namespace does not map, a file system without owners. The file is
+        // usable.
+        let _ = fchown(made, Some(user), Some(group));
+        Ok(())
     }
 
     fn open_below(&self, path: &Path, flags: OFlag, mode: Mode) -> io::Result<OwnedFd> {

@@ -26,7 +26,7 @@ impl Kernel {
         let settings = Arc::new(settings);
         let attempt = KernelAttempt { settings: Arc::clone(&settings) };
         let name = format!("the {} kernel", settings.language);
-        Self { job: Job::spawn(&settings.launcher.tasks, name, RESTARTS, attempt), settings }
+        Self { job: Job::spawn(&settings.launcher.tasks, "kernel", name, RESTARTS, attempt), settings }
     }
 
     /// Runs code as soon as the kernel is ready. `control` can interrupt or terminate the run.

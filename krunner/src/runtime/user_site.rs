@@ -49,7 +49,7 @@ fn write(home: &Path, file: &Path, text: &str) -> io::Result<()> {
     let base = if folder.starts_with(home) { home } else { outside() };
     let below = folder.strip_prefix(base).unwrap_or(folder);
     let folder = UserFolder::home(base)?.make_folders(below, 0o777)?;
-    folder.replace(Path::new(name), text.as_bytes(), PRIVATE_FILE)
+    folder.replace_link(Path::new(name), text.as_bytes(), PRIVATE_FILE)
 }
 
 #[cfg(test)]

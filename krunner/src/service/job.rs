@@ -47,6 +47,9 @@ const ENDING_DEADLINE: Duration = Duration::from_secs(5);
 /// ends gets 2 s from SIGTERM to SIGKILL.
 const STRANGER_PATIENCE: Duration = Duration::from_millis(2500);
 
+/// The answer to a request for a service that is stopping and has not ended yet.
+pub(super) const BEING_STOPPED: &str = "it is being stopped";
+
 /// The state of a service.
 pub(super) type ServiceState = JobState<ServiceOrigin, ServiceEnd>;
 
@@ -160,7 +163,7 @@ impl ServiceJob {
     /// Starts the job.
     pub(super) fn start(self) -> ServiceHandle {
         let (port, tasks, name) = (self.port, self.launcher.tasks.clone(), self.name.clone());
-        ServiceHandle { port, job: Job::spawn(&tasks, name, RestartPolicy::Never, self) }
+        ServiceHandle { port, job: Job::spawn(&tasks, "service", name, RestartPolicy::Never, self) }
     }
 
     async fn serve(&mut self, progress: &ServiceProgress) -> ServiceEnd {
@@ -245,12 +248,12 @@ impl ServiceJob {
                 });
             }
         }
-        if let Some(owner) = self.port_owner().await? {
+        if let Some(owner) = self.port_owner(progress).await? {
             return Ok(Prepared::Adopt(owner));
         }
         let variables = self.run_actions_in_time(progress).await?;
         // An action may have started it.
-        if let Some(owner) = self.port_owner().await? {
+        if let Some(owner) = self.port_owner(progress).await? {
             return Ok(Prepared::Adopt(owner));
         }
         let resolved = resolve(&self.definition, &self.options, &variables)?;
@@ -263,16 +266,20 @@ impl ServiceJob {
     }
 
     /// The user's own program that listens on the port, if any. An error if it is another user's or another service.
-    async fn port_owner(&self) -> Result<Option<PortOwner>, PortTaken> {
+    async fn port_owner(&self, progress: &ServiceProgress) -> Result<Option<PortOwner>, PrepareError> {
         let Some(owner) = supervisor::port_owner(self.port).await else { return Ok(None) };
-        // A service of a former runner may be about to exit.
-        if !owner.is_of_this_session() && supervisor::closes_within(self.port, STRANGER_PATIENCE).await {
-            return Ok(None);
+        if !owner.is_users_own() || self.port_is_shared {
+            return Err(PortTaken { port: self.port, owner }.into());
         }
-        if owner.is_users_own() && !self.port_is_shared {
+        if owner.is_of_this_session() {
             return Ok(Some(owner));
         }
-        Err(PortTaken { port: self.port, owner })
+        // A service of a former runner may be about to exit.
+        progress.waits_for(format!("{owner} to leave port {} or to stay", self.port));
+        tokio::select! {
+            closes = supervisor::closes_within(self.port, STRANGER_PATIENCE) => Ok((!closes).then_some(owner)),
+            () = progress.control().terminated() => Err(PrepareError::Stopped),
+        }
     }
 
     async fn run_actions_in_time(&self, progress: &ServiceProgress) -> Result<Variables, PrepareError> {

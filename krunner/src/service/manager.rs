@@ -21,7 +21,7 @@ use super::catalogue::Catalogue;
 use super::command::{ServiceCommand, ServiceEvent, StartModel, StartService};
 use super::definition::Definition;
 use super::fallback::fallback;
-use super::job::{ServiceEnd, ServiceHandle, ServiceJob, ServiceOrigin};
+use super::job::{BEING_STOPPED, ServiceEnd, ServiceHandle, ServiceJob, ServiceOrigin};
 use super::launch::UserOptions;
 use super::model::ModelService;
 use super::response_queue::{Deadline, QUEUED_RESPONSES, ResponseQueue};
@@ -386,7 +386,7 @@ async fn outcome_of(job: ServiceHandle, mut deadline: Deadline) -> ServiceOutcom
         JobState::Ready(ServiceOrigin::AlreadyRunning) => return ServiceOutcome::Running,
         JobState::Starting(StartStage::Waiting(what)) => format!("still starting: waiting for {what}"),
         JobState::Starting(StartStage::Running) => format!("still starting: port {} is not open yet", job.port),
-        JobState::Stopping => "it is being stopped".to_owned(),
+        JobState::Stopping => BEING_STOPPED.to_owned(),
         JobState::Stopped { end: ServiceEnd::Failed(problem), .. } => problem,
         JobState::Stopped { end: ServiceEnd::Exited(exit), .. } => {
             format!("the process did not start properly: {exit}")

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::command::ServiceEvent;
-use super::job::{ServiceEnd, ServiceHandle, ServiceOrigin};
+use super::job::{BEING_STOPPED, ServiceEnd, ServiceHandle, ServiceOrigin};
 use super::model::{HealthCheck, HealthTracker, ProbeResult};
 use super::probe::Probe;
 use super::response_queue::Delivered;
@@ -54,6 +54,7 @@ impl ModelWatcher {
             _ if self.job.state().is_stopped() => {}
             Some(check) => self.watch(&check, answer).await,
             // Without a health check the service counts as healthy.
+            None if self.job.is_stopping() => {}
             None => self.tell(true).await,
         }
     }
@@ -65,6 +66,8 @@ impl ModelWatcher {
                 return ServiceOutcome::failed(format!("still starting: waiting for {what}"));
             }
             JobState::Ready(ServiceOrigin::AlreadyRunning) => return ServiceOutcome::Running,
+            // How it ended is better than that it is being stopped.
+            JobState::Stopping => _ = timeout_at(deadline, self.job.stopped()).await,
             _ => {}
         }
         match self.job.wait_out_grace(MODEL_GRACE).await {
@@ -72,6 +75,7 @@ impl ModelWatcher {
             JobState::Stopped { end: ServiceEnd::Exited(exit), .. } => {
                 ServiceOutcome::failed(format!("the process did not start properly: {exit}"))
             }
+            JobState::Stopping => ServiceOutcome::failed(BEING_STOPPED),
             _ => ServiceOutcome::Started,
         }
     }

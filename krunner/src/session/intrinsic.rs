@@ -58,6 +58,8 @@ impl Intrinsic {
         let service = self.named(name)?;
         if service.is_stopping() || service.state().is_stopped() {
             let name = if name == SSHD { SSHD } else { TTYD };
+            // Its task ends; it would wait for its next start.
+            service.stop();
             *service = ServiceStart { predecessor: Some(service.clone()), ..start }.run(name);
         }
         let runs = service.state().is_ready();

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -89,6 +89,8 @@ pub(crate) trait Attempt: Send + 'static {
 pub(crate) struct Progress<R, E> {
     state: watch::Sender<JobState<R, E>>,
     control: Control,
+    /// When the child of this attempt was started.
+    runs_since: Mutex<Option<Instant>>,
 }
 
 impl<R, E> Progress<R, E> {
@@ -105,12 +107,24 @@ impl<R, E> Progress<R, E> {
 
     /// The child runs and is not ready yet.
     pub(crate) fn running(&self) {
+        self.note_start();
         self.publish(JobState::Starting(StartStage::Running));
     }
 
     /// The child can be used.
     pub(crate) fn ready(&self, ready: R) {
+        self.note_start();
         self.publish(JobState::Ready(ready));
+    }
+
+    fn note_start(&self) {
+        self.runs_since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+    }
+
+    /// How long the child of the attempt that ended ran; the next attempt begins.
+    fn take_run_time(&self) -> Duration {
+        let since = self.runs_since.lock().unwrap_or_else(PoisonError::into_inner).take();
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// A job that is stopping is not started any more.
@@ -139,18 +153,19 @@ impl<R, E> Clone for Job<R, E> {
 }
 
 impl<R: Clone + Send + Sync + 'static, E: Clone + Send + Sync + 'static> Job<R, E> {
-    /// Starts a job in a task of the group. Its name is for the log.
+    /// Starts a job in a task of the group. The kind names the task; the name is for the log.
     pub(crate) fn spawn(
         tasks: &TaskGroup,
+        kind: &'static str,
         name: impl fmt::Display + Send + 'static,
         policy: RestartPolicy,
         attempt: impl Attempt<Ready = R, End = E>,
     ) -> Self {
         let (sender, state) = watch::channel(JobState::Starting(StartStage::Waiting(Cow::Borrowed("its turn"))));
         let (control, start) = (Control::new(), Arc::new(Notify::new()));
-        let progress = Progress { state: sender, control: control.clone() };
+        let progress = Progress { state: sender, control: control.clone(), runs_since: Mutex::default() };
         let task = JobTask { name, attempt, restarts: Restarts::new(policy), progress, start: Arc::clone(&start) };
-        tasks.spawn("job", task.run());
+        tasks.spawn(kind, task.run());
         Self { state, control, start }
     }
 
@@ -228,7 +243,6 @@ impl<N: fmt::Display, A: Attempt> JobTask<N, A> {
     /// Runs attempts until none follows.
     async fn run_attempts(&mut self) -> Stop<A::End> {
         loop {
-            let begun = Instant::now();
             let end = match self.run_attempt().await {
                 AttemptEnd::Final(end) => return Stop { end, gave_up: false },
                 AttemptEnd::Ended(end) => end,
@@ -236,7 +250,7 @@ impl<N: fmt::Display, A: Attempt> JobTask<N, A> {
             if self.progress.control.is_terminated() {
                 return Stop { end, gave_up: false };
             }
-            match self.restarts.after(begun.elapsed()) {
+            match self.restarts.after(self.progress.take_run_time()) {
                 NextAttempt::Never => return Stop { end, gave_up: false },
                 NextAttempt::GiveUp => {
                     tracing::error!("{} is not restarted: it exited too often", self.name);
@@ -244,7 +258,7 @@ impl<N: fmt::Display, A: Attempt> JobTask<N, A> {
                 }
                 NextAttempt::After(pause) => {
                     self.progress.waits_for("its restart");
-                    if pause >= NOTED_PAUSE {
+                    if self.restarts.has_limit() && pause >= NOTED_PAUSE {
                         tracing::info!("restarting {} in {} s", self.name, pause.as_secs());
                     }
                     tokio::select! {
@@ -273,7 +287,6 @@ impl<N: fmt::Display, A: Attempt> JobTask<N, A> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::super::restart::Backoff;
@@ -313,7 +326,7 @@ mod tests {
     fn job(policy: RestartPolicy, stays: u32, is_final: bool) -> (Job<u32, u32>, Arc<AtomicU32>) {
         let attempts = Arc::new(AtomicU32::new(0));
         let numbered = Numbered { attempts: Arc::clone(&attempts), stays, is_final };
-        (Job::spawn(&TaskGroup::new(), "test", policy, numbered), attempts)
+        (Job::spawn(&TaskGroup::new(), "test", "test", policy, numbered), attempts)
     }
 
     #[tokio::test(start_paused = true)]

@@ -196,7 +196,7 @@ mod tests {
 
         let job = |line: &str| {
             let attempt = OnPort { launcher: launcher.clone(), launch: launch(Command::shell(line)), port };
-            Job::spawn(&launcher.tasks, "s", RestartPolicy::Never, attempt)
+            Job::spawn(&launcher.tasks, "test", "s", RestartPolicy::Never, attempt)
         };
         let sleeping = job("exec sleep 1000");
         within(sleeping.wait_for(|state| *state == JobState::Starting(StartStage::Running))).await;

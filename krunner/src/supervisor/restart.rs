@@ -1,6 +1,6 @@
 //! Whether an attempt that ended is followed by another one, after which pause, and when to give up.
 //!
-//! Pure: the caller passes how long the attempt took.
+//! Pure: the caller passes how long the child ran.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(crate) enum RestartPolicy {
 /// Pauses between attempts. They double from attempt to attempt while the child exits soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Backoff {
-    /// An attempt that took this long counts as healthy, and the pauses begin anew.
+    /// An attempt whose child ran this long counts as healthy, and the pauses begin anew.
     pub healthy_after: Duration,
     /// The pause after a healthy attempt.
     pub after_healthy: Duration,
@@ -24,7 +24,7 @@ pub(crate) struct Backoff {
     pub first: Duration,
     /// The limit of the pauses.
     pub longest: Duration,
-    /// After this many attempts in a row that were not healthy, no other one follows.
+    /// After this many attempts in a row that were not healthy, no other one follows. Without a limit, pauses are not logged.
     pub limit: Option<u32>,
 }
 
@@ -61,10 +61,15 @@ impl Restarts {
         Self { policy, unhealthy: 0 }
     }
 
-    /// What follows an attempt that took this long.
-    pub(super) fn after(&mut self, took: Duration) -> NextAttempt {
+    /// Whether restarts end at some point.
+    pub(super) fn has_limit(&self) -> bool {
+        matches!(self.policy, RestartPolicy::Always(Backoff { limit: Some(_), .. }))
+    }
+
+    /// What follows an attempt whose child ran this long.
+    pub(super) fn after(&mut self, ran_for: Duration) -> NextAttempt {
         let RestartPolicy::Always(backoff) = self.policy else { return NextAttempt::Never };
-        if took >= backoff.healthy_after {
+        if ran_for >= backoff.healthy_after {
             self.unhealthy = 0;
             return NextAttempt::After(backoff.after_healthy);
         }

@@ -82,7 +82,7 @@ impl Terminal {
         let screen = Arc::default();
         let attempt =
             ShellAttempt { launcher: launcher.clone(), env, transport, screen: Arc::clone(&screen), has_failed: false };
-        Self { shell: Job::spawn(&launcher.tasks, "the terminal's shell", RESTARTS, attempt), screen }
+        Self { shell: Job::spawn(&launcher.tasks, "terminal", "the terminal's shell", RESTARTS, attempt), screen }
     }
 
     /// Sets the size, for later shells too.

@@ -108,6 +108,19 @@ fn runner_without_root_follows_the_users_links() {
 }
 
 #[test]
+fn link_is_kept_or_replaced_as_asked() {
+    let (place, home) = home(false);
+    fs::write(place.path().join("theirs"), "theirs").unwrap();
+    symlink("theirs", place.path().join("link")).unwrap();
+    home.replace_link(Path::new("link"), b"ours", PRIVATE_FILE).unwrap();
+    assert_eq!(fs::read(place.path().join("theirs")).unwrap(), b"theirs");
+    assert_eq!(fs::read(place.path().join("link")).unwrap(), b"ours");
+    symlink("theirs", place.path().join("kept")).unwrap();
+    home.replace(Path::new("kept"), b"new", PRIVATE_FILE).unwrap();
+    assert_eq!(fs::read(place.path().join("theirs")).unwrap(), b"new");
+}
+
+#[test]
 fn mount_in_the_home_is_entered() {
     let (_, mut root) = home(true);
     root.held = File::open("/").unwrap();

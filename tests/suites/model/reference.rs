@@ -336,9 +336,13 @@ impl Reference {
 
     fn is_held_right(step: &Step, trap: bool, code: i64, stdout: &str) -> bool {
         let held = held_pid(stdout, step.id).map(|pid| format!("held-{} {pid}\n", step.id));
-        let caught = format!("{}caught-{}\n", held.clone().unwrap_or_default(), step.id);
+        let words = format!("caught-{}\n", step.id);
+        let caught = held.clone().unwrap_or_default() + &words;
         let is_interrupted = if trap {
-            code == CAUGHT && held.is_some() && stdout == caught
+            // A shell runs its trap again if it is interrupted in it.
+            let rest = held.as_deref().and_then(|held| stdout.strip_prefix(held));
+            let is_caught = rest.is_some_and(|rest| !rest.is_empty() && rest.replace(&words, "").is_empty());
+            code == CAUGHT && is_caught
         } else {
             code == INTERRUPTED[0] && held.as_deref() == Some(stdout)
         };

@@ -45,13 +45,14 @@ pub(crate) struct Journal {
 pub(crate) struct JournalPath {
     folder: PathBuf,
     name: OsString,
+    open_folder: fn(&Path) -> io::Result<UserFolder>,
 }
 
 impl JournalPath {
     /// `oom.jsonl` in this folder, if the folder exists when there is something to write.
     #[must_use]
     pub(crate) fn in_folder(folder: PathBuf) -> Self {
-        Self { folder, name: SESSION_FILE.into() }
+        Self { folder, name: SESSION_FILE.into(), open_folder: UserFolder::in_home }
     }
 
     /// A file given by the user, created if it is missing. Symbolic links to its folder are resolved now.
@@ -62,9 +63,16 @@ impl JournalPath {
     pub(crate) fn of_file(file: &Path) -> io::Result<Self> {
         let name = file.file_name().ok_or_else(|| io::Error::other("not a file name"))?.to_owned();
         let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = Self { folder: parent.canonicalize()?, name };
-        file.open(&open_folder(&file.folder)?)?;
+        let file = Self { folder: parent.canonicalize()?, name, open_folder: UserFolder::of_operator };
+        file.open(&file.folder()?)?;
         Ok(file)
+    }
+
+    fn folder(&self) -> io::Result<UserFolder> {
+        (self.open_folder)(&self.folder).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::other("the folder does not exist"),
+            _ => error,
+        })
     }
 
     fn path(&self) -> PathBuf {
@@ -119,7 +127,7 @@ impl Journal {
 }
 
 fn append(journal: &JournalPath, text: &str, max_bytes: u64) -> io::Result<()> {
-    let folder = open_folder(&journal.folder)?;
+    let folder = journal.folder()?;
     let mut file = journal.open(&folder)?;
     let mut length = file.metadata()?.len();
     if length >= max_bytes {
@@ -138,13 +146,6 @@ fn append(journal: &JournalPath, text: &str, max_bytes: u64) -> io::Result<()> {
         file.write_all(b"\n")?;
     }
     file.write_all(text.as_bytes())
-}
-
-fn open_folder(folder: &Path) -> io::Result<UserFolder> {
-    UserFolder::in_home(folder).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => io::Error::other("the folder does not exist"),
-        _ => error,
-    })
 }
 
 #[cfg(test)]

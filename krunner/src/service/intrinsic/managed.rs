@@ -47,15 +47,15 @@ pub(crate) struct ManagedService {
 }
 
 impl ManagedService {
-    /// Starts the service as planned, and restarts it when it exits. Each start asks for the plan, which logs its own problems;
-    /// its error is the response to later start requests. It must end soon after its control was terminated.
+    /// Starts the service as planned, and restarts it when it exits. The plan logs its own problems; its error is the response
+    /// to later start requests. It must end soon after its control was terminated.
     pub(crate) fn start<P, F>(launcher: &Launcher, name: &'static str, plan: P) -> Self
     where
         P: Fn(Control) -> F + Send + Sync + 'static,
         F: Future<Output = Result<ServicePlan, PlanError>> + Send + 'static,
     {
-        let attempt = ManagedAttempt { launcher: launcher.clone(), plan };
-        Self { job: Job::spawn(&launcher.tasks, name, RESTARTS, attempt) }
+        let attempt = ManagedAttempt { launcher: launcher.clone(), plan, planned: None };
+        Self { job: Job::spawn(&launcher.tasks, name, name, RESTARTS, attempt) }
     }
 
     /// The current state.
@@ -95,6 +95,8 @@ impl ManagedService {
 struct ManagedAttempt<P> {
     launcher: Launcher,
     plan: P,
+    /// Kept for restarts: a program that is missing for a moment, on a network mount, is tried again.
+    planned: Option<ServicePlan>,
 }
 
 impl<P, F> Attempt for ManagedAttempt<P>
@@ -106,14 +108,18 @@ where
     type End = ManagedEnd;
 
     async fn run(&mut self, progress: &ManagedProgress) -> AttemptEnd<ManagedEnd> {
-        let plan = match (self.plan)(progress.control().clone()).await {
-            Ok(plan) => plan,
-            Err(error) => return AttemptEnd::Final(ManagedEnd::Failed(chain(&error))),
+        let plan = match self.planned.take() {
+            Some(plan) => plan,
+            None => match (self.plan)(progress.control().clone()).await {
+                Ok(plan) => plan,
+                Err(error) => return AttemptEnd::Final(ManagedEnd::Failed(chain(&error))),
+            },
         };
         match self.run_program(&plan, progress).await {
             Ok(()) | Err(StartError::Program(ProgramStartError::Stopped)) => {}
             Err(error) => tracing::warn!("cannot start {}: {}", plan.launch.name, chain(&error)),
         }
+        self.planned = Some(plan);
         AttemptEnd::Ended(ManagedEnd::Exited)
     }
 }

@@ -97,6 +97,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// What one connection holds of the pool.
+#[derive(Debug)]
 pub(super) struct ReceiveShare {
     pool: Arc<LargeMessagePool>,
     held: Option<OwnedSemaphorePermit>,
@@ -149,7 +150,9 @@ impl ReceiveShare {
             if let Some(Ok(bytes)) = read {
                 self.received_bytes += bytes as u64;
             }
-            if self.is_slow() && self.pool.waiting.load(Ordering::Relaxed) > 0 {
+            // Bytes that have arrived between two messages may be an op of a live agent.
+            let may_close = read.is_none() || self.is_in_message;
+            if may_close && self.is_slow() && self.pool.waiting.load(Ordering::Relaxed) > 0 {
                 return Err(ShareError::Slow { held_bytes: self.held_bytes() });
             }
             if let Some(read) = read {
@@ -205,6 +208,25 @@ mod tests {
         let (served, ended) = tokio::join!(wait, hold);
         assert!(matches!(ended, Err(ShareError::Slow { .. })), "{ended:?}");
         assert!(served - started <= GRACE + CHECK_INTERVAL, "{:?}", served - started);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_arrives_between_two_messages_is_not_thrown_away() {
+        let limits = limits();
+        let (mut agent, mut other) = (limits.share(), limits.share());
+        agent.reserve(8 * MIB).await.unwrap();
+        agent.reserve(0).await.unwrap();
+        let (mut peer, mut ours) = tokio::io::duplex(16);
+        tokio::time::sleep(2 * GRACE).await;
+        agent.idle = 2 * GRACE;
+        let wait = other.reserve(8 * MIB);
+        tokio::pin!(wait);
+        assert!(wait.as_mut().now_or_never().is_none());
+        peer.write_all(b"op").await.unwrap();
+        let mut buffer = [0; 16];
+        assert_eq!(agent.read(&mut ours, &mut buffer).await.unwrap().unwrap(), 2);
+        let ended = agent.read(&mut ours, &mut buffer).await;
+        assert!(matches!(ended, Err(ShareError::Slow { .. })), "an idle one gives way: {ended:?}");
     }
 
     #[tokio::test(start_paused = true)]

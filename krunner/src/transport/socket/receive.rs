@@ -1,12 +1,13 @@
 //! The receiving end of a connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use zeromq::{PullSocket, Socket, SocketEvent, SocketRecv, SubSocket, ZmqResult};
 
@@ -44,7 +45,8 @@ pub(in crate::transport) async fn open_receiver(
     stream: TcpStream,
     limits: ReceiveLimits,
 ) -> Result<(MessageReceiver, impl Future<Output = Result<(), LinkError>> + Send), LinkError> {
-    let Link { socket, relay, .. } = link::open(stream, Role::Receive(limits)).await?;
+    let share = Arc::new(Mutex::new(limits.share()));
+    let Link { socket, relay, .. } = link::open(stream, Role::Receive(limits.frames, Arc::clone(&share))).await?;
     Ok((MessageReceiver(socket), async move { Ok(relay.await?) }))
 }
 
@@ -84,7 +86,10 @@ async fn serve<S: InboundSocket>(
     limits: ReceiveLimits,
     messages: mpsc::Sender<Vec<Bytes>>,
 ) -> Result<(), LinkError> {
-    let Link { mut socket, mut events, mut relay } = link::open::<S>(stream, Role::Receive(limits)).await?;
+    // Dropped at the end, with the last message.
+    let share = Arc::new(Mutex::new(limits.share()));
+    let Link { mut socket, mut events, mut relay } =
+        link::open::<S>(stream, Role::Receive(limits.frames, Arc::clone(&share))).await?;
     let backend = socket.backend();
     let receive = async {
         if let Err(error) = socket.begin().await {

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
+use tokio::sync::Mutex;
 
-use super::budget::{ReceiveLimits, ShareError};
+use super::budget::{ReceiveShare, ShareError};
 use super::heartbeat::PendingPong;
 use super::progress::SendProgress;
 use super::scanner::{FrameLimits, ZmtpError, ZmtpScanner};
@@ -36,8 +37,9 @@ pub(in crate::transport) enum RelayError {
 /// What the `zeromq` socket behind the relay does.
 #[derive(Debug, Clone)]
 pub(super) enum Role {
-    /// Receives messages within these limits.
-    Receive(ReceiveLimits),
+    /// Receives messages within these limits. The share outlives the relay, because messages that the socket still has are in
+    /// memory.
+    Receive(FrameLimits, Arc<Mutex<ReceiveShare>>),
     /// Sends messages; after the handshake the peer sends nothing but commands.
     Send(Arc<SendProgress>),
 }
@@ -48,8 +50,9 @@ pub(super) async fn relay(peer: TcpStream, socket: UnixStream, role: Role) -> Re
     let (from_socket, to_socket) = socket.into_split();
     let pong = PendingPong::default();
     match role {
-        Role::Receive(limits) => {
-            let inbound = inbound(from_peer, to_socket, &limits, &pong);
+        Role::Receive(limits, share) => {
+            let mut share = share.lock().await;
+            let inbound = inbound(from_peer, to_socket, limits, &mut share, &pong);
             tokio::try_join!(inbound, subscriptions(from_socket, to_peer, &pong))?;
         }
         Role::Send(progress) => tokio::select! {
@@ -64,12 +67,12 @@ pub(super) async fn relay(peer: TcpStream, socket: UnixStream, role: Role) -> Re
 async fn inbound(
     mut peer: tcp::OwnedReadHalf,
     mut socket: unix::OwnedWriteHalf,
-    limits: &ReceiveLimits,
+    limits: FrameLimits,
+    share: &mut ReceiveShare,
     pong: &PendingPong,
 ) -> Result<(), RelayError> {
     let mut buffer = vec![0; INBOUND_BUFFER_BYTES];
-    let mut scanner = ZmtpScanner::new(limits.frames);
-    let mut share = limits.share();
+    let mut scanner = ZmtpScanner::new(limits);
     loop {
         let bytes = share.read(&mut peer, &mut buffer).await??;
         if bytes == 0 {
@@ -111,13 +114,18 @@ async fn handshake_only(
 ) -> Result<(), RelayError> {
     let mut buffer = vec![0; INBOUND_BUFFER_BYTES];
     let mut scanner = ZmtpScanner::new(FEW_BYTES);
+    let mut is_over = false;
     loop {
         let bytes = peer.read(&mut buffer).await?;
         if bytes == 0 {
             return Ok(());
         }
-        let handshake = scanner.feed_handshake(&buffer[..bytes])?;
-        socket.write_all(&buffer[..handshake]).await?;
+        let mut handshake = 0;
+        if !is_over {
+            handshake = scanner.feed_handshake(&buffer[..bytes])?;
+            is_over = scanner.handshake_done();
+            socket.write_all(&buffer[..handshake]).await?;
+        }
         scanner.take_commands_out(&mut buffer[handshake..bytes])?;
         if let Some(answer) = scanner.take_pong() {
             pong.set(answer);

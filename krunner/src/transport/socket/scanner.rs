@@ -192,9 +192,6 @@ impl ZmtpScanner {
         if header.is_command() {
             self.commands += 1;
         } else {
-            if !self.more {
-                (self.frames, self.bytes) = (0, 0);
-            }
             self.frames += 1;
             self.more = header.has_more();
         }
@@ -215,6 +212,10 @@ impl ZmtpScanner {
     /// Follows a body of which this many bytes are left.
     fn continue_body(&mut self, left: u64) {
         self.state = if left == 0 { BETWEEN_FRAMES } else { ScannerState::Body { left } };
+        if left == 0 && !self.more {
+            // The message is complete, and neither the next header nor a command is part of it.
+            (self.frames, self.bytes) = (0, 0);
+        }
         if left == 0
             && let Some(command) = &self.command
             && let Some(pong) = zmtp::pong(&command.bytes[..command.length])
@@ -267,6 +268,19 @@ mod tests {
         let mut huge = vec![FLAG_LONG];
         huge.extend_from_slice(&u64::MAX.to_be_bytes());
         assert_eq!(feed(&[huge]), Err(ZmtpError::TooLong { bytes: u64::MAX, limit: 1000 }));
+    }
+
+    #[test]
+    fn a_complete_message_counts_no_more() {
+        let mut scanner = ZmtpScanner::new(LIMITS);
+        let message = frame(FLAG_LONG, &[0; 990]);
+        scanner.feed(&[introduction("PUSH", "").to_vec(), message[..500].to_vec()].concat()).unwrap();
+        assert_eq!(scanner.unfinished_message_bytes(), 990);
+        scanner.feed(&message[500..]).unwrap();
+        scanner.feed(&[0]).unwrap();
+        assert_eq!(scanner.unfinished_message_bytes(), 0, "the next header tells nothing yet");
+        scanner.feed(&[0]).unwrap();
+        assert_eq!(scanner.feed(&[message, frame(FLAG_COMMAND, b"\x04PING\0\x0a0123456789")].concat()), Ok(()));
     }
 
     #[test]
