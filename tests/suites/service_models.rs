@@ -238,3 +238,29 @@ fn a_folder_that_cannot_be_entered_is_what_is_told() {
     let expected = format!("serve not found in PATH ({} cannot be searched: Permission denied)", bin.display());
     assert_eq!(program, expected);
 }
+
+#[test]
+fn model_that_is_stopped_while_it_is_prepared_has_not_started() {
+    let runner = app().folder("home/work/models/m").start();
+    let mut raw = Raw::connect(&runner);
+    let port = free_port();
+    let slow = ["sh", "-c", "trap '' TERM; echo > preparing; sleep 1"];
+    let info = json!({
+        "name": "m", "model_path": runner.home().join("models/m"),
+        "service": {
+            "start_command": ["sleep", "1000"], "port": port,
+            "pre_start_actions": [{ "action": "run_command", "args": { "command": slow } }],
+        },
+    });
+    raw.op("start-model-service", &info.to_string());
+    wait::until_true("the action to run", || runner.home().join("preparing").is_file());
+
+    raw.op("shutdown-service", &json!(format!("m-{port}")).to_string());
+
+    let told = raw.read_until(|message| message.kind == "model-service-result");
+    let answer = &of_models(&told)[0];
+    assert_eq!(answer["status"], "failed", "{answer}");
+    raw.op("status", "");
+    let told = raw.read_until(|message| message.kind == "status");
+    assert_eq!(of_models(&told), [] as [Value; 0], "nor is it healthy");
+}
