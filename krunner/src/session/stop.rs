@@ -48,8 +48,8 @@ const KILLED: i32 = -nix::libc::SIGKILL;
 /// Exit code of a step that was still waiting.
 const CANCELLED: i32 = -nix::libc::SIGTERM;
 
-/// How many waiting steps are answered: `finished` replies keep a distance of 10 ms, and the flush has a deadline.
-const MAX_CANCELLED: usize = 200;
+/// How many ends of steps are sent, with those that are queued: they keep a distance of 10 ms, and the flush has a deadline.
+const MAX_FLUSHED_ENDS: usize = 250;
 
 /// The parts of a session that shut down.
 pub(super) struct Shutdown {
@@ -164,7 +164,8 @@ impl Shutdown {
         if !waiting.is_empty() {
             tracing::warn!("{} queued steps cancelled: the runner is shutting down", waiting.len());
         }
-        for kind in waiting.into_iter().take(MAX_CANCELLED) {
+        let room = MAX_FLUSHED_ENDS.saturating_sub(self.replies.queued_ends());
+        for kind in waiting.into_iter().take(room) {
             self.replies.answer(Reply::Finished { kind, exit_code: CANCELLED });
         }
     }

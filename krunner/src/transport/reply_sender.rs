@@ -161,6 +161,12 @@ impl ReplySender {
         self.enqueue(message, FinishedSpacing::Free, may_overtake, budget);
     }
 
+    /// How many ends of steps have not reached a socket.
+    #[must_use]
+    pub(crate) fn queued_ends(&self) -> usize {
+        MAX_ENDS - self.ends.available_permits()
+    }
+
     /// Sends a log line as `stderr`; `false` if the budget is used up.
     #[must_use]
     pub(crate) fn try_log(&self, line: Bytes) -> bool {
@@ -249,7 +255,7 @@ mod tests {
             assert!(sender.has_room_for_end());
             sender.answer(Reply::Finished { kind: StepKind::Exec, exit_code: 0 });
         }
-        assert!(!sender.has_room_for_end());
+        assert_eq!((sender.has_room_for_end(), sender.queued_ends()), (false, MAX_ENDS));
         assert!(sender.wait_for_room_for_end().now_or_never().is_none());
         assert!(sender.wait_for_answer_budget().now_or_never().is_some());
         drop(queue.replies.recv().await);
