@@ -141,7 +141,7 @@ fn log_that_is_a_fifo_or_another_users_file_is_told_and_not_written() {
 
 #[test]
 fn log_folder_may_be_a_mount_and_the_home_a_link() {
-    require!(host::root());
+    require!(host::root().and_then(|()| host::util_linux()));
     let outside = tempfile::tempdir().expect("a folder");
     let setup = app().folder("home/work/.logs");
     let (root, home) = (setup.root(), setup.home());

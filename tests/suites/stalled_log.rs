@@ -76,6 +76,7 @@ fn stop_ends_the_program_and_the_runner() {
 
 #[test]
 fn stop_leaves_no_process_behind_while_both_streams_take_nothing() {
+    require!(host::util_linux());
     for command in ["yes; sleep 300", "setsid sh -c 'trap \"\" TERM; yes; sleep 300' & exec sleep 300"] {
         let (_reader, writer) = pipe().expect("a pipe");
         let mut runner = app().prefix(&["sh", "-c", "exec \"$@\" 2>&1", "sh"]).stdout(writer).start();
@@ -96,7 +97,7 @@ fn stop_leaves_no_process_behind_while_both_streams_take_nothing() {
 
 #[test]
 fn task_log_on_a_full_disk_ends_and_the_step_does_not() {
-    require!(host::root());
+    require!(host::root().and_then(|()| host::util_linux()));
     let setup = app().folder("home/work/.logs");
     let mount = format!("mount -t tmpfs -o size=64k full {}/.logs", setup.home().display());
     let mut runner = setup.prefix_first(&LaunchMethod::direct().mounts(&mount)).start();
