@@ -7,16 +7,13 @@
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::process::{ChildStatus, CommandOutcome, Control};
-use crate::supervisor::{PortOwner, ProgramExit, is_open, port_owner};
+use crate::supervisor::{PortOwner, ProgramExit, is_open, port_owner, wait_until};
 
 /// From the exit of the first process to the daemon's listener; most daemons listen before the first process exits.
 pub(super) const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Polling interval while waiting for the listener or its end.
-const EAGER_POLL: Duration = Duration::from_millis(50);
 
 /// Polling interval while the daemon runs.
 const PATIENT_POLL: Duration = Duration::from_secs(1);
@@ -29,11 +26,6 @@ pub(super) fn may_have_forked(ended: &ProgramExit) -> bool {
     ended.outcome == CommandOutcome::Exited(ChildStatus::Code(0))
 }
 
-/// Waits for the daemon's listener; `false` if there is none in time.
-pub(super) async fn wait_for_listener(port: u16, patience: Duration) -> bool {
-    wait_until(patience, true, port).await
-}
-
 /// Watches a listener until it is gone, and stops it on request.
 pub(super) async fn follow(name: &str, port: u16, control: &Control) {
     let Some(daemon) = port_owner(port).await else {
@@ -43,18 +35,6 @@ pub(super) async fn follow(name: &str, port: u16, control: &Control) {
         () = closed(port) => tracing::info!("service {name} stopped listening on port {port}"),
         () = control.terminated() => stop(name, port, &daemon).await,
     }
-}
-
-/// Waits until the port is open or closed; `false` at the timeout.
-async fn wait_until(patience: Duration, open: bool, port: u16) -> bool {
-    let deadline = Instant::now() + patience;
-    while is_open(port).await != open {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        sleep(EAGER_POLL).await;
-    }
-    true
 }
 
 async fn closed(port: u16) {
@@ -75,7 +55,7 @@ async fn stop(name: &str, port: u16, daemon: &PortOwner) {
             }
             _ => {}
         }
-        if wait_until(TERM_TIMEOUT, false, port).await {
+        if wait_until(port, false, TERM_TIMEOUT).await {
             tracing::info!("service {name} was stopped");
             return;
         }
@@ -106,7 +86,7 @@ mod tests {
         daemon.kill().unwrap();
         // A reaper of another test may have waited for it.
         let _ = daemon.wait();
-        assert!(wait_until(TERM_TIMEOUT, false, port).await);
+        assert!(wait_until(port, false, TERM_TIMEOUT).await);
         let mut other = program_with(TcpListener::bind(("127.0.0.1", port)).unwrap());
         stop("test", port, &owner).await;
         assert!(is_open(port).await, "it took the port over and keeps running");

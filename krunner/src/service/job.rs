@@ -208,7 +208,7 @@ impl ServiceJob {
         let exit = program.watch(readiness, ServiceOrigin::Started, progress).await;
         if daemon::may_have_forked(&exit) {
             let patience = if exit.was_ready { Duration::ZERO } else { daemon::LISTEN_TIMEOUT };
-            if daemon::wait_for_listener(self.port, patience).await {
+            if supervisor::wait_until(self.port, true, patience).await {
                 tracing::info!("service {} continues in the background", self.name);
                 progress.ready(ServiceOrigin::Started);
                 daemon::follow(&self.name, self.port, progress.control()).await;
@@ -277,7 +277,7 @@ impl ServiceJob {
         // A service of a former runner may be about to exit.
         progress.waits_for(format!("{owner} to leave port {} or to stay", self.port));
         tokio::select! {
-            closes = supervisor::closes_within(self.port, STRANGER_PATIENCE) => Ok((!closes).then_some(owner)),
+            closes = supervisor::wait_until(self.port, false, STRANGER_PATIENCE) => Ok((!closes).then_some(owner)),
             () = progress.control().terminated() => Err(PrepareError::Stopped),
         }
     }

@@ -4,15 +4,12 @@
 //! The file is replaced atomically. As with `oom.jsonl`, symbolic links are not followed, and nothing is written if the
 //! folder does not exist.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
-use nix::fcntl::{OFlag, renameat};
-use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::Serialize;
 
-use crate::user_folder::UserFolder;
+use crate::user_folder::{PRIVATE_FILE, UserFolder};
 
 pub(super) const FILE: &str = "last-end.json";
 
@@ -27,19 +24,7 @@ fn replace(folder: &Path, text: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    // A unique name, because sessions may share the folder.
-    let draft = format!("{FILE}.new-{}", uuid::Uuid::new_v4().simple());
-    let written = write_new(&folder, &draft, text).and_then(|()| Ok(renameat(&folder, draft.as_str(), &folder, FILE)?));
-    if written.is_err() {
-        // The first error matters, not this one.
-        let _ = unlinkat(&folder, draft.as_str(), UnlinkatFlags::NoRemoveDir);
-    }
-    written
-}
-
-fn write_new(folder: &UserFolder, name: &str, text: &str) -> io::Result<()> {
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
-    folder.open(Path::new(name), flags, Mode::S_IRUSR | Mode::S_IWUSR)?.write_all(text.as_bytes())
+    folder.replace_link(Path::new(FILE), text.as_bytes(), PRIVATE_FILE)
 }
 
 #[cfg(test)]

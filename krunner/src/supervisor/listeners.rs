@@ -10,26 +10,28 @@ use nix::unistd::{Pid, Uid};
 use procfs::ProcResult;
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, Process};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::tasks::blocking;
 
-/// Polling interval while a listener is expected to close.
-const CLOSE_POLL: Duration = Duration::from_millis(50);
+/// Polling interval while a listener is expected to come or go.
+const EAGER_POLL: Duration = Duration::from_millis(50);
 
 /// Whether something listens on this TCP port at any address of this network namespace.
 pub(crate) async fn is_open(port: u16) -> bool {
     blocking(move || listener(port).is_some()).await
 }
 
-/// Waits until nothing listens on the port; `false` if that takes longer.
-pub(crate) async fn closes_within(port: u16, patience: Duration) -> bool {
-    let closed = async {
-        while is_open(port).await {
-            sleep(CLOSE_POLL).await;
+/// Waits until something listens on the port, or nothing does; `false` if that takes longer.
+pub(crate) async fn wait_until(port: u16, open: bool, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    while is_open(port).await != open {
+        if Instant::now() >= deadline {
+            return false;
         }
-    };
-    timeout(patience, closed).await.is_ok()
+        sleep(EAGER_POLL).await;
+    }
+    true
 }
 
 /// The process that listens on a port. `/proc` does not show the pid of other users' processes.

@@ -28,7 +28,7 @@ mod readiness;
 mod restart;
 
 pub(crate) use job::{Attempt, AttemptEnd, Job, JobState, Progress, StartStage};
-pub(crate) use listeners::{PortOwner, closes_within, is_open, port_owner};
+pub(crate) use listeners::{PortOwner, is_open, port_owner, wait_until};
 pub(crate) use program::{ProgramExit, ProgramLaunch, ProgramStartError, SupervisedProgram};
 pub(crate) use readiness::{ChildReadiness, PortReadiness, PortTaken};
 pub(crate) use restart::{Backoff, RestartPolicy};

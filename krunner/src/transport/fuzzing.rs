@@ -3,10 +3,16 @@
 use bytes::BytesMut;
 
 use super::frames::{FrameError, SubscriberFrame, take_frame, take_greeting};
-pub(crate) use super::socket::fuzz_scanner as scanner;
+use super::pull::OP_LIMITS;
+use super::socket::fuzz_scanner;
 
 /// The longest frame that is buffered, with its header.
 const MAX_BUFFERED_BYTES: usize = 1024 + 9;
+
+/// The scanner within the limits of the port for ops.
+pub(crate) fn scanner(pieces: &[&[u8]]) {
+    fuzz_scanner(pieces, OP_LIMITS);
+}
 
 /// Frames of a subscriber do not depend on where the stream is cut, and what is buffered is bounded.
 pub(crate) fn subscriber(pieces: &[&[u8]]) {

@@ -2,16 +2,13 @@
 
 use super::scanner::{FrameLimits, ZmtpError, ZmtpScanner};
 
-/// Limits that short inputs reach, and those of a connection.
-const LIMITS: [FrameLimits; 2] = [
-    FrameLimits { message_bytes: 1000, message_frames: 4 },
-    FrameLimits { message_bytes: 64 * 1024 * 1024, message_frames: 64 },
-];
+/// Limits that short inputs reach.
+const LOW_LIMITS: FrameLimits = FrameLimits { message_bytes: 1000, message_frames: 4 };
 
 /// The verdict on a stream and what is left of it do not depend on where it is cut, and no message exceeds the limits.
-pub(crate) fn scanner(pieces: &[&[u8]]) {
+pub(crate) fn scanner(pieces: &[&[u8]], of_port: FrameLimits) {
     let stream = pieces.concat();
-    for limits in LIMITS {
+    for limits in [LOW_LIMITS, of_port] {
         let mut whole = ZmtpScanner::new(limits);
         let verdict = whole.feed(&stream);
         let mut cut = ZmtpScanner::new(limits);
