@@ -58,7 +58,7 @@ fn has_return(name: &OsStr) -> bool {
     name.as_bytes().contains(&b'\r')
 }
 
-/// Each port can be listened on; what is not one is told in a few lines.
+/// Each port can be listened on; what is not one is named in a few lines.
 pub(crate) fn ports(text: &[u8]) {
     let (ports, warnings) = Ports::parse(Path::new("intrinsic-ports.json"), text);
     check_warnings(&warnings);

@@ -73,7 +73,7 @@ impl Kernel {
     /// Stops the kernel for good: by a message, then SIGTERM, then SIGKILL.
     pub(crate) async fn stop(&self) {
         self.job.stop();
-        self.job.wait_for(JobState::is_stopped).await;
+        self.job.stopped().await;
     }
 
     /// Waits for a ready kernel. The error is the exit code of the run.

@@ -121,7 +121,7 @@ impl ServiceHandle {
 
     /// Waits until the service can be used or ended.
     pub(super) async fn ready_or_stopped(&self) {
-        self.job.wait_for(|state| state.is_ready() || state.is_stopped()).await;
+        self.job.settled().await;
     }
 
     /// Waits until the service ran for this long or ended; returns the state by then.
@@ -133,7 +133,7 @@ impl ServiceHandle {
 
     /// Waits until the service ended.
     pub(super) async fn stopped(&self) {
-        self.job.wait_for(JobState::is_stopped).await;
+        self.job.stopped().await;
     }
 
     pub(super) fn stop(&self) {

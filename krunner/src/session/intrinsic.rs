@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::process::Control;
 use crate::service::intrinsic::{
-    ManagedEnd, ManagedService, ManagedState, PlanError, Planner, SSHD, ServicePlan, TTYD,
+    ManagedEnd, ManagedService, ManagedState, PlanError, Planner, SSHD, ServicePlan, TTYD, start_managed,
 };
 use crate::wire::{ServiceOutcome, ServiceRequest};
 
@@ -44,7 +44,7 @@ impl Intrinsic {
 
     /// Waits until each service listens or has failed; returns the names of those still starting at the deadline.
     pub(super) fn settled(&self, deadline: Instant) -> impl Future<Output = Vec<&'static str>> + Send + 'static {
-        let (sshd, ttyd) = (self.sshd.settled(deadline), self.ttyd.settled(deadline));
+        let (sshd, ttyd) = (settled_by(&self.sshd, deadline), settled_by(&self.ttyd, deadline));
         async move {
             let (sshd, ttyd) = tokio::join!(sshd, ttyd);
             let states = [(SSHD, sshd), (TTYD, ttyd)];
@@ -55,16 +55,14 @@ impl Intrinsic {
     /// The reply to a request for one of the services; `None` for another name. A stopped service is started again.
     pub(super) fn request(&mut self, name: &str, deadline: Instant) -> Option<PendingOutcome> {
         let start = self.start.clone();
-        let service = self.named(name)?;
+        let (name, service) = self.named(name)?;
         if service.is_stopping() || service.state().is_stopped() {
-            let name = if name == SSHD { SSHD } else { TTYD };
             // Its task ends; it would wait for its next start.
             service.stop();
             *service = ServiceStart { predecessor: Some(service.clone()), ..start }.run(name);
         }
         let runs = service.state().is_ready();
-        let settled = service.settled(deadline);
-        let name = name.to_owned();
+        let settled = settled_by(service, deadline);
         Some(Box::pin(async move {
             match settled.await {
                 ManagedState::Ready(()) if runs => ServiceOutcome::Running,
@@ -83,7 +81,7 @@ impl Intrinsic {
 
     /// Stops one of the services; `false` for another name.
     pub(super) fn shut_down(&mut self, name: &str) -> bool {
-        self.named(name).is_some_and(|service| {
+        self.named(name).is_some_and(|(_, service)| {
             service.stop();
             true
         })
@@ -101,12 +99,24 @@ impl Intrinsic {
         timeout_at(deadline, both).await.is_ok()
     }
 
-    fn named(&mut self, name: &str) -> Option<&mut ManagedService> {
+    fn named(&mut self, name: &str) -> Option<(&'static str, &mut ManagedService)> {
         match name {
-            SSHD => Some(&mut self.sshd),
-            TTYD => Some(&mut self.ttyd),
+            SSHD => Some((SSHD, &mut self.sshd)),
+            TTYD => Some((TTYD, &mut self.ttyd)),
             _ => None,
         }
+    }
+}
+
+/// Waits until the service is ready or stopped; the state at the deadline.
+fn settled_by(
+    service: &ManagedService,
+    deadline: Instant,
+) -> impl Future<Output = ManagedState> + Send + 'static + use<> {
+    let service = service.clone();
+    async move {
+        let _ = timeout_at(deadline, service.settled()).await;
+        service.state()
     }
 }
 
@@ -125,7 +135,7 @@ struct ServiceStart {
 impl ServiceStart {
     fn run(self, name: &'static str) -> ManagedService {
         let launcher = self.planner.launcher().clone();
-        ManagedService::start(&launcher, name, move |control| self.clone().plan(name, control))
+        start_managed(&launcher, name, move |control| self.clone().plan(name, control))
     }
 
     async fn plan(self, name: &'static str, control: Control) -> Result<ServicePlan, PlanError> {

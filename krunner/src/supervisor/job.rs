@@ -188,6 +188,16 @@ impl<R: Clone + Send + Sync + 'static, E: Clone + Send + Sync + 'static> Job<R, 
         }
     }
 
+    /// Waits until the child can be used or the job is stopped. The handle may be dropped meanwhile.
+    pub(crate) fn settled(&self) -> impl Future<Output = JobState<R, E>> + Send + 'static + use<R, E> {
+        self.wait_for(|state| state.is_ready() || state.is_stopped())
+    }
+
+    /// Waits until the job is stopped. The handle may be dropped meanwhile.
+    pub(crate) fn stopped(&self) -> impl Future<Output = JobState<R, E>> + Send + 'static + use<R, E> {
+        self.wait_for(JobState::is_stopped)
+    }
+
     /// Starts the child of a stopped job again, unless the job was stopped by [`Self::stop`]; resolves when the attempt
     /// begins.
     pub(crate) async fn start(&self) {
@@ -270,7 +280,7 @@ impl<N: fmt::Display, A: Attempt> JobTask<N, A> {
         }
     }
 
-    /// Runs one attempt to its end, also when it is told to stop.
+    /// Runs one attempt to its end, also when it has to stop.
     async fn run_attempt(&mut self) -> AttemptEnd<A::End> {
         let progress = &self.progress;
         let attempt = self.attempt.run(progress);

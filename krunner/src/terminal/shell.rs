@@ -103,7 +103,7 @@ impl Terminal {
     /// Hangs up the shell, which is not restarted.
     pub(crate) async fn stop(&self) {
         self.shell.stop();
-        self.shell.wait_for(JobState::is_stopped).await;
+        self.shell.stopped().await;
     }
 }
 
@@ -116,7 +116,7 @@ struct ShellAttempt {
     env: ChildEnv,
     transport: Arc<dyn TerminalTransport>,
     screen: Arc<Mutex<Screen>>,
-    /// The last shell could not be started, and the user was told.
+    /// The last shell could not be started, and the reason was shown.
     has_failed: bool,
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::plan::ServicePlan;
 use super::plan_error::PlanError;
@@ -41,55 +41,17 @@ pub(crate) type ManagedState = JobState<(), ManagedEnd>;
 type ManagedProgress = Progress<(), ManagedEnd>;
 
 /// A handle on a service. Clones refer to the same one; dropping it does not stop the service.
-#[derive(Clone)]
-pub(crate) struct ManagedService {
-    job: Job<(), ManagedEnd>,
-}
+pub(crate) type ManagedService = Job<(), ManagedEnd>;
 
-impl ManagedService {
-    /// Starts the service as planned, and restarts it when it exits. The plan logs its own problems; its error is the response
-    /// to later start requests. It must end soon after its control was terminated.
-    pub(crate) fn start<P, F>(launcher: &Launcher, name: &'static str, plan: P) -> Self
-    where
-        P: Fn(Control) -> F + Send + Sync + 'static,
-        F: Future<Output = Result<ServicePlan, PlanError>> + Send + 'static,
-    {
-        let attempt = ManagedAttempt { launcher: launcher.clone(), plan, planned: None };
-        Self { job: Job::spawn(&launcher.tasks, name, name, RESTARTS, attempt) }
-    }
-
-    /// The current state.
-    #[must_use]
-    pub(crate) fn state(&self) -> ManagedState {
-        self.job.state()
-    }
-
-    /// Waits until the service is ready or stopped; the state at the deadline. The handle may be dropped meanwhile.
-    pub(crate) fn settled(&self, deadline: Instant) -> impl Future<Output = ManagedState> + Send + 'static {
-        let job = self.job.clone();
-        async move {
-            let settled = job.wait_for(|state| state.is_ready() || state.is_stopped());
-            let _ = timeout_at(deadline, settled).await;
-            job.state()
-        }
-    }
-
-    /// Stops the service for good: SIGTERM to its process group, SIGKILL after two seconds.
-    pub(crate) fn stop(&self) {
-        self.job.stop();
-    }
-
-    /// Whether [`Self::stop`] was called.
-    #[must_use]
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.job.is_stopping()
-    }
-
-    /// Waits until the service is stopped. The handle may be dropped meanwhile.
-    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
-        let stopped = self.job.wait_for(JobState::is_stopped);
-        async move { _ = stopped.await }
-    }
+/// Starts the service as planned, and restarts it when it exits. The plan logs its own problems; its error is the response
+/// to later start requests. It must end soon after its control was terminated.
+pub(crate) fn start_managed<P, F>(launcher: &Launcher, name: &'static str, plan: P) -> ManagedService
+where
+    P: Fn(Control) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<ServicePlan, PlanError>> + Send + 'static,
+{
+    let attempt = ManagedAttempt { launcher: launcher.clone(), plan, planned: None };
+    Job::spawn(&launcher.tasks, name, name, RESTARTS, attempt)
 }
 
 struct ManagedAttempt<P> {

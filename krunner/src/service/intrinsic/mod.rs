@@ -22,6 +22,6 @@ mod ssh_config;
 mod sshd;
 mod ttyd;
 
-pub(crate) use managed::{ManagedEnd, ManagedService, ManagedState};
+pub(crate) use managed::{ManagedEnd, ManagedService, ManagedState, start_managed};
 pub(crate) use plan::{Planner, SSHD, ServicePlan, TTYD};
 pub(crate) use plan_error::PlanError;
