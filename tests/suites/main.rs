@@ -46,7 +46,6 @@ mod oom_containers;
 mod oom_explain;
 mod oom_explain_growth;
 mod oom_journal;
-mod oom_kills;
 mod oom_phrases;
 mod oom_plot;
 mod oom_privilege;

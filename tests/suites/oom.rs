@@ -148,21 +148,6 @@ impl TestEnv {
     }
 }
 
-/// The victim's memory is that of a process that filled this cgroup alone.
-#[track_caller]
-pub(crate) fn assert_filled(report: &Value, limit_bytes: u64, room_bytes: u64) {
-    /// File pages that another cgroup is charged for: the program, the C library.
-    const SHARED_BYTES: u64 = 8 << 20;
-    let victim = &report["victim"];
-    let bytes = |field: &str| victim[field].as_u64().unwrap_or_else(|| panic!("{field} in {victim}"));
-    assert!(bytes("rss_bytes") > limit_bytes / 10 * 8, "{victim}");
-    assert!(bytes("rss_bytes") < room_bytes + SHARED_BYTES, "{victim}");
-    assert!(bytes("anon_bytes") <= room_bytes, "{victim}");
-    assert!(bytes("vm_bytes") >= bytes("rss_bytes"), "{victim}");
-    assert_eq!(bytes("rss_bytes"), bytes("anon_bytes") + bytes("file_bytes") + bytes("shmem_bytes"), "{victim}");
-    assert_eq!(victim["exited"], true, "{victim}");
-}
-
 /// The pids of the ancestors, the parent first.
 pub(crate) fn ancestors(report: &Value) -> Vec<u64> {
     let ancestors = report["ancestors"].as_array().expect("a list");

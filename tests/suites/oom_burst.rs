@@ -19,27 +19,6 @@ fn told(reports: &[&Value]) -> BTreeMap<(u64, u64), usize> {
 }
 
 #[test]
-fn hundred_kills_in_a_row_are_told_once_each() {
-    const KILLS: usize = 100;
-    let mut env = require!(TestEnv::new());
-    let scenario = env.run_many("row", KILLS);
-    let killed = scenario.all("killed");
-    assert_eq!((killed.len(), env.limited.oom_kills()), (KILLS, KILLS as u64), "{scenario:?}");
-    let marker = env.marker();
-
-    let reports = env.monitor.reports();
-    let told = told(&reports);
-    let right = told.keys().filter(|(pid, _)| killed.iter().any(|&killed| u64::from(killed) == *pid)).count();
-    // One of them is the marker.
-    println!("precision {right}/{}, recall {right}/{KILLS}", reports.len() - 1);
-
-    assert!(reports.iter().any(|report| report["victim"]["pid"] == marker));
-    assert_eq!((right, reports.len() - 1), (KILLS, KILLS), "{told:?}");
-    assert!(told.values().all(|&times| times == 1), "{told:?}");
-    assert!(reports.iter().all(|report| report["confidence"] == "confirmed"));
-}
-
-#[test]
 fn a_burst_is_reported_in_part_and_counted_in_full() {
     const KILLS: usize = 300;
     /// The limits of full reports: in a burst, and in each second after it.

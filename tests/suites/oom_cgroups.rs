@@ -4,10 +4,10 @@
 use std::fs;
 
 use krunner_tests::cgroup::{Cgroup, Version};
-use krunner_tests::{Scenario, require};
+use krunner_tests::{LaunchMethod, Monitor, Scenario, require};
 use serde_json::Value;
 
-use crate::oom::{LIMIT_MIB, TOO_MUCH, TestEnv, VICTIM};
+use crate::oom::{LIMIT_MIB, OWN_MIB, TOO_MUCH, TestEnv, VICTIM};
 
 /// Cgroups that come and go in a row.
 const SHORT_LIVED: usize = 20;
@@ -102,4 +102,19 @@ fn victims_in_a_cgroup_that_is_not_visible_have_none() {
     let cgroup = &env.monitor.reports()[1]["cgroup"];
     assert!(cgroup["path"].as_str().is_some_and(|path| path.ends_with("/limited")), "{cgroup}");
     assert!(fs::exists(other.path()).expect("the cgroup beside"), "it was there all the time");
+}
+
+#[test]
+fn all_namespaces_shows_what_the_cgroup_filter_hides() {
+    let scratch = require!(Cgroup::scratch());
+    let (own, limited) = (scratch.limited("own", OWN_MIB), scratch.limited("other", LIMIT_MIB));
+    require!(Monitor::start(&LaunchMethod::direct()).needs_bpf());
+    let mut monitor =
+        Monitor::start_program(&LaunchMethod::direct().cgroup(&own), &krunner_tests::binary(), &["--all-namespaces"]);
+    assert_eq!(monitor.watching()["scope"], "all");
+    let mut command = LaunchMethod::direct().cgroup(&limited).command(VICTIM);
+    command.args(["eat", TOO_MUCH]);
+    let told = Scenario::start(command).end();
+    assert_eq!(limited.oom_kills(), 1, "{told:?}");
+    monitor.until_report_of(told.pid("victim"));
 }

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::case::{Case, Fixture, TOO_MUCH};
+use super::case::{Case, Placement};
 use super::details::{self, ExpectedDetails};
+use super::facts;
 use super::kernel_log::{KernelLog, Memory};
 use super::kill_clock::KillClock;
 use super::limit::{ExpectedLimit, ReportedLimit};
 use super::outcome::{CaseResult, MonitorMode, Outcome, Score};
 use super::run::{Machine, MatrixPlan};
+use super::scenario::{Fixture, TOO_MUCH};
 use super::scoring::{ActualKills, ReportedVictim, due, score_reports};
 use crate::cgroup::{Cgroup, Version};
 use crate::flaky::Retry;
@@ -30,19 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// A scenario that took an unexpected course is retried: a victim's memory is not free at once, and another process that
 /// allocates meanwhile may be killed as well (`exit_mmap` in mm/mmap.c sets `MMF_OOM_SKIP` before the pages are free).
 const ATTEMPTS: usize = 3;
-
-/// Where the monitors run relative to the kills.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Placement {
-    /// In an ancestor of the limited cgroup; on a dedicated machine in the root cgroup.
-    Below,
-    /// As `Below`, in PID and mount namespaces of their own.
-    Container,
-    /// As `Below`, in a mount namespace without tracefs.
-    NoTracefs,
-    /// In the root cgroup, so that a group kill does not include them.
-    Top,
-}
 
 /// The monitors and the limited cgroup.
 pub(super) struct Harness {
@@ -123,26 +112,26 @@ impl Harness {
     }
 
     /// Runs a case and scores each monitor.
-    pub(super) fn run(&mut self, case: &Case) -> Vec<Outcome> {
+    pub(super) fn run(&mut self, name: &str, case: &Case) -> Vec<Outcome> {
         let mut attempt = 1;
         let results = loop {
             let before = self.limited.oom_kills();
             let scenario_run = caught(|| self.run_scenario(case.run));
             if let Err(reason) = caught(|| self.limited.clear()) {
-                eprintln!("{}: {reason}", case.name);
+                eprintln!("{name}: {reason}");
             }
             match scenario_run {
                 Ok(Ok(scenario_run)) => break self.score(&scenario_run),
                 Ok(Err(reason)) => break self.same_for_all(&CaseResult::Unavailable { reason }),
                 Err(reason) if attempt == ATTEMPTS => break self.same_for_all(&CaseResult::Failed { reason }),
-                Err(reason) => Retry::new(format!("oom-matrix::{}", case.name), &reason, attempt, ATTEMPTS).record(),
+                Err(reason) => Retry::new(format!("oom-matrix::{name}"), &reason, attempt, ATTEMPTS).record(),
             }
             attempt += 1;
             let kills = self.limited.oom_kills() - before;
             self.observers.iter_mut().for_each(|observer| observer.skip(kills));
         };
         let named = self.observers.iter().zip(results);
-        named.map(|(observer, result)| Outcome { case: case.name.to_owned(), mode: observer.mode, result }).collect()
+        named.map(|(observer, result)| Outcome { case: name.to_owned(), mode: observer.mode, result }).collect()
     }
 
     fn same_for_all(&self, result: &CaseResult) -> Vec<CaseResult> {
@@ -232,6 +221,9 @@ impl Harness {
 
 /// What a monitor has printed during a case so far.
 struct MonitorOutput {
+    /// The reports, as they were printed.
+    lines: Vec<Value>,
+    /// The victims in them.
     reported: Vec<ReportedVictim>,
     /// Kills that the monitor reported without naming a process.
     unattributed: u64,
@@ -271,6 +263,8 @@ impl Observer {
         );
         if self.mode == MonitorMode::Bpf {
             score.problems.extend(details::problems(&output.reported, &scenario_run.expected));
+            let of_case = output.lines.iter().filter(|line| line["victim"]["pid"] != marker);
+            score.problems.extend(of_case.flat_map(|line| facts::problems(&scenario_run.actual.facts, line)));
         }
         score.problems.extend(output.others);
         CaseResult::Scored(Box::new(score))
@@ -296,11 +290,12 @@ impl Observer {
     }
 
     fn output(&self) -> MonitorOutput {
-        let mut output = MonitorOutput { reported: Vec::new(), unattributed: 0, others: Vec::new() };
+        let mut output = MonitorOutput { lines: Vec::new(), reported: Vec::new(), unattributed: 0, others: Vec::new() };
         let lines = self.monitor.lines().iter().zip(self.monitor.received_at()).skip(self.consumed);
         for (line, received_at) in lines {
             if line["event"] == "oom_kill" {
                 output.reported.extend(reported(line, *received_at));
+                output.lines.push(line.clone());
                 continue;
             }
             // A warning that usage is near the limit is not about a kill.

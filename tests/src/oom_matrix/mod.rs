@@ -7,19 +7,21 @@
 //!             └─ krunner monitor --no-bpf ──▶ reports ──┴──▶ scoring ──▶ Outcome ──▶ table
 //! ```
 //!
-//! `case` lists the cases, `harness` runs one, `scoring` has the rules for the names in a report, `details` and `limit` those
-//! for the rest of it (`kernel_log` reads what the kernel logged), `outcome` is the result and `table` prints it. Both
+//! `case` lists the cases and where each runs, `scenario` has what they do, `harness` runs one, `scoring` has the rules for the names in a report, `details`, `facts` and `limit`
+//! those for the rest of it (`kernel_log` reads what the kernel logged), `outcome` is the result and `table` prints it. Both
 //! monitors see the same kills at the same time, so their scores are comparable. The matrix runs on any machine whose user
 //! may create memory cgroups: in `cargo xtask oom-matrix`, in the suites, and in the virtual machines of `cargo xtask vm`.
 
 mod case;
 mod details;
+mod facts;
 mod harness;
 mod kernel_log;
 mod kill_clock;
 mod limit;
 mod outcome;
 mod run;
+mod scenario;
 mod scoring;
 mod table;
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::case::{CASES, Case};
-use super::harness::{Harness, Placement};
+use super::case::{Case, Placement, cases_in};
+use super::harness::Harness;
 use super::outcome::{CaseResult, MonitorMode, Outcome, Totals};
 
 /// Whether anything else runs on the machine.
@@ -30,19 +30,27 @@ pub struct MatrixPlan {
     pub machine: Machine,
 }
 
-/// The names of all cases.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    CASES.iter().map(|case| case.name)
+/// Every case in every placement that it runs in. Those of one placement are adjacent, so that they share a harness.
+fn placed_cases() -> impl Iterator<Item = (Placement, &'static Case)> {
+    Placement::ALL.into_iter().flat_map(|placement| cases_in(placement).map(move |case| (placement, case)))
+}
+
+/// The names of all cases, one for each placement.
+pub fn names() -> impl Iterator<Item = String> {
+    placed_cases().map(|(placement, case)| case.name_in(placement))
 }
 
 /// Runs the matrix. Calls `on_outcome` after each case and returns all outcomes.
 pub fn run(plan: &MatrixPlan, mut on_outcome: impl FnMut(&Outcome)) -> Vec<Outcome> {
-    let wanted = |case: &&Case| plan.only.is_empty() || plan.only.iter().any(|part| case.name.contains(part.as_str()));
     let mut outcomes = Vec::new();
     let mut harness: Option<Result<Harness, CaseResult>> = None;
     let mut at = None;
-    for case in CASES.iter().filter(wanted) {
-        let placement = plan.placement(case);
+    for (placement, case) in placed_cases() {
+        let name = case.name_in(placement);
+        if !plan.wants(&name) {
+            continue;
+        }
+        let placement = plan.actual(placement);
         if at != Some(placement) {
             // The old harness ends first: the new one needs its memory slot (see `Cgroup::scratch`).
             let ended = harness.take().and_then(Result::ok).map(Harness::end);
@@ -51,8 +59,8 @@ pub fn run(plan: &MatrixPlan, mut on_outcome: impl FnMut(&Outcome)) -> Vec<Outco
             at = Some(placement);
         }
         let found = match harness.as_mut().expect("just made") {
-            Ok(harness) => harness.run(case),
-            Err(result) => plan.all(case, result),
+            Ok(harness) => harness.run(&name, case),
+            Err(result) => plan.all(&name, result),
         };
         outcomes.extend(found.into_iter().inspect(|outcome| on_outcome(outcome)));
     }
@@ -62,16 +70,20 @@ pub fn run(plan: &MatrixPlan, mut on_outcome: impl FnMut(&Outcome)) -> Vec<Outco
 }
 
 impl MatrixPlan {
-    fn placement(&self, case: &Case) -> Placement {
-        match (case.placement, self.machine) {
-            // Such a machine has no tracefs at all, so the case does not need a harness of its own.
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()))
+    }
+
+    /// A dedicated machine has no tracefs at all, so its cases do not need a harness of their own.
+    fn actual(&self, placement: Placement) -> Placement {
+        match (placement, self.machine) {
             (Placement::NoTracefs, Machine::Dedicated) => Placement::Top,
             (placement, _) => placement,
         }
     }
 
-    fn all(&self, case: &Case, result: &CaseResult) -> Vec<Outcome> {
-        let outcome = |mode: &MonitorMode| Outcome { case: case.name.to_owned(), mode: *mode, result: result.clone() };
+    fn all(&self, name: &str, result: &CaseResult) -> Vec<Outcome> {
+        let outcome = |mode: &MonitorMode| Outcome { case: name.to_owned(), mode: *mode, result: result.clone() };
         self.modes.iter().map(outcome).collect()
     }
 }

@@ -25,6 +25,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::facts::Fact;
 use super::kernel_log::Memory;
 use super::limit::ReportedLimit;
 use super::outcome::{MonitorMode, Score};
@@ -38,7 +39,7 @@ pub(super) struct Victim {
 }
 
 /// The kills that happened in a scenario.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ActualKills {
     pub(super) victims: Vec<Victim>,
     /// Processes that died with the victims from another SIGKILL. Without BPF they look the same.
@@ -47,6 +48,8 @@ pub(super) struct ActualKills {
     pub(super) chosen: u64,
     /// The number of cgroups that were killed as a whole.
     pub(super) groups: u64,
+    /// What each report with BPF must say.
+    pub(super) facts: Vec<Fact>,
 }
 
 impl ActualKills {
@@ -56,7 +59,12 @@ impl ActualKills {
 
     /// The kernel chose each of the victims.
     pub(super) fn of(victims: Vec<Victim>) -> Self {
-        Self { chosen: victims.len() as u64, victims, also_sigkilled: Vec::new(), groups: 0 }
+        Self { chosen: victims.len() as u64, victims, ..Self::default() }
+    }
+
+    /// The same kills; each report with BPF must also say this.
+    pub(super) fn with_facts(self, facts: impl IntoIterator<Item = Fact>) -> Self {
+        Self { facts: facts.into_iter().collect(), ..self }
     }
 
     /// The processes that a monitor in this mode may report.
