@@ -2,12 +2,12 @@
 
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use krunner_tests::zmtp::{Peer, long_header};
-use krunner_tests::{Message, Raw, Setup, host, proc, require, wait};
+use krunner_tests::{Message, Raw, Runner, Setup, host, proc, require, wait};
 
 use crate::{app, wait_for_file};
 
@@ -169,4 +169,53 @@ fn heartbeats_are_answered_on_every_port() {
     let printed = String::from_utf8_lossy(&run.stdout);
     let expected = format!("{{\"disconnects\": 0, \"output\": {}}}", (64 << 20) + 1);
     assert_eq!(printed.trim(), expected, "{}", String::from_utf8_lossy(&run.stderr));
+}
+
+/// Waits until the runner uses next to no processor time: it can answer no more, so it reads no more.
+#[track_caller]
+fn wait_until_idle(runner: &Runner) {
+    const WINDOW: Duration = Duration::from_secs(2);
+    const IDLE_TICKS: u64 = 10;
+    const LIMIT: Duration = Duration::from_mins(3);
+    let ticks = || proc::cpu_ticks(runner.pid()).expect("the runner runs");
+    let idle = wait::within(LIMIT, || {
+        let before = ticks();
+        thread::sleep(WINDOW);
+        (ticks() - before <= IDLE_TICKS).then_some(())
+    });
+    assert!(idle.is_some(), "the runner still reads after {LIMIT:?}");
+}
+
+#[test]
+fn new_agent_is_served_beside_a_peer_that_asks_and_does_not_read() {
+    let runner = app().start();
+    runner.settle();
+    let (replin, replout) = runner.ports();
+    let _reads_nothing = Peer::connect_narrow(replout, 16 * 1024);
+    let mut asks = Peer::connect(replin, "PUSH");
+    let sent = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&sent);
+    // Ends when the runner does.
+    let flood = thread::spawn(move || {
+        let piece = b"\x01\x06status\x00\x03now".repeat(1000);
+        while asks.send_bytes(&piece).is_ok() {
+            count.fetch_add(1000, Ordering::Relaxed);
+        }
+    });
+    wait::until_true("the flood", || sent.load(Ordering::Relaxed) > 0);
+    wait_until_idle(&runner);
+
+    let started = Instant::now();
+    let mut agent = Raw::connect(&runner);
+    let run = agent.exec("echo served");
+
+    assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
+    assert_eq!((run.stdout().as_str(), run.codes()), ("served\n", vec![("finished", 0)]));
+    let line = runner.wait_for_log(&["closing a stalled connection: 127.0.0.1:"]);
+    assert!(line.contains("go to the newer one"), "{line}");
+    assert_eq!(runner.stderr().matches("closing a stalled connection").count(), 1);
+    let peak = proc::peak_rss_kib(runner.pid()).expect("the runner runs");
+    assert!(peak <= 64 * 1024, "{peak} KiB resident");
+    drop((runner, agent));
+    flood.join().expect("the flood ends with the runner");
 }
