@@ -7,8 +7,10 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use anyhow::{Context as _, Result};
 use krunner_tests::flaky;
@@ -92,14 +94,10 @@ struct TestEnv {
 
 /// Runs all parts. Returns `false` when one failed.
 pub(crate) fn run(args: &Args) -> Result<bool> {
-    let python = if args.all {
+    if args.all {
         host::install_missing()?;
-        Ok(venv::ensure()?)
-    } else if args.is_for_other_parts() {
-        venv::existing()?.ok_or_else(|| "no Python environment: this part does not need one".to_owned())
-    } else {
-        venv::ensure_without_root()?
-    };
+    }
+    let (python, krunner) = args.prepare()?;
     if let Err(reason) = &python {
         step(&format!("skipping tests that need Python: {reason}"));
     }
@@ -115,8 +113,6 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         fs::write(file, "")?;
     }
     let mut summary = Summary::default();
-    // With --all, the suites of artifacts test what is optimized.
-    let krunner = if args.all { build_quickly("krunner", "krunner")? } else { build_release("krunner")? };
     let dist = args.make_dist(&mut summary, &mut problems);
     let env = TestEnv { krunner, python, dist, skip_file, flaky_file, all: args.all };
     // The package with the suites runs separately, so that they run once. krunner-ebpf has another target.
@@ -187,6 +183,29 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 }
 
 impl Args {
+    /// Makes the Python environment while cargo builds the program under test: the one waits for downloads, the other for
+    /// processors.
+    fn prepare(&self) -> Result<(Result<PathBuf, String>, PathBuf)> {
+        // With --all, the suites of artifacts test what is optimized.
+        let build = || if self.all { build_quickly("krunner", "krunner") } else { build_release("krunner") };
+        thread::scope(|scope| {
+            let krunner = scope.spawn(build);
+            let python = self.python()?;
+            Ok((python, krunner.join().unwrap_or_else(|panic| resume_unwind(panic))?))
+        })
+    }
+
+    /// The Python environment, or the reason why there is none.
+    fn python(&self) -> Result<Result<PathBuf, String>> {
+        Ok(if self.all {
+            Ok(venv::ensure()?)
+        } else if self.is_for_other_parts() {
+            venv::existing()?.ok_or_else(|| "no Python environment: this part does not need one".to_owned())
+        } else {
+            venv::ensure_without_root()?
+        })
+    }
+
     /// Whether the filters select a part that `cargo test` does not run.
     fn wants(&self, part: &str) -> bool {
         let contains = |name: &String| part.contains(name.as_str());
