@@ -2,11 +2,15 @@
 
 use std::ffi::CString;
 use std::io;
+use std::sync::OnceLock;
 
 use procfs::process::Stat;
 
 /// Size of the buffer for a title that does not fit over the arguments; longer than any title of krunner.
 const ROOM_BYTES: usize = 64;
+
+/// The title, where the kernel reads it from once the argument range was moved. Set once.
+static SHOWN_TITLE: OnceLock<[u8; ROOM_BYTES]> = OnceLock::new();
 
 /// Replaces comm and the command line of this process by `title`, truncated to the available space.
 ///
@@ -49,8 +53,11 @@ pub(crate) fn set_process_title(title: &str) -> io::Result<()> {
 fn move_arguments(title: &str, stat: &Stat) -> io::Result<()> {
     let hidden = || io::Error::from(io::ErrorKind::PermissionDenied);
     let shown = title.len().min(ROOM_BYTES - 1);
-    let area: &'static mut [u8; ROOM_BYTES] = Box::leak(Box::new([0; ROOM_BYTES]));
-    area[..shown].copy_from_slice(&title.as_bytes()[..shown]);
+    let area = SHOWN_TITLE.get_or_init(|| {
+        let mut area = [0; ROOM_BYTES];
+        area[..shown].copy_from_slice(&title.as_bytes()[..shown]);
+        area
+    });
     let arg_start = area.as_ptr().expose_provenance() as u64;
     // SAFETY: sbrk(0) only tells where the heap ends.
     let brk = unsafe { libc::sbrk(0) }.expose_provenance() as u64;
@@ -72,7 +79,7 @@ fn move_arguments(title: &str, stat: &Stat) -> io::Result<()> {
     };
     let size = size_of::<MemoryMap>();
     // SAFETY: `map` is as large as we say and is only read. It describes the memory of this process as it is, but for the
-    // arguments, which lie in memory that is never given back. Without an auxv and a file those two stay as they are.
+    // arguments, which lie in a static. Without an auxv and a file those two stay as they are.
     let result = unsafe { libc::prctl(libc::PR_SET_MM, libc::PR_SET_MM_MAP, &raw const map, size, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

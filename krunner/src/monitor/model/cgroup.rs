@@ -1,5 +1,7 @@
 //! A memory cgroup: facts about it, and which processes are in it. Pure.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,13 +27,15 @@ pub(in crate::monitor) struct CgroupFilter {
     pub(in crate::monitor) controller: String,
     /// The cgroup's path in that hierarchy.
     pub(in crate::monitor) path: String,
+    /// Its directory, to list its members; `None` if the hierarchy is not visible.
+    pub(in crate::monitor) dir: Option<PathBuf>,
 }
 
 impl CgroupFilter {
     /// A filter for the cgroup at this path in the memory controller's hierarchy of this cgroup version.
     pub(in crate::monitor) fn new(version: u8, path: &str) -> Self {
         let controller = if version == 1 { "memory" } else { "" };
-        Self { controller: controller.to_owned(), path: path.to_owned() }
+        Self { controller: controller.to_owned(), path: path.to_owned(), dir: None }
     }
 
     /// The path in this hierarchy from the text of `/proc/PID/cgroup` (cgroups(7)).

@@ -16,6 +16,7 @@ mod files;
 #[cfg(any(test, fuzzing))]
 pub(in crate::monitor) mod fuzzing;
 pub(in crate::monitor) mod limits;
+pub(in crate::monitor) mod members;
 pub(in crate::monitor) mod names;
 mod uncounted;
 pub(in crate::monitor) mod usage;
@@ -317,7 +318,8 @@ impl Mount {
 pub(in crate::monitor) fn own_cgroup_filter(root: &CgroupRoot) -> Result<CgroupFilter, CgroupError> {
     let own = root.read("self/cgroup")?;
     let (version, path) = own_path(&own).ok_or(CgroupError::NotMounted)?;
-    Ok(CgroupFilter::new(version, path))
+    let dir = Cgroup::find(root).ok().map(|cgroup| cgroup.dir);
+    Ok(CgroupFilter { dir, ..CgroupFilter::new(version, path) })
 }
 
 /// The version of the memory controller's hierarchy, and our path in it.

@@ -5,7 +5,7 @@
 //! relative to a descriptor of the root and into one buffer; unused fields are skipped. The `procfs` crate is not used here,
 //! because it allocates for each of the 52 fields. What remains is the kernel's cost of formatting the whole stat line.
 //! So a periodic scan reads active processes every time and idle ones in turns ([`Scanner::scan_in_turns`]), and lists
-//! all of them.
+//! all of them. Where only our cgroup counts, its members are listed in place of the whole machine.
 //!
 //! Reading a command line takes the process's mmap lock (`get_mm_cmdline`, fs/proc/base.c), which a process short of
 //! memory may hold for long: only the sampler thread may scan. If the kernel does not show `arg_start` (another user's
@@ -35,11 +35,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
-use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::read;
 
 use super::cgroup::charge::Hold;
+use super::cgroup::members;
 use super::page_size::page_bytes;
 use crate::monitor::model::cgroup::CgroupFilter;
 use crate::monitor::model::clock;
@@ -214,18 +215,40 @@ impl Scanner {
     fn list(&mut self) -> io::Result<usize> {
         self.listed.clear();
         self.hold.wait();
-        for entry in std::fs::read_dir(self.root.path())? {
-            let entry = entry?;
-            let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
-            self.listed.extend(pid.map(|pid| (pid, entry.ino())));
+        if !self.list_members() {
+            self.list_all()?;
         }
-        // The kernel lists them in this order already.
+        // The kernel lists all processes in this order already.
         self.listed.sort_unstable();
+        self.listed.dedup();
         let left_out = self.listed.len().saturating_sub(MAX_PROCESSES);
         self.listed.truncate(MAX_PROCESSES);
         let next = self.listed.partition_point(|(pid, _)| *pid <= self.turn);
         self.listed.rotate_left(next);
         Ok(left_out)
+    }
+
+    fn list_all(&mut self) -> io::Result<()> {
+        for entry in fs::read_dir(self.root.path())? {
+            let entry = entry?;
+            let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+            self.listed.extend(pid.map(|pid| (pid, entry.ino())));
+        }
+        Ok(())
+    }
+
+    /// Lists the members of our cgroup, and those that were members before: a process moved to another cgroup still belongs
+    /// to its starter, and an exiting one is no member. `false` if all processes must be listed.
+    fn list_members(&mut self) -> bool {
+        let dir = self.cgroup_filter.as_ref().and_then(|filter| filter.dir.as_deref());
+        let Some(Ok(members)) = dir.map(members::members) else { return false };
+        let former = self.remembered.iter().filter(|(_, known)| known.is_inside).map(|(pid, _)| *pid);
+        let pids: Vec<u32> = members.into_iter().chain(former).collect();
+        for pid in pids {
+            let shown = fstatat(&self.folder, pid.to_string().as_str(), AtFlags::empty());
+            self.listed.extend(shown.ok().map(|shown| (pid, shown.st_ino)));
+        }
+        true
     }
 
     /// The cached state of a process, if it is idle.

@@ -334,7 +334,7 @@ proptest! {
 #[test]
 fn cgroup_filter_excludes_other_cgroups() {
     let cgroup_filter =
-        |controller: &str, path: &str| CgroupFilter { controller: controller.into(), path: path.into() };
+        |controller: &str, path: &str| CgroupFilter { controller: controller.into(), path: path.into(), dir: None };
     let memory = cgroup_filter("memory", "/a/b");
     assert!(memory.contains("5:cpu:/x\n4:memory:/a/b\n0::/\n"));
     assert!(memory.contains("4:hugetlb,memory:/a/b/c"));
@@ -357,4 +357,28 @@ fn cgroup_filter_excludes_other_cgroups() {
     assert!(inside.processes.iter().any(|process| process.key.pid == std::process::id()));
     let none = Scanner::new(ProcRoot::default(), Some(cgroup_filter("", "/no such cgroup"))).unwrap().scan().unwrap();
     assert_eq!(none.processes, []);
+}
+
+/// Of a machine, only the members of our cgroup are read: 9 would pass the filter as well, but is not listed. 8 has left, and
+/// still belongs to its starter.
+#[test]
+fn members_of_the_cgroup_are_listed_in_place_of_all_processes() {
+    let tree = Tree::new();
+    for (pid, cgroup) in [(7, "/own"), (8, "/own/inner"), (9, "/own")] {
+        tree.process(pid, 1, SHELL, b"sh\0");
+        tree.put(&format!("{pid}/task/{pid}/cgroup"), format!("0::{cgroup}\n").as_bytes());
+    }
+    tree.put("cgroup/cgroup.procs", b"7\n6\n");
+    tree.put("cgroup/inner/cgroup.procs", b"8\n");
+    let filter = CgroupFilter { dir: Some(tree.path("cgroup")), ..CgroupFilter::new(2, "/own") };
+    let mut scanner = Scanner::new(ProcRoot::new(tree.folder.path()), Some(filter)).unwrap();
+    let mut pids = || scanner.scan().unwrap().processes.iter().map(|process| process.key.pid).collect::<Vec<_>>();
+    assert_eq!(pids(), [7, 8]);
+
+    tree.put("cgroup/inner/cgroup.procs", b"");
+    tree.put("8/task/8/cgroup", b"0::/beside\n");
+    assert_eq!(pids(), [7, 8]);
+
+    fs::remove_dir_all(tree.path("cgroup")).unwrap();
+    assert_eq!(pids(), [7, 8, 9], "without the cgroup's files, all are listed");
 }
