@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use self::output::{Finding, TargetResult, in_json, print_table};
-use crate::workspace::{cargo, on_path, printed, root, run as run_command, step, target_dir};
+use crate::workspace::{cargo, host_triple, on_path, root, run as run_command, step, target_dir};
 
 const HELP: &str = "\
 Runs each target for --time seconds, with the committed inputs of fuzz/corpus and those that earlier runs found \
@@ -216,14 +216,6 @@ fn run_targets(plan: &FuzzPlan, names: &[String], jobs: u32) -> Result<Vec<Targe
     })?;
     results.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(results)
-}
-
-/// The platform that rustc compiles for by default.
-fn host_triple() -> Result<String> {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let text = String::from_utf8(printed(Command::new(rustc).arg("-vV"))?).context("rustc's version is not UTF-8")?;
-    let triple = text.lines().find_map(|line| line.strip_prefix("host: "));
-    triple.map(str::to_owned).context("rustc does not name its host")
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod musl;
 mod newcomer;
 mod oom_matrix;
 mod pip;
+mod sanitize;
 mod soak;
 mod summary;
 mod test;

@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result};
 use krunner_tests::flaky;
 
 use crate::musl::Arch;
+use crate::sanitize::Sanitizer;
 use crate::summary::{Check, Summary};
 use crate::workspace::{build_quickly, build_release, cargo, named, root, step};
 use crate::{audit, dist, host, oom_matrix, tidy, venv, vm};
@@ -42,6 +43,7 @@ Examples:
   cargo xtask test conformance::
   cargo xtask test survival:: report_order::
   cargo xtask test --all vm
+  cargo xtask test --sanitize address
   cargo xtask test --without oom_ --without survival::
 
 Exit codes: 0 success, 1 a test or check failed or could not run, 2 wrong usage.";
@@ -59,6 +61,9 @@ pub(crate) struct Args {
     /// Install missing requirements, and fail if a test is skipped
     #[arg(long)]
     all: bool,
+    /// Instead, run the unit tests and the suites of whole sessions, built with a sanitizer
+    #[arg(long, value_name = "SANITIZER", conflicts_with = "all")]
+    sanitize: Option<Sanitizer>,
     #[command(flatten)]
     selection: Selection,
 }
@@ -74,6 +79,11 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
+    /// Whether the command line selects nothing.
+    pub(crate) const fn is_everything(&self) -> bool {
+        self.without.is_empty() && self.filters.is_empty()
+    }
+
     /// As arguments of a program that takes names to run, and `option` before each name to leave out.
     pub(crate) fn arguments<'a>(&'a self, option: &'a str) -> impl Iterator<Item = &'a str> {
         let without = self.without.iter().flat_map(move |name| [option, name.as_str()]);
@@ -94,6 +104,9 @@ struct TestEnv {
 
 /// Runs all parts. Returns `false` when one failed.
 pub(crate) fn run(args: &Args) -> Result<bool> {
+    if let Some(sanitizer) = args.sanitize {
+        return sanitizer.test(&args.selection);
+    }
     if args.all {
         host::install_missing()?;
     }

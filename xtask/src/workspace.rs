@@ -71,6 +71,14 @@ fn release_binary(name: &str) -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// The platform that rustc compiles for by default.
+pub(crate) fn host_triple() -> Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let text = String::from_utf8(printed(Command::new(rustc).arg("-vV"))?).context("rustc's version is not UTF-8")?;
+    let triple = text.lines().find_map(|line| line.strip_prefix("host: "));
+    triple.map(str::to_owned).context("rustc does not name its host")
+}
+
 /// Prints a heading for the output that follows.
 pub(crate) fn step(text: &str) {
     println!("==> {text}");
