@@ -6,12 +6,13 @@
 
 mod resolver;
 
-use std::error::Error as _;
+use std::error::Error;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -153,15 +154,26 @@ impl HttpClient {
         let failed = |error| HttpError::Failed { server: server.to_owned(), error };
         let response = self.pool.request(request.map(Full::new)).await.map_err(failed)?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, limit).collect().await.map_err(|error| {
+        let body = read_body(Limited::new(body, limit)).await.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 HttpError::TooLarge { server: server.to_owned(), limit }
             } else {
                 HttpError::Incomplete { server: server.to_owned(), problem: error.to_string() }
             }
         })?;
-        Ok(HttpResponse { status: head.status, headers: head.headers, body: body.to_bytes() })
+        Ok(HttpResponse { status: head.status, headers: head.headers, body })
     }
+}
+
+/// The whole body. Its pieces are copied, because a server may send pieces of one byte, each of which would keep a buffer.
+async fn read_body(mut body: Limited<Incoming>) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Some(piece) = frame?.data_ref() {
+            bytes.extend_from_slice(piece);
+        }
+    }
+    Ok(bytes.freeze())
 }
 
 /// Scheme, host and port. Path and query are left out of logs because they may carry secrets.

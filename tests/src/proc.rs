@@ -91,6 +91,13 @@ pub fn with_environment(entry: &str) -> Vec<u32> {
         .collect()
 }
 
+/// The inodes of the sockets that a process has descriptors of.
+pub fn sockets(pid: u32) -> Vec<u64> {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets = links.filter_map(|link| fs::read_link(link.path()).ok());
+    targets.filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
+}
+
 /// Whether a process has a descriptor of BPF.
 pub fn has_bpf(pid: u32) -> bool {
     let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();

@@ -1,12 +1,14 @@
 //! Peers that take what others need: a place as the reader of replies, memory, time. The agent beside them is served.
 
+use std::fs;
+use std::io::{Read as _, Write as _};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use krunner_tests::zmtp::{Peer, long_header};
+use krunner_tests::zmtp::{Peer, dial, greeting, long_header, ready};
 use krunner_tests::{Message, Raw, Runner, Setup, host, proc, require, wait};
 
 use crate::{app, wait_for_file};
@@ -218,4 +220,86 @@ fn new_agent_is_served_beside_a_peer_that_asks_and_does_not_read() {
     assert!(peak <= 64 * 1024, "{peak} KiB resident");
     drop((runner, agent));
     flood.join().expect("the flood ends with the runner");
+}
+
+/// How a peer ends its connection right behind its READY.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Close,
+    Garbage,
+    Reset,
+}
+
+/// Answers the runner's greeting and READY in the moment in which it leaves.
+fn leave_in_the_handshake(port: u16, socket_type: &str, ending: Ending) {
+    let mut stream = dial(port);
+    stream.write_all(&greeting("NULL")).expect("the runner takes a greeting");
+    let mut theirs = [0; 64 + 2];
+    stream.read_exact(&mut theirs).expect("a greeting and the header of a READY");
+    let mut last = ready(socket_type);
+    match ending {
+        Ending::Garbage => last.extend(b"\xff\xff"),
+        // Closed with bytes that were not read, a connection is reset.
+        Ending::Close => _ = stream.read_exact(&mut vec![0; theirs[65].into()]),
+        Ending::Reset => {}
+    }
+    // The runner may have closed it.
+    let _ = stream.write_all(&last);
+}
+
+#[test]
+fn peers_that_leave_in_the_handshake_leave_nothing_behind() {
+    const PEERS: usize = 40;
+    /// Connections of the runner's own that come and go.
+    const OTHERS: usize = 4;
+    let runner = app().start();
+    runner.settle();
+    Raw::connect(&runner).sync();
+    let before = proc::descriptors(runner.pid());
+    let (replin, replout) = runner.ports();
+    for (port, socket_type) in [(replin, "PUSH"), (replout, "PULL")] {
+        for ending in [Ending::Close, Ending::Garbage, Ending::Reset] {
+            for _ in 0..PEERS {
+                leave_in_the_handshake(port, socket_type, ending);
+            }
+            wait::until_true(&format!("descriptors of {ending:?} as a {socket_type} to be closed"), || {
+                proc::descriptors(runner.pid()) <= before + OTHERS
+            });
+        }
+    }
+    Raw::connect(&runner).sync();
+}
+
+/// The listening sockets in the abstract namespace that a process has, by name.
+fn abstract_listeners(pid: u32) -> Vec<String> {
+    /// `__SO_ACCEPTCON` (include/uapi/linux/net.h).
+    const LISTENS: &str = "00010000";
+    let inodes: Vec<u64> = proc::sockets(pid);
+    let table = fs::read("/proc/net/unix").expect("a table of unix sockets");
+    let table = String::from_utf8_lossy(&table);
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let is_his = |row: &Vec<&str>| {
+        row.len() > 7
+            && row[3] == LISTENS
+            && row[7].starts_with('@')
+            && row[6].parse().is_ok_and(|inode| inodes.contains(&inode))
+    };
+    rows.filter(is_his).map(|row| row[7].to_owned()).collect()
+}
+
+#[test]
+fn no_other_process_can_connect_to_an_internal_socket() {
+    let runner = app().start();
+    runner.settle();
+    let (replin, replout) = runner.ports();
+    // Handshakes that take until their deadline.
+    let silent = [replin, replout].map(|port| {
+        let mut stream = dial(port);
+        stream.write_all(&greeting("NULL")).expect("the runner takes a greeting");
+        stream.read_exact(&mut [0; 64]).expect("the runner's greeting");
+        stream
+    });
+    assert_eq!(abstract_listeners(runner.pid()), [""; 0]);
+    drop(silent);
+    Raw::connect(&runner).sync();
 }

@@ -2,17 +2,24 @@
 //!
 //! A connection would count as a client, and some services treat their first one specially.
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::unistd::{Pid, Uid};
-use procfs::ProcResult;
-use procfs::net::{TcpNetEntry, TcpState};
+use procfs::net::{TcpNetEntries, TcpNetEntry};
 use procfs::process::{FDTarget, Process};
+use procfs::{FromBufReadSI as _, LocalSystemInfo};
 use tokio::time::{Instant, sleep};
 
 use crate::tasks::blocking;
+
+/// Maximum length of a program's path: `PATH_MAX` (include/uapi/linux/limits.h).
+const MAX_PROGRAM_BYTES: u64 = 4096;
 
 /// Polling interval while a listener is expected to come or go.
 const EAGER_POLL: Duration = Duration::from_millis(50);
@@ -113,12 +120,23 @@ pub(crate) async fn port_owner(port: u16) -> Option<PortOwner> {
 }
 
 fn listener(port: u16) -> Option<TcpNetEntry> {
-    let on_port = |table: ProcResult<Vec<TcpNetEntry>>| {
-        // A kernel without IPv6 has no `tcp6`.
-        let entries = table.unwrap_or_default();
-        entries.into_iter().find(|entry| entry.state == TcpState::Listen && entry.local_address.port() == port)
-    };
-    on_port(procfs::net::tcp()).or_else(|| on_port(procfs::net::tcp6()))
+    // A kernel without IPv6 has no `tcp6`.
+    ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+        .into_iter()
+        .find_map(|table| listener_in(File::open(table).ok()?, port))
+}
+
+/// The listener of the port in a table of TCP sockets. The kernel shows all listeners before other sockets (`tcp_seq_next`,
+/// `net/ipv4/tcp_ipv4.c`), so the rest of the table is not read, however many connections there are.
+fn listener_in(table: impl Read, port: u16) -> Option<TcpNetEntry> {
+    const LISTEN: &str = "0A";
+    let local_port = format!(":{port:04X}");
+    let mut lines = BufReader::new(table).lines().map_while(Result::ok);
+    let header = lines.next()?;
+    let listeners = lines.take_while(|line| line.split_whitespace().nth(3) == Some(LISTEN));
+    let is_on_port = |line: &String| line.split_whitespace().nth(1).is_some_and(|local| local.ends_with(&local_port));
+    let line = listeners.into_iter().find(is_on_port)?;
+    TcpNetEntries::from_buf_read(format!("{header}\n{line}\n").as_bytes(), &LocalSystemInfo).ok()?.0.pop()
 }
 
 /// Whether this process is among its ancestors. Orphans of our descendants are our children, as we are a subreaper.
@@ -132,11 +150,19 @@ fn process_with_socket(inode: u64) -> Option<(Process, String)> {
     procfs::process::all_processes().ok()?.flatten().find_map(|process| {
         let has_it = |target: FDTarget| matches!(target, FDTarget::Socket(socket) if socket == inode);
         process.fd().ok()?.flatten().any(|fd| has_it(fd.target)).then_some(())?;
-        let arguments = process.cmdline().unwrap_or_default();
-        let name = arguments.first().and_then(|program| Path::new(program).file_name());
-        let name = name.map_or_else(|| "a program".into(), |name| name.to_string_lossy().into_owned());
-        Some((process, name))
+        let name = process.open_relative("cmdline").ok().and_then(program_name);
+        Some((process, name.unwrap_or_else(|| "a program".to_owned())))
     })
+}
+
+/// The program's name from `/proc/PID/cmdline`. A process chooses how long that is, up to all of its address space
+/// (`PR_SET_MM_MAP`, prctl(2)), so only its beginning is read.
+fn program_name(cmdline: impl Read) -> Option<String> {
+    let mut beginning = Vec::new();
+    cmdline.take(MAX_PROGRAM_BYTES).read_to_end(&mut beginning).ok()?;
+    let program = beginning.split(|byte| *byte == 0).next()?;
+    let name = Path::new(OsStr::from_bytes(program)).file_name()?;
+    Some(name.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]
@@ -169,6 +195,29 @@ mod tests {
         drop(listener);
         assert!(!is_open(port).await);
         assert_eq!(super::port_owner(port).await, None);
+    }
+
+    #[test]
+    fn only_the_beginning_of_a_command_line_is_read() {
+        assert_eq!(program_name(&b"/usr/bin/python3\0-m\0http.server\0"[..]).as_deref(), Some("python3"));
+        assert_eq!(program_name(&b""[..]), None);
+        let name = program_name(std::io::repeat(b'x')).unwrap();
+        assert_eq!(name.len() as u64, MAX_PROGRAM_BYTES);
+    }
+
+    #[test]
+    fn listeners_come_first_and_the_rest_is_not_read() {
+        const TABLE: &str = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 77 1 0 100 0 0 10 0
+   1: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 78 1 0 100 0 0 10 0
+   2: 0100007F:1F91 0100007F:0050 01 00000000:00000000 00:00000000 00000000  1000        0 79 1 0 100 0 0 10 0
+";
+        let found = |port| listener_in(TABLE.as_bytes(), port).map(|entry| (entry.uid, entry.inode));
+        assert_eq!((found(8080), found(80)), (Some((1000, 77)), Some((0, 78))));
+        assert_eq!(found(8081), None, "a connection");
+        let endless = TABLE.as_bytes().chain(std::io::repeat(b'0'));
+        assert!(listener_in(endless, 8081).is_none());
     }
 
     #[tokio::test]

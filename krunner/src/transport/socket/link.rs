@@ -5,14 +5,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net as std_unix;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use tokio::net::{TcpStream, UnixStream};
+use nix::unistd::Pid;
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
 use uuid::Uuid;
-use zeromq::{Socket, SocketEvent};
+use zeromq::{MultiPeerBackend, Socket, SocketEvent};
 
 use super::relay::{RelayError, Role, relay};
 use crate::error::chain;
@@ -38,8 +40,6 @@ pub(in crate::transport) enum LinkError {
     Left,
     #[error("ZMTP handshake failed")]
     Refused(#[source] zeromq::ZmqError),
-    #[error("a foreign peer connected to the internal socket")]
-    ForeignPeer,
     #[error(transparent)]
     Relay(#[from] RelayError),
 }
@@ -87,65 +87,85 @@ pub(in crate::transport) fn report(peer: SocketAddr, ended: Result<(), LinkError
 /// A `zeromq` socket with one peer. Bytes move only while `relay` is polled.
 pub(super) struct Link<S, R> {
     pub(super) socket: S,
+    pub(super) backend: Backend,
     /// Events of the socket: `Disconnected` once it has seen the end of the stream.
     pub(super) events: BoxStream<'static, SocketEvent>,
     pub(super) relay: R,
 }
 
-/// Resolves when the socket accepts a second peer, which can only be a foreign one (see [`open`]).
-pub(super) async fn foreign_peer(events: &mut BoxStream<'static, SocketEvent>) {
-    while let Some(event) = events.next().await {
-        if matches!(event, SocketEvent::Accepted(..)) {
-            return;
-        }
+/// What the tasks of a socket share. They would keep it, and the connection, for good if the socket is dropped before it has
+/// seen the end of its stream.
+pub(super) struct Backend(Arc<dyn MultiPeerBackend>);
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.0.shutdown();
     }
-    std::future::pending::<()>().await;
 }
 
 /// Opens a link and completes the handshake.
 ///
-/// The internal connection is a unix socket in the abstract namespace, so it needs no writable directory. Its random
-/// name is visible in `/proc/net/unix` until the handshake completes, and the `zeromq` crate accepts any peer; a second
-/// peer closes the link.
+/// The internal connection is a unix socket in the abstract namespace, so it needs no writable directory. The crate's socket
+/// connects to a listener of ours, and only a connection from this process is accepted: the listener's name is visible in
+/// `/proc/net/unix`, any process in the network namespace may connect to it, and the crate believes whatever it is sent. The
+/// other way round, with a listener of the crate's, such a process would also be able to connect before ours does.
 pub(super) async fn open<S: Socket>(
     peer: TcpStream,
     role: Role,
 ) -> Result<Link<S, impl Future<Output = Result<(), RelayError>> + Unpin + Send>, LinkError> {
-    let address = std_unix::SocketAddr::from_abstract_name(Uuid::new_v4().as_bytes())?;
-    let listener = std_unix::UnixListener::bind_addr(&address)?;
-    let inner = std_unix::UnixStream::connect_addr(&address)?;
-    inner.set_nonblocking(true)?;
     let mut socket = S::new();
-    let mut events = socket.monitor();
-    socket.bind_listener(listener).await.map_err(LinkError::Setup)?;
+    let (backend, events) = (Backend(socket.backend()), socket.monitor());
+    let handshake = timeout(HANDSHAKE_DEADLINE, handshake(&mut socket, peer, role)).await;
+    let relay = handshake.unwrap_or(Err(LinkError::Late))?;
+    Ok(Link { socket, backend, events: events.boxed(), relay })
+}
 
-    let mut relay = Box::pin(relay(peer, UnixStream::from_std(inner)?, role));
-    let accepted = async {
-        while let Some(event) = events.next().await {
-            match event {
-                SocketEvent::Accepted(..) => return Ok(()),
-                SocketEvent::AcceptFailed(error) => return Err(LinkError::Refused(error)),
-                _ => {}
-            }
-        }
-        Err(LinkError::Left)
+/// Connects the socket to the peer and returns the relay between them.
+async fn handshake<S: Socket>(
+    socket: &mut S,
+    peer: TcpStream,
+    role: Role,
+) -> Result<impl Future<Output = Result<(), RelayError>> + Unpin + Send + use<S>, LinkError> {
+    let name = Uuid::new_v4().simple().to_string();
+    let listener = std_unix::UnixListener::bind_addr(&std_unix::SocketAddr::from_abstract_name(&name)?)?;
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
+    let endpoint = format!("ipc://\0{name}");
+    let mut connected = socket.connect(&endpoint);
+    let inner = tokio::select! {
+        biased;
+        inner = accept_own(&listener) => inner?,
+        connected = &mut connected => return Err(connected.map_or_else(LinkError::Setup, |()| LinkError::Left)),
     };
-    let handshake = timeout(HANDSHAKE_DEADLINE, async {
-        tokio::select! {
-            biased;
-            accepted = accepted => accepted,
-            ended = &mut relay => Err(ended.map_or_else(LinkError::Relay, |()| LinkError::Left)),
-        }
-    });
-    handshake.await.unwrap_or(Err(LinkError::Late))?;
-    for error in socket.unbind_all().await {
-        tracing::debug!("cannot close an internal listener: {error}");
+    drop(listener);
+    let mut relay = Box::pin(relay(peer, inner, role));
+    tokio::select! {
+        biased;
+        connected = connected => connected.map_err(LinkError::Refused)?,
+        ended = &mut relay => return Err(ended.map_or_else(LinkError::Relay, |()| LinkError::Left)),
     }
-    Ok(Link { socket, events: events.boxed(), relay })
+    Ok(relay)
+}
+
+/// Accepts the connection from this process, and closes any other.
+async fn accept_own(listener: &UnixListener) -> io::Result<UnixStream> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let peer = stream.peer_cred()?;
+        if peer.pid() == Some(Pid::this().as_raw()) {
+            return Ok(stream);
+        }
+        let (uid, pid) = (peer.uid(), peer.pid().unwrap_or(0));
+        tracing::warn!("refused a connection of process {pid} of user {uid} to an internal socket");
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -157,5 +177,25 @@ mod tests {
         for number in [nix::libc::EMFILE, nix::libc::ENFILE, nix::libc::ENOMEM, nix::libc::EIO] {
             assert!(!ended(number).is_ordinary(), "{number}");
         }
+    }
+
+    #[tokio::test]
+    async fn only_our_own_connection_is_accepted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        // Another process connects first, and says as much.
+        let script = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(1))";
+        let mut other = std::process::Command::new("python3");
+        let other = other.args(["-c", script]).arg(&path).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut fds = [nix::poll::PollFd::new(listener.as_fd(), nix::poll::PollFlags::POLLIN)];
+        assert_eq!(nix::poll::poll(&mut fds, nix::poll::PollTimeout::MAX).unwrap(), 1);
+        let (ours, accepted) = tokio::join!(UnixStream::connect(&path), accept_own(&listener));
+        let (mut ours, mut accepted) = (ours.unwrap(), accepted.unwrap());
+        ours.write_all(b"ours").await.unwrap();
+        let mut text = [0; 4];
+        accepted.read_exact(&mut text).await.unwrap();
+        assert_eq!(&text, b"ours");
+        assert_eq!(other.wait_with_output().unwrap().stdout, b"b''\n", "the other one is closed");
     }
 }

@@ -11,15 +11,16 @@
 //!
 //! | the crate | what we do about it |
 //! |---|---|
-//! | allocates the length that a frame header claims | `scanner` refuses a long message at its header |
+//! | allocates the length that a frame header claims | `scanner` refuses a long message at its header; `link` lets nobody else connect to the crate's socket |
 //! | keeps the largest receive buffer of a connection | `budget` counts it until the connection closes |
 //! | closes a connection at a PING | `scanner` takes commands out of the stream, `relay` answers them |
 //! | queues 100,000 messages of any size for a peer | the reply queue hands over one window at a time |
 //! | notices late that the peer of a PUSH socket left, and loses what is queued for it | `relay` sees the end, and counts what the network took |
+//! | accepts in tasks of its own, which keep a connection that ended during the handshake | `link` has it connect instead, and shuts it down |
 //! | loses queued messages when a socket is dropped | the same count tells when everything was sent |
 //!
 //! The relay can go, and its unix sockets with it, when the crate has: a limit for the length of a message, checked at
-//! the frame header; a hook that reports the bytes written for each peer; a disconnect event for PUSH peers without a
+//! the frame header; a hook that reports the bytes written for each peer; a way to adopt a connected stream; a disconnect event for PUSH peers without a
 //! write; an answer to PING; a receive buffer that shrinks. `MessageSender` and [`receive()`] are what would remain.
 
 mod budget;

@@ -13,7 +13,7 @@ use zeromq::{PullSocket, Socket, SocketEvent, SocketRecv, SubSocket, ZmqResult};
 
 use super::ConnectionLost;
 use super::budget::ReceiveLimits;
-use super::link::{self, Link, LinkError};
+use super::link::{self, Backend, Link, LinkError};
 use super::relay::Role;
 
 /// Time to receive what a peer sent just before it disconnected, which is all in memory by then.
@@ -46,12 +46,16 @@ pub(in crate::transport) async fn open_receiver(
     limits: ReceiveLimits,
 ) -> Result<(MessageReceiver, impl Future<Output = Result<(), LinkError>> + Send), LinkError> {
     let share = Arc::new(Mutex::new(limits.share()));
-    let Link { socket, relay, .. } = link::open(stream, Role::Receive(limits.frames, Arc::clone(&share))).await?;
-    Ok((MessageReceiver(socket), async move { Ok(relay.await?) }))
+    let Link { socket, backend, relay, .. } =
+        link::open(stream, Role::Receive(limits.frames, Arc::clone(&share))).await?;
+    Ok((MessageReceiver { socket, _backend: backend }, async move { Ok(relay.await?) }))
 }
 
 /// Receives the messages of one peer.
-pub(in crate::transport) struct MessageReceiver(PullSocket);
+pub(in crate::transport) struct MessageReceiver {
+    socket: PullSocket,
+    _backend: Backend,
+}
 
 impl MessageReceiver {
     /// The frames of the next message.
@@ -59,7 +63,7 @@ impl MessageReceiver {
     /// # Errors
     /// If the connection is lost.
     pub(in crate::transport) async fn receive(&mut self) -> Result<Vec<Bytes>, ConnectionLost> {
-        Ok(self.0.recv().await?.into_vec())
+        Ok(self.socket.recv().await?.into_vec())
     }
 }
 
@@ -88,9 +92,8 @@ async fn serve<S: InboundSocket>(
 ) -> Result<(), LinkError> {
     // Dropped at the end, with the last message.
     let share = Arc::new(Mutex::new(limits.share()));
-    let Link { mut socket, mut events, mut relay } =
+    let Link { mut socket, backend: _backend, mut events, mut relay } =
         link::open::<S>(stream, Role::Receive(limits.frames, Arc::clone(&share))).await?;
-    let backend = socket.backend();
     let receive = async {
         if let Err(error) = socket.begin().await {
             return tracing::debug!("a publisher disconnected before the subscription was sent: {error}");
@@ -103,8 +106,7 @@ async fn serve<S: InboundSocket>(
                     Err(error) => return tracing::debug!("connection closed in the middle of a message: {error}"),
                 },
                 event = events.next() => match event {
-                    // A second peer can only be a foreign one (see `link::open`).
-                    Some(SocketEvent::Disconnected(_) | SocketEvent::Accepted(..)) | None => return,
+                    Some(SocketEvent::Disconnected(_)) | None => return,
                     Some(_) => {}
                 },
             }
@@ -120,7 +122,5 @@ async fn serve<S: InboundSocket>(
     if ended.is_some() && timeout(DRAIN_DEADLINE, receive).await.is_err() {
         tracing::warn!("dropping the last messages of a disconnected peer: not received within {DRAIN_DEADLINE:?}");
     }
-    // The crate's tasks would keep the socket alive if it has not seen the end of its stream.
-    backend.shutdown();
     Ok(ended.unwrap_or(Ok(()))?)
 }

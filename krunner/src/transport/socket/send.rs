@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use zeromq::{PushSocket, SocketSend as _, ZmqMessage};
 
-use super::link::{self, ConnectionLost, Link, LinkError};
+use super::link::{self, Backend, ConnectionLost, Link, LinkError};
 use super::progress::SendProgress;
 use super::relay::Role;
 
@@ -23,19 +23,14 @@ pub(in crate::transport) async fn open_sender(
     progressed: Arc<Notify>,
 ) -> Result<(MessageSender, impl Future<Output = Result<(), LinkError>> + Send), LinkError> {
     let progress = SendProgress::new(&stream, progressed)?;
-    let Link { socket, mut events, relay } = link::open(stream, Role::Send(Arc::clone(&progress))).await?;
-    let relay = async move {
-        tokio::select! {
-            ended = relay => ended.map_err(LinkError::from),
-            () = link::foreign_peer(&mut events) => Err(LinkError::ForeignPeer),
-        }
-    };
-    Ok((MessageSender { socket, progress }, relay))
+    let Link { socket, backend, relay, .. } = link::open(stream, Role::Send(Arc::clone(&progress))).await?;
+    Ok((MessageSender { socket, _backend: backend, progress }, async move { Ok(relay.await?) }))
 }
 
 /// Sends messages to one peer and knows how much of them the network took.
 pub(in crate::transport) struct MessageSender {
     socket: PushSocket,
+    _backend: Backend,
     progress: Arc<SendProgress>,
 }
 

@@ -20,8 +20,9 @@ pub(crate) fn stat(line: &[u8]) {
         assert!(stat.terminal().is_none() || stat.tty_nr != 0);
         assert!(!stat.is_zombie() || stat.has_ended);
     }
-    // The crate panics at a line that ends too early, and at a character of several bytes where a blank should be.
-    if parsed.is_none() || !line.is_ascii() {
+    // The crate panics at a line that ends too early, at one without a pid, and at a character of several bytes where a blank
+    // should be.
+    if parsed.is_none() || !line.is_ascii() || line.starts_with(b"(") {
         return;
     }
     let is_one_line = str::from_utf8(line).is_ok_and(|text| !text.trim_end_matches('\n').contains(['\n', '\t', '\r']));
