@@ -272,7 +272,7 @@ fn peers_that_leave_in_the_handshake_leave_nothing_behind() {
 
 /// The listening sockets in the abstract namespace that a process has, by name.
 fn abstract_listeners(pid: u32) -> Vec<String> {
-    /// `__SO_ACCEPTCON` (include/uapi/linux/net.h).
+    /// The flag of a listener, `__SO_ACCEPTCON` (include/uapi/linux/net.h).
     const LISTENS: &str = "00010000";
     let inodes: Vec<u64> = proc::sockets(pid);
     let table = fs::read("/proc/net/unix").expect("a table of unix sockets");

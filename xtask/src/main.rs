@@ -11,7 +11,6 @@ mod musl;
 mod newcomer;
 mod oom_matrix;
 mod pip;
-mod sanitize;
 mod soak;
 mod summary;
 mod test;

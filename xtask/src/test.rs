@@ -4,6 +4,8 @@
 //! this machine. `--all` also builds the release artifacts first, because suites test them, runs the OOM matrix on other kernels
 //! and audits dependencies. A failed part does not stop the next one; the end of the output summarizes all of them.
 
+mod sanitize;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -15,8 +17,8 @@ use std::thread;
 use anyhow::{Context as _, Result};
 use krunner_tests::flaky;
 
+use self::sanitize::Sanitizer;
 use crate::musl::Arch;
-use crate::sanitize::Sanitizer;
 use crate::summary::{Check, Summary};
 use crate::workspace::{build_quickly, build_release, cargo, named, root, step};
 use crate::{audit, dist, host, oom_matrix, tidy, venv, vm};

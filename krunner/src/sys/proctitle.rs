@@ -9,8 +9,9 @@ use procfs::process::Stat;
 /// Size of the buffer for a title that does not fit over the arguments; longer than any title of krunner.
 const ROOM_BYTES: usize = 64;
 
-/// The title, where the kernel reads it from once the argument range was moved. Set once.
-static SHOWN_TITLE: OnceLock<[u8; ROOM_BYTES]> = OnceLock::new();
+/// The title, where the kernel reads it from once the argument range was moved. Set once. On the heap, because only anonymous
+/// memory is shown (`FOLL_ANON` in `get_mm_cmdline`), which the program's own statics are not.
+static SHOWN_TITLE: OnceLock<Box<[u8; ROOM_BYTES]>> = OnceLock::new();
 
 /// Replaces comm and the command line of this process by `title`, truncated to the available space.
 ///
@@ -54,7 +55,7 @@ fn move_arguments(title: &str, stat: &Stat) -> io::Result<()> {
     let hidden = || io::Error::from(io::ErrorKind::PermissionDenied);
     let shown = title.len().min(ROOM_BYTES - 1);
     let area = SHOWN_TITLE.get_or_init(|| {
-        let mut area = [0; ROOM_BYTES];
+        let mut area = Box::new([0; ROOM_BYTES]);
         area[..shown].copy_from_slice(&title.as_bytes()[..shown]);
         area
     });
@@ -79,7 +80,7 @@ fn move_arguments(title: &str, stat: &Stat) -> io::Result<()> {
     };
     let size = size_of::<MemoryMap>();
     // SAFETY: `map` is as large as we say and is only read. It describes the memory of this process as it is, but for the
-    // arguments, which lie in a static. Without an auxv and a file those two stay as they are.
+    // arguments, which lie in memory that a static keeps. Without an auxv and a file those two stay as they are.
     let result = unsafe { libc::prctl(libc::PR_SET_MM, libc::PR_SET_MM_MAP, &raw const map, size, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
