@@ -118,10 +118,14 @@ fn session_that_may_start_no_process_answers_and_stops() {
         let mut raw = Raw::connect(&runner);
         raw.sync();
         let run = raw.exec("echo hi | cat");
-        assert_eq!(run.codes(), [("finished", -1)], "{count}: {}", run.stderr());
-        assert!(
-            run.stderr().contains(&format!("the limit of {count} processes and threads of this user (RLIMIT_NPROC)"))
-        );
+        // A thread of the runner may have ended just then, and left its place to the shell, but not to what that starts.
+        if run.stderr().contains("Cannot fork") {
+            assert_eq!(run.codes(), [("finished", 2)], "{count}: {}", run.stderr());
+        } else {
+            assert_eq!(run.codes(), [("finished", -1)], "{count}: {}", run.stderr());
+            let limit = format!("the limit of {count} processes and threads of this user (RLIMIT_NPROC)");
+            assert!(run.stderr().contains(&limit), "{count}: {}", run.stderr());
+        }
         stop(&mut runner);
     }
 }
