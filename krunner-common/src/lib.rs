@@ -19,14 +19,14 @@ mod record;
 pub use kernel::{ABSENT, CHARGE_BATCH_PAGES, Config, LEVEL_UNKNOWN, Offsets, WINDOW_BYTES, config_flag, upid};
 pub use layout::Layout;
 pub use record::{
-    CGROUP_NAME_BYTES, CMDLINE_BYTES, COMM_BYTES, CgroupMade, Exec, Exit, Fork, Kill, Kind, Mark, Memory, Task,
-    exec_flag, limit_kind, outcome, source,
+    CGROUP_NAME_BYTES, CMDLINE_BYTES, COMM_BYTES, CgroupMade, Exec, Exit, Fork, Kill, Kind, Mark, Memory, NamespaceId,
+    NamespaceIds, Task, exec_flag, limit_kind, outcome, source,
 };
 
 /// Ring buffer for the records that an OOM report cannot do without, see [`Kind::is_of_kill`].
 pub const KILLS: &str = "KILLS";
 
-/// Size of [`KILLS`]: holds 1,000 unread OOM kills (SIGKILL, mark and exit). The kernel maps the pages of a ring
+/// Size of [`KILLS`]: holds 860 unread OOM kills (SIGKILL, mark and exit). The kernel maps the pages of a ring
 /// buffer twice but allocates them once, and charges them to the loader's memory cgroup.
 pub const KILLS_BYTES: u32 = 256 * 1024;
 

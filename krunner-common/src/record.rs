@@ -106,6 +106,44 @@ layout! {
 }
 
 layout! {
+    /// The id of a process in one PID namespace.
+    pub struct NamespaceId: 8 {
+        /// Inode number of the namespace (`ns_common.inum`); 0 for an unused entry.
+        pub inum: u32,
+        /// The process id there.
+        pub pid: u32,
+    }
+}
+
+layout! {
+    /// The ids of a process in the PID namespaces below the initial one. A process that is nested deeper has no id here
+    /// in the namespaces beyond.
+    pub struct NamespaceIds: 32 {
+        /// Level 1, that of most containers.
+        pub first: NamespaceId,
+        /// Level 2, a container in a container.
+        pub second: NamespaceId,
+        /// Level 3, below a container in a container.
+        pub third: NamespaceId,
+        /// Level 4, the deepest that is recorded.
+        pub fourth: NamespaceId,
+    }
+}
+
+impl NamespaceIds {
+    /// The ids of a process in the initial namespace only.
+    pub const NONE: Self = {
+        let none = NamespaceId { inum: 0, pid: 0 };
+        Self { first: none, second: none, third: none, fourth: none }
+    };
+
+    /// The namespaces and ids in use, outermost first.
+    pub fn iter(&self) -> impl Iterator<Item = NamespaceId> {
+        [self.first, self.second, self.third, self.fourth].into_iter().take_while(|id| id.inum != 0)
+    }
+}
+
+layout! {
     /// Memory usage of an `mm_struct`, as the OOM killer prints it.
     ///
     /// Pages have the kernel's size (`sysconf(_SC_PAGESIZE)`). All fields are 0 if the task had already released its
@@ -129,7 +167,7 @@ layout! {
 
 layout! {
     /// A SIGKILL was generated.
-    pub struct Kill: 168 {
+    pub struct Kill: 200 {
         /// The record kind, [`Kind::Kill`].
         pub kind: u32,
         /// One of [`source`].
@@ -172,6 +210,9 @@ layout! {
         pub comm: [u8; COMM_BYTES],
         /// The sender's command name; empty unless `sender_tgid` is set.
         pub sender_comm: [u8; COMM_BYTES],
+        /// The victim's ids below the initial PID namespace. Only with
+        /// [`ALL_NAMESPACES`](crate::config_flag::ALL_NAMESPACES); the reports of others have no use for them.
+        pub namespaces: NamespaceIds,
     }
 }
 

@@ -57,6 +57,7 @@ fn sigkill(ctx: RawTracePointContext) -> Option<()> {
         reserved: 0,
         comm,
         sender_comm,
+        namespaces: task::namespaces(task),
     });
     entry.submit(Wake::Now.flags());
     Some(())

@@ -7,7 +7,7 @@
 use core::cell::UnsafeCell;
 
 use aya_ebpf::helpers::bpf_get_current_task;
-use krunner_common::{COMM_BYTES, LEVEL_UNKNOWN, Memory, Task, upid};
+use krunner_common::{COMM_BYTES, LEVEL_UNKNOWN, Memory, NamespaceId, NamespaceIds, Task, upid};
 
 use super::address::{Address, KernelPointer};
 use super::cgroup_filter;
@@ -110,6 +110,33 @@ pub(super) fn uid(task: Address) -> u32 {
 #[inline(always)]
 pub(super) fn oom_score_adj(task: Address) -> i16 {
     task.pointer(offset!(task_signal)).and_then(|signal| signal.i16(offset!(signal_oom_score_adj))).unwrap_or(0)
+}
+
+/// The ids of a task's process below the initial PID namespace, if all namespaces are traced.
+#[inline(always)]
+pub(super) fn namespaces(task: Address) -> NamespaceIds {
+    if !all_namespaces() {
+        return NamespaceIds::NONE;
+    }
+    let Some(pid) = leader(task).and_then(|leader| leader.pointer(offset!(task_thread_pid))) else {
+        return NamespaceIds::NONE;
+    };
+    let deepest = pid.u32(offset!(pid_level)).unwrap_or(0);
+    NamespaceIds {
+        first: namespace_id(pid, 1, deepest),
+        second: namespace_id(pid, 2, deepest),
+        third: namespace_id(pid, 3, deepest),
+        fourth: namespace_id(pid, 4, deepest),
+    }
+}
+
+#[inline(always)]
+fn namespace_id(pid: Address, level: u32, deepest: u32) -> NamespaceId {
+    let entry = if level <= deepest { pid.plus(level * upid::SIZE).two_u64(offset!(pid_numbers)) } else { None };
+    let [number, namespace] =
+        entry.map_or([0, 0], |entry| [entry[(upid::NR / 8) as usize], entry[(upid::NS / 8) as usize]]);
+    let inum = if namespace == 0 { None } else { Address::new(namespace).u32(offset!(pid_namespace_inum)) };
+    NamespaceId { inum: inum.unwrap_or(0), pid: number as u32 }
 }
 
 /// Memory usage of a task, all 0 if it has released its memory.

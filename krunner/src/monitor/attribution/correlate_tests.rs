@@ -39,6 +39,7 @@ fn kill(at_ns: u64, victim: u32, source: KillSource, sender: u32) -> TraceEvent 
         cgroup_id: None,
         limit: None,
         already_pending: false,
+        namespaces: Vec::new(),
     };
     event(at_ns, Trace::Kill(kill))
 }

@@ -65,6 +65,7 @@ fn oom_kill(at_ns: u64, pid: u32) -> [TraceEvent; 3] {
         cgroup_id: Some(u64::from(pid)),
         limit: None,
         already_pending: false,
+        namespaces: Vec::new(),
     };
     let mark = Mark { victim: key(pid), trigger: Some(trigger) };
     [

@@ -112,6 +112,7 @@ mod tests {
             cgroup_id: None,
             limit: None,
             already_pending: false,
+            namespaces: Vec::new(),
         });
         TraceEvent { at_boot_ns, what }
     }

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::limit::LimitAtKill;
-use super::process::{ExitKind, ProcessKey};
+use super::process::{ExitKind, NamespacePid, ProcessKey};
 
 /// An event with its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +85,9 @@ pub(crate) struct Kill {
     pub limit: Option<LimitAtKill>,
     /// An earlier SIGKILL was already pending, so this one had no effect.
     pub already_pending: bool,
+    /// The victim's IDs below the initial PID namespace, outermost first. Only if the whole machine is traced.
+    #[serde(default)]
+    pub namespaces: Vec<NamespacePid>,
 }
 
 /// Memory of a process just before the kernel reclaims it.

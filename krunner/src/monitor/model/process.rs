@@ -38,6 +38,15 @@ impl ProcessKey {
     }
 }
 
+/// The id of a process in one PID namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NamespacePid {
+    /// Inode number of the namespace (`/proc/PID/ns/pid`).
+    pub inode: u32,
+    /// The process ID there.
+    pub pid: u32,
+}
+
 /// All processes visible at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {

@@ -76,6 +76,7 @@ fn victim(pid: u32, start_ticks: u64) -> Victim {
         cgroup_id: None,
         limit: None,
         already_pending: false,
+        namespaces: Vec::new(),
     };
     Victim {
         is_group_kill: false,

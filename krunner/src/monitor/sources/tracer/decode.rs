@@ -10,7 +10,7 @@ use krunner_common::{self as record, Layout as _};
 use crate::monitor::model::event::{
     Actor, CgroupMade, Exec, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessExit, Trace, TraceEvent,
 };
-use crate::monitor::model::process::ProcessKey;
+use crate::monitor::model::process::{NamespacePid, ProcessKey};
 use crate::monitor::model::{LimitAtKill, LimitKind};
 
 /// A record that cannot be decoded.
@@ -97,6 +97,7 @@ fn kill(kill: &record::Kill, units: KernelUnits) -> Trace {
         cgroup_id: (kill.cgroup_id != 0).then_some(kill.cgroup_id),
         limit: limit(kill, units),
         already_pending: kill.outcome == record::outcome::ALREADY_PENDING,
+        namespaces: kill.namespaces.iter().map(|id| NamespacePid { inode: id.inum, pid: id.pid }).collect(),
     })
 }
 
@@ -188,12 +189,19 @@ mod tests {
             limit_kind: record::limit_kind::MEMORY_AND_SWAP,
             reserved: 0,
             sender_comm: comm(b""),
+            namespaces: record::NamespaceIds {
+                first: record::NamespaceId { inum: 40, pid: 7 },
+                second: record::NamespaceId { inum: 41, pid: 1 },
+                ..record::NamespaceIds::NONE
+            },
         };
         let event = decode(&kill.to_bytes(), UNITS).unwrap();
         let Trace::Kill(kill) = event.what else { panic!("not a kill") };
         assert_eq!((event.at_boot_ns, kill.victim), (77, ProcessKey { pid: 10, start_ticks: 123 }));
         assert_eq!((kill.memory.anon_bytes, kill.memory.pgtables_bytes), (3 * PAGE, 5));
         assert_eq!(kill.cgroup_id, Some(1 << 33));
+        let namespaces = [(40, 7), (41, 1)].map(|(inode, pid)| NamespacePid { inode, pid });
+        assert_eq!(kill.namespaces, namespaces);
         let limit = LimitAtKill {
             cgroup_id: Some(7),
             kind: LimitKind::MemoryAndSwap,
