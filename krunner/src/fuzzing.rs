@@ -41,6 +41,7 @@ targets! {
         monitor::fuzzing::tmpfs(text);
         monitor::fuzzing::mountinfo(text, cgroup);
     });
+    node_socket: |input| in_pieces(input, monitor::fuzzing::node_socket);
     op: |input| in_two(input, wire::fuzzing::op);
     process_cgroup: |input| in_two_texts(input, monitor::fuzzing::process_cgroup);
     process_stat: monitor::fuzzing::stat;

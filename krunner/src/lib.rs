@@ -16,6 +16,7 @@ mod http_client;
 mod jupyter;
 mod logging;
 mod monitor;
+mod node;
 mod process;
 mod runtime;
 mod service;

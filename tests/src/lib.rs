@@ -17,6 +17,7 @@ pub mod host;
 mod launch;
 mod monitor;
 mod mounts;
+pub mod node;
 pub mod oom_matrix;
 pub mod pids;
 mod ports;

@@ -39,6 +39,8 @@ mod lifecycle;
 mod limited_session;
 mod model;
 mod no_threads;
+mod node;
+mod node_peers;
 mod oom;
 mod oom_burst;
 mod oom_cgroups;

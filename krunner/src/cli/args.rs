@@ -1,5 +1,6 @@
 //! The command line as clap types.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
@@ -9,6 +10,7 @@ use clap_complete::Shell;
 use super::help;
 use super::since::Since;
 use crate::config::Paths;
+use crate::monitor::node::SOCKET;
 use crate::runtime::LANGUAGES;
 
 /// clap's own usage line plus the form the agent uses, whose `-s` and `-m` are hidden elsewhere.
@@ -65,6 +67,9 @@ pub(super) enum Subcommand {
     Selftest(SelftestArgs),
     /// Report OOM kills as they happen: the victim, its ancestors, its size, the cause, the confidence
     Monitor(MonitorArgs),
+    /// Trace the OOM kills of the whole machine, and deliver each to the container that it belongs to
+    #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+    Node(NodeArgs),
     /// Show recorded OOM kills, and why a session ended
     #[command(disable_help_subcommand = true)]
     Oom(OomArgs),
@@ -154,6 +159,50 @@ pub(super) struct MonitorArgs {
     /// Also append reports to FILE as JSON lines; it is rotated to FILE.1 at 16 MiB
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) log: Option<PathBuf>,
+}
+
+/// Arguments of `krunner node`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = help::NODE.text())]
+pub(super) struct NodeArgs {
+    #[command(subcommand)]
+    pub(super) command: Option<NodeCommand>,
+
+    /// Listen at PATH for runners; mount its folder into containers
+    #[arg(long, value_name = "PATH", default_value = SOCKET, value_hint = ValueHint::FilePath)]
+    pub(super) socket: PathBuf,
+
+    /// Serve metrics for Prometheus at ADDR, path /metrics; e.g. 127.0.0.1:9464
+    #[arg(long, value_name = "ADDR")]
+    pub(super) metrics: Option<SocketAddr>,
+
+    /// Also append reports to FILE as JSON lines; it is rotated to FILE.1 at 16 MiB
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) log: Option<PathBuf>,
+
+    /// Include command lines in the log, which may contain secrets
+    #[arg(long)]
+    pub(super) command_lines: bool,
+}
+
+/// Subcommands of `krunner node`.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum NodeCommand {
+    /// Show the state of the running node: peers, kills, losses
+    Status(NodeStatusArgs),
+}
+
+/// `krunner node status`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = help::NODE_STATUS.text())]
+pub(super) struct NodeStatusArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// The node's socket
+    #[arg(long, value_name = "PATH", default_value = SOCKET, value_hint = ValueHint::FilePath)]
+    pub(super) socket: PathBuf,
 }
 
 /// Arguments of `krunner oom`.

@@ -22,7 +22,8 @@ use super::stdout::print;
 use crate::config::{LowLimit, low_limits};
 use crate::error::chain;
 use crate::exit::Exit;
-use crate::monitor::setup::TracerError;
+use crate::monitor::node::greet;
+use crate::monitor::setup::{NodeSocket, TracerError};
 use crate::monitor::tracer::probe::{self, CheckState, Findings, HostCheck, ProbeRoots};
 use crate::monitor::{ProcRoot, Scope, TracerKind, setup, time_scan};
 use crate::sys;
@@ -52,7 +53,9 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     // The kernel's own word, above what was probed.
     let trial = attend("trial", end, say, setup::try_tracer);
 
+    let node = attend("node", soon(), say, node);
     let mut diagnosis = Diagnosis::new(findings, trial, host.as_ref().ok().and_then(HostFacts::throttling));
+    diagnosis.use_node(node);
     diagnosis.checks.extend(host.map_or_else(|waited| vec![given_up("host", waited)], |host| host.checks()));
     diagnosis.checks.push(look.unwrap_or_else(|waited| given_up("proc-look", waited)));
     diagnosis.checks.push(limits(&low_limits()));
@@ -120,6 +123,27 @@ fn look() -> HostCheck {
     HostCheck { check: "proc-look", state, found, remedy: None }
 }
 
+const NODE: &str = "node";
+
+/// Whether a node of this machine would deliver OOM kills to a runner here.
+fn node() -> HostCheck {
+    let Some(socket) = NodeSocket::find() else {
+        let found = "KRUNNER_NODE_SOCKET is empty: no krunner node is used".to_owned();
+        return HostCheck { check: NODE, state: CheckState::Note, found, remedy: None };
+    };
+    let path = socket.path.display();
+    match greet(&socket.path, socket.is_on_host) {
+        Ok(version) => {
+            let found = format!("krunner node {version} at {path} delivers the OOM kills of this container");
+            HostCheck { check: NODE, state: CheckState::Ok, found, remedy: None }
+        }
+        Err(error) => {
+            let found = format!("no krunner node at {path}: {}", chain(&error));
+            HostCheck { check: NODE, state: CheckState::Note, found, remedy: None }
+        }
+    }
+}
+
 /// What is printed.
 struct Diagnosis {
     tracer: TracerKind,
@@ -152,6 +176,15 @@ impl Diagnosis {
         Self { tracer, scope, checks }
     }
 
+    /// A node is used if the own tracer is not.
+    fn use_node(&mut self, node: Result<HostCheck, Duration>) {
+        let node = node.unwrap_or_else(|waited| given_up(NODE, waited));
+        if node.state == CheckState::Ok && self.tracer == TracerKind::Snapshot {
+            self.tracer = TracerKind::Node;
+        }
+        self.checks.push(node);
+    }
+
     fn to_json(&self) -> String {
         format!("{}\n", json!({ "tracer": self.tracer, "scope": self.scope, "checks": self.checks }))
     }
@@ -159,6 +192,7 @@ impl Diagnosis {
     fn to_text(&self) -> String {
         let tracer = match self.tracer {
             TracerKind::Bpf => "tracer: bpf; OOM kills are traced in the kernel\n",
+            TracerKind::Node => "tracer: node; OOM kills are traced by this machine's krunner node\n",
             TracerKind::Snapshot => {
                 "tracer: snapshot; OOM kills are inferred from cgroup counters and /proc (see MISSING)\n"
             }

@@ -21,6 +21,11 @@ const VARIABLES: &[Variable] = &[
     ("BACKENDAI_KERNEL_ID", "UUID from which the path of a task log is derived", &[RUNNER]),
     ("BACKENDAI_CLUSTER_REPLICAS", "ROLE:COUNT,...: hosts of a cluster, for ssh between them", &[RUNNER]),
     ("KRUNNER_SSH_PASSWORD", "off: sshd accepts no password, even if the agent's entrypoint set one", &[RUNNER]),
+    (
+        "KRUNNER_NODE_SOCKET",
+        "socket of the machine's krunner node instead of /run/krunner/node.sock; empty: none is used",
+        &[RUNNER, "monitor", "doctor"],
+    ),
     ("JUPYTER_PATH", "kernelspec folders to search first, separated by colons", &[RUNNER]),
     ("JUPYTER_DATA_DIR", "the user's kernelspec folder instead of XDG_DATA_HOME/jupyter", &[RUNNER]),
     ("XDG_DATA_HOME", "the user's data folder instead of ~/.local/share", &[RUNNER]),

@@ -34,6 +34,7 @@ pub(super) const KRUNNER: Help = Help {
         ("krunner send exec 'make test'", "run a command in it and show its output"),
         ("krunner selftest", "verify that krunner works on this machine"),
         ("krunner monitor", "report OOM kills, without an agent"),
+        ("krunner node", "trace a whole machine for its containers"),
         ("krunner oom list", "list the OOM kills of this session"),
         ("krunner doctor", "check how OOM kills would be detected here"),
         ("krunner languages", "list languages and the commands they run"),
@@ -111,6 +112,31 @@ pub(super) const MONITOR: Help = Help {
                 after KRUNNER_MEMORY_HOOK_TIMEOUT seconds (30).",
     ],
     exits: &[(Exit::Ok, "stopped by SIGINT or SIGTERM, or stdout was closed"), FAILED, USAGE],
+};
+
+pub(super) const NODE: Help = Help {
+    examples: &[
+        ("krunner node", "trace this machine; print a JSON line for each OOM kill"),
+        ("krunner node --metrics 127.0.0.1:9464", "serve metrics for Prometheus as well"),
+        ("krunner node status", "show the connected runners"),
+    ],
+    remarks: &[
+        "The node runs on the host, as root or with CAP_BPF and CAP_PERFMON (CAP_SYS_PTRACE to read the PID namespaces of \
+         others), in the host's PID namespace. A runner that may not use eBPF itself receives its OOM kills at \
+         /run/krunner/node.sock, or at the path in KRUNNER_NODE_SOCKET: mount the folder into containers, read-only. It sees those in its own PID namespace and below, or, \
+         in the host's PID namespace, those in its own memory cgroup and below.",
+        "Under systemd the node reports readiness and serves the watchdog (sd_notify(3)).",
+    ],
+    exits: &[(Exit::Ok, "stopped by SIGINT or SIGTERM"), (Exit::Failure, "eBPF or the socket cannot be used"), USAGE],
+};
+
+pub(super) const NODE_STATUS: Help = Help {
+    examples: &[
+        ("krunner node status", "show the connected runners"),
+        ("krunner node status --json | jq .peers", "the same for programs"),
+    ],
+    remarks: &["Only root in the host's PID namespace may ask."],
+    exits: &[DONE, (Exit::Failure, "the node cannot be reached, or refuses"), USAGE],
 };
 
 pub(super) const OOM: Help = Help {
@@ -245,10 +271,11 @@ pub(super) const COMPLETIONS: Help = Help {
 };
 
 /// The text of each subcommand, by name.
-pub(super) const COMMANDS: [(&str, &Help); 9] = [
+pub(super) const COMMANDS: [(&str, &Help); 10] = [
     ("send", &SEND),
     ("selftest", &SELFTEST),
     ("monitor", &MONITOR),
+    ("node", &NODE),
     ("oom", &OOM),
     ("doctor", &DOCTOR),
     ("languages", &LANGUAGES),
@@ -260,6 +287,10 @@ pub(super) const COMMANDS: [(&str, &Help); 9] = [
 /// The text of each subcommand of `krunner oom`, by name.
 pub(super) const OOM_COMMANDS: [(&str, &Help); 4] =
     [("list", &OOM_LIST), ("show", &OOM_SHOW), ("plot", &OOM_PLOT), ("post-mortem", &OOM_POST_MORTEM)];
+
+/// The text of each subcommand of `krunner node`, by name.
+#[cfg(test)]
+const NODE_COMMANDS: [(&str, &Help); 1] = [("status", &NODE_STATUS)];
 
 impl Help {
     /// The text as `--help` wraps it.
@@ -338,12 +369,15 @@ mod tests {
     }
 
     #[test]
-    fn every_command_of_oom_has_its_help() {
+    fn every_command_of_oom_and_node_has_its_help() {
         let root = command();
-        let oom = root.find_subcommand("oom").unwrap();
-        let known: Vec<&str> = oom.get_subcommands().map(clap::Command::get_name).collect();
-        assert_eq!(known, OOM_COMMANDS.map(|(name, _)| name));
-        for (name, help) in OOM_COMMANDS {
+        for (above, commands) in [("oom", &OOM_COMMANDS[..]), ("node", &NODE_COMMANDS)] {
+            let above = root.find_subcommand(above).unwrap();
+            let known: Vec<&str> = above.get_subcommands().map(clap::Command::get_name).collect();
+            let named: Vec<&str> = commands.iter().map(|(name, _)| *name).collect();
+            assert_eq!(known, named);
+        }
+        for (name, help) in OOM_COMMANDS.into_iter().chain(NODE_COMMANDS) {
             for (line, _) in help.examples {
                 let words = own_words(line);
                 assert!(Args::try_parse_from(&words).is_ok() && words[2] == name, "{line}");

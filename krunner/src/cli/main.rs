@@ -7,7 +7,7 @@ use nix::sys::signal::SigSet;
 
 use super::args::{Args, Subcommand};
 use super::async_runtime::in_runtime;
-use super::{completions, doctor, languages, man, monitor, oom, run, selftest, send, services};
+use super::{completions, doctor, languages, man, monitor, node, oom, run, selftest, send, services};
 use crate::config::require_stack;
 use crate::exit::Exit;
 
@@ -30,6 +30,7 @@ fn dispatch() -> ExitCode {
         Some(Subcommand::Send(request)) => in_runtime(send::send(request)),
         Some(Subcommand::Selftest(options)) => in_runtime(selftest::selftest(options)),
         Some(Subcommand::Monitor(options)) => monitor::monitor(&options),
+        Some(Subcommand::Node(options)) => node::node(&options),
         Some(Subcommand::Oom(options)) => oom::oom(&options.command),
         Some(Subcommand::Doctor(options)) => doctor::doctor(&options),
         Some(Subcommand::Languages(options)) => languages::languages(&options),

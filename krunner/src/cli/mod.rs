@@ -11,6 +11,7 @@ mod languages;
 mod main;
 mod man;
 mod monitor;
+mod node;
 mod oom;
 mod run;
 mod scratch;

@@ -220,6 +220,7 @@ fn watching_in_words(watching: &MonitorStatus) -> String {
     };
     let method = match watching.tracer {
         TracerKind::Bpf => "eBPF".to_owned(),
+        TracerKind::Node => "eBPF, by this machine's krunner node".to_owned(),
         TracerKind::Snapshot => {
             let reason = watching.why_not_bpf.as_deref().unwrap_or("unknown");
             format!("inferred, not traced: {reason}; details: `krunner doctor`")

@@ -3,5 +3,6 @@
 pub(crate) use super::report::fuzzing::journal;
 pub(crate) use super::report::recorder::fuzzing::{recording, records};
 pub(crate) use super::sources::cgroup::fuzzing::{cgroup_files, mountinfo, process_cgroup};
+pub(crate) use super::sources::node::fuzzing::node_socket;
 pub(crate) use super::sources::procfs::fuzzing::{cmdline, stat, tmpfs};
 pub(crate) use super::sources::tracer::fuzzing::{btf, ring_record};

@@ -73,6 +73,9 @@ impl Monitor {
         if let Some(reason) = setup.view.why_unattributed() {
             engine.view_is_partial(reason);
         }
+        if setup.traces_for_others {
+            engine.trace_for_others();
+        }
         let task = MonitorTask::new(
             engine,
             sampler,
@@ -81,7 +84,8 @@ impl Monitor {
             setup.scope,
             Arc::clone(&charge),
             Arc::clone(&is_evidence),
-        );
+        )
+        .with_node(setup.node);
         tasks.spawn("oom monitor", task.run(setup.tracer, samples, requested, asked));
         Ok((Self { requests, queries, proc, charge, is_evidence }, told))
     }

@@ -15,6 +15,7 @@ use nix::sys::stat::stat;
 use super::model::cgroup::CgroupFilter;
 use super::model::detection::Scope;
 use super::sources::cgroup::{Cgroup, CgroupError, CgroupRoot, own_cgroup_filter};
+use super::sources::node::client;
 use super::sources::procfs::{ProcRoot, ProcView};
 use super::sources::tracer::{self, INIT_PID_NAMESPACE, Loading, LoadingError, ProgramLog, Target, TraceFilter};
 use crate::sys::{self, memory};
@@ -80,6 +81,28 @@ pub(crate) struct MonitorSetup {
     pub(super) cgroup_filter: Option<CgroupFilter>,
     /// Our own memory cgroup, if found.
     pub(super) cgroup: Option<Cgroup>,
+    /// The machine's tracer, which is used if the own one cannot be attached.
+    pub(super) node: Option<NodeSocket>,
+    /// Kills are reported for the runners of this machine: see [`MonitorSetup::for_node`].
+    pub(super) traces_for_others: bool,
+}
+
+/// Where `krunner node` listens.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeSocket {
+    /// The socket's path here.
+    pub path: PathBuf,
+    /// Whether our PID namespace is the host's.
+    pub is_on_host: bool,
+}
+
+impl NodeSocket {
+    /// The socket that a runner uses here; `None` if `KRUNNER_NODE_SOCKET` is empty.
+    #[must_use]
+    pub(crate) fn find() -> Option<Self> {
+        let path = client::socket_path(std::env::var_os(client::VARIABLE))?;
+        Some(Self { path, is_on_host: HostContext::find(ScopeRequest::Own).is_hosts() })
+    }
 }
 
 /// Whose OOM kills the caller wants to see.
@@ -117,11 +140,25 @@ impl MonitorSetup {
         // Without the filter our processes cannot be told from other tenants', so none are read.
         let (cgroup_filter, proc) = cgroup_filter.map_or((None, None), |cgroup_filter| (cgroup_filter, proc));
         let view = ProcView::find(&ProcRoot::default(), std::process::id());
-        Self { tracer, scope: host.scope(), proc, view, cgroup_filter, cgroup: host.cgroup.ok() }
+        let may_use_node = requested == ScopeRequest::Own && bpf != BpfPolicy::Never;
+        let node = may_use_node.then(NodeSocket::find).flatten();
+        let scope = host.scope();
+        let cgroup = host.cgroup.ok();
+        Self { tracer, scope, proc, view, cgroup_filter, cgroup, node, traces_for_others: false }
     }
-}
 
-impl MonitorSetup {
+    /// Reports all kills of the machine at once and with their evidence, for the runners that they belong to.
+    #[must_use]
+    pub(crate) fn for_node(self) -> Self {
+        Self { traces_for_others: true, ..self }
+    }
+
+    /// Whether this is the host's PID namespace.
+    #[must_use]
+    pub(crate) fn is_on_host() -> bool {
+        HostContext::find(ScopeRequest::All).is_hosts()
+    }
+
     /// One line about what is wrong with `/proc`, if process names cannot be read from it.
     #[must_use]
     pub(crate) fn proc_problem(&self) -> Option<String> {

@@ -18,6 +18,8 @@
 //! has been freed: see `sources::cgroup::charge`.
 
 mod counted;
+mod delivered;
+mod hold;
 mod memory;
 mod recorded;
 mod traced;
@@ -34,19 +36,21 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::attribution::engine::{MonitorEngine, is_of_interest};
+use super::attribution::engine::MonitorEngine;
 use super::message::{MonitorEvent, MonitorQuery, MonitorRequest};
 use super::model::clock;
 use super::model::detection::{MonitorStatus, Scope, TracerKind};
-use super::model::event::{Trace, TraceEvent};
-use super::setup::TracerError;
+use super::model::event::TraceEvent;
+use super::setup::{NodeSocket, TracerError};
 use super::sources::cgroup::Cgroup;
 use super::sources::cgroup::charge::OwnCharge;
 use super::sources::cgroup::counter::KillCounter;
+use super::sources::node::client::NodeEvent;
 use super::sources::sampler::{Sampler, SamplerEvent};
 use super::sources::tracer::{Loading, RingReader};
 use crate::error::chain;
 use crate::sys;
+use delivered::{NodeSource, next_from_node};
 use memory::MemoryWatch;
 use recorded::RecorderState;
 use traced::TracerState;
@@ -83,6 +87,10 @@ pub(super) struct MonitorTask {
     /// Without a tracer: becomes readable when a counter of the cgroup may have changed.
     changes: Option<AsyncFd<OwnedFd>>,
     is_evidence: Arc<AtomicBool>,
+    /// Where to find the machine's node, if it may be used.
+    node_socket: Option<NodeSocket>,
+    /// Set once the own tracer could not be attached.
+    node: Option<NodeSource>,
     /// Set when there is a flight recorder.
     recorded: Option<RecorderState>,
     queries: Vec<PendingQuery>,
@@ -112,6 +120,7 @@ enum MonitorInput {
     Batch(Vec<TraceEvent>),
     Sampled(SamplerEvent),
     Changed,
+    Node(NodeEvent),
     Request(MonitorRequest),
     Query(MonitorQuery),
     Attached(Result<Box<RingReader>, TracerError>),
@@ -141,6 +150,8 @@ impl MonitorTask {
             counter: None,
             changes: None,
             is_evidence,
+            node_socket: None,
+            node: None,
             recorded: None,
             queries: Vec::new(),
             is_count_due: false,
@@ -150,6 +161,12 @@ impl MonitorTask {
             is_stuck: false,
             dropped_records: 0,
         }
+    }
+
+    /// Uses the machine's node at this socket if the own tracer cannot be attached.
+    #[must_use]
+    pub(super) fn with_node(self, node_socket: Option<NodeSocket>) -> Self {
+        Self { node_socket, ..self }
     }
 
     pub(super) async fn run(
@@ -176,6 +193,7 @@ impl MonitorTask {
                 Some(sampled) = samples.recv() => MonitorInput::Sampled(sampled),
                 attached = &mut loading, if is_loading => MonitorInput::Attached(attached),
                 () = changed(self.changes.as_ref()) => MonitorInput::Changed,
+                event = next_from_node(self.node.as_mut()) => MonitorInput::Node(event),
                 Some(request) = requests.recv() => MonitorInput::Request(request),
                 Some(query) = queries.recv() => MonitorInput::Query(query),
                 _ = busy.tick(), if is_busy => MonitorInput::Tick,
@@ -218,6 +236,7 @@ impl MonitorTask {
             }
             MonitorInput::Batch(batch) => self.traced(&batch),
             MonitorInput::Sampled(sample) => self.sampled(sample),
+            MonitorInput::Node(event) => self.node_event(event).await,
             MonitorInput::Request(request) => self.handle_request(request).await,
             MonitorInput::Query(query) => self.ask(query),
             MonitorInput::Changed => {
@@ -291,7 +310,8 @@ impl MonitorTask {
         let now_ns = clock::boot_ns();
         match request {
             MonitorRequest::AgentReportedKill => {
-                if self.ring.is_some() || self.engine.is_counted() {
+                let is_delivered = self.node.as_ref().is_some_and(NodeSource::is_connected);
+                if self.ring.is_some() || is_delivered || self.engine.is_counted() {
                     tracing::debug!(
                         "ignoring the agent's OOM notification: the tracer or the cgroup counter is authoritative"
                     );
@@ -364,53 +384,6 @@ impl MonitorTask {
         }
     }
 
-    /// Starts a hold at the first sign of an OOM kill at our own limit.
-    fn begin_hold(&mut self, event: &TraceEvent, now_ns: u64) {
-        let is_kill = matches!(&event.what, Trace::Kill(kill) if is_of_interest(kill));
-        if is_kill
-            && self.held_until_ns.is_none()
-            && let Some(patience) = self.charge.patience()
-        {
-            self.hold(patience, now_ns);
-        }
-    }
-
-    /// The deadline counts from the first kill, so that a burst of kills does not delay reports until its end.
-    fn hold(&mut self, patience: Duration, now_ns: u64) {
-        self.held_until_ns.get_or_insert(now_ns.saturating_add(nanoseconds(patience)));
-        self.engine.hold();
-        self.pause_sampler(true);
-    }
-
-    /// Ends the hold when there is headroom again or the deadline has passed.
-    fn end_hold(&mut self) {
-        let Some(until_ns) = self.held_until_ns else { return };
-        let now_ns = clock::boot_ns();
-        if now_ns < until_ns && self.charge.is_short() {
-            return;
-        }
-        self.held_until_ns = None;
-        self.pause_sampler(false);
-        let traced = &mut self.traced;
-        let look = self.engine.resume(|cgroup_id| traced.as_mut()?.cgroup_facts(cgroup_id), now_ns);
-        self.scan_if(look);
-    }
-
-    /// Reports the condition once, until it is over.
-    fn check_stuck(&mut self) {
-        let is_stuck = self.charge.is_stuck();
-        if is_stuck && !self.is_stuck {
-            self.engine.oom_without_kill();
-        }
-        self.is_stuck = is_stuck;
-    }
-
-    fn pause_sampler(&self, is_paused: bool) {
-        if let Some(sampler) = &self.sampler {
-            sampler.pause(is_paused);
-        }
-    }
-
     async fn tracer_changed(&mut self, why_not_bpf: Option<String>) {
         let traced = self.ring.is_some();
         self.traced = traced.then(|| {
@@ -421,6 +394,9 @@ impl MonitorTask {
         self.set_fallback(!traced);
         // Processes started while the programs were being loaded are in no record.
         self.scan_if(traced);
+        if let Some(socket) = self.node_socket.take_if(|_| !traced) {
+            self.node = Some(NodeSource::new(socket, why_not_bpf.clone()));
+        }
         let tracer = if traced { TracerKind::Bpf } else { TracerKind::Snapshot };
         // Fails if the receiver is closed.
         let _ = self.events.send(MonitorEvent::Status(MonitorStatus { tracer, why_not_bpf, scope: self.scope })).await;

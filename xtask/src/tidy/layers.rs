@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("http_client", &[]),
     ("process", &["wire"]),
     ("user_input", &["process"]),
+    ("node", &["monitor"]),
     ("monitor", &[]),
     ("wire", &[]),
     ("zmtp", &[]),

@@ -29,6 +29,7 @@ use std::collections::{BTreeMap, VecDeque};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::monitor::model::detection::TracerKind;
 use crate::monitor::model::event::{Actor, Kill, KillSource, Mark, Trace, TraceEvent};
 use crate::monitor::model::process::ProcessKey;
 
@@ -72,6 +73,8 @@ pub(crate) enum Confidence {
 /// A process that the OOM killer killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Victim {
+    /// The tracer that saw the kill.
+    pub tracer: TracerKind,
     /// The SIGKILL, with the victim's name and memory.
     pub kill: Kill,
     /// How certain the attribution is.
@@ -441,6 +444,7 @@ impl PendingKill {
                 Attribution::KilledByProcess { process, name, by }
             }
             Some((killed_at_boot_ns, kill)) => Attribution::Oom(Box::new(Victim {
+                tracer: TracerKind::Bpf,
                 confidence: if co_victim_of.is_some() { Confidence::CoVictim } else { Confidence::Confirmed },
                 co_victim_of,
                 is_group_kill: self.is_group_kill,

@@ -16,6 +16,7 @@
 
 mod barrier;
 mod co_victims;
+mod delivered;
 mod explanation;
 mod lookup;
 mod memory;
@@ -27,7 +28,7 @@ use super::correlate::{Attribution, Correlator, Victim};
 use super::history::History;
 use super::infer::{Attributed, Inference};
 use super::memory_warning::MemoryWarning;
-use super::oom_report::{KillContext, OomReport, victim_rss};
+use super::oom_report::{KillContext, KillEvidence, OomReport, victim_rss};
 use super::rate_limit::{RateLimiter, Suppressed};
 use super::sigkill::{RecentKills, SigkillCause};
 use crate::monitor::explain::{Count, LimitHit, MemoryFacts};
@@ -37,6 +38,7 @@ use crate::monitor::model::mount::MountUsage;
 use crate::monitor::model::process::{ExitKind, PartialScan, ProcessKey, Snapshot};
 use crate::monitor::model::units::mib_or_unknown;
 use co_victims::group_patience_ns;
+pub(in crate::monitor) use delivered::{DeliveredKill, DeliveredProcess};
 pub(in crate::monitor) use lookup::ProcessLookup;
 use lookup::largest_spared;
 pub(in crate::monitor) use memory::ProcessSizes;
@@ -98,6 +100,7 @@ struct DeferredReport {
 }
 
 /// The monitor's state.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the host")]
 pub(in crate::monitor) struct MonitorEngine {
     lookup: Box<dyn ProcessLookup>,
     correlator: Correlator,
@@ -131,6 +134,8 @@ pub(in crate::monitor) struct MonitorEngine {
     /// Why kills may stay unattributed.
     why_unattributed: Option<String>,
     memory: memory::MemoryHistory,
+    /// Reports every kill at once, with its evidence, and leaves to the runners what they know better.
+    traces_for_others: bool,
     is_held: bool,
     /// Victims killed while held, with their cgroup IDs. The remaining facts are looked up on resume.
     held_victims: Vec<(ProcessKey, Option<u64>)>,
@@ -163,6 +168,7 @@ impl MonitorEngine {
             counted_ns: None,
             why_unattributed: None,
             memory: memory::MemoryHistory::default(),
+            traces_for_others: false,
             is_held: false,
             held_victims: Vec::new(),
             events: Vec::new(),
@@ -172,6 +178,11 @@ impl MonitorEngine {
     /// Updates the wall-clock time of boot, which changes when the clock is set.
     pub(in crate::monitor) fn set_booted_at(&mut self, booted_at: SystemTime) {
         self.booted_at = booted_at;
+    }
+
+    /// Traces for the runners of a machine: no rate limit, which is theirs, and none of their processes in a report.
+    pub(in crate::monitor) fn trace_for_others(&mut self) {
+        self.traces_for_others = true;
     }
 
     /// Notes that `/proc` hides processes. A visible process is then named only if no hidden one can be the victim.
@@ -338,7 +349,7 @@ impl MonitorEngine {
 
     fn wants_scan(&mut self, now_ns: u64) -> bool {
         let fresh = self.last_snapshot_ns.is_some_and(|at_ns| now_ns.saturating_sub(at_ns) <= FRESH_NS);
-        let wants = self.scan_is_quick && !fresh && self.scan_requested_ns.is_none();
+        let wants = self.scan_is_quick && !fresh && self.scan_requested_ns.is_none() && !self.traces_for_others;
         if wants {
             self.scan_requested_ns = Some(now_ns);
         }
@@ -357,7 +368,7 @@ impl MonitorEngine {
             return;
         }
         self.remember_victim(&victim, now_ns);
-        if !self.rate_limiter.admit(now_ns, &victim.kill.name) {
+        if !self.traces_for_others && !self.rate_limiter.admit(now_ns, &victim.kill.name) {
             self.facts.remove(&victim.kill.victim);
             return;
         }
@@ -389,8 +400,12 @@ impl MonitorEngine {
     fn report(&mut self, victim: &Victim) {
         let members = self.take_members(victim.kill.victim);
         let keys: Vec<ProcessKey> = members.iter().map(|member| member.kill.victim).collect();
-        let largest = self.largest_others(victim.kill.victim, &keys, victim.killed_at_boot_ns);
         let facts = self.facts.remove(&victim.kill.victim).unwrap_or_default();
+        let evidence = self.traces_for_others.then(|| Box::new(KillEvidence::of(victim, &members, &facts)));
+        let largest = match &evidence {
+            Some(_) => Vec::new(),
+            None => self.largest_others(victim.kill.victim, &keys, victim.killed_at_boot_ns),
+        };
         let cgroup = facts.cgroup.clone();
         let context = KillContext {
             time: self.time_of_day(victim.killed_at_boot_ns),
@@ -399,7 +414,8 @@ impl MonitorEngine {
             lost_records: self.lost_records,
             largest,
         };
-        self.events.push(KillEvent::Report(Box::new(OomReport::of_victim(victim, &members, &self.history, context))));
+        let report = OomReport::of_victim(victim, &members, &self.history, context).with_evidence(evidence);
+        self.events.push(KillEvent::Report(Box::new(report)));
     }
 
     /// Reports the processes that can be inferred as victims by now.

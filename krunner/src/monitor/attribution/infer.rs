@@ -20,6 +20,7 @@
 
 mod assign;
 mod exit_order;
+mod hand_over;
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -30,11 +31,16 @@ use crate::monitor::explain::{Kills, MemoryFacts};
 use crate::monitor::model::cgroup::CgroupFacts;
 use crate::monitor::model::process::ExitKind;
 use assign::{ScoredCandidate, assign};
+use hand_over::{HandOver, is_within};
 
 const MS: u64 = 1_000_000;
 
 /// How long a better candidate may still appear: a scan takes up to 20 ms, and a victim's exit about as long.
 const PATIENCE_NS: u64 = 60 * MS;
+
+/// How long a counted kill waits for the machine's tracer to deliver it. Less than [`FRESH_NS`], so that the end of a step waits
+/// for the inference that follows.
+const NODE_PATIENCE_NS: u64 = 400 * MS;
 
 /// The victim has received SIGKILL by then: the kernel counts the kill, then sends the signal (`__oom_kill_process`,
 /// `mm/oom_kill.c`).
@@ -107,6 +113,9 @@ pub(in crate::monitor) struct Attributed {
 #[derive(Debug, Default)]
 pub(in crate::monitor) struct Inference {
     batches: VecDeque<KillBatch>,
+    hand_over: HandOver,
+    /// The machine's tracer is connected.
+    awaits_node: bool,
     is_view_partial: bool,
 }
 
@@ -118,9 +127,13 @@ impl Inference {
 
     /// Opens a batch: the counter rose since that time.
     pub(in crate::monitor) fn counted(&mut self, kills: Kills, since_ns: u64, now_ns: u64) {
+        let number = kills.number - self.hand_over.take_early(kills.number, since_ns, now_ns);
+        if number == 0 {
+            return;
+        }
         self.open(KillBatch {
             confidence: Confidence::Inferred,
-            kills: kills.number,
+            kills: number,
             is_group: kills.is_group,
             since_ns,
             known_ns: now_ns,
@@ -130,6 +143,36 @@ impl Inference {
             hidden_bytes: self.hidden_bytes(kills.facts.cgroup.as_ref()),
             facts: kills.facts,
         });
+    }
+
+    /// Whether the machine's tracer delivers kills.
+    pub(in crate::monitor) fn node_delivers(&mut self, is_connected: bool) {
+        self.awaits_node = is_connected;
+    }
+
+    /// Takes a delivered kill out of its count. Returns whether to report it: `false` if it was inferred already.
+    #[must_use]
+    pub(in crate::monitor) fn settle(&mut self, at_ns: u64) -> bool {
+        let is_counted = |batch: &KillBatch| {
+            batch.confidence == Confidence::Inferred && is_within(at_ns, batch.since_ns, batch.known_ns)
+        };
+        if let Some(at) = self.batches.iter().position(is_counted) {
+            self.batches[at].kills -= 1;
+            if self.batches[at].kills == 0 {
+                self.batches.remove(at);
+            }
+            return true;
+        }
+        if self.hand_over.take_inferred(at_ns) {
+            return false;
+        }
+        self.hand_over.delivered_early(at_ns);
+        true
+    }
+
+    /// Notes the delivery of a kill whose victim was inferred.
+    pub(in crate::monitor) fn settle_reported(&mut self, at_ns: u64) {
+        self.hand_over.take_inferred(at_ns);
     }
 
     /// Opens a batch for the agent's event, unless one is open.
@@ -219,7 +262,8 @@ impl Inference {
     /// Whether an attribution is due within milliseconds.
     #[must_use]
     pub(in crate::monitor) fn is_busy(&self, now_ns: u64) -> bool {
-        self.batches.iter().any(|batch| now_ns.saturating_sub(batch.known_ns) <= PATIENCE_NS + 10 * MS)
+        let patience_ns = if self.awaits_node { NODE_PATIENCE_NS } else { PATIENCE_NS };
+        self.batches.iter().any(|batch| now_ns.saturating_sub(batch.known_ns) <= patience_ns + 10 * MS)
     }
 
     /// The earliest time for which candidates are needed.
@@ -249,14 +293,19 @@ impl Inference {
             |candidate: &Candidate| assigned.iter().flatten().any(|other| other.process.key == candidate.process.key);
         candidates.retain(|candidate| !is_assigned(candidate));
         let mut assigned = assigned.into_iter();
+        let (awaits_node, hand_over) = (self.awaits_node, &mut self.hand_over);
         self.batches.retain_mut(|batch| {
             let assigned = assigned.next().unwrap_or_default();
             let named = match batch.confidence {
+                _ if awaits_node && now_ns.saturating_sub(batch.known_ns) < NODE_PATIENCE_NS => Vec::new(),
                 Confidence::Possible => batch.select_possible(&candidates, now_ns),
                 _ => batch.select(assigned, &candidates, now_ns),
             };
             // Any attribution answers the agent's event.
             let is_answered = batch.confidence == Confidence::Possible && !named.is_empty();
+            if batch.confidence == Confidence::Inferred {
+                hand_over.inferred(named.len() as u64, batch.since_ns, batch.known_ns);
+            }
             for candidate in named {
                 candidates.retain(|other| other.process.key != candidate.process.key);
                 batch.kills -= 1;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::correlate::{Confidence, Victim};
 use super::history::{Candidate, History, ProcessRecord};
-use crate::monitor::explain::Explanation;
+use crate::monitor::explain::{Explanation, MemoryFacts};
 use crate::monitor::model::cgroup::CgroupFacts;
 use crate::monitor::model::detection::TracerKind;
 use crate::monitor::model::event::{Actor, MemoryAtKill};
@@ -76,6 +76,18 @@ pub(crate) struct OomReport {
     /// Records that the tracer has dropped so far.
     #[serde(default)]
     pub lost_records: u64,
+    /// Only in the reports of an engine that traces for others.
+    #[serde(skip)]
+    pub evidence: Option<Box<KillEvidence>>,
+}
+
+/// What a report was made of, for the runner that the kill belongs to.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct KillEvidence {
+    /// The victim and its co-victims, as the tracer saw them.
+    pub victims: Vec<Victim>,
+    /// The memory readings right after the kill.
+    pub facts: MemoryFacts,
 }
 
 /// A process in a report.
@@ -177,7 +189,7 @@ impl OomReport {
     ) -> Self {
         let (key, at_ns) = (victim.kill.victim, victim.killed_at_boot_ns);
         let victim_info = VictimInfo::of(victim, history);
-        let report = Self::new(victim.confidence, TracerKind::Bpf, victim_info, key, at_ns, history, context);
+        let report = Self::new(victim.confidence, victim.tracer, victim_info, key, at_ns, history, context);
         Self {
             exited_at_boot_ns: victim.exited_at_boot_ns,
             with_pid: victim.co_victim_of.map(|with| with.pid),
@@ -186,6 +198,11 @@ impl OomReport {
             trigger: victim.trigger.clone(),
             ..report
         }
+    }
+
+    #[must_use]
+    pub(in crate::monitor) fn with_evidence(self, evidence: Option<Box<KillEvidence>>) -> Self {
+        Self { evidence, ..self }
     }
 
     /// Reports a process that was inferred to be a victim.
@@ -241,7 +258,15 @@ impl OomReport {
             cgroup: context.cgroup,
             explanation: context.explanation,
             lost_records: context.lost_records,
+            evidence: None,
         }
+    }
+}
+
+impl KillEvidence {
+    pub(in crate::monitor) fn of(victim: &Victim, members: &[Victim], facts: &MemoryFacts) -> Self {
+        let victims = std::iter::once(victim).chain(members).take(1 + MAX_MEMBERS).cloned().collect();
+        Self { victims, facts: facts.clone() }
     }
 }
 

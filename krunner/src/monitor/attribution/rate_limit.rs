@@ -26,7 +26,7 @@ const OTHERS: &str = "(all other commands)";
 
 /// A token bucket for OOM reports.
 #[derive(Debug)]
-pub(in crate::monitor) struct RateLimiter {
+pub(crate) struct RateLimiter {
     /// Credit in nanoseconds. A report costs [`COST_NS`].
     credit_ns: u64,
     filled_at_ns: u64,
@@ -45,12 +45,12 @@ const COST_NS: u64 = SECOND_NS / PER_SECOND;
 
 impl RateLimiter {
     #[must_use]
-    pub(in crate::monitor) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { credit_ns: BURST * COST_NS, filled_at_ns: 0, suppressed: BTreeMap::new(), since_ns: 0 }
     }
 
     /// Whether to emit a report in full. Counts it otherwise.
-    pub(in crate::monitor) fn admit(&mut self, now_ns: u64, name: &str) -> bool {
+    pub(crate) fn admit(&mut self, now_ns: u64, name: &str) -> bool {
         let earned_ns = now_ns.saturating_sub(self.filled_at_ns);
         self.credit_ns = self.credit_ns.saturating_add(earned_ns).min(BURST * COST_NS);
         self.filled_at_ns = now_ns;
@@ -67,14 +67,14 @@ impl RateLimiter {
     }
 
     /// The counts, one second after the first suppressed report.
-    pub(in crate::monitor) fn summary(&mut self, now_ns: u64) -> Option<Suppressed> {
+    pub(crate) fn summary(&mut self, now_ns: u64) -> Option<Suppressed> {
         let due = self.is_busy() && now_ns.saturating_sub(self.since_ns) >= SECOND_NS;
         due.then(|| Suppressed { by_name: std::mem::take(&mut self.suppressed) })
     }
 
     /// Whether a summary is pending.
     #[must_use]
-    pub(in crate::monitor) fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         !self.suppressed.is_empty()
     }
 }

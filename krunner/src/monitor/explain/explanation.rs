@@ -8,11 +8,13 @@ use crate::monitor::model::cgroup::CgroupFacts;
 
 /// The memory readings right after a kill.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::monitor) struct MemoryFacts {
-    pub(in crate::monitor) cgroup: Option<CgroupFacts>,
-    pub(in crate::monitor) limit: Option<LimitHit>,
+pub(crate) struct MemoryFacts {
+    /// The victim's memory cgroup.
+    pub cgroup: Option<CgroupFacts>,
+    /// The limit that was reached.
+    pub limit: Option<LimitHit>,
     /// The memory of that limit's cgroup at the reading.
-    pub(in crate::monitor) usage: Option<MemoryUsage>,
+    pub usage: Option<MemoryUsage>,
 }
 
 /// Why a process was killed, as far as known.

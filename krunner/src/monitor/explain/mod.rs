@@ -23,7 +23,7 @@ mod warning;
 pub(crate) use advice::{Advice, Remedy};
 pub(in crate::monitor) use count::{Count, Kills};
 pub(crate) use explanation::Explanation;
-pub(in crate::monitor) use explanation::MemoryFacts;
+pub(crate) use explanation::MemoryFacts;
 pub(crate) use growth::{Growth, GrowthShape};
 pub(in crate::monitor) use limit::{CgroupView, FailedCharges, MachineMemory};
 pub(crate) use limit::{LimitHit, LimitScope};

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum TracerKind {
     /// Traced in the kernel by eBPF programs.
     Bpf,
+    /// Traced by `krunner node`, the eBPF programs of this machine, and received at its socket.
+    Node,
     /// Inferred from cgroup counters and snapshots of `/proc`.
     Snapshot,
 }

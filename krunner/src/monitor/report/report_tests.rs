@@ -8,6 +8,7 @@ use crate::monitor::attribution::history::{Candidate, History, ProcessRecord};
 use crate::monitor::attribution::oom_report::{KillContext, LARGEST, MAX_MEMBERS, OomReport};
 use crate::monitor::explain::Explanation;
 use crate::monitor::model::cgroup::CgroupFacts;
+use crate::monitor::model::detection::TracerKind;
 use crate::monitor::model::event::{Actor, Kill, KillSource, MemoryAtKill};
 use crate::monitor::model::process::{Cmdline, ProcessKey, ProcessSample, Snapshot};
 use crate::monitor::model::time::utc;
@@ -79,6 +80,7 @@ fn victim(pid: u32, start_ticks: u64) -> Victim {
         namespaces: Vec::new(),
     };
     Victim {
+        tracer: TracerKind::Bpf,
         is_group_kill: false,
         kill,
         confidence: Confidence::Confirmed,

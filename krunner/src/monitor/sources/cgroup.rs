@@ -322,6 +322,12 @@ pub(in crate::monitor) fn own_cgroup_filter(root: &CgroupRoot) -> Result<CgroupF
     Ok(CgroupFilter { dir, ..CgroupFilter::new(version, path) })
 }
 
+/// The path of a process's memory cgroup, from the text of its `/proc/PID/cgroup`.
+#[must_use]
+pub(crate) fn memory_cgroup(cgroups: &str) -> Option<&str> {
+    own_path(cgroups).map(|(_, path)| path)
+}
+
 /// The version of the memory controller's hierarchy, and our path in it.
 fn own_path(own: &str) -> Option<(u8, &str)> {
     [1, 2].into_iter().find_map(|version| Some((version, path_in(own, version)?)))

@@ -4,10 +4,12 @@
 //!  tracer/    eBPF programs ─▶ TraceEvent
 //!  sampler    a thread, paced by schedule ─▶ Snapshot, PartialScan
 //!    └ procfs/    processes and mounts
+//!  node/      the socket of `krunner node` ─▶ NodeEvent
 //!  cgroup/    limits, usage, counters of OOM kills
 //! ```
 
 pub(in crate::monitor) mod cgroup;
+pub(crate) mod node;
 mod page_size;
 pub(in crate::monitor) mod procfs;
 pub(in crate::monitor) mod sampler;

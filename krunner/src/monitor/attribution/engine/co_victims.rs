@@ -48,7 +48,7 @@ impl MonitorEngine {
     }
 
     /// Reports co-victims whose first victim was reported, or never will be.
-    fn release_co_victims(&mut self, now_ns: u64) {
+    pub(super) fn release_co_victims(&mut self, now_ns: u64) {
         let (free, co_victims) = std::mem::take(&mut self.co_victims)
             .into_iter()
             .partition(|deferred| !deferred.victim.co_victim_of.is_some_and(|first| self.is_to_be_reported(first)));

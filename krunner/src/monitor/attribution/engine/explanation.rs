@@ -71,6 +71,9 @@ impl MonitorEngine {
             let at_kill = limit.as_ref().and_then(|limit| limit.memory_at_kill(usage.swap_bytes.unwrap_or(0)));
             usage.at_kill(at_kill, victim.anon_bytes, is_exact)
         });
+        if self.traces_for_others {
+            return Explanation { limit, usage, ..Explanation::default() };
+        }
         let is_in_container = matches!(&limit, Some(limit) if limit.scope != LimitScope::Machine);
         let with_processes = |usage: MemoryUsage| {
             let processes = self.summed_processes(dead, at_ns, |key| {

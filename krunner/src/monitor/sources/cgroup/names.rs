@@ -134,6 +134,25 @@ impl CgroupNames {
 }
 
 impl Cgroup {
+    /// Facts of a cgroup below ours; empty for ours. `None` if the path leads elsewhere. With `may_open` false only its path.
+    #[must_use]
+    pub(in crate::monitor) fn facts_below(&self, below: &Path, may_open: bool) -> Option<CgroupFacts> {
+        let path = self.path_below(below)?;
+        let dir = self.dir.join(below);
+        if may_open && dir.is_dir() {
+            return Some(self.read_at(&path, &dir).facts);
+        }
+        let version = self.version;
+        Some(CgroupFacts { path, version, limit_bytes: None, usage_bytes: None, oom_kill_count: None })
+    }
+
+    /// The path of a cgroup below ours as `/proc/PID/cgroup` shows it here; `None` if it leads elsewhere.
+    #[must_use]
+    pub(in crate::monitor) fn path_below(&self, below: &Path) -> Option<String> {
+        let is_below = below.components().all(|step| matches!(step, Component::Normal(_)));
+        is_below.then(|| self.path_of(&self.dir.join(below)))?
+    }
+
     /// The path of a directory as in `/proc/PID/cgroup`: for ours and its descendants based on our own path, for others
     /// based on the mount.
     pub(super) fn path_of(&self, dir: &Path) -> Option<String> {

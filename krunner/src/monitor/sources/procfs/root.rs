@@ -50,6 +50,14 @@ impl ProcRoot {
         self.stat_of(key).is_some_and(|stat| !stat.is_zombie())
     }
 
+    /// The process that has this pid now, zombies included.
+    #[must_use]
+    pub(crate) fn key_of(&self, pid: u32) -> Option<ProcessKey> {
+        let mut line = [0; STAT_BYTES];
+        let line = read_start(&self.0.join(format!("{pid}/stat")), &mut line)?;
+        Stat::parse(line).map(|(_, stat)| ProcessKey { pid, start_ticks: stat.start_ticks })
+    }
+
     /// Current size of this process; `None` if it is gone or has released its memory. Same cost as [`Self::has`].
     #[must_use]
     pub(in crate::monitor) fn sizes_of(&self, key: ProcessKey) -> Option<Sizes> {

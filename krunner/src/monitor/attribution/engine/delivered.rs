@@ -1,0 +1,105 @@
+//! Kills that the machine's tracer (`krunner node`) delivered. They are reported like those of an own tracer, once each, whether
+//! the kernel's counter shows them before or after, or the node came too late and they were inferred.
+
+use super::{DeferredReport, MonitorEngine};
+use crate::monitor::attribution::correlate::{Attribution, Victim};
+use crate::monitor::explain::MemoryFacts;
+use crate::monitor::model::event::{Exec, Fork, ProcessExit, Trace, TraceEvent};
+use crate::monitor::model::process::ProcessKey;
+
+/// All members of a kill arrive with it.
+const MEMBERS_KEPT_NS: u64 = 1_000_000_000;
+
+/// A kill as the node saw it, in our numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::monitor) struct DeliveredKill {
+    /// The victim, then its co-victims.
+    pub(in crate::monitor) victims: Vec<Victim>,
+    /// The victim's ancestors, outermost first, then the victims.
+    pub(in crate::monitor) processes: Vec<DeliveredProcess>,
+    pub(in crate::monitor) facts: MemoryFacts,
+}
+
+/// A process of a delivered kill.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::monitor) struct DeliveredProcess {
+    pub(in crate::monitor) exec: Exec,
+    pub(in crate::monitor) parent_pid: Option<u32>,
+    /// Whether it was gone when the victim was killed.
+    pub(in crate::monitor) is_gone: bool,
+}
+
+impl MonitorEngine {
+    /// Whether the machine's tracer delivers kills. Those that are only counted wait for it a moment.
+    pub(in crate::monitor) fn node_delivers(&mut self, is_connected: bool) {
+        self.inference.node_delivers(is_connected);
+    }
+
+    /// Handles a delivered kill. Returns whether to scan `/proc` now.
+    #[must_use]
+    pub(in crate::monitor) fn delivered(&mut self, kill: DeliveredKill, now_ns: u64) -> bool {
+        let DeliveredKill { mut victims, processes, facts } = kill;
+        let Some(first) = victims.first().map(|victim| (victim.kill.victim, victim.killed_at_boot_ns)) else {
+            return false;
+        };
+        victims.retain(|victim| self.is_unreported(victim));
+        if victims.is_empty() {
+            return false;
+        }
+        self.merge_delivered(&processes, first.1);
+        self.keep_facts(first.0, facts);
+        let scan = self.prepare_delivered(first.0, first.1, now_ns);
+        self.attribute_delivered(first.0, victims, now_ns);
+        scan
+    }
+
+    fn prepare_delivered(&mut self, victim: ProcessKey, at_ns: u64, now_ns: u64) -> bool {
+        if self.is_held {
+            self.hold_victim(victim, None);
+            return false;
+        }
+        self.note_ancestors(victim, at_ns, now_ns);
+        self.wants_scan(now_ns)
+    }
+
+    /// Whether neither the node nor the counter led to a report of this kill.
+    fn is_unreported(&mut self, victim: &Victim) -> bool {
+        let at_ns = victim.killed_at_boot_ns;
+        if self.reported.contains(&victim.kill.victim) {
+            self.inference.settle_reported(at_ns);
+            return false;
+        }
+        // The kernel counts each process that it marks, not one that only shares the memory of another.
+        let is_counted = victim.co_victim_of.is_none() || victim.is_group_kill;
+        !is_counted || self.inference.settle(at_ns)
+    }
+
+    fn attribute_delivered(&mut self, first: ProcessKey, victims: Vec<Victim>, now_ns: u64) {
+        let (firsts, members): (Vec<Victim>, Vec<Victim>) =
+            victims.into_iter().partition(|victim| victim.kill.victim == first);
+        let until_ns = now_ns.saturating_add(MEMBERS_KEPT_NS);
+        let deferred = |victim| DeferredReport { victim: Box::new(victim), until_ns, not_before_ns: now_ns };
+        self.co_victims.extend(members.into_iter().map(deferred));
+        for victim in firsts {
+            self.attributed(Attribution::Oom(Box::new(victim)), now_ns);
+        }
+        self.release_co_victims(now_ns);
+    }
+
+    /// Adds what the own history does not know: its snapshots may have missed a process, or a parent that is gone.
+    fn merge_delivered(&mut self, processes: &[DeliveredProcess], at_ns: u64) {
+        for process in processes {
+            let key = process.exec.process;
+            let is_new = self.history.find(key).is_none();
+            let started = |what| TraceEvent { at_boot_ns: key.start_boot_ns(), what };
+            self.history.fold_event(&started(Trace::Fork(Fork { child: key, parent_pid: process.parent_pid })));
+            if is_new {
+                self.history.fold_event(&started(Trace::Exec(process.exec.clone())));
+            }
+            if process.is_gone {
+                let exit = Trace::Exit(ProcessExit { process: key });
+                self.history.fold_event(&TraceEvent { at_boot_ns: at_ns, what: exit });
+            }
+        }
+    }
+}

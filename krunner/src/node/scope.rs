@@ -1,0 +1,260 @@
+//! What a peer may know of a kill. Pure: identities are passed in.
+//!
+//! | the peer's PID namespace | it sees kills in | PIDs are |
+//! |---|---|---|
+//! | its own | that namespace and those below | those of that namespace |
+//! | the host's | its memory cgroup and those below | those of the host |
+//!
+//! Ancestors, trigger and co-victims are named only if they are within the same scope. A chain of ancestors ends at the first
+//! one outside. An ancestor's PID namespace is the victim's or one above (`pidns_install`, `kernel/pid_namespace.c`), so it is
+//! found in the victim's IDs, which the kernel gave at the kill.
+
+use std::cell::OnceCell;
+
+use super::identity::{HostIdentity, PeerIdentity};
+use crate::monitor::node::{MAX_CMDLINE_BYTES, MAX_VICTIMS, NodeAncestor, NodeKill, NodeProcess, NodeVictim};
+use crate::monitor::{Actor, KillEvidence, LimitHit, LimitScope, OomReport, ProcessInfo, ProcessKey, TracedVictim};
+
+/// Inode number of the initial PID namespace (`PROC_PID_INIT_INO`, `include/linux/proc_ns.h`).
+const INIT_PID_NAMESPACE: u32 = 0xEFFF_FFFC;
+
+/// PID namespaces below the initial one that a kill record holds (`NamespaceIds` of `krunner-common`).
+const MAX_LEVEL: usize = 4;
+
+/// The kills that a peer may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PeerScope {
+    /// The peer's PID namespace, unless it is the host's.
+    namespace: Option<u32>,
+    /// The peer's memory cgroup.
+    cgroup: String,
+}
+
+/// Why a peer has no scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PeerScopeError {
+    /// A kill record does not hold the peer's namespace.
+    #[error("the peer is more than {MAX_LEVEL} PID namespaces below the host's")]
+    TooDeep,
+    /// The scope would be the whole machine.
+    #[error("in the host's PID namespace and the root memory cgroup, only root may see OOM kills")]
+    WholeMachine,
+}
+
+/// A kill with what is known on the host. Identities are looked up at most once, and only if a peer may see the kill.
+pub(super) struct HostKill<'a> {
+    report: &'a OomReport,
+    evidence: &'a KillEvidence,
+    find: &'a dyn Fn(Named) -> Option<HostIdentity>,
+    identities: OnceCell<Identities>,
+}
+
+/// A process to identify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    /// With its start time.
+    Process(ProcessKey),
+    /// By its PID at that time, in nanoseconds since boot.
+    At(u32, u64),
+}
+
+struct Identities {
+    trigger: Option<HostIdentity>,
+    ancestors: Vec<HostIdentity>,
+}
+
+impl<'a> HostKill<'a> {
+    pub(super) fn new(
+        report: &'a OomReport,
+        evidence: &'a KillEvidence,
+        find: &'a dyn Fn(Named) -> Option<HostIdentity>,
+    ) -> Self {
+        Self { report, evidence, find, identities: OnceCell::new() }
+    }
+
+    /// Number of processes that died.
+    pub(super) fn victims(&self) -> u64 {
+        self.evidence.victims.len() as u64
+    }
+
+    fn cgroup(&self) -> Option<&str> {
+        self.report.cgroup.as_ref().map(|cgroup| cgroup.path.as_str())
+    }
+
+    fn identities(&self) -> &Identities {
+        self.identities.get_or_init(|| {
+            let at_ns = self.report.killed_at_boot_ns;
+            let trigger = self.report.trigger.as_ref();
+            let ancestors = self.report.ancestors.iter();
+            Identities {
+                trigger: trigger.and_then(|trigger| (self.find)(Named::At(trigger.pid, at_ns))),
+                // A chain with a gap would name the wrong parent.
+                ancestors: ancestors.map_while(|process| (self.find)(Named::Process(process.key()))).collect(),
+            }
+        })
+    }
+
+    fn info(&self, key: ProcessKey) -> Option<&ProcessInfo> {
+        let members = self.report.members.iter().map(|member| &member.process);
+        std::iter::once(&self.report.victim.process).chain(members).find(|process| process.key() == key)
+    }
+}
+
+impl PeerScope {
+    /// The scope of a peer.
+    pub(super) fn of(peer: &PeerIdentity) -> Result<Self, PeerScopeError> {
+        Self::new(&peer.identity, peer.uid)
+    }
+
+    fn new(peer: &HostIdentity, uid: u32) -> Result<Self, PeerScopeError> {
+        let namespace = Some(peer.namespace).filter(|inode| *inode != INIT_PID_NAMESPACE);
+        if peer.pids.len() > 1 + MAX_LEVEL {
+            return Err(PeerScopeError::TooDeep);
+        }
+        if namespace.is_none() && peer.cgroup == "/" && uid != 0 {
+            return Err(PeerScopeError::WholeMachine);
+        }
+        Ok(Self { namespace, cgroup: peer.cgroup.clone() })
+    }
+
+    /// Whether the peer runs on the host, in no PID namespace of its own.
+    pub(super) fn is_on_host(&self) -> bool {
+        self.namespace.is_none()
+    }
+
+    /// The peer's memory cgroup.
+    pub(super) fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
+    /// What the peer may see, for operators. Equal for peers with equal scopes.
+    pub(super) fn describe(&self) -> String {
+        self.namespace.map_or_else(|| format!("cgroup {}", self.cgroup), |inode| format!("pid:[{inode}]"))
+    }
+
+    /// What the peer may know of this kill; `None` if no victim is within the scope.
+    #[must_use]
+    pub(super) fn view(&self, kill: &HostKill<'_>) -> Option<NodeKill> {
+        let cgroup = kill.cgroup();
+        let victims: Vec<NodeVictim> = kill
+            .evidence
+            .victims
+            .iter()
+            .filter_map(|victim| Self::victim(victim, self.victim_pid(victim, cgroup)?, kill.info(victim.kill.victim)))
+            .take(MAX_VICTIMS)
+            .collect();
+        let first = kill.evidence.victims.first()?;
+        let is_first_inside = self.victim_pid(first, cgroup).is_some();
+        if victims.is_empty() {
+            return None;
+        }
+        let trigger = self.trigger(kill, first);
+        let below = |path: &str| below(&self.cgroup, path).map(str::to_owned);
+        let limit = kill.evidence.facts.limit.as_ref().map(|limit| self.limit(limit, trigger.is_none()));
+        let is_ours = |limit: &LimitHit| matches!(limit.scope, LimitScope::Container | LimitScope::Inner);
+        Some(NodeKill {
+            victims,
+            is_group_kill: first.is_group_kill,
+            trigger,
+            ancestors: if is_first_inside { self.ancestors(kill, first) } else { Vec::new() },
+            cgroup: cgroup.and_then(below),
+            usage: kill.evidence.facts.usage.clone().filter(|_| limit.as_ref().is_some_and(is_ours)),
+            limit,
+        })
+    }
+
+    /// The victim's PID as the peer sees it; `None` if it is outside.
+    fn victim_pid(&self, victim: &TracedVictim, cgroup: Option<&str>) -> Option<u32> {
+        match self.namespace {
+            Some(inode) => victim.kill.namespaces.iter().find(|id| id.inode == inode).map(|id| id.pid),
+            None => below(&self.cgroup, cgroup?).map(|_| victim.kill.victim.pid),
+        }
+    }
+
+    /// The PID of another process of a kill as the peer sees it; `None` if it is outside.
+    fn pid_of(&self, process: &HostIdentity, victim: &TracedVictim) -> Option<u32> {
+        let Some(inode) = self.namespace else {
+            return below(&self.cgroup, &process.cgroup).and_then(|_| process.pids.first().copied());
+        };
+        let level_of = |inode: u32| victim.kill.namespaces.iter().position(|id| id.inode == inode);
+        let (own, other) = (level_of(inode)?, level_of(process.namespace)?);
+        // The first entry of both lists is one level below the host's.
+        if other >= own { process.pids.get(own + 1).copied() } else { None }
+    }
+
+    fn trigger(&self, kill: &HostKill<'_>, first: &TracedVictim) -> Option<Actor> {
+        let trigger = kill.report.trigger.as_ref()?;
+        let victim = kill.evidence.victims.iter().find(|victim| victim.kill.victim.pid == trigger.pid);
+        let pid = match victim {
+            Some(victim) => self.victim_pid(victim, kill.cgroup()),
+            None => self.pid_of(kill.identities().trigger.as_ref()?, first),
+        };
+        Some(Actor { pid: pid?, name: trigger.name.clone() })
+    }
+
+    fn ancestors(&self, kill: &HostKill<'_>, first: &TracedVictim) -> Vec<NodeAncestor> {
+        let known = kill.report.ancestors.iter().zip(&kill.identities().ancestors);
+        let inside = known.map_while(|(process, identity)| {
+            let pid = self.pid_of(identity, first)?;
+            Some(NodeAncestor { process: node_process(process, pid), exited: process.exited })
+        });
+        inside.collect()
+    }
+
+    fn victim(victim: &TracedVictim, pid: u32, info: Option<&ProcessInfo>) -> Option<NodeVictim> {
+        let kill = &victim.kill;
+        Some(NodeVictim {
+            process: NodeProcess { name: kill.name.clone(), ..node_process(info?, pid) },
+            uid: kill.uid,
+            oom_score_adj: kill.oom_score_adj,
+            memory: kill.memory,
+            killed_at_boot_ns: victim.killed_at_boot_ns,
+            exited_at_boot_ns: victim.exited_at_boot_ns,
+            is_co_victim: victim.co_victim_of.is_some(),
+        })
+    }
+
+    fn limit(&self, limit: &LimitHit, is_trigger_outside: bool) -> LimitHit {
+        limit_seen_from(&self.cgroup, &LimitHit { is_trigger_outside: Some(is_trigger_outside), ..limit.clone() })
+    }
+}
+
+/// The limit as seen from this cgroup, with a path relative to it.
+#[must_use]
+pub(super) fn limit_seen_from(cgroup: &str, limit: &LimitHit) -> LimitHit {
+    let Some(path) = limit.path.as_deref().filter(|_| limit.scope != LimitScope::Machine) else {
+        return LimitHit { path: None, ..limit.clone() };
+    };
+    let (scope, path) = match below(cgroup, path) {
+        Some("") => (LimitScope::Container, Some(String::new())),
+        Some(inner) => (LimitScope::Inner, Some(inner.to_owned())),
+        None if below(path, cgroup).is_some() => (LimitScope::Above, None),
+        None => (LimitScope::Beside, None),
+    };
+    LimitHit { scope, path, ..limit.clone() }
+}
+
+/// What follows `base` in `path`, without a slash at its start; empty if both are the same cgroup.
+fn below<'path>(base: &str, path: &'path str) -> Option<&'path str> {
+    let rest = path.strip_prefix(base.trim_end_matches('/'))?;
+    match rest.strip_prefix('/') {
+        Some(rest) => Some(rest),
+        None => rest.is_empty().then_some(rest),
+    }
+}
+
+fn node_process(process: &ProcessInfo, pid: u32) -> NodeProcess {
+    let bytes = &process.cmdline.bytes;
+    let kept = &bytes[..bytes.len().min(MAX_CMDLINE_BYTES)];
+    NodeProcess {
+        pid,
+        start_ticks: process.start_ticks,
+        name: process.name.to_string(),
+        cmdline: String::from_utf8_lossy(kept).into_owned(),
+        cmdline_is_cut: process.cmdline_is_cut || kept.len() < bytes.len(),
+    }
+}
+
+#[cfg(test)]
+#[path = "scope_tests.rs"]
+pub(super) mod tests;

@@ -1,0 +1,166 @@
+//! Tests of the scope: what crosses it, and that nothing else does.
+
+use std::cell::Cell;
+
+use serde_json::json;
+
+use super::*;
+use crate::monitor::node::encode;
+
+const PEER: u32 = 40;
+const NESTED: u32 = 41;
+const OTHER: u32 = 50;
+
+/// A kill of host process 1000, which is 7 in the peer's namespace and 2 in one below. Its ancestors on the host are 900 (5
+/// there), 800 (1 there) and 700, which belongs to the host.
+pub(in crate::node) fn report() -> OomReport {
+    let process = |pid: u32, name: &str| json!({"pid": pid, "start_ticks": 31, "name": name, "cmdline": format!("{name} --arg"), "vm_bytes": 1, "rss_bytes": 1});
+    let mut victim = process(1000, "hog");
+    for field in ["uid", "oom_score_adj", "anon_bytes", "file_bytes", "shmem_bytes", "swap_bytes", "pgtables_bytes"] {
+        victim[field] = json!(null);
+    }
+    let report = json!({
+        "confidence": "confirmed", "tracer": "bpf", "time": "2026-01-01T00:00:00Z", "killed_at_boot_ns": 5_000_000_000_u64,
+        "exited_at_boot_ns": null, "victim": victim, "with_pid": null,
+        "trigger": {"pid": 900, "name": "worker"},
+        "ancestors": [process(900, "worker"), process(800, "init"), process(700, "secret-host")],
+        "cgroup": {"path": "/pod/a/job", "version": 1, "limit_bytes": 9, "usage_bytes": 9, "oom_kill_count": 1},
+    });
+    serde_json::from_value(report).unwrap()
+}
+
+pub(in crate::node) fn evidence(namespaces: &[(u32, u32)]) -> KillEvidence {
+    let limit = json!({"scope": "machine", "kind": "memory", "path": "/pod/a", "limit_bytes": 9, "usage_bytes": 9,
+        "is_trigger_outside": null, "is_exact": true});
+    let memory = json!({"vm_bytes": 1, "anon_bytes": 1, "file_bytes": 0, "shmem_bytes": 0, "swap_bytes": 0, "pgtables_bytes": 0});
+    let namespaces: Vec<_> = namespaces.iter().map(|(inode, pid)| json!({"inode": inode, "pid": pid})).collect();
+    let kill = json!({"victim": {"pid": 1000, "start_ticks": 31}, "name": "hog", "uid": 0, "oom_score_adj": 0,
+        "source": "Kernel", "sender": null, "memory": memory, "memory_map": 0xffff_8888_0000_u64, "cgroup_id": 3, "limit": null,
+        "already_pending": false, "namespaces": namespaces});
+    let limit: LimitHit = serde_json::from_value(limit).unwrap();
+    let victim = TracedVictim {
+        tracer: crate::monitor::TracerKind::Bpf,
+        kill: serde_json::from_value(kill).unwrap(),
+        confidence: crate::monitor::Confidence::Confirmed,
+        co_victim_of: None,
+        is_group_kill: false,
+        trigger: None,
+        killed_at_boot_ns: 5_000_000_000,
+        exited_at_boot_ns: None,
+    };
+    let mut evidence = KillEvidence { victims: vec![victim], facts: crate::monitor::MemoryFacts::default() };
+    evidence.facts.limit = Some(LimitHit { scope: LimitScope::Container, ..limit });
+    evidence
+}
+
+fn identity(pids: &[u32], namespace: u32, cgroup: &str) -> HostIdentity {
+    HostIdentity { pids: pids.to_vec(), namespace, cgroup: cgroup.to_owned() }
+}
+
+/// The processes on the host.
+pub(in crate::node) fn find(named: Named) -> Option<HostIdentity> {
+    let pid = match named {
+        Named::Process(key) => key.pid,
+        Named::At(pid, _) => pid,
+    };
+    Some(match pid {
+        900 => identity(&[900, 5], PEER, "/pod/a"),
+        800 => identity(&[800, 1], PEER, "/pod/a"),
+        700 => identity(&[700], INIT_PID_NAMESPACE, "/"),
+        _ => return None,
+    })
+}
+
+pub(in crate::node) fn scope(namespace: u32, level: usize, cgroup: &str) -> PeerScope {
+    PeerScope::new(&identity(&vec![9; level + 1], namespace, cgroup), 1000).unwrap()
+}
+
+fn view(scope: &PeerScope, namespaces: &[(u32, u32)]) -> Option<NodeKill> {
+    let (report, evidence) = (report(), evidence(namespaces));
+    scope.view(&HostKill::new(&report, &evidence, &find))
+}
+
+#[test]
+fn peer_sees_a_kill_in_its_namespace_with_its_own_numbers() {
+    for (namespaces, pid) in [(&[(PEER, 7)][..], 7), (&[(PEER, 7), (NESTED, 2)], 7)] {
+        let view = view(&scope(PEER, 1, "/pod/a"), namespaces).unwrap();
+        assert_eq!(view.victims[0].process.pid, pid);
+        let ancestors: Vec<u32> = view.ancestors.iter().map(|ancestor| ancestor.process.pid).collect();
+        assert_eq!(ancestors, [5, 1], "up to the first one outside");
+        assert_eq!(view.trigger.unwrap().pid, 5);
+        assert_eq!((view.cgroup.as_deref(), view.limit.as_ref().unwrap().scope), (Some("job"), LimitScope::Container));
+    }
+}
+
+#[test]
+fn peer_in_a_nested_namespace_sees_itself_only() {
+    let nested = view(&scope(NESTED, 2, "/pod/a"), &[(PEER, 7), (NESTED, 2)]).unwrap();
+    assert_eq!((nested.victims[0].process.pid, nested.ancestors.len(), nested.trigger), (2, 0, None));
+    assert_eq!(nested.limit.unwrap().is_trigger_outside, Some(true));
+    assert_eq!(view(&scope(NESTED, 2, "/pod/a"), &[(PEER, 7)]), None, "a kill above it");
+}
+
+#[test]
+fn other_tenants_see_nothing_and_cause_no_lookup() {
+    let lookups = Cell::new(0);
+    let counted = |named| {
+        lookups.set(lookups.get() + 1);
+        find(named)
+    };
+    let (report, evidence) = (report(), evidence(&[(PEER, 7)]));
+    let kill = HostKill::new(&report, &evidence, &counted);
+    for other in
+        [scope(OTHER, 1, "/pod/a"), scope(INIT_PID_NAMESPACE, 0, "/pod/b"), scope(INIT_PID_NAMESPACE, 0, "/pod/a/jo")]
+    {
+        assert_eq!(other.view(&kill), None, "{other:?}");
+    }
+    assert_eq!(lookups.get(), 0);
+}
+
+#[test]
+fn peer_in_the_hosts_namespace_sees_its_cgroup_and_below() {
+    let view = view(&scope(INIT_PID_NAMESPACE, 0, "/pod/a"), &[(PEER, 7)]).unwrap();
+    assert_eq!((view.victims[0].process.pid, view.ancestors.len()), (1000, 2));
+    assert_eq!(view.cgroup.as_deref(), Some("job"));
+}
+
+#[test]
+fn limits_are_seen_from_the_peers_cgroup() {
+    let scope = |cgroup: &str| {
+        let limit = view(&scope(PEER, 1, cgroup), &[(PEER, 7)]).unwrap().limit.unwrap();
+        (limit.scope, limit.path)
+    };
+    assert_eq!(scope("/pod/a"), (LimitScope::Container, Some(String::new())));
+    assert_eq!(scope("/pod"), (LimitScope::Inner, Some("a".to_owned())));
+    assert_eq!(scope("/pod/a/job"), (LimitScope::Above, None));
+    assert_eq!(scope("/pod/ab"), (LimitScope::Beside, None));
+}
+
+#[test]
+fn nothing_of_the_host_is_in_the_bytes() {
+    let view = view(&scope(PEER, 1, "/pod/a"), &[(PEER, 7)]).unwrap();
+    let bytes = String::from_utf8(encode(&view)[4..].to_vec()).unwrap();
+    for foreign in ["secret-host", "/pod", "1000", "900", "800", "memory_map", "cgroup_id"] {
+        assert!(
+            !bytes.contains(&format!("{foreign}\"")) && !bytes.contains(&format!(":{foreign},")),
+            "{foreign}: {bytes}"
+        );
+    }
+    assert!(!bytes.contains("secret-host") && !bytes.contains("memory_map"), "{bytes}");
+}
+
+#[test]
+fn whole_machine_is_for_root_alone() {
+    let host = identity(&[9], INIT_PID_NAMESPACE, "/");
+    assert_eq!(PeerScope::new(&host, 1000), Err(PeerScopeError::WholeMachine));
+    assert!(PeerScope::new(&host, 0).is_ok_and(|scope| scope.is_on_host()));
+    assert_eq!(PeerScope::new(&identity(&[1; 6], PEER, "/a"), 0), Err(PeerScopeError::TooDeep));
+}
+
+#[test]
+fn cgroup_paths_are_compared_by_steps() {
+    assert_eq!(below("/a", "/a"), Some(""));
+    assert_eq!(below("/a", "/a/b/c"), Some("b/c"));
+    assert_eq!(below("/", "/a"), Some("a"));
+    assert_eq!([below("/a", "/ab"), below("/a/b", "/a"), below("/a", "/b")], [None; 3]);
+}

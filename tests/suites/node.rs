@@ -1,0 +1,172 @@
+//! `krunner node` and the runners of plain containers: every kill is confirmed in the right one, by its own numbers.
+
+use krunner_tests::cgroup::Cgroup;
+use krunner_tests::container::{self, HELPER, KRUNNER, Spec};
+use krunner_tests::node::{Node, RUN_FOLDER};
+use krunner_tests::{host, require, wait};
+use serde_json::{Value, json};
+
+use crate::contained::{Contained, SEEN_MS, all, plain};
+use crate::oom::TOO_MUCH;
+
+/// Follows the reason in the log of a session that uses the node.
+const CONNECTED: &str = "the machine's OOM tracer (krunner node ";
+
+/// A container without privileges that has the node's socket.
+fn with_node(spec: Spec, node: &Node) -> Spec {
+    spec.bind(node.run_folder(), RUN_FOLDER)
+}
+
+/// A node and a session in a plain container that uses it.
+fn node_and_session(spec: impl FnOnce() -> Spec) -> Result<(Contained, Node), String> {
+    host::program("runc")?;
+    let node = Node::start()?;
+    let session = Contained::start(&with_node(spec(), &node))?;
+    session.runner.wait_for_log(&[CONNECTED]);
+    Ok((session, node))
+}
+
+#[test]
+fn plain_container_has_every_kill_confirmed() {
+    let (mut session, node) = require!(node_and_session(plain));
+    session.run_scenarios();
+    session.assert_reported("node", "confirmed");
+    for report in session.reports() {
+        let limit = &report["explanation"]["limit"];
+        assert_eq!((&limit["scope"], &limit["is_exact"]), (&json!("container"), &json!(true)), "{report}");
+        assert!(report["explanation"]["usage"]["total_bytes"].as_u64() > Some(0), "{report}");
+        assert_eq!(
+            report["ancestors"].as_array().and_then(|above| above.last()).map(|first| &first["pid"]),
+            Some(&json!(1))
+        );
+        assert!(report["victim"]["anon_bytes"].as_u64() > Some(0), "the kernel's figures: {report}");
+    }
+    let killed = session.container.cgroup().oom_kills();
+    assert!(node.status()["kills"].as_u64() >= Some(killed), "{}", node.status());
+}
+
+#[test]
+fn doctor_and_status_show_the_node() {
+    let (mut session, node) = require!(node_and_session(plain));
+    let told: Value = serde_json::from_str(&session.run(&format!("{KRUNNER} doctor --json"))).expect("JSON");
+    assert_eq!(told["tracer"], "node", "{told}");
+    let status = node.status();
+    let peers = status["peers"].as_array().expect("peers");
+    let scope = peers[0]["scope"].as_str().expect("a scope");
+    assert!(peers.len() == 1 && scope.starts_with("pid:["), "{status}");
+    let told = session.run(&format!("{KRUNNER} node status 2>&1; echo code $?"));
+    assert!(told.contains("the node's status is for root on the host") && told.ends_with("code 1\n"), "{told}");
+}
+
+#[test]
+fn log_and_metrics_have_the_kill_and_no_command_line() {
+    let (mut session, node) = require!(node_and_session(plain));
+    let told = session.run(&format!("{HELPER} eat {TOO_MUCH} --name leaky -- --password=hunter2"));
+    let (victim, name) = (all(&told, "victim")[0], session.container.cgroup().path().to_owned());
+    session.until_report_of(victim);
+    let folder = name.file_name().and_then(|name| name.to_str()).expect("a name");
+    let is_ours = |line: &Value| line["cgroup"]["path"].as_str().is_some_and(|path| path.contains(folder));
+    let line = wait::until("the node's line", || node.lines().into_iter().find(|line| is_ours(line)));
+    assert_eq!((&line["event"], &line["confidence"]), (&json!("oom_kill"), &json!("confirmed")), "{line}");
+    assert_eq!(line["explanation"]["limit"]["scope"], "container", "as the victim sees it: {line}");
+    assert!(!line.to_string().contains("hunter2"), "{line}");
+    let metrics = node.scrape();
+    assert!(!metrics.contains("hunter2") && metrics.contains("krunner_oom_kills_total{"), "{metrics}");
+    assert!(metrics.contains("application/openmetrics-text") && metrics.trim_end().ends_with("# EOF"), "{metrics}");
+}
+
+/// Two tenants at once, who have the same node.
+#[track_caller]
+fn keep_apart(spec: impl Fn() -> Spec) {
+    const TENANTS: [&str; 2] = ["tenant-a", "tenant-b"];
+    let node = require!(Node::start());
+    let first = require!(container::available().and_then(|()| Cgroup::for_container()));
+    let second = first.beside().expect("a cgroup beside the first");
+    let spec = with_node(spec(), &node);
+    let mut sessions = [first, second].map(|cgroup| Contained::start_in(&spec, cgroup));
+    for session in &sessions {
+        session.runner.wait_for_log(&[CONNECTED]);
+    }
+    for (session, tenant) in sessions.iter_mut().zip(TENANTS) {
+        let hog = format!("{HELPER} eat {TOO_MUCH} --after-ms 300 -- {tenant}");
+        session.raw.op("exec", &format!("sh -c 'sleep 600; : {tenant}' & {hog}; {hog}; kill $!"));
+    }
+    for session in &mut sessions {
+        session.victims = all(&session.raw.read_runs(1).stdout(), "victim");
+        assert_eq!((session.victims.len(), session.container.cgroup().oom_kills()), (2, 2));
+    }
+    for ((session, own), other) in sessions.iter_mut().zip(TENANTS).zip(TENANTS.iter().rev()) {
+        session.assert_reported("node", "confirmed");
+        let told = [session.runner.stderr(), session.runner.read(".logs/oom.jsonl").unwrap_or_default()].concat();
+        assert!(told.contains(own) && !told.contains(other), "{own}: {told}");
+    }
+}
+
+#[test]
+fn two_tenants_are_kept_apart() {
+    keep_apart(plain);
+}
+
+#[test]
+fn two_tenants_in_the_hosts_pid_namespace_are_kept_apart() {
+    keep_apart(|| plain().host_pids());
+}
+
+#[test]
+fn killed_node_loses_no_kill_and_doubles_none() {
+    const ROUNDS: u64 = 5;
+    let (mut session, mut node) = require!(node_and_session(plain));
+    for round in 0..ROUNDS {
+        // Killed before, during and after a kill. The process is seen by a scan, so that it can be inferred.
+        let hog = format!("{HELPER} eat {TOO_MUCH} --after-ms {SEEN_MS}; echo code $?");
+        session.raw.op("exec", &hog);
+        std::thread::sleep(std::time::Duration::from_millis(SEEN_MS + 40 * round - 60));
+        node.kill();
+        let told = session.raw.read_runs(1).stdout();
+        assert!(told.contains("code 137"), "{told}");
+        session.victims.extend(all(&told, "victim"));
+        session.kill_seen();
+        node.kill_and_restart();
+        node.until_peers(1);
+        session.kill(&format!("eat {TOO_MUCH}"), 1);
+    }
+    session.kill_holder();
+    session.until_report_of(*session.victims.last().expect("the marker"));
+    session.until_accounted();
+    let reports = session.reports();
+    let mut told: Vec<u64> = reports.iter().filter_map(|report| report["victim"]["pid"].as_u64()).collect();
+    let mut killed: Vec<u64> = session.victims.iter().map(|pid| u64::from(*pid)).collect();
+    told.sort_unstable();
+    killed.sort_unstable();
+    assert_eq!(told, killed, "each once (left: reported; right: killed)");
+    let confirmed = reports.iter().filter(|report| report["tracer"] == "node").count() as u64;
+    println!("{confirmed} of {} confirmed", reports.len());
+    assert!(confirmed > ROUNDS, "those while it was there: {reports:#?}");
+}
+
+#[test]
+fn stopped_node_removes_its_socket() {
+    let mut node = require!(Node::start());
+    assert!(node.socket().exists());
+    assert_eq!(node.end(), Some(0), "{}", node.stderr());
+    assert!(!node.socket().exists());
+}
+
+#[test]
+fn systemd_is_told_that_the_node_is_ready_and_alive() {
+    let folder = tempfile::TempDir::with_prefix("krn-").expect("a temporary folder");
+    let path = folder.path().join("notify");
+    let notified = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+    notified.set_read_timeout(Some(wait::PATIENCE)).expect("a timeout");
+    let environment = [("NOTIFY_SOCKET", path.as_os_str()), ("WATCHDOG_USEC", "400000".as_ref())];
+    let _node = require!(Node::start_with(&environment));
+    let hear = || {
+        let mut bytes = [0; 64];
+        let length = notified.recv(&mut bytes).expect("a message");
+        String::from_utf8_lossy(&bytes[..length]).trim().to_owned()
+    };
+    let mut told: Vec<String> = (0..4).map(|_| hear()).collect();
+    told.dedup();
+    told.sort();
+    assert_eq!(told, ["READY=1", "WATCHDOG=1"]);
+}
