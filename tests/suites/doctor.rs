@@ -88,7 +88,7 @@ fn root_has_bpf_and_reads_why() {
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines.iter().any(|line| line.starts_with("ok       capabilities      ")), "{text}");
     assert!(lines.last().expect("a last line").starts_with("tracer: bpf;"), "{text}");
-    assert_eq!(lines.len(), 20, "a line for each check and one for the tracer\n{text}");
+    assert_eq!(lines.len(), 21, "a line for each check and one for the tracer\n{text}");
 }
 
 #[test]

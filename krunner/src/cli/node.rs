@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::args::{NodeArgs, NodeCommand, NodeStatusArgs};
 use super::async_runtime::in_runtime;
@@ -40,6 +41,7 @@ fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     if !MonitorSetup::is_on_host() {
         bail!("the node must run in the host's PID namespace (Kubernetes: hostPID: true; Docker: --pid=host)");
     }
+    raise_descriptor_limit();
     let setup = MonitorSetup::detect(ScopeRequest::All, BpfPolicy::Auto, ProgramLog::Off);
     let place = |file| JournalPath::of_file(file).context("cannot write the journal (--log)");
     let config = NodeConfig {
@@ -58,6 +60,14 @@ fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
         stderr.flush(FLUSH_PATIENCE).await;
         ended
     })
+}
+
+/// A peer takes three descriptors, and the usual soft limit is 1,024 (`select(2)`, which nothing here uses).
+fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Up to the hard limit it is always allowed.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 async fn until_signal(setup: MonitorSetup, config: NodeConfig, stdout: Writer) -> anyhow::Result<ExitCode> {

@@ -9,7 +9,7 @@ use std::{future, io};
 use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::connection::{self, ConnectionChange, ConnectionEvent};
 use super::identity::{HostIdentity, IdentityError, PeerIdentity, identity_at, identity_of};
@@ -166,6 +166,7 @@ impl NodeServer {
     ) -> Result<(), ServeError> {
         let [mut alive, mut summary] = [ALIVE_INTERVAL, SUMMARY_INTERVAL].map(ticks);
         let mut watchdog = notify::watchdog_interval().map(ticks);
+        let mut accept_from = Instant::now();
         loop {
             let input = tokio::select! {
                 // Kills first: connections must not delay them.
@@ -175,7 +176,7 @@ impl NodeServer {
                 _ = alive.tick() => NodeInput::Alive,
                 _ = summary.tick() => NodeInput::Summary,
                 () = next_tick(watchdog.as_mut()) => NodeInput::Watchdog,
-                stream = listener.accept() => NodeInput::Connected(stream),
+                stream = accept(listener, accept_from) => NodeInput::Connected(stream),
             };
             match input {
                 NodeInput::Monitor(Some(event)) => self.event(event)?,
@@ -183,7 +184,7 @@ impl NodeServer {
                 NodeInput::Connected(Ok(stream)) => self.connected(stream),
                 NodeInput::Connected(Err(error)) => {
                     tracing::warn!("cannot accept a connection: {error}");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    accept_from = Instant::now() + ACCEPT_PAUSE;
                 }
                 NodeInput::Connection(event) => self.connection(event),
                 NodeInput::Alive => self.peers.alive(),
@@ -318,6 +319,11 @@ fn find(named: Named) -> Option<HostIdentity> {
         Named::Process(process) => identity_of(process),
         Named::At(pid, at_boot_ns) => identity_at(pid, at_boot_ns),
     }
+}
+
+async fn accept(listener: &NodeListener, from: Instant) -> io::Result<UnixStream> {
+    sleep_until(from).await;
+    listener.accept().await
 }
 
 fn ticks(period: Duration) -> Interval {
