@@ -18,6 +18,7 @@ mod launch;
 mod monitor;
 mod mounts;
 pub mod node;
+pub mod node_vm;
 pub mod oom_matrix;
 pub mod pids;
 mod ports;

@@ -51,6 +51,8 @@ const PACKAGES: &[Package] = &[
         why: "the default seccomp profile of container engines",
     },
     Package { name: "qemu-system-x86", probe: Probe::Program(QEMU), why: "other kernels, in virtual machines" },
+    Package { name: "mmdebstrap", probe: Probe::Program("mmdebstrap"), why: "the root file system of a node" },
+    Package { name: "e2fsprogs", probe: Probe::Program("mke2fs"), why: "the disk of a node" },
     Package { name: "qemu-user", probe: Probe::Program(QEMU_AARCH64), why: "starts the binary for aarch64" },
     Package { name: "clang", probe: Probe::Program("clang"), why: "compiles the C of `ring` for aarch64" },
     Package {
@@ -96,6 +98,11 @@ pub(crate) const BUSYBOX: &str = "/bin/busybox";
 /// The first requirement of virtual machines that is missing here.
 pub(crate) fn missing_for_machines() -> Option<String> {
     missing_of(&["qemu-system-x86", "busybox-static"])
+}
+
+/// The first requirement of virtual machines with container engines that is missing here.
+pub(crate) fn missing_for_nodes() -> Option<String> {
+    missing_of(&["qemu-system-x86", "busybox-static", "mmdebstrap", "e2fsprogs"])
 }
 
 /// The first requirement of `cargo xtask dist` that is missing here.

@@ -2,7 +2,8 @@
 //!
 //! The order is tidy, the unit tests of all packages, the integration suites against the release binary, then the OOM matrix on
 //! this machine. `--all` also builds the release artifacts first, because suites test them, runs the OOM matrix on other kernels
-//! and audits dependencies. A failed part does not stop the next one; the end of the output summarizes all of them.
+//! and audits dependencies; `--engines` adds containers of real engines. A failed part does not stop the next one; the end of the
+//! output summarizes all of them.
 
 mod sanitize;
 
@@ -46,6 +47,7 @@ Examples:
   cargo xtask test survival:: report_order::
   cargo xtask test --all vm
   cargo xtask test --sanitize address
+  cargo xtask test --all --engines
   cargo xtask test --without oom_ --without survival::
 
 Exit codes: 0 success, 1 a test or check failed or could not run, 2 wrong usage.";
@@ -54,7 +56,8 @@ Exit codes: 0 success, 1 a test or check failed or could not run, 2 wrong usage.
 const MAX_RETRIED: usize = 10;
 
 /// The parts that `cargo test` does not run, each with its former name, which filters may still use.
-const OTHER_PARTS: [(&str, &str); 3] = [("oom-matrix", "battery"), ("vm", "vm"), ("audit", "supply")];
+const OTHER_PARTS: [(&str, &str); 4] =
+    [("oom-matrix", "battery"), ("vm", "vm"), ("engines", "node"), ("audit", "supply")];
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -66,6 +69,9 @@ pub(crate) struct Args {
     /// Instead, run the unit tests and the suites of whole sessions, built with a sanitizer
     #[arg(long, value_name = "SANITIZER", conflicts_with = "all")]
     sanitize: Option<Sanitizer>,
+    /// With --all: also try krunner in the containers of real engines, in a virtual machine (`cargo xtask vm --node`)
+    #[arg(long, requires = "all")]
+    engines: bool,
     #[command(flatten)]
     selection: Selection,
 }
@@ -161,13 +167,14 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 
     // After the suites, because load on the machine distorts what these measure.
     for (what, alias) in OTHER_PARTS {
-        if !args.wants(what) && !args.wants(alias) {
+        if !args.wants(what) && !args.wants(alias) || what == "engines" && !args.engines {
             continue;
         }
         step(what);
         let checks = match what {
             "oom-matrix" => oom_matrix::test(&env.krunner),
             "vm" if args.all => vm::test(),
+            "engines" => vm::test_engines(),
             "vm" => Ok(vm::skipped("takes minutes of emulation: run `cargo xtask vm`, or pass --all")),
             _ if args.all => audit::test(),
             _ => Ok(audit::skipped("may need to install cargo-deny: pass --all")),

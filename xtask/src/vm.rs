@@ -1,12 +1,14 @@
-//! `cargo xtask vm`: runs the OOM matrix on other kernels, in virtual machines.
+//! `cargo xtask vm`: runs the OOM matrix on other kernels, and real container engines on a node, in virtual machines.
 //!
 //! `kernels` fetches the kernels, `image` packs the initramfs (an archive written by `cpio`), `machine` boots a machine and
-//! reads its output. This module schedules the machines and summarizes their outcomes.
+//! reads its output (`qemu` is the process). `node` is a machine with container engines. This module schedules the machines and summarizes their outcomes.
 
 mod cpio;
 mod image;
 mod kernels;
 mod machine;
+mod node;
+mod qemu;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -38,6 +40,10 @@ Kernels are Debian packages. apt fetches them from the mirror that this machine 
 target/vm/kernels. VERSION is a prefix: 6.1, 6.12, 7 (the newest 7.x). To add another kernel, put it at \
 target/vm/kernels/VERSION/vmlinuz.
 
+--node builds a root file system of Debian trixie or bookworm with mmdebstrap, as root, in target/vm/nodes, and boots it with \
+systemd, cgroup v2 and two processors. In it Docker, podman, containerd (also as the kubelet asks for containers) and runc carry \
+out the recipes of krunner/dist and other containers, with real OOM kills.
+
 A case that a kernel cannot run is shown as n/a, with the reason. Delays are not checked because the processor is emulated.
 
 Examples:
@@ -45,6 +51,8 @@ Examples:
   cargo xtask vm --kernel 5.10 6.12 --only row group global
   cargo xtask vm --kernel 6.18 --verbose
   cargo xtask vm --json target/vm.json
+  cargo xtask vm --node
+  cargo xtask vm --node bookworm --only podman
 
 Exit codes: 0 all kernels pass, 1 a kernel fails or a machine stops early (the end of its console is printed), 2 wrong usage.";
 
@@ -55,7 +63,11 @@ pub(crate) struct Args {
     /// Boot these kernels
     #[arg(long, value_name = "VERSION", num_args = 1.., default_values_t = kernels::DEFAULT.map(str::to_owned))]
     kernel: Vec<String>,
-    /// Run only cases whose name contains one of these
+    /// Boot a node instead, a Debian with Docker, podman and containerd, and try krunner in their containers
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = node::SUITES[0])]
+    #[arg(value_parser = node::SUITES, conflicts_with_all = ["kernel", "cpus", "json", "verbose"])]
+    node: Option<String>,
+    /// Run only cases, or with --node containers, whose name contains one of these
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
     /// Processors per machine; by default one, and a second run of the group kills with two
@@ -102,6 +114,9 @@ impl Cases<'_> {
 
 /// Boots the kernels. Returns `false` when one fails.
 pub(crate) fn run(args: &Args) -> Result<bool> {
+    if let Some(suite) = &args.node {
+        return node::run(suite, &args.only);
+    }
     check_names(&args.only)?;
     if let Some(missing) = host::missing_for_machines() {
         bail!("{missing}; `cargo xtask test --all` installs it");
@@ -137,6 +152,11 @@ pub(crate) fn test() -> Result<Vec<Check>> {
         }
     }
     Ok(runs.iter().map(|run| check(&run.kernel.wanted, Ok(run.shortfalls()))).collect())
+}
+
+/// Tries the containers of real engines as part of `cargo xtask test --all --engines`.
+pub(crate) fn test_engines() -> Result<Vec<Check>> {
+    node::test(node::SUITES[0])
 }
 
 /// The same checks, skipped for this reason.

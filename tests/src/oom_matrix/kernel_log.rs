@@ -3,6 +3,7 @@
 //! `__oom_kill_process` (`mm/oom_kill.c`) logs each process that it chose and each member of a group kill. Processes that only
 //! share the victim's memory are not logged. PIDs are those of the initial PID namespace.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -18,7 +19,7 @@ const TOLERANCE_KIB: u64 = 256;
 
 /// `/dev/kmsg`, positioned at the end when it was opened.
 #[derive(Debug)]
-pub(super) struct KernelLog(File);
+pub struct KernelLog(File);
 
 /// A process that the kernel logged as killed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,13 +48,22 @@ impl Memory {
 
 impl KernelLog {
     /// Returns `None` where the log is unreadable or this process is not in the initial PID namespace.
-    pub(super) fn follow() -> Option<Self> {
+    pub fn follow() -> Option<Self> {
         /// The inode number is `PROC_PID_INIT_INO` (`include/linux/proc_ns.h`).
         const FIRST: &str = "pid:[4026531836]";
         std::fs::read_link("/proc/self/ns/pid").ok().filter(|link| link == Path::new(FIRST))?;
         let mut file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open("/dev/kmsg").ok()?;
         file.seek(SeekFrom::End(0)).ok()?;
         Some(Self(file))
+    }
+
+    /// The PIDs of the processes that were killed since the last call, each once.
+    ///
+    /// # Errors
+    /// If records were overwritten before they were read.
+    pub fn pids(&mut self) -> Result<BTreeSet<u32>, String> {
+        let logged = self.take().ok_or("the kernel log was overwritten")?;
+        Ok(logged.into_iter().map(|logged| logged.pid).collect())
     }
 
     /// Returns the kills since the last call; `None` if records were overwritten before they were read.

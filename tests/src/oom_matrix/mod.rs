@@ -25,6 +25,7 @@ mod scenario;
 mod scoring;
 mod table;
 
+pub use kernel_log::KernelLog;
 pub use outcome::{CaseResult, MonitorMode, Outcome, Score, Totals};
 pub use run::{Machine, MatrixPlan, names, run, shortfalls};
 pub use table::{kernels, table, unavailable};

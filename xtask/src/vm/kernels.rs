@@ -19,7 +19,7 @@ pub(super) const DEFAULT: [&str; 4] = ["5.10", "6.1", "6.12", "7"];
 /// The Debian suites that together have these kernels.
 const SUITES: &[&str] = &["bullseye", "bookworm", "bookworm-backports", "trixie-backports"];
 
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub(super) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A cached kernel.
 #[derive(Debug, Clone)]
@@ -183,7 +183,7 @@ fn output(command: &mut Command) -> Result<String> {
 }
 
 /// The Debian mirror in this machine's configuration.
-fn mirror() -> Result<String> {
+pub(super) fn mirror() -> Result<String> {
     let targets = |filter: &[&str]| -> Result<Vec<String>> {
         let mut command = Command::new("apt-get");
         command.args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]).args(filter);

@@ -9,20 +9,17 @@
 //!
 //! The processor is emulated (TCG), which needs no privileges and runs anywhere, at a tenth of the speed.
 
-use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
+use std::path::Path;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use krunner_tests::flaky::Retry;
 use krunner_tests::oom_matrix::Outcome;
 use serde::Deserialize;
 
 use super::kernels::Kernel;
+use super::qemu::Qemu;
 
 /// The deadline for booting. Takes 4 s on an idle machine.
 const BOOT: Duration = Duration::from_mins(1);
@@ -37,13 +34,10 @@ const SILENCE: Duration = Duration::from_mins(2);
 const WHOLE: Duration = Duration::from_mins(5);
 
 /// Enough for krunner while it reads the kernel's BTF twice. Scenarios use up the rest.
-const MEMORY_MIB: &str = "384";
+const MEMORY_MIB: u32 = 384;
 
 /// Two, so that a container's init can exit in parallel with the processes that die with it.
 pub(super) const GROUP_CPUS: usize = 2;
-
-/// Console lines in a failure message.
-const TAIL_LINES: usize = 25;
 
 /// A line on the second serial port.
 #[derive(Debug, Deserialize)]
@@ -99,7 +93,7 @@ pub(super) fn boot(
     loop {
         let mut machine = Machine::start(kernel, image, only, cpus, &console)?;
         let mut run = Run { release: None, outcomes: Vec::new(), problem: None, fault: None, took: Duration::ZERO };
-        run.fault = machine.listen(&mut run, &mut on_event).err().map(|fault| format!("{fault}\n{}", machine.tail()));
+        run.fault = machine.listen(&mut run, &mut on_event).err().map(|fault| format!("{fault}\n{}", machine.0.tail()));
         run.took = began.elapsed();
         match &run.fault {
             Some(fault) if run.release.is_none() && attempt < BOOTS => {
@@ -113,40 +107,15 @@ pub(super) fn boot(
     }
 }
 
-struct Machine {
-    qemu: Child,
-    lines: Receiver<String>,
-    console: PathBuf,
-}
+struct Machine(Qemu);
 
 impl Machine {
     fn start(kernel: &Kernel, image: &Path, only: &[String], cpus: usize, console: &Path) -> Result<Self> {
         // The kernel passes the arguments after `--` to init.
         let line = format!("console=ttyS0 quiet panic=-1 mitigations=off -- {}", only.join(" "));
-        let mut command = Command::new("qemu-system-x86_64");
-        // In QEMU 7.2, emulated cmpxchg16b sometimes corrupts the flags, and Linux 6.12 allocates memory with it.
-        command.args([
-            "-accel",
-            "tcg",
-            "-cpu",
-            "max,-cx16",
-            "-smp",
-            &cpus.to_string(),
-            "-m",
-            MEMORY_MIB,
-            "-no-reboot",
-            "-nic",
-            "none",
-        ]);
-        command.args(["-display", "none", "-monitor", "none", "-append", &line]);
-        command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(image);
-        command.args(["-serial", &format!("file:{}", console.display()), "-serial", "stdio"]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut qemu = command.spawn().context("cannot run qemu-system-x86_64")?;
-        let stdout = BufReader::new(qemu.stdout.take().context("no output")?);
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Ok(Self { qemu, lines, console: console.to_owned() })
+        let files = [("-kernel", &*kernel.image), ("-initrd", image), ("-append", Path::new(&line))];
+        let further = files.map(|(flag, value)| [flag.to_owned(), value.display().to_string()]).concat();
+        Qemu::start(cpus, MEMORY_MIB, console, &further).map(Self)
     }
 
     /// `Err` describes the fault.
@@ -155,7 +124,7 @@ impl Machine {
         loop {
             let patience = if run.release.is_none() { BOOT } else { SILENCE };
             let left = WHOLE.saturating_sub(began.elapsed());
-            let line = match self.lines.recv_timeout(patience.min(left)) {
+            let line = match self.0.line(patience.min(left)) {
                 Ok(line) => line,
                 Err(RecvTimeoutError::Timeout) if left <= patience => {
                     return Err(format!("did not finish within {} s", WHOLE.as_secs()));
@@ -192,21 +161,5 @@ impl Machine {
                 Event::Failed { reason } => return Err(reason),
             }
         }
-    }
-
-    fn tail(&self) -> String {
-        let bytes = fs::read(&self.console).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
-        let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n    ");
-        format!("  the end of the console ({}):\n    {tail}", self.console.display())
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // All outcomes have arrived, so a clean power-off does not matter.
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
     }
 }

@@ -1,0 +1,235 @@
+//! The container engines: how each starts a container, runs a program in it and removes it.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::command::{command, outcome, output, write};
+use crate::images::SESSION;
+
+/// The path of krunner in every image.
+pub(crate) const KRUNNER: &str = "/opt/kernel/krunner";
+
+/// The user's podman, with a session of systemd.
+pub(crate) const ROOTLESS: &[&str] = &[
+    "/usr/bin/setpriv",
+    "--reuid=1000",
+    "--regid=1000",
+    "--init-groups",
+    "--reset-env",
+    "env",
+    "--chdir=/",
+    "XDG_RUNTIME_DIR=/run/user/1000",
+    "DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/1000/bus",
+    "podman",
+];
+
+const CTR: &[&str] = &["ctr", "--namespace", "k8s.io"];
+
+/// What starts containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Docker,
+    Podman,
+    /// Podman of a user who is not root.
+    Rootless,
+    /// containerd, by its own client.
+    Ctr,
+    /// containerd, as the kubelet asks for containers.
+    Cri,
+    Runc,
+}
+
+/// How a container is described.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Launch {
+    /// A recipe, as it is.
+    Recipe(&'static str),
+    /// A recipe of a pod, whose containers are killed as a whole.
+    GroupRecipe(&'static str),
+    /// A session in a container with this memory limit and these flags.
+    Session { memory_mib: u64, flags: &'static [&'static str], command: &'static [&'static str] },
+}
+
+/// A running container.
+pub(crate) struct Container {
+    engine: Engine,
+    /// The engine's name for it, and for its pod.
+    id: String,
+    sandbox: String,
+    /// Its first process, in the machine's PID namespace.
+    pub(crate) pid: u32,
+}
+
+impl Engine {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+            Self::Rootless => "podman, rootless",
+            Self::Ctr => "ctr",
+            Self::Cri => "CRI",
+            Self::Runc => "runc",
+        }
+    }
+
+    /// The words before the arguments of its client.
+    fn client(self) -> &'static [&'static str] {
+        match self {
+            Self::Docker => &["docker"],
+            Self::Podman => &["podman"],
+            Self::Rootless => ROOTLESS,
+            Self::Ctr => CTR,
+            Self::Cri => &["python3", "cri.py"],
+            Self::Runc => &["runc"],
+        }
+    }
+
+    fn run(self, words: &[&str]) -> Result<String, String> {
+        output(&mut command(&[self.client(), words].concat()))
+    }
+
+    /// Starts a container and returns when its first process runs.
+    pub(crate) fn start(self, name: &str, launch: Launch) -> Result<Container, String> {
+        match (self, launch) {
+            (Self::Cri, Launch::Recipe(recipe)) => start_pod(&[recipe]),
+            (Self::Cri, Launch::GroupRecipe(recipe)) => start_pod(&[recipe, "--group", "--home", HOME]),
+            (Self::Docker, Launch::Recipe(recipe)) => {
+                output(&mut command(&["sh", recipe]))?;
+                self.started(name)
+            }
+            (_, Launch::Session { memory_mib, flags, command }) => self.start_session(name, memory_mib, flags, command),
+            _ => Err(format!("{} has no recipes", self.name())),
+        }
+    }
+
+    fn start_session(self, name: &str, mib: u64, flags: &[&str], words: &[&str]) -> Result<Container, String> {
+        let bytes = (mib << 20).to_string();
+        match self {
+            Self::Ctr => {
+                let image = format!("docker.io/{SESSION}");
+                let options = ["run", "--detach", "--memory-limit", &bytes];
+                self.run(&[&options[..], flags, &[&image, name], words].concat())?;
+            }
+            Self::Runc => {
+                bundle(mib, flags, words)?;
+                self.run(&["run", "--detach", "--bundle", BUNDLE, name])?;
+            }
+            _ => {
+                let options = ["run", "--detach", "--name", name, "--network", "none", "--memory", &bytes];
+                self.run(&[&options[..], flags, &[SESSION], words].concat())?;
+            }
+        }
+        self.started(name)
+    }
+
+    /// Removes what is left of a container that did not start.
+    pub(crate) fn forget(self, name: &str) {
+        let left = Container { engine: self, id: name.to_owned(), sandbox: String::new(), pid: 0 };
+        let _ = left.remove();
+    }
+
+    fn started(self, name: &str) -> Result<Container, String> {
+        let told = match self {
+            Self::Ctr => {
+                let tasks = self.run(&["tasks", "ls"])?;
+                let task = tasks.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
+                task.ok_or(tasks)?.split_whitespace().next().unwrap_or_default().to_owned()
+            }
+            Self::Runc => {
+                let state: Value =
+                    serde_json::from_str(&self.run(&["state", name])?).map_err(|error| error.to_string())?;
+                state["pid"].to_string()
+            }
+            _ => self.run(&["inspect", "--format", "{{.State.Pid}}", name])?,
+        };
+        let pid = told.trim().parse().map_err(|_| format!("{}: no PID: {told:?}", self.name()))?;
+        if pid == 0 {
+            return Err(format!("{name} has exited: {}", self.run(&["logs", name]).unwrap_or_else(|error| error)));
+        }
+        Ok(Container { engine: self, id: name.to_owned(), sandbox: String::new(), pid })
+    }
+}
+
+/// The home of sessions that outlives their containers.
+pub(crate) const HOME: &str = "/srv/home";
+
+fn start_pod(words: &[&str]) -> Result<Container, String> {
+    let told = output(&mut command(&[&["python3", "cri.py", "start"], words].concat()))?;
+    let told: Value = serde_json::from_str(&told).map_err(|error| format!("{error}: {told}"))?;
+    let text = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
+    let pid = told["pid"].as_u64().and_then(|pid| pid.try_into().ok()).ok_or("no PID")?;
+    Ok(Container { engine: Engine::Cri, id: text("container"), sandbox: text("sandbox"), pid })
+}
+
+impl Container {
+    /// Starts the container of a pod again, as the kubelet does after a crash.
+    pub(crate) fn restart(&self, recipe: &str) -> Result<Self, String> {
+        start_pod(&[recipe, "--group", "--home", HOME, "--in", &self.sandbox])
+    }
+
+    /// Runs a program in the container with the privileges that the engine gives, and returns its stdout.
+    pub(crate) fn exec(&self, words: &[&str]) -> Result<String, String> {
+        let options: &[&str] = match self.engine {
+            Engine::Ctr => &["tasks", "exec", "--exec-id", "doctor"],
+            _ => &["exec"],
+        };
+        let line = [self.engine.client(), options, &[&self.id], words].concat();
+        // `krunner doctor` exits with 1 where BPF is missing.
+        outcome(&mut command(&line)).map(|(_, stdout, _)| stdout)
+    }
+
+    /// What its first process printed.
+    pub(crate) fn logs(&self, log: &str) -> Result<String, String> {
+        match self.engine {
+            // `TIME STREAM TAG LINE` (kubernetes.io, CRI logging format).
+            Engine::Cri => {
+                let path = format!("/var/log/pods/{log}/log.0");
+                let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+                Ok(text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect::<Vec<_>>().join("\n"))
+            }
+            engine => engine.run(&["logs", &self.id]),
+        }
+    }
+
+    /// Kills what runs in it and removes it.
+    pub(crate) fn remove(&self) -> Result<(), String> {
+        let id = self.id.as_str();
+        match self.engine {
+            Engine::Docker => self.engine.run(&["rm", "--force", id]),
+            Engine::Podman | Engine::Rootless => self.engine.run(&["rm", "--force", "--time", "0", id]),
+            Engine::Ctr => self
+                .engine
+                .run(&["tasks", "rm", "--force", id])
+                .and_then(|_| self.engine.run(&["containers", "rm", id])),
+            Engine::Cri => self.engine.run(&["stop", &self.sandbox]),
+            Engine::Runc => self.engine.run(&["delete", "--force", id]),
+        }
+        .map(drop)
+    }
+}
+
+const BUNDLE: &str = "/opt/node/bundle";
+
+/// `runc spec` with a memory limit, and with these capabilities in every set.
+fn bundle(mib: u64, capabilities: &[&str], words: &[&str]) -> Result<(), String> {
+    let unpack = format!(
+        "rm -rf {BUNDLE}; mkdir -p {BUNDLE}; cp -a base {BUNDLE}/rootfs; cp dist/x86_64/krunner {BUNDLE}/rootfs{KRUNNER}
+         cd {BUNDLE}; runc spec"
+    );
+    output(&mut command(&["/bin/sh", "-ec", &unpack]))?;
+    let path = format!("{BUNDLE}/config.json");
+    let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    let mut config: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let process = &mut config["process"];
+    process["args"] = json!(words);
+    process["terminal"] = json!(false);
+    process["env"] = json!(["PATH=/opt/kernel:/bin"]);
+    for set in ["bounding", "effective", "permitted"] {
+        let names = process["capabilities"][set].as_array_mut().ok_or("no capabilities")?;
+        names.extend(capabilities.iter().map(|name| json!(name)));
+    }
+    config["root"]["readonly"] = json!(false);
+    config["linux"]["resources"]["memory"] = json!({ "limit": mib << 20 });
+    write(&path, &config.to_string())
+}

@@ -1,0 +1,135 @@
+//! The tests in a virtual machine of `cargo xtask vm --node`: real container engines under systemd and cgroup v2.
+//!
+//! ```text
+//!  tests.service ─▶ images (dist/Dockerfile) ─▶ a monitor of the node, from its recipe ───────────────┐ reports
+//!                     └─▶ for each trial: engine ─▶ container ─▶ session ─▶ OOM kills ─▶ reports ──┐  │
+//!                                                                kernel log (truth) ───────────────┴──┴─▶ /dev/ttyS1
+//! ```
+//!
+//! `trial` is the table of containers, `engine` how each engine is called, `session` drives a session from outside, `group` and
+//! `monitor` are what differs from it.
+
+#![forbid(unsafe_code)]
+
+mod command;
+mod engine;
+mod group;
+mod images;
+mod monitor;
+mod session;
+mod trial;
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use krunner_tests::node_vm::{ContainerOutcome, NodeEvent};
+
+use engine::{Engine, ROOTLESS};
+use monitor::Monitor;
+use trial::{REMAPPED, TRIALS, Trial};
+
+const LINE: &str = "/dev/ttyS1";
+
+/// Names of containers to try, one per line; empty for all.
+const ONLY: &str = "only";
+
+/// The monitor that runs beside the sessions.
+const MONITOR: &str = "recipes/docker/node-capabilities.sh";
+
+/// The others, one after the other.
+const MONITORS: &[(Engine, &str)] = &[
+    (Engine::Docker, "recipes/docker/node-privileged.sh"),
+    (Engine::Cri, "recipes/kubernetes/node-capabilities.yaml"),
+    (Engine::Cri, "recipes/kubernetes/node-privileged.yaml"),
+];
+
+fn main() -> ExitCode {
+    if fs::metadata(LINE).is_err() || fs::metadata("recipes").is_err() {
+        eprintln!("this program runs in a virtual machine of `cargo xtask vm --node`; it does nothing elsewhere");
+        return ExitCode::from(2);
+    }
+    let last = match run() {
+        Ok(()) => NodeEvent::Done,
+        Err(reason) => NodeEvent::Failed { reason },
+    };
+    emit(&last);
+    ExitCode::SUCCESS
+}
+
+fn run() -> Result<(), String> {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").map_err(|error| error.to_string())?;
+    emit(&NodeEvent::Booted { kernel: kernel.trim().to_owned() });
+    let only = fs::read_to_string(ONLY).unwrap_or_default();
+    let only: Vec<&str> = only.lines().collect();
+    let is_wanted = |name: &str| only.is_empty() || only.iter().any(|part| name.contains(part));
+    let wanted = |trials: &[Trial]| trials.iter().copied().filter(|trial| is_wanted(&trial.name())).collect::<Vec<_>>();
+    // On an emulated processor, small pages are slow to allocate and slow to free.
+    command::write("/sys/kernel/mm/transparent_hugepage/enabled", "always")?;
+
+    images::prepare()?;
+    let mut node = Monitor::start(Engine::Docker, MONITOR)?;
+    let (rootless, others): (Vec<Trial>, Vec<Trial>) =
+        wanted(TRIALS).into_iter().partition(|trial| trial.engine == Engine::Rootless);
+    for trial in others {
+        try_container(&mut node, || trial.run())?;
+    }
+    if is_wanted(group::CONTAINER) {
+        try_container(&mut node, group::run)?;
+    }
+    if !rootless.is_empty() {
+        images::prepare_rootless(ROOTLESS)?;
+    }
+    for trial in rootless {
+        try_container(&mut node, || trial.run())?;
+    }
+    node.kill()?;
+    report(node.end());
+    for (engine, recipe) in MONITORS.iter().filter(|(_, recipe)| is_wanted(recipe)) {
+        report(try_monitor(*engine, recipe));
+    }
+    let remapped = wanted(REMAPPED);
+    if !remapped.is_empty() {
+        images::remap()?;
+    }
+    for trial in remapped {
+        report(trial.run());
+    }
+    Ok(())
+}
+
+fn try_container(node: &mut Monitor, trial: impl FnOnce() -> ContainerOutcome) -> Result<(), String> {
+    report(trial());
+    node.take_note()
+}
+
+fn try_monitor(engine: Engine, recipe: &'static str) -> ContainerOutcome {
+    match Monitor::start(engine, recipe) {
+        Ok(mut monitor) => {
+            let killed = monitor.kill();
+            let mut outcome = monitor.end();
+            outcome.problems.extend(killed.err());
+            outcome
+        }
+        Err(problem) => ContainerOutcome {
+            engine: engine.name().to_owned(),
+            container: recipe.to_owned(),
+            problems: vec![problem],
+            ..Default::default()
+        },
+    }
+}
+
+fn report(outcome: ContainerOutcome) {
+    emit(&NodeEvent::Outcome { outcome });
+}
+
+/// Writes a line with one `write`, so that lines do not interleave.
+fn emit(event: &NodeEvent) {
+    let line = serde_json::to_string(event).expect("events are plain values");
+    let written =
+        OpenOptions::new().write(true).open(LINE).and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+    if let Err(error) = written {
+        eprintln!("{LINE}: {error}; {line}");
+    }
+}

@@ -1,0 +1,268 @@
+//! The containers that are tried, and how the reports of a session in one are scored.
+//!
+//! With BPF every process that the kernel logged is reported once, and no other. Without it as many reports as kills may arrive,
+//! each names a victim, and a process that lived for a second is among them.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use krunner_tests::node_vm::ContainerOutcome;
+use krunner_tests::oom_matrix::KernelLog;
+use serde_json::Value;
+
+use crate::engine::{Container, Engine, KRUNNER, Launch};
+use crate::session::Session;
+
+/// The name of every session's container.
+pub(crate) const NAME: &str = "session";
+
+/// MiB; little, and enough to load the tracer.
+const MEMORY_MIB: u64 = 96;
+
+/// MiB; the limit of the recipes of sessions.
+const RECIPE_MIB: u64 = 512;
+
+/// MiB beyond the limit that a process asks for.
+const TOO_MUCH_MIB: u64 = 64;
+
+/// A container and what its session promises.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trial {
+    pub(crate) engine: Engine,
+    pub(crate) container: &'static str,
+    launch: Launch,
+    /// `None`: as the recipe says.
+    promise: Option<Promise>,
+}
+
+/// What krunner must be able to do in a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Promise {
+    tracer: &'static str,
+    confidence: &'static str,
+}
+
+const BPF: Promise = Promise { tracer: "bpf", confidence: "confirmed" };
+const INFERRED: Promise = Promise { tracer: "snapshot", confidence: "inferred" };
+const PROMISES: [Promise; 2] = [BPF, INFERRED];
+
+const fn recipe(engine: Engine, container: &'static str, file: &'static str) -> Trial {
+    Trial { engine, container, launch: Launch::Recipe(file), promise: None }
+}
+
+const fn session(engine: Engine, container: &'static str, flags: &'static [&'static str], promise: Promise) -> Trial {
+    let launch = Launch::Session { memory_mib: MEMORY_MIB, flags, command: &[KRUNNER, "app"] };
+    Trial { engine, container, launch, promise: Some(promise) }
+}
+
+const CAPABILITIES: &[&str] = &["--cap-add", "BPF", "--cap-add", "PERFMON"];
+const AS_USER: &[&str] = &["--cap-add", "BPF", "--cap-add", "PERFMON", "--user", "1000:1000"];
+
+/// What the agent's own configuration of a container and `agent-docker-container-opts.json` come to.
+const AGENT: &[&str] = &[
+    "--init",
+    "--interactive",
+    "--tty",
+    "--memory-swap",
+    "100663296",
+    "--cap-add",
+    "IPC_LOCK",
+    "--cap-add",
+    "BPF",
+    "--cap-add",
+    "PERFMON",
+];
+
+/// Its entrypoint starts as root and becomes a user.
+const AS_AGENT: Trial = Trial {
+    engine: Engine::Docker,
+    container: "options of the agent",
+    launch: Launch::Session {
+        memory_mib: MEMORY_MIB,
+        flags: AGENT,
+        command: &["/bin/su", "work", "-c", "exec /opt/kernel/krunner app"],
+    },
+    promise: Some(BPF),
+};
+
+/// Every container with a session.
+pub(crate) const TRIALS: &[Trial] = &[
+    recipe(Engine::Docker, "session-plain.sh", "recipes/docker/session-plain.sh"),
+    recipe(Engine::Docker, "session-capabilities.sh", "recipes/docker/session-capabilities.sh"),
+    recipe(Engine::Docker, "session-privileged.sh", "recipes/docker/session-privileged.sh"),
+    AS_AGENT,
+    session(Engine::Docker, "root, plain", &[], INFERRED),
+    session(Engine::Docker, "root, two capabilities", CAPABILITIES, BPF),
+    recipe(Engine::Cri, "session-plain.yaml", "recipes/kubernetes/session-plain.yaml"),
+    recipe(Engine::Cri, "session-capabilities.yaml", "recipes/kubernetes/session-capabilities.yaml"),
+    recipe(Engine::Cri, "session-privileged.yaml", "recipes/kubernetes/session-privileged.yaml"),
+    session(Engine::Ctr, "plain", &[], INFERRED),
+    session(Engine::Ctr, "two capabilities", &["--cap-add", "CAP_BPF", "--cap-add", "CAP_PERFMON"], BPF),
+    session(Engine::Podman, "plain", &[], INFERRED),
+    session(Engine::Podman, "user, two capabilities", AS_USER, BPF),
+    session(Engine::Podman, "privileged", &["--privileged"], BPF),
+    session(Engine::Rootless, "plain", &[], INFERRED),
+    session(Engine::Rootless, "two capabilities", CAPABILITIES, INFERRED),
+    session(Engine::Runc, "plain", &[], INFERRED),
+    session(Engine::Runc, "two capabilities", &["CAP_BPF", "CAP_PERFMON"], BPF),
+];
+
+/// The containers of a Docker with `userns-remap`: BPF is not available in a user namespace.
+pub(crate) const REMAPPED: &[Trial] = &[
+    session(Engine::Docker, "userns-remap, plain", &[], INFERRED),
+    session(Engine::Docker, "userns-remap, two capabilities", CAPABILITIES, INFERRED),
+];
+
+impl Trial {
+    /// What selects it.
+    pub(crate) fn name(&self) -> String {
+        format!("{} {}", self.engine.name(), self.container)
+    }
+
+    fn promise(&self) -> Result<Promise, String> {
+        match (self.promise, self.launch) {
+            (Some(promise), _) => Ok(promise),
+            (None, Launch::Recipe(file)) => promise_of(file),
+            _ => Err("no promise".to_owned()),
+        }
+    }
+
+    /// The steps that end in kills. The last victim lives long enough for a scan to see it.
+    fn steps(&self) -> Vec<String> {
+        let limit = if let Launch::Session { memory_mib, .. } = self.launch { memory_mib } else { RECIPE_MIB };
+        let too_much = limit + TOO_MUCH_MIB;
+        let few = ["sleep 600 & kill -9 $!; wait $!".to_owned(), format!("victim bystanders 4 {too_much}")];
+        let more = ["eat", "thread-eat", "leader-gone", "orphan"].map(|kind| format!("victim {kind} {too_much}"));
+        let last = format!("victim eat {too_much} --after-ms 1500");
+        // Filling a recipe's limit takes seconds.
+        let more = if limit == RECIPE_MIB { &[][..] } else { &more[..] };
+        [&few[..], more, &[last]].concat()
+    }
+
+    /// Runs the container and scores its reports.
+    pub(crate) fn run(&self) -> ContainerOutcome {
+        let began = Instant::now();
+        let mut outcome = self.outcome();
+        if let Err(problem) = self.measure(&mut outcome) {
+            outcome.problems.push(problem);
+        }
+        outcome.seconds = began.elapsed().as_secs_f64();
+        outcome
+    }
+
+    fn outcome(&self) -> ContainerOutcome {
+        let (engine, container) = (self.engine.name().to_owned(), self.container.to_owned());
+        ContainerOutcome { engine, container, ..Default::default() }
+    }
+
+    fn measure(&self, outcome: &mut ContainerOutcome) -> Result<(), String> {
+        let promise = self.promise()?;
+        let started = self.engine.start(NAME, self.launch);
+        let container = started.inspect_err(|_| self.engine.forget(NAME))?;
+        let scored = self.score(&container, promise, outcome);
+        container.remove().and(scored)
+    }
+
+    fn score(&self, container: &Container, promise: Promise, outcome: &mut ContainerOutcome) -> Result<(), String> {
+        let mut log = KernelLog::follow().ok_or("the kernel log is not readable")?;
+        let mut session = Session::until_ready(container)?;
+        check_doctor(container, promise, outcome)?;
+        for step in self.steps() {
+            session.kill(&step, &mut log)?;
+        }
+        let reports = session.reports()?;
+        compare(&session.victims, session.logged, &reports, promise, outcome);
+        Ok(())
+    }
+}
+
+/// `krunner doctor` with the privileges that the engine gives agrees with the promise.
+fn check_doctor(container: &Container, promise: Promise, outcome: &mut ContainerOutcome) -> Result<(), String> {
+    let told = container.exec(&[KRUNNER, "doctor", "--json"])?;
+    let told: Value = serde_json::from_str(&told).map_err(|error| format!("doctor: {error}: {told}"))?;
+    told["tracer"].as_str().unwrap_or_default().clone_into(&mut outcome.tracer);
+    if outcome.tracer == promise.tracer {
+        return Ok(());
+    }
+    let checks = told["checks"].as_array().cloned().unwrap_or_default();
+    let missing: Vec<&Value> = checks.iter().filter(|check| check["state"] == "missing").collect();
+    Err(format!("doctor says {}, promised is {}: {missing:?}", outcome.tracer, promise.tracer))
+}
+
+/// A kill that the scenario did not expect is logged by the kernel, under a PID of another namespace: as many reports may
+/// name a process that it does not know.
+fn compare(victims: &BTreeSet<u64>, logged: u64, reports: &[Value], promise: Promise, outcome: &mut ContainerOutcome) {
+    let pids: Vec<u64> = reports.iter().filter_map(|report| report["victim"]["pid"].as_u64()).collect();
+    let distinct: BTreeSet<u64> = pids.iter().copied().collect();
+    let unknown = (pids.len() - distinct.intersection(victims).count()) as u64;
+    let unexpected = logged - victims.len() as u64;
+    outcome.kills = logged;
+    outcome.reported = pids.len() as u64;
+    outcome.wrong = unknown.saturating_sub(unexpected);
+    outcome.correct = outcome.reported - outcome.wrong;
+    outcome.confidence = confidences(reports);
+    let is_complete = promise != BPF || outcome.reported == logged;
+    if outcome.wrong > 0 || outcome.reported > logged || !is_complete {
+        outcome.problems.push(format!("killed: {victims:?} and {unexpected} more, reported: {pids:?}"));
+    }
+    outcome.problems.extend(reports.iter().filter_map(|report| broken_promise(report, promise)));
+}
+
+fn confidences(reports: &[Value]) -> String {
+    let all: BTreeSet<&str> = reports.iter().filter_map(|report| report["confidence"].as_str()).collect();
+    all.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+fn broken_promise(report: &Value, promise: Promise) -> Option<String> {
+    let is_kept = report["tracer"] == promise.tracer && report["confidence"] == promise.confidence;
+    (!is_kept).then(|| format!("promised {promise:?}: {report}"))
+}
+
+/// The labels or annotations of a recipe.
+fn promise_of(file: &str) -> Result<Promise, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+    let value = |name: &str| {
+        let (_, rest) = text.split_once(name)?;
+        let rest = rest.trim_start_matches(['=', ':', ' ']);
+        rest.split_whitespace().next().map(str::to_owned)
+    };
+    let told = (value("krunner/tracer"), value("krunner/confidence"));
+    let is_it = |promise: &&Promise| told == (Some(promise.tracer.to_owned()), Some(promise.confidence.to_owned()));
+    PROMISES.iter().find(is_it).copied().ok_or_else(|| format!("{file} promises {told:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn scored(promise: Promise, logged: u64, reported: &[u64]) -> ContainerOutcome {
+        let victims = BTreeSet::from([7, 8]);
+        let report = |pid: &u64| json!({ "victim": { "pid": pid }, "tracer": "bpf", "confidence": "confirmed" });
+        let reports: Vec<Value> = reported.iter().map(report).collect();
+        let mut outcome = ContainerOutcome::default();
+        compare(&victims, logged, &reports, promise, &mut outcome);
+        outcome
+    }
+
+    #[test]
+    fn bpf_reports_each_kill_once() {
+        let right = scored(BPF, 2, &[8, 7]);
+        assert_eq!((right.correct, right.wrong, right.problems), (2, 0, vec![]));
+        for (logged, reported) in [(2, &[7][..]), (2, &[7, 8, 9]), (2, &[7, 7]), (2, &[7, 9]), (3, &[7, 8])] {
+            assert_eq!(scored(BPF, logged, reported).problems.len(), 1, "{logged} kills, reported: {reported:?}");
+        }
+    }
+
+    #[test]
+    fn a_kill_beyond_the_scenario_may_have_any_name() {
+        assert_eq!(scored(BPF, 3, &[7, 8, 9]).problems, Vec::<String>::new());
+        assert_eq!(scored(BPF, 3, &[7, 9, 10]).wrong, 1);
+    }
+
+    #[test]
+    fn reports_keep_the_promise() {
+        assert_eq!(scored(INFERRED, 2, &[7]).problems.len(), 1, "it is confirmed");
+    }
+}

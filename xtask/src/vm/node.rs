@@ -1,0 +1,198 @@
+//! `cargo xtask vm --node`: real container engines in a virtual machine that is a node: Debian, systemd, cgroup v2, two
+//! processors.
+//!
+//! ```text
+//!  rootfs (mmdebstrap, cached) ─ disk ──┐
+//!  files (krunner, recipes) ─ initramfs ┴─▶ QEMU ─▶ systemd ─▶ tests/vm/node ─ JSON lines ─▶ table
+//! ```
+
+mod files;
+mod rootfs;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use krunner_tests::flaky::Retry;
+use krunner_tests::node_vm::{ContainerOutcome, NodeEvent};
+
+use super::qemu::Qemu;
+use crate::host;
+use crate::summary::Check;
+use crate::workspace::{step, target_dir};
+use files::Programs;
+use rootfs::Rootfs;
+
+/// Debian's suites that can be a node.
+pub(super) const SUITES: [&str; 2] = ["trixie", "bookworm"];
+
+/// The deadline for booting. Takes 12 s on an idle machine.
+const BOOT: Duration = Duration::from_mins(3);
+
+/// The deadline between two events. An engine's answer may take two minutes and a half.
+const SILENCE: Duration = Duration::from_mins(5);
+
+/// The deadline for the whole run.
+const WHOLE: Duration = Duration::from_mins(30);
+
+/// Docker and containerd take 250 MiB, and the recipes' sessions fill 512 MiB.
+const MEMORY_MIB: u32 = 1536;
+
+const CPUS: usize = 2;
+
+/// Nothing is shown on the console while systemd starts.
+const KERNEL_LINE: &str = "console=ttyS0 quiet systemd.show_status=0 mitigations=off panic=-1 net.ifnames=0";
+
+/// The result of a machine's run.
+struct NodeRun {
+    kernel: String,
+    outcomes: Vec<ContainerOutcome>,
+    /// Why the run is incomplete.
+    fault: Option<String>,
+    took: Duration,
+}
+
+/// Tries the containers in a machine of this suite. Returns `false` when one fails.
+pub(super) fn run(suite: &str, only: &[String]) -> Result<bool> {
+    let node = boot_one(suite, only)?;
+    print!("\n{}", table(suite, &node));
+    Ok(node.failures().is_empty())
+}
+
+/// Tries them as part of `cargo xtask test`. Containers that fail are tried once more, in a machine of their own.
+pub(super) fn test(suite: &str) -> Result<Vec<Check>> {
+    let mut node = boot_one(suite, &[])?;
+    print!("\n{}", table(suite, &node));
+    let failed: Vec<String> = node.outcomes.iter().filter(|outcome| !outcome.problems.is_empty()).map(name).collect();
+    if !failed.is_empty() && node.fault.is_none() {
+        Retry::new(format!("node::{suite}"), &node.failures().join("; "), 1, 2).record();
+        let again = boot_one(suite, &failed)?;
+        print!("\n{}", table(suite, &again));
+        node.outcomes.retain(|outcome| !failed.contains(&name(outcome)));
+        node.outcomes.extend(again.outcomes.into_iter().filter(|outcome| failed.contains(&name(outcome))));
+        node.fault = again.fault;
+    }
+    let check = |name: String, problems| Check { name: format!("node::{suite}::{name}"), outcome: Ok(problems) };
+    let mut checks: Vec<Check> =
+        node.outcomes.iter().map(|outcome| check(name(outcome), outcome.problems.clone())).collect();
+    checks.push(check("whole run".to_owned(), node.fault.into_iter().collect()));
+    Ok(checks)
+}
+
+fn name(outcome: &ContainerOutcome) -> String {
+    format!("{} {}", outcome.engine, outcome.container)
+}
+
+fn boot_one(suite: &str, only: &[String]) -> Result<NodeRun> {
+    if let Some(missing) = host::missing_for_nodes() {
+        bail!("{missing}; `cargo xtask test --all` installs it");
+    }
+    let folder = target_dir()?.join("vm");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let began = Instant::now();
+    let rootfs = rootfs::ensure(suite, &folder)?;
+    let programs = Programs::build()?;
+    step(&format!("booting a node of Debian {suite} (files took {} s)", began.elapsed().as_secs()));
+    let image = folder.join(format!("initramfs-{suite}"));
+    programs.pack(only, &image)?;
+    boot(suite, &rootfs, &image, &folder)
+}
+
+fn boot(suite: &str, rootfs: &Rootfs, image: &Path, folder: &Path) -> Result<NodeRun> {
+    let words = |words: [String; 2]| words;
+    let further = [
+        words(["-kernel".to_owned(), rootfs.kernel.display().to_string()]),
+        words(["-initrd".to_owned(), image.display().to_string()]),
+        words(["-append".to_owned(), KERNEL_LINE.to_owned()]),
+        // What the machine writes is gone with it.
+        words(["-drive".to_owned(), format!("if=none,id=d,file={},format=raw,snapshot=on", rootfs.disk.display())]),
+        words(["-device".to_owned(), "nvme,drive=d,serial=root".to_owned()]),
+    ];
+    let console = folder.join(format!("console-{suite}"));
+    let began = Instant::now();
+    let machine = Qemu::start(CPUS, MEMORY_MIB, &console, &further.concat())?;
+    let mut run = NodeRun { kernel: String::new(), outcomes: Vec::new(), fault: None, took: Duration::ZERO };
+    run.fault = run.listen(suite, &machine).err().map(|fault| format!("{fault}\n{}", machine.tail()));
+    run.took = began.elapsed();
+    Ok(run)
+}
+
+impl NodeRun {
+    /// `Err` describes the fault.
+    fn listen(&mut self, suite: &str, machine: &Qemu) -> Result<(), String> {
+        let began = Instant::now();
+        loop {
+            let patience = if self.kernel.is_empty() { BOOT } else { SILENCE };
+            let left = WHOLE.saturating_sub(began.elapsed());
+            let line = machine.line(patience.min(left)).map_err(|error| match error {
+                RecvTimeoutError::Disconnected => "powered off before it was done".to_owned(),
+                RecvTimeoutError::Timeout => {
+                    format!("silent for {} s, {} s after power on", patience.as_secs(), began.elapsed().as_secs())
+                }
+            })?;
+            let Some(line) = Some(line.trim()).filter(|line| !line.is_empty()) else { continue };
+            let event = serde_json::from_str(line)
+                .map_err(|error| format!("invalid line on the serial port ({error}): {line:?}"))?;
+            println!("{suite}: {:5.1} s {}", began.elapsed().as_secs_f64(), progress(&event));
+            match event {
+                NodeEvent::Booted { kernel } => self.kernel = kernel,
+                NodeEvent::Outcome { outcome } => self.outcomes.push(outcome),
+                NodeEvent::Done => return Ok(()),
+                NodeEvent::Failed { reason } => return Err(reason),
+                NodeEvent::Prepared { .. } => {}
+            }
+        }
+    }
+
+    fn failures(&self) -> Vec<String> {
+        let of = |outcome: &ContainerOutcome| {
+            let problems = outcome.problems.iter();
+            problems.map(|problem| format!("{}: {problem}", name(outcome))).collect::<Vec<_>>()
+        };
+        let nothing = self.outcomes.is_empty().then(|| "no container was tried".to_owned());
+        self.fault.iter().cloned().chain(nothing).chain(self.outcomes.iter().flat_map(of)).collect()
+    }
+}
+
+fn progress(event: &NodeEvent) -> String {
+    match event {
+        NodeEvent::Booted { kernel } => format!("{kernel} is up"),
+        NodeEvent::Prepared { what, seconds } => format!("{what} ({seconds:.1} s)"),
+        NodeEvent::Outcome { outcome } if outcome.problems.is_empty() => {
+            format!("{} ({:.1} s)", name(outcome), outcome.seconds)
+        }
+        NodeEvent::Outcome { outcome } => format!("{} FAILED: {}", name(outcome), outcome.problems.join("; ")),
+        NodeEvent::Done => "done".to_owned(),
+        NodeEvent::Failed { reason } => format!("FAILED: {reason}"),
+    }
+}
+
+fn table(suite: &str, run: &NodeRun) -> String {
+    let mut text = format!(
+        "{:<17} {:<30} {:<9} {:>5} {:>8} {:>7} {:>5} {:>6}  confidence\n",
+        "engine", "container", "tracer", "kills", "reported", "correct", "wrong", "s"
+    );
+    for outcome in &run.outcomes {
+        let _ = writeln!(
+            text,
+            "{:<17} {:<30} {:<9} {:>5} {:>8} {:>7} {:>5} {:>6.1}  {}",
+            outcome.engine,
+            outcome.container,
+            outcome.tracer,
+            outcome.kills,
+            outcome.reported,
+            outcome.correct,
+            outcome.wrong,
+            outcome.seconds,
+            outcome.confidence
+        );
+    }
+    let _ = writeln!(text, "{suite}, {}: {} containers in {} s", run.kernel, run.outcomes.len(), run.took.as_secs());
+    for failure in run.failures() {
+        let _ = writeln!(text, "{suite} FAILS: {failure}");
+    }
+    text
+}

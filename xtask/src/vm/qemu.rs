@@ -1,0 +1,63 @@
+//! A running QEMU: the lines of its second serial port, and the end of its console for failure messages.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+/// Console lines in a failure message.
+const TAIL_LINES: usize = 25;
+
+/// A virtual machine. Dropping it ends it.
+pub(super) struct Qemu {
+    child: Child,
+    lines: Receiver<String>,
+    console: PathBuf,
+}
+
+impl Qemu {
+    /// Starts a machine without network and display, with emulated processors, and with these further arguments.
+    ///
+    /// In QEMU 7.2, emulated cmpxchg16b sometimes corrupts the flags, and Linux 6.12 allocates memory with it.
+    pub(super) fn start(cpus: usize, memory_mib: u32, console: &Path, further: &[String]) -> Result<Self> {
+        let mut command = Command::new("qemu-system-x86_64");
+        // The cache of translated code has 1 GiB by default.
+        command.args(["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-cx16"]);
+        command.args(["-smp", &cpus.to_string(), "-m", &memory_mib.to_string()]);
+        command.args(["-no-reboot", "-nic", "none", "-display", "none", "-monitor", "none"]);
+        command.args(["-serial", &format!("file:{}", console.display()), "-serial", "stdio"]).args(further);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("cannot run qemu-system-x86_64")?;
+        let stdout = BufReader::new(child.stdout.take().context("no output")?);
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Ok(Self { child, lines, console: console.to_owned() })
+    }
+
+    /// The next line, if one arrives in time.
+    pub(super) fn line(&self, patience: Duration) -> Result<String, RecvTimeoutError> {
+        self.lines.recv_timeout(patience)
+    }
+
+    /// The end of its console.
+    pub(super) fn tail(&self) -> String {
+        let bytes = fs::read(&self.console).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+        let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n    ");
+        format!("  the end of the console ({}):\n    {tail}", self.console.display())
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // All results have arrived, so a clean power-off does not matter.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
