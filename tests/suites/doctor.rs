@@ -100,6 +100,31 @@ fn root_without_capabilities_needs_a_container_that_has_them() {
     assert_eq!(check(&told, "bpf-call")["state"], "note", "{told}");
 }
 
+/// containerd's own client mounts no cgroupfs.
+#[test]
+fn without_cgroupfs_kills_are_detected_by_bpf_only() {
+    const HIDDEN: [&str; 9] = [
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "sh",
+        "-c",
+        "umount --lazy --recursive /sys/fs/cgroup && exec \"$@\"",
+        "sh",
+    ];
+    require!(bpf());
+    require!(host::util_linux());
+    let last_line = |prefix: &[&str]| {
+        let text = String::from_utf8(run(prefix, &binary(), &[]).stdout).expect("text");
+        text.lines().last().expect("a last line").to_owned()
+    };
+    let plain = [&HIDDEN[..], &["setpriv", "--bounding-set=-all", "--inh-caps=-all"]].concat();
+    assert!(last_line(&HIDDEN).starts_with("tracer: bpf;"));
+    assert!(last_line(&plain).starts_with("tracer: none; OOM kills go undetected: "));
+}
+
 #[test]
 fn a_user_needs_file_capabilities() {
     require!(bpf());

@@ -147,6 +147,8 @@ fn node() -> HostCheck {
 /// What is printed.
 struct Diagnosis {
     tracer: TracerKind,
+    /// Kills are detected without eBPF, too, as far as is known.
+    counts_kills: bool,
     scope: Scope,
     checks: Vec<HostCheck>,
 }
@@ -160,6 +162,7 @@ impl Diagnosis {
     ) -> Self {
         let scope = findings.as_ref().map_or(Scope::Cgroup, Findings::scope);
         let choice = findings.as_ref().map_or(TracerKind::Snapshot, |findings| findings.choose().tracer);
+        let counts_kills = findings.as_ref().map_or(true, Findings::counts_kills);
         let mut checks = findings.map_or_else(|waited| vec![given_up("probe", waited)], |findings| findings.checks());
         let (tracer, state, found) = match trial {
             Ok(Ok(())) => (TracerKind::Bpf, CheckState::Ok, "the programs load and attach".to_owned()),
@@ -173,7 +176,7 @@ impl Diagnosis {
             }
         };
         checks.push(HostCheck { check: "trial", state, found, remedy: None });
-        Self { tracer, scope, checks }
+        Self { tracer, counts_kills, scope, checks }
     }
 
     /// A node is used if the own tracer is not.
@@ -193,8 +196,11 @@ impl Diagnosis {
         let tracer = match self.tracer {
             TracerKind::Bpf => "tracer: bpf; OOM kills are traced in the kernel\n",
             TracerKind::Node => "tracer: node; OOM kills are traced by this machine's krunner node\n",
-            TracerKind::Snapshot => {
+            TracerKind::Snapshot if self.counts_kills => {
                 "tracer: snapshot; OOM kills are inferred from cgroup counters and /proc (see MISSING)\n"
+            }
+            TracerKind::Snapshot => {
+                "tracer: none; OOM kills go undetected: no eBPF (see MISSING), and no readable kill counter (see cgroup)\n"
             }
         };
         lines(&self.checks).chain([tracer.to_owned()]).collect()
@@ -243,8 +249,13 @@ mod tests {
              --cap-add BPF --cap-add PERFMON, and `setcap cap_bpf,cap_perfmon+p` krunner's file"
         );
         assert!(text.contains("\nnote     seccomp           unknown\n"), "{text}");
+        assert!(text.ends_with("\ntracer: none; OOM kills go undetected: no eBPF (see MISSING), and no readable kill counter (see cgroup)\n"));
+        let counted =
+            Diagnosis { counts_kills: true, ..Diagnosis::new(Ok(findings()), Ok(Err(TracerError::Disabled)), None) };
         assert!(
-            text.ends_with("tracer: snapshot; OOM kills are inferred from cgroup counters and /proc (see MISSING)\n")
+            counted
+                .to_text()
+                .ends_with("\ntracer: snapshot; OOM kills are inferred from cgroup counters and /proc (see MISSING)\n")
         );
     }
 

@@ -398,6 +398,11 @@ impl MonitorTask {
             self.node = Some(NodeSource::new(socket, why_not_bpf.clone()));
         }
         let tracer = if traced { TracerKind::Bpf } else { TracerKind::Snapshot };
+        if !traced && self.cgroup.is_none() {
+            tracing::warn!(
+                "OOM kills go undetected: no eBPF, and no memory cgroup is visible (details: `krunner doctor`)"
+            );
+        }
         // Fails if the receiver is closed.
         let _ = self.events.send(MonitorEvent::Status(MonitorStatus { tracer, why_not_bpf, scope: self.scope })).await;
     }

@@ -12,7 +12,7 @@ use crate::monitor::model::LimitKind;
 pub(crate) enum Remedy {
     /// Raise the limit.
     RaiseLimit,
-    /// Raise the pod's limit, or give its other containers less memory.
+    /// Raise the limit of the pod or of the engine's scope, or give other containers below it less memory.
     RaiseLimitAbove,
     /// Run fewer or smaller workers.
     FewerWorkers,

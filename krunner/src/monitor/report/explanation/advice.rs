@@ -24,7 +24,9 @@ impl fmt::Display for Advice {
 fn in_words(remedy: Remedy) -> &'static str {
     match remedy {
         Remedy::RaiseLimit => "raise the memory limit",
-        Remedy::RaiseLimitAbove => "raise the pod's limit or give its other containers less memory",
+        Remedy::RaiseLimitAbove => {
+            "raise that limit (the pod's; podman's --memory) or give other containers below it less memory"
+        }
         Remedy::FewerWorkers => "run fewer or smaller worker processes",
         Remedy::FilesOnDisk => "store files on disk instead of in /dev/shm or another tmpfs",
         Remedy::FindLeak => "look for a memory leak",

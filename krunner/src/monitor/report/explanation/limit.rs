@@ -10,7 +10,7 @@ impl fmt::Display for LimitHit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.scope == LimitScope::Outside {
             return f.write_str(
-                "limit: not this container's; its pod or slice hit a limit, or the machine ran out of memory",
+                "limit: not this container's; its pod, slice or the engine's scope hit a limit, or the machine ran out of memory",
             );
         }
         if self.scope == LimitScope::Machine {
@@ -44,7 +44,8 @@ fn scope_text(limit: &LimitHit) -> &'static str {
         LimitScope::Container => "for this container",
         LimitScope::Inner => "for a cgroup inside this container",
         LimitScope::Above if is_pod() => "for its pod",
-        LimitScope::Above => "for a cgroup above this container (its pod or slice)",
+        // podman with crun puts a container one level below the scope that has its limit.
+        LimitScope::Above => "for a cgroup above this container (its pod, slice or the engine's scope)",
         LimitScope::Beside => "for a sibling cgroup",
         LimitScope::Machine | LimitScope::Outside => "",
     }

@@ -45,6 +45,12 @@ impl Findings {
         if self.is_initial_pid_namespace == Some(false) { Scope::PidNamespace } else { Scope::Cgroup }
     }
 
+    /// Whether OOM kills are counted where krunner can read it, so that they are detected without eBPF.
+    #[must_use]
+    pub(crate) fn counts_kills(&self) -> bool {
+        self.cgroup_facts.as_ref().is_some_and(|facts| facts.oom_kill_count.is_some())
+    }
+
     /// All checks, in the order of `krunner doctor`.
     #[must_use]
     pub(crate) fn checks(&self) -> Vec<HostCheck> {
