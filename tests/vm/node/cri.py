@@ -12,6 +12,7 @@ another container in a sandbox, as after a crash. A field that is not translated
 import argparse
 import json
 import os
+import shutil
 import sys
 
 import grpc
@@ -151,6 +152,8 @@ def start(args):
         ),
     )
     nothing_left(container, "the container")
+    if not args.sandbox:
+        shutil.rmtree(logs, ignore_errors=True)
     os.makedirs(logs, exist_ok=True)
 
     pod_id = args.sandbox or runtime("RunPodSandbox", config=sandbox).pod_sandbox_id

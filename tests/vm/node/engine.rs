@@ -215,6 +215,8 @@ const BUNDLE: &str = "/opt/node/bundle";
 fn bundle(mib: u64, capabilities: &[&str], words: &[&str]) -> Result<(), String> {
     let unpack = format!(
         "rm -rf {BUNDLE}; mkdir -p {BUNDLE}; cp -a base {BUNDLE}/rootfs; cp dist/x86_64/krunner {BUNDLE}/rootfs{KRUNNER}
+         # Root of `runc spec` may not write where it is not the owner.
+         chown -R 0:0 {BUNDLE}/rootfs/home/work
          cd {BUNDLE}; runc spec"
     );
     output(&mut command(&["/bin/sh", "-ec", &unpack]))?;

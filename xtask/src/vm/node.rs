@@ -129,6 +129,7 @@ impl NodeRun {
             let left = WHOLE.saturating_sub(began.elapsed());
             let line = machine.line(patience.min(left)).map_err(|error| match error {
                 RecvTimeoutError::Disconnected => "powered off before it was done".to_owned(),
+                RecvTimeoutError::Timeout if left <= patience => format!("not done within {} s", WHOLE.as_secs()),
                 RecvTimeoutError::Timeout => {
                     format!("silent for {} s, {} s after power on", patience.as_secs(), began.elapsed().as_secs())
                 }
