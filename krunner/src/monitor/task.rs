@@ -400,7 +400,8 @@ impl MonitorTask {
         let tracer = if traced { TracerKind::Bpf } else { TracerKind::Snapshot };
         if !traced && self.cgroup.is_none() {
             tracing::warn!(
-                "OOM kills go undetected: no eBPF, and no memory cgroup is visible (details: `krunner doctor`)"
+                "OOM kills are reported only if krunner node or the agent tells of them: no eBPF, and no memory cgroup is \
+                 visible (details: `krunner doctor`)"
             );
         }
         // Fails if the receiver is closed.
