@@ -189,7 +189,15 @@ impl Diagnosis {
     }
 
     fn to_json(&self) -> String {
-        format!("{}\n", json!({ "tracer": self.tracer, "scope": self.scope, "checks": self.checks }))
+        format!(
+            "{}\n",
+            json!({
+                "tracer": self.tracer,
+                "counts_kills": self.counts_kills,
+                "scope": self.scope,
+                "checks": self.checks,
+            })
+        )
     }
 
     fn to_text(&self) -> String {

@@ -208,7 +208,7 @@ pub(super) const OOM_POST_MORTEM: Help = Help {
 pub(super) const DOCTOR: Help = Help {
     examples: &[
         ("krunner doctor", "one line per check: ok, MISSING or note"),
-        ("krunner doctor --json | jq -r .tracer", "prints bpf or snapshot"),
+        ("krunner doctor --json | jq -r .tracer", "prints bpf, node or snapshot"),
         ("setpriv --reuid 1000 --clear-groups krunner doctor", "check as an unprivileged user"),
         ("krunner doctor --agent /opt/agent/bin/backend.ai", "on a node: which runner the agent mounts"),
     ],

@@ -98,10 +98,11 @@ fn in_words(status: &NodeStatus) -> String {
         peers.len()
     );
     for peer in peers {
-        let name = peer.name.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
+        // Users name cgroups; a name may contain what a terminal acts on.
+        let name = peer.name.as_deref().map(|name| format!(" {}", name.escape_debug())).unwrap_or_default();
+        let (pid, scope) = (peer.pid, peer.scope.escape_debug());
         // Writing to a string does not fail.
-        let _ =
-            writeln!(text, "  pid {} {}{name}: {} kills sent, {} missed", peer.pid, peer.scope, peer.sent, peer.missed);
+        let _ = writeln!(text, "  pid {pid} {scope}{name}: {} kills sent, {} missed", peer.sent, peer.missed);
     }
     text
 }
@@ -114,6 +115,8 @@ mod tests {
     #[test]
     fn status_in_words() {
         let peer = PeerStatus { pid: 7, scope: "pid:[9]".into(), name: Some("a/b/c".into()), sent: 3, missed: 1 };
+        let hostile =
+            PeerStatus { scope: "cgroup /\u{1b}]0;x\u{7}".into(), name: Some("\u{1b}[2J".into()), ..peer.clone() };
         let status = NodeStatus {
             version: "1.2.3".into(),
             protocol: 1,
@@ -123,13 +126,14 @@ mod tests {
             kills: 4,
             lost_records: 0,
             refused: 2,
-            peers: vec![peer],
+            peers: vec![peer, hostile],
         };
         insta::assert_snapshot!(in_words(&status), @r"
         krunner node 1.2.3 (pid 5, protocol 1), running for 60 s
         OOM kills: 4; tracer records lost: 0; connections refused: 2
-        peers: 1
+        peers: 2
           pid 7 pid:[9] a/b/c: 3 kills sent, 1 missed
+          pid 7 cgroup /\u{1b}]0;x\u{7} \u{1b}[2J: 3 kills sent, 1 missed
         ");
     }
 }

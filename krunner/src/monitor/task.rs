@@ -27,7 +27,7 @@ mod traced;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::read;
@@ -398,10 +398,10 @@ impl MonitorTask {
             self.node = Some(NodeSource::new(socket, why_not_bpf.clone()));
         }
         let tracer = if traced { TracerKind::Bpf } else { TracerKind::Snapshot };
-        if !traced && self.cgroup.is_none() {
+        if !traced && !self.cgroup.as_ref().is_some_and(Cgroup::counts_kills) {
             tracing::warn!(
-                "OOM kills are reported only if krunner node or the agent tells of them: no eBPF, and no memory cgroup is \
-                 visible (details: `krunner doctor`)"
+                "OOM kills are reported only if krunner node or the agent tells of them: no eBPF, and no kill counter is \
+                 readable (details: `krunner doctor`)"
             );
         }
         // Fails if the receiver is closed.
@@ -413,13 +413,18 @@ impl MonitorTask {
         self.is_evidence.store(without, Ordering::Relaxed);
         let Some(sampler) = &self.sampler else { return };
         if without {
-            let counter = KillCounter::start(self.cgroup.clone());
+            // One that runs already has kills to hand over.
+            let counter =
+                self.counter.take().unwrap_or_else(|| Arc::new(Mutex::new(KillCounter::start(self.cgroup.clone()))));
             // Without notifications only the sampler's ticks read the counter.
             self.changes = match &self.cgroup {
                 Some(cgroup) if cgroup.version == 2 => changes_of(cgroup),
-                _ => counter.alarm().and_then(|alarm| sys::readable(alarm).ok()),
+                _ => counter
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .alarm()
+                    .and_then(|alarm| sys::readable(alarm).ok()),
             };
-            let counter = Arc::new(Mutex::new(counter));
             self.counter = Some(Arc::clone(&counter));
             sampler.enable_fallback(counter);
         } else {

@@ -66,7 +66,7 @@ impl NameFiles {
     #[must_use]
     pub(super) fn owner(&mut self, path: &str) -> Owner {
         let owner = Owner::of_path(path);
-        let Some(id) = owner.container_id.clone() else { return owner };
+        let Some(id) = owner.container_id.clone().filter(|_| !is_users_own(path)) else { return owner };
         if !self.known.contains_key(&id) {
             self.look_up(&id);
         }
@@ -140,6 +140,12 @@ fn printable(name: &str) -> Option<String> {
     (!name.is_empty() && name.len() <= MAX_NAME_BYTES && name.bytes().all(is_name)).then(|| name.to_owned())
 }
 
+/// Whether a user made the cgroup, below that of the own service manager: the user also chose its name, which may be the ID of
+/// a container of the machine.
+fn is_users_own(path: &str) -> bool {
+    path.split('/').any(|step| step.starts_with("user@") && step.ends_with(".service"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -187,5 +193,14 @@ mod tests {
         fs::write(config, "{\"Name\":\"/a\\u001b[31mb\"}").unwrap();
         assert_eq!(names.owner(&format!("/docker/{}", id('b'))).text(), Some(id('b')));
         assert_eq!(names.owner(&format!("/x/{}", id('a'))).pod.as_deref(), Some("web-0"));
+    }
+
+    #[test]
+    fn cgroups_below_a_users_service_manager_are_the_users() {
+        assert!(is_users_own("/user.slice/user-1000.slice/user@1000.service/app.slice/docker-1.scope"));
+        assert!(
+            !is_users_own("/system.slice/docker-1.scope")
+                && !is_users_own("/user.slice/user-1000.slice/session-3.scope")
+        );
     }
 }

@@ -70,7 +70,11 @@ impl Owner {
         owner
     }
 
+    /// The outermost container counts: those below it are made by its own processes, which choose their names.
     fn add_step(&mut self, step: &str, above: &str) {
+        if self.container_id.is_some() || self.container.is_some() {
+            return;
+        }
         let name = step.trim_end_matches(".scope").trim_end_matches(".slice");
         if let Some((runtime, id)) = container(name) {
             self.runtime = runtime.or(self.runtime).or(if above == "docker" { Some("docker") } else { None });
@@ -206,6 +210,18 @@ mod tests {
         assert_eq!(text("/system.slice/nginx.service/workers").as_deref(), Some("nginx.service"));
         assert_eq!(text("/machine.slice/systemd-nspawn@box.service/payload").as_deref(), Some("box"));
         assert_eq!([text("/"), text("/jobs/one")], [None, None]);
+    }
+
+    /// A container's processes may make cgroups below their own and give them any name.
+    #[test]
+    fn names_below_a_container_are_not_its_owners() {
+        let other = ID.replace('3', "e");
+        for below in ["docker-OTHER.scope", "podUUU/OTHER", "systemd-nspawn@box.service", "nginx.service"] {
+            let path = format!("/system.slice/docker-ID.scope/{}", below.replace("OTHER", &other));
+            assert_eq!(owner(&path), owner("/system.slice/docker-ID.scope"), "{path}");
+        }
+        let nspawn = owner(&format!("/machine.slice/systemd-nspawn@box.service/docker/{other}"));
+        assert_eq!((nspawn.container_id, nspawn.container.as_deref()), (None, Some("box")));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -28,11 +29,14 @@ const QUEUED_FRAMES: usize = 128;
 /// Bytes queued for a peer. A kill has about 2 KiB.
 const QUEUED_BYTES: usize = 512 << 10;
 
-/// Bytes queued for all peers.
+/// Bytes of kills queued for all peers.
 const ALL_QUEUED_BYTES: usize = 8 << 20;
 
-/// Fences to remember what they missed.
+/// Peers to remember what they missed.
 const MAX_MISSED: usize = 1024;
+
+/// Connections from the same container or unit, whatever namespaces and cgroups it makes.
+const MAX_PEERS_OF_AN_OWNER: usize = 64;
 
 /// Why a peer is not served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +47,9 @@ pub(super) enum Refusal {
     /// The peer's container has too many connections.
     #[error("this container has {MAX_PEERS_OF_A_SCOPE} connections already")]
     TooManyOfScope,
+    /// So have all that the peer's container or unit started.
+    #[error("this container or unit has {MAX_PEERS_OF_AN_OWNER} connections already")]
+    TooManyOfOwner,
     /// The peer speaks another version.
     #[error("krunner {version} speaks version {protocol} of the protocol, the node speaks {VERSION}")]
     Version {
@@ -62,8 +69,15 @@ pub(super) struct Peers {
     next_id: u64,
     by_id: BTreeMap<u64, ServedPeer>,
     queued_bytes: Arc<AtomicUsize>,
-    /// What the peers of a scope did not take before their connection ended.
-    missed: BTreeMap<String, u64>,
+    /// What a process did not take before its connection ended, by scope and PID.
+    missed: BTreeMap<(String, u32), MissedKills>,
+}
+
+#[derive(Debug)]
+struct MissedKills {
+    kills: u64,
+    /// Keeps the PID namespace, whose inode number another container would get.
+    _namespace: File,
 }
 
 #[derive(Debug)]
@@ -81,7 +95,7 @@ struct ServedPeer {
     /// Missed kills that the peer was not told of.
     untold: u64,
     /// Keeps the peer's PID namespace, and so its inode number.
-    _namespace: std::fs::File,
+    namespace: File,
 }
 
 /// What the server does after a greeting.
@@ -110,6 +124,9 @@ impl Peers {
         if self.by_id.values().filter(|known| known.scope_text == scope_text).count() >= MAX_PEERS_OF_A_SCOPE {
             return Err(Refusal::TooManyOfScope);
         }
+        if name.is_some() && self.by_id.values().filter(|known| known.name == name).count() >= MAX_PEERS_OF_AN_OWNER {
+            return Err(Refusal::TooManyOfOwner);
+        }
         let (frames, queue) = mpsc::channel(QUEUED_FRAMES);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let queue =
@@ -127,7 +144,7 @@ impl Peers {
             sent: 0,
             missed: 0,
             untold: 0,
-            _namespace: peer.namespace,
+            namespace: peer.namespace,
         };
         self.by_id.insert(self.next_id, peer);
         Ok((self.next_id, queue))
@@ -145,7 +162,10 @@ impl Peers {
         if wants == Wants::Status && !(peer.is_root && peer.scope.is_on_host()) {
             return self.refuse(id, Refusal::NotOperator);
         }
-        let missed = self.missed.remove(&peer.scope_text).unwrap_or(0);
+        let missed = match wants {
+            Wants::Kills => self.missed.remove(&(peer.scope_text.clone(), peer.pid)).map_or(0, |missed| missed.kills),
+            Wants::Status => 0,
+        };
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let hello = FromNode::Hello { protocol: VERSION, version, missed };
         peer.queue(&self.queued_bytes, &hello, 0);
@@ -186,6 +206,13 @@ impl Peers {
         delivered
     }
 
+    /// Tells all peers that the tracer dropped records.
+    pub(super) fn records_lost(&mut self, records: u64) {
+        for peer in self.by_id.values_mut().filter(|peer| peer.receives) {
+            peer.queue(&self.queued_bytes, &FromNode::RecordsLost { records }, 0);
+        }
+    }
+
     /// Shows all peers that the node is alive.
     pub(super) fn alive(&mut self) {
         for peer in self.by_id.values_mut().filter(|peer| peer.receives) {
@@ -202,7 +229,8 @@ impl Peers {
             if self.missed.len() >= MAX_MISSED {
                 self.missed.pop_first();
             }
-            *self.missed.entry(peer.scope_text).or_default() += missed;
+            let entry = self.missed.entry((peer.scope_text, peer.pid));
+            entry.or_insert(MissedKills { kills: 0, _namespace: peer.namespace }).kills += missed;
         }
     }
 
@@ -232,12 +260,13 @@ impl ServedPeer {
         }
     }
 
-    /// Queues a message; `false` if there is no room.
+    /// Queues a message; `false` if there is no room. Messages without kills are short and few, and do not need room in the queue
+    /// of all peers.
     fn queue(&mut self, all_queued: &AtomicUsize, message: &FromNode, kills: u64) -> bool {
         let bytes = encode(message);
         let length = bytes.len();
         let has_room = self.queued_bytes.load(Ordering::Relaxed) + length <= QUEUED_BYTES
-            && all_queued.load(Ordering::Relaxed) + length <= ALL_QUEUED_BYTES;
+            && (kills == 0 || all_queued.load(Ordering::Relaxed) + length <= ALL_QUEUED_BYTES);
         let Some(room) = self.frames.try_reserve().ok().filter(|_| has_room) else { return false };
         self.queued_bytes.fetch_add(length, Ordering::Relaxed);
         all_queued.fetch_add(length, Ordering::Relaxed);

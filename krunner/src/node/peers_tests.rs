@@ -126,9 +126,13 @@ async fn what_a_lost_connection_did_not_take_is_told_to_the_next() {
     };
     assert!(unsent_kills > 0 && unsent_kills <= sent);
     peers.ended(id, unsent_kills);
+    assert_eq!(peers.queued_bytes.load(Ordering::Relaxed), 0);
+    // One that asks for the status takes it from nobody.
+    let (id, _stream, _events) = connected(&mut peers);
+    let status = ToNode::Hello { protocol: VERSION, version: String::new(), wants: Wants::Status };
+    assert_eq!(peers.greeted(id, status), Greeted::Refused(Refusal::NotOperator));
     let (_id, mut stream, mut events) = connected(&mut peers);
     greet(&mut peers, &mut stream, &mut events).await;
     let hello = Reader::new(stream).read(|messages| !messages.is_empty()).await;
     assert_eq!(missed(&hello), 2000 - sent + unsent_kills);
-    assert_eq!(peers.queued_bytes.load(Ordering::Relaxed), 0);
 }

@@ -74,7 +74,13 @@ impl<'a> HostKill<'a> {
 
     /// Number of processes that died.
     pub(super) fn victims(&self) -> u64 {
-        self.evidence.victims.len() as u64
+        (self.evidence.victims.len() + self.report.members_left_out) as u64
+    }
+
+    /// The victims, each with its memory cgroup.
+    fn victims_in_cgroups(&self) -> impl Iterator<Item = (&TracedVictim, Option<&str>)> {
+        let cgroups = self.evidence.cgroups.iter().map(Option::as_deref);
+        self.evidence.victims.iter().zip(cgroups.chain(std::iter::repeat(None)))
     }
 
     fn cgroup(&self) -> Option<&str> {
@@ -137,10 +143,10 @@ impl PeerScope {
     pub(super) fn view(&self, kill: &HostKill<'_>) -> Option<NodeKill> {
         let cgroup = kill.cgroup();
         let victims: Vec<NodeVictim> = kill
-            .evidence
-            .victims
-            .iter()
-            .filter_map(|victim| Self::victim(victim, self.victim_pid(victim, cgroup)?, kill.info(victim.kill.victim)))
+            .victims_in_cgroups()
+            .filter_map(|(victim, at)| {
+                Self::victim(victim, self.victim_pid(victim, at)?, kill.info(victim.kill.victim))
+            })
             .take(MAX_VICTIMS)
             .collect();
         let first = kill.evidence.victims.first()?;
@@ -158,6 +164,7 @@ impl PeerScope {
             trigger,
             ancestors: if is_first_inside { self.ancestors(kill, first) } else { Vec::new() },
             cgroup: cgroup.and_then(below),
+            is_in_another_cgroup: cgroup.is_some_and(|cgroup| below(cgroup).is_none()),
             usage: kill.evidence.facts.usage.clone().filter(|_| limit.as_ref().is_some_and(is_ours)),
             limit,
         })
@@ -184,9 +191,9 @@ impl PeerScope {
 
     fn trigger(&self, kill: &HostKill<'_>, first: &TracedVictim) -> Option<Actor> {
         let trigger = kill.report.trigger.as_ref()?;
-        let victim = kill.evidence.victims.iter().find(|victim| victim.kill.victim.pid == trigger.pid);
+        let victim = kill.victims_in_cgroups().find(|(victim, _)| victim.kill.victim.pid == trigger.pid);
         let pid = match victim {
-            Some(victim) => self.victim_pid(victim, kill.cgroup()),
+            Some((victim, at)) => self.victim_pid(victim, at),
             None => self.pid_of(kill.identities().trigger.as_ref()?, first),
         };
         Some(Actor { pid: pid?, name: trigger.name.clone() })

@@ -48,7 +48,8 @@ pub(in crate::node) fn evidence(namespaces: &[(u32, u32)]) -> KillEvidence {
         killed_at_boot_ns: 5_000_000_000,
         exited_at_boot_ns: None,
     };
-    let mut evidence = KillEvidence { victims: vec![victim], facts: crate::monitor::MemoryFacts::default() };
+    let cgroups = vec![Some("/pod/a/job".to_owned())];
+    let mut evidence = KillEvidence { victims: vec![victim], cgroups, facts: crate::monitor::MemoryFacts::default() };
     evidence.facts.limit = Some(LimitHit { scope: LimitScope::Container, ..limit });
     evidence
 }
@@ -122,6 +123,35 @@ fn peer_in_the_hosts_namespace_sees_its_cgroup_and_below() {
     let view = view(&scope(INIT_PID_NAMESPACE, 0, "/pod/a"), &[(PEER, 7)]).unwrap();
     assert_eq!((view.victims[0].process.pid, view.ancestors.len()), (1000, 2));
     assert_eq!(view.cgroup.as_deref(), Some("job"));
+}
+
+/// A group kill of a cgroup with several tenants: each sees its own victims, whichever was the first.
+#[test]
+fn members_in_other_cgroups_are_outside() {
+    let (mut report, mut evidence) = (report(), evidence(&[]));
+    let mut member = evidence.victims[0].clone();
+    member.kill.victim.pid = 1001;
+    member.kill.name = "secret-member".to_owned();
+    member.co_victim_of = Some(evidence.victims[0].kill.victim);
+    let mut info = report.victim.process.clone();
+    info.pid = 1001;
+    report.members = vec![
+        serde_json::from_value(json!({"pid": 1001, "start_ticks": 31, "name": "secret-member", "cmdline": "",
+        "vm_bytes": 1, "rss_bytes": 1, "uid": null, "oom_score_adj": null, "anon_bytes": null, "file_bytes": null,
+        "shmem_bytes": null, "swap_bytes": null, "pgtables_bytes": null}))
+        .unwrap(),
+    ];
+    evidence.victims.push(member);
+    evidence.cgroups.push(Some("/pod/b".to_owned()));
+    let kill = HostKill::new(&report, &evidence, &find);
+    let pids = |cgroup: &str| {
+        let view = scope(INIT_PID_NAMESPACE, 0, cgroup).view(&kill);
+        view.map(|view| view.victims.iter().map(|victim| victim.process.pid).collect::<Vec<_>>())
+    };
+    assert_eq!(pids("/pod/a"), Some(vec![1000]));
+    assert_eq!(pids("/pod/b"), Some(vec![1001]));
+    assert_eq!(pids("/pod"), Some(vec![1000, 1001]));
+    assert_eq!(pids("/pod/c"), None);
 }
 
 #[test]

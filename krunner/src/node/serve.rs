@@ -210,6 +210,7 @@ impl NodeServer {
             MonitorEvent::Oom(KillEvent::Report(report)) => self.kill(&report),
             MonitorEvent::Oom(KillEvent::RecordsLost { records }) => {
                 self.metrics.lost_records.inc_by(records);
+                self.peers.records_lost(records);
                 self.log.write(&json!({ "event": "records_lost", "count": records }));
             }
             MonitorEvent::Status(status) if status.tracer != TracerKind::Bpf => {

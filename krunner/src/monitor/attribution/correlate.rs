@@ -234,6 +234,16 @@ impl Correlator {
         victims.into_iter().filter_map(|process| self.close_now(process)).collect()
     }
 
+    /// Attributes the marked victims that were killed before this time, without waiting longer for their exits.
+    pub(crate) fn close_marked_before(&mut self, before_ns: u64) -> Vec<Attribution> {
+        let is_due = |pending: &PendingKill| {
+            pending.kill.as_ref().is_some_and(|(killed_ns, _)| *killed_ns <= before_ns) && pending.is_victim()
+        };
+        let victims: Vec<ProcessKey> =
+            self.pending_kills.iter().filter(|(_, pending)| is_due(pending)).map(|(process, _)| *process).collect();
+        victims.into_iter().filter_map(|process| self.close_now(process)).collect()
+    }
+
     /// Whether this process may still be attributed.
     #[must_use]
     pub(crate) fn is_open(&self, process: ProcessKey) -> bool {

@@ -18,6 +18,7 @@ mod barrier;
 mod co_victims;
 mod delivered;
 mod explanation;
+mod for_others;
 mod lookup;
 mod memory;
 
@@ -28,7 +29,7 @@ use super::correlate::{Attribution, Correlator, Victim};
 use super::history::History;
 use super::infer::{Attributed, Inference};
 use super::memory_warning::MemoryWarning;
-use super::oom_report::{KillContext, KillEvidence, OomReport, victim_rss};
+use super::oom_report::{KillContext, OomReport, victim_rss};
 use super::rate_limit::{RateLimiter, Suppressed};
 use super::sigkill::{RecentKills, SigkillCause};
 use crate::monitor::explain::{Count, LimitHit, MemoryFacts};
@@ -180,11 +181,6 @@ impl MonitorEngine {
         self.booted_at = booted_at;
     }
 
-    /// Traces for the runners of a machine: no rate limit, which is theirs, and none of their processes in a report.
-    pub(in crate::monitor) fn trace_for_others(&mut self) {
-        self.traces_for_others = true;
-    }
-
     /// Notes that `/proc` hides processes. A visible process is then named only if no hidden one can be the victim.
     pub(in crate::monitor) fn view_is_partial(&mut self, reason: String) {
         self.inference.view_is_partial();
@@ -198,10 +194,7 @@ impl MonitorEngine {
         self.history.fold_event(event);
         let mut scan = false;
         match &event.what {
-            Trace::Lost { records, .. } => {
-                self.lost_records += records;
-                self.events.push(KillEvent::RecordsLost { records: *records });
-            }
+            Trace::Lost { records, .. } => self.records_lost(*records),
             Trace::Kill(kill) if is_of_interest(kill) => {
                 if let Some(facts) = facts {
                     self.keep_facts(kill.victim, facts);
@@ -310,7 +303,8 @@ impl MonitorEngine {
 
     /// Advances the clock and emits reports that were waiting for their deadline.
     pub(in crate::monitor) fn tick(&mut self, now_ns: u64) {
-        let attributions = self.correlator.tick(now_ns);
+        let mut attributions = self.correlator.tick(now_ns);
+        attributions.extend(self.close_for_others(now_ns));
         self.attributed_all(attributions, now_ns);
         self.flush_co_victims(now_ns, now_ns);
         if !self.is_held {
@@ -344,6 +338,7 @@ impl MonitorEngine {
         !self.deferred.is_empty()
             || !self.co_victims.is_empty()
             || self.correlator.is_busy(now_ns)
+            || self.is_busy_for_others(now_ns)
             || self.inference.is_busy(now_ns)
     }
 
@@ -401,7 +396,7 @@ impl MonitorEngine {
         let members = self.take_members(victim.kill.victim);
         let keys: Vec<ProcessKey> = members.iter().map(|member| member.kill.victim).collect();
         let facts = self.facts.remove(&victim.kill.victim).unwrap_or_default();
-        let evidence = self.traces_for_others.then(|| Box::new(KillEvidence::of(victim, &members, &facts)));
+        let evidence = self.evidence(victim, &members, &facts);
         let largest = match &evidence {
             Some(_) => Vec::new(),
             None => self.largest_others(victim.kill.victim, &keys, victim.killed_at_boot_ns),

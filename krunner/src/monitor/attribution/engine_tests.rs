@@ -428,3 +428,29 @@ fn unattributed_kill_is_announced_once() {
     assert_eq!(engine.take_events(), [KillEvent::AttributionPending { kills: 2 }]);
     assert!(!engine.has_unreported(4 * SECOND), "the next steps do not wait for it");
 }
+
+/// A victim of many GiB takes seconds to exit; the runner that waits for the node's report does not.
+#[test]
+fn victim_of_another_container_is_reported_before_it_exits() {
+    let [kill, mark, exit] = oom_kill(SECOND, 42);
+    for (traces_for_others, patience_ns) in [(false, 10 * SECOND), (true, 100 * MS)] {
+        let mut engine = engine();
+        if traces_for_others {
+            engine.trace_for_others();
+        }
+        let _ = engine.trace(&kill, Some(facts(1)), SECOND);
+        let _ = engine.trace(&mark, None, SECOND);
+        engine.tick(SECOND + patience_ns - MS);
+        assert_eq!(engine.take_events(), []);
+        assert_eq!(engine.is_busy(SECOND + 50 * MS), traces_for_others);
+        engine.tick(SECOND + patience_ns);
+        let events = engine.take_events();
+        let [KillEvent::Report(report)] = &events[..] else { panic!("{events:?}") };
+        assert_eq!((report.confidence, report.exited_at_boot_ns), (Confidence::Confirmed, None));
+        let cgroups = report.evidence.as_ref().map(|evidence| evidence.cgroups.clone());
+        assert_eq!(cgroups, traces_for_others.then(|| vec![Some("/a".to_owned())]));
+        let _ = engine.trace(&exit, None, SECOND);
+        engine.tick(30 * SECOND);
+        assert_eq!(engine.take_events(), [], "once");
+    }
+}

@@ -86,6 +86,8 @@ pub(crate) struct OomReport {
 pub(crate) struct KillEvidence {
     /// The victim and its co-victims, as the tracer saw them.
     pub victims: Vec<Victim>,
+    /// Their memory cgroups, in the same order; `None` if unknown. A kill may have victims in several.
+    pub cgroups: Vec<Option<String>>,
     /// The memory readings right after the kill.
     pub facts: MemoryFacts,
 }
@@ -264,9 +266,16 @@ impl OomReport {
 }
 
 impl KillEvidence {
-    pub(in crate::monitor) fn of(victim: &Victim, members: &[Victim], facts: &MemoryFacts) -> Self {
+    pub(in crate::monitor) fn of(
+        victim: &Victim,
+        members: &[Victim],
+        member_cgroups: Vec<Option<String>>,
+        facts: &MemoryFacts,
+    ) -> Self {
         let victims = std::iter::once(victim).chain(members).take(1 + MAX_MEMBERS).cloned().collect();
-        Self { victims, facts: facts.clone() }
+        let first = facts.cgroup.as_ref().map(|cgroup| cgroup.path.clone());
+        let cgroups = std::iter::once(first).chain(member_cgroups).take(1 + MAX_MEMBERS).collect();
+        Self { victims, cgroups, facts: facts.clone() }
     }
 }
 

@@ -65,6 +65,9 @@ impl MonitorTask {
             }
             NodeEvent::Kill(kill) => self.delivered(&kill),
             NodeEvent::Missed(kills) => self.node_missed(kills),
+            // With a counter no kill is missing.
+            NodeEvent::RecordsLost(_) if self.engine.is_counted() => {}
+            NodeEvent::RecordsLost(records) => self.engine.records_lost(records),
             NodeEvent::Lost(error) => {
                 tracing::info!(
                     "the machine's OOM tracer (krunner node) is gone: {}; OOM kills are inferred meanwhile",
@@ -157,7 +160,7 @@ impl NodeTimes {
             processes.push(self.process(&victim.process, of_first.filter(|_| index == 0), true));
         }
         let victims = kill.victims.iter().map(|victim| self.victim(victim, kill, first)).collect();
-        DeliveredKill { victims, processes, facts }
+        DeliveredKill { victims, processes, facts, is_uncounted: kill.is_in_another_cgroup }
     }
 
     fn process(self, process: &NodeProcess, parent_pid: Option<u32>, is_gone: bool) -> DeliveredProcess {

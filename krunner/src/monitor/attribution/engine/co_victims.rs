@@ -72,7 +72,6 @@ impl MonitorEngine {
         members.retain(|member| self.is_first_report(member.kill.victim));
         members.sort_by_key(|member| member.killed_at_boot_ns);
         for member in &members {
-            self.facts.remove(&member.kill.victim);
             self.remember_victim(member, member.killed_at_boot_ns);
         }
         members

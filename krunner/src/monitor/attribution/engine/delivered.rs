@@ -1,7 +1,7 @@
 //! Kills that the machine's tracer (`krunner node`) delivered. They are reported like those of an own tracer, once each, whether
 //! the kernel's counter shows them before or after, or the node came too late and they were inferred.
 
-use super::{DeferredReport, MonitorEngine};
+use super::{DeferredReport, KillEvent, MonitorEngine};
 use crate::monitor::attribution::correlate::{Attribution, Victim};
 use crate::monitor::explain::MemoryFacts;
 use crate::monitor::model::event::{Exec, Fork, ProcessExit, Trace, TraceEvent};
@@ -18,6 +18,8 @@ pub(in crate::monitor) struct DeliveredKill {
     /// The victim's ancestors, outermost first, then the victims.
     pub(in crate::monitor) processes: Vec<DeliveredProcess>,
     pub(in crate::monitor) facts: MemoryFacts,
+    /// Our counter does not count it: the victim was in another memory cgroup.
+    pub(in crate::monitor) is_uncounted: bool,
 }
 
 /// A process of a delivered kill.
@@ -38,11 +40,11 @@ impl MonitorEngine {
     /// Handles a delivered kill. Returns whether to scan `/proc` now.
     #[must_use]
     pub(in crate::monitor) fn delivered(&mut self, kill: DeliveredKill, now_ns: u64) -> bool {
-        let DeliveredKill { mut victims, processes, facts } = kill;
+        let DeliveredKill { mut victims, processes, facts, is_uncounted } = kill;
         let Some(first) = victims.first().map(|victim| (victim.kill.victim, victim.killed_at_boot_ns)) else {
             return false;
         };
-        victims.retain(|victim| self.is_unreported(victim));
+        victims.retain(|victim| self.is_unreported(victim, is_uncounted));
         if victims.is_empty() {
             return false;
         }
@@ -51,6 +53,12 @@ impl MonitorEngine {
         let scan = self.prepare_delivered(first.0, first.1, now_ns);
         self.attribute_delivered(first.0, victims, now_ns);
         scan
+    }
+
+    /// Reports that a tracer dropped records.
+    pub(in crate::monitor) fn records_lost(&mut self, records: u64) {
+        self.lost_records += records;
+        self.events.push(KillEvent::RecordsLost { records });
     }
 
     fn prepare_delivered(&mut self, victim: ProcessKey, at_ns: u64, now_ns: u64) -> bool {
@@ -63,8 +71,11 @@ impl MonitorEngine {
     }
 
     /// Whether neither the node nor the counter led to a report of this kill.
-    fn is_unreported(&mut self, victim: &Victim) -> bool {
+    fn is_unreported(&mut self, victim: &Victim, is_uncounted: bool) -> bool {
         let at_ns = victim.killed_at_boot_ns;
+        if is_uncounted {
+            return !self.reported.contains(&victim.kill.victim);
+        }
         if self.reported.contains(&victim.kill.victim) {
             self.inference.settle_reported(at_ns);
             return false;

@@ -372,6 +372,12 @@ impl Cgroup {
         levels.find(|level| level.join(files.usage).exists()).unwrap_or_else(|| self.dir.clone())
     }
 
+    /// Whether its OOM kills are counted where we can read it, so that they are detected without eBPF.
+    #[must_use]
+    pub(in crate::monitor) fn counts_kills(&self) -> bool {
+        self.is_root_of_v2() || self.facts().oom_kill_count.is_some()
+    }
+
     /// Whether this is v2's root, the only cgroup without the controller's files although the controller is enabled.
     #[must_use]
     pub(in crate::monitor) fn is_root_of_v2(&self) -> bool {

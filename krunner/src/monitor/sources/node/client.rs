@@ -90,6 +90,8 @@ pub(crate) enum NodeEvent {
     Kill(Box<NodeKill>),
     /// Kills that the node could not deliver.
     Missed(u64),
+    /// Records that the node's tracer dropped; kills may be missing.
+    RecordsLost(u64),
     /// The node does not deliver any more.
     Lost(NodeError),
     /// Nothing yet, and why.
@@ -251,6 +253,7 @@ fn event(message: FromNode) -> Option<NodeEvent> {
     match message {
         FromNode::Kill(kill) => Some(NodeEvent::Kill(kill)),
         FromNode::Missed { kills } => Some(NodeEvent::Missed(kills)),
+        FromNode::RecordsLost { records } => Some(NodeEvent::RecordsLost(records)),
         // The end of the connection follows a refusal.
         FromNode::Refused { .. }
         | FromNode::Hello { .. }

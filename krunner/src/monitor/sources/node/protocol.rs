@@ -6,6 +6,7 @@
 //!    │ ◀─ Hello {protocol, missed} ──   │  or Refused {reason}, and the connection ends
 //!    │ ◀─ Kill, Kill, ... ───────────   │  OOM kills within the scope of this peer, as they are attributed
 //!    │ ◀─ Missed {kills} ────────────   │  the peer read too slowly
+//!    │ ◀─ RecordsLost {records} ─────   │  the tracer dropped records
 //!    │ ◀─ Alive ─────────────────────   │  every [`ALIVE_INTERVAL`]
 //! ```
 //!
@@ -100,6 +101,11 @@ pub(crate) enum FromNode {
         /// The number of kills.
         kills: u64,
     },
+    /// The tracer dropped records, so that kills may be missing.
+    RecordsLost {
+        /// The number of records.
+        records: u64,
+    },
     /// Nothing happened, and the node is alive.
     Alive,
     /// The answer to [`Wants::Status`].
@@ -122,6 +128,9 @@ pub(crate) struct NodeKill {
     pub ancestors: Vec<NodeAncestor>,
     /// The victim's memory cgroup below that of the peer; empty if it is the same, `None` if it is another.
     pub cgroup: Option<String>,
+    /// The victim's memory cgroup is known and not below that of the peer, whose counter does not count this kill.
+    #[serde(default)]
+    pub is_in_another_cgroup: bool,
     /// The limit that was reached. Its path is relative to the peer's cgroup, as in `cgroup`.
     pub limit: Option<LimitHit>,
     /// The memory of that limit's cgroup right after the kill, if that cgroup is within the peer's.

@@ -12,7 +12,7 @@ use super::findings::{CheckState, Findings, HostCheck, Obstacle, TracerChoice};
 use crate::error::chain;
 use crate::monitor::model::cgroup::CgroupFacts;
 use crate::monitor::model::detection::{Scope, TracerKind};
-use crate::monitor::sources::cgroup::CgroupError;
+use crate::monitor::sources::cgroup::{Cgroup, CgroupError};
 use crate::monitor::sources::procfs::ProcView;
 use crate::sys::{Capabilities, Capability};
 
@@ -48,7 +48,7 @@ impl Findings {
     /// Whether OOM kills are counted where krunner can read it, so that they are detected without eBPF.
     #[must_use]
     pub(crate) fn counts_kills(&self) -> bool {
-        self.cgroup_facts.as_ref().is_some_and(|facts| facts.oom_kill_count.is_some())
+        self.cgroup.as_ref().is_ok_and(Cgroup::counts_kills)
     }
 
     /// All checks, in the order of `krunner doctor`.
