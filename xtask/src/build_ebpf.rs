@@ -24,10 +24,11 @@ struct Object {
     features: &'static [&'static str],
 }
 
-/// The programs without log lines, and with log lines for `--debug`.
+/// The programs as runners load them, with log lines for `--debug`, and with the IDs that `krunner node` needs.
 const OBJECTS: &[Object] = &[
     Object { path: "krunner-ebpf/krunner-ebpf.o", features: &[] },
     Object { path: "krunner-ebpf/krunner-ebpf-log.o", features: &["log"] },
+    Object { path: "krunner-ebpf/krunner-ebpf-node.o", features: &["namespaces"] },
 ];
 
 const DIGEST: &str = "krunner-ebpf/krunner-ebpf.digest";

@@ -115,7 +115,7 @@ pub(super) fn oom_score_adj(task: Address) -> i16 {
 /// The ids of a task's process below the initial PID namespace, if all namespaces are traced.
 #[inline(always)]
 pub(super) fn namespaces(task: Address) -> NamespaceIds {
-    if !all_namespaces() {
+    if cfg!(not(feature = "namespaces")) || !all_namespaces() {
         return NamespaceIds::NONE;
     }
     let Some(pid) = leader(task).and_then(|leader| leader.pointer(offset!(task_thread_pid))) else {

@@ -42,7 +42,7 @@ fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
         bail!("the node must run in the host's PID namespace (Kubernetes: hostPID: true; Docker: --pid=host)");
     }
     raise_descriptor_limit();
-    let setup = MonitorSetup::detect(ScopeRequest::All, BpfPolicy::Auto, ProgramLog::Off);
+    let setup = MonitorSetup::detect(ScopeRequest::AllForOthers, BpfPolicy::Auto, ProgramLog::Off);
     let place = |file| JournalPath::of_file(file).context("cannot write the journal (--log)");
     let config = NodeConfig {
         socket: args.socket.clone(),

@@ -112,6 +112,8 @@ pub(crate) enum ScopeRequest {
     Own,
     /// Those of all processes on the machine.
     All,
+    /// The same, at once and with their evidence, for the runners that they belong to (`krunner node`).
+    AllForOthers,
 }
 
 /// Whether to use eBPF.
@@ -144,13 +146,8 @@ impl MonitorSetup {
         let node = may_use_node.then(NodeSocket::find).flatten();
         let scope = host.scope();
         let cgroup = host.cgroup.ok();
-        Self { tracer, scope, proc, view, cgroup_filter, cgroup, node, traces_for_others: false }
-    }
-
-    /// Reports all kills of the machine at once and with their evidence, for the runners that they belong to.
-    #[must_use]
-    pub(crate) fn for_node(self) -> Self {
-        Self { traces_for_others: true, ..self }
+        let traces_for_others = requested == ScopeRequest::AllForOthers;
+        Self { tracer, scope, proc, view, cgroup_filter, cgroup, node, traces_for_others }
     }
 
     /// Whether this is the host's PID namespace.
@@ -197,7 +194,7 @@ impl HostContext {
 
     fn scope(&self) -> Scope {
         match self.requested {
-            ScopeRequest::All => Scope::All,
+            ScopeRequest::All | ScopeRequest::AllForOthers => Scope::All,
             // If the namespace is unknown, stay with our cgroup: other processes may belong to other tenants.
             ScopeRequest::Own if self.is_hosts() || self.pid_namespace.is_none() => Scope::Cgroup,
             ScopeRequest::Own => Scope::PidNamespace,
@@ -214,7 +211,9 @@ impl HostContext {
         };
         self.has_room()?;
         let counts_memory_and_swap = self.cgroup.as_ref().is_ok_and(|cgroup| cgroup.version == 1);
-        Ok(Target { btf: PathBuf::from(KERNEL_BTF), pid_namespace, filter, counts_memory_and_swap, log })
+        let records_namespaces = self.requested == ScopeRequest::AllForOthers;
+        let btf = PathBuf::from(KERNEL_BTF);
+        Ok(Target { btf, pid_namespace, filter, counts_memory_and_swap, log, records_namespaces })
     }
 
     /// Checks the limit, not the usage: most of the usage is reclaimable cache.

@@ -97,7 +97,7 @@ pub(crate) async fn serve(
     stdout: Writer,
     tasks: &TaskGroup,
 ) -> Result<(), ServeError> {
-    let (monitor, mut events) = Monitor::start(setup.for_node(), tasks).map_err(ServeError::Monitor)?;
+    let (monitor, mut events) = Monitor::start(setup, tasks).map_err(ServeError::Monitor)?;
     timeout(ATTACH_PATIENCE, attached(&mut events)).await.map_err(|_| ServeError::TracerTimeout)??;
     let listener = NodeListener::bind(&config.socket)?;
     let log_problem = |problem: &str| tracing::warn!("{problem}");

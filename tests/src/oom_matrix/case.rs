@@ -46,6 +46,11 @@ pub(super) struct Case {
 }
 
 impl Case {
+    /// Whether it runs below the monitors' cgroup and in a container, and nowhere else.
+    pub(super) fn runs_in_both(&self) -> bool {
+        self.placements == BOTH
+    }
+
     /// What `--only` matches and tables show.
     pub(super) fn name_in(&self, placement: Placement) -> String {
         format!("{}{}", placement.prefix(), self.name)
@@ -75,7 +80,7 @@ const CASES: &[Case] = &[
     case("thread-allocates", BOTH, |fixture| fixture.kills_itself(&["thread-eat", TOO_MUCH])),
     case("leader-gone", BOTH, scenario::leader_gone),
     case("shared-memory", BOTH, scenario::shared_memory),
-    case("nested-pidns", BOTH, |fixture| fixture.kills_child(&["nested-pidns", TOO_MUCH])),
+    case("nested-pidns", EVERYWHERE, |fixture| fixture.kills_child(&["nested-pidns", TOO_MUCH])),
     case("nested-init", BOTH, scenario::nested_init),
     case("parent-died-first", BOTH, scenario::parent_died_first),
     case("cmdline-100-kb", BOTH, scenario::cmdline_100_kb),

@@ -47,7 +47,7 @@ pub fn run(plan: &MatrixPlan, mut on_outcome: impl FnMut(&Outcome)) -> Vec<Outco
     let mut at = None;
     for (placement, case) in placed_cases() {
         let name = case.name_in(placement);
-        if !plan.wants(&name) {
+        if !plan.wants(&name) || plan.is_repetition(placement, case) {
             continue;
         }
         let placement = plan.actual(placement);
@@ -72,6 +72,12 @@ pub fn run(plan: &MatrixPlan, mut on_outcome: impl FnMut(&Outcome)) -> Vec<Outco
 impl MatrixPlan {
     fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()))
+    }
+
+    /// Whether it runs below the monitors as well, on an emulated machine that has no time for both. One case runs in all
+    /// placements everywhere.
+    fn is_repetition(&self, placement: Placement, case: &Case) -> bool {
+        self.machine == Machine::Dedicated && placement == Placement::Container && case.runs_in_both()
     }
 
     /// A dedicated machine has no tracefs at all, so its cases do not need a harness of their own.

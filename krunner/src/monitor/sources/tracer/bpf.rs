@@ -48,6 +48,9 @@ static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../../../krunner
 /// The same programs with log lines for rare events.
 static OBJECT_WITH_LOG: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../../../krunner-ebpf/krunner-ebpf-log.o"));
 
+/// The same programs with the victim's IDs in all PID namespaces.
+static OBJECT_OF_NODE: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../../../krunner-ebpf/krunner-ebpf-node.o"));
+
 /// What to trace, and how to load the programs.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
@@ -61,6 +64,8 @@ pub(crate) struct Target {
     pub counts_memory_and_swap: bool,
     /// Whether the programs log rare events.
     pub log: ProgramLog,
+    /// Whether records have the victim's IDs in all PID namespaces.
+    pub records_namespaces: bool,
 }
 
 /// Which processes the programs record.
@@ -185,10 +190,11 @@ fn load(target: &Target) -> Result<Attached, LoadError> {
             Err(error) => tracing::debug!("{}: eBPF program logging is disabled", chain(&error)),
         }
     }
-    match load_with(target, &facts, OBJECT) {
+    let object = if target.records_namespaces { OBJECT_OF_NODE } else { OBJECT };
+    match load_with(target, &facts, object) {
         // A verifier may reject plain loads, which are an optimization: retry with helper calls.
         Err(LoadError::Program { .. }) if facts.has_direct_reads => {
-            load_with(target, &KernelFacts { has_direct_reads: false, ..facts }, OBJECT)
+            load_with(target, &KernelFacts { has_direct_reads: false, ..facts }, object)
         }
         loaded => loaded,
     }
