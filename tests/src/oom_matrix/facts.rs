@@ -31,6 +31,10 @@ impl Fact {
         Self { field, expected: Expected::That(what, holds) }
     }
 
+    pub(super) fn is_about_trigger(&self) -> bool {
+        self.field.starts_with("/trigger")
+    }
+
     /// Describes how the report differs.
     fn problem(&self, report: &Value) -> Option<String> {
         let value = report.pointer(self.field);

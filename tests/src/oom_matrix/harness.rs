@@ -166,7 +166,11 @@ impl Harness {
         let clock = KillClock::start(self.limited.counter());
         let actual = run(&self.fixture());
         let kills = clock.stop();
-        let actual = actual?;
+        let mut actual = actual?;
+        if self.machine == Machine::Dedicated {
+            // On an emulated machine the process that launched the victim may be the one that allocates at the limit.
+            actual.facts.retain(|fact| !fact.is_about_trigger());
+        }
         let counted = self.limited.oom_kills() - before;
         assert!(actual.agrees_with(counted), "the kernel counted {counted} kills: {actual:?}");
         let logged = log.as_mut().and_then(KernelLog::take);
