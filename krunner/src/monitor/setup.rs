@@ -146,6 +146,8 @@ impl MonitorSetup {
         let node = may_use_node.then(NodeSocket::find).flatten();
         let scope = host.scope();
         let cgroup = host.cgroup.ok();
+        let dir = cgroup.as_ref().map(|cgroup| cgroup.dir.clone());
+        let cgroup_filter = cgroup_filter.map(|filter| CgroupFilter { dir, ..filter });
         let traces_for_others = requested == ScopeRequest::AllForOthers;
         Self { tracer, scope, proc, view, cgroup_filter, cgroup, node, traces_for_others }
     }

@@ -41,7 +41,7 @@ const ATTACH_PATIENCE: Duration = Duration::from_mins(1);
 /// Connections are accepted again after this, if the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a node is told.
+/// What a node needs to know to run.
 #[derive(Debug)]
 pub(crate) struct NodeConfig {
     /// Path of the socket.

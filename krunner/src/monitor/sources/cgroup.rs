@@ -318,8 +318,7 @@ impl Mount {
 pub(in crate::monitor) fn own_cgroup_filter(root: &CgroupRoot) -> Result<CgroupFilter, CgroupError> {
     let own = root.read("self/cgroup")?;
     let (version, path) = own_path(&own).ok_or(CgroupError::NotMounted)?;
-    let dir = Cgroup::find(root).ok().map(|cgroup| cgroup.dir);
-    Ok(CgroupFilter { dir, ..CgroupFilter::new(version, path) })
+    Ok(CgroupFilter::new(version, path))
 }
 
 /// The path of a process's memory cgroup, from the text of its `/proc/PID/cgroup`.

@@ -220,7 +220,6 @@ impl Scanner {
         }
         // The kernel lists all processes in this order already.
         self.listed.sort_unstable();
-        self.listed.dedup();
         let left_out = self.listed.len().saturating_sub(MAX_PROCESSES);
         self.listed.truncate(MAX_PROCESSES);
         let next = self.listed.partition_point(|(pid, _)| *pid <= self.turn);
@@ -243,7 +242,9 @@ impl Scanner {
         let dir = self.cgroup_filter.as_ref().and_then(|filter| filter.dir.as_deref());
         let Some(Ok(members)) = dir.map(members::members) else { return false };
         let former = self.remembered.iter().filter(|(_, known)| known.is_inside).map(|(pid, _)| *pid);
-        let pids: Vec<u32> = members.into_iter().chain(former).collect();
+        let mut pids: Vec<u32> = members.into_iter().chain(former).collect();
+        pids.sort_unstable();
+        pids.dedup();
         for pid in pids {
             let shown = fstatat(&self.folder, pid.to_string().as_str(), AtFlags::empty());
             self.listed.extend(shown.ok().map(|shown| (pid, shown.st_ino)));

@@ -28,7 +28,7 @@ pub(super) struct NodeSource {
     boottime_offset_ns: i64,
     why_not_bpf: Option<String>,
     /// The last problem that was logged.
-    told: String,
+    last_problem: String,
 }
 
 impl NodeSource {
@@ -38,7 +38,7 @@ impl NodeSource {
             is_connected: false,
             boottime_offset_ns: clock::boottime_offset_ns(),
             why_not_bpf,
-            told: String::new(),
+            last_problem: String::new(),
         }
     }
 
@@ -85,9 +85,9 @@ impl MonitorTask {
         let problem = chain(error);
         if matches!(error, NodeError::Connect(_)) {
             tracing::debug!("no krunner node: {problem}");
-        } else if node.told != problem {
+        } else if node.last_problem != problem {
             tracing::warn!("krunner node cannot be used: {problem}");
-            node.told = problem;
+            node.last_problem = problem;
         }
     }
 

@@ -53,9 +53,7 @@ impl ProcRoot {
     /// The process that has this pid now, zombies included.
     #[must_use]
     pub(crate) fn key_of(&self, pid: u32) -> Option<ProcessKey> {
-        let mut line = [0; STAT_BYTES];
-        let line = read_start(&self.0.join(format!("{pid}/stat")), &mut line)?;
-        Stat::parse(line).map(|(_, stat)| ProcessKey { pid, start_ticks: stat.start_ticks })
+        self.stat(pid).map(|stat| ProcessKey { pid, start_ticks: stat.start_ticks })
     }
 
     /// Current size of this process; `None` if it is gone or has released its memory. Same cost as [`Self::has`].
@@ -82,9 +80,13 @@ impl ProcRoot {
 
     /// The stat line of this process; `None` if the pid was reused.
     fn stat_of(&self, key: ProcessKey) -> Option<Stat> {
+        self.stat(key.pid).filter(|stat| stat.start_ticks == key.start_ticks)
+    }
+
+    fn stat(&self, pid: u32) -> Option<Stat> {
         let mut line = [0; STAT_BYTES];
-        let line = read_start(&self.0.join(format!("{}/stat", key.pid)), &mut line)?;
-        Stat::parse(line).map(|(_, stat)| stat).filter(|stat| stat.start_ticks == key.start_ticks)
+        let line = read_start(&self.0.join(format!("{pid}/stat")), &mut line)?;
+        Stat::parse(line).map(|(_, stat)| stat)
     }
 
     /// Whether a process passes a cgroup filter.
