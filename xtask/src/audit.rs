@@ -144,7 +144,8 @@ fn create_placeholder(repository: &Path) -> Result<()> {
     git(&["commit", "--quiet", "--message", "Placeholder"])
 }
 
-fn ensure() -> Result<PathBuf> {
+/// The path of cargo-deny, which is installed if it is missing.
+pub(crate) fn ensure() -> Result<PathBuf> {
     if on_path("cargo-deny") {
         return Ok("cargo-deny".into());
     }
@@ -152,7 +153,9 @@ fn ensure() -> Result<PathBuf> {
     let deny = tools.join("bin/cargo-deny");
     if !deny.is_file() {
         step(&format!("cargo install cargo-deny {VERSION}"));
-        let mut install = cargo(["install", "--locked", "--quiet", "cargo-deny", "--version", VERSION, "--root"]);
+        // Not optimized: it runs for a second and would compile for minutes.
+        let mut install =
+            cargo(["install", "--debug", "--locked", "--quiet", "cargo-deny", "--version", VERSION, "--root"]);
         run(install.arg(&tools))?;
     }
     Ok(deny)

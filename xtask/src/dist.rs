@@ -76,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         return Ok(true);
     }
     let mut is_fine = true;
-    for Check { name, outcome } in dist.checks(&args.target)? {
+    for Check { name, outcome } in dist.checks()?.into_iter().chain(dist.compare_with_rebuild(&args.target)?) {
         let problems = outcome.unwrap_or_else(|reason| vec![reason]);
         println!("{name}: {}", if problems.is_empty() { "ok".to_owned() } else { problems.join("\n    ") });
         is_fine &= problems.is_empty();
@@ -113,8 +113,7 @@ pub(crate) fn make(archs: &[Arch]) -> Result<Dist> {
     }
     let site = Site::here()?;
     let mut binaries = Vec::new();
-    for &arch in archs {
-        let built = site.build(arch)?;
+    for (&arch, built) in archs.iter().zip(site.build(archs)?) {
         let problems = elf::problems(&built, arch)?;
         if !problems.is_empty() {
             bail!("{} is unfit for release: {}", built.display(), problems.join("; "));
@@ -127,16 +126,11 @@ pub(crate) fn make(archs: &[Arch]) -> Result<Dist> {
     for (arch, binary) in &binaries {
         package::write(binary, *arch, &folder)?;
     }
-    pages::write(&native(&binaries)?, &folder)?;
-    sbom::write(archs, &folder)?;
-    sums::write(&folder)?;
-    Ok(Dist { folder, binaries })
-}
-
-/// The binary that runs on this machine.
-fn native(binaries: &[(Arch, PathBuf)]) -> Result<PathBuf> {
-    let own = binaries.iter().find(|(arch, _)| arch.is_native());
-    own.map(|(_, binary)| binary.clone()).context("none of the binaries runs on this processor")
+    let dist = Dist { folder, binaries };
+    pages::write(dist.native()?, &dist.folder)?;
+    sbom::write(archs, &dist.folder)?;
+    sums::write(&dist.folder)?;
+    Ok(dist)
 }
 
 /// Copies a file and creates its folder.
@@ -169,20 +163,36 @@ impl Dist {
         Ok(text)
     }
 
-    /// Checks the checksums with `sha256sum`, the ELF files, a rebuild elsewhere, and the other processor's binary.
-    pub(crate) fn checks(&self, rebuilt: &[Arch]) -> Result<Vec<Check>> {
+    /// The binary that runs on this machine.
+    pub(crate) fn native(&self) -> Result<&Path> {
+        self.binary(Arch::native()?)
+    }
+
+    fn binary(&self, arch: Arch) -> Result<&Path> {
+        let found = self.binaries.iter().find(|(other, _)| *other == arch);
+        found.map(|(_, binary)| binary.as_path()).with_context(|| format!("there is no binary for {arch}"))
+    }
+
+    /// Checks the checksums with `sha256sum`, the ELF files, and the other processor's binary.
+    pub(crate) fn checks(&self) -> Result<Vec<Check>> {
         let mut checks = vec![check("sums", verify::sums(&self.folder))];
         for (arch, binary) in &self.binaries {
             checks.push(check(arch.name(), Ok(elf::problems(binary, *arch)?)));
             if *arch == Arch::Aarch64 {
-                checks.push(check("aarch64_runs", Ok(verify::runs(binary, &native(&self.binaries)?))));
+                checks.push(check("aarch64_runs", Ok(verify::runs(binary, self.native()?))));
             }
         }
-        let site = verify::Elsewhere::new()?;
-        for (arch, binary) in self.binaries.iter().filter(|(arch, _)| rebuilt.contains(arch)) {
-            let outcome = site.differences(binary, *arch)?;
-            checks.push(check(&format!("{}_reproducible", arch.name()), Ok(outcome)));
-        }
         Ok(checks)
+    }
+
+    /// Builds for these processors again elsewhere and compares the binaries.
+    pub(crate) fn compare_with_rebuild(&self, archs: &[Arch]) -> Result<Vec<Check>> {
+        let elsewhere = verify::Elsewhere::new()?;
+        let pairs = archs.iter().zip(elsewhere.build(archs)?);
+        let compared = pairs.map(|(arch, rebuilt)| {
+            let outcome = verify::differences(self.binary(*arch)?, &rebuilt)?;
+            Ok(check(&format!("{}_reproducible", arch.name()), Ok(outcome)))
+        });
+        compared.collect()
     }
 }

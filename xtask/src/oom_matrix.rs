@@ -10,7 +10,7 @@ use krunner_tests::oom_matrix::{self, CaseResult, Machine, MatrixPlan, MonitorMo
 use serde_json::json;
 
 use crate::summary::Check;
-use crate::workspace::{build_binary, build_quickly, build_release, step};
+use crate::workspace::{build_binary, build_release, step};
 
 const HELP: &str = "\
 Causes real OOM kills in scratch memory cgroups while `krunner monitor` and `krunner monitor --no-bpf` run side by side, and \
@@ -100,10 +100,10 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 
 /// Runs the matrix as part of `cargo xtask test`. Load on this machine may delay the fallback's scans of `/proc`, so the fallback
 /// is run a second time if it misses a requirement. Both results are printed.
-pub(crate) fn test(krunner: &Path) -> Result<Vec<Check>> {
+pub(crate) fn test(krunner: &Path, victim: PathBuf) -> Vec<Check> {
     let plan = MatrixPlan {
         krunner: krunner.to_owned(),
-        victim: build_quickly("krunner-tests", "victim")?,
+        victim,
         modes: MonitorMode::ALL.to_vec(),
         only: Vec::new(),
         machine: Machine::Shared,
@@ -124,7 +124,7 @@ pub(crate) fn test(krunner: &Path) -> Result<Vec<Check>> {
         Check { name: name.to_owned(), outcome }
     };
     print_table(&outcomes, &MonitorMode::ALL, &[]);
-    Ok([("oom-matrix::bpf", MonitorMode::Bpf), ("oom-matrix::fallback", MonitorMode::Fallback)].map(check).into())
+    [("oom-matrix::bpf", MonitorMode::Bpf), ("oom-matrix::fallback", MonitorMode::Fallback)].map(check).into()
 }
 
 /// The requirements that this mode missed, prefixed with its name.

@@ -1,9 +1,12 @@
 //! `cargo xtask test`: runs every check of the workspace.
 //!
 //! The order is tidy, the unit tests of all packages, the integration suites against the release binary, then the OOM matrix on
-//! this machine. `--all` also builds the release artifacts first, because suites test them, runs the OOM matrix on other kernels
-//! and audits dependencies; `--engines` adds containers of real engines. A failed part does not stop the next one; the end of the
-//! output summarizes all of them.
+//! this machine. With `--all`, the program under test is the static binary of the release artifacts, which suites test too; the
+//! OOM matrix runs on other kernels, and dependencies are audited. `--engines` adds containers of real engines. A failed part
+//! does not stop the next one; the end of the output summarizes all of them.
+//!
+//! The suites wait more than they compute. Hence they run on more threads than there are processors, and with `--all`, what the
+//! parts behind them need is built meanwhile, at the lowest priority.
 
 mod sanitize;
 
@@ -11,7 +14,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::panic::resume_unwind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -19,9 +22,10 @@ use anyhow::{Context as _, Result};
 use krunner_tests::flaky;
 
 use self::sanitize::Sanitizer;
-use crate::musl::Arch;
+use crate::dist::Dist;
+use crate::musl::{Arch, Site};
 use crate::summary::{Check, Summary};
-use crate::workspace::{build_quickly, build_release, cargo, named, root, step};
+use crate::workspace::{build_binary, build_release, cargo, give_way, named, root, step};
 use crate::{audit, dist, host, oom_matrix, tidy, venv, vm};
 
 const HELP: &str = "\
@@ -34,6 +38,8 @@ Debian packages, and kernels for virtual machines.
 Environment:
   KRUNNER_VENV         use this Python environment unchanged instead of target/venv
   KRUNNER_ADVISORY_DB  a clone of the RustSec advisory database; without it, only yanked versions are found
+
+The suites run on three threads per processor; RUST_TEST_THREADS sets another number.
 
 Tests read KRUNNER_BIN (the release binary), KRUNNER_TEST_PYTHON (or KRUNNER_TEST_NO_PYTHON, the reason why there is no \
 Python environment), KRUNNER_SKIP_FILE (where skipped tests write their reason), KRUNNER_FLAKY_FILE (where tests write \
@@ -51,6 +57,12 @@ Examples:
   cargo xtask test --without oom_ --without survival::
 
 Exit codes: 0 success, 1 a test or check failed or could not run, 2 wrong usage.";
+
+/// Threads per processor for the suites, which use a quarter of a processor per thread.
+const SUITE_THREADS: usize = 3;
+
+/// Arguments of cargo that run the suites.
+const SUITES: [&str; 4] = ["test", "--no-fail-fast", "--package", "krunner-tests"];
 
 /// If more tests fail, it is not for the load of this machine.
 const MAX_RETRIED: usize = 10;
@@ -118,7 +130,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     if args.all {
         host::install_missing()?;
     }
-    let (python, krunner) = args.prepare()?;
+    let (python, build) = args.prepare()?;
     if let Err(reason) = &python {
         step(&format!("skipping tests that need Python: {reason}"));
     }
@@ -134,25 +146,31 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         fs::write(file, "")?;
     }
     let mut summary = Summary::default();
-    let dist = args.make_dist(&mut summary, &mut problems);
-    let env = TestEnv { krunner, python, dist, skip_file, flaky_file, all: args.all };
-    // The package with the suites runs separately, so that they run once. krunner-ebpf has another target.
-    let unit = ["test", "--no-fail-fast", "--workspace", "--exclude", "krunner-ebpf", "--exclude", "krunner-tests"];
-    let suites = ["test", "--no-fail-fast", "--package", "krunner-tests"];
-    for (what, arguments) in [("unit tests", &unit[..]), ("integration suites", &suites[..])] {
-        step(what);
-        let selection: Vec<_> = args.selection.arguments("--skip").collect();
-        if !env.run_with_retries(|| cargo(arguments), &selection, &mut summary)? {
-            problems.push(format!("the {what} failed"));
-        }
+    let checks = match &build {
+        Build::Artifacts(dist) => dist.checks()?,
+        Build::Program(_) if args.is_for_other_parts() => Vec::new(),
+        Build::Program(_) => dist::skipped("takes minutes to build: run `cargo xtask dist --check`, or pass --all"),
+    };
+    for check in &checks {
+        summary.check(check);
     }
+    let env = TestEnv {
+        krunner: build.program()?.to_owned(),
+        python,
+        dist: build.artifacts().map(|dist| dist.folder().to_owned()),
+        skip_file,
+        flaky_file,
+        all: args.all,
+    };
+    args.run_unit_tests(&env, &mut summary, &mut problems)?;
+    args.run_suites(&env, build.artifacts(), &mut summary, &mut problems)?;
 
     if let Some(filters) = args.conformance_filters() {
         step("conformance suites with the client of agent 23.9.10");
         match &env.python {
             Ok(python) if venv::later_agent(python).is_dir() => {
                 let command = || {
-                    let mut command = cargo(suites);
+                    let mut command = with_threads(cargo(SUITES));
                     command.env("KRUNNER_TEST_AGENT_PACKAGES", venv::later_agent(python));
                     command
                 };
@@ -172,7 +190,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         }
         step(what);
         let checks = match what {
-            "oom-matrix" => oom_matrix::test(&env.krunner),
+            "oom-matrix" => args.build_victim().map(|victim| oom_matrix::test(&env.krunner, victim)),
             "vm" if args.all => vm::test(),
             "engines" => vm::test_engines(),
             "vm" => Ok(vm::skipped("takes minutes of emulation: run `cargo xtask vm`, or pass --all")),
@@ -207,14 +225,82 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 impl Args {
     /// Makes the Python environment while cargo builds the program under test: the one waits for downloads, the other for
     /// processors.
-    fn prepare(&self) -> Result<(Result<PathBuf, String>, PathBuf)> {
-        // With --all, the suites of artifacts test what is optimized.
-        let build = || if self.all { build_quickly("krunner", "krunner") } else { build_release("krunner") };
+    fn prepare(&self) -> Result<(Result<PathBuf, String>, Build)> {
         thread::scope(|scope| {
-            let krunner = scope.spawn(build);
+            let build = scope.spawn(|| self.build());
             let python = self.python()?;
-            Ok((python, krunner.join().unwrap_or_else(|panic| resume_unwind(panic))?))
+            Ok((python, build.join().unwrap_or_else(|panic| resume_unwind(panic))?))
         })
+    }
+
+    /// Builds the program under test.
+    fn build(&self) -> Result<Build> {
+        Ok(if !self.all {
+            Build::Program(build_release("krunner")?)
+        } else if self.is_for_other_parts() {
+            Build::Program(Site::here()?.build_native()?)
+        } else {
+            step("dist");
+            Build::Artifacts(dist::make(&Arch::ALL)?)
+        })
+    }
+
+    /// Builds the program that scenarios of the OOM matrix kill.
+    fn build_victim(&self) -> Result<PathBuf> {
+        if self.all { Site::here()?.build_test_program("victim") } else { build_binary("krunner-tests", "victim") }
+    }
+
+    /// The package with the suites runs separately, so that they run once. krunner-ebpf has another target.
+    fn run_unit_tests(&self, env: &TestEnv, summary: &mut Summary, problems: &mut Vec<String>) -> Result<()> {
+        step("unit tests");
+        let unit = ["test", "--no-fail-fast", "--workspace", "--exclude", "krunner-ebpf", "--exclude", "krunner-tests"];
+        if !env.run_with_retries(|| cargo(unit), &self.skips_and_filters(), summary)? {
+            problems.push("the unit tests failed".to_owned());
+        }
+        Ok(())
+    }
+
+    fn run_suites(
+        &self,
+        env: &TestEnv,
+        artifacts: Option<&Dist>,
+        summary: &mut Summary,
+        problems: &mut Vec<String>,
+    ) -> Result<()> {
+        step("integration suites");
+        let suites = || with_threads(cargo(SUITES));
+        // The retries come when nothing else runs.
+        let (first, prepared) = thread::scope(|scope| {
+            let later = scope.spawn(|| self.prepare_later_parts(artifacts));
+            let first = env.run(suites().arg("--").args(self.skips_and_filters()));
+            (first, later.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        if !env.retry(first?, suites, summary)? {
+            problems.push("the integration suites failed".to_owned());
+        }
+        match prepared {
+            Ok(checks) => checks.iter().for_each(|check| summary.check(check)),
+            Err(error) => problems.push(format!("preparation of the parts behind the suites: {error:#}")),
+        }
+        Ok(())
+    }
+
+    /// The selection as arguments of test binaries.
+    fn skips_and_filters(&self) -> Vec<&str> {
+        self.selection.arguments("--skip").collect()
+    }
+
+    /// Builds and fetches what the parts behind the suites need, and builds one of the artifacts again: the other differs in its
+    /// instructions only.
+    fn prepare_later_parts(&self, artifacts: Option<&Dist>) -> Result<Vec<Check>> {
+        give_way()?;
+        if self.all && self.wants("vm") {
+            vm::prepare()?;
+        }
+        if self.all && self.wants("audit") {
+            audit::ensure()?;
+        }
+        artifacts.map_or_else(|| Ok(Vec::new()), |dist| dist.compare_with_rebuild(&[Arch::native()?]))
     }
 
     /// The Python environment, or the reason why there is none.
@@ -252,61 +338,81 @@ impl Args {
         };
         !self.selection.filters.is_empty() && self.selection.filters.iter().all(is_other)
     }
+}
 
-    /// Builds the release artifacts for the suites, unless the filters select only other parts.
-    fn make_dist(&self, summary: &mut Summary, problems: &mut Vec<String>) -> Option<PathBuf> {
-        if self.is_for_other_parts() {
-            return None;
+/// What `cargo xtask test` tests.
+enum Build {
+    /// With --all: what is handed out.
+    Artifacts(Dist),
+    Program(PathBuf),
+}
+
+impl Build {
+    fn program(&self) -> Result<&Path> {
+        match self {
+            Self::Artifacts(dist) => dist.native(),
+            Self::Program(path) => Ok(path),
         }
-        if !self.all {
-            for check in dist::skipped("takes minutes to build: run `cargo xtask dist --check`, or pass --all") {
-                summary.check(&check);
-            }
-            return None;
-        }
-        step("dist");
-        // Only one binary is built twice: the other differs in its instructions only.
-        let made = dist::make(&Arch::ALL).and_then(|made| {
-            for check in made.checks(&[Arch::X86_64])? {
-                summary.check(&check);
-            }
-            Ok(made.folder().to_owned())
-        });
-        made.map_err(|error| problems.push(format!("dist: {error:#}"))).ok()
     }
+
+    const fn artifacts(&self) -> Option<&Dist> {
+        match self {
+            Self::Artifacts(dist) => Some(dist),
+            Self::Program(_) => None,
+        }
+    }
+}
+
+/// Lets the test binaries run on [`SUITE_THREADS`], unless the caller has set a number.
+fn with_threads(mut command: Command) -> Command {
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        command.env("RUST_TEST_THREADS", (SUITE_THREADS * processors).to_string());
+    }
+    command
 }
 
 fn without_later_agent(reason: String) -> Check {
     Check { name: "conformance with the client of agent 23.9.10".to_owned(), outcome: Err(reason) }
 }
 
+/// The outcome of one `cargo test`.
+struct Attempt {
+    summary: Summary,
+    has_succeeded: bool,
+}
+
 impl TestEnv {
-    /// Runs `cargo test` with arguments for the test binaries, then each failed test once more, one at a time: what passes
-    /// only alone is counted as flaky. Returns `false` if a test failed both times or could not run.
+    /// Runs `cargo test` with arguments for the test binaries, then each failed test once more. Returns `false` if a test failed
+    /// both times or could not run.
     fn run_with_retries(
         &self,
         command: impl Fn() -> Command,
         arguments: &[impl AsRef<OsStr>],
         summary: &mut Summary,
     ) -> Result<bool> {
-        let mut part = Summary::default();
-        let has_succeeded = self.run(command().arg("--").args(arguments), &mut part)?;
+        let first = self.run(command().arg("--").args(arguments))?;
+        self.retry(first, command, summary)
+    }
+
+    /// Runs each failed test once more, one at a time: what passes only alone is counted as flaky.
+    fn retry(&self, first: Attempt, command: impl Fn() -> Command, summary: &mut Summary) -> Result<bool> {
+        let Attempt { summary: mut part, has_succeeded } = first;
         let failed = part.failures().to_vec();
         if has_succeeded || failed.is_empty() || failed.len() > MAX_RETRIED {
             summary.add(part);
             return Ok(has_succeeded);
         }
         step(&format!("{} failed tests again, one at a time", failed.len()));
-        let mut again = Summary::default();
-        self.run(command().args(["--", "--exact", "--test-threads=1"]).args(&failed), &mut again)?;
-        part.recover(&again);
+        let again = self.run(command().args(["--", "--exact", "--test-threads=1"]).args(&failed))?;
+        part.recover(&again.summary);
         let has_recovered = part.failures().is_empty();
         summary.add(part);
         Ok(has_recovered)
     }
 
     /// Runs `cargo test`, forwards its output and counts the tests in it.
-    fn run(&self, command: &mut Command, summary: &mut Summary) -> Result<bool> {
+    fn run(&self, command: &mut Command) -> Result<Attempt> {
         command.env("KRUNNER_BIN", &self.krunner).env("KRUNNER_SKIP_FILE", &self.skip_file);
         command.env("KRUNNER_FLAKY_FILE", &self.flaky_file);
         for variable in ["KRUNNER_TEST_PYTHON", "KRUNNER_TEST_NO_PYTHON", "KRUNNER_DIST", "KRUNNER_TEST_ALL"] {
@@ -322,6 +428,7 @@ impl TestEnv {
         if self.all {
             command.env("KRUNNER_TEST_ALL", "1");
         }
+        let mut summary = Summary::default();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
         for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
             let line = line?;
@@ -329,7 +436,8 @@ impl TestEnv {
             println!("{line}");
             summary.read_line(&line);
         }
-        Ok(child.wait().with_context(|| format!("cannot wait for {}", named(command)))?.success())
+        let status = child.wait().with_context(|| format!("cannot wait for {}", named(command)))?;
+        Ok(Attempt { summary, has_succeeded: status.success() })
     }
 }
 

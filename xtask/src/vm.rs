@@ -136,6 +136,20 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     Ok(runs.iter().all(|run| run.shortfalls().is_empty()))
 }
 
+/// Fetches and builds what [`test`] needs.
+pub(crate) fn prepare() -> Result<()> {
+    let folder = folder()?;
+    kernels::ensure(&kernels::DEFAULT.map(str::to_owned), &folder)?;
+    image::pack(&folder).map(drop)
+}
+
+/// Where the machines' files are.
+fn folder() -> Result<PathBuf> {
+    let folder = target_dir()?.join("vm");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}
+
 /// Runs the default kernels as part of `cargo xtask test --all`. Load on this machine delays what happens in all machines that
 /// run at the same time, so a kernel that fails is run once more, alone, as a failed test is. Both results are printed, and the
 /// retry is counted.
@@ -169,8 +183,7 @@ fn check(version: &str, outcome: Result<Vec<String>, String>) -> Check {
 }
 
 fn run_all(versions: &[String], cases: Cases<'_>, verbose: bool) -> Result<Vec<KernelRun>> {
-    let folder = target_dir()?.join("vm");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let folder = folder()?;
     let kernels = kernels::ensure(versions, &folder)?;
     let image = image::pack(&folder)?;
     let began = Instant::now();

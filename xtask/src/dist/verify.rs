@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::panic::catch_unwind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -116,25 +116,30 @@ impl Elsewhere {
         Ok(Self { _folder: folder, site })
     }
 
-    /// Describes how a build there differs from this binary.
-    pub(super) fn differences(&self, binary: &Path, arch: Arch) -> Result<Vec<String>> {
-        let other = fs::read(self.site.build(arch)?)?;
-        let this = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
-        if this == other {
-            return Ok(Vec::new());
-        }
-        let first = this.iter().zip(&other).position(|(this, other)| this != other);
-        Ok(vec![format!(
-            "{} has {} bytes, SHA-256 {}; built elsewhere {} bytes, {}; the first byte that differs is {:?} \
-             (`strings` may show a path that got in)",
-            binary.display(),
-            this.len(),
-            sha256(&this),
-            other.len(),
-            sha256(&other),
-            first
-        )])
+    /// Builds krunner there and returns the paths, which exist as long as `self`.
+    pub(super) fn build(&self, archs: &[Arch]) -> Result<Vec<PathBuf>> {
+        self.site.build(archs)
     }
+}
+
+/// Describes how a binary differs from one that was built elsewhere.
+pub(super) fn differences(binary: &Path, rebuilt: &Path) -> Result<Vec<String>> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let (this, other) = (read(binary)?, read(rebuilt)?);
+    if this == other {
+        return Ok(Vec::new());
+    }
+    let first = this.iter().zip(&other).position(|(this, other)| this != other);
+    Ok(vec![format!(
+        "{} has {} bytes, SHA-256 {}; built elsewhere {} bytes, {}; the first byte that differs is {:?} \
+         (`strings` may show a path that got in)",
+        binary.display(),
+        this.len(),
+        sha256(&this),
+        other.len(),
+        sha256(&other),
+        first
+    )])
 }
 
 /// Copies every file that git tracks or would track, including uncommitted changes.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::cpio::Archive;
 use crate::host::BUSYBOX;
-use crate::musl::{Arch, Site};
+use crate::musl::Site;
 
 /// The busybox applets that scenarios and the harness call.
 const APPLETS: &[&str] = &["cat", "grep", "ip", "mount", "nsenter", "sh", "sleep", "true", "umount", "unshare"];
@@ -16,9 +16,9 @@ const APPLETS: &[&str] = &["cat", "grep", "ip", "mount", "nsenter", "sh", "sleep
 /// Builds the programs, packs the image and returns its path.
 pub(super) fn pack(folder: &Path) -> Result<PathBuf> {
     let site = Site::here()?;
-    let krunner = site.build(Arch::X86_64)?;
-    let victim = site.build_test_program("victim", Arch::X86_64)?;
-    let init = site.build_test_program("vm-init", Arch::X86_64)?;
+    let krunner = site.build_native()?;
+    let victim = site.build_test_program("victim")?;
+    let init = site.build_test_program("vm-init")?;
     let image = folder.join("initramfs");
     let sink = File::create(&image).with_context(|| format!("cannot write {}", image.display()))?;
     let mut archive = Archive::new(BufWriter::new(sink));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::host::BUSYBOX;
-use crate::musl::{Arch, Site};
+use crate::musl::Site;
 use crate::vm::cpio::Archive;
 use crate::workspace::root;
 
@@ -38,9 +38,9 @@ impl Programs {
     pub(super) fn build() -> Result<Self> {
         let site = Site::here()?;
         Ok(Self {
-            krunner: site.build(Arch::X86_64)?,
-            victim: site.build_test_program("victim", Arch::X86_64)?,
-            agent: site.build_test_program("vm-node", Arch::X86_64)?,
+            krunner: site.build_native()?,
+            victim: site.build_test_program("victim")?,
+            agent: site.build_test_program("vm-node")?,
         })
     }
 
