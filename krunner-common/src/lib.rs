@@ -26,7 +26,7 @@ pub use record::{
 /// Ring buffer for the records that an OOM report cannot do without, see [`Kind::is_of_kill`].
 pub const KILLS: &str = "KILLS";
 
-/// Size of [`KILLS`]: holds 860 unread OOM kills (SIGKILL, mark and exit). The kernel maps the pages of a ring
+/// Size of [`KILLS`]: holds 840 unread OOM kills (SIGKILL, mark and exit). The kernel maps the pages of a ring
 /// buffer twice but allocates them once, and charges them to the loader's memory cgroup.
 pub const KILLS_BYTES: u32 = 256 * 1024;
 

@@ -108,7 +108,7 @@ layout! {
 layout! {
     /// The id of a process in one PID namespace.
     pub struct NamespaceId: 8 {
-        /// Inode number of the namespace (`ns_common.inum`); 0 for an unused entry.
+        /// Inode number of the namespace (`ns_common.inum`); 0 if unknown.
         pub inum: u32,
         /// The process id there.
         pub pid: u32,
@@ -117,8 +117,13 @@ layout! {
 
 layout! {
     /// The ids of a process in the PID namespaces below the initial one. A process that is nested deeper has no id here
-    /// in the namespaces beyond.
-    pub struct NamespaceIds: 32 {
+    /// in the namespaces beyond. Read them with [`NamespaceIds::iter`]: the programs fill all entries, since each branch in
+    /// them multiplies the paths that a verifier has to follow.
+    pub struct NamespaceIds: 40 {
+        /// The level of the process's own namespace. Entries of deeper levels have no meaning.
+        pub deepest: u32,
+        /// Padding to a multiple of 8 bytes; always 0.
+        pub reserved: u32,
         /// Level 1, that of most containers.
         pub first: NamespaceId,
         /// Level 2, a container in a container.
@@ -134,12 +139,13 @@ impl NamespaceIds {
     /// The ids of a process in the initial namespace only.
     pub const NONE: Self = {
         let none = NamespaceId { inum: 0, pid: 0 };
-        Self { first: none, second: none, third: none, fourth: none }
+        Self { deepest: 0, reserved: 0, first: none, second: none, third: none, fourth: none }
     };
 
     /// The namespaces and ids in use, outermost first.
     pub fn iter(&self) -> impl Iterator<Item = NamespaceId> {
-        [self.first, self.second, self.third, self.fourth].into_iter().take_while(|id| id.inum != 0)
+        let levels = [self.first, self.second, self.third, self.fourth];
+        levels.into_iter().take(self.deepest as usize).take_while(|id| id.inum != 0)
     }
 }
 
@@ -167,7 +173,7 @@ layout! {
 
 layout! {
     /// A SIGKILL was generated.
-    pub struct Kill: 200 {
+    pub struct Kill: 208 {
         /// The record kind, [`Kind::Kill`].
         pub kind: u32,
         /// One of [`source`].

@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod node_check;
 mod survivor;
 
 use std::fs::{self, OpenOptions};
@@ -90,11 +91,10 @@ fn child(only: &[String]) -> std::io::Result<ExitStatus> {
 }
 
 fn oom_matrix(only: Vec<String>) -> ExitCode {
-    // First: the children of this check would inherit the oom_score_adj that is set below.
+    // First: the children of these checks would inherit the oom_score_adj that is set below.
     if only.is_empty() {
-        let problem = survivor::check().err();
-        emit_retries();
-        emit(&json!({ "event": "survivor", "problem": problem }));
+        emit_check("sessions in a killed cgroup", survivor::check());
+        emit_check("krunner node", node_check::check());
     }
     // While a victim of a global OOM kill has not freed its memory yet, the next process that allocates is killed as well.
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
@@ -112,6 +112,11 @@ fn oom_matrix(only: Vec<String>) -> ExitCode {
         emit(&json!({ "event": "outcome", "outcome": outcome }));
     });
     ExitCode::SUCCESS
+}
+
+fn emit_check(name: &str, outcome: Result<(), String>) {
+    emit_retries();
+    emit(&json!({ "event": "checked", "name": name, "problem": outcome.err() }));
 }
 
 fn emit_retries() {

@@ -223,10 +223,12 @@ fn progress(kernel: &Kernel, event: &Event, began: Instant, verbose: bool) {
         Event::Outcome { outcome } if verbose || !is_fine(outcome) => {
             println!("{wanted}: {:5.1} s {}", began.elapsed().as_secs_f64(), line(outcome));
         }
-        Event::Survivor { problem: Some(problem) } => {
-            println!("{wanted}: a session in a killed cgroup failed: {problem}");
+        Event::Checked { name, problem } => {
+            println!(
+                "{wanted}: {name}: {}",
+                problem.as_ref().map_or("ok".to_owned(), |problem| format!("FAILED: {problem}"))
+            );
         }
-        Event::Survivor { problem: None } => println!("{wanted}: a session survived a group kill of its cgroup"),
         Event::Outcome { .. } | Event::Retried { .. } | Event::Done | Event::Failed { .. } => {}
     }
 }
@@ -249,8 +251,7 @@ impl KernelRun {
             let short = oom_matrix::shortfalls(*mode, &self.run.outcomes, Machine::Dedicated).into_iter();
             short.map(|text| format!("{mode}: {text}")).collect::<Vec<_>>()
         };
-        let problem = self.run.problem.iter().map(|problem| format!("a session with CAP_SYS_RESOURCE: {problem}"));
-        let fault = self.run.fault.clone().into_iter().chain(problem);
+        let fault = self.run.fault.iter().chain(&self.run.problems).cloned();
         let nothing = self.run.outcomes.is_empty().then(|| "no case ran".to_owned());
         fault.chain(nothing).chain(MonitorMode::ALL.iter().flat_map(of)).collect()
     }

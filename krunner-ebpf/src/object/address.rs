@@ -67,6 +67,31 @@ impl Address {
         self.read(offset)
     }
 
+    /// Reads a number; 0 if the address is bad. Unlike [`KernelPointer::u32`] it adds no path for the verifier.
+    #[inline(always)]
+    pub(super) fn u32_or_0(self, offset: u32) -> u32 {
+        self.read_or_0(offset)
+    }
+
+    /// Like [`Address::u32_or_0`], for an address or any other word.
+    #[inline(always)]
+    pub(super) fn u64_or_0(self, offset: u32) -> u64 {
+        self.read_or_0(offset)
+    }
+
+    /// Private, because it is sound only for types to which all zeros are valid.
+    #[inline(always)]
+    fn read_or_0<T: Copy>(self, offset: u32) -> T {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the helper writes all of the value in any case: it clears it if the address is bad
+        // (`bpf_probe_read_kernel_common` in kernel/trace/bpf_trace.c), as that of an absent member nearly always is.
+        unsafe {
+            let (to, from) = (value.as_mut_ptr().cast(), self.plus(offset).0 as *const _);
+            generated::bpf_probe_read_kernel(to, size_of::<T>() as u32, from);
+            value.as_ptr().read_volatile()
+        }
+    }
+
     /// Private, because it is sound only for types without invalid bit patterns.
     #[inline(always)]
     fn read<T: Copy>(self, offset: u32) -> Option<T> {

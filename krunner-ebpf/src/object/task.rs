@@ -118,25 +118,24 @@ pub(super) fn namespaces(task: Address) -> NamespaceIds {
     if cfg!(not(feature = "namespaces")) || !all_namespaces() {
         return NamespaceIds::NONE;
     }
-    let Some(pid) = leader(task).and_then(|leader| leader.pointer(offset!(task_thread_pid))) else {
-        return NamespaceIds::NONE;
-    };
-    let deepest = pid.u32(offset!(pid_level)).unwrap_or(0);
+    let leader = Address::new(task.u64_or_0(offset!(task_group_leader)));
+    let pid = Address::new(leader.u64_or_0(offset!(task_thread_pid)));
     NamespaceIds {
-        first: namespace_id(pid, 1, deepest),
-        second: namespace_id(pid, 2, deepest),
-        third: namespace_id(pid, 3, deepest),
-        fourth: namespace_id(pid, 4, deepest),
+        deepest: pid.u32_or_0(offset!(pid_level)),
+        reserved: 0,
+        first: namespace_id(pid, 1),
+        second: namespace_id(pid, 2),
+        third: namespace_id(pid, 3),
+        fourth: namespace_id(pid, 4),
     }
 }
 
+/// The entry of a level, or what lies behind the entries if the level is too deep.
 #[inline(always)]
-fn namespace_id(pid: Address, level: u32, deepest: u32) -> NamespaceId {
-    let entry = if level <= deepest { pid.plus(level * upid::SIZE).two_u64(offset!(pid_numbers)) } else { None };
-    let [number, namespace] =
-        entry.map_or([0, 0], |entry| [entry[(upid::NR / 8) as usize], entry[(upid::NS / 8) as usize]]);
-    let inum = if namespace == 0 { None } else { Address::new(namespace).u32(offset!(pid_namespace_inum)) };
-    NamespaceId { inum: inum.unwrap_or(0), pid: number as u32 }
+fn namespace_id(pid: Address, level: u32) -> NamespaceId {
+    let entry = pid.plus(offset!(pid_numbers) + level * upid::SIZE);
+    let namespace = Address::new(entry.u64_or_0(upid::NS));
+    NamespaceId { inum: namespace.u32_or_0(offset!(pid_namespace_inum)), pid: entry.u32_or_0(upid::NR) }
 }
 
 /// Memory usage of a task, all 0 if it has released its memory.

@@ -51,9 +51,10 @@ pub(super) enum Event {
     Outcome {
         outcome: Outcome,
     },
-    /// The check of sessions in a killed cgroup is done.
-    Survivor {
-        /// The first check that failed.
+    /// A check beside the matrix is done.
+    Checked {
+        name: String,
+        /// What failed first.
         problem: Option<String>,
     },
     /// An attempt in the machine that another one followed.
@@ -71,8 +72,8 @@ pub(super) enum Event {
 pub(super) struct Run {
     pub(super) release: Option<String>,
     pub(super) outcomes: Vec<Outcome>,
-    /// The first check that failed for a session in a killed cgroup.
-    pub(super) problem: Option<String>,
+    /// The checks beside the matrix that failed, and why.
+    pub(super) problems: Vec<String>,
     /// Why the run is incomplete.
     pub(super) fault: Option<String>,
     pub(super) took: Duration,
@@ -92,7 +93,8 @@ pub(super) fn boot(
     let mut attempt = 1;
     loop {
         let mut machine = Machine::start(kernel, image, only, cpus, &console)?;
-        let mut run = Run { release: None, outcomes: Vec::new(), problem: None, fault: None, took: Duration::ZERO };
+        let mut run =
+            Run { release: None, outcomes: Vec::new(), problems: Vec::new(), fault: None, took: Duration::ZERO };
         run.fault = machine.listen(&mut run, &mut on_event).err().map(|fault| format!("{fault}\n{}", machine.0.tail()));
         run.took = began.elapsed();
         match &run.fault {
@@ -151,7 +153,9 @@ impl Machine {
             match event {
                 Event::Booted { kernel } => run.release = Some(kernel),
                 Event::Outcome { outcome } => run.outcomes.push(outcome),
-                Event::Survivor { problem } => run.problem = problem,
+                Event::Checked { name, problem } => {
+                    run.problems.extend(problem.map(|problem| format!("{name}: {problem}")));
+                }
                 Event::Retried { mut retry } => {
                     let release = run.release.as_deref().unwrap_or_default();
                     retry.name = format!("vm::{release}::{}", retry.name);

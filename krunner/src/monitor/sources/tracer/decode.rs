@@ -190,8 +190,11 @@ mod tests {
             reserved: 0,
             sender_comm: comm(b""),
             namespaces: record::NamespaceIds {
+                deepest: 2,
                 first: record::NamespaceId { inum: 40, pid: 7 },
                 second: record::NamespaceId { inum: 41, pid: 1 },
+                // What lies behind the entries of that process.
+                third: record::NamespaceId { inum: 0x6b6b, pid: 0x6b6b },
                 ..record::NamespaceIds::NONE
             },
         };
