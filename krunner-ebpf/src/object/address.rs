@@ -79,16 +79,27 @@ impl Address {
         self.read_or_0(offset)
     }
 
-    /// Private, because it is sound only for types to which all zeros are valid.
+    /// Like [`Address::u64_or_0`], with the error: 0, or negative if the address is bad.
+    #[inline(always)]
+    pub(super) fn u64_and_error(self, offset: u32) -> (u64, i64) {
+        self.read_and_error(offset)
+    }
+
     #[inline(always)]
     fn read_or_0<T: Copy>(self, offset: u32) -> T {
+        self.read_and_error(offset).0
+    }
+
+    /// Private, because it is sound only for types to which all zeros are valid.
+    #[inline(always)]
+    fn read_and_error<T: Copy>(self, offset: u32) -> (T, i64) {
         let mut value = MaybeUninit::<T>::uninit();
         // SAFETY: the helper writes all of the value in any case: it clears it if the address is bad
         // (`bpf_probe_read_kernel_common` in kernel/trace/bpf_trace.c), as that of an absent member nearly always is.
         unsafe {
             let (to, from) = (value.as_mut_ptr().cast(), self.plus(offset).0 as *const _);
-            generated::bpf_probe_read_kernel(to, size_of::<T>() as u32, from);
-            value.as_ptr().read_volatile()
+            let error = generated::bpf_probe_read_kernel(to, size_of::<T>() as u32, from);
+            (value.as_ptr().read_volatile(), error)
         }
     }
 

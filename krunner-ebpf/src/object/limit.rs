@@ -28,15 +28,14 @@ pub(super) struct Limit {
     pub(super) kind: u32,
 }
 
-/// The counter with the least headroom so far. Branches are kept to a minimum: verifiers before 6.12 follow each one
-/// through all levels.
+/// The counter with the least headroom so far. Verifiers before 6.12 follow each branch through all levels, so there is none.
 #[derive(Clone, Copy)]
 struct Tightest {
     room: u64,
     css: u64,
     pages: u64,
     usage_pages: u64,
-    kind: u32,
+    kind: u64,
 }
 
 impl Limit {
@@ -46,7 +45,8 @@ impl Limit {
     #[inline(always)]
     pub(super) fn tightest(task: Address) -> Self {
         let Some(first) = cgroup::charged_state_of(task) else { return Self::NONE };
-        let mut tightest = Tightest { room: NO_LIMIT_PAGES, css: 0, pages: 0, usage_pages: 0, kind: limit_kind::NONE };
+        let none = u64::from(limit_kind::NONE);
+        let mut tightest = Tightest { room: NO_LIMIT_PAGES, css: 0, pages: 0, usage_pages: 0, kind: none };
         let mut css = first;
         for _ in 0..LEVELS {
             if offset!(css_memsw_usage) != ABSENT {
@@ -55,17 +55,14 @@ impl Limit {
                 tightest.compare(css, counter, !(CHARGE_BATCH_PAGES - 1), limit_kind::MEMORY_AND_SWAP);
             }
             tightest.compare(css, [offset!(css_memory_usage), offset!(css_memory_max)], u64::MAX, limit_kind::MEMORY);
-            match css.pointer(offset!(css_parent)) {
-                Some(parent) => css = parent,
-                None => break,
+            css = Address::new(css.u64_or_0(offset!(css_parent)));
+            if css.raw() == 0 {
+                break;
             }
-        }
-        if tightest.kind == limit_kind::NONE {
-            return Self::NONE;
         }
         let id = Address::new(tightest.css).pointer(offset!(css_cgroup)).and_then(cgroup::id);
         let Tightest { pages, usage_pages, kind, .. } = tightest;
-        Self { cgroup_id: id.unwrap_or(0), pages, usage_pages, kind }
+        Self { cgroup_id: id.unwrap_or(0), pages, usage_pages, kind: kind as u32 }
     }
 }
 
@@ -74,11 +71,33 @@ impl Tightest {
     /// counters are skipped.
     #[inline(always)]
     fn compare(&mut self, css: Address, [usage, max]: [u32; 2], room_bits: u64, kind: u32) {
-        let usage_pages = css.u64(usage).unwrap_or(0);
-        let pages = css.u64(max).unwrap_or(NO_LIMIT_PAGES);
-        let room = pages.saturating_sub(usage_pages) & room_bits;
-        if pages < NO_LIMIT_PAGES && room < self.room {
-            *self = Self { room, css: css.raw(), pages, usage_pages, kind };
-        }
+        let (usage_pages, usage_error) = css.u64_and_error(usage);
+        let (pages, max_error) = css.u64_and_error(max);
+        let room = pages.wrapping_sub(usage_pages);
+        let room = room & !ones_if_negative(room) & room_bits;
+        let is_none = (NO_LIMIT_PAGES - 1).wrapping_sub(pages) | usage_error as u64 | max_error as u64;
+        // More than any other, and not negative.
+        let room = (room | ones_if_negative(is_none)) & (u64::MAX >> 1);
+        let is_less = ones_if_negative(room.wrapping_sub(self.room));
+        let choose = |new: u64, old: u64| new & is_less | old & !is_less;
+        *self = Self {
+            room: choose(room, self.room),
+            css: choose(css.raw(), self.css),
+            pages: choose(pages, self.pages),
+            usage_pages: choose(usage_pages, self.usage_pages),
+            kind: choose(u64::from(kind), self.kind),
+        };
+    }
+}
+
+/// All bits if this signed number is negative, else none. Volatile, so that the compiler does not see the two cases and make
+/// branches of them.
+#[inline(always)]
+fn ones_if_negative(number: u64) -> u64 {
+    let mut ones = 0;
+    // SAFETY: a local variable.
+    unsafe {
+        (&raw mut ones).write_volatile((number as i64 >> 63) as u64);
+        (&raw const ones).read_volatile()
     }
 }

@@ -3,10 +3,12 @@
 //!
 //! Fires for every signal on the machine; the first check discards nearly all of them.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
-use krunner_common::{Kill, Kind, source};
+use krunner_common::{Kill, Kind, outcome, source};
 
 use super::address::Address;
 use super::globals::mark_victim_is_pid;
@@ -25,17 +27,23 @@ fn sigkill(ctx: RawTracePointContext) -> Option<()> {
     if ctx.arg::<i32>(0) != SIGKILL {
         return None;
     }
+    let from_kernel = ctx.arg::<u64>(1) == SEND_SIG_PRIV;
+    let outcome = ctx.arg::<u32>(4) as u8;
+    if !from_kernel && !is_of_interest(outcome) {
+        return None;
+    }
     let task = Address::new(ctx.arg(2));
     let victim = task::describe(task)?;
-    let from_kernel = ctx.arg::<u64>(1) == SEND_SIG_PRIV;
     if from_kernel && mark_victim_is_pid() {
         mark_victim::expect(task, victim);
     }
-    let limit = if from_kernel { Limit::tightest(task) } else { Limit::NONE };
-    let (sender_tgid, sender_comm) = task::name(task::current());
-    let (from, outcome) = (if from_kernel { source::KERNEL } else { source::USER }, ctx.arg::<u32>(4) as u8);
-    let comm = task::leader(task).map(task::comm).unwrap_or_default();
     let mut entry = ring::reserve::<Kill>(Kind::Kill)?;
+    // First, and kept in the record, whose content verifiers do not follow: each state before the walk and each of its outcomes
+    // would be checked with all the rest.
+    let limit = kept(&mut entry, if from_kernel { Limit::tightest(task) } else { Limit::NONE });
+    let (sender_tgid, sender_comm) = task::name(task::current());
+    let from = if from_kernel { source::KERNEL } else { source::USER };
+    let comm = task::leader(task).map(task::comm).unwrap_or_default();
     // Written in place: the stack has no space for a copy.
     entry.write(Kill {
         kind: Kind::Kill as u32,
@@ -61,4 +69,31 @@ fn sigkill(ctx: RawTracePointContext) -> Option<()> {
     });
     entry.submit(Wake::Now.flags());
     Some(())
+}
+
+/// Writes a limit to its members of the record and reads it again.
+#[inline(always)]
+fn kept(entry: &mut MaybeUninit<Kill>, limit: Limit) -> Limit {
+    let kill = entry.as_mut_ptr();
+    // SAFETY: members of a record that is reserved, written before they are read.
+    unsafe {
+        (&raw mut (*kill).limit_cgroup_id).write_volatile(limit.cgroup_id);
+        (&raw mut (*kill).limit_pages).write_volatile(limit.pages);
+        (&raw mut (*kill).limit_usage_pages).write_volatile(limit.usage_pages);
+        (&raw mut (*kill).limit_kind).write_volatile(limit.kind);
+        Limit {
+            cgroup_id: (&raw const (*kill).limit_cgroup_id).read_volatile(),
+            pages: (&raw const (*kill).limit_pages).read_volatile(),
+            usage_pages: (&raw const (*kill).limit_usage_pages).read_volatile(),
+            kind: (&raw const (*kill).limit_kind).read_volatile(),
+        }
+    }
+}
+
+/// Whether a SIGKILL from user space is recorded. One without an effect is not: anyone can send thousands a second to a zombie of
+/// theirs, or to the init process of their PID namespace, and would fill a ring buffer that others need. `krunner node` reports
+/// OOM kills only.
+#[inline(always)]
+fn is_of_interest(outcome: u8) -> bool {
+    cfg!(not(feature = "namespaces")) && outcome != outcome::IGNORED && outcome != outcome::ALREADY_PENDING
 }
