@@ -1,13 +1,17 @@
 //! `krunner node` and the runners of plain containers: every kill is confirmed in the right one, by its own numbers.
 
+use std::process::Command;
+
 use krunner_tests::cgroup::Cgroup;
 use krunner_tests::container::{self, HELPER, KRUNNER, Spec};
 use krunner_tests::node::{Node, RUN_FOLDER};
-use krunner_tests::{host, require, wait};
+use krunner_tests::{host, proc, require, wait};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::contained::{Contained, SEEN_MS, all, plain};
 use crate::oom::TOO_MUCH;
+use crate::oom_burst::NO_ROOM_FOR;
 
 /// Follows the reason in the log of a session that uses the node.
 const CONNECTED: &str = "the machine's OOM tracer (krunner node ";
@@ -110,6 +114,33 @@ fn two_tenants_are_kept_apart() {
 #[test]
 fn two_tenants_in_the_hosts_pid_namespace_are_kept_apart() {
     keep_apart(|| plain().host_pids());
+}
+
+/// One tenant must not fill the ring buffer of all. The node does not record what a process sends at all.
+#[test]
+fn signals_of_a_tenant_take_no_room() {
+    let (mut session, node) = require!(node_and_session(plain));
+    proc::signal(node.pid(), Signal::SIGSTOP);
+    session.run(&format!("{HELPER} kill-zombie {NO_ROOM_FOR}"));
+    proc::signal(node.pid(), Signal::SIGCONT);
+    session.kill(&format!("eat {TOO_MUCH}"), 1);
+    session.assert_reported("node", "confirmed");
+    assert_eq!(node.status()["lost_records"], 0, "{}", node.status());
+}
+
+#[test]
+fn node_enters_the_hosts_cgroup_namespace_or_says_that_it_must() {
+    require!(host::root().and_then(|()| host::util_linux()).and_then(|()| Node::start().map(drop)));
+    let started = |without: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--cgroup", "setpriv", &format!("--bounding-set={without}")]).arg(krunner_tests::binary());
+        command.args(["node", "--socket", "/nowhere/node.sock"]).output().expect("unshare starts")
+    };
+    let output = started("-sys_admin");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("must run in the host's cgroup namespace"), "{said}");
+    let said = String::from_utf8_lossy(&started("+all").stderr).into_owned();
+    assert!(said.contains("/nowhere") && !said.contains("cgroup namespace"), "{said}");
 }
 
 #[test]

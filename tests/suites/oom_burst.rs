@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::oom::TestEnv;
 
+/// Records of signals that a ring buffer of 256 KiB has no room for.
+pub(crate) const NO_ROOM_FOR: &str = "5000";
+
 /// The number of reports for each pair of PID and start time.
 fn told(reports: &[&Value]) -> BTreeMap<(u64, u64), usize> {
     let mut told = BTreeMap::new();
@@ -70,6 +73,21 @@ fn a_burst_is_reported_in_part_and_counted_in_full() {
     let told_pids = told.keys().map(|(pid, _)| *pid);
     let strangers: Vec<_> = told_pids.filter(|pid| !killed.iter().any(|&killed| u64::from(killed) == *pid)).collect();
     assert!(strangers.len() <= 1, "only the marker was reported besides: {strangers:?}");
+}
+
+/// Anyone can send them, as many as they like.
+#[test]
+fn signals_without_an_effect_take_no_room() {
+    let mut env = require!(TestEnv::new());
+    proc::signal(env.monitor.process(), Signal::SIGSTOP);
+    let flood =
+        env.inside().cgroup(&env.scratch).command(crate::oom::VICTIM).args(["kill-zombie", NO_ROOM_FOR]).status();
+    assert!(flood.expect("it starts").success());
+    proc::signal(env.monitor.process(), Signal::SIGCONT);
+    env.run(&["eat", crate::oom::TOO_MUCH]);
+    env.monitor.until_reports(1);
+    let lost: Vec<_> = env.monitor.lines().iter().filter(|line| line["event"] == "records_lost").collect();
+    assert!(lost.is_empty(), "{lost:?}");
 }
 
 #[test]

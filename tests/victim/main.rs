@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         Some("eat") => eat::run(args),
         Some("thread-eat") => scenarios::thread_eat(mib(args, 0)),
         Some("leader-gone") => scenarios::leader_gone(mib(args, 0)),
+        Some("kill-zombie") => scenarios::kill_zombie(number(args, 0)),
         Some("clone-vm") => scenarios::clone_vm(mib(args, 0)),
         Some("orphan") => scenarios::orphan(mib(args, 0)),
         Some("middle") => scenarios::middle(mib(args, 0)),

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{execve, getpid};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{Pid, execve, getpid};
 
 use super::eat::{announce, eat, own_pid, print_event};
 use super::raw;
@@ -46,6 +47,17 @@ pub(crate) fn leader_gone(mib: usize) {
         process::exit(0);
     });
     raw::end_thread()
+}
+
+/// Sends SIGKILL many times to a child that has exited and has not been waited for.
+pub(crate) fn kill_zombie(times: usize) {
+    let mut zombie = Command::new("true").spawn().expect("true starts");
+    let pid = Pid::from_raw(i32::try_from(zombie.id()).expect("a pid"));
+    waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).expect("it exits");
+    for _ in 0..times {
+        kill(pid, Signal::SIGKILL).expect("a signal to a zombie");
+    }
+    zombie.wait().expect("it can be waited for");
 }
 
 /// Allocates while another process shares the memory.

@@ -1,11 +1,13 @@
 //! `krunner node`: one tracer for a machine, and the question for its state.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::args::{NodeArgs, NodeCommand, NodeStatusArgs};
@@ -41,6 +43,7 @@ fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     if !MonitorSetup::is_on_host() {
         bail!("the node must run in the host's PID namespace (Kubernetes: hostPID: true; Docker: --pid=host)");
     }
+    enter_host_cgroup_namespace()?;
     raise_descriptor_limit();
     let setup = MonitorSetup::detect(ScopeRequest::AllForOthers, BpfPolicy::Auto, ProgramLog::Off);
     let place = |file| JournalPath::of_file(file).context("cannot write the journal (--log)");
@@ -60,6 +63,20 @@ fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
         stderr.flush(FLUSH_PATIENCE).await;
         ended
     })
+}
+
+/// Cgroups of peers and victims are compared by their paths, which are relative to the reader's cgroup namespace. To enter the
+/// host's takes `CAP_SYS_ADMIN` (`setns(2)`).
+fn enter_host_cgroup_namespace() -> anyhow::Result<()> {
+    if MonitorSetup::is_in_host_cgroup_namespace() {
+        return Ok(());
+    }
+    // kthreadd is in the initial namespaces, and any process with CAP_SYS_PTRACE may read them.
+    let entered = File::open("/proc/2/ns/cgroup").and_then(|host| Ok(setns(host, CloneFlags::CLONE_NEWCGROUP)?));
+    entered.context(
+        "the node must run in the host's cgroup namespace, and cannot enter it (Docker: --cgroupns=host; Kubernetes: \
+         privileged: true, or the capability SYS_ADMIN)",
+    )
 }
 
 /// A peer takes three descriptors, and the usual soft limit is 1,024 (`select(2)`, which nothing here uses).

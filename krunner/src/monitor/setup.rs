@@ -14,7 +14,7 @@ use nix::sys::stat::stat;
 
 use super::model::cgroup::CgroupFilter;
 use super::model::detection::Scope;
-use super::sources::cgroup::{Cgroup, CgroupError, CgroupRoot, own_cgroup_filter};
+use super::sources::cgroup::{Cgroup, CgroupError, CgroupRoot, is_in_host_cgroup_namespace, own_cgroup_filter};
 use super::sources::node::client;
 use super::sources::procfs::{ProcRoot, ProcView};
 use super::sources::tracer::{self, INIT_PID_NAMESPACE, Loading, LoadingError, ProgramLog, Target, TraceFilter};
@@ -156,6 +156,12 @@ impl MonitorSetup {
     #[must_use]
     pub(crate) fn is_on_host() -> bool {
         HostContext::find(ScopeRequest::All).is_hosts()
+    }
+
+    /// Whether paths of cgroups are those of the machine.
+    #[must_use]
+    pub(crate) fn is_in_host_cgroup_namespace() -> bool {
+        is_in_host_cgroup_namespace(&CgroupRoot::default())
     }
 
     /// One line about what is wrong with `/proc`, if process names cannot be read from it.

@@ -347,13 +347,13 @@ impl MonitorTask {
         for event in batch {
             self.begin_hold(event, now_ns);
             let facts = self.facts(event);
-            let group = self.group_victim(event, facts.as_ref());
+            let group = self.group_setting(event, facts.as_ref());
             if let Some(traced) = &mut self.traced {
                 traced.record(event, now_ns);
             }
             look |= self.engine.trace(event, facts, now_ns);
-            if let Some(victim) = group {
-                self.engine.killed_with_group(victim);
+            if let Some((victim, is_group)) = group {
+                self.engine.is_killed_with_group(victim, is_group);
             }
         }
         self.scan_if(look);

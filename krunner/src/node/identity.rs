@@ -4,6 +4,7 @@
 //! connection by its pidfd: `SO_PEERPIDFD` (Linux 6.5) is that of the process that connected; before, one is opened by PID, and
 //! a process that started after the connection was accepted is another.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,16 +15,24 @@ use nix::sys::socket::{getsockopt, sockopt};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::monitor::{ProcRoot, ProcessKey, memory_cgroup};
+use crate::sys::parent_of_pid_namespace;
 
 /// A process on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HostIdentity {
     /// Its PIDs, from the initial PID namespace inwards (`NSpid`, proc(5)).
     pub(super) pids: Vec<u32>,
-    /// Inode of its own PID namespace.
-    pub(super) namespace: u32,
+    /// Inodes of the PID namespaces that these are in.
+    pub(super) namespaces: Vec<u32>,
     /// Path of its memory cgroup.
     pub(super) cgroup: String,
+}
+
+impl HostIdentity {
+    /// Inode of its own PID namespace.
+    pub(super) fn namespace(&self) -> Option<u32> {
+        self.namespaces.last().copied()
+    }
 }
 
 /// Reads the identity of this process; `None` if it is gone.
@@ -43,10 +52,21 @@ pub(super) fn identity_at(pid: u32, at_boot_ns: u64) -> Option<HostIdentity> {
 
 fn read_identity(pid: u32) -> Option<HostIdentity> {
     let text = |file: &str| fs::read(format!("/proc/{pid}/{file}")).ok();
-    let namespace = fs::metadata(format!("/proc/{pid}/ns/pid")).ok()?.ino();
+    let namespaces = namespaces_from(File::open(format!("/proc/{pid}/ns/pid")).ok()?)?;
     let pids = namespace_pids(&String::from_utf8_lossy(&text("status")?))?;
     let cgroup = memory_cgroup(&String::from_utf8_lossy(&text("cgroup")?))?.to_owned();
-    Some(HostIdentity { pids, namespace: u32::try_from(namespace).ok()?, cgroup })
+    (pids.len() == namespaces.len()).then_some(HostIdentity { pids, namespaces, cgroup })
+}
+
+/// The inodes of a PID namespace and of those around it, outermost first.
+fn namespaces_from(namespace: File) -> Option<Vec<u32>> {
+    let mut inodes = VecDeque::new();
+    let mut next = Some(namespace);
+    while let Some(namespace) = next {
+        inodes.push_front(u32::try_from(namespace.metadata().ok()?.ino()).ok()?);
+        next = parent_of_pid_namespace(&namespace).ok()?;
+    }
+    Some(inodes.into())
 }
 
 /// The line `NSpid` of `/proc/PID/status`.
@@ -103,7 +123,7 @@ impl PeerIdentity {
         let identity = read_identity(pid).ok_or(IdentityError::Gone)?;
         let inode = namespace.metadata().map_err(IdentityError::Failed)?.ino();
         // After the readings: if the process still exists, they were of it.
-        if has_exited(&pidfd) || inode != u64::from(identity.namespace) {
+        if has_exited(&pidfd) || Some(inode) != identity.namespace().map(u64::from) {
             return Err(IdentityError::Gone);
         }
         Ok((Self { identity, uid: credentials.uid(), namespace }, pidfd))
@@ -145,6 +165,8 @@ mod tests {
         let (peer, pidfd) = PeerIdentity::of(&one, crate::monitor::boot_ns()).unwrap();
         assert_eq!(peer.pid(), *identity_at(std::process::id(), u64::MAX).unwrap().pids.first().unwrap());
         assert!(!has_exited(&pidfd));
+        let own = fs::metadata("/proc/self/ns/pid").unwrap().ino();
+        assert_eq!(peer.identity.namespace().map(u64::from), Some(own));
         assert_eq!(identity_at(std::process::id(), 0), None, "it started later");
     }
 }

@@ -6,8 +6,7 @@
 //! | the host's | its memory cgroup and those below | those of the host |
 //!
 //! Ancestors, trigger and co-victims are named only if they are within the same scope. A chain of ancestors ends at the first
-//! one outside. An ancestor's PID namespace is the victim's or one above (`pidns_install`, `kernel/pid_namespace.c`), so it is
-//! found in the victim's IDs, which the kernel gave at the kill.
+//! one outside.
 
 use std::cell::OnceCell;
 
@@ -113,7 +112,7 @@ impl PeerScope {
     }
 
     fn new(peer: &HostIdentity, uid: u32) -> Result<Self, PeerScopeError> {
-        let namespace = Some(peer.namespace).filter(|inode| *inode != INIT_PID_NAMESPACE);
+        let namespace = peer.namespace().filter(|inode| *inode != INIT_PID_NAMESPACE);
         if peer.pids.len() > 1 + MAX_LEVEL {
             return Err(PeerScopeError::TooDeep);
         }
@@ -142,29 +141,35 @@ impl PeerScope {
     #[must_use]
     pub(super) fn view(&self, kill: &HostKill<'_>) -> Option<NodeKill> {
         let cgroup = kill.cgroup();
-        let victims: Vec<NodeVictim> = kill
+        let mut victims: Vec<NodeVictim> = kill
             .victims_in_cgroups()
             .filter_map(|(victim, at)| {
-                Self::victim(victim, self.victim_pid(victim, at)?, kill.info(victim.kill.victim))
+                let pid = self.victim_pid(victim, at)?;
+                let is_in_another_cgroup = at.is_some_and(|at| below(&self.cgroup, at).is_none());
+                Some(NodeVictim { is_in_another_cgroup, ..node_victim(victim, pid, kill.info(victim.kill.victim)?) })
             })
-            .take(MAX_VICTIMS)
             .collect();
+        // Of those that the report does not name nothing is known. They are where the others are.
+        let are_all_inside = victims.len() == kill.evidence.victims.len();
+        let unnamed = if are_all_inside { kill.report.members_left_out } else { 0 };
+        let victims_left_out = (victims.len().saturating_sub(MAX_VICTIMS) + unnamed) as u64;
+        victims.truncate(MAX_VICTIMS);
         let first = kill.evidence.victims.first()?;
         let is_first_inside = self.victim_pid(first, cgroup).is_some();
         if victims.is_empty() {
             return None;
         }
-        let trigger = self.trigger(kill, first);
+        let (trigger, is_trigger_outside) = self.trigger(kill);
         let below = |path: &str| below(&self.cgroup, path).map(str::to_owned);
-        let limit = kill.evidence.facts.limit.as_ref().map(|limit| self.limit(limit, trigger.is_none()));
+        let limit = kill.evidence.facts.limit.as_ref().map(|limit| self.limit(limit, is_trigger_outside));
         let is_ours = |limit: &LimitHit| matches!(limit.scope, LimitScope::Container | LimitScope::Inner);
         Some(NodeKill {
             victims,
+            victims_left_out,
             is_group_kill: first.is_group_kill,
             trigger,
-            ancestors: if is_first_inside { self.ancestors(kill, first) } else { Vec::new() },
+            ancestors: if is_first_inside { self.ancestors(kill) } else { Vec::new() },
             cgroup: cgroup.and_then(below),
-            is_in_another_cgroup: cgroup.is_some_and(|cgroup| below(cgroup).is_none()),
             usage: kill.evidence.facts.usage.clone().filter(|_| limit.as_ref().is_some_and(is_ours)),
             limit,
         })
@@ -179,50 +184,43 @@ impl PeerScope {
     }
 
     /// The PID of another process of a kill as the peer sees it; `None` if it is outside.
-    fn pid_of(&self, process: &HostIdentity, victim: &TracedVictim) -> Option<u32> {
+    fn pid_of(&self, process: &HostIdentity) -> Option<u32> {
         let Some(inode) = self.namespace else {
             return below(&self.cgroup, &process.cgroup).and_then(|_| process.pids.first().copied());
         };
-        let level_of = |inode: u32| victim.kill.namespaces.iter().position(|id| id.inode == inode);
-        let (own, other) = (level_of(inode)?, level_of(process.namespace)?);
-        // The first entry of both lists is one level below the host's.
-        if other >= own { process.pids.get(own + 1).copied() } else { None }
+        let level = process.namespaces.iter().position(|namespace| *namespace == inode)?;
+        process.pids.get(level).copied()
     }
 
-    fn trigger(&self, kill: &HostKill<'_>, first: &TracedVictim) -> Option<Actor> {
-        let trigger = kill.report.trigger.as_ref()?;
+    /// The process whose allocation failed, if it is inside, and whether it is outside; `None` if that is not known, since the
+    /// process is gone.
+    fn trigger(&self, kill: &HostKill<'_>) -> (Option<Actor>, Option<bool>) {
+        let Some(trigger) = &kill.report.trigger else { return (None, None) };
         let victim = kill.victims_in_cgroups().find(|(victim, _)| victim.kill.victim.pid == trigger.pid);
-        let pid = match victim {
-            Some((victim, at)) => self.victim_pid(victim, at),
-            None => self.pid_of(kill.identities().trigger.as_ref()?, first),
+        let pid = match (victim, &kill.identities().trigger) {
+            (Some((victim, at)), _) => self.victim_pid(victim, at),
+            (None, Some(identity)) if self.has_known_place(identity) => self.pid_of(identity),
+            (None, _) => return (None, None),
         };
-        Some(Actor { pid: pid?, name: trigger.name.clone() })
+        (pid.map(|pid| Actor { pid, name: trigger.name.clone() }), Some(pid.is_none()))
     }
 
-    fn ancestors(&self, kill: &HostKill<'_>, first: &TracedVictim) -> Vec<NodeAncestor> {
+    /// Whether it can be told if a process is inside. One that exits is shown in the root cgroup (`proc_cgroup_show`, `kernel/cgroup/cgroup.c`).
+    fn has_known_place(&self, process: &HostIdentity) -> bool {
+        self.namespace.is_some() || process.cgroup != "/"
+    }
+
+    fn ancestors(&self, kill: &HostKill<'_>) -> Vec<NodeAncestor> {
         let known = kill.report.ancestors.iter().zip(&kill.identities().ancestors);
         let inside = known.map_while(|(process, identity)| {
-            let pid = self.pid_of(identity, first)?;
+            let pid = self.pid_of(identity)?;
             Some(NodeAncestor { process: node_process(process, pid), exited: process.exited })
         });
         inside.collect()
     }
 
-    fn victim(victim: &TracedVictim, pid: u32, info: Option<&ProcessInfo>) -> Option<NodeVictim> {
-        let kill = &victim.kill;
-        Some(NodeVictim {
-            process: NodeProcess { name: kill.name.clone(), ..node_process(info?, pid) },
-            uid: kill.uid,
-            oom_score_adj: kill.oom_score_adj,
-            memory: kill.memory,
-            killed_at_boot_ns: victim.killed_at_boot_ns,
-            exited_at_boot_ns: victim.exited_at_boot_ns,
-            is_co_victim: victim.co_victim_of.is_some(),
-        })
-    }
-
-    fn limit(&self, limit: &LimitHit, is_trigger_outside: bool) -> LimitHit {
-        limit_seen_from(&self.cgroup, &LimitHit { is_trigger_outside: Some(is_trigger_outside), ..limit.clone() })
+    fn limit(&self, limit: &LimitHit, is_trigger_outside: Option<bool>) -> LimitHit {
+        limit_seen_from(&self.cgroup, &LimitHit { is_trigger_outside, ..limit.clone() })
     }
 }
 
@@ -247,6 +245,20 @@ fn below<'path>(base: &str, path: &'path str) -> Option<&'path str> {
     match rest.strip_prefix('/') {
         Some(rest) => Some(rest),
         None => rest.is_empty().then_some(rest),
+    }
+}
+
+fn node_victim(victim: &TracedVictim, pid: u32, info: &ProcessInfo) -> NodeVictim {
+    let kill = &victim.kill;
+    NodeVictim {
+        process: NodeProcess { name: kill.name.clone(), ..node_process(info, pid) },
+        uid: kill.uid,
+        oom_score_adj: kill.oom_score_adj,
+        memory: kill.memory,
+        killed_at_boot_ns: victim.killed_at_boot_ns,
+        exited_at_boot_ns: victim.exited_at_boot_ns,
+        is_co_victim: victim.co_victim_of.is_some(),
+        is_in_another_cgroup: false,
     }
 }
 

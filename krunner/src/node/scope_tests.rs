@@ -54,8 +54,9 @@ pub(in crate::node) fn evidence(namespaces: &[(u32, u32)]) -> KillEvidence {
     evidence
 }
 
-fn identity(pids: &[u32], namespace: u32, cgroup: &str) -> HostIdentity {
-    HostIdentity { pids: pids.to_vec(), namespace, cgroup: cgroup.to_owned() }
+fn identity(pids: &[u32], namespaces: &[u32], cgroup: &str) -> HostIdentity {
+    let namespaces = [&[INIT_PID_NAMESPACE], namespaces].concat();
+    HostIdentity { pids: pids.to_vec(), namespaces, cgroup: cgroup.to_owned() }
 }
 
 /// The processes on the host.
@@ -65,15 +66,17 @@ pub(in crate::node) fn find(named: Named) -> Option<HostIdentity> {
         Named::At(pid, _) => pid,
     };
     Some(match pid {
-        900 => identity(&[900, 5], PEER, "/pod/a"),
-        800 => identity(&[800, 1], PEER, "/pod/a"),
-        700 => identity(&[700], INIT_PID_NAMESPACE, "/"),
+        900 => identity(&[900, 5], &[PEER], "/pod/a"),
+        800 => identity(&[800, 1], &[PEER], "/pod/a"),
+        700 => identity(&[700], &[], "/"),
         _ => return None,
     })
 }
 
 pub(in crate::node) fn scope(namespace: u32, level: usize, cgroup: &str) -> PeerScope {
-    PeerScope::new(&identity(&vec![9; level + 1], namespace, cgroup), 1000).unwrap()
+    let above = std::iter::repeat_n(OTHER, level.saturating_sub(1));
+    let namespaces: Vec<u32> = above.chain((level > 0).then_some(namespace)).collect();
+    PeerScope::new(&identity(&vec![9; level + 1], &namespaces, cgroup), 1000).unwrap()
 }
 
 fn view(scope: &PeerScope, namespaces: &[(u32, u32)]) -> Option<NodeKill> {
@@ -154,6 +157,54 @@ fn members_in_other_cgroups_are_outside() {
     assert_eq!(pids("/pod/c"), None);
 }
 
+/// The trigger is gone when it is looked for, in a namespace of another peer's, or in one below the peer's own that is not the
+/// victim's.
+#[test]
+fn trigger_is_outside_only_if_it_was_seen_there() {
+    let seen = |trigger: Option<HostIdentity>, scope: &PeerScope| {
+        let find = |named: Named| match named {
+            Named::At(900, _) => trigger.clone(),
+            other => find(other),
+        };
+        let (report, evidence) = (report(), evidence(&[(PEER, 7)]));
+        let view = scope.view(&HostKill::new(&report, &evidence, &find)).unwrap();
+        (view.trigger.map(|trigger| trigger.pid), view.limit.unwrap().is_trigger_outside)
+    };
+    let (peer, host) = (scope(PEER, 1, "/pod/a"), scope(INIT_PID_NAMESPACE, 0, "/pod/a"));
+    assert_eq!(seen(None, &peer), (None, None));
+    assert_eq!(seen(Some(identity(&[900, 4], &[OTHER], "/pod/b")), &peer), (None, Some(true)));
+    assert_eq!(seen(Some(identity(&[900, 6, 2], &[PEER, NESTED], "/pod/a")), &peer), (Some(6), Some(false)));
+    assert_eq!(seen(Some(identity(&[900], &[], "/pod/b")), &host), (None, Some(true)));
+    assert_eq!(seen(Some(identity(&[900], &[], "/")), &host), (None, None), "as one that exits is shown");
+}
+
+/// Members of a group kill beyond those of a message are not named, but counted.
+#[test]
+fn victims_beyond_a_message_are_counted() {
+    let (mut report, mut evidence) = (report(), evidence(&[(PEER, 7)]));
+    for _ in 0..MAX_VICTIMS {
+        evidence.victims.push(evidence.victims[0].clone());
+        evidence.cgroups.push(evidence.cgroups[0].clone());
+    }
+    report.members_left_out = 30;
+    let left_out = |evidence: &KillEvidence| {
+        let view = scope(PEER, 1, "/pod/a").view(&HostKill::new(&report, evidence, &find)).unwrap();
+        (view.victims.len(), view.victims_left_out)
+    };
+    assert_eq!(left_out(&evidence), (MAX_VICTIMS, 31));
+    evidence.victims[3].kill.namespaces.clear();
+    assert_eq!(left_out(&evidence), (MAX_VICTIMS, 0), "some were not the peer's, and of the others it is not known");
+}
+
+#[test]
+fn each_victim_tells_whether_the_peers_counter_has_it() {
+    let (report, mut evidence) = (report(), evidence(&[(PEER, 7)]));
+    evidence.victims.push(evidence.victims[0].clone());
+    evidence.cgroups.push(Some("/pod/b".to_owned()));
+    let view = scope(PEER, 1, "/pod/a").view(&HostKill::new(&report, &evidence, &find)).unwrap();
+    assert_eq!(view.victims.iter().map(|victim| victim.is_in_another_cgroup).collect::<Vec<_>>(), [false, true]);
+}
+
 #[test]
 fn limits_are_seen_from_the_peers_cgroup() {
     let scope = |cgroup: &str| {
@@ -181,10 +232,10 @@ fn nothing_of_the_host_is_in_the_bytes() {
 
 #[test]
 fn whole_machine_is_for_root_alone() {
-    let host = identity(&[9], INIT_PID_NAMESPACE, "/");
+    let host = identity(&[9], &[], "/");
     assert_eq!(PeerScope::new(&host, 1000), Err(PeerScopeError::WholeMachine));
     assert!(PeerScope::new(&host, 0).is_ok_and(|scope| scope.is_on_host()));
-    assert_eq!(PeerScope::new(&identity(&[1; 6], PEER, "/a"), 0), Err(PeerScopeError::TooDeep));
+    assert_eq!(PeerScope::new(&identity(&[1; 6], &[PEER; 5], "/a"), 0), Err(PeerScopeError::TooDeep));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod environment;
 mod fds;
 mod file_capabilities;
 pub(crate) mod memory;
+mod namespaces;
 mod privilege;
 mod proctitle;
 mod pty;
@@ -21,6 +22,7 @@ pub(crate) use child_setup::{never_kill_this_process, oom_score_adj, report_pid,
 pub(crate) use environment::initial_environment;
 pub(crate) use fds::{close_on_exec_from, pollable};
 pub(crate) use file_capabilities::FileCapabilities;
+pub(crate) use namespaces::parent_of_pid_namespace;
 pub(crate) use privilege::{Capabilities, Capability, drop_added, raise_permitted, was_elevated};
 pub(crate) use proctitle::set_process_title;
 pub(crate) use pty::{lead_session_on_stdin, set_window_size};

@@ -16,10 +16,10 @@
 //! the other processes there in its own name (`zap_pid_ns_processes`, `kernel/pid_namespace.c`). They are not victims, and their
 //! memory differs.
 //!
-//! The kernel picks no further victim while one still holds its memory (`oom_evaluate_task`). So a marked process belongs to the
-//! kill of its sender's last victim if that one still exists. On several CPUs the first member of a group may be gone before the
-//! last is marked; the group is then known by its setting ([`Correlator::killed_with_group`]). Since Linux 6.16 the exit may be
-//! recorded before the mark, so events are correlated in any order.
+//! A further marked process is part of the kill of its sender's last victim if the cgroup is killed as a whole, which its setting
+//! tells ([`Correlator::is_killed_with_group`]). Where that cannot be read: if the last victim still exists, since the kernel picks
+//! no further victim while one holds its memory (`oom_evaluate_task`). Since Linux 6.16 the exit may be recorded before the mark,
+//! so events are correlated in any order.
 //!
 //! Pure: time comes from the events and from [`Correlator::tick`]'s parameter. Bounded by [`MAX_PENDING`], [`MAX_MARKS`] and
 //! [`MAX_CLOSED`].
@@ -123,8 +123,8 @@ struct PendingKill {
     kill: Option<(u64, Kill)>,
     mark: Option<Mark>,
     group: Option<KillGroup>,
-    /// `memory.oom.group` applies to its cgroup.
-    is_group_kill: bool,
+    /// Whether `memory.oom.group` applies to its cgroup; `None` if that is unknown.
+    is_group_kill: Option<bool>,
     /// A SIGKILL from the kernel that arrived while another one was pending.
     late_kill: Option<(u64, Kill)>,
     user_kill: Option<Kill>,
@@ -135,7 +135,7 @@ struct PendingKill {
 #[derive(Debug, Clone, Copy)]
 struct KillGroup {
     first: ProcessKey,
-    /// The first victim had not exited when this SIGKILL was sent.
+    /// The first victim had not exited when the same process sent this SIGKILL.
     first_was_alive: bool,
     /// Both map the same memory. Without a mark, only this makes a victim.
     shares_memory: bool,
@@ -197,11 +197,11 @@ impl Correlator {
         self.close(process, at_ns)
     }
 
-    /// Notes that `memory.oom.group` applies to the cgroup of a process that was just killed. Processes that the same sender
-    /// marks next belong to the same kill, even if the first victim has exited by then.
-    pub(crate) fn killed_with_group(&mut self, process: ProcessKey) {
+    /// Notes whether `memory.oom.group` applies to the cgroup of a process that was just killed. If so, processes that the same
+    /// sender marks next belong to the same kill, even if the first victim has exited by then; if not, none does.
+    pub(crate) fn is_killed_with_group(&mut self, process: ProcessKey, is_group: bool) {
         if let Some(pending) = self.pending_kills.get_mut(&process) {
-            pending.is_group_kill = true;
+            pending.is_group_kill = Some(is_group);
         }
     }
 
@@ -248,6 +248,12 @@ impl Correlator {
     #[must_use]
     pub(crate) fn is_open(&self, process: ProcessKey) -> bool {
         self.pending_kills.contains_key(&process)
+    }
+
+    /// Whether this process is known to be a victim and may still be attributed.
+    #[must_use]
+    pub(crate) fn is_victim(&self, process: ProcessKey) -> bool {
+        self.pending_kills.get(&process).is_some_and(PendingKill::is_victim)
     }
 
     /// Attributes a marked victim now, without waiting for its exit.
@@ -343,7 +349,9 @@ impl Correlator {
             (0, _) | (_, 0) => sender_pid != Some(mark.victim.pid),
             (one, other) => one == other,
         };
-        Some(KillGroup { first: mark.victim, first_was_alive: !mark.exited, shares_memory })
+        // Two senders that we do not see may be two processes.
+        let first_was_alive = sender_pid.is_some() && !mark.exited;
+        Some(KillGroup { first: mark.victim, first_was_alive, shares_memory })
     }
 
     /// Remembers a mark. All marks of one kill are kept as that of its first victim.
@@ -417,7 +425,7 @@ impl PendingKill {
 
     /// The first victim of the kill that its mark belongs to.
     fn marked_as_part_of(&self) -> Option<ProcessKey> {
-        self.group.filter(|group| group.first_was_alive || self.is_group_kill).map(|group| group.first)
+        self.group.filter(|group| self.is_group_kill.unwrap_or(group.first_was_alive)).map(|group| group.first)
     }
 
     /// The victim that it was killed with. A marked process belongs to an earlier victim only if that one still existed, or if
@@ -457,7 +465,7 @@ impl PendingKill {
                 tracer: TracerKind::Bpf,
                 confidence: if co_victim_of.is_some() { Confidence::CoVictim } else { Confidence::Confirmed },
                 co_victim_of,
-                is_group_kill: self.is_group_kill,
+                is_group_kill: self.is_group_kill == Some(true),
                 trigger: self.mark.map_or_else(|| kill.sender.clone(), |mark| mark.trigger),
                 kill,
                 killed_at_boot_ns,

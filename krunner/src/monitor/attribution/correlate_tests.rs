@@ -149,8 +149,8 @@ fn late_member_belongs_to_the_group_of_an_exited_victim() {
         let mut victims = Vec::new();
         for event in events {
             let attribution = correlator.feed(event);
-            if let (Trace::Kill(kill), true) = (&event.what, is_group) {
-                correlator.killed_with_group(kill.victim);
+            if let Trace::Kill(kill) = &event.what {
+                correlator.is_killed_with_group(kill.victim, is_group);
             }
             if let Some(Attribution::Oom(victim)) = attribution {
                 victims.push((victim.kill.victim.pid, victim.co_victim_of.map(|first| first.pid)));
@@ -356,4 +356,26 @@ fn first_kernel_sigkill_counts() {
     let [Attribution::Oom(victim)] = &attributions[..] else { panic!("{attributions:?}") };
     assert_eq!((victim.kill.memory.anon_bytes, victim.killed_at_boot_ns), (1, MS));
     assert_eq!(victim.kill.sender, Some(actor(33)));
+}
+
+/// The first victim has not exited when the same process has the next one killed, 10 ms later.
+#[test]
+fn next_victim_is_a_kill_of_its_own_where_no_group_is_killed() {
+    let next_belongs_to_first = |setting: Option<bool>| {
+        let mut correlator = Correlator::new();
+        let mut victims = Vec::new();
+        for (at, pid) in [(0, 7), (10 * MS, 8)] {
+            for event in [kill(at, pid, Kernel, SENDER), mark(at + 1, pid, SENDER)] {
+                correlator.feed(&event);
+                if let (Trace::Kill(kill), Some(is_group)) = (&event.what, setting) {
+                    correlator.is_killed_with_group(kill.victim, is_group);
+                }
+            }
+        }
+        for event in [exit(20 * MS, 7), exit(21 * MS, 8)] {
+            victims.extend(correlator.feed(&event).and_then(Attribution::into_victim));
+        }
+        victims[1].co_victim_of.is_some()
+    };
+    assert_eq!([Some(true), Some(false), None].map(next_belongs_to_first), [true, false, true]);
 }

@@ -18,11 +18,12 @@ mod barrier;
 mod co_victims;
 mod delivered;
 mod explanation;
+mod facts;
 mod for_others;
 mod lookup;
 mod memory;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use super::correlate::{Attribution, Correlator, Victim};
@@ -39,7 +40,8 @@ use crate::monitor::model::mount::MountUsage;
 use crate::monitor::model::process::{ExitKind, PartialScan, ProcessKey, Snapshot};
 use crate::monitor::model::units::mib_or_unknown;
 use co_victims::group_patience_ns;
-pub(in crate::monitor) use delivered::{DeliveredKill, DeliveredProcess};
+pub(in crate::monitor) use delivered::{DeliveredKill, DeliveredProcess, DeliveredVictim};
+use facts::{KeptFacts, Need};
 pub(in crate::monitor) use lookup::ProcessLookup;
 use lookup::largest_spared;
 pub(in crate::monitor) use memory::ProcessSizes;
@@ -54,9 +56,6 @@ const FRESH_NS: u64 = 50 * MS;
 
 /// Slower scans are not requested, because the report would not wait for them.
 const QUICK_SCAN: Duration = Duration::from_millis(4);
-
-/// Unreported kills whose memory facts are kept. A burst of kills needs no more.
-const MAX_FACTS: usize = 256;
 
 /// Reported processes to remember. A kill that two sources see arrives from both within seconds.
 const MAX_REPORTED: usize = 1024;
@@ -110,7 +109,7 @@ pub(in crate::monitor) struct MonitorEngine {
     deferred: VecDeque<DeferredReport>,
     /// Co-victims whose first victim is not reported yet, in order of attribution.
     co_victims: Vec<DeferredReport>,
-    facts: BTreeMap<ProcessKey, MemoryFacts>,
+    facts: KeptFacts,
     /// When the outstanding scan was requested.
     scan_requested_ns: Option<u64>,
     scan_is_quick: bool,
@@ -154,7 +153,7 @@ impl MonitorEngine {
             rate_limiter: RateLimiter::new(),
             deferred: VecDeque::new(),
             co_victims: Vec::new(),
-            facts: BTreeMap::new(),
+            facts: KeptFacts::default(),
             scan_requested_ns: None,
             scan_is_quick: true,
             last_snapshot_ns: None,
@@ -213,9 +212,9 @@ impl MonitorEngine {
         scan
     }
 
-    /// Notes that the victim of the kill just handled belongs to a group (`memory.oom.group`).
-    pub(in crate::monitor) fn killed_with_group(&mut self, victim: ProcessKey) {
-        self.correlator.killed_with_group(victim);
+    /// Notes whether the victim of the kill just handled belongs to a group (`memory.oom.group`).
+    pub(in crate::monitor) fn is_killed_with_group(&mut self, victim: ProcessKey, is_group: bool) {
+        self.correlator.is_killed_with_group(victim, is_group);
     }
 
     /// Handles a snapshot of `/proc`.
@@ -364,7 +363,7 @@ impl MonitorEngine {
         }
         self.remember_victim(&victim, now_ns);
         if !self.traces_for_others && !self.rate_limiter.admit(now_ns, &victim.kill.name) {
-            self.facts.remove(&victim.kill.victim);
+            self.facts.take(victim.kill.victim);
             return;
         }
         let not_before_ns = now_ns + group_patience_ns(&victim);
@@ -395,7 +394,7 @@ impl MonitorEngine {
     fn report(&mut self, victim: &Victim) {
         let members = self.take_members(victim.kill.victim);
         let keys: Vec<ProcessKey> = members.iter().map(|member| member.kill.victim).collect();
-        let facts = self.facts.remove(&victim.kill.victim).unwrap_or_default();
+        let facts = self.facts.take(victim.kill.victim).unwrap_or_default();
         let evidence = self.evidence(victim, &members, &facts);
         let largest = match &evidence {
             Some(_) => Vec::new(),
@@ -448,10 +447,18 @@ impl MonitorEngine {
     }
 
     fn keep_facts(&mut self, victim: ProcessKey, facts: MemoryFacts) {
-        if self.facts.len() >= MAX_FACTS {
-            self.facts.pop_first();
-        }
-        self.facts.insert(victim, facts);
+        let need = |process| {
+            let is_held = self.held_victims.iter().any(|(held, _)| *held == process);
+            let is_certain = is_held
+                || self.deferred.iter().chain(&self.co_victims).any(|report| report.victim.kill.victim == process)
+                || self.correlator.is_victim(process);
+            match (is_certain, self.correlator.is_open(process)) {
+                (true, _) => Need::Certain,
+                (false, true) => Need::Possible,
+                (false, false) => Need::Gone,
+            }
+        };
+        self.facts.keep(victim, facts, need);
     }
 
     fn remember_victim(&mut self, victim: &Victim, at_ns: u64) {

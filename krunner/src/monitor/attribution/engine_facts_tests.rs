@@ -62,7 +62,7 @@ fn co_victims_wait_a_second_for_a_slow_exit() {
 fn group_kill(engine: &mut MonitorEngine, at: u64, pid: u32) -> TraceEvent {
     let [kill, mark, exit] = oom_kill(at, pid);
     feed(engine, &[kill], at);
-    engine.killed_with_group(key(pid));
+    engine.is_killed_with_group(key(pid), true);
     feed(engine, &[mark], at);
     exit
 }

@@ -135,8 +135,7 @@ impl Cgroup {
         let dir = dir_of(path, &mounts).or_else(|| search(root, &mounts));
         let dir = dir.ok_or_else(|| CgroupError::Hidden(path.to_owned()))?;
         let id = fs::metadata(&dir).map_err(|error| CgroupError::Read(dir.clone(), error))?.ino();
-        let namespace = fs::metadata(root.proc("self/ns/cgroup")).map(|namespace| namespace.ino());
-        let has_own_namespace = namespace.is_ok_and(|inode| inode != INIT_CGROUP_NAMESPACE);
+        let has_own_namespace = !is_in_host_cgroup_namespace(root);
         Ok(Self { path: path.to_owned(), dir, version, id, mounts, root: root.clone(), has_own_namespace })
     }
 
@@ -158,7 +157,13 @@ impl Cgroup {
     pub(in crate::monitor) fn kills_groups_at(&self, path: &str) -> bool {
         let is_set = |level: PathBuf| number(&level.join(OOM_GROUP), "number").is_ok_and(|set| set == 1);
         let levels = || dir_of(path, &self.mounts).map_or_else(Vec::new, |dir| self.levels(&dir));
-        self.version == 2 && levels().into_iter().any(is_set)
+        self.has_group_kills() && levels().into_iter().any(is_set)
+    }
+
+    /// Whether the kernel knows `memory.oom.group` in this hierarchy: cgroup v1 has none.
+    #[must_use]
+    pub(in crate::monitor) fn has_group_kills(&self) -> bool {
+        self.version == 2
     }
 
     /// Id and OOM kill count of the cgroup at this path; `None` if it is not visible.
@@ -312,6 +317,12 @@ impl Mount {
         let has_local_events = options.contains(&"memory_localevents");
         fits.then(|| Self { top: unescape(top), point, has_local_events })
     }
+}
+
+/// Whether paths of cgroups are those of the machine: our cgroup namespace is the initial one, or there are none.
+#[must_use]
+pub(in crate::monitor) fn is_in_host_cgroup_namespace(root: &CgroupRoot) -> bool {
+    fs::metadata(root.proc("self/ns/cgroup")).map_or(true, |namespace| namespace.ino() == INIT_CGROUP_NAMESPACE)
 }
 
 /// A filter for processes in our own cgroup and its descendants. Does not require a mounted hierarchy.

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::MonitorTask;
 use crate::error::chain;
 use crate::monitor::attribution::correlate::{Confidence, Victim};
-use crate::monitor::attribution::engine::{DeliveredKill, DeliveredProcess};
+use crate::monitor::attribution::engine::{DeliveredKill, DeliveredProcess, DeliveredVictim};
 use crate::monitor::explain::{LimitHit, MemoryFacts};
 use crate::monitor::message::MonitorEvent;
 use crate::monitor::model::clock;
@@ -159,8 +159,12 @@ impl NodeTimes {
         for (index, victim) in kill.victims.iter().enumerate() {
             processes.push(self.process(&victim.process, of_first.filter(|_| index == 0), true));
         }
-        let victims = kill.victims.iter().map(|victim| self.victim(victim, kill, first)).collect();
-        DeliveredKill { victims, processes, facts, is_uncounted: kill.is_in_another_cgroup }
+        let delivered = |victim: &NodeVictim| DeliveredVictim {
+            victim: self.victim(victim, kill, first),
+            is_uncounted: victim.is_in_another_cgroup,
+        };
+        let victims = kill.victims.iter().map(delivered).collect();
+        DeliveredKill { victims, left_out: kill.victims_left_out, processes, facts }
     }
 
     fn process(self, process: &NodeProcess, parent_pid: Option<u32>, is_gone: bool) -> DeliveredProcess {

@@ -102,15 +102,20 @@ impl MonitorTask {
         self.traced.as_mut().filter(|_| is_of_interest(kill)).map(|traced| traced.facts(kill, may_open))
     }
 
-    /// The victim of an OOM kill if the kernel kills the whole cgroup (`memory.oom.group`).
-    pub(super) fn group_victim(&self, event: &TraceEvent, facts: Option<&MemoryFacts>) -> Option<ProcessKey> {
+    /// The victim of an OOM kill and whether the kernel kills the whole cgroup (`memory.oom.group`), if that can be read.
+    pub(super) fn group_setting(&self, event: &TraceEvent, facts: Option<&MemoryFacts>) -> Option<(ProcessKey, bool)> {
         let Trace::Kill(kill) = &event.what else { return None };
-        let cgroup = facts.and_then(|facts| facts.cgroup.as_ref());
-        let is_group = || match (&self.cgroup, cgroup) {
+        let facts = facts.filter(|_| is_of_interest(kill))?;
+        let is_set = match (&self.cgroup, &facts.cgroup) {
             (Some(own), Some(cgroup)) => own.kills_groups_at(&cgroup.path),
             _ => self.charge.kills_groups(),
         };
-        (is_of_interest(kill) && is_group()).then_some(kill.victim)
+        // The kernel asks the cgroups from the victim's up to the one whose limit was reached; of those above it nothing matters.
+        let all_are_visible = || {
+            let is_visible = facts.limit.as_ref().is_some_and(|limit| limit.path.is_some());
+            self.cgroup.as_ref().is_some_and(|own| !own.has_group_kills() || is_visible && facts.cgroup.is_some())
+        };
+        (is_set || all_are_visible()).then_some((kill.victim, is_set))
     }
 
     /// Passes on OOM kills that were counted before the tracer was attached.

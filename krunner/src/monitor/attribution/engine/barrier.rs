@@ -1,6 +1,7 @@
 //! Reporting what is pending before a step ends, and the hold after a kill at krunner's own limit.
 
-use super::{MAX_FACTS, MonitorEngine, SCAN_PATIENCE_NS};
+use super::facts::MAX_FACTS;
+use super::{MonitorEngine, SCAN_PATIENCE_NS};
 use crate::monitor::attribution::sigkill::{SigkillCause, SigkillOf};
 use crate::monitor::explain::MemoryFacts;
 use crate::monitor::model::cgroup::CgroupFacts;
@@ -28,7 +29,7 @@ impl MonitorEngine {
         let victims = std::mem::take(&mut self.held_victims);
         for (victim, cgroup_id) in &victims {
             if let Some(cgroup) = cgroup_facts(*cgroup_id) {
-                let facts = self.facts.remove(victim).unwrap_or_default();
+                let facts = self.facts.take(*victim).unwrap_or_default();
                 self.keep_facts(*victim, MemoryFacts { cgroup: Some(cgroup), ..facts });
             }
             // A process that is gone by now may have exited after the kill.

@@ -10,15 +10,26 @@ use crate::monitor::model::process::ProcessKey;
 /// All members of a kill arrive with it.
 const MEMBERS_KEPT_NS: u64 = 1_000_000_000;
 
+/// Victims that are not named and are looked for in the counts. More processes rarely die together.
+const MAX_LEFT_OUT: u64 = 1024;
+
 /// A kill as the node saw it, in our numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::monitor) struct DeliveredKill {
     /// The victim, then its co-victims.
-    pub(in crate::monitor) victims: Vec<Victim>,
+    pub(in crate::monitor) victims: Vec<DeliveredVictim>,
+    /// Further victims that are not named.
+    pub(in crate::monitor) left_out: u64,
     /// The victim's ancestors, outermost first, then the victims.
     pub(in crate::monitor) processes: Vec<DeliveredProcess>,
     pub(in crate::monitor) facts: MemoryFacts,
-    /// Our counter does not count it: the victim was in another memory cgroup.
+}
+
+/// A victim of a delivered kill.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::monitor) struct DeliveredVictim {
+    pub(in crate::monitor) victim: Victim,
+    /// Our counter does not count it: it was in another memory cgroup.
     pub(in crate::monitor) is_uncounted: bool,
 }
 
@@ -40,11 +51,18 @@ impl MonitorEngine {
     /// Handles a delivered kill. Returns whether to scan `/proc` now.
     #[must_use]
     pub(in crate::monitor) fn delivered(&mut self, kill: DeliveredKill, now_ns: u64) -> bool {
-        let DeliveredKill { mut victims, processes, facts, is_uncounted } = kill;
-        let Some(first) = victims.first().map(|victim| (victim.kill.victim, victim.killed_at_boot_ns)) else {
+        let DeliveredKill { mut victims, left_out, processes, facts } = kill;
+        let Some(first) =
+            victims.first().map(|DeliveredVictim { victim, .. }| (victim.kill.victim, victim.killed_at_boot_ns))
+        else {
             return false;
         };
-        victims.retain(|victim| self.is_unreported(victim, is_uncounted));
+        victims.retain(|victim| self.is_unreported(&victim.victim, victim.is_uncounted));
+        for _ in 0..left_out.min(MAX_LEFT_OUT) {
+            // Counted as well. There is no report of them to be left out.
+            let _ = self.inference.settle(first.1);
+        }
+        let victims: Vec<Victim> = victims.into_iter().map(|victim| victim.victim).collect();
         if victims.is_empty() {
             return false;
         }

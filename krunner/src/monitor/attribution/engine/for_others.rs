@@ -37,7 +37,7 @@ impl MonitorEngine {
     ) -> Option<Box<KillEvidence>> {
         let cgroups: Vec<Option<String>> = members
             .iter()
-            .map(|member| self.facts.remove(&member.kill.victim)?.cgroup.map(|cgroup| cgroup.path))
+            .map(|member| self.facts.take(member.kill.victim)?.cgroup.map(|cgroup| cgroup.path))
             .collect();
         self.traces_for_others.then(|| Box::new(KillEvidence::of(victim, members, cgroups, facts)))
     }

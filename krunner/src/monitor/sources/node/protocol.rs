@@ -120,6 +120,9 @@ pub(crate) enum FromNode {
 pub(crate) struct NodeKill {
     /// The victim that the kernel chose, then those that died with it.
     pub victims: Vec<NodeVictim>,
+    /// Further processes of the peer's that died with them.
+    #[serde(default)]
+    pub victims_left_out: u64,
     /// Whether `memory.oom.group` applies: the whole cgroup was killed.
     pub is_group_kill: bool,
     /// The process whose allocation failed, if it is within the scope.
@@ -128,9 +131,6 @@ pub(crate) struct NodeKill {
     pub ancestors: Vec<NodeAncestor>,
     /// The victim's memory cgroup below that of the peer; empty if it is the same, `None` if it is another.
     pub cgroup: Option<String>,
-    /// The victim's memory cgroup is known and not below that of the peer, whose counter does not count this kill.
-    #[serde(default)]
-    pub is_in_another_cgroup: bool,
     /// The limit that was reached. Its path is relative to the peer's cgroup, as in `cgroup`.
     pub limit: Option<LimitHit>,
     /// The memory of that limit's cgroup right after the kill, if that cgroup is within the peer's.
@@ -180,6 +180,9 @@ pub(crate) struct NodeVictim {
     pub exited_at_boot_ns: Option<u64>,
     /// Whether it died with another process.
     pub is_co_victim: bool,
+    /// Its memory cgroup is known and not below that of the peer, whose counter does not count this kill.
+    #[serde(default)]
+    pub is_in_another_cgroup: bool,
 }
 
 /// The state of a node, for its operator.
