@@ -14,6 +14,8 @@ pub(crate) enum Remedy {
     RaiseLimit,
     /// Raise the limit of the pod or of the engine's scope, or give other containers below it less memory.
     RaiseLimitAbove,
+    /// Raise the limit of the sibling cgroup that reached it.
+    RaiseLimitBeside,
     /// Run fewer or smaller workers.
     FewerWorkers,
     /// Keep files out of memory.
@@ -69,7 +71,15 @@ fn at_least(
     if limit.is_some_and(|limit| limit.scope == LimitScope::Machine) {
         return Some((None, "the machine ran out of memory; no limit was reached".to_owned()));
     }
-    let in_use_bytes = in_use_at_kill(limit, usage, growth)?;
+    // The last reading of a limit is that of the watched cgroup, not of the one that was reached.
+    if limit.is_some_and(|limit| limit.scope == LimitScope::Outside) {
+        return Some((None, "the limit that was reached is not visible".to_owned()));
+    }
+    let in_use_bytes = in_use_at_kill(limit, usage, growth);
+    if limit.is_some() && in_use_bytes.is_none() {
+        return Some((None, "the size of that limit is not visible".to_owned()));
+    }
+    let in_use_bytes = in_use_bytes?;
     if growth.is_some_and(|growth| growth.shape == Some(GrowthShape::Leak)) {
         return Some((None, "usage was growing steadily".to_owned()));
     }
@@ -93,7 +103,12 @@ fn at_least(
 fn in_use_at_kill(limit: Option<&LimitHit>, usage: Option<&MemoryUsage>, growth: Option<&Growth>) -> Option<u64> {
     let exact = limit.filter(|limit| limit.is_exact).and_then(|limit| limit.usage_bytes);
     let last = growth.and_then(|growth| growth.samples.last());
-    let reached = limit.and_then(|limit| limit.limit_bytes).or_else(|| last?.limit_bytes);
+    let reached = match limit {
+        Some(limit) if limit.limit_bytes.is_some() => limit.limit_bytes,
+        Some(limit) if limit.scope != LimitScope::Container => None,
+        _ => last.and_then(|last| last.limit_bytes),
+    };
+    let last = last.filter(|_| limit.is_none_or(|limit| limit.scope == LimitScope::Container));
     exact.or(reached).or_else(|| usage.map(|usage| usage.total_bytes)).or_else(|| Some(last?.usage_bytes))
 }
 
@@ -102,12 +117,15 @@ fn remedies(limit: Option<&LimitHit>, usage: Option<&MemoryUsage>, growth: Optio
     let scope = limit.map(|limit| limit.scope);
     let mut remedies = Vec::new();
     let mut add_if = |fits: bool, remedy: Remedy| remedies.extend(fits.then_some(remedy));
-    add_if(scope == Some(LimitScope::Machine), Remedy::RelieveMachine);
-    add_if(scope == Some(LimitScope::Above), Remedy::RaiseLimitAbove);
+    // Outside is one of the two.
+    add_if(matches!(scope, Some(LimitScope::Above | LimitScope::Outside)), Remedy::RaiseLimitAbove);
+    add_if(matches!(scope, Some(LimitScope::Machine | LimitScope::Outside)), Remedy::RelieveMachine);
+    add_if(scope == Some(LimitScope::Beside), Remedy::RaiseLimitBeside);
     add_if(usage.is_some_and(has_files_in_memory), Remedy::FilesOnDisk);
     add_if(usage.is_some_and(has_many_workers), Remedy::FewerWorkers);
     add_if(shape == Some(GrowthShape::Leak), Remedy::FindLeak);
-    let is_own_limit = !matches!(scope, Some(LimitScope::Machine | LimitScope::Above));
+    // One of unknown place is the container's own, most likely.
+    let is_own_limit = matches!(scope, None | Some(LimitScope::Container | LimitScope::Inner | LimitScope::Unknown));
     add_if(is_own_limit && shape != Some(GrowthShape::Leak), Remedy::RaiseLimit);
     add_if(shape.is_some(), Remedy::MemoryHigh);
     add_if(is_own_limit && shape == Some(GrowthShape::Leak), Remedy::RaiseLimit);

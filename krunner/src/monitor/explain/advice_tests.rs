@@ -96,4 +96,23 @@ fn limits_that_are_not_ours_have_remedies_of_their_own() {
     let machine = Advice::of(Some(&limit(LimitScope::Machine)), Some(&usage()), Some(&burst)).unwrap();
     assert_eq!(machine.at_least_bytes, None);
     assert_eq!(machine.remedies, [Remedy::RelieveMachine, Remedy::MemoryHigh]);
+    let beside = Advice::of(Some(&limit(LimitScope::Beside)), Some(&usage()), None).unwrap();
+    assert_eq!((beside.at_least_bytes, beside.remedies), (Some(256 * MIB), vec![Remedy::RaiseLimitBeside]));
+    let unknown = Advice::of(Some(&limit(LimitScope::Unknown)), None, None).unwrap();
+    assert_eq!((unknown.at_least_bytes, unknown.remedies), (Some(256 * MIB), vec![Remedy::RaiseLimit]));
+}
+
+/// The container's own limit is in the samples, and says nothing about the one that was reached.
+#[test]
+fn unread_limit_gives_no_bound() {
+    let unread = |scope| LimitHit { limit_bytes: None, usage_bytes: None, is_exact: false, ..limit(scope) };
+    let advised = |scope| Advice::of(Some(&unread(scope)), None, Some(&growth(None))).unwrap();
+    let outside = advised(LimitScope::Outside);
+    assert_eq!((outside.at_least_bytes, &*outside.reason), (None, "the limit that was reached is not visible"));
+    assert_eq!(outside.remedies, [Remedy::RaiseLimitAbove, Remedy::RelieveMachine]);
+    for scope in [LimitScope::Above, LimitScope::Inner, LimitScope::Beside] {
+        let advice = advised(scope);
+        assert_eq!((advice.at_least_bytes, &*advice.reason), (None, "the size of that limit is not visible"));
+    }
+    assert_eq!(advised(LimitScope::Container).at_least_bytes, Some(256 * MIB), "the watched cgroup's");
 }

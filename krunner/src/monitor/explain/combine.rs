@@ -13,7 +13,7 @@ impl Explanation {
             drop_after_kill(&mut samples);
         }
         let sampled_limit = samples.last().and_then(|sample| sample.limit_bytes);
-        let is_other = |limit: &LimitHit| limit.limit_bytes.is_some() && limit.limit_bytes != sampled_limit;
+        let is_other = |limit: &LimitHit| !limit.is_of_watched(sampled_limit);
         if samples.is_empty() || self.limit.as_ref().is_some_and(is_other) {
             return self;
         }
@@ -88,6 +88,31 @@ mod tests {
         assert_eq!(last_usage(256, Some(255 * MIB)), Some(255 * MIB));
         assert_eq!(last_usage(256, None), Some(256 * MIB), "not read, but the limit was reached");
         assert_eq!(last_usage(64, None), None, "of another cgroup");
+    }
+
+    #[test]
+    fn growth_of_the_watched_cgroup_is_not_that_of_another() {
+        let series = series(&[(1000, 40), (2000, 90), (3000, 140), (4000, 245)]);
+        let has_growth = |scope, limit_bytes: Option<u64>| {
+            let limit = LimitHit {
+                scope,
+                kind: LimitKind::Memory,
+                path: None,
+                limit_bytes,
+                usage_bytes: None,
+                is_trigger_outside: None,
+                is_exact: false,
+            };
+            let explanation = Explanation { limit: Some(limit), ..Explanation::default() };
+            explanation.with_growth(&series, 4200 * MS).growth.is_some()
+        };
+        let same = Some(256 * MIB);
+        assert!(has_growth(LimitScope::Container, same) && has_growth(LimitScope::Container, None));
+        assert!(has_growth(LimitScope::Above, same) && !has_growth(LimitScope::Above, None));
+        assert!(!has_growth(LimitScope::Inner, None), "of an inner cgroup that has no counter");
+        assert!(!has_growth(LimitScope::Outside, None));
+        assert!(!has_growth(LimitScope::Beside, same), "a sidecar with an equal limit");
+        assert!(!has_growth(LimitScope::Machine, None));
     }
 
     /// Without BPF the time of the kill is that of the counter reading, so samples before it may be later than the kill.

@@ -24,6 +24,8 @@ pub(crate) enum LimitScope {
     Machine,
     /// None that is visible: a cgroup above, or the machine.
     Outside,
+    /// A cgroup whose place is not visible: this container's or another.
+    Unknown,
 }
 
 /// The limit that was reached.
@@ -80,6 +82,19 @@ pub(in crate::monitor) struct FailedCharges {
 }
 
 impl LimitHit {
+    /// Whether this is the limit of the cgroup that krunner samples, so that the samples show the growth to it. Not by its size
+    /// alone: the containers of a pod often have equal limits.
+    #[must_use]
+    pub(in crate::monitor) fn is_of_watched(&self, watched_limit_bytes: Option<u64>) -> bool {
+        match self.scope {
+            LimitScope::Container => self.limit_bytes.is_none() || self.limit_bytes == watched_limit_bytes,
+            LimitScope::Inner | LimitScope::Above | LimitScope::Unknown => {
+                self.limit_bytes.is_some() && self.limit_bytes == watched_limit_bytes
+            }
+            LimitScope::Beside | LimitScope::Machine | LimitScope::Outside => false,
+        }
+    }
+
     /// From the tracer's reading. `view` locates a cgroup by its kernel ID.
     #[must_use]
     pub(in crate::monitor) fn traced(

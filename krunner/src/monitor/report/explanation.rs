@@ -61,6 +61,8 @@ mod tests {
         let pod = Some("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0f1c.slice");
         assert!(text(LimitScope::Above, pod).starts_with("limit: 256m for its pod, 256m in use"));
         assert!(text(LimitScope::Above, None).starts_with("limit: 256m for a cgroup above this container"));
+        let unknown = text(LimitScope::Unknown, None);
+        assert!(unknown.starts_with("limit: 256m for this container or another cgroup"), "{unknown}");
         let machine = text(LimitScope::Machine, None);
         assert!(machine.ends_with("none reached; the machine ran out of memory (256m of 256m in use)"), "{machine}");
         let inferred = LimitHit { usage_bytes: None, is_exact: false, ..hit(LimitScope::Container, None) };

@@ -94,3 +94,21 @@ fn kill_without_memory_on_the_machine() {
     let report = OomReport::of_victim(&victim(300, 2000), &[], &history, context);
     assert_snapshot("kill_without_memory_on_the_machine", &report);
 }
+
+/// The terminal's line has a limit only where that is the one that was reached.
+#[test]
+fn limit_of_the_victims_cgroup_stands_for_no_other() {
+    let history = history(Vec::new());
+    let shown = |limit: Option<LimitHit>| {
+        let explanation = Explanation { limit, ..Explanation::default() };
+        let report =
+            OomReport::of_victim(&victim(300, 2000), &[], &history, KillContext { explanation, ..context(&history) });
+        assert!(report.cgroup.as_ref().is_some_and(|cgroup| cgroup.limit_bytes.is_some()));
+        report.limit().is_some()
+    };
+    let unread = |scope| Some(LimitHit { limit_bytes: None, ..limit(scope) });
+    assert!(shown(None) && shown(unread(LimitScope::Container)) && shown(Some(limit(LimitScope::Above))));
+    for scope in [LimitScope::Outside, LimitScope::Above, LimitScope::Inner, LimitScope::Machine] {
+        assert!(!shown(unread(scope)), "{scope:?}");
+    }
+}

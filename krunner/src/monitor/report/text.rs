@@ -62,15 +62,16 @@ impl OomReport {
         Ok(())
     }
 
-    /// Formats the limit that was reached, or else that of the victim's cgroup.
+    /// Formats the limit that was reached, or else that of the victim's cgroup unless another one was reached.
     #[must_use]
     pub(crate) fn limit(&self) -> Option<String> {
         let reached = self.explanation.limit.as_ref();
-        if reached.is_some_and(|limit| limit.scope == LimitScope::Machine) {
-            return None;
-        }
-        let of_cgroup = || self.cgroup.as_ref()?.limit_bytes;
-        reached.and_then(|limit| limit.limit_bytes).or_else(of_cgroup).map(mib)
+        let limit_bytes = match reached {
+            Some(limit) if matches!(limit.scope, LimitScope::Machine | LimitScope::Outside) => None,
+            Some(limit) if limit.limit_bytes.is_some() || limit.scope != LimitScope::Container => limit.limit_bytes,
+            _ => self.cgroup.as_ref().and_then(|cgroup| cgroup.limit_bytes),
+        };
+        limit_bytes.map(mib)
     }
 
     fn write_members(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -56,7 +56,7 @@ impl TracerState {
         let names = self.names.as_ref();
         let view = |id: Option<u64>| match names {
             Some(names) => names.view(id, kill.cgroup_id),
-            None => CgroupView { scope: LimitScope::Outside, path: None },
+            None => CgroupView { scope: LimitScope::Unknown, path: None },
         };
         let limit = LimitHit::traced(kill.limit, view, self.limits.machine(), kill.sender.is_none());
         let id = kill.limit.and_then(|limit| limit.cgroup_id).filter(|_| limit.scope != LimitScope::Machine);
@@ -143,3 +143,7 @@ impl MonitorTask {
         self.engine.report_missed(missing);
     }
 }
+
+#[cfg(test)]
+#[path = "traced_tests.rs"]
+mod tests;

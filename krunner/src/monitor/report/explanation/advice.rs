@@ -27,6 +27,7 @@ fn in_words(remedy: Remedy) -> &'static str {
         Remedy::RaiseLimitAbove => {
             "raise that limit (the pod's; podman's --memory) or give other containers below it less memory"
         }
+        Remedy::RaiseLimitBeside => "raise the memory limit of that sibling cgroup (another container of the pod)",
         Remedy::FewerWorkers => "run fewer or smaller worker processes",
         Remedy::FilesOnDisk => "store files on disk instead of in /dev/shm or another tmpfs",
         Remedy::FindLeak => "look for a memory leak",

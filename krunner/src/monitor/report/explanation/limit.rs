@@ -47,6 +47,7 @@ fn scope_text(limit: &LimitHit) -> &'static str {
         // podman with crun puts a container one level below the scope that has its limit.
         LimitScope::Above => "for a cgroup above this container (its pod, slice or the engine's scope)",
         LimitScope::Beside => "for a sibling cgroup",
+        LimitScope::Unknown => "for this container or another cgroup (no cgroup file system is visible)",
         LimitScope::Machine | LimitScope::Outside => "",
     }
 }

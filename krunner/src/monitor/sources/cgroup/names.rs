@@ -115,7 +115,11 @@ impl CgroupNames {
             return CgroupView { scope: self.cgroup.scope_of(dir), path: self.cgroup.path_of(dir) };
         }
         // Not visible: either the victim's own cgroup, which is not ours, or an ancestor.
-        let scope = if id == victim { LimitScope::Beside } else { LimitScope::Above };
+        let scope = match id {
+            None => LimitScope::Unknown,
+            _ if id == victim => LimitScope::Beside,
+            _ => LimitScope::Above,
+        };
         CgroupView { scope, path: None }
     }
 
@@ -216,6 +220,16 @@ mod tests {
         let is_ours = |dir: &str| names.is_ours(id(&folder, dir));
         let ours = ["m/own", "m/own/job", "m/beside/deep", "proc"].map(is_ours);
         assert_eq!(ours, [Some(true), Some(true), Some(false), None]);
+    }
+
+    #[test]
+    fn limit_of_a_cgroup_without_an_id_has_no_place() {
+        let (folder, names) = tree();
+        let scope = |id, victim| names.view(id, victim).scope;
+        assert_eq!(scope(Some(id(&folder, "m/own")), None), LimitScope::Container);
+        assert_eq!(scope(Some(5), Some(5)), LimitScope::Beside);
+        assert_eq!(scope(Some(5), Some(6)), LimitScope::Above);
+        assert_eq!(scope(None, None), LimitScope::Unknown, "not that of a sibling");
     }
 
     #[test]

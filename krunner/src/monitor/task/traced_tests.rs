@@ -1,0 +1,43 @@
+//! What the tracer's state tells of a kill.
+
+use super::*;
+use crate::monitor::model::event::{KillSource, Mark, MemoryAtKill};
+use crate::monitor::model::{LimitAtKill, LimitKind};
+
+fn key(pid: u32) -> ProcessKey {
+    ProcessKey { pid, start_ticks: 1 }
+}
+
+fn kill(at_boot_ns: u64, pid: u32) -> [TraceEvent; 2] {
+    let memory =
+        MemoryAtKill { vm_bytes: 9, anon_bytes: 5, file_bytes: 0, shmem_bytes: 0, swap_bytes: 0, pgtables_bytes: 0 };
+    let kill = Kill {
+        victim: key(pid),
+        name: "hog".into(),
+        uid: 0,
+        oom_score_adj: 0,
+        source: KillSource::Kernel,
+        sender: None,
+        memory,
+        memory_map: u64::from(pid),
+        cgroup_id: None,
+        limit: None,
+        already_pending: false,
+        namespaces: Vec::new(),
+    };
+    let mark = Mark { victim: key(pid), trigger: None };
+    [
+        TraceEvent { at_boot_ns, what: Trace::Kill(kill) },
+        TraceEvent { at_boot_ns: at_boot_ns + 1, what: Trace::Mark(mark) },
+    ]
+}
+
+#[test]
+fn limit_is_known_where_no_cgroup_file_system_is_visible() {
+    let [TraceEvent { what: Trace::Kill(kill), .. }, _] = kill(5, 1) else { panic!("a kill comes first") };
+    let limit =
+        LimitAtKill { cgroup_id: Some(7), kind: LimitKind::Memory, limit_bytes: 64 << 20, usage_bytes: 64 << 20 };
+    let kill = Kill { cgroup_id: Some(7), limit: Some(limit), ..kill };
+    let hit = TracerState::start(None, None, false).facts(&kill, true).limit.unwrap();
+    assert_eq!((hit.scope, hit.limit_bytes, hit.path), (LimitScope::Unknown, Some(64 << 20), None));
+}
