@@ -206,14 +206,6 @@ impl Cgroup {
         Reading { facts, problems }
     }
 
-    /// The smallest limit of this cgroup and its ancestors, and the directory of the cgroup that has it.
-    fn limited_level(&self) -> Option<(u64, PathBuf)> {
-        let files = MemcgFiles::of(self.version);
-        let mut levels = self.levels(&self.dir);
-        levels.retain(|level| level.join(files.usage).exists());
-        files.smallest_limit(&levels, &mut Vec::new())
-    }
-
     /// The directories of this cgroup and its visible ancestors, innermost first.
     #[must_use]
     pub(crate) fn visible(&self) -> Vec<PathBuf> {

@@ -17,9 +17,9 @@ mod memory;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,9 @@ const EVENTS_BYTES: usize = 256;
 #[derive(Debug)]
 pub(crate) struct OwnCharge {
     levels: Vec<ChargeLevel>,
+    /// v1: the limit of an invisible ancestor, compared with the usage of the innermost level, the closest that can be read;
+    /// `u64::MAX` if there is none. See [`Self::read_hidden_limit`].
+    hidden_limit_bytes: AtomicU64,
     meminfo: Option<File>,
 }
 
@@ -67,8 +70,6 @@ pub(crate) struct OwnCharge {
 struct ChargeLevel {
     usage: File,
     limit: File,
-    /// Limit of an invisible ancestor, used if the limit file shows no limit.
-    hidden_limit_bytes: u64,
     /// OOM kill count; in v1 also whether the OOM killer is disabled, and whether tasks wait for memory.
     events: Option<File>,
     /// The file `memory.oom.group` (v2).
@@ -83,11 +84,30 @@ impl OwnCharge {
     pub(in crate::monitor) fn open(cgroup: Option<&Cgroup>) -> Self {
         let meminfo = cgroup.map_or_else(|| PathBuf::from("/proc/meminfo"), |cgroup| cgroup.root.proc("meminfo"));
         let levels = cgroup.map_or_else(Vec::new, ChargeLevel::all);
-        let charge = Self { levels, meminfo: File::open(meminfo).ok() };
+        let charge = Self { levels, hidden_limit_bytes: AtomicU64::new(u64::MAX), meminfo: File::open(meminfo).ok() };
         // The first read allocates kernel buffers that later ones reuse.
         let _ = (charge.is_stuck(), charge.is_at_limit(), charge.is_machine_short(), charge.kills_groups());
         charge.read_all_stat();
+        charge.read_hidden_limit();
         charge
+    }
+
+    /// Reads the limit of invisible ancestors again, which may have changed. v1 shows the smallest limit of all levels
+    /// (`hierarchical_memory_limit`, Documentation/admin-guide/cgroup-v1/memory.rst); it is a hidden one only if it is smaller
+    /// than all visible ones. Reads one file per level, and `memory.stat`, which was read before.
+    pub(in crate::monitor) fn read_hidden_limit(&self) {
+        let smallest_bytes = self.levels.first().and_then(ChargeLevel::smallest_limit_bytes);
+        let visible_bytes = self.levels.iter().filter_map(ChargeLevel::visible_limit_bytes).min();
+        let hidden_bytes = smallest_bytes.filter(|bytes| visible_bytes.is_none_or(|visible| *bytes < visible));
+        self.hidden_limit_bytes.store(hidden_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The limit of a level; `None` if unlimited.
+    fn limit_bytes(&self, level: usize) -> Option<u64> {
+        let visible_bytes = self.levels.get(level)?.visible_limit_bytes();
+        let hidden_bytes = self.hidden_limit_bytes.load(Ordering::Relaxed);
+        let hidden_bytes = (level == 0 && hidden_bytes < NO_LIMIT_BYTES).then_some(hidden_bytes);
+        visible_bytes.into_iter().chain(hidden_bytes).min()
     }
 
     /// Whether tasks wait for memory because the OOM killer is disabled (`oom_kill_disable`,
@@ -119,7 +139,10 @@ impl OwnCharge {
 
     /// Whether one of our cgroups is at its limit. Takes 2 us per level.
     fn is_at_limit(&self) -> bool {
-        self.levels.iter().any(ChargeLevel::is_at_limit)
+        self.levels.iter().enumerate().any(|(index, level)| {
+            let Some(limit_bytes) = self.limit_bytes(index) else { return false };
+            number_in(&level.usage).is_some_and(|usage| limit_bytes.saturating_sub(usage) < RESERVE_BYTES)
+        })
     }
 
     /// Whether the machine is short of memory. Takes about 20 us.
@@ -163,25 +186,19 @@ impl OwnCharge {
 impl ChargeLevel {
     /// Opens our cgroup and its readable ancestors, innermost first.
     fn all(cgroup: &Cgroup) -> Vec<Self> {
-        let smallest = cgroup.limited_level();
-        let hidden_limit_bytes = |dir: &Path| match &smallest {
-            Some((bytes, at)) if at == dir => *bytes,
-            _ => u64::MAX,
-        };
         let files = MemcgFiles::of(cgroup.version);
-        let open = |dir: &Path| {
+        let open = |dir: &PathBuf| {
             let open = |name: &str| File::open(dir.join(name)).ok();
             let level = Self {
                 usage: open(files.usage)?,
                 limit: open(files.limit)?,
-                hidden_limit_bytes: hidden_limit_bytes(dir),
                 events: open(files.events),
                 oom_group: open(OOM_GROUP),
                 stat: open("memory.stat"),
             };
             number_in(&level.usage).map(|_| level)
         };
-        cgroup.visible().iter().take(max_levels()).filter_map(|dir| open(dir)).collect()
+        cgroup.visible().iter().take(max_levels()).filter_map(open).collect()
     }
 
     fn is_stuck(&self) -> bool {
@@ -190,15 +207,9 @@ impl ChargeLevel {
         ["oom_kill_disable 1", "under_oom 1"].iter().all(|wanted| text.lines().any(|line| line == *wanted))
     }
 
-    fn is_at_limit(&self) -> bool {
-        let Some(limit_bytes) = self.limit_bytes() else { return false };
-        number_in(&self.usage).is_some_and(|usage| limit_bytes.saturating_sub(usage) < RESERVE_BYTES)
-    }
-
-    /// The limit; `None` if unlimited.
-    fn limit_bytes(&self) -> Option<u64> {
-        let limit_bytes = number_in(&self.limit).filter(|bytes| *bytes < NO_LIMIT_BYTES);
-        Some(limit_bytes.unwrap_or(self.hidden_limit_bytes)).filter(|bytes| *bytes < NO_LIMIT_BYTES)
+    /// The limit that the level's file shows; `None` if unlimited.
+    fn visible_limit_bytes(&self) -> Option<u64> {
+        number_in(&self.limit).filter(|bytes| *bytes < NO_LIMIT_BYTES)
     }
 
     fn kills(&self) -> Option<u64> {
@@ -281,15 +292,12 @@ mod tests {
         fn charge(&self) -> OwnCharge {
             let open = |name: &str| File::open(self.0.path().join(name)).unwrap();
             let events = Some(open("events"));
-            let level = ChargeLevel {
-                usage: open("usage"),
-                limit: open("limit"),
-                hidden_limit_bytes: u64::MAX,
-                events,
-                oom_group: None,
-                stat: None,
-            };
-            OwnCharge { levels: vec![level], meminfo: File::open(self.0.path().join("meminfo")).ok() }
+            let level = ChargeLevel { usage: open("usage"), limit: open("limit"), events, oom_group: None, stat: None };
+            OwnCharge {
+                levels: vec![level],
+                hidden_limit_bytes: AtomicU64::new(u64::MAX),
+                meminfo: File::open(self.0.path().join("meminfo")).ok(),
+            }
         }
     }
 
@@ -308,6 +316,73 @@ mod tests {
         assert!(!charge.is_at_limit(), "none under version 2");
         files.write("limit", "67108864\n");
         assert!(charge.is_at_limit(), "one that was set later");
+    }
+
+    /// A hierarchy of version 1 or 2 with our cgroup `/pod/own`, which uses 66 MB and has a limit of 64 MiB.
+    fn hierarchy(version: u8) -> (tempfile::TempDir, Cgroup) {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).unwrap();
+        for dir in ["proc/self", "m/pod/own"] {
+            fs::create_dir_all(folder.path().join(dir)).unwrap();
+        }
+        let (own, mount) = match version {
+            1 => ("4:memory:/pod/own\n", "33 31 0:29 /pod /m/pod rw - cgroup cgroup rw,memory\n"),
+            _ => ("0::/pod/own\n", "33 31 0:29 /pod /m/pod rw - cgroup2 cgroup2 rw\n"),
+        };
+        write("proc/self/cgroup", own);
+        write("proc/self/mountinfo", mount);
+        let files = MemcgFiles::of(version);
+        for (dir, limit) in [("m/pod", "99999999"), ("m/pod/own", "67108864")] {
+            write(&format!("{dir}/{}", files.limit), &format!("{limit}\n"));
+            write(&format!("{dir}/{}", files.usage), "67000000\n");
+            write(&format!("{dir}/{}", files.events), "oom_kill 0\n");
+            let smallest = if version == 1 { "hierarchical_memory_limit 67108864\n" } else { "" };
+            write(&format!("{dir}/memory.stat"), &format!("inactive_file 1\n{smallest}"));
+        }
+        let cgroup = Cgroup::find(&crate::monitor::sources::cgroup::CgroupRoot::below(folder.path())).unwrap();
+        (folder, cgroup)
+    }
+
+    #[test]
+    fn limit_that_was_removed_is_not_in_force() {
+        for (version, none) in [(1, "9223372036854771712\n"), (2, "max\n")] {
+            let (folder, cgroup) = hierarchy(version);
+            let charge = OwnCharge::open(Some(&cgroup));
+            assert!(charge.is_at_limit());
+            let file = MemcgFiles::of(version).limit;
+            fs::write(folder.path().join("m/pod/own").join(file), none).unwrap();
+            assert!(!charge.is_at_limit(), "cgroup version {version}");
+            if version == 1 {
+                let text = "inactive_file 1\nhierarchical_memory_limit 99999999\n";
+                fs::write(folder.path().join("m/pod/own/memory.stat"), text).unwrap();
+            }
+            assert_eq!(charge.nearest_limit().unwrap().limit_bytes, Some(99_999_999), "that of the pod");
+        }
+    }
+
+    #[test]
+    fn hidden_limit_is_read_again() {
+        let (folder, cgroup) = hierarchy(1);
+        let show = |bytes: u64| {
+            let text = format!("hierarchical_memory_limit {bytes}\ntotal_inactive_file 1\n");
+            fs::write(folder.path().join("m/pod/own/memory.stat"), text).unwrap();
+        };
+        fs::write(folder.path().join("m/pod/own/memory.limit_in_bytes"), "90000000\n").unwrap();
+        show(67_200_000);
+        let charge = OwnCharge::open(Some(&cgroup));
+        assert!(charge.is_at_limit(), "of an ancestor that is not visible");
+        show(80_000_000);
+        let nearest = charge.nearest_limit().unwrap();
+        assert_eq!((nearest.level, nearest.limit_bytes), (0, Some(80_000_000)), "raised");
+        assert!(!charge.is_at_limit());
+        show(90_000_000);
+        assert_eq!(charge.nearest_limit().unwrap().limit_bytes, Some(90_000_000), "raised above our own");
+        fs::write(folder.path().join("m/pod/own/memory.limit_in_bytes"), "9223372036854771712\n").unwrap();
+        assert_eq!(
+            charge.nearest_limit().unwrap().limit_bytes,
+            Some(90_000_000),
+            "our own is removed, that one is not"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::FileExt as _;
 
-use super::{ChargeLevel, OwnCharge};
+use super::{ChargeLevel, NO_LIMIT_BYTES, OwnCharge};
 use crate::monitor::sources::cgroup::files::{number_in, value};
 
 /// Buffer for `memory.stat`, which has about 1.5 KiB; the entries needed are within this size.
@@ -67,16 +67,17 @@ impl MemoryStat {
 }
 
 impl OwnCharge {
-    /// The level with the least headroom; our own cgroup if there is no limit. Reads two files per level.
+    /// The level with the least headroom; our own cgroup if there is no limit. Reads three files per level.
     #[must_use]
     pub(in crate::monitor) fn nearest_limit(&self) -> Option<ChargedMemory> {
+        self.read_hidden_limit();
         (0..self.levels.len()).filter_map(|level| self.read_at(level)).min_by_key(ChargedMemory::headroom_bytes)
     }
 
     /// Current usage and limit of a level. Reads two files.
     #[must_use]
     pub(in crate::monitor) fn read_at(&self, level: usize) -> Option<ChargedMemory> {
-        self.charged_at(level, self.levels.get(level)?.limit_bytes())
+        self.charged_at(level, self.limit_bytes(level))
     }
 
     /// Current usage of a level whose limit is known. Reads one file.
@@ -103,9 +104,19 @@ impl OwnCharge {
 
 impl ChargeLevel {
     fn stat(&self) -> Option<MemoryStat> {
+        MemoryStat::parse(self.stat_text(&mut [0; STAT_BYTES])?)
+    }
+
+    /// v1: the smallest limit of this level and all its ancestors, visible or not.
+    pub(super) fn smallest_limit_bytes(&self) -> Option<u64> {
         let mut buffer = [0; STAT_BYTES];
-        let length = self.stat.as_ref()?.read_at(&mut buffer, 0).ok()?;
-        MemoryStat::parse(std::str::from_utf8(&buffer[..length]).ok()?)
+        let text = self.stat_text(&mut buffer)?;
+        value(text, "hierarchical_memory_limit").filter(|bytes| *bytes < NO_LIMIT_BYTES)
+    }
+
+    fn stat_text<'a>(&self, buffer: &'a mut [u8; STAT_BYTES]) -> Option<&'a str> {
+        let length = self.stat.as_ref()?.read_at(buffer, 0).ok()?;
+        std::str::from_utf8(&buffer[..length]).ok()
     }
 }
 
