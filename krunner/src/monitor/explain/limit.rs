@@ -51,8 +51,16 @@ pub(crate) struct LimitHit {
 /// and other processes may free some memory while the kernel chooses a victim.
 const MAX_ROOM_BYTES: u64 = 1 << 20;
 
-/// The same as a share of the limit: 1 / this.
+/// The same as a share of the limit: 1 / this. Before it kills, the kernel takes back what each CPU has charged in advance
+/// (`MEMCG_CHARGE_BATCH` pages per CPU, `drain_all_stock` in mm/memcontrol.c), and with a larger limit there are usually more CPUs
+/// and more processes that free memory meanwhile.
 const MAX_ROOM_SHARE: u64 = 64;
+
+/// The largest room by that share. Without it, a machine that runs out of memory would be blamed on a container of 64 GiB with 1
+/// GiB left. 64 pages of 4 KiB on each of 256 CPUs are 64 MiB. The failed request adds little: the OOM killer is not invoked for
+/// more than eight pages (`PAGE_ALLOC_COSTLY_ORDER`, `mem_cgroup_oom` in mm/memcontrol.c); without
+/// room for a huge page, it uses small ones.
+const MAX_SHARED_ROOM_BYTES: u64 = 64 << 20;
 
 /// The machine's memory at one moment (`/proc/meminfo`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +180,7 @@ impl LimitHit {
 /// Whether a charge to that limit may have failed.
 fn is_reached(limit: &LimitAtKill) -> bool {
     let room_bytes = limit.limit_bytes.saturating_sub(limit.usage_bytes);
-    room_bytes <= MAX_ROOM_BYTES.max(limit.limit_bytes / MAX_ROOM_SHARE)
+    room_bytes <= MAX_ROOM_BYTES.max((limit.limit_bytes / MAX_ROOM_SHARE).min(MAX_SHARED_ROOM_BYTES))
 }
 
 #[cfg(test)]
@@ -209,6 +217,16 @@ mod tests {
             assert_eq!((hit.scope, hit.path, hit.limit_bytes), (LimitScope::Machine, None, Some(4096 * MIB)));
             assert_eq!(hit.usage_bytes, Some(4086 * MIB));
         }
+    }
+
+    #[test]
+    fn large_limit_with_much_room_was_not_reached() {
+        let scope = |room_mib: u64| {
+            let limit = at_kill(64 << 10, ((64 << 10) - room_mib) * MIB);
+            LimitHit::traced(Some(limit), own, MACHINE, false).scope
+        };
+        assert_eq!([1, 30, 64].map(scope), [LimitScope::Container; 3], "taken back from many CPUs");
+        assert_eq!([100, 1000].map(scope), [LimitScope::Machine; 2]);
     }
 
     fn failed(scope: LimitScope, room_bytes: Option<u64>) -> FailedCharges {
