@@ -454,3 +454,28 @@ fn victim_of_another_container_is_reported_before_it_exits() {
         assert_eq!(engine.take_events(), [], "once");
     }
 }
+
+/// The tracer was attached while a count was open: the same kill is in both.
+#[test]
+fn kill_that_was_counted_and_traced_is_reported_once() {
+    for is_inferred_first in [false, true] {
+        let mut engine = engine();
+        let quick = Duration::from_millis(1);
+        engine.snapshot(&snapshot(2 * SECOND, &[7, 8], quick), 2 * SECOND);
+        assert!(engine.counted(count(&[1], 2 * SECOND, 3 * SECOND)));
+        // The other one exits as well.
+        engine.snapshot(&snapshot(3 * SECOND + MS, &[], quick), 3 * SECOND + MS);
+        if is_inferred_first {
+            engine.tick(3 * SECOND + SECOND / 10);
+            assert_eq!(reported(&mut engine), [(8, Confidence::Inferred)]);
+        }
+        engine.counted_and_traced(key(7), 3 * SECOND - MS);
+        let now = 3 * SECOND + SECOND / 10;
+        let _ = feed(&mut engine, &oom_kill(3 * SECOND - MS, 7), now);
+        engine.tick(now + SECOND);
+        engine.tick(now + 60 * SECOND);
+        let expected = if is_inferred_first { vec![] } else { vec![(7, Confidence::Confirmed)] };
+        assert_eq!(reported(&mut engine), expected);
+        assert_eq!(engine.take_events(), [], "no kill is left without a victim");
+    }
+}

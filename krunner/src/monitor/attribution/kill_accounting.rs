@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use crate::monitor::model::event::{KillSource, Trace, TraceEvent};
+use crate::monitor::model::event::{Kill, KillSource, Trace, TraceEvent};
 use crate::monitor::model::process::ProcessKey;
 
 /// Kills whose mark is outstanding. It follows within microseconds.
@@ -80,10 +80,33 @@ impl KillAccounting {
     }
 }
 
+/// The kills among these events that the counter had counted by that time, as victims with the times of their SIGKILL.
+/// `is_counted`: the cgroup's counter includes kills there.
+#[must_use]
+pub(in crate::monitor) fn counted_kills(
+    events: &[TraceEvent],
+    is_counted: impl Fn(&Kill) -> bool,
+    until_ns: u64,
+) -> Vec<(ProcessKey, u64)> {
+    let is_marked = |victim: ProcessKey| {
+        events.iter().any(|event| matches!(&event.what, Trace::Mark(mark) if mark.victim == victim))
+    };
+    let kills = events.iter().filter(|event| event.at_boot_ns <= until_ns).filter_map(|event| match &event.what {
+        Trace::Kill(kill) if kill.source == KillSource::Kernel && !kill.already_pending => {
+            Some((kill, event.at_boot_ns))
+        }
+        _ => None,
+    });
+    kills
+        .filter(|(kill, _)| is_counted(kill) && is_marked(kill.victim))
+        .map(|(kill, at_ns)| (kill.victim, at_ns))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::model::event::{Kill, Mark, MemoryAtKill};
+    use crate::monitor::model::event::{Mark, MemoryAtKill};
 
     const MS: u64 = 1_000_000;
 
@@ -145,6 +168,24 @@ mod tests {
         accounting.observe(&lost(2), true, 12);
         assert_eq!(accounting.missing(1), 1, "the other one was compared before");
         assert_eq!(accounting.missing(0), 0);
+    }
+
+    #[test]
+    fn kills_before_the_count_are_those_killed_and_marked_by_then() {
+        let events = [
+            kill(1, 1),
+            mark(2, 1),
+            mark(3, 2),
+            kill(4, 3),
+            kill(5, 4),
+            mark(6, 4),
+            kill(8, 5),
+            mark(11, 5),
+            kill(11, 6),
+            mark(12, 6),
+        ];
+        let counted = counted_kills(&events, |kill| kill.victim.pid != 4, 10);
+        assert_eq!(counted, [(key(1), 1), (key(5), 8)], "not a mark alone, a kill alone, one elsewhere or later");
     }
 
     #[test]

@@ -16,18 +16,6 @@ pub(in crate::monitor) struct Count {
     pub(in crate::monitor) at_boot_ns: u64,
 }
 
-impl Count {
-    /// Subtracts kills that are already reported.
-    pub(in crate::monitor) fn leave_out(&mut self, mut reported: u64) {
-        for kills in &mut self.kills {
-            let here = kills.number.min(reported);
-            kills.number -= here;
-            reported -= here;
-        }
-        self.kills.retain(|kills| kills.number > 0);
-    }
-}
-
 /// OOM kills counted by one cgroup's counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::monitor) struct Kills {

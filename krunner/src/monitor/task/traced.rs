@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::MonitorTask;
 use crate::monitor::attribution::engine::is_of_interest;
-use crate::monitor::attribution::kill_accounting::KillAccounting;
+use crate::monitor::attribution::kill_accounting::{KillAccounting, counted_kills};
 use crate::monitor::explain::{CgroupView, LimitHit, LimitScope, MemoryFacts};
 use crate::monitor::model::cgroup::CgroupFacts;
 use crate::monitor::model::clock;
@@ -25,6 +25,8 @@ pub(super) struct TracerState {
     limits: LimitCounters,
     accounting: KillAccounting,
     counter: Option<Arc<Mutex<KillCounter>>>,
+    /// Kills until then were counted before the tracer took over.
+    counted_until_ns: u64,
 }
 
 impl TracerState {
@@ -35,17 +37,28 @@ impl TracerState {
         if let Some(names) = names.as_mut().filter(|_| may_open) {
             names.walk();
         }
-        Self { names, limits, accounting: KillAccounting::default(), counter }
+        Self { names, limits, accounting: KillAccounting::default(), counter, counted_until_ns: 0 }
+    }
+
+    /// Notes that all kills until then were counted. Returns those among these events.
+    fn take_over(&mut self, events: &[TraceEvent], until_ns: u64) -> Vec<(ProcessKey, u64)> {
+        self.counted_until_ns = until_ns;
+        counted_kills(events, |kill| self.is_counted(kill.cgroup_id), until_ns)
+    }
+
+    /// Whether the counter includes kills in this cgroup.
+    fn is_counted(&self, cgroup_id: Option<u64>) -> bool {
+        self.names.as_ref().zip(cgroup_id).and_then(|(names, id)| names.is_ours(id)).unwrap_or(true)
     }
 
     /// Processes an event of the tracer.
     pub(super) fn record(&mut self, event: &TraceEvent, now_ns: u64) {
         match (&event.what, &mut self.names) {
             (Trace::CgroupMade(made), Some(names)) => names.add_created(made.id, made.parent_id, &made.name),
-            (what, names) => {
+            (what, _) => {
                 let cgroup_id = if let Trace::Kill(kill) = what { kill.cgroup_id } else { None };
-                let is_ours = names.as_ref().zip(cgroup_id).and_then(|(names, id)| names.is_ours(id));
-                self.accounting.observe(event, is_ours.unwrap_or(true), now_ns);
+                let is_counted = self.is_counted(cgroup_id) && event.at_boot_ns > self.counted_until_ns;
+                self.accounting.observe(event, is_counted, now_ns);
             }
         }
     }
@@ -121,15 +134,18 @@ impl MonitorTask {
     /// Passes on OOM kills that were counted before the tracer was attached.
     pub(super) fn take_over_from_counter(&mut self) {
         let (Some(ring), Some(counter)) = (&mut self.ring, &self.counter) else { return };
-        let mut count = counter.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let count = counter.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Read after the counter, so that every counted kill that was traced is in it.
         let seen = ring.read_all();
-        let is_counted =
-            |event: &&TraceEvent| event.at_boot_ns <= count.at_boot_ns && matches!(event.what, Trace::Mark(_));
-        let marks = seen.iter().filter(is_counted).count();
-        count.leave_out(marks as u64);
+        let until_ns = count.at_boot_ns;
+        let traced = self.traced.as_mut();
+        let counted = traced.map_or_else(Vec::new, |traced| traced.take_over(&seen, until_ns));
         // The caller requests a scan anyway.
         let _ = self.engine.counted(count);
+        // Some may have been counted, or inferred, before.
+        for (victim, at_ns) in counted {
+            self.engine.counted_and_traced(victim, at_ns);
+        }
         self.traced(&seen);
     }
 

@@ -1,4 +1,4 @@
-//! What the tracer's state tells of a kill.
+//! What the tracer's state tells of a kill, and which kills it compares with the counter.
 
 use super::*;
 use crate::monitor::model::event::{KillSource, Mark, MemoryAtKill};
@@ -30,6 +30,18 @@ fn kill(at_boot_ns: u64, pid: u32) -> [TraceEvent; 2] {
         TraceEvent { at_boot_ns, what: Trace::Kill(kill) },
         TraceEvent { at_boot_ns: at_boot_ns + 1, what: Trace::Mark(mark) },
     ]
+}
+
+/// The next comparison is with what was counted since the take-over.
+#[test]
+fn kill_that_was_counted_before_is_not_compared_again() {
+    let mut state = TracerState::start(None, None, false);
+    let events: Vec<TraceEvent> = [kill(5, 1), kill(20, 2)].into_iter().flatten().collect();
+    assert_eq!(state.take_over(&events, 10), [(key(1), 5)]);
+    for event in &events {
+        state.record(event, 30);
+    }
+    assert_eq!(state.missing(2), 1, "one of the two counted since then was traced");
 }
 
 #[test]

@@ -73,6 +73,16 @@ impl MonitorEngine {
         scan
     }
 
+    /// Handles a kill that the counter counted before the own tracer took over, and that the tracer reports as well. It is not
+    /// inferred any more; if it was inferred already, also if another process was, the tracer's report is dropped.
+    pub(in crate::monitor) fn counted_and_traced(&mut self, victim: ProcessKey, at_ns: u64) {
+        if self.reported.contains(&victim) {
+            self.inference.settle_reported(at_ns);
+        } else if !self.inference.settle(at_ns) {
+            let _ = self.is_first_report(victim);
+        }
+    }
+
     /// Reports that a tracer dropped records.
     pub(in crate::monitor) fn records_lost(&mut self, records: u64) {
         self.lost_records += records;

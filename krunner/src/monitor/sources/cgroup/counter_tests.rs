@@ -4,7 +4,6 @@ use tempfile::TempDir;
 
 use super::super::CgroupRoot;
 use super::*;
-use crate::monitor::explain::MemoryFacts;
 
 /// A hierarchy of which the whole is ours.
 struct Tree {
@@ -231,14 +230,4 @@ fn what_one_thread_counts_another_can_take() {
     assert_eq!((count.kills.len(), count.kills[0].number), (1, 3));
     assert!(count.since_boot_ns <= before_ns, "since before the look that saw them");
     assert_eq!(counter.take().kills, []);
-}
-
-#[test]
-fn kills_that_a_tracer_reported_are_left_out() {
-    let kills = |number| Kills { number, is_group: false, facts: MemoryFacts::default() };
-    let mut count = Count { kills: vec![kills(1), kills(3)], is_counted: true, since_boot_ns: 0, at_boot_ns: 9 };
-    count.leave_out(2);
-    assert_eq!(count.kills, [kills(2)]);
-    count.leave_out(5);
-    assert_eq!(count.kills, []);
 }
