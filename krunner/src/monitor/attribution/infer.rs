@@ -423,12 +423,15 @@ impl KillBatch {
         (is_quiet || self.scanned < ScanCoverage::All)
             && !self.is_group
             && !is_preferred
-            && self.badness(candidate) < self.spared_bytes.unwrap_or(0) / 4 * 3
+            // The kernel compares resident memory and swap, and what is in swap may all be the candidate's.
+            && self.badness(candidate).saturating_add(self.facts.swap_bytes) < self.spared_bytes.unwrap_or(0) / 4 * 3
     }
 
     /// Whether no hidden process can have been larger.
     fn is_largest_of_all(&self, candidate: &Candidate) -> bool {
-        self.hidden_bytes.is_none_or(|bytes| candidate.process.rss_bytes > bytes)
+        // More than half of memory and swap together.
+        let half_of_swap_bytes = self.facts.swap_bytes / 2;
+        self.hidden_bytes.is_none_or(|bytes| candidate.process.rss_bytes > bytes.saturating_add(half_of_swap_bytes))
     }
 
     fn limit_bytes(&self) -> Option<u64> {

@@ -353,6 +353,41 @@ fn with_hidden_processes_only_a_certain_victim_is_named() {
     assert_eq!(named(killed(left(7, 1, 10 * SECOND))), (vec![7], 0));
 }
 
+/// The kernel compares resident memory and swap, and scans read resident memory only.
+#[test]
+fn what_is_in_swap_may_be_the_victims() {
+    let swapped = |swap_bytes| {
+        let facts = MemoryFacts { swap_bytes, ..MemoryFacts::default() };
+        let mut inference = Inference::default();
+        inference.counted(Kills { number: 1, is_group: false, facts }, 9 * SECOND, 10 * SECOND);
+        inference.scanned(10 * SECOND);
+        let alive_ns = Some(10 * SECOND - MS);
+        let quiet = Candidate { alive_ns, grown_ns: 9 * SECOND, ..left(7, 1, 10 * SECOND) };
+        inference.attribute(vec![quiet], |_| 1000, IN_A_WHILE).0.len()
+    };
+    assert_eq!([0, 100, 749].map(swapped), [0, 0, 1]);
+}
+
+#[test]
+fn hidden_process_may_have_what_is_in_swap() {
+    let named = |rss_bytes| {
+        let mut inference = Inference::default();
+        inference.view_is_partial();
+        let cgroup = CgroupFacts {
+            path: "/a".into(),
+            version: 2,
+            limit_bytes: Some(100),
+            usage_bytes: None,
+            oom_kill_count: None,
+        };
+        let facts = MemoryFacts { cgroup: Some(cgroup), swap_bytes: 20, ..MemoryFacts::default() };
+        inference.counted(Kills { number: 1, is_group: false, facts }, 9 * SECOND, 10 * SECOND);
+        inference.scanned(10 * SECOND);
+        attribute(&mut inference, &[left(7, rss_bytes, 10 * SECOND)], IN_A_WHILE).0
+    };
+    assert_eq!([60, 61].map(named), [vec![], vec![7]]);
+}
+
 #[test]
 fn oom_score_adj_overrides_size_without_a_known_limit() {
     let small = |oom_score_adj| {

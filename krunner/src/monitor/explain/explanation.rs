@@ -15,6 +15,9 @@ pub(crate) struct MemoryFacts {
     pub limit: Option<LimitHit>,
     /// The memory of that limit's cgroup at the reading.
     pub usage: Option<MemoryUsage>,
+    /// Without a tracer: memory in swap there at the last reading before the kill, which the victim's size may include; 0 if it is
+    /// unknown.
+    pub swap_bytes: u64,
 }
 
 /// Why a process was killed, as far as known.

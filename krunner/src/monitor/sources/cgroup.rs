@@ -18,6 +18,7 @@ pub(in crate::monitor) mod fuzzing;
 pub(in crate::monitor) mod limits;
 pub(in crate::monitor) mod members;
 pub(in crate::monitor) mod names;
+mod swap;
 mod uncounted;
 pub(in crate::monitor) mod usage;
 

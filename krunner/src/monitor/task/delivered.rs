@@ -128,7 +128,7 @@ fn facts(kill: &NodeKill, own: Option<&Cgroup>, may_open: bool) -> MemoryFacts {
     let cgroup = own.zip(kill.cgroup.as_deref()).and_then(|(own, below)| own.facts_below(Path::new(below), may_open));
     let path = |below: &str| own.and_then(|own| own.path_below(Path::new(below)));
     let limit = kill.limit.clone().map(|limit| LimitHit { path: limit.path.as_deref().and_then(path), ..limit });
-    MemoryFacts { cgroup, limit, usage: kill.usage.clone() }
+    MemoryFacts { cgroup, limit, usage: kill.usage.clone(), ..MemoryFacts::default() }
 }
 
 /// Converts the node's times to those of our time namespace.

@@ -75,7 +75,7 @@ impl TracerState {
         let id = kill.limit.and_then(|limit| limit.cgroup_id).filter(|_| limit.scope != LimitScope::Machine);
         let of_other = |id: u64| names.filter(|_| may_open)?.usage(id);
         let usage = id.and_then(|id| self.limits.usage_by_id(id).or_else(|| of_other(id)));
-        MemoryFacts { cgroup, limit: Some(limit), usage }
+        MemoryFacts { cgroup, limit: Some(limit), usage, ..MemoryFacts::default() }
     }
 
     /// Reads the facts of the cgroup with this id; `None` if the id is unknown. Opens files.

@@ -64,7 +64,7 @@ impl MonitorEngine {
     }
 
     fn explain(&self, facts: MemoryFacts, victim: VictimMemory, dead: &[(ProcessKey, u64)], at_ns: u64) -> Explanation {
-        let MemoryFacts { cgroup, limit, usage } = facts;
+        let MemoryFacts { cgroup, limit, usage, .. } = facts;
         let is_exact = limit.as_ref().is_some_and(|limit| limit.is_exact);
         let usage = usage.map(|usage| {
             let usage = usage.with_swap_of(victim.swap_bytes);

@@ -28,6 +28,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::files::{available_bytes, folders, inode, text, value};
 use super::limits::LimitCounters;
+use super::swap::SwapInUse;
 use super::usage::UsageSource;
 use super::{Cgroup, MemcgFiles, V2, number};
 use crate::monitor::explain::{CgroupView, Count, FailedCharges, Kills, LimitScope};
@@ -66,6 +67,9 @@ pub(in crate::monitor) struct KillCounter {
     unclaimed: Vec<Kills>,
     unclaimed_since_ns: Option<u64>,
     limits: LimitCounters,
+    swap: SwapInUse,
+    /// At the last reading.
+    swap_bytes: u64,
     buffer: Vec<u8>,
     /// v1: signalled when a cgroup runs out of memory.
     alarm: Option<EventFd>,
@@ -107,11 +111,13 @@ impl KillCounter {
             meminfo: File::open(cgroup.as_ref().map_or_else(|| "/proc/meminfo".into(), |it| it.root.proc("meminfo")))
                 .ok(),
             limits: LimitCounters::open(cgroup.as_ref()),
-            cgroup,
             refreshed: None,
             read_boot_ns: clock::boot_ns(),
             unclaimed: Vec::new(),
             unclaimed_since_ns: None,
+            swap: SwapInUse::open(cgroup.as_ref()),
+            swap_bytes: 0,
+            cgroup,
             buffer: vec![0; TEXT_BYTES],
             alarm: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).ok(),
         };
@@ -124,6 +130,7 @@ impl KillCounter {
             counter.levels.extend(own.inspect(|level| level.arm(counter.alarm.as_ref())));
         }
         counter.refresh_cgroups();
+        counter.swap_bytes = counter.swap.read(&mut counter.buffer);
         // Existing cgroups start from their current count, later ones from 0.
         counter.grown();
         counter
@@ -177,8 +184,12 @@ impl KillCounter {
 
     fn collect(&mut self) {
         let mut kills = self.grown();
+        let swap_bytes = self.swap.read(&mut self.buffer);
+        // The victim's own may be free by now.
+        let before_bytes = std::mem::replace(&mut self.swap_bytes, swap_bytes);
         for kills in &mut kills {
             self.find_limit(kills);
+            kills.facts.swap_bytes = swap_bytes.max(before_bytes);
         }
         self.limits.poll();
         let since_ns = std::mem::replace(&mut self.read_boot_ns, clock::boot_ns());
@@ -366,7 +377,7 @@ impl MonotonicCount {
 
 impl Cgroup {
     /// The directory of the nearest cgroup that is charged: in v2 the controller may be disabled in ours.
-    fn charged_dir(&self) -> PathBuf {
+    pub(super) fn charged_dir(&self) -> PathBuf {
         let files = MemcgFiles::of(self.version);
         let mut levels = self.levels(&self.dir).into_iter();
         levels.find(|level| level.join(files.usage).exists()).unwrap_or_else(|| self.dir.clone())

@@ -231,3 +231,15 @@ fn what_one_thread_counts_another_can_take() {
     assert!(count.since_boot_ns <= before_ns, "since before the look that saw them");
     assert_eq!(counter.take().kills, []);
 }
+
+#[test]
+fn kill_has_the_swap_of_the_reading_before() {
+    let tree = Tree::new(2, "");
+    tree.write("cg/memory.swap.current", "700\n");
+    let mut counter = tree.counter();
+    tree.write("cg/memory.swap.current", "10\n");
+    tree.kills("cg", 4);
+    assert_eq!(counter.take().kills[0].facts.swap_bytes, 700, "the victim's own is free by now");
+    tree.kills("cg", 5);
+    assert_eq!(counter.take().kills[0].facts.swap_bytes, 10);
+}
