@@ -32,7 +32,7 @@ exits! {
     Failure = 1, "failure; see the last line on stderr";
     Usage = 2, "invalid command line";
     Port = 3, "cannot bind a port of the agent protocol";
-    NoAnswer = 4, "send: no reply within the timeout";
+    NoAnswer = 4, "send: no reply within the timeout, or the runner exited";
     Internal = 70, "internal error: a krunner task panicked";
     Forced = 130, "shutdown forced by a second signal";
 }

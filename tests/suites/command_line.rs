@@ -3,8 +3,10 @@
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use krunner_tests::{Raw, Runner, binary, free_port, host, require};
+use krunner_tests::{Raw, Runner, binary, free_port, host, proc, require};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::app;
@@ -105,6 +107,36 @@ fn send_of_an_op_without_a_reply_arrives_and_takes_no_reply_from_the_agent() {
 
     assert_eq!((sent.status.code(), text(&sent.stdout)), (Some(0), String::new()));
     assert_eq!(agent.read_runs(1).codes(), [("finished", -2)], "the agent misses nothing");
+}
+
+#[test]
+fn send_ends_when_the_runner_is_killed() {
+    let runner = app().start();
+    let (op_port, reply_port) = runner.ports();
+    let ports = [op_port.to_string(), reply_port.to_string()];
+    let mut sending = Command::new(binary())
+        .args(["send", "--wait", "60", "--in-port", &ports[0], "--out-port", &ports[1]])
+        .args(["exec", "echo before; exec sleep 60"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("krunner send");
+    let mut before = [0; 7];
+    sending.stdout.as_mut().expect("a pipe").read_exact(&mut before).expect("output");
+    let steps = runner.wait_for_program("sleep", 1);
+
+    let killed_at = Instant::now();
+    runner.signal(Signal::SIGKILL);
+    let output = sending.wait_with_output().expect("krunner send ends");
+    for pid in steps {
+        proc::signal(pid, Signal::SIGKILL);
+    }
+
+    assert!(killed_at.elapsed() < Duration::from_secs(10), "it waited: {output:?}");
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(4), String::new()));
+    assert_eq!(&before, b"before\n");
+    assert!(text(&output.stderr).contains("lost the connection to the runner"), "{output:?}");
 }
 
 #[test]

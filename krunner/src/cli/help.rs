@@ -70,12 +70,14 @@ pub(super) const SEND: Help = Help {
          for replies. Ops without replies (input, interrupt, event, shutdown-service) do not affect it.",
         "After build, clean, exec and code the exit code is that of the step, or 128 plus the signal number if a signal \
          terminated it.",
+        "If the runner exits before it replied, this command ends at once. It does not reconnect to a runner that starts \
+         again: that one does not know the op, which may have run in part, so it is not sent twice.",
     ],
     exits: &[
         (Exit::Ok, "a reply arrived, or the op has none and was sent"),
         FAILED,
         USAGE,
-        (Exit::NoAnswer, "no reply in time"),
+        (Exit::NoAnswer, "no reply in time, or the runner exited before it replied"),
     ],
 };
 

@@ -63,7 +63,7 @@ async fn print_until(
 ) -> anyhow::Result<ExitCode> {
     loop {
         let reply = match client.receive(patience).await {
-            Err(error @ RunnerClientError::Silent(_)) => {
+            Err(error @ (RunnerClientError::Silent(_) | RunnerClientError::Broken(_))) => {
                 eprintln!("krunner: {error}");
                 return Ok(Exit::NoAnswer.into());
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::listener;
@@ -29,6 +29,8 @@ const REPLY_POOL_BYTES: usize = 16 * 1024 * 1024;
 /// the `zeromq` crate would lose queued messages when the program exits.
 pub(crate) struct RunnerClient {
     ops: MessageSender,
+    /// Its sender is dropped when the connection for ops closes.
+    ops_open: watch::Receiver<()>,
     replies: Option<MessageReceiver>,
     tasks: TaskGroup,
 }
@@ -60,8 +62,11 @@ pub(crate) enum RunnerClientError {
     #[error("not a krunner endpoint (ZMTP handshake failed)")]
     Handshake(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The connection broke.
-    #[error("lost the connection to the runner")]
+    #[error("lost the connection to the runner: it exited, was killed or restarted")]
     Broken(#[from] ConnectionLost),
+    /// The connection closed before the op was acknowledged.
+    #[error("lost the connection to the runner before it received the op")]
+    Closed,
     /// No reply arrived in time.
     #[error("no reply from the runner within {0:?}")]
     Silent(Duration),
@@ -104,15 +109,16 @@ impl RunnerClient {
             let stream = dial(&address.host, address.out_port, deadline).await?;
             let limits = ReceiveLimits::new(REPLY_LIMITS, REPLY_POOL_BYTES);
             let (receiver, relay) = socket::open_receiver(stream, limits).await?;
-            run(relay, &tasks);
+            // The receiver reports the end of its connection itself.
+            let _ = run(relay, &tasks);
             Some(receiver)
         } else {
             None
         };
         let stream = dial(&address.host, address.in_port, deadline).await?;
         let (ops, relay) = socket::open_sender(stream, Arc::new(Notify::new())).await?;
-        run(relay, &tasks);
-        Ok(Self { ops, replies, tasks })
+        let ops_open = run(relay, &tasks);
+        Ok(Self { ops, ops_open, replies, tasks })
     }
 
     /// Sends an op.
@@ -126,14 +132,18 @@ impl RunnerClient {
     /// Waits until the runner's host has acknowledged everything that was sent.
     ///
     /// # Errors
-    /// If it has not until the deadline.
+    /// If it has not until the deadline, or the connection closed before.
     pub(crate) async fn flush(&self, deadline: Duration) -> Result<(), RunnerClientError> {
         let taken = async {
             while !self.ops.is_acknowledged() {
+                if self.ops_open.has_changed().is_err() {
+                    return Err(RunnerClientError::Closed);
+                }
                 sleep(POLL).await;
             }
+            Ok(())
         };
-        timeout(deadline, taken).await.map_err(|_| RunnerClientError::NotTaken(deadline))
+        timeout(deadline, taken).await.map_err(|_| RunnerClientError::NotTaken(deadline))?
     }
 
     /// Receives the next reply.
@@ -155,13 +165,16 @@ impl RunnerClient {
     }
 }
 
-/// Runs the relay of a connection in a task.
-fn run(relay: impl Future<Output = Result<(), LinkError>> + Send + 'static, tasks: &TaskGroup) {
+/// Runs the relay of a connection in a task. The sender of the returned channel is dropped when the connection closes.
+fn run(relay: impl Future<Output = Result<(), LinkError>> + Send + 'static, tasks: &TaskGroup) -> watch::Receiver<()> {
+    let (open, is_open) = watch::channel(());
     tasks.spawn("client", async move {
+        let _open = open;
         if let Err(error) = relay.await {
             tracing::debug!("connection to the runner closed: {error}");
         }
     });
+    is_open
 }
 
 /// tokio's own name lookup panics if it cannot start a thread.

@@ -1,15 +1,17 @@
 //! The receiving end of a connection.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
-use zeromq::{PullSocket, Socket, SocketEvent, SocketRecv, SubSocket, ZmqResult};
+use zeromq::{PullSocket, Socket, SocketEvent, SocketRecv, SubSocket, ZmqError, ZmqResult};
 
 use super::ConnectionLost;
 use super::budget::ReceiveLimits;
@@ -46,24 +48,37 @@ pub(in crate::transport) async fn open_receiver(
     limits: ReceiveLimits,
 ) -> Result<(MessageReceiver, impl Future<Output = Result<(), LinkError>> + Send), LinkError> {
     let share = Arc::new(Mutex::new(limits.share()));
-    let Link { socket, backend, relay, .. } =
+    let Link { socket, backend, events, relay } =
         link::open(stream, Role::Receive(limits.frames, Arc::clone(&share))).await?;
-    Ok((MessageReceiver { socket, _backend: backend }, async move { Ok(relay.await?) }))
+    Ok((MessageReceiver { socket, events, _backend: backend }, async move { Ok(relay.await?) }))
 }
 
 /// Receives the messages of one peer.
 pub(in crate::transport) struct MessageReceiver {
     socket: PullSocket,
+    events: BoxStream<'static, SocketEvent>,
     _backend: Backend,
 }
 
 impl MessageReceiver {
-    /// The frames of the next message.
+    /// The frames of the next message. After the connection closed, first those that had arrived.
     ///
     /// # Errors
     /// If the connection is lost.
     pub(in crate::transport) async fn receive(&mut self) -> Result<Vec<Bytes>, ConnectionLost> {
-        Ok(self.socket.recv().await?.into_vec())
+        loop {
+            // The crate's socket would wait for another peer.
+            tokio::select! {
+                biased;
+                message = self.socket.recv() => return Ok(message?.into_vec()),
+                event = self.events.next() => match event {
+                    Some(SocketEvent::Disconnected(_)) | None => {
+                        return Err(ZmqError::Network(io::ErrorKind::UnexpectedEof.into()).into());
+                    }
+                    Some(_) => {}
+                },
+            }
+        }
     }
 }
 
