@@ -41,7 +41,7 @@ use crate::monitor::model::process::{ExitKind, PartialScan, ProcessKey, Snapshot
 use crate::monitor::model::units::mib_or_unknown;
 use co_victims::group_patience_ns;
 pub(in crate::monitor) use delivered::{DeliveredKill, DeliveredProcess, DeliveredVictim};
-use facts::{KeptFacts, Need};
+use facts::{FactsNeed, KeptFacts};
 pub(in crate::monitor) use lookup::ProcessLookup;
 use lookup::largest_spared;
 pub(in crate::monitor) use memory::ProcessSizes;
@@ -453,9 +453,9 @@ impl MonitorEngine {
                 || self.deferred.iter().chain(&self.co_victims).any(|report| report.victim.kill.victim == process)
                 || self.correlator.is_victim(process);
             match (is_certain, self.correlator.is_open(process)) {
-                (true, _) => Need::Certain,
-                (false, true) => Need::Possible,
-                (false, false) => Need::Gone,
+                (true, _) => FactsNeed::Certain,
+                (false, true) => FactsNeed::Possible,
+                (false, false) => FactsNeed::Gone,
             }
         };
         self.facts.keep(victim, facts, need);

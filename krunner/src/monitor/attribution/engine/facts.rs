@@ -11,7 +11,7 @@ pub(super) const MAX_FACTS: usize = 256;
 
 /// Whether the facts of a process may still be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Need {
+pub(super) enum FactsNeed {
     /// It is reported or was not an OOM kill.
     Gone,
     /// The kernel killed it, but has not marked it as a victim so far.
@@ -34,13 +34,13 @@ impl KeptFacts {
     /// Keeps the facts of a process. Without space, those that nobody needs go first, then the oldest of a process that may be no
     /// victim: the kernel kills all processes of a PID namespace whose init process ends. The first victim of a large group
     /// keeps its facts, which are those of the whole group.
-    pub(super) fn keep(&mut self, victim: ProcessKey, facts: MemoryFacts, need: impl Fn(ProcessKey) -> Need) {
+    pub(super) fn keep(&mut self, victim: ProcessKey, facts: MemoryFacts, need: impl Fn(ProcessKey) -> FactsNeed) {
         self.take(victim);
         if self.0.len() >= MAX_FACTS {
-            self.0.retain(|(process, _)| need(*process) > Need::Gone);
+            self.0.retain(|(process, _)| need(*process) > FactsNeed::Gone);
         }
         if self.0.len() >= MAX_FACTS {
-            let Some(at) = self.0.iter().position(|(process, _)| need(*process) < Need::Certain) else { return };
+            let Some(at) = self.0.iter().position(|(process, _)| need(*process) < FactsNeed::Certain) else { return };
             self.0.remove(at);
         }
         self.0.push_back((victim, facts));
@@ -64,14 +64,14 @@ mod tests {
 
     fn full() -> KeptFacts {
         let mut kept = KeptFacts::default();
-        (0..MAX_FACTS).for_each(|pid| kept.keep(process(pid), facts(pid), |_| Need::Certain));
+        (0..MAX_FACTS).for_each(|pid| kept.keep(process(pid), facts(pid), |_| FactsNeed::Certain));
         kept
     }
 
     #[test]
     fn facts_that_nobody_needs_make_space() {
         let mut kept = full();
-        let need = |other: ProcessKey| if other.pid == 9 { Need::Gone } else { Need::Certain };
+        let need = |other: ProcessKey| if other.pid == 9 { FactsNeed::Gone } else { FactsNeed::Certain };
         kept.keep(process(900), facts(900), need);
         assert_eq!((kept.take(process(9)), kept.take(process(900))), (None, Some(facts(900))));
         assert_eq!(kept.take(process(0)), Some(facts(0)));
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn certain_victims_outlast_processes_that_end_with_their_namespace() {
         let mut kept = full();
-        let need = |other: ProcessKey| if other.pid < 3 { Need::Certain } else { Need::Possible };
+        let need = |other: ProcessKey| if other.pid < 3 { FactsNeed::Certain } else { FactsNeed::Possible };
         (1000..1000 + MAX_FACTS).for_each(|pid| kept.keep(process(pid), facts(pid), need));
         assert_eq!([0, 1, 2].map(|pid| kept.take(process(pid))), [0, 1, 2].map(|pid| Some(facts(pid))));
         assert_eq!(kept.take(process(3)), None);
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn first_victims_of_a_large_group_keep_their_facts() {
         let mut kept = full();
-        kept.keep(process(900), facts(900), |_| Need::Certain);
+        kept.keep(process(900), facts(900), |_| FactsNeed::Certain);
         assert_eq!((kept.take(process(900)), kept.take(process(0))), (None, Some(facts(0))));
     }
 }
