@@ -182,6 +182,8 @@ impl MemoryUsage {
         let freed_bytes = (usage_bytes - self.total_bytes).min(victim_anon_bytes);
         self.total_bytes = usage_bytes;
         if let Some(anon_bytes) = &mut self.anon_bytes {
+            // Read after the total: other processes may have grown meanwhile, and what is more than all of it was never there.
+            let freed_bytes = freed_bytes.min(usage_bytes.saturating_sub(*anon_bytes));
             *anon_bytes += freed_bytes;
             self.freed_bytes = freed_bytes;
         }

@@ -48,6 +48,13 @@ fn freed_memory_is_added_to_its_kind() {
 }
 
 #[test]
+fn programs_never_had_more_than_there_was() {
+    // The parts are read after the total; meanwhile the next process had grown to 100 MiB.
+    let usage = v2(V2, 20 * MIB).at_kill(Some(128 * MIB), 106 * MIB, true);
+    assert_eq!((usage.total_bytes, usage.anon_bytes, usage.freed_bytes), (128 * MIB, Some(128 * MIB), 28 * MIB));
+}
+
+#[test]
 fn freed_swap_of_the_victim_is_counted() {
     let swap = |usage: MemoryUsage| usage.swap_bytes.unwrap_or(0);
     assert_eq!(swap(v2(V2, 140 * MIB).with_swap_of(70 * MIB)), 70 * MIB);
