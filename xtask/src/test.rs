@@ -1,9 +1,9 @@
 //! `cargo xtask test`: runs every check of the workspace.
 //!
 //! The order is tidy, the unit tests of all packages, the integration suites against the release binary, then the OOM matrix on
-//! this machine. `--all` also builds the release artifacts first, because suites test them, runs the OOM matrix on other kernels
-//! and audits dependencies; `--engines` adds containers of real engines. A failed part does not stop the next one; the end of the
-//! output summarizes all of them.
+//! this machine. With `--all`, the program under test is the static binary of the release artifacts, which suites test too; the
+//! OOM matrix runs on other kernels, and dependencies are audited. `--engines` adds containers of real engines. A failed part
+//! does not stop the next one; the end of the output summarizes all of them.
 //!
 //! The suites wait more than they compute. Hence they run on more threads than there are processors, and with `--all`, what the
 //! parts behind them need is built meanwhile, at the lowest priority.
@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::panic::resume_unwind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -25,7 +25,7 @@ use self::sanitize::Sanitizer;
 use crate::dist::Dist;
 use crate::musl::{Arch, Site};
 use crate::summary::{Check, Summary};
-use crate::workspace::{build_binary, build_quickly, build_release, cargo, give_way, named, root, step};
+use crate::workspace::{build_binary, build_release, cargo, give_way, named, root, step};
 use crate::{audit, dist, host, oom_matrix, tidy, venv, vm};
 
 const HELP: &str = "\
@@ -130,7 +130,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     if args.all {
         host::install_missing()?;
     }
-    let (python, krunner) = args.prepare()?;
+    let (python, build) = args.prepare()?;
     if let Err(reason) = &python {
         step(&format!("skipping tests that need Python: {reason}"));
     }
@@ -146,17 +146,24 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         fs::write(file, "")?;
     }
     let mut summary = Summary::default();
-    let artifacts = args.make_dist(&mut summary, &mut problems);
+    let checks = match &build {
+        Build::Artifacts(dist) => dist.checks()?,
+        Build::Program(_) if args.is_for_other_parts() => Vec::new(),
+        Build::Program(_) => dist::skipped("takes minutes to build: run `cargo xtask dist --check`, or pass --all"),
+    };
+    for check in &checks {
+        summary.check(check);
+    }
     let env = TestEnv {
-        krunner,
+        krunner: build.program()?.to_owned(),
         python,
-        dist: artifacts.as_ref().map(|dist| dist.folder().to_owned()),
+        dist: build.artifacts().map(|dist| dist.folder().to_owned()),
         skip_file,
         flaky_file,
         all: args.all,
     };
     args.run_unit_tests(&env, &mut summary, &mut problems)?;
-    args.run_suites(&env, artifacts.as_ref(), &mut summary, &mut problems)?;
+    args.run_suites(&env, build.artifacts(), &mut summary, &mut problems)?;
 
     if let Some(filters) = args.conformance_filters() {
         step("conformance suites with the client of agent 23.9.10");
@@ -218,35 +225,24 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 impl Args {
     /// Makes the Python environment while cargo builds the program under test: the one waits for downloads, the other for
     /// processors.
-    fn prepare(&self) -> Result<(Result<PathBuf, String>, PathBuf)> {
-        // With --all, the suites of artifacts test what is optimized.
-        let build = || if self.all { build_quickly("krunner", "krunner") } else { build_release("krunner") };
+    fn prepare(&self) -> Result<(Result<PathBuf, String>, Build)> {
         thread::scope(|scope| {
-            let krunner = scope.spawn(build);
+            let build = scope.spawn(|| self.build());
             let python = self.python()?;
-            Ok((python, krunner.join().unwrap_or_else(|panic| resume_unwind(panic))?))
+            Ok((python, build.join().unwrap_or_else(|panic| resume_unwind(panic))?))
         })
     }
 
-    /// Builds the release artifacts for the suites, unless the filters select only other parts, and checks them.
-    fn make_dist(&self, summary: &mut Summary, problems: &mut Vec<String>) -> Option<Dist> {
-        if self.is_for_other_parts() {
-            return None;
-        }
-        if !self.all {
-            for check in dist::skipped("takes minutes to build: run `cargo xtask dist --check`, or pass --all") {
-                summary.check(&check);
-            }
-            return None;
-        }
-        step("dist");
-        let made = dist::make(&Arch::ALL).and_then(|made| {
-            for check in made.checks()? {
-                summary.check(&check);
-            }
-            Ok(made)
-        });
-        made.map_err(|error| problems.push(format!("dist: {error:#}"))).ok()
+    /// Builds the program under test.
+    fn build(&self) -> Result<Build> {
+        Ok(if !self.all {
+            Build::Program(build_release("krunner")?)
+        } else if self.is_for_other_parts() {
+            Build::Program(Site::here()?.build_native()?)
+        } else {
+            step("dist");
+            Build::Artifacts(dist::make(&Arch::ALL)?)
+        })
     }
 
     /// Builds the program that scenarios of the OOM matrix kill.
@@ -341,6 +337,29 @@ impl Args {
             OTHER_PARTS.iter().any(|(part, alias)| part.contains(filter.as_str()) || alias.contains(filter.as_str()))
         };
         !self.selection.filters.is_empty() && self.selection.filters.iter().all(is_other)
+    }
+}
+
+/// What `cargo xtask test` tests.
+enum Build {
+    /// With --all: what is handed out.
+    Artifacts(Dist),
+    Program(PathBuf),
+}
+
+impl Build {
+    fn program(&self) -> Result<&Path> {
+        match self {
+            Self::Artifacts(dist) => dist.native(),
+            Self::Program(path) => Ok(path),
+        }
+    }
+
+    const fn artifacts(&self) -> Option<&Dist> {
+        match self {
+            Self::Artifacts(dist) => Some(dist),
+            Self::Program(_) => None,
+        }
     }
 }
 

@@ -40,21 +40,13 @@ pub(crate) fn build_release(package: &str) -> Result<PathBuf> {
     build_binary(package, package)
 }
 
-/// Variables that make builds faster, because CI has less time than a user: the release binary is not optimized across
-/// crates, and nothing has debug information.
+/// Variables that make builds faster, for a fresh machine in CI: the release binary is not optimized across crates, and nothing
+/// has debug information.
 pub(crate) const QUICK_BUILD: &[(&str, &str)] = &[
     ("CARGO_PROFILE_RELEASE_LTO", "off"),
     ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
     ("CARGO_PROFILE_DEV_DEBUG", "0"),
 ];
-
-/// Builds a release binary with [`QUICK_BUILD`], for tests of its behavior beside the artifacts of `cargo xtask dist`.
-pub(crate) fn build_quickly(package: &str, name: &str) -> Result<PathBuf> {
-    step(&format!("building {name} (release, not optimized across crates)"));
-    let mut build = cargo(["build", "--release", "--package", package, "--bin", name]);
-    run(build.envs(QUICK_BUILD.iter().copied()))?;
-    release_binary(name)
-}
 
 /// Builds a binary in release mode and returns its path.
 pub(crate) fn build_binary(package: &str, name: &str) -> Result<PathBuf> {
