@@ -48,7 +48,7 @@ fn check_kill(node: &mut Child) -> Result<(), String> {
     let status = status.map_err(|error| format!("cannot start a hog: {error}"))?;
     let report = wait::within(PATIENCE, || line("oom_kill"));
     let report = report.ok_or_else(|| format!("no report of a kill; the hog's parent ended with {status}"))?;
-    let is_right = report["confidence"] == "confirmed" && report["victim"]["comm"] == "victim";
+    let is_right = report["confidence"] == "confirmed" && report["victim"]["name"] == "victim";
     if is_right { Ok(()) } else { Err(format!("the report of the kill: {report}")) }
 }
 
