@@ -222,13 +222,14 @@ impl SocketLoop<'_> {
             let was_busy = self.client.is_busy();
             // REQ messages begin with an empty frame.
             writer.send(&[Bytes::new(), Bytes::from_static(b"ping")]).await?;
-            let sent_at = Instant::now();
+            let mut sent_at = Instant::now();
             let echo = echo(&mut reader);
             tokio::pin!(echo);
             loop {
                 match timeout(HEARTBEAT_PERIOD, &mut echo).await {
                     Ok(echo) => break echo?,
-                    Err(_) if self.process.is_paused() => {}
+                    // The time that it cannot answer for is not its own.
+                    Err(_) if self.process.is_paused() => sent_at = Instant::now(),
                     Err(_) if heartbeat.is_dead(sent_at.elapsed(), self.client.is_busy()) => {
                         return Err(SocketError::Silent);
                     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::frame::BadMessage;
-use super::op::{MAX_SERVICE_BYTES, Op, Step};
+use super::op::{MAX_EVENT_BYTES, MAX_SERVICE_BYTES, Op, Step};
 
 /// What a bad message may add to the log.
 const MAX_ERROR_BYTES: usize = 1024;
@@ -32,6 +32,7 @@ fn check_op(op: &Op, name: &[u8], payload: &[u8]) {
         Op::Input(text) | Op::Complete(text) => assert_eq!(text.as_bytes(), payload),
         Op::Interrupt | Op::Status { .. } => {}
         Op::Event(event) => {
+            assert!(payload.len() <= MAX_EVENT_BYTES);
             let json = json();
             assert!(json.as_object().is_none_or(|object| object["type"].as_str() == Some(event.kind.as_str())));
         }

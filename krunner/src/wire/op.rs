@@ -11,6 +11,9 @@ use super::payload::{ModelServiceRequest, ServiceRequest};
 /// How much of an unknown op's name is shown in the log.
 const SHOWN_NAME_BYTES: usize = 64;
 
+/// Parsed into a tree, which takes up to 80 times the memory. The events of agents have a few hundred bytes.
+pub(super) const MAX_EVENT_BYTES: usize = 64 * 1024;
+
 /// Requests about services are kept until they complete. A definition with hundreds of flags is far smaller.
 pub(super) const MAX_SERVICE_BYTES: usize = 1024 * 1024;
 
@@ -116,7 +119,10 @@ impl Op {
             }
             b"interrupt" => Self::Interrupt,
             b"status" => Self::Status { at_once: payload.as_ref() == AT_ONCE.as_bytes() },
-            b"event" => Self::Event(json("event", payload)?),
+            b"event" => {
+                within(MAX_EVENT_BYTES, "event", payload)?;
+                Self::Event(json("event", payload)?)
+            }
             b"start-service" => Self::StartService(small_json("start-service", payload)?),
             b"start-model-service" => Self::StartModelService(small_json("start-model-service", payload)?),
             b"shutdown-service" => Self::ShutdownService(small_json("shutdown-service", payload)?),
@@ -153,10 +159,14 @@ fn small_json<'a, T: Deserialize<'a>>(op: &'static str, payload: &'a Bytes) -> R
 }
 
 fn small(op: &'static str, payload: &Bytes) -> Result<(), BadMessage> {
-    if payload.len() <= MAX_SERVICE_BYTES {
+    within(MAX_SERVICE_BYTES, op, payload)
+}
+
+fn within(limit: usize, op: &'static str, payload: &Bytes) -> Result<(), BadMessage> {
+    if payload.len() <= limit {
         return Ok(());
     }
-    Err(BadMessage::TooLarge { op, bytes: payload.len(), limit: MAX_SERVICE_BYTES })
+    Err(BadMessage::TooLarge { op, bytes: payload.len(), limit })
 }
 
 fn shown(name: &Bytes) -> String {
@@ -211,6 +221,9 @@ mod tests {
         let long = vec![b' '; MAX_SERVICE_BYTES + 1];
         let error = Op::decode(&[Bytes::from_static(b"get-apps"), long.into()]).unwrap_err();
         assert_eq!(error.to_string(), "payload of `get-apps` has 1048577 bytes, limit 1048576");
+        let event = format!("{{\"type\": \"x\", \"data\": \"{}\"}}", "a".repeat(MAX_EVENT_BYTES));
+        let error = Op::decode(&[Bytes::from_static(b"event"), event.into()]).unwrap_err();
+        assert_eq!(error.to_string(), "payload of `event` has 65561 bytes, limit 65536");
     }
 
     #[test]
