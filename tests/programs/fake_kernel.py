@@ -32,8 +32,8 @@ def bind(kind, name):
     return made
 
 
-class Claimant:
-    """A publisher by hand: after its handshake it announces a frame of 2^62 bytes, and sends none of it."""
+class HandWritten:
+    """A publisher by hand: it sends half of a long frame, or announces one of 2^62 bytes and sends none of it."""
 
     def __init__(self):
         self.listener = socket.create_server((CONNECTION["ip"], CONNECTION["iopub_port"]))
@@ -50,13 +50,18 @@ class Claimant:
 
     def send_multipart(self, frames):
         self.ready.wait()
-        self.peer.sendall(b"\x02\x40" + bytes(7))
+        if MODE == "claims":
+            return self.peer.sendall(b"\x02\x40" + bytes(7))
+        for number, frame in enumerate(frames, 1):
+            flags = 2 | (number < len(frames))
+            sent = frame if len(frame) < 100_000 else frame[: len(frame) // 2]
+            self.peer.sendall(bytes([flags]) + len(frame).to_bytes(8, "big") + sent)
 
 
 shell = bind(zmq.ROUTER, "shell")
 stdin = bind(zmq.ROUTER, "stdin")
 control = bind(zmq.ROUTER, "control")
-iopub = Claimant() if MODE == "claims" else bind(zmq.PUB, "iopub")
+iopub = HandWritten() if MODE in ("claims", "breaks-off") else bind(zmq.PUB, "iopub")
 heartbeat = bind(zmq.REP, "hb")
 
 
@@ -157,6 +162,12 @@ def run(idents, parent, code):
         ok = {"status": "error", "ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
     elif MODE == "nested":
         # What a script runner would start: a process of its own group's, which outlives the kernel.
+        if os.fork() == 0:
+            time.sleep(600)
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif MODE == "breaks-off":
+        out("x" * 400_000, parent)
+        # It keeps the socket of the message.
         if os.fork() == 0:
             time.sleep(600)
         os.kill(os.getpid(), signal.SIGKILL)

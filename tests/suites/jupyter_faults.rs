@@ -197,6 +197,19 @@ fn a_child_that_keeps_the_sockets_open_does_not_hide_the_end() {
 }
 
 #[test]
+fn a_child_that_keeps_the_socket_of_half_a_message_does_not_hide_the_end() {
+    let python = require!(host::agent_python());
+    let (_runner, agent) = start(&python, "breaks-off");
+    agent.complete("", &json!({}));
+    let asked_at = Instant::now();
+    let run = agent.query("1");
+    let took = asked_at.elapsed();
+    assert_eq!(run.codes(), [-9]);
+    assert!(run.stdout().len() > 100_000, "what had come: {} bytes", run.stdout().len());
+    assert!(took < SILENCE_LIMIT, "the silence ended it, not the exit: {took:?}");
+}
+
+#[test]
 fn a_kernel_that_does_not_want_to_end_is_killed() {
     let python = require!(host::agent_python());
     let (mut runner, agent) = start(&python, "stubborn");

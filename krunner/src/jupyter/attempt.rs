@@ -215,7 +215,7 @@ impl KernelAttempt {
         if !delivered.is_terminated() {
             tokio::select! {
                 _ = &mut delivered => {}
-                () = client.output.wait_idle(LAST_OUTPUT) => {}
+                () = client.output.wait_silent(LAST_OUTPUT) => {}
             }
         }
         let ended = ended(&spec.name, &cause, client.has_run());

@@ -324,6 +324,8 @@ fn implementation_in(info: &[u8]) -> String {
 pub(super) struct OutputActivity {
     /// Since when there has been nothing to deliver.
     idle_since: Mutex<Option<Instant>>,
+    /// Since when the rest of a message has been waited for.
+    waiting_since: Mutex<Option<Instant>>,
 }
 
 impl OutputActivity {
@@ -331,15 +333,32 @@ impl OutputActivity {
         *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = idle.then(Instant::now);
     }
 
+    pub(super) fn set_waiting(&self, waiting: bool) {
+        *self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner) = waiting.then(Instant::now);
+    }
+
     /// Waits until the output has been idle for this long.
     pub(super) async fn wait_idle(&self, long: Duration) {
-        loop {
-            let idle = self.idle_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed());
-            let left = long.saturating_sub(idle.unwrap_or_default());
-            if left.is_zero() {
-                return;
-            }
-            sleep(left).await;
+        wait_for(long, || elapsed(&self.idle_since)).await;
+    }
+
+    /// Waits until nothing has arrived for this long, also in the middle of a message.
+    pub(super) async fn wait_silent(&self, long: Duration) {
+        wait_for(long, || elapsed(&self.idle_since).or_else(|| elapsed(&self.waiting_since))).await;
+    }
+}
+
+fn elapsed(since: &Mutex<Option<Instant>>) -> Option<Duration> {
+    since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+}
+
+/// Waits until something has lasted for this long.
+async fn wait_for(long: Duration, lasted: impl Fn() -> Option<Duration>) {
+    loop {
+        let left = long.saturating_sub(lasted().unwrap_or_default());
+        if left.is_zero() {
+            return;
         }
+        sleep(left).await;
     }
 }

@@ -93,16 +93,28 @@ impl SocketLoop<'_> {
             }
             Arrival::Long(head, _) if head.kind == "stream" => self.long_text(iopub).await?,
             Arrival::Long(head, _) if head.kind == "execute_input" => {
-                self.read(iopub.skip()).await?;
+                self.rest_of_message(iopub.skip()).await?;
                 self.client.begun(&head.parent);
             }
             Arrival::Long(head, bytes) => {
-                self.read(iopub.skip()).await?;
+                self.rest_of_message(iopub.skip()).await?;
                 tracing::error!("dropping a message of type {}: {bytes} bytes are too many", head.kind);
             }
             Arrival::Rejected(why) => tracing::warn!("ignoring a kernel message: {why}"),
         }
         Ok(())
+    }
+
+    /// Reads the rest of a message that has begun. A kernel that was killed sends no more of it, and a process that it forked may
+    /// keep the socket open.
+    async fn rest_of_message<T>(
+        &self,
+        reading: impl Future<Output = Result<T, SocketError>>,
+    ) -> Result<T, SocketError> {
+        self.client.output.set_waiting(true);
+        let read = self.read(reading).await?;
+        self.client.output.set_waiting(false);
+        Ok(read)
     }
 
     async fn show(&self, iopub: &ChannelReader, message: KernelMessage) {
@@ -122,11 +134,11 @@ impl SocketLoop<'_> {
 
     async fn long_text(&self, iopub: &mut ChannelReader) -> Result<(), SocketError> {
         let mut decoder = LongText::new();
-        while let Some(piece) = self.read(iopub.piece()).await? {
+        while let Some(piece) = self.rest_of_message(iopub.piece()).await? {
             let mut text = Vec::with_capacity(piece.len());
             if let Err(malformed) = decoder.feed(&piece, &mut text) {
                 tracing::warn!("{malformed}; ignoring the rest");
-                return self.read(iopub.skip()).await;
+                return self.rest_of_message(iopub.skip()).await;
             }
             drop(piece);
             self.text(iopub, decoder.stream(), text.into()).await;
