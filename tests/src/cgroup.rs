@@ -72,9 +72,18 @@ impl Cgroup {
         Self::new(self.version, self.path.parent().expect("it is below the mount"), None)
     }
 
+    /// The same, named as Docker names the cgroup of a container. Returns the container's ID, too.
+    pub fn of_docker_beside(&self) -> Result<(Self, String), String> {
+        let id = format!("{:032x}{:032x}", std::process::id(), next_number());
+        let home = self.path.parent().expect("it is below the mount");
+        Ok((Self::named(self.version, home, &format!("docker-{id}.scope"), None)?, id))
+    }
+
     fn new(version: Version, home: &Path, slot: Option<Slot>) -> Result<Self, String> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("krunner-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Self::named(version, home, &format!("krunner-test-{}-{}", std::process::id(), next_number()), slot)
+    }
+
+    fn named(version: Version, home: &Path, name: &str, slot: Option<Slot>) -> Result<Self, String> {
         let path = home.join(name);
         fs::create_dir(&path).map_err(|error| format!("cannot make the cgroup {}: {error}", path.display()))?;
         let counter = path.join(counter_file(version));
@@ -248,6 +257,12 @@ impl Drop for Cgroup {
 }
 
 /// Kills the processes of a cgroup and removes it.
+/// A number that no other cgroup of this process has in its name.
+fn next_number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 fn remove(path: &Path) {
     // A member may be forking while we look, and a dead one leaves when it is reaped: until the folder can go.
     let gone = wait::within(wait::PATIENCE, || {

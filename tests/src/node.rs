@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::setup::binary;
-use crate::{free_port, host, proc, wait};
+use crate::{free_port, host, http, proc, wait};
 
 /// Where containers have the folder of the node's socket.
 pub const RUN_FOLDER: &str = "/run/krunner";
@@ -116,15 +116,15 @@ impl Node {
         wait::until_true(&format!("{count} peers"), || self.status()["peers"].as_array().map(Vec::len) == Some(count));
     }
 
-    /// The answer to a scrape of its metrics.
+    /// The port of its metrics.
+    pub fn metrics_port(&self) -> u16 {
+        self.port
+    }
+
+    /// The answer to a request for its metrics with these headers.
     #[track_caller]
-    pub fn scrape(&self) -> String {
-        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.port)).expect("the node listens");
-        stream.set_read_timeout(Some(wait::PATIENCE)).expect("a timeout");
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n").expect("it reads");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("an answer");
-        text
+    pub fn scrape(&self, headers: &[&str]) -> String {
+        http::get(self.port, "/metrics", headers).expect("the node answers")
     }
 
     fn is_ready(&self) -> bool {

@@ -1,11 +1,13 @@
 //! `krunner node` and the runners of plain containers: every kill is confirmed in the right one, by its own numbers.
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use krunner_tests::cgroup::Cgroup;
 use krunner_tests::container::{self, HELPER, KRUNNER, Spec};
 use krunner_tests::node::{Node, RUN_FOLDER};
-use krunner_tests::{host, proc, require, wait};
+use krunner_tests::prometheus::{Prometheus, promtool};
+use krunner_tests::{host, http, proc, require, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -15,6 +17,9 @@ use crate::oom_burst::NO_ROOM_FOR;
 
 /// Follows the reason in the log of a session that uses the node.
 const CONNECTED: &str = "the machine's OOM tracer (krunner node ";
+
+/// What a server sends that reads the `OpenMetrics` format.
+const OPEN_METRICS: &str = "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
 
 /// A container without privileges that has the node's socket.
 fn with_node(spec: Spec, node: &Node) -> Spec {
@@ -74,9 +79,72 @@ fn log_and_metrics_have_the_kill_and_no_command_line() {
     assert_eq!((&line["event"], &line["confidence"]), (&json!("oom_kill"), &json!("confirmed")), "{line}");
     assert_eq!(line["explanation"]["limit"]["scope"], "container", "as the victim sees it: {line}");
     assert!(!line.to_string().contains("hunter2"), "{line}");
-    let metrics = node.scrape();
+    let metrics = node.scrape(&[OPEN_METRICS]);
     assert!(!metrics.contains("hunter2") && metrics.contains("krunner_oom_kills_total{"), "{metrics}");
     assert!(metrics.contains("application/openmetrics-text") && metrics.trim_end().ends_with("# EOF"), "{metrics}");
+}
+
+/// The kernel's count.
+fn kills_in(session: &Contained) -> f64 {
+    u32::try_from(session.container.cgroup().oom_kills()).expect("a few").into()
+}
+
+/// Each container is killed for the first time while the server scrapes: `increase` counts from the first sample that it
+/// has, so there must be one before the kill.
+#[test]
+fn prometheus_counts_the_kills_of_each_container() {
+    let node = require!(Node::start());
+    let prometheus = require!(Prometheus::start(node.metrics_port()));
+    let slot = require!(container::available().and_then(|()| Cgroup::for_container()));
+    let containers = [1, 2].map(|kills| (kills, slot.of_docker_beside().expect("a cgroup")));
+    let mut sessions = containers.map(|(kills, (cgroup, id))| (kills, id, Contained::start_in(&plain(), cgroup)));
+    prometheus.until("up", 1.0);
+    for (kills, _, session) in &mut sessions {
+        for _ in 0..*kills {
+            session.kill(&format!("eat {TOO_MUCH}"), 1);
+        }
+    }
+    for (_, id, session) in &sessions {
+        let kills = kills_in(session);
+        let labels = format!("container=\"{id}\",confidence=\"confirmed\",scope=\"cgroup\"");
+        prometheus.until(&format!("krunner_oom_kills_total{{{labels}}}"), kills);
+        // Extrapolation, to the end of the window, adds a part of a scrape interval.
+        prometheus.until(&format!("round(increase(krunner_oom_kills_total{{container=\"{id}\"}}[5m]))"), kills);
+    }
+    assert_eq!(prometheus.value("krunner_tracer_attached"), Some(1.0));
+}
+
+/// A server that has scraped the node before.
+#[test]
+fn first_kill_after_a_restart_of_the_node_is_an_increase() {
+    let mut node = require!(Node::start());
+    let prometheus = require!(Prometheus::start(node.metrics_port()));
+    let slot = require!(container::available().and_then(|()| Cgroup::for_container()));
+    let (cgroup, id) = slot.of_docker_beside().expect("a cgroup");
+    let mut session = Contained::start_in(&plain(), cgroup);
+    prometheus.until("up", 1.0);
+    node.kill();
+    prometheus.until("up", 0.0);
+    node.kill_and_restart();
+    session.kill(&format!("eat {TOO_MUCH}"), 1);
+    let kills = kills_in(&session);
+    prometheus.until(&format!("round(increase(krunner_oom_kills_total{{container=\"{id}\"}}[5m]))"), kills);
+}
+
+#[test]
+fn promtool_accepts_the_metrics() {
+    let promtool = require!(promtool());
+    let (mut session, node) = require!(node_and_session(plain));
+    session.kill(&format!("eat {TOO_MUCH}"), 1);
+    let metrics = wait::until("the kill", || Some(node.scrape(&[])).filter(|text| text.contains("_kills_total{")));
+    assert!(metrics.contains("text/plain; version=0.0.4"), "who does not ask for another format: {metrics}");
+    let mut check = Command::new(promtool);
+    check.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut check = check.spawn().expect("promtool starts");
+    check.stdin.take().expect("a pipe").write_all(http::body(&metrics).as_bytes()).expect("it reads");
+    let output = check.wait_with_output().expect("it ends");
+    let told = [output.stdout, output.stderr].concat();
+    assert!(output.status.success() && told.is_empty(), "{}\n{metrics}", String::from_utf8_lossy(&told));
 }
 
 /// Two tenants at once, who have the same node.

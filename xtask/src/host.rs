@@ -78,6 +78,7 @@ const PACKAGES: &[Package] = &[
         why: "renders the page of `krunner oom plot`",
     },
     Package { name: "fonts-dejavu-core", probe: Probe::File(DEJAVU), why: "text in that browser" },
+    Package { name: "prometheus", probe: Probe::Program("prometheus"), why: "scrapes the metrics of `krunner node`" },
     Package { name: "strace", probe: Probe::Program("strace"), why: "makes system calls of the runner fail" },
     Package { name: "openssl", probe: Probe::Program("openssl"), why: "certificates for servers in tests" },
     Package { name: "libcap2-bin", probe: Probe::File("/sbin/setcap"), why: "file capabilities of a non-root runner" },
@@ -162,6 +163,7 @@ pub(crate) fn install(names: &[&str]) -> Result<()> {
 fn apt(names: &[&str]) -> Command {
     let mut command = Command::new("apt-get");
     command.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(names);
-    command.env("DEBIAN_FRONTEND", "noninteractive");
+    // With SYSTEMD_OFFLINE no service is started by the installation (ENVIRONMENT.md of systemd).
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("SYSTEMD_OFFLINE", "1");
     command
 }

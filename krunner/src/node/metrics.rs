@@ -1,23 +1,21 @@
-//! The node's metrics in the `OpenMetrics` format, at `GET /metrics`.
+//! The node's metrics at `GET /metrics`: in the `OpenMetrics` format for those who accept it, else in Prometheus' text format.
 //!
-//! Labels have the names of pods and containers, never command lines. At most [`MAX_LABEL_SETS`] sets of them exist; further
-//! kills are counted in one set with `other` in each label.
+//! Labels have the names of pods and containers, never command lines. `kill_counts` bounds their number.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -25,12 +23,10 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
+use super::kill_counts::{KillCounts, KillLabels};
 use super::names::Owner;
 use crate::monitor::OomReport;
 use crate::tasks::TaskGroup;
-
-/// Sets of labels: twice the containers of a large node, with two confidences.
-const MAX_LABEL_SETS: usize = 1000;
 
 /// Scrapes at the same time.
 const MAX_SCRAPES: usize = 16;
@@ -38,23 +34,23 @@ const MAX_SCRAPES: usize = 16;
 /// How long a scrape may take.
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(10);
 
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The media type of the `OpenMetrics` format.
+const OPEN_METRICS: &str = "application/openmetrics-text";
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KillLabels {
-    namespace: String,
-    pod: String,
-    container: String,
-    confidence: String,
-    scope: String,
+/// Every Prometheus server sends this header with a scrape (`scrapeAndReport`, scrape/scrape.go of prometheus).
+const SCRAPE_TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
+
+/// A text format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TextFormat {
+    OpenMetrics,
+    Prometheus,
 }
 
 /// What is counted.
 #[derive(Debug)]
 pub(super) struct Metrics {
-    registry: Mutex<Registry>,
-    kills: Family<KillLabels, Counter>,
-    label_sets: Mutex<std::collections::HashSet<KillLabels>>,
+    kills: Mutex<KillCounts>,
     /// Records that the tracer dropped.
     pub(super) lost_records: Counter,
     /// Kills that the log only counts.
@@ -71,32 +67,21 @@ pub(super) struct Metrics {
 impl Metrics {
     #[must_use]
     pub(super) fn new() -> Self {
-        let mut registry = Registry::with_prefix("krunner");
-        let metrics = Self {
-            kills: Family::default(),
-            label_sets: Mutex::default(),
+        Self {
+            kills: Mutex::new(KillCounts::new(Instant::now())),
             lost_records: Counter::default(),
             suppressed: Counter::default(),
             refused: Counter::default(),
             peers: Gauge::default(),
             is_tracing: Gauge::default(),
             total: AtomicU64::new(0),
-            registry: Mutex::default(),
-        };
-        registry.register("oom_kills", "Processes that the OOM killer killed", metrics.kills.clone());
-        registry.register("lost_records", "Records that the tracer dropped", metrics.lost_records.clone());
-        registry.register("suppressed_reports", "OOM kills that the log only counts", metrics.suppressed.clone());
-        registry.register("refused_peers", "Connections that were refused", metrics.refused.clone());
-        registry.register("peers", "Connected runners", metrics.peers.clone());
-        registry.register("tracer_attached", "1 while the eBPF programs are attached", metrics.is_tracing.clone());
-        *metrics.lock() = registry;
-        metrics
+        }
     }
 
     /// Counts the victims of a kill.
     pub(super) fn kill(&self, report: &OomReport, owner: &Owner, victims: u64) {
         self.total.fetch_add(victims, Ordering::Relaxed);
-        self.kills.get_or_create(&self.bounded(KillLabels::of(report, owner))).inc_by(victims);
+        self.counts().add(labels_of(report, owner), victims, Instant::now());
     }
 
     /// All killed processes.
@@ -104,49 +89,72 @@ impl Metrics {
         self.total.load(Ordering::Relaxed)
     }
 
-    fn bounded(&self, labels: KillLabels) -> KillLabels {
-        let mut known = self.label_sets.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.contains(&labels) {
-            return labels;
-        }
-        if known.len() >= MAX_LABEL_SETS {
-            return KillLabels::other();
-        }
-        known.insert(labels.clone());
-        labels
-    }
-
-    fn text(&self) -> String {
+    /// The text for a server that scrapes from this address, or for anyone else.
+    fn text(&self, format: TextFormat, server: Option<IpAddr>) -> String {
+        let registry = self.registry(server);
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = encode(&mut text, &self.lock());
+        let _ = match format {
+            TextFormat::OpenMetrics => text::encode(&mut text, &registry),
+            TextFormat::Prometheus => prometheus_text::encode(&mut text, &registry),
+        };
         text
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self, server: Option<IpAddr>) -> Registry {
+        let kills = Family::<KillLabels, Counter>::default();
+        let count = |(labels, count): (&KillLabels, u64)| {
+            kills.get_or_create(labels).inc_by(count);
+        };
+        let mut counts = self.counts();
+        match server {
+            Some(server) => counts.scraped_by(server, Instant::now()).for_each(count),
+            None => counts.all().for_each(count),
+        }
+        let mut registry = Registry::with_prefix("krunner");
+        registry.register("oom_kills", "Processes that the OOM killer killed", kills);
+        registry.register("lost_records", "Records that the tracer dropped", self.lost_records.clone());
+        registry.register("suppressed_reports", "OOM kills that the log only counts", self.suppressed.clone());
+        registry.register("refused_peers", "Connections that were refused", self.refused.clone());
+        registry.register("peers", "Connected runners", self.peers.clone());
+        registry.register("tracer_attached", "1 while the eBPF programs are attached", self.is_tracing.clone());
+        registry
+    }
+
+    fn counts(&self) -> std::sync::MutexGuard<'_, KillCounts> {
+        self.kills.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl KillLabels {
-    fn of(report: &OomReport, owner: &Owner) -> Self {
-        let word = |value: Result<serde_json::Value, _>| {
-            value.ok().and_then(|value: serde_json::Value| value.as_str().map(str::to_owned)).unwrap_or_default()
-        };
-        let limit = report.explanation.limit.as_ref();
-        let is_machine = limit.is_some_and(|limit| limit.scope == crate::monitor::LimitScope::Machine);
-        Self {
-            namespace: owner.namespace.clone().unwrap_or_default(),
-            pod: owner.pod.clone().unwrap_or_default(),
-            container: owner.container.clone().or_else(|| owner.text()).unwrap_or_default(),
-            confidence: word(serde_json::to_value(report.confidence)),
-            scope: if is_machine { "machine" } else { "cgroup" }.to_owned(),
-        }
+fn labels_of(report: &OomReport, owner: &Owner) -> KillLabels {
+    let word = |value: Result<serde_json::Value, _>| {
+        value.ok().and_then(|value: serde_json::Value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    };
+    let limit = report.explanation.limit.as_ref();
+    let is_machine = limit.is_some_and(|limit| limit.scope == crate::monitor::LimitScope::Machine);
+    KillLabels {
+        namespace: owner.namespace.clone().unwrap_or_default(),
+        pod: owner.pod.clone().unwrap_or_default(),
+        container: owner.container.clone().or_else(|| owner.text()).unwrap_or_default(),
+        confidence: word(serde_json::to_value(report.confidence)),
+        scope: if is_machine { "machine" } else { "cgroup" }.to_owned(),
+    }
+}
+
+impl TextFormat {
+    /// The format that an `Accept` header asks for.
+    fn accepted(headers: &HeaderMap) -> Self {
+        let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let is_open =
+            accepts.flat_map(|value| value.split(',')).any(|part| part.trim_start().starts_with(OPEN_METRICS));
+        if is_open { Self::OpenMetrics } else { Self::Prometheus }
     }
 
-    fn other() -> Self {
-        let [namespace, pod, container, confidence, scope] = std::array::from_fn(|_| "other".to_owned());
-        Self { namespace, pod, container, confidence, scope }
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Prometheus => prometheus_text::CONTENT_TYPE,
+        }
     }
 }
 
@@ -165,7 +173,7 @@ pub(super) async fn listen(
     tasks.spawn("metrics", async move {
         let scrapes = Arc::new(AtomicUsize::new(0));
         loop {
-            let Ok((stream, _)) = listener.accept().await else {
+            let Ok((stream, peer)) = listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
@@ -175,7 +183,9 @@ pub(super) async fn listen(
             }
             let (metrics, scrapes) = (Arc::clone(&metrics), Arc::clone(&scrapes));
             group.spawn("metrics scrape", async move {
-                let answer = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &metrics))));
+                let answer = service_fn(|request| {
+                    std::future::ready(Ok::<_, Infallible>(answer(&request, peer.ip(), &metrics)))
+                });
                 let mut server = http1::Builder::new();
                 server.timer(TokioTimer::new()).header_read_timeout(SCRAPE_PATIENCE).keep_alive(false);
                 let _ = timeout(SCRAPE_PATIENCE, server.serve_connection(TokioIo::new(stream), answer)).await;
@@ -186,15 +196,17 @@ pub(super) async fn listen(
     Ok(bound)
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, peer: IpAddr, metrics: &Metrics) -> Response<Full<Bytes>> {
+    let format = TextFormat::accepted(request.headers());
+    let server = request.headers().contains_key(SCRAPE_TIMEOUT).then_some(peer);
     let (status, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => (StatusCode::OK, metrics.text()),
+        (&Method::GET, "/metrics") => (StatusCode::OK, metrics.text(format, server)),
         (_, "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, String::new()),
         _ => (StatusCode::NOT_FOUND, String::new()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(CONTENT_TYPE));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(format.content_type()));
     response
 }
 
@@ -202,24 +214,28 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes
 mod tests {
     use super::*;
 
-    fn labels(pod: &str) -> KillLabels {
-        KillLabels { pod: pod.to_owned(), ..KillLabels::other() }
+    fn format(accept: &'static str) -> TextFormat {
+        TextFormat::accepted(&HeaderMap::from_iter([(header::ACCEPT, header::HeaderValue::from_static(accept))]))
     }
 
     #[test]
-    fn label_sets_are_bounded_and_no_kill_is_lost() {
+    fn format_is_the_one_that_is_accepted() {
+        let of_prometheus = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.75,*/*;q=0.1";
+        assert_eq!(format(of_prometheus), TextFormat::OpenMetrics);
+        assert_eq!(format("text/plain;version=0.0.4, application/openmetrics-text"), TextFormat::OpenMetrics);
+        assert_eq!(format("*/*"), TextFormat::Prometheus);
+        assert_eq!(TextFormat::accepted(&HeaderMap::new()), TextFormat::Prometheus);
+    }
+
+    #[test]
+    fn both_formats_have_the_counters_and_their_help() {
         let metrics = Metrics::new();
-        let kills = 2 * MAX_LABEL_SETS;
-        for number in 0..kills {
-            metrics.kills.get_or_create(&metrics.bounded(labels(&format!("pod-{number}")))).inc();
-        }
-        let text = metrics.text();
-        let counts: Vec<u64> = text
-            .lines()
-            .filter(|line| line.starts_with("krunner_oom_kills_total{"))
-            .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
-            .collect();
-        assert_eq!((counts.len(), counts.iter().sum::<u64>()), (MAX_LABEL_SETS + 1, kills as u64));
+        metrics.refused.inc();
+        let text = metrics.text(TextFormat::OpenMetrics, None);
+        assert!(text.contains("# TYPE krunner_refused_peers counter\nkrunner_refused_peers_total 1\n"), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
+        let text = metrics.text(TextFormat::Prometheus, None);
+        assert!(text.contains("# TYPE krunner_refused_peers_total counter\nkrunner_refused_peers_total 1\n"), "{text}");
+        assert!(!text.contains("# EOF"), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  monitor, scope all ─ OomReport ─▶ serve ─┬─▶ peers: scope ─ NodeKill ─▶ connection ═ socket ═▶ a runner without eBPF
 //!                                            ├─▶ node_log: JSON lines, a budget for each container
-//!                                            └─▶ metrics: OpenMetrics
+//!                                            └─▶ metrics: for Prometheus, from kill_counts
 //!  identity   who connected, and what a process is: from the kernel and /proc
 //!  names      pod, container, unit: from the cgroup's path and files
 //! ```
@@ -20,6 +20,7 @@
 
 mod connection;
 mod identity;
+mod kill_counts;
 mod metrics;
 mod name_files;
 mod names;
