@@ -256,13 +256,13 @@ impl Drop for Cgroup {
     }
 }
 
-/// Kills the processes of a cgroup and removes it.
 /// A number that no other cgroup of this process has in its name.
 fn next_number() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
+/// Kills the processes of a cgroup and removes it.
 fn remove(path: &Path) {
     // A member may be forking while we look, and a dead one leaves when it is reaped: until the folder can go.
     let gone = wait::within(wait::PATIENCE, || {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use krunner_tests::{Agent, Runner, Setup, host, proc, require, wait};
+use krunner_tests::{Agent, Run, Runner, Setup, host, proc, require, wait};
 use serde_json::json;
 
 use crate::jupyter::session;
@@ -183,10 +183,10 @@ fn an_interrupt_is_a_message_where_the_kernelspec_says_so() {
     assert_eq!((run.codes(), run.stdout()), (vec![1], "waiting\ninterrupt_request\n".to_owned()));
 }
 
-#[test]
-fn a_child_that_keeps_the_sockets_open_does_not_hide_the_end() {
-    let python = require!(host::agent_python());
-    let (_runner, agent) = start(&python, "nested");
+/// The run of a kernel that kills itself; a process that it forked lives on.
+fn run_that_ends_with_its_kernel(mode: &str) -> Result<Run, String> {
+    let python = host::agent_python()?;
+    let (_runner, agent) = start(&python, mode);
     agent.complete("", &json!({}));
     let asked_at = Instant::now();
     let run = agent.query("1");
@@ -194,19 +194,18 @@ fn a_child_that_keeps_the_sockets_open_does_not_hide_the_end() {
     assert_eq!(run.codes(), [-9]);
     assert!(run.stderr().contains("the python3 kernel was killed by signal 9 (SIGKILL)"), "{run:#?}");
     assert!(took < SILENCE_LIMIT, "the silence ended it, not the exit: {took:?}");
+    Ok(run)
+}
+
+#[test]
+fn a_child_that_keeps_the_sockets_open_does_not_hide_the_end() {
+    require!(run_that_ends_with_its_kernel("nested"));
 }
 
 #[test]
 fn a_child_that_keeps_the_socket_of_half_a_message_does_not_hide_the_end() {
-    let python = require!(host::agent_python());
-    let (_runner, agent) = start(&python, "breaks-off");
-    agent.complete("", &json!({}));
-    let asked_at = Instant::now();
-    let run = agent.query("1");
-    let took = asked_at.elapsed();
-    assert_eq!(run.codes(), [-9]);
+    let run = require!(run_that_ends_with_its_kernel("breaks-off"));
     assert!(run.stdout().len() > 100_000, "what had come: {} bytes", run.stdout().len());
-    assert!(took < SILENCE_LIMIT, "the silence ended it, not the exit: {took:?}");
 }
 
 #[test]

@@ -143,8 +143,8 @@ fn promtool_accepts_the_metrics() {
     let mut check = check.spawn().expect("promtool starts");
     check.stdin.take().expect("a pipe").write_all(http::body(&metrics).as_bytes()).expect("it reads");
     let output = check.wait_with_output().expect("it ends");
-    let told = [output.stdout, output.stderr].concat();
-    assert!(output.status.success() && told.is_empty(), "{}\n{metrics}", String::from_utf8_lossy(&told));
+    let complaints = [output.stdout, output.stderr].concat();
+    assert!(output.status.success() && complaints.is_empty(), "{}\n{metrics}", String::from_utf8_lossy(&complaints));
 }
 
 /// Two tenants at once, who have the same node.

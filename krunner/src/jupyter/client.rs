@@ -319,37 +319,55 @@ fn implementation_in(info: &[u8]) -> String {
     serde_json::from_slice(info).unwrap_or_else(|_| Info::default()).implementation
 }
 
-/// Tracks whether the kernel is publishing output.
-#[derive(Default)]
-pub(super) struct OutputActivity {
-    /// Since when there has been nothing to deliver.
-    idle_since: Mutex<Option<Instant>>,
-    /// Since when the rest of a message has been waited for.
-    waiting_since: Mutex<Option<Instant>>,
+/// What the reader of the kernel's output does.
+#[derive(Clone, Copy, Default)]
+pub(super) enum ReaderState {
+    /// It delivers output, or has not begun to read.
+    #[default]
+    Busy,
+    /// It waits for a message, since then.
+    Idle(Instant),
+    /// It waits for the rest of a message, since then.
+    InMessage(Instant),
 }
 
+/// Tracks whether the kernel is publishing output.
+#[derive(Default)]
+pub(super) struct OutputActivity(Mutex<ReaderState>);
+
 impl OutputActivity {
-    pub(super) fn set_idle(&self, idle: bool) {
-        *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = idle.then(Instant::now);
+    /// The reader waits from now on, in this state.
+    pub(super) fn begin_wait(&self, state: fn(Instant) -> ReaderState) {
+        self.set(state(Instant::now()));
     }
 
-    pub(super) fn set_waiting(&self, waiting: bool) {
-        *self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner) = waiting.then(Instant::now);
+    /// What the reader waited for has arrived.
+    pub(super) fn end_wait(&self) {
+        self.set(ReaderState::Busy);
+    }
+
+    fn set(&self, state: ReaderState) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    fn state(&self) -> ReaderState {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the output has been idle for this long.
     pub(super) async fn wait_idle(&self, long: Duration) {
-        wait_for(long, || elapsed(&self.idle_since)).await;
+        let idle = || if let ReaderState::Idle(since) = self.state() { Some(since.elapsed()) } else { None };
+        wait_for(long, idle).await;
     }
 
     /// Waits until nothing has arrived for this long, also in the middle of a message.
     pub(super) async fn wait_silent(&self, long: Duration) {
-        wait_for(long, || elapsed(&self.idle_since).or_else(|| elapsed(&self.waiting_since))).await;
+        let silent = || match self.state() {
+            ReaderState::Busy => None,
+            ReaderState::Idle(since) | ReaderState::InMessage(since) => Some(since.elapsed()),
+        };
+        wait_for(long, silent).await;
     }
-}
-
-fn elapsed(since: &Mutex<Option<Instant>>) -> Option<Duration> {
-    since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
 }
 
 /// Waits until something has lasted for this long.

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::channel::{Arrival, ChannelReader};
-use super::client::{KernelClient, KernelPrompt, Outgoing};
+use super::client::{KernelClient, KernelPrompt, Outgoing, ReaderState};
 use super::connection::RequestSockets;
 use super::frames::{FrameReader, FrameWriter, SocketError};
 use super::heartbeat::Heartbeat;
@@ -79,10 +79,7 @@ impl SocketLoop<'_> {
 
     async fn deliver_next(&self, iopub: &mut ChannelReader) -> Result<(), SocketError> {
         self.resume_if_read_up(iopub);
-        self.client.output.set_idle(true);
-        let arrival = self.read(iopub.next()).await?;
-        self.client.output.set_idle(false);
-        match arrival {
+        match self.read_output(ReaderState::Idle, iopub.next()).await? {
             Arrival::Message(message) if message.head.kind == "status" => self.client.status(&message),
             Arrival::Message(message) if message.head.kind == "execute_input" => {
                 self.client.begun(&message.head.parent);
@@ -111,9 +108,17 @@ impl SocketLoop<'_> {
         &self,
         reading: impl Future<Output = Result<T, SocketError>>,
     ) -> Result<T, SocketError> {
-        self.client.output.set_waiting(true);
+        self.read_output(ReaderState::InMessage, reading).await
+    }
+
+    async fn read_output<T>(
+        &self,
+        meanwhile: fn(std::time::Instant) -> ReaderState,
+        reading: impl Future<Output = Result<T, SocketError>>,
+    ) -> Result<T, SocketError> {
+        self.client.output.begin_wait(meanwhile);
         let read = self.read(reading).await?;
-        self.client.output.set_waiting(false);
+        self.client.output.end_wait();
         Ok(read)
     }
 

@@ -2,8 +2,8 @@
 //!
 //! `increase` and `rate` count from the first sample of a series, so a series that begins with 1 shows no increase. Most
 //! containers are not known before their first kill, so no count of theirs could have begun with 0 by then. Instead, a server
-//! gets a new series with 0 at its first scrape of it, and with the count from the next one on. Each server is told so for
-//! itself, because there may be two of them for redundancy. A server that is new gets the counts as they are, since these
+//! gets a new series with 0 at its first scrape of it, and with the count from the next one on. This is kept for each
+//! server, because there may be two of them for redundancy. A server that is new gets the counts as they are, since these
 //! kills may be from before its time, unless the node itself is new as well ([`NEW_NODE`]).
 //!
 //! At most [`MAX_SERIES`] sets of labels exist. Then the one whose last kill is the oldest is removed, if that was so long ago

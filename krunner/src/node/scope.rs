@@ -205,7 +205,7 @@ impl PeerScope {
         (pid.map(|pid| Actor { pid, name: trigger.name.clone() }), Some(pid.is_none()))
     }
 
-    /// Whether it can be told if a process is inside. One that exits is shown in the root cgroup (`proc_cgroup_show`, `kernel/cgroup/cgroup.c`).
+    /// Whether the reading shows if a process is inside. One that exits is shown in the root cgroup (`proc_cgroup_show`, `kernel/cgroup/cgroup.c`).
     fn has_known_place(&self, process: &HostIdentity) -> bool {
         self.namespace.is_some() || process.cgroup != "/"
     }

@@ -115,7 +115,7 @@ pub(crate) async fn serve(
         names: NameFiles::below("/"),
         log: NodeLog::new(stdout, journal, config.shows_command_lines),
         metrics,
-        untold_losses: 0,
+        unreported_losses: 0,
         started: Instant::now(),
         connections,
         tasks: tasks.clone(),
@@ -143,8 +143,8 @@ struct NodeServer {
     names: NameFiles,
     log: NodeLog,
     metrics: Arc<Metrics>,
-    /// Records that the tracer dropped since the peers were told.
-    untold_losses: u64,
+    /// Records that the tracer dropped since the last report to the peers.
+    unreported_losses: u64,
     started: Instant,
     connections: mpsc::Sender<ConnectionEvent>,
     tasks: TaskGroup,
@@ -192,7 +192,7 @@ impl NodeServer {
                 NodeInput::Connection(event) => self.connection(event),
                 NodeInput::Alive => self.peers.alive(),
                 NodeInput::Summary => {
-                    self.tell_losses();
+                    self.report_losses();
                     self.log.summaries(boot_ns());
                 }
                 NodeInput::Watchdog => notify::watchdog(),
@@ -216,7 +216,7 @@ impl NodeServer {
             MonitorEvent::Oom(KillEvent::Report(report)) => self.kill(&report),
             MonitorEvent::Oom(KillEvent::RecordsLost { records }) => {
                 self.metrics.lost_records.inc_by(records);
-                self.untold_losses += records;
+                self.unreported_losses += records;
             }
             MonitorEvent::Status(status) if status.tracer != TracerKind::Bpf => {
                 return Err(ServeError::NoTracer(status.why_not_bpf.unwrap_or_default()));
@@ -228,8 +228,8 @@ impl NodeServer {
     }
 
     /// A flood of processes makes the tracer drop records many times a second.
-    fn tell_losses(&mut self) {
-        let records = std::mem::take(&mut self.untold_losses);
+    fn report_losses(&mut self) {
+        let records = std::mem::take(&mut self.unreported_losses);
         if records > 0 {
             self.peers.records_lost(records);
             self.log.write(&json!({ "event": "records_lost", "count": records }));

@@ -26,20 +26,13 @@ fn event(at_boot_ns: u64, what: Trace) -> TraceEvent {
 fn kill(at_ns: u64, victim: u32, source: KillSource, sender: u32) -> TraceEvent {
     let memory =
         MemoryAtKill { vm_bytes: 1, anon_bytes: 1, file_bytes: 0, shmem_bytes: 0, swap_bytes: 0, pgtables_bytes: 0 };
-    let victim = process(victim);
     let kill = Kill {
-        victim,
         name: "victim".into(),
-        uid: 0,
-        oom_score_adj: 0,
         source,
         sender: Some(actor(sender)),
         memory,
         memory_map: 0,
-        cgroup_id: None,
-        limit: None,
-        already_pending: false,
-        namespaces: Vec::new(),
+        ..Kill::example(process(victim))
     };
     event(at_ns, Trace::Kill(kill))
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::monitor::attribution::correlate::Confidence;
 use crate::monitor::attribution::sigkill::SigkillOf;
 use crate::monitor::explain::Kills;
-use crate::monitor::model::event::{Actor, Mark, MemoryAtKill, ProcessExit};
+use crate::monitor::model::event::{Actor, Mark, ProcessExit};
 use crate::monitor::model::process::{Cmdline, ExitKind, ProcessSample, ScanCost, SizeSplit, Sizes};
 
 #[path = "engine_facts_tests.rs"]
@@ -50,23 +50,8 @@ fn event(at_boot_ns: u64, what: Trace) -> TraceEvent {
 
 /// SIGKILL, mark and exit of a process, a microsecond apart.
 fn oom_kill(at_ns: u64, pid: u32) -> [TraceEvent; 3] {
-    let memory =
-        MemoryAtKill { vm_bytes: 9, anon_bytes: 5, file_bytes: 0, shmem_bytes: 0, swap_bytes: 0, pgtables_bytes: 0 };
     let trigger = Actor { pid: TRIGGER, name: "trigger".into() };
-    let kill = Kill {
-        victim: key(pid),
-        name: "hog".into(),
-        uid: 0,
-        oom_score_adj: 0,
-        source: KillSource::Kernel,
-        sender: Some(trigger.clone()),
-        memory,
-        memory_map: u64::from(pid),
-        cgroup_id: Some(u64::from(pid)),
-        limit: None,
-        already_pending: false,
-        namespaces: Vec::new(),
-    };
+    let kill = Kill { sender: Some(trigger.clone()), cgroup_id: Some(u64::from(pid)), ..Kill::example(key(pid)) };
     let mark = Mark { victim: key(pid), trigger: Some(trigger) };
     [
         event(at_ns, Trace::Kill(kill)),

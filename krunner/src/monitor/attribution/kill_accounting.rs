@@ -106,7 +106,7 @@ pub(in crate::monitor) fn counted_kills(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::model::event::{Mark, MemoryAtKill};
+    use crate::monitor::model::event::Mark;
 
     const MS: u64 = 1_000_000;
 
@@ -115,29 +115,7 @@ mod tests {
     }
 
     fn kill(at_boot_ns: u64, pid: u32) -> TraceEvent {
-        let memory = MemoryAtKill {
-            vm_bytes: 0,
-            anon_bytes: 0,
-            file_bytes: 0,
-            shmem_bytes: 0,
-            swap_bytes: 0,
-            pgtables_bytes: 0,
-        };
-        let what = Trace::Kill(Kill {
-            victim: key(pid),
-            name: String::new(),
-            uid: 0,
-            oom_score_adj: 0,
-            source: KillSource::Kernel,
-            sender: None,
-            memory,
-            memory_map: 0,
-            cgroup_id: None,
-            limit: None,
-            already_pending: false,
-            namespaces: Vec::new(),
-        });
-        TraceEvent { at_boot_ns, what }
+        TraceEvent { at_boot_ns, what: Trace::Kill(Kill::example(key(pid))) }
     }
 
     fn mark(at_boot_ns: u64, pid: u32) -> TraceEvent {

@@ -171,3 +171,32 @@ pub(crate) struct ChildExit {
     /// Time of the observation, in nanoseconds since boot.
     pub at_boot_ns: u64,
 }
+
+#[cfg(test)]
+impl Kill {
+    /// A SIGKILL from the kernel to a process with a little anonymous memory.
+    pub(crate) fn example(victim: ProcessKey) -> Self {
+        let memory = MemoryAtKill {
+            vm_bytes: 9,
+            anon_bytes: 5,
+            file_bytes: 0,
+            shmem_bytes: 0,
+            swap_bytes: 0,
+            pgtables_bytes: 0,
+        };
+        Self {
+            victim,
+            name: "hog".to_owned(),
+            uid: 0,
+            oom_score_adj: 0,
+            source: KillSource::Kernel,
+            sender: None,
+            memory,
+            memory_map: u64::from(victim.pid),
+            cgroup_id: None,
+            limit: None,
+            already_pending: false,
+            namespaces: Vec::new(),
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! What the tracer's state tells of a kill, and which kills it compares with the counter.
 
 use super::*;
-use crate::monitor::model::event::{KillSource, Mark, MemoryAtKill};
+use crate::monitor::model::event::Mark;
 use crate::monitor::model::{LimitAtKill, LimitKind};
 
 fn key(pid: u32) -> ProcessKey {
@@ -9,25 +9,9 @@ fn key(pid: u32) -> ProcessKey {
 }
 
 fn kill(at_boot_ns: u64, pid: u32) -> [TraceEvent; 2] {
-    let memory =
-        MemoryAtKill { vm_bytes: 9, anon_bytes: 5, file_bytes: 0, shmem_bytes: 0, swap_bytes: 0, pgtables_bytes: 0 };
-    let kill = Kill {
-        victim: key(pid),
-        name: "hog".into(),
-        uid: 0,
-        oom_score_adj: 0,
-        source: KillSource::Kernel,
-        sender: None,
-        memory,
-        memory_map: u64::from(pid),
-        cgroup_id: None,
-        limit: None,
-        already_pending: false,
-        namespaces: Vec::new(),
-    };
     let mark = Mark { victim: key(pid), trigger: None };
     [
-        TraceEvent { at_boot_ns, what: Trace::Kill(kill) },
+        TraceEvent { at_boot_ns, what: Trace::Kill(Kill::example(key(pid))) },
         TraceEvent { at_boot_ns: at_boot_ns + 1, what: Trace::Mark(mark) },
     ]
 }

@@ -76,9 +76,8 @@ impl MonitorEngine {
     /// Handles a kill that the counter counted before the own tracer took over, and that the tracer reports as well. It is not
     /// inferred any more; if it was inferred already, also if another process was, the tracer's report is dropped.
     pub(in crate::monitor) fn counted_and_traced(&mut self, victim: ProcessKey, at_ns: u64) {
-        if self.reported.contains(&victim) {
-            self.inference.settle_reported(at_ns);
-        } else if !self.inference.settle(at_ns) {
+        if !self.settle_counted(victim, at_ns) {
+            // So that it is not reported later.
             let _ = self.is_first_report(victim);
         }
     }
@@ -104,13 +103,21 @@ impl MonitorEngine {
         if is_uncounted {
             return !self.reported.contains(&victim.kill.victim);
         }
-        if self.reported.contains(&victim.kill.victim) {
+        // The kernel counts each process that it marks, not one that only shares the memory of another.
+        let is_counted = victim.co_victim_of.is_none() || victim.is_group_kill;
+        if !is_counted && !self.reported.contains(&victim.kill.victim) {
+            return true;
+        }
+        self.settle_counted(victim.kill.victim, at_ns)
+    }
+
+    /// Takes a counted kill from those that are to be inferred. Returns whether it is unreported.
+    fn settle_counted(&mut self, victim: ProcessKey, at_ns: u64) -> bool {
+        if self.reported.contains(&victim) {
             self.inference.settle_reported(at_ns);
             return false;
         }
-        // The kernel counts each process that it marks, not one that only shares the memory of another.
-        let is_counted = victim.co_victim_of.is_none() || victim.is_group_kill;
-        !is_counted || self.inference.settle(at_ns)
+        self.inference.settle(at_ns)
     }
 
     fn attribute_delivered(&mut self, first: ProcessKey, victims: Vec<Victim>, now_ns: u64) {
