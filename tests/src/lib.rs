@@ -16,6 +16,7 @@ pub mod flaky;
 pub mod host;
 pub mod http;
 mod launch;
+pub mod machine_checks;
 mod monitor;
 mod mounts;
 pub mod node;

@@ -18,6 +18,13 @@ pub enum NodeEvent {
         /// How long it took.
         seconds: f64,
     },
+    /// Output of a program, for people.
+    Printed {
+        /// The program.
+        title: String,
+        /// Its output.
+        text: String,
+    },
     /// A container was tried.
     Outcome {
         /// The kills in it and the reports.

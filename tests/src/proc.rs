@@ -105,6 +105,16 @@ pub fn has_bpf(pid: u32) -> bool {
     targets.any(|target| target.to_string_lossy().starts_with("anon_inode:bpf"))
 }
 
+/// The size of a memory page; 4, 16 or 64 KiB.
+///
+/// # Panics
+/// If the kernel does not say it.
+#[must_use]
+pub fn page_bytes() -> u64 {
+    let bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    bytes.and_then(|bytes| bytes.try_into().ok()).expect("a page size")
+}
+
 /// The sizes in bytes of the BPF ring buffers that a process has descriptors of, the smallest first.
 pub fn ring_buffers(pid: u32) -> Vec<u64> {
     /// The value of `BPF_MAP_TYPE_RINGBUF` in `include/uapi/linux/bpf.h`.

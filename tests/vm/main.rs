@@ -2,7 +2,7 @@
 //! second serial port, and powers off.
 //!
 //! ```text
-//!  kernel ─▶ init (PID 1): mounts, cgroup v2, PATH ─▶ a copy of itself: the OOM matrix ─▶ JSON lines on /dev/ttyS1
+//!  kernel ─▶ init (PID 1): mounts, cgroup v2, PATH ─▶ a copy of itself: the OOM matrix ─▶ JSON lines on a serial port
 //!              └── reaps orphans until the matrix exits ─▶ the last line ─▶ power off
 //! ```
 //!
@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod node_check;
+mod restrictions;
 mod survivor;
 
 use std::fs::{self, OpenOptions};
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
 
 use krunner_tests::flaky;
+use krunner_tests::machine_checks::MachineCheck;
 use krunner_tests::oom_matrix::{Machine, MatrixPlan, MonitorMode, run};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
@@ -30,7 +32,8 @@ use serde_json::{Value, json};
 /// The first argument of the copy that runs the matrix.
 const OOM_MATRIX: &str = "oom-matrix";
 
-const LINE: &str = "/dev/ttyS1";
+/// The second serial port of the machine; the first of an arm64 machine has another name.
+const LINE: &str = if cfg!(target_arch = "aarch64") { "/dev/ttyS0" } else { "/dev/ttyS1" };
 
 const MOUNTS: &[(&str, &str)] =
     &[("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp"), ("cgroup2", "/sys/fs/cgroup")];
@@ -91,12 +94,24 @@ fn child(only: &[String]) -> std::io::Result<ExitStatus> {
 }
 
 fn oom_matrix(only: Vec<String>) -> ExitCode {
+    let wants = |check: MachineCheck| check.is_wanted(&only);
+    // Sessions are reached there.
+    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+    if !up.is_ok_and(|status| status.success()) {
+        eprintln!("the loopback interface is not up");
+    }
     // First: the children of these checks would inherit the oom_score_adj that is set below.
-    if only.is_empty() {
+    if wants(MachineCheck::Selftest) {
+        emit_check("selftest", selftest());
+    }
+    if wants(MachineCheck::Survival) {
         emit_check("sessions in a killed cgroup", survivor::check());
+    }
+    if wants(MachineCheck::Node) {
         emit_check("krunner node", node_check::check());
     }
     // While a victim of a global OOM kill has not freed its memory yet, the next process that allocates is killed as well.
+    let is_restricted = wants(MachineCheck::Restrictions);
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
         eprintln!("the OOM matrix itself may be killed: /proc/self/oom_score_adj: {error}");
     }
@@ -111,7 +126,20 @@ fn oom_matrix(only: Vec<String>) -> ExitCode {
         emit_retries();
         emit(&json!({ "event": "outcome", "outcome": outcome }));
     });
+    if is_restricted {
+        restrictions::check(emit_check);
+    }
     ExitCode::SUCCESS
+}
+
+/// A job and a service with the embedded defaults.
+fn selftest() -> Result<(), String> {
+    let output = Command::new("krunner").arg("selftest").output().map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let printed = [output.stdout, output.stderr].concat();
+    Err(format!("{}: {}", output.status, String::from_utf8_lossy(&printed).trim()))
 }
 
 fn emit_check(name: &str, outcome: Result<(), String>) {

@@ -25,9 +25,6 @@ const LIMIT_BYTES: &str = "100663296";
 /// MiB; more than the limit.
 const TOO_MUCH: &str = "200";
 
-/// The size of the ring buffer for log lines of the eBPF programs: one page. It exists only if the programs log.
-const LOG_BYTES: u64 = 4096;
-
 /// Attempts, of which the last one counts.
 const ATTEMPTS: usize = 3;
 
@@ -57,10 +54,6 @@ const KILLED: &[&str] =
 
 /// `Err` describes the first check that failed.
 pub(crate) fn check() -> Result<(), String> {
-    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
-    if !up.is_ok_and(|up| up.success()) {
-        return Err("the loopback interface is not up".to_owned());
-    }
     // Before 5.11 creating the maps takes CAP_SYS_RESOURCE, to raise the limit of locked memory.
     in_session(Privilege::Protected, check_program_log)?;
     in_session(Privilege::Protected, check_group_kill)?;
@@ -149,7 +142,8 @@ fn check_post_mortem(runner: &mut Child) -> Result<(), String> {
 
 fn check_program_log(runner: &mut Child) -> Result<(), String> {
     wait_for_loader(runner)?;
-    let has_log = || proc::ring_buffers(runner.id()).contains(&LOG_BYTES);
+    // The ring buffer for log lines has one page. It exists only if the programs log.
+    let has_log = || proc::ring_buffers(runner.id()).contains(&proc::page_bytes());
     wait::within(PATIENCE, || has_log().then_some(())).ok_or("the eBPF programs that log are not loaded")?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::musl::Arch;
 use crate::workspace::{on_path, run, step};
 
 /// How to detect that a package's content is present, however it was installed.
@@ -51,6 +52,7 @@ const PACKAGES: &[Package] = &[
         why: "the default seccomp profile of container engines",
     },
     Package { name: "qemu-system-x86", probe: Probe::Program(QEMU), why: "other kernels, in virtual machines" },
+    Package { name: "qemu-system-arm", probe: Probe::Program(QEMU_ARM64), why: "arm64 kernels, in virtual machines" },
     Package { name: "mmdebstrap", probe: Probe::Program("mmdebstrap"), why: "the root file system of a node" },
     Package { name: "e2fsprogs", probe: Probe::Program("mke2fs"), why: "the disk of a node" },
     Package { name: "qemu-user", probe: Probe::Program(QEMU_AARCH64), why: "starts the binary for aarch64" },
@@ -93,12 +95,18 @@ pub(crate) const QEMU_AARCH64: &str = "qemu-aarch64";
 /// Runs virtual machines.
 const QEMU: &str = "qemu-system-x86_64";
 
+const QEMU_ARM64: &str = "qemu-system-aarch64";
+
 /// The shell and tools in virtual machines.
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
 
-/// The first requirement of virtual machines that is missing here.
-pub(crate) fn missing_for_machines() -> Option<String> {
-    missing_of(&["qemu-system-x86", "busybox-static"])
+/// The first requirement of virtual machines with this processor that is missing here.
+pub(crate) fn missing_for_machines(arch: Arch) -> Option<String> {
+    let qemu = match arch {
+        Arch::X86_64 => "qemu-system-x86",
+        Arch::Aarch64 => "qemu-system-arm",
+    };
+    missing_of(&[qemu, "busybox-static"])
 }
 
 /// The first requirement of virtual machines with container engines that is missing here.

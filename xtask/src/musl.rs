@@ -114,9 +114,9 @@ impl Site {
         self.build(&[Arch::native()?])?.pop().context("nothing was built")
     }
 
-    /// Builds a program of the tests for this machine, without optimizing it, and returns its path.
-    pub(crate) fn build_test_program(&self, name: &str) -> Result<PathBuf> {
-        self.build_with(TEST_PROFILE, "krunner-tests", name, &[Arch::native()?])?.pop().context("nothing was built")
+    /// Builds a program of the tests, without optimizing it, and returns its path.
+    pub(crate) fn build_test_program(&self, name: &str, arch: Arch) -> Result<PathBuf> {
+        self.build_with(TEST_PROFILE, "krunner-tests", name, &[arch])?.pop().context("nothing was built")
     }
 
     fn build_with(&self, profile: &str, package: &str, name: &str, archs: &[Arch]) -> Result<Vec<PathBuf>> {

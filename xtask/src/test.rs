@@ -25,6 +25,7 @@ use self::sanitize::Sanitizer;
 use crate::dist::Dist;
 use crate::musl::{Arch, Site};
 use crate::summary::{Check, Summary};
+use crate::vm::KernelSet;
 use crate::workspace::{build_binary, build_release, cargo, give_way, named, root, step};
 use crate::{audit, dist, host, oom_matrix, tidy, venv, vm};
 
@@ -68,8 +69,11 @@ const SUITES: [&str; 4] = ["test", "--no-fail-fast", "--package", "krunner-tests
 const MAX_RETRIED: usize = 10;
 
 /// The parts that `cargo test` does not run, each with its former name, which filters may still use.
-const OTHER_PARTS: [(&str, &str); 4] =
-    [("oom-matrix", "battery"), ("vm", "vm"), ("engines", "node"), ("audit", "supply")];
+const OTHER_PARTS: [(&str, &str); 5] =
+    [("oom-matrix", "battery"), ("vm", "vm"), ("arm64", "arm64"), ("engines", "node"), ("audit", "supply")];
+
+/// Those that only `--engines` runs.
+const ENGINE_PARTS: [&str; 2] = ["arm64", "engines"];
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -81,7 +85,8 @@ pub(crate) struct Args {
     /// Instead, run the unit tests and the suites of whole sessions, built with a sanitizer
     #[arg(long, value_name = "SANITIZER", conflicts_with = "all")]
     sanitize: Option<Sanitizer>,
-    /// With --all: also try krunner in the containers of real engines, in a virtual machine (`cargo xtask vm --node`)
+    /// With --all: also run the OOM matrix on arm64, and krunner in containers of real engines, in virtual machines (`cargo
+    /// xtask vm --node`)
     #[arg(long, requires = "all")]
     engines: bool,
     #[command(flatten)]
@@ -185,13 +190,14 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 
     // After the suites, because load on the machine distorts what these measure.
     for (what, alias) in OTHER_PARTS {
-        if !args.wants(what) && !args.wants(alias) || what == "engines" && !args.engines {
+        if !args.wants(what) && !args.wants(alias) || ENGINE_PARTS.contains(&what) && !args.engines {
             continue;
         }
         step(what);
         let checks = match what {
             "oom-matrix" => args.build_victim().map(|victim| oom_matrix::test(&env.krunner, victim)),
-            "vm" if args.all => vm::test(),
+            "vm" if args.all => vm::test(KernelSet::Default),
+            "arm64" => vm::test(KernelSet::Arm64),
             "engines" => vm::test_engines(),
             "vm" => Ok(vm::skipped("takes minutes of emulation: run `cargo xtask vm`, or pass --all")),
             _ if args.all => audit::test(),
@@ -247,7 +253,11 @@ impl Args {
 
     /// Builds the program that scenarios of the OOM matrix kill.
     fn build_victim(&self) -> Result<PathBuf> {
-        if self.all { Site::here()?.build_test_program("victim") } else { build_binary("krunner-tests", "victim") }
+        if self.all {
+            Site::here()?.build_test_program("victim", Arch::native()?)
+        } else {
+            build_binary("krunner-tests", "victim")
+        }
     }
 
     /// The package with the suites runs separately, so that they run once. krunner-ebpf has another target.
@@ -295,7 +305,13 @@ impl Args {
     fn prepare_later_parts(&self, artifacts: Option<&Dist>) -> Result<Vec<Check>> {
         give_way()?;
         if self.all && self.wants("vm") {
-            vm::prepare()?;
+            vm::prepare(KernelSet::Default)?;
+        }
+        if self.engines && self.wants("arm64") {
+            vm::prepare(KernelSet::Arm64)?;
+        }
+        if self.engines && self.wants("engines") {
+            vm::prepare_engines()?;
         }
         if self.all && self.wants("audit") {
             audit::ensure()?;

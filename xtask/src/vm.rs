@@ -20,10 +20,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use krunner_tests::flaky::Retry;
+use krunner_tests::machine_checks::MachineCheck;
 use krunner_tests::oom_matrix::{self, CaseResult, Machine, MonitorMode, Outcome, Totals};
 use serde_json::{Value, json};
 
 use crate::host;
+use crate::musl::Arch;
 use crate::oom_matrix::{check_names, line};
 use crate::summary::Check;
 use crate::workspace::{step, target_dir};
@@ -37,18 +39,22 @@ memory. Two machines run in parallel if this host has two processors. A machine 
 again with two, where processes die in parallel.
 
 Kernels are Debian packages. apt fetches them from the mirror that this machine uses, and they stay unpacked in \
-target/vm/kernels. VERSION is a prefix: 6.1, 6.12, 7 (the newest 7.x). To add another kernel, put it at \
-target/vm/kernels/VERSION/vmlinuz.
+target/vm/kernels. VERSION is a prefix: 6.1, 6.12, 7 (the newest 7.x). 6.12-arm64 and 6.12-arm64-16k are kernels for arm64, with pages of 4 KiB and 16 KiB. \
+To add another kernel, put it at target/vm/kernels/VERSION/vmlinuz.
 
 --node builds a root file system of Debian trixie or bookworm with mmdebstrap, as root, in target/vm/nodes, and boots it with \
 systemd, cgroup v2 and two processors. In it Docker, podman, containerd (also as the kubelet asks for containers) and runc carry \
 out the recipes of krunner/dist and other containers, with real OOM kills.
+
+Beside the cases, a machine checks selftest, survival (sessions in a killed cgroup), krunner-node, and restrictions (no BTF, \
+unprivileged_bpf_disabled, lockdown); --only selects these, too.
 
 A case that a kernel cannot run is shown as n/a, with the reason. Delays are not checked because the processor is emulated.
 
 Examples:
   cargo xtask vm
   cargo xtask vm --kernel 5.10 6.12 --only row group global
+  cargo xtask vm --kernel 6.12-arm64 6.12-arm64-16k
   cargo xtask vm --kernel 6.18 --verbose
   cargo xtask vm --json target/vm.json
   cargo xtask vm --node
@@ -117,8 +123,10 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     if let Some(suite) = &args.node {
         return node::run(suite, &args.only);
     }
-    check_names(&args.only)?;
-    if let Some(missing) = host::missing_for_machines() {
+    let is_check = |part: &&String| MachineCheck::ALL.iter().any(|check| check.is_wanted(std::slice::from_ref(part)));
+    check_names(&args.only.iter().filter(|part| !is_check(part)).cloned().collect::<Vec<_>>())?;
+    let mut archs = args.kernel.iter().map(|version| kernels::arch(version));
+    if let Some(missing) = archs.find_map(host::missing_for_machines) {
         bail!("{missing}; `cargo xtask test --all` installs it");
     }
     let cases = Cases { only: &args.only, cpus: args.cpus };
@@ -136,11 +144,49 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     Ok(runs.iter().all(|run| run.shortfalls().is_empty()))
 }
 
+/// Kernels that `cargo xtask test --all` boots.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum KernelSet {
+    /// This processor's, of different ages.
+    Default,
+    Arm64,
+}
+
+impl KernelSet {
+    fn versions(self) -> Vec<String> {
+        let versions: &[&str] = match self {
+            Self::Default => &kernels::DEFAULT,
+            Self::Arm64 => &kernels::ARM64,
+        };
+        versions.iter().map(|version| (*version).to_owned()).collect()
+    }
+}
+
 /// Fetches and builds what [`test`] needs.
-pub(crate) fn prepare() -> Result<()> {
+pub(crate) fn prepare(set: KernelSet) -> Result<()> {
     let folder = folder()?;
-    kernels::ensure(&kernels::DEFAULT.map(str::to_owned), &folder)?;
-    image::pack(&folder).map(drop)
+    Images::pack(&kernels::ensure(&set.versions(), &folder)?, &folder).map(drop)
+}
+
+/// Fetches and builds what [`test_engines`] needs.
+pub(crate) fn prepare_engines() -> Result<()> {
+    node::prepare(node::SUITES[0])
+}
+
+/// An initramfs for each processor.
+struct Images(Vec<(Arch, PathBuf)>);
+
+impl Images {
+    fn pack(kernels: &[Kernel], folder: &Path) -> Result<Self> {
+        let wanted = |arch: &Arch| kernels.iter().any(|kernel| kernel.arch == *arch);
+        let pack = |arch| Ok((arch, image::pack(arch, folder)?));
+        Arch::ALL.into_iter().filter(wanted).map(pack).collect::<Result<_>>().map(Self)
+    }
+
+    fn of(&self, arch: Arch) -> Result<&Path> {
+        let found = self.0.iter().find(|(of, _)| *of == arch);
+        found.map(|(_, image)| image.as_path()).with_context(|| format!("no image for {arch}"))
+    }
 }
 
 /// Where the machines' files are.
@@ -150,12 +196,12 @@ fn folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Runs the default kernels as part of `cargo xtask test --all`. Load on this machine delays what happens in all machines that
+/// Runs these kernels as part of `cargo xtask test --all`. Load on this machine delays what happens in all machines that
 /// run at the same time, so a kernel that fails is run once more, alone, as a failed test is. Both results are printed, and the
 /// retry is counted.
-pub(crate) fn test() -> Result<Vec<Check>> {
+pub(crate) fn test(set: KernelSet) -> Result<Vec<Check>> {
     let cases = Cases { only: &[], cpus: None };
-    let mut runs = run_all(&kernels::DEFAULT.map(str::to_owned), cases, false)?;
+    let mut runs = run_all(&set.versions(), cases, false)?;
     print!("\n{}", table(&runs));
     for run in runs.iter_mut().filter(|run| !run.shortfalls().is_empty()) {
         Retry::new(format!("vm::{}", run.kernel.wanted), &run.shortfalls().join("; "), 1, 2).record();
@@ -185,7 +231,7 @@ fn check(version: &str, outcome: Result<Vec<String>, String>) -> Check {
 fn run_all(versions: &[String], cases: Cases<'_>, verbose: bool) -> Result<Vec<KernelRun>> {
     let folder = folder()?;
     let kernels = kernels::ensure(versions, &folder)?;
-    let image = image::pack(&folder)?;
+    let images = Images::pack(&kernels, &folder)?;
     let began = Instant::now();
     let at_once = thread::available_parallelism().map_or(1, usize::from).min(kernels.len());
     step(&format!("booting {} kernels, {at_once} at a time", kernels.len()));
@@ -195,7 +241,8 @@ fn run_all(versions: &[String], cases: Cases<'_>, verbose: bool) -> Result<Vec<K
         let mut runs = Vec::new();
         while let Some(kernel) = next() {
             let booted_at = Instant::now();
-            let run = cases.run(&kernel, &image, &folder, |event| progress(&kernel, event, booted_at, verbose))?;
+            let run = cases
+                .run(&kernel, images.of(kernel.arch)?, &folder, |event| progress(&kernel, event, booted_at, verbose))?;
             println!("{}: {} in {} s", kernel.wanted, summary_of(&run), run.took.as_secs());
             runs.push(KernelRun { kernel, run });
         }
@@ -252,7 +299,7 @@ impl KernelRun {
             short.map(|text| format!("{mode}: {text}")).collect::<Vec<_>>()
         };
         let fault = self.run.fault.iter().chain(&self.run.problems).cloned();
-        let nothing = self.run.outcomes.is_empty().then(|| "no case ran".to_owned());
+        let nothing = (self.run.outcomes.is_empty() && self.run.checks == 0).then(|| "no case ran".to_owned());
         fault.chain(nothing).chain(MonitorMode::ALL.iter().flat_map(of)).collect()
     }
 }

@@ -20,6 +20,9 @@ use crate::transport::RunnerAddress;
 /// The contract's stop takes at most ten seconds.
 const STOP_DEADLINE: Duration = Duration::from_secs(11);
 
+/// The kernel's verifier takes ten seconds on an emulated processor.
+const LOAD_DEADLINE: Duration = Duration::from_mins(1);
+
 /// For the last of a killed process to be cleared away.
 const CGROUP_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -84,14 +87,14 @@ impl Scratch {
     /// Whether the runner's OOM tracer is attached, once that is decided.
     pub(super) async fn is_traced(&self) -> anyhow::Result<bool> {
         let of = |folder: &str| fs::read_dir(format!("/proc/{}/{folder}", self.runner.id()));
-        let deadline = Instant::now() + STOP_DEADLINE;
+        let deadline = Instant::now() + LOAD_DEADLINE;
         loop {
             let comms = of("task")?.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
             if !comms.into_iter().any(|comm| comm.trim() == LOADER_THREAD) {
                 break;
             }
             if Instant::now() > deadline {
-                bail!("the OOM tracer is still being loaded after {STOP_DEADLINE:?}");
+                bail!("the OOM tracer is still being loaded after {LOAD_DEADLINE:?}");
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

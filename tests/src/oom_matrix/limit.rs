@@ -2,9 +2,13 @@
 
 use serde_json::Value;
 
-/// Usage at a kill may differ from the limit by 1 / this. Each processor caches charges of up to 64 pages
-/// (`MEMCG_CHARGE_BATCH`, include/linux/memcontrol.h), and an allocation fails when less than the requested size is left.
+use crate::proc;
+
+/// Usage at a kill may differ from the limit by 1 / this: an allocation fails when less than the requested size is left.
 const TOLERANCE: u64 = 50;
+
+/// And by as many pages for each processor, which caches charges (`MEMCG_CHARGE_BATCH`, include/linux/memcontrol.h).
+const CACHED_PAGES: u64 = 64;
 
 /// The limit as the report states it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +43,7 @@ impl ReportedLimit {
     /// Whether the usage is known and shows that the limit was reached.
     pub(super) fn is_usage_near(&self) -> bool {
         let Some((limit, usage)) = self.limit_bytes.zip(self.usage_bytes) else { return false };
-        self.is_exact && limit.abs_diff(usage) <= limit / TOLERANCE
+        self.is_exact && limit.abs_diff(usage) <= (limit / TOLERANCE).max(cached_bytes())
     }
 
     /// Describes how the reported limit differs from the expected one; `None` if it does not.
@@ -57,20 +61,27 @@ impl ReportedLimit {
     }
 }
 
+/// What all processors may have charged in advance.
+fn cached_bytes() -> u64 {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    processors * CACHED_PAGES * proc::page_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
 
-    fn reported(scope: &str, limit_bytes: u64, usage_bytes: u64) -> ReportedLimit {
-        let limit = json!({ "scope": scope, "limit_bytes": limit_bytes, "usage_bytes": usage_bytes, "is_exact": true });
+    /// Limit and usage in GiB: more than the caches of a machine with many processors.
+    fn reported(scope: &str, limit: u64, usage: u64) -> ReportedLimit {
+        let limit = json!({ "scope": scope, "limit_bytes": limit << 30, "usage_bytes": usage << 30, "is_exact": true });
         ReportedLimit::read(&json!({ "explanation": { "limit": limit } }))
     }
 
     #[test]
     fn scope_limit_and_usage_match_the_scenario() {
-        let expected = ExpectedLimit { scope: "inner", limit_bytes: Some(1000) };
+        let expected = ExpectedLimit { scope: "inner", limit_bytes: Some(1000 << 30) };
         assert_eq!(reported("inner", 1000, 980).problem(&expected), None);
         assert_eq!(reported("inner", 1000, 1020).problem(&expected), None);
         let wrong = [

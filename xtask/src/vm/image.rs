@@ -7,19 +7,20 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::cpio::Archive;
-use crate::host::BUSYBOX;
-use crate::musl::Site;
+use super::kernels::busybox;
+use crate::musl::{Arch, Site};
 
 /// The busybox applets that scenarios and the harness call.
 const APPLETS: &[&str] = &["cat", "grep", "ip", "mount", "nsenter", "sh", "sleep", "true", "umount", "unshare"];
 
-/// Builds the programs, packs the image and returns its path.
-pub(super) fn pack(folder: &Path) -> Result<PathBuf> {
+/// Builds the programs for this processor, packs the image and returns its path.
+pub(super) fn pack(arch: Arch, folder: &Path) -> Result<PathBuf> {
     let site = Site::here()?;
-    let krunner = site.build_native()?;
-    let victim = site.build_test_program("victim")?;
-    let init = site.build_test_program("vm-init")?;
-    let image = folder.join("initramfs");
+    let krunner = site.build(&[arch])?.pop().context("nothing was built")?;
+    let victim = site.build_test_program("victim", arch)?;
+    let init = site.build_test_program("vm-init", arch)?;
+    let busybox = busybox(arch, folder)?;
+    let image = folder.join(format!("initramfs-{arch}"));
     let sink = File::create(&image).with_context(|| format!("cannot write {}", image.display()))?;
     let mut archive = Archive::new(BufWriter::new(sink));
     for name in ["bin", "dev", "proc", "sys", "tmp"] {
@@ -27,7 +28,7 @@ pub(super) fn pack(folder: &Path) -> Result<PathBuf> {
     }
     // The kernel opens it for init, before init can mount anything.
     archive.device("dev/console", (5, 1))?;
-    let programs = [("init", init), ("bin/krunner", krunner), ("bin/victim", victim), ("bin/busybox", BUSYBOX.into())];
+    let programs = [("init", init), ("bin/krunner", krunner), ("bin/victim", victim), ("bin/busybox", busybox)];
     for (name, path) in programs {
         let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         archive.program(name, &content)?;

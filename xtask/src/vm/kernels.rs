@@ -11,10 +11,15 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::host::BUSYBOX;
+use crate::musl::Arch;
 use crate::workspace::{on_path, step};
 
 /// The oldest supported kernel, two long-term kernels that mark victims differently, and the newest.
 pub(super) const DEFAULT: [&str; 4] = ["5.10", "6.1", "6.12", "7"];
+
+/// Kernels for arm64, with pages of 4 KiB and of 16 KiB.
+pub(super) const ARM64: [&str; 2] = ["6.12-arm64", "6.12-arm64-16k"];
 
 /// The Debian suites that together have these kernels.
 const SUITES: &[&str] = &["bullseye", "bookworm", "bookworm-backports", "trixie-backports"];
@@ -24,11 +29,56 @@ pub(super) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg
 /// A cached kernel.
 #[derive(Debug, Clone)]
 pub(super) struct Kernel {
-    /// The requested version prefix.
+    /// The requested version prefix and flavour.
     pub(super) wanted: String,
+    pub(super) arch: Arch,
     /// The package that it came in.
     pub(super) package: String,
     pub(super) image: PathBuf,
+}
+
+/// What Debian builds of a version. Each has BTF and no need for an initramfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flavour {
+    Amd64,
+    Arm64,
+    /// Pages of 16 KiB.
+    Arm64Pages16K,
+}
+
+impl Flavour {
+    /// Splits `6.12-arm64` into the version prefix and the flavour.
+    fn of(wanted: &str) -> (&str, Self) {
+        let flavours = [("-arm64-16k", Self::Arm64Pages16K), ("-arm64", Self::Arm64)];
+        let split = flavours.iter().find_map(|(end, flavour)| Some((wanted.strip_suffix(end)?, *flavour)));
+        split.unwrap_or((wanted, Self::Amd64))
+    }
+
+    fn arch(self) -> Arch {
+        if self == Self::Amd64 { Arch::X86_64 } else { Arch::Aarch64 }
+    }
+
+    /// The end of a package's name.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Amd64 => "-cloud-amd64",
+            Self::Arm64 => "-cloud-arm64",
+            Self::Arm64Pages16K => "-arm64-16k",
+        }
+    }
+}
+
+/// The processor of the kernel with this version prefix and flavour.
+pub(super) fn arch(wanted: &str) -> Arch {
+    Flavour::of(wanted).1.arch()
+}
+
+/// Debian's name of a processor.
+fn debian_name(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "amd64",
+        Arch::Aarch64 => "arm64",
+    }
 }
 
 /// Returns the kernels with these versions. Fetches those that are not cached.
@@ -40,7 +90,12 @@ pub(super) fn ensure(wanted: &[String], folder: &Path) -> Result<Vec<Kernel>> {
             let at = home("VERSION", folder).join("vmlinuz");
             format!("no kernel {} (you can put one at {})", names.join(", "), at.display())
         };
-        fetch(&names, folder).with_context(by_hand)?;
+        for arch in Arch::ALL {
+            let of_arch: Vec<&str> = names.iter().copied().filter(|name| self::arch(name) == arch).collect();
+            if !of_arch.is_empty() {
+                fetch(&of_arch, arch, folder).with_context(by_hand)?;
+            }
+        }
     }
     let all = wanted.iter().map(|version| kept(version, folder).with_context(|| format!("kernel {version} is gone")));
     all.collect()
@@ -54,35 +109,48 @@ fn kept(version: &str, folder: &Path) -> Option<Kernel> {
     let home = home(version, folder);
     let image = home.join("vmlinuz");
     let package = fs::read_to_string(home.join("package")).unwrap_or_else(|_| "a kernel of your own".into());
-    image.is_file().then(|| Kernel { wanted: version.to_owned(), package: package.trim().to_owned(), image })
+    let arch = arch(version);
+    image.is_file().then(|| Kernel { wanted: version.to_owned(), arch, package: package.trim().to_owned(), image })
 }
 
-fn fetch(versions: &[&str], folder: &Path) -> Result<()> {
-    if !on_path("apt-get") || !on_path("dpkg-deb") {
-        bail!("fetching Debian's kernel packages needs apt-get and dpkg-deb, which are missing");
-    }
-    let apt = Apt::new()?;
-    step(&format!("package lists of {}", SUITES.join(", ")));
-    output(apt.command("apt-get").arg("update"))?;
-    let names = output(apt.command("apt-cache").args(["search", "--names-only", "^linux-.*-cloud-amd64$"]))?;
+fn fetch(versions: &[&str], arch: Arch, folder: &Path) -> Result<()> {
+    let apt = Apt::updated(arch)?;
+    let pattern = format!("^linux-.*-{}", debian_name(arch));
+    let names = output(apt.command("apt-cache").args(["search", "--names-only", &pattern]))?;
     let names: Vec<&str> = names.lines().filter_map(|line| line.split(' ').next()).collect();
     for version in versions {
         let package = newest(&names, version)
             .with_context(|| format!("no package of {} has a kernel {version}", SUITES.join(", ")))?;
-        step(&format!("fetching {package}"));
-        output(apt.command("apt-get").args(["download", package]))?;
-        unpack(package, &apt.downloaded(package)?, &home(version, folder))?;
+        // In boot/, or since 7.1 beside the modules.
+        unpack(package, &apt.download(package)?, "*/vmlinuz*", "vmlinuz", &home(version, folder))?;
     }
     Ok(())
 }
 
+/// Returns a static busybox for this processor: this machine's own, or one that is fetched and cached.
+pub(super) fn busybox(arch: Arch, folder: &Path) -> Result<PathBuf> {
+    if arch.is_native() {
+        return Ok(BUSYBOX.into());
+    }
+    let home = folder.join(format!("busybox-{}", debian_name(arch)));
+    let busybox = home.join("busybox");
+    if !busybox.is_file() {
+        // Dropped with what it has downloaded.
+        let apt = Apt::updated(arch)?;
+        let file = apt.download("busybox-static")?;
+        unpack("busybox-static", &file, "*/bin/busybox", "busybox", &home)?;
+    }
+    Ok(busybox)
+}
+
 /// The newest package with such a kernel. Where Debian has it in a `linux-binary`, its `linux-image` is empty.
-fn newest<'a>(names: &[&'a str], version: &str) -> Option<&'a str> {
+fn newest<'a>(names: &[&'a str], wanted: &str) -> Option<&'a str> {
+    let (version, flavour) = Flavour::of(wanted);
     let of = |prefix: &str| {
-        let wanted = format!("{prefix}{version}");
+        let beginning = format!("{prefix}{version}");
         let is_it = move |name: &&&str| {
-            name.strip_prefix(&wanted).is_some_and(|rest| rest.starts_with(['.', '-', '+']))
-                && name.ends_with("-cloud-amd64")
+            name.strip_prefix(&beginning).is_some_and(|rest| rest.starts_with(['.', '-', '+']))
+                && name.ends_with(flavour.suffix())
         };
         names.iter().filter(is_it).max_by(|a, b| by_numbers(a, b)).copied()
     };
@@ -97,17 +165,15 @@ fn by_numbers(a: &str, b: &str) -> Ordering {
     numbers(a).cmp(&numbers(b))
 }
 
-/// Extracts the kernel from a package. The folder appears only when it is complete.
-fn unpack(package: &str, file: &Path, home: &Path) -> Result<()> {
+/// Extracts the one file of a package that matches. Its folder appears only when it is complete.
+fn unpack(package: &str, file: &Path, pattern: &str, name: &str, home: &Path) -> Result<()> {
     let above = home.parent().context("a folder of ours")?;
     fs::create_dir_all(above)?;
     let scratch = tempfile::tempdir_in(above)?;
-    let listed = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(file).stdout(Stdio::piped()).spawn()?;
-    let mut listed = listed;
+    let mut listed = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(file).stdout(Stdio::piped()).spawn()?;
     let tar = listed.stdout.take().context("no output")?;
-    // In boot/, or since 7.1 beside the modules.
     let untar = Command::new("tar")
-        .args(["--extract", "--wildcards", "--transform=s|.*/||", "*/vmlinuz*"])
+        .args(["--extract", "--wildcards", "--transform=s|.*/||", pattern])
         .current_dir(scratch.path())
         .stdin(tar)
         .status()
@@ -117,8 +183,8 @@ fn unpack(package: &str, file: &Path, home: &Path) -> Result<()> {
         bail!("cannot unpack {}: {untar}, {unpacked}", file.display());
     }
     let mut entries = fs::read_dir(scratch.path())?;
-    let kernel = entries.next().with_context(|| format!("{package} has no kernel"))??.path();
-    fs::rename(kernel, scratch.path().join("vmlinuz"))?;
+    let found = entries.next().with_context(|| format!("{package} has no {pattern}"))??.path();
+    fs::rename(found, scratch.path().join(name))?;
     fs::write(scratch.path().join("package"), package)?;
     if home.exists() {
         fs::remove_dir_all(home)?;
@@ -127,26 +193,50 @@ fn unpack(package: &str, file: &Path, home: &Path) -> Result<()> {
 }
 
 /// An apt with its own suites and state, separate from this machine's.
-struct Apt(tempfile::TempDir);
+struct Apt {
+    folder: tempfile::TempDir,
+    arch: Arch,
+}
 
 impl Apt {
-    fn new() -> Result<Self> {
-        let apt = Self(tempfile::tempdir().context("no temporary folder")?);
-        for folder in ["lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(apt.0.path().join(folder))?;
+    /// An apt that has read the package lists for this processor.
+    fn updated(arch: Arch) -> Result<Self> {
+        if !on_path("apt-get") || !on_path("dpkg-deb") {
+            bail!("fetching Debian's packages needs apt-get and dpkg-deb, which are missing");
         }
+        let apt = Self::new(arch)?;
+        step(&format!("package lists of {} for {}", SUITES.join(", "), debian_name(arch)));
+        output(apt.command("apt-get").arg("update"))?;
+        Ok(apt)
+    }
+
+    fn new(arch: Arch) -> Result<Self> {
+        let apt = Self { folder: tempfile::tempdir().context("no temporary folder")?, arch };
+        for folder in ["lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(apt.at(folder))?;
+        }
+        // Nothing is installed there.
+        fs::write(apt.at("status"), "")?;
         let mirror = mirror()?;
         let signed = if Path::new(KEYRING).exists() { format!("[signed-by={KEYRING}] ") } else { String::new() };
-        let mut sources = fs::File::create(apt.0.path().join("sources.list"))?;
+        let mut sources = fs::File::create(apt.at("sources.list"))?;
         for suite in SUITES {
             writeln!(sources, "deb {signed}{mirror} {suite} main")?;
         }
         Ok(apt)
     }
 
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     fn command(&self, program: &str) -> Command {
-        let at = |name: &str| self.0.path().join(name).display().to_string();
+        let at = |name: &str| self.at(name).display().to_string();
+        let arch = debian_name(self.arch);
         let options = [
+            format!("APT::Architecture={arch}"),
+            format!("APT::Architectures={arch}"),
+            format!("Dir::State::Status={}", at("status")),
             format!("Dir::Etc::SourceList={}", at("sources.list")),
             "Dir::Etc::SourceParts=/dev/null".to_owned(),
             format!("Dir::State::Lists={}", at("lists")),
@@ -160,13 +250,15 @@ impl Apt {
             "APT::Sandbox::User=root".to_owned(),
         ];
         let mut command = Command::new(program);
-        command.current_dir(self.0.path()).arg("--quiet=2").stdin(Stdio::null());
+        command.current_dir(self.folder.path()).arg("--quiet=2").stdin(Stdio::null());
         command.args(options.iter().flat_map(|option| ["-o", option.as_str()]));
         command
     }
 
-    fn downloaded(&self, package: &str) -> Result<PathBuf> {
-        let files = fs::read_dir(self.0.path())?.flatten().map(|entry| entry.path());
+    fn download(&self, package: &str) -> Result<PathBuf> {
+        step(&format!("fetching {package}"));
+        output(self.command("apt-get").args(["download", package]))?;
+        let files = fs::read_dir(self.folder.path())?.flatten().map(|entry| entry.path());
         let is_it = |path: &PathBuf| {
             path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&format!("{package}_")))
         };
@@ -213,11 +305,18 @@ mod tests {
             "linux-binary-7.2.12+deb13-cloud-amd64",
             "linux-binary-7.3.4+deb13-cloud-amd64",
             "linux-image-7.3.4+deb13-cloud-amd64-dbg",
+            "linux-image-6.12.90+deb12-arm64-16k",
+            "linux-image-6.12.95+deb12-arm64-16k",
+            "linux-image-6.12.95+deb12-cloud-arm64",
+            "linux-image-6.12.95+deb12-cloud-arm64-unsigned",
         ];
         assert_eq!(newest(&names, "6.1"), Some("linux-image-6.1.0-50-cloud-amd64"));
         assert_eq!(newest(&names, "6.12"), Some("linux-image-6.12.95+deb12-cloud-amd64"));
         assert_eq!(newest(&names, "7"), Some("linux-binary-7.3.4+deb13-cloud-amd64"));
         assert_eq!(newest(&names, "7.2"), Some("linux-binary-7.2.12+deb13-cloud-amd64"));
         assert_eq!(newest(&names, "5.10"), None);
+        assert_eq!(newest(&names, "6.12-arm64"), Some("linux-image-6.12.95+deb12-cloud-arm64"));
+        assert_eq!(newest(&names, "6.12-arm64-16k"), Some("linux-image-6.12.95+deb12-arm64-16k"));
+        assert_eq!(newest(&names, "6.1-arm64"), None);
     }
 }

@@ -19,7 +19,7 @@ use krunner_tests::oom_matrix::Outcome;
 use serde::Deserialize;
 
 use super::kernels::Kernel;
-use super::qemu::Qemu;
+use super::qemu::{Qemu, console as console_of};
 
 /// The deadline for booting. Takes 4 s on an idle machine.
 const BOOT: Duration = Duration::from_mins(1);
@@ -72,7 +72,9 @@ pub(super) enum Event {
 pub(super) struct Run {
     pub(super) release: Option<String>,
     pub(super) outcomes: Vec<Outcome>,
-    /// The checks beside the matrix that failed, and why.
+    /// The number of checks beside the matrix.
+    pub(super) checks: usize,
+    /// Those that failed, and why.
     pub(super) problems: Vec<String>,
     /// Why the run is incomplete.
     pub(super) fault: Option<String>,
@@ -93,8 +95,14 @@ pub(super) fn boot(
     let mut attempt = 1;
     loop {
         let mut machine = Machine::start(kernel, image, only, cpus, &console)?;
-        let mut run =
-            Run { release: None, outcomes: Vec::new(), problems: Vec::new(), fault: None, took: Duration::ZERO };
+        let mut run = Run {
+            release: None,
+            outcomes: Vec::new(),
+            checks: 0,
+            problems: Vec::new(),
+            fault: None,
+            took: Duration::ZERO,
+        };
         run.fault = machine.listen(&mut run, &mut on_event).err().map(|fault| format!("{fault}\n{}", machine.0.tail()));
         run.took = began.elapsed();
         match &run.fault {
@@ -114,10 +122,10 @@ struct Machine(Qemu);
 impl Machine {
     fn start(kernel: &Kernel, image: &Path, only: &[String], cpus: usize, console: &Path) -> Result<Self> {
         // The kernel passes the arguments after `--` to init.
-        let line = format!("console=ttyS0 quiet panic=-1 mitigations=off -- {}", only.join(" "));
+        let line = format!("console={} quiet panic=-1 mitigations=off -- {}", console_of(kernel.arch), only.join(" "));
         let files = [("-kernel", &*kernel.image), ("-initrd", image), ("-append", Path::new(&line))];
         let further = files.map(|(flag, value)| [flag.to_owned(), value.display().to_string()]).concat();
-        Qemu::start(cpus, MEMORY_MIB, console, &further).map(Self)
+        Qemu::start(kernel.arch, cpus, MEMORY_MIB, console, &further).map(Self)
     }
 
     /// `Err` describes the fault.
@@ -154,6 +162,7 @@ impl Machine {
                 Event::Booted { kernel } => run.release = Some(kernel),
                 Event::Outcome { outcome } => run.outcomes.push(outcome),
                 Event::Checked { name, problem } => {
+                    run.checks += 1;
                     run.problems.extend(problem.map(|problem| format!("{name}: {problem}")));
                 }
                 Event::Retried { mut retry } => {

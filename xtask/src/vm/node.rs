@@ -10,19 +10,19 @@ mod files;
 mod rootfs;
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use krunner_tests::flaky::Retry;
 use krunner_tests::node_vm::{ContainerOutcome, NodeEvent};
 
 use super::qemu::Qemu;
 use crate::host;
+use crate::musl::Arch;
 use crate::summary::Check;
-use crate::workspace::{step, target_dir};
+use crate::workspace::step;
 use files::Programs;
 use rootfs::Rootfs;
 
@@ -62,17 +62,26 @@ pub(super) fn run(suite: &str, only: &[String]) -> Result<bool> {
     Ok(node.failures().is_empty())
 }
 
-/// Tries them as part of `cargo xtask test`. Containers that fail are tried once more, in a machine of their own.
+/// Tries them as part of `cargo xtask test`. Containers that fail are tried once more, in a machine of their own; all of them if the
+/// machine fails.
 pub(super) fn test(suite: &str) -> Result<Vec<Check>> {
     let mut node = boot_one(suite, &[])?;
     print!("\n{}", table(suite, &node));
     let failed: Vec<String> = node.outcomes.iter().filter(|outcome| !outcome.problems.is_empty()).map(name).collect();
-    if !failed.is_empty() && node.fault.is_none() {
+    if node.fault.is_some() {
+        Retry::new(format!("node::{suite}"), &node.failures().join("; "), 1, 2).record();
+        node = boot_one(suite, &[])?;
+        print!("\n{}", table(suite, &node));
+    } else if !failed.is_empty() {
         Retry::new(format!("node::{suite}"), &node.failures().join("; "), 1, 2).record();
         let again = boot_one(suite, &failed)?;
         print!("\n{}", table(suite, &again));
-        node.outcomes.retain(|outcome| !failed.contains(&name(outcome)));
-        node.outcomes.extend(again.outcomes.into_iter().filter(|outcome| failed.contains(&name(outcome))));
+        // What was not tried again has failed.
+        for outcome in again.outcomes {
+            if let Some(before) = node.outcomes.iter_mut().find(|before| name(before) == name(&outcome)) {
+                *before = outcome;
+            }
+        }
         node.fault = again.fault;
     }
     let check = |name: String, problems| Check { name: format!("node::{suite}::{name}"), outcome: Ok(problems) };
@@ -82,16 +91,27 @@ pub(super) fn test(suite: &str) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
+/// Makes and builds what [`test`] needs.
+pub(super) fn prepare(suite: &str) -> Result<()> {
+    let folder = folder()?;
+    rootfs::ensure(suite, &folder)?;
+    Programs::build().map(drop)
+}
+
+/// Where the machine's files are.
+fn folder() -> Result<PathBuf> {
+    if let Some(missing) = host::missing_for_nodes() {
+        bail!("{missing}; `cargo xtask test --all` installs it");
+    }
+    super::folder()
+}
+
 fn name(outcome: &ContainerOutcome) -> String {
     format!("{} {}", outcome.engine, outcome.container)
 }
 
 fn boot_one(suite: &str, only: &[String]) -> Result<NodeRun> {
-    if let Some(missing) = host::missing_for_nodes() {
-        bail!("{missing}; `cargo xtask test --all` installs it");
-    }
-    let folder = target_dir()?.join("vm");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let folder = folder()?;
     let began = Instant::now();
     let rootfs = rootfs::ensure(suite, &folder)?;
     let programs = Programs::build()?;
@@ -113,7 +133,7 @@ fn boot(suite: &str, rootfs: &Rootfs, image: &Path, folder: &Path) -> Result<Nod
     ];
     let console = folder.join(format!("console-{suite}"));
     let began = Instant::now();
-    let machine = Qemu::start(CPUS, MEMORY_MIB, &console, &further.concat())?;
+    let machine = Qemu::start(Arch::X86_64, CPUS, MEMORY_MIB, &console, &further.concat())?;
     let mut run = NodeRun { kernel: String::new(), outcomes: Vec::new(), fault: None, took: Duration::ZERO };
     run.fault = run.listen(suite, &machine).err().map(|fault| format!("{fault}\n{}", machine.tail()));
     run.took = began.elapsed();
@@ -143,7 +163,7 @@ impl NodeRun {
                 NodeEvent::Outcome { outcome } => self.outcomes.push(outcome),
                 NodeEvent::Done => return Ok(()),
                 NodeEvent::Failed { reason } => return Err(reason),
-                NodeEvent::Prepared { .. } => {}
+                NodeEvent::Prepared { .. } | NodeEvent::Printed { .. } => {}
             }
         }
     }
@@ -162,6 +182,7 @@ fn progress(event: &NodeEvent) -> String {
     match event {
         NodeEvent::Booted { kernel } => format!("{kernel} is up"),
         NodeEvent::Prepared { what, seconds } => format!("{what} ({seconds:.1} s)"),
+        NodeEvent::Printed { title, text } => format!("{title}:\n{}", text.trim_end()),
         NodeEvent::Outcome { outcome } if outcome.problems.is_empty() => {
             format!("{} ({:.1} s)", name(outcome), outcome.seconds)
         }

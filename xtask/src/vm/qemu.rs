@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::musl::Arch;
+
 /// Console lines in a failure message.
 const TAIL_LINES: usize = 25;
 
@@ -23,16 +25,18 @@ pub(super) struct Qemu {
 impl Qemu {
     /// Starts a machine without network and display, with emulated processors, and with these further arguments.
     ///
-    /// In QEMU 7.2, emulated cmpxchg16b sometimes corrupts the flags, and Linux 6.12 allocates memory with it.
-    pub(super) fn start(cpus: usize, memory_mib: u32, console: &Path, further: &[String]) -> Result<Self> {
-        let mut command = Command::new("qemu-system-x86_64");
+    /// The processors of a machine take turns on one thread. With a thread for each, QEMU 7.2 sometimes executes an instruction
+    /// from its middle while Linux modifies it on another processor, as it does to attach to a tracepoint: a kernel panic.
+    pub(super) fn start(arch: Arch, cpus: usize, memory_mib: u32, console: &Path, further: &[String]) -> Result<Self> {
+        let program = format!("qemu-system-{arch}");
+        let mut command = Command::new(&program);
         // The cache of translated code has 1 GiB by default.
-        command.args(["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-cx16"]);
+        command.args(["-accel", "tcg,thread=single,tb-size=256"]).args(hardware(arch));
         command.args(["-smp", &cpus.to_string(), "-m", &memory_mib.to_string()]);
         command.args(["-no-reboot", "-nic", "none", "-display", "none", "-monitor", "none"]);
-        command.args(["-serial", &format!("file:{}", console.display()), "-serial", "stdio"]).args(further);
+        command.args(["-serial", &format!("file:{}", console.display())]).args(further);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().context("cannot run qemu-system-x86_64")?;
+        let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
         let stdout = BufReader::new(child.stdout.take().context("no output")?);
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -51,6 +55,37 @@ impl Qemu {
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n    ");
         format!("  the end of the console ({}):\n    {tail}", self.console.display())
+    }
+}
+
+/// The kernel's name of the console.
+pub(super) fn console(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "ttyS0",
+        Arch::Aarch64 => "ttyAMA0",
+    }
+}
+
+/// The processor, and the serial port for events.
+///
+/// In QEMU 7.2, emulated cmpxchg16b sometimes corrupts the flags, and Linux 6.12 allocates memory with it. Pages of 16 KiB need a
+/// processor that has them.
+fn hardware(arch: Arch) -> &'static [&'static str] {
+    match arch {
+        Arch::X86_64 => {
+            &["-cpu", "max,-cx16", "-chardev", "stdio,id=events", "-device", "isa-serial,chardev=events,index=1"]
+        }
+        Arch::Aarch64 => &[
+            "-machine",
+            "virt",
+            "-cpu",
+            "neoverse-n1",
+            "-chardev",
+            "stdio,id=events",
+            // The machine has one port of its own.
+            "-device",
+            "pci-serial,chardev=events",
+        ],
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::host::BUSYBOX;
-use crate::musl::Site;
+use crate::musl::{Arch, Site};
 use crate::vm::cpio::Archive;
 use crate::workspace::root;
 
@@ -37,10 +37,11 @@ pub(super) struct Programs {
 impl Programs {
     pub(super) fn build() -> Result<Self> {
         let site = Site::here()?;
+        let native = Arch::native()?;
         Ok(Self {
             krunner: site.build_native()?,
-            victim: site.build_test_program("victim")?,
-            agent: site.build_test_program("vm-node")?,
+            victim: site.build_test_program("victim", native)?,
+            agent: site.build_test_program("vm-node", native)?,
         })
     }
 
