@@ -275,6 +275,27 @@ fn without_a_tracer_a_normal_exit_is_no_candidate() {
     assert_eq!(reported(&mut engine), [(7, Confidence::Inferred)]);
 }
 
+/// Both have the `oom_score_adj` that krunner gives its children, which counts for more than their memory.
+#[test]
+fn without_a_tracer_a_survivor_with_the_same_adjustment_rules_a_smaller_process_out() {
+    let mut engine = engine();
+    let seen = |at_ns, pids: &[u32]| {
+        let mut seen = snapshot(at_ns, pids, Duration::from_millis(1));
+        seen.processes.iter_mut().for_each(|process| process.oom_score_adj = 250);
+        seen
+    };
+    engine.snapshot(&seen(2 * SECOND, &[10, 20]), 2 * SECOND);
+    engine.snapshot(&seen(4 * SECOND, &[10, 20]), 4 * SECOND);
+    let mut counted = count(&[1], 4 * SECOND, 5 * SECOND);
+    for kills in &mut counted.kills {
+        kills.facts.cgroup.as_mut().unwrap().limit_bytes = Some(1 << 20);
+    }
+    assert!(engine.counted(counted));
+    engine.snapshot(&seen(5 * SECOND + MS, &[20]), 5 * SECOND + MS);
+    engine.tick(20 * SECOND);
+    assert_eq!(reported(&mut engine), []);
+}
+
 #[test]
 fn without_a_tracer_a_kill_may_stay_unattributed() {
     let mut engine = engine();

@@ -15,7 +15,8 @@
 //! (`procfs::many_processes`). Victims that are certain by then are named; for the others a full scan follows.
 //!
 //! A batch never names more processes than were counted, a living process, or one process twice. A process observed alive a while
-//! after the count exited for another reason. A victim that dies slowly is waited for. Where `/proc` hides processes, a process
+//! after the count exited for another reason, unless it held most of the limit: the kernel counts a kill before it sends the signal, and
+//! the processor of a virtual machine may stop in between. A victim that dies slowly is waited for. Where `/proc` hides processes, a process
 //! that disappeared is named only if no hidden one can have been larger.
 
 mod assign;
@@ -26,7 +27,7 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use super::correlate::Confidence;
-use super::history::Candidate;
+use super::history::{Candidate, ProcessRecord};
 use crate::monitor::explain::{Kills, MemoryFacts};
 use crate::monitor::model::cgroup::CgroupFacts;
 use crate::monitor::model::process::ExitKind;
@@ -45,6 +46,9 @@ const NODE_PATIENCE_NS: u64 = 400 * MS;
 /// The victim has received SIGKILL by then: the kernel counts the kill, then sends the signal (`__oom_kill_process`,
 /// `mm/oom_kill.c`).
 const SPARED_NS: u64 = MS / 2;
+
+/// How much later the signal may come where the host does not schedule the processor. TCG gives each a turn of up to 100 ms.
+const DELAYED_NS: u64 = 100 * MS;
 
 /// How long the end of a step waits for a kill's attribution. After that the kill is reported first and the victim follows.
 const FRESH_NS: u64 = 600 * MS;
@@ -83,7 +87,8 @@ pub(in crate::monitor) struct KillBatch {
     scanned: ScanCoverage,
     /// The kills were reported without a victim.
     is_announced: bool,
-    /// The largest surviving process, once a scan has read it: the kernel does not choose a smaller one.
+    /// The badness of the largest surviving process at the kill, at least; known once a scan has read it. The kernel does not choose
+    /// a process with less.
     spared_bytes: Option<u64>,
     facts: MemoryFacts,
     /// Set where `/proc` hides processes: a process larger than this was larger than any hidden one.
@@ -273,8 +278,8 @@ impl Inference {
     }
 
     /// Attributes what can be attributed by now, in the order of the batches. Also returns the number of kills that stay
-    /// unattributed. `candidates` disappeared or are dying since [`Self::since_ns`]; `spared_bytes` gives the size of the largest
-    /// survivor in a cgroup.
+    /// unattributed. `candidates` disappeared or are dying since [`Self::since_ns`]; `spared_bytes` gives the badness of the largest
+    /// survivor in a cgroup at the kill, at least.
     pub(in crate::monitor) fn attribute(
         &mut self,
         mut candidates: Vec<Candidate>,
@@ -402,19 +407,28 @@ impl KillBatch {
         let gone_ns = candidate.process.gone_at_boot_ns;
         let has_left = gone_ns.is_some_and(|gone_ns| gone_ns >= self.since_ns);
         let is_dying = is_killed && gone_ns.is_none();
-        // The agent's event may be seconds late.
-        let was_spared = self.confidence == Confidence::Inferred
-            && candidate.alive_ns.is_some_and(|alive_ns| alive_ns > self.known_ns + SPARED_NS);
         candidate.process.oom_score_adj != NEVER
             && candidate.end != Some(ExitKind::Other)
-            && !was_spared
+            && (!self.was_spared(candidate) || self.was_signalled_late(candidate))
             && (is_dying
                 || has_left && (is_killed || !self.is_too_small(candidate) && self.is_largest_of_all(candidate)))
             && candidate.process.key.start_boot_ns() <= self.known_ns
     }
 
-    /// Whether it was idle and smaller than a survivor: the kernel kills the largest. Leaves a margin for changes between two
-    /// scans. Before a full scan, a victim that was not observed to grow may still turn up, so only size counts.
+    /// Whether it lived when a victim would have been killed. The agent's event may be seconds late, and says nothing.
+    fn was_spared(&self, candidate: &Candidate) -> bool {
+        self.confidence == Confidence::Inferred
+            && candidate.alive_ns.is_some_and(|alive_ns| alive_ns > self.known_ns + SPARED_NS)
+    }
+
+    /// Whether it is the victim all the same: it exited soon after, and no other process can have been larger.
+    fn was_signalled_late(&self, candidate: &Candidate) -> bool {
+        let ended_ns = candidate.process.gone_at_boot_ns.or(candidate.end_ns);
+        ended_ns.is_some_and(|ended_ns| ended_ns <= self.known_ns + DELAYED_NS)
+            && self.limit_bytes().is_some_and(|bytes| candidate.process.rss_bytes > bytes / 2)
+    }
+
+    /// Whether it was idle and smaller than a survivor: the kernel kills the largest. Before a full scan, a victim that was not observed to grow may still turn up, so only size counts.
     fn is_too_small(&self, candidate: &Candidate) -> bool {
         // The adjustment is in thousandths of an unknown limit, which may exceed any size.
         let is_preferred = candidate.process.oom_score_adj > 0 && self.limit_bytes().is_none();
@@ -424,7 +438,7 @@ impl KillBatch {
             && !self.is_group
             && !is_preferred
             // The kernel compares resident memory and swap, and what is in swap may all be the candidate's.
-            && self.badness(candidate).saturating_add(self.facts.swap_bytes) < self.spared_bytes.unwrap_or(0) / 4 * 3
+            && self.badness(candidate).saturating_add(self.facts.swap_bytes) < self.spared_bytes.unwrap_or(0)
     }
 
     /// Whether no hidden process can have been larger.
@@ -438,11 +452,8 @@ impl KillBatch {
         self.facts.cgroup.as_ref()?.limit_bytes
     }
 
-    /// The size as the kernel compares it.
     fn badness(&self, candidate: &Candidate) -> u64 {
-        let limit_bytes = self.limit_bytes().unwrap_or(0);
-        let adjust = (limit_bytes / 1000).cast_signed().saturating_mul(candidate.process.oom_score_adj.into());
-        candidate.process.rss_bytes.saturating_add_signed(adjust)
+        badness_bytes(&candidate.process, self.limit_bytes())
     }
 
     /// The size, weighted if the process is known to be killed.
@@ -450,6 +461,13 @@ impl KillBatch {
         let badness = self.badness(candidate);
         if is_killed(candidate) { badness.saturating_mul(WEIGHT_OF_KILLED).max(1) } else { badness }
     }
+}
+
+/// The size of a process as the kernel compares it (`oom_badness`, mm/oom_kill.c): `oom_score_adj` counts in thousandths of the limit,
+/// and for nothing if the limit is not known.
+pub(super) fn badness_bytes(process: &ProcessRecord, limit_bytes: Option<u64>) -> u64 {
+    let thousandth = (limit_bytes.unwrap_or(0) / 1000).cast_signed();
+    process.rss_bytes.saturating_add_signed(thousandth.saturating_mul(process.oom_score_adj.into()))
 }
 
 fn is_killed(candidate: &Candidate) -> bool {

@@ -120,6 +120,27 @@ fn exited_later_and_surviving_processes_are_not_candidates() {
     assert!(!inference.is_open());
 }
 
+fn limited(limit_bytes: u64) -> CgroupFacts {
+    let (path, limit_bytes) = ("/a".into(), Some(limit_bytes));
+    CgroupFacts { path, version: 2, limit_bytes, usage_bytes: None, oom_kill_count: Some(1) }
+}
+
+/// The host did not schedule the processor between the count and the signal.
+#[test]
+fn signal_may_come_after_the_count() {
+    let named = |rss_bytes, gone_ns| {
+        let mut inference = Inference::default();
+        inference.counted(kills(1, Some(limited(100))), 9 * SECOND, 10 * SECOND);
+        inference.scanned(10 * SECOND);
+        let alive_ns = Some(10 * SECOND + 20 * MS);
+        let candidate = Candidate { alive_ns, grown_ns: 10 * SECOND, ..left(7, rss_bytes, gone_ns) };
+        attribute(&mut inference, &[candidate], 11 * SECOND).0
+    };
+    assert_eq!(named(51, 10 * SECOND + 80 * MS), [7]);
+    assert_eq!(named(50, 10 * SECOND + 80 * MS), Vec::<u32>::new(), "another may have been larger");
+    assert_eq!(named(51, 10 * SECOND + 101 * MS), Vec::<u32>::new(), "it ended for another reason");
+}
+
 #[test]
 fn consecutive_kills_have_distinct_victims() {
     let mut inference = Inference::default();
@@ -188,7 +209,7 @@ fn idle_process_smaller_than_a_survivor_is_no_victim() {
     let quiet = |pid, rss_bytes| Candidate { alive_ns, grown_ns: 9 * SECOND, ..left(pid, rss_bytes, 10 * SECOND) };
     let growing = Candidate { grown_ns: 10 * SECOND - 2 * MS, ..quiet(7, 1) };
     let attributed = |candidate: Candidate| {
-        let (attributed, _) = batch(1).attribute(vec![candidate], |_| 1000, IN_A_WHILE);
+        let (attributed, _) = batch(1).attribute(vec![candidate], |_| 900, IN_A_WHILE);
         attributed.len()
     };
     assert_eq!(attributed(quiet(7, 1)), 0);
@@ -333,13 +354,7 @@ fn when_a_supervisor_kills_the_rest_the_first_exit_is_the_victim() {
 
 #[test]
 fn with_hidden_processes_only_a_certain_victim_is_named() {
-    let cgroup = CgroupFacts {
-        path: "/a".into(),
-        version: 2,
-        limit_bytes: Some(100),
-        usage_bytes: None,
-        oom_kill_count: Some(1),
-    };
+    let cgroup = limited(100);
     let named = |candidate: Candidate| {
         let mut inference = Inference::default();
         inference.view_is_partial();
@@ -363,7 +378,7 @@ fn what_is_in_swap_may_be_the_victims() {
         inference.scanned(10 * SECOND);
         let alive_ns = Some(10 * SECOND - MS);
         let quiet = Candidate { alive_ns, grown_ns: 9 * SECOND, ..left(7, 1, 10 * SECOND) };
-        inference.attribute(vec![quiet], |_| 1000, IN_A_WHILE).0.len()
+        inference.attribute(vec![quiet], |_| 750, IN_A_WHILE).0.len()
     };
     assert_eq!([0, 100, 749].map(swapped), [0, 0, 1]);
 }

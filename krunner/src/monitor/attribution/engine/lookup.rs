@@ -2,6 +2,7 @@
 
 use super::MonitorEngine;
 use crate::monitor::attribution::history::{History, ProcessRecord};
+use crate::monitor::attribution::infer::badness_bytes;
 use crate::monitor::attribution::oom_report::LARGEST;
 use crate::monitor::model::cgroup::CgroupFacts;
 use crate::monitor::model::process::{ProcessKey, SizeSplit, Sizes};
@@ -97,17 +98,20 @@ impl MonitorEngine {
     }
 }
 
-/// The size of the largest existing process that the kernel could have chosen.
+/// What the kernel's badness of the largest existing process that it could have chosen was at least: a quarter of its memory may be
+/// newer than the kill.
 pub(super) fn largest_spared(
     history: &History,
     lookup: &dyn ProcessLookup,
     cgroup: Option<&CgroupFacts>,
     now_ns: u64,
 ) -> u64 {
-    let is_eligible = |known: &ProcessRecord| {
+    let is_eligible = |known: &&ProcessRecord| {
         known.oom_score_adj >= 0
             && lookup.has(known.key)
             && cgroup.is_none_or(|cgroup| lookup.is_charged(known.key, cgroup))
     };
-    history.largest(COMPARED, now_ns).iter().find(|known| is_eligible(known)).map_or(0, |known| known.rss_bytes)
+    let limit_bytes = cgroup.and_then(|cgroup| cgroup.limit_bytes);
+    let at_least = |known: &ProcessRecord| badness_bytes(known, limit_bytes).saturating_sub(known.rss_bytes / 4);
+    history.largest(COMPARED, now_ns).iter().filter(is_eligible).map(at_least).max().unwrap_or(0)
 }
