@@ -1,12 +1,13 @@
 """Asks containerd for what the kubelet asks it for, given a manifest (CRI v1, kubernetes/cri-api).
 
-cri.py start MANIFEST [--group] [--home FOLDER] [--in SANDBOX]   prints {"sandbox", "container", "pid", "log"}
+cri.py start MANIFEST [--name NAME] [--group] [--home FOLDER] [--in SANDBOX]   prints {"sandbox", "container", "pid", "log"}
 cri.py exec CONTAINER COMMAND...                                 prints its output, exits with its code
 cri.py stop SANDBOX
 
 The fields are those that pkg/kubelet/kuberuntime of Kubernetes 1.32 sets. --group sets memory.oom.group, as the kubelet does
 unless `singleProcessOOMKill` is true. --home mounts a folder at /home/work, as a volume that outlives the container. --in starts
-another container in a sandbox, as after a crash. A field that is not translated is an error.
+another container in a sandbox, as after a crash. A field that is not translated is an error. Links in /var/log/containers are
+made as the kubelet makes them (legacyLogSymlink).
 """
 
 import argparse
@@ -22,10 +23,12 @@ sys.path.insert(0, "/opt/cri")
 import api_pb2 as cri
 
 SOCKET = "unix:///run/containerd/containerd.sock"
+LINKS = "/var/log/containers"
 DEADLINE_S = 120
 UNITS = {"Mi": 1 << 20, "Gi": 1 << 30, "m": 0.001}
 # What does not concern the node.
 LEFT = {"automountServiceAccountToken", "restartPolicy", "nodeSelector", "tolerations"}
+LEFT_OF_CONTAINER = {"ports", "startupProbe", "readinessProbe", "livenessProbe"}
 # pkg/securitycontext/util.go
 MASKED = ["/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
           "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"]
@@ -107,7 +110,10 @@ def resources(wanted, is_group):
 def mounts(container, volumes, home):
     found = []
     for mount in taken(container, "volumeMounts", []):
-        path = volumes[mount["name"]]["hostPath"]["path"]
+        volume = volumes[mount["name"]]["hostPath"]
+        path = volume["path"]
+        if volume["type"] == "DirectoryOrCreate":
+            os.makedirs(path, exist_ok=True)
         found.append(cri.Mount(container_path=mount["mountPath"], host_path=path, readonly=mount.get("readOnly", False)))
     if home:
         found.append(cri.Mount(container_path="/home/work", host_path=home))
@@ -117,7 +123,8 @@ def mounts(container, volumes, home):
 def start(args):
     with open(args.manifest) as file:
         manifest = yaml.safe_load(file)
-    name = manifest["metadata"]["name"]
+    name = args.name or manifest["metadata"]["name"]
+    namespace = manifest["metadata"].get("namespace", "default")
     pod = manifest["spec"]["template"]["spec"] if manifest["kind"] == "DaemonSet" else manifest["spec"]
     for field in LEFT:
         taken(pod, field)
@@ -125,12 +132,14 @@ def start(args):
     volumes = {volume["name"]: volume for volume in taken(pod, "volumes", [])}
     pid = cri.NODE if taken(pod, "hostPID", False) else cri.CONTAINER
     nothing_left(pod, "the pod")
+    for field in LEFT_OF_CONTAINER:
+        taken(container, field)
 
     namespaces = cri.NamespaceOption(network=cri.POD, pid=pid, ipc=cri.POD)
     context = security(container.pop("securityContext"), namespaces)
     logs = f"/var/log/pods/{name}"
     sandbox = cri.PodSandboxConfig(
-        metadata=cri.PodSandboxMetadata(name=name, uid=name, namespace="default"),
+        metadata=cri.PodSandboxMetadata(name=name, uid=name, namespace=namespace),
         hostname=name,
         log_directory=logs,
         linux=cri.LinuxPodSandboxConfig(
@@ -141,7 +150,7 @@ def start(args):
         ),
     )
     config = cri.ContainerConfig(
-        metadata=cri.ContainerMetadata(name=taken(container, "name"), attempt=1 if args.sandbox else 0),
+        metadata=cri.ContainerMetadata(name=container["name"], attempt=1 if args.sandbox else 0),
         image=cri.ImageSpec(image=taken(container, "image")),
         command=taken(container, "command", []),
         args=taken(container, "args", []),
@@ -151,6 +160,7 @@ def start(args):
             resources=resources(taken(container, "resources"), args.group), security_context=context
         ),
     )
+    container_name = taken(container, "name")
     nothing_left(container, "the container")
     if not args.sandbox:
         shutil.rmtree(logs, ignore_errors=True)
@@ -158,6 +168,8 @@ def start(args):
 
     pod_id = args.sandbox or runtime("RunPodSandbox", config=sandbox).pod_sandbox_id
     made = runtime("CreateContainer", pod_sandbox_id=pod_id, config=config, sandbox_config=sandbox).container_id
+    os.makedirs(LINKS, exist_ok=True)
+    os.symlink(f"{logs}/{config.log_path}", f"{LINKS}/{name}_{namespace}_{container_name}-{made}.log")
     runtime("StartContainer", container_id=made)
     info = json.loads(runtime("ContainerStatus", container_id=made, verbose=True).info["info"])
     print(json.dumps({"sandbox": pod_id, "container": made, "pid": info["pid"], "log": f"{logs}/{config.log_path}"}))
@@ -180,6 +192,7 @@ def main():
     tasks = parser.add_subparsers(required=True)
     task = tasks.add_parser("start")
     task.add_argument("manifest")
+    task.add_argument("--name")
     task.add_argument("--group", action="store_true")
     task.add_argument("--home")
     task.add_argument("--in", dest="sandbox")

@@ -1,6 +1,9 @@
 //! The container engines: how each starts a container, runs a program in it and removes it.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -45,8 +48,12 @@ pub(crate) enum Engine {
 pub(crate) enum Launch {
     /// A recipe, as it is.
     Recipe(&'static str),
+    /// A recipe of a pod, with another name.
+    Pod { recipe: &'static str, name: &'static str },
     /// A recipe of a pod, whose containers are killed as a whole.
     GroupRecipe(&'static str),
+    /// What the agent asks Docker for with the options of a recipe: a file of its request.
+    Agent(&'static str),
     /// A session in a container with this memory limit and these flags.
     Session { memory_mib: u64, flags: &'static [&'static str], command: &'static [&'static str] },
 }
@@ -93,9 +100,14 @@ impl Engine {
     pub(crate) fn start(self, name: &str, launch: Launch) -> Result<Container, String> {
         match (self, launch) {
             (Self::Cri, Launch::Recipe(recipe)) => start_pod(&[recipe]),
+            (Self::Cri, Launch::Pod { recipe, name }) => start_pod(&[recipe, "--name", name]),
             (Self::Cri, Launch::GroupRecipe(recipe)) => start_pod(&[recipe, "--group", "--home", HOME]),
             (Self::Docker, Launch::Recipe(recipe)) => {
                 output(&mut command(&["sh", recipe]))?;
+                self.started(name)
+            }
+            (Self::Docker, Launch::Agent(request)) => {
+                start_as_agent(name, request)?;
                 self.started(name)
             }
             (_, Launch::Session { memory_mib, flags, command }) => self.start_session(name, memory_mib, flags, command),
@@ -150,6 +162,44 @@ impl Engine {
         Ok(Container { engine: self, id: name.to_owned(), sandbox: String::new(), pid })
     }
 }
+
+/// What the agent adds to its request in `start_container` and in the memory plugin (`generate_docker_args`), agent 23.3.8.
+fn start_as_agent(name: &str, request: &str) -> Result<(), String> {
+    let text = fs::read_to_string(request).map_err(|error| format!("{request}: {error}"))?;
+    let mut config: Value = serde_json::from_str(&text).map_err(|error| format!("{request}: {error}"))?;
+    config["Image"] = json!(SESSION);
+    config["Cmd"] = json!([KRUNNER, "app"]);
+    config["Env"] = json!(["LOCAL_USER_ID=1000", "LOCAL_GROUP_ID=1000"]);
+    config["HostConfig"]["Memory"] = json!(AGENT_MIB << 20);
+    config["HostConfig"]["MemorySwap"] = json!(AGENT_MIB << 20);
+    docker_post(&format!("/containers/create?name={name}"), &config)?;
+    docker_post(&format!("/containers/{name}/start"), &Value::Null)
+}
+
+/// MiB; the limit of the agent's container.
+pub(crate) const AGENT_MIB: u64 = 96;
+
+/// A request of the Docker Engine API, in a version that every Docker since 19.03 has.
+fn docker_post(path: &str, body: &Value) -> Result<(), String> {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let request = format!(
+        "POST /v1.40{path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut answer = String::new();
+    let asked = UnixStream::connect("/var/run/docker.sock").and_then(|mut socket| {
+        socket.set_read_timeout(Some(ANSWER))?;
+        socket.write_all(request.as_bytes())?;
+        socket.read_to_string(&mut answer)
+    });
+    asked.map_err(|error| format!("docker {path}: {error}: {answer}"))?;
+    // 201 created, 204 no content.
+    if answer.starts_with("HTTP/1.1 20") { Ok(()) } else { Err(format!("docker {path}: {answer}")) }
+}
+
+/// How long Docker may take for an answer. The processor is emulated.
+const ANSWER: Duration = Duration::from_mins(2);
 
 /// The home of sessions that outlives their containers.
 pub(crate) const HOME: &str = "/srv/home";

@@ -21,7 +21,8 @@ const BASE: &str = "
 mkdir -p base/bin base/home/work/.logs base/home/config base/tmp base/opt/kernel base/etc base/proc base/sys base/dev
 cp /bin/busybox victim base/bin
 printf 'root:x:0:0::/root:/bin/sh\\nwork:x:1000:1000::/home/work:/bin/sh\\n' > base/etc/passwd
-for name in sh cat sleep su true; do ln -sf busybox base/bin/$name; done
+chroot base /bin/busybox --install -s /bin
+cp agent/entrypoint.sh agent/su-exec base/opt/kernel
 chmod 1777 base/tmp
 chown -R 1000:1000 base/home/work
 tar -C base -c . | docker import --change 'ENV PATH=/opt/kernel:/bin' - localhost/base:1

@@ -6,8 +6,8 @@
 //!                                                                kernel log (truth) ───────────────┴──┴─▶ /dev/ttyS1
 //! ```
 //!
-//! `trial` is the table of containers, `engine` how each engine is called, `session` drives a session from outside, `group` and
-//! `monitor` are what differs from it.
+//! `trial` is the table of containers, `engine` how each engine is called, `session` drives a session from outside. What differs from
+//! it: `group`, `monitor`, and `served`, the sessions of `krunner node`.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ mod engine;
 mod group;
 mod images;
 mod monitor;
+mod served;
 mod session;
 mod trial;
 
@@ -26,7 +27,8 @@ use std::process::ExitCode;
 use krunner_tests::node_vm::{ContainerOutcome, NodeEvent};
 
 use engine::{Engine, ROOTLESS};
-use monitor::Monitor;
+use monitor::{Monitor, Program};
+use served::NODES;
 use trial::{REMAPPED, TRIALS, Trial};
 
 const LINE: &str = "/dev/ttyS1";
@@ -68,13 +70,13 @@ fn run() -> Result<(), String> {
     command::write("/sys/kernel/mm/transparent_hugepage/enabled", "always")?;
 
     images::prepare()?;
-    let mut node = Monitor::start(Engine::Docker, MONITOR)?;
+    let mut node = Monitor::start(Program::Monitor, Engine::Docker, MONITOR)?;
     let (rootless, others): (Vec<Trial>, Vec<Trial>) =
         wanted(TRIALS).into_iter().partition(|trial| trial.engine == Engine::Rootless);
     for trial in others {
         try_container(&mut node, || trial.run())?;
     }
-    if is_wanted(group::CONTAINER) {
+    if is_wanted(&format!("{} {}", Engine::Cri.name(), group::CONTAINER)) {
         try_container(&mut node, group::run)?;
     }
     if !rootless.is_empty() {
@@ -85,8 +87,11 @@ fn run() -> Result<(), String> {
     }
     node.kill()?;
     report(node.end());
-    for (engine, recipe) in MONITORS.iter().filter(|(_, recipe)| is_wanted(recipe)) {
+    for (engine, recipe) in MONITORS.iter().filter(|(engine, recipe)| is_wanted(&monitor::name(*engine, recipe))) {
         report(try_monitor(*engine, recipe));
+    }
+    for node in NODES.iter().filter(|node| node.is_wanted(is_wanted)) {
+        node.run()?;
     }
     let remapped = wanted(REMAPPED);
     if !remapped.is_empty() {
@@ -104,20 +109,21 @@ fn try_container(node: &mut Monitor, trial: impl FnOnce() -> ContainerOutcome) -
 }
 
 fn try_monitor(engine: Engine, recipe: &'static str) -> ContainerOutcome {
-    match Monitor::start(engine, recipe) {
+    match Monitor::start(Program::Monitor, engine, recipe) {
         Ok(mut monitor) => {
             let killed = monitor.kill();
             let mut outcome = monitor.end();
             outcome.problems.extend(killed.err());
             outcome
         }
-        Err(problem) => ContainerOutcome {
-            engine: engine.name().to_owned(),
-            container: recipe.to_owned(),
-            problems: vec![problem],
-            ..Default::default()
-        },
+        Err(problem) => failed(engine, recipe, problem),
     }
+}
+
+/// The outcome of a recipe that could not be carried out.
+fn failed(engine: Engine, recipe: &str, problem: String) -> ContainerOutcome {
+    let (engine, container) = (engine.name().to_owned(), monitor::file_name(recipe).to_owned());
+    ContainerOutcome { engine, container, problems: vec![problem], ..Default::default() }
 }
 
 fn report(outcome: ContainerOutcome) {

@@ -11,8 +11,32 @@ use serde_json::Value;
 use crate::command::{command, outcome};
 use crate::engine::{Container, Engine, Launch};
 
-/// The name in the recipes.
-const NAME: &str = "krunner-monitor";
+/// What a recipe starts to trace the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// `krunner monitor`.
+    Monitor,
+    /// `krunner node`.
+    Node,
+}
+
+impl Program {
+    /// The container's name in the recipes.
+    fn container(self) -> &'static str {
+        match self {
+            Self::Monitor => "krunner-monitor",
+            Self::Node => "krunner-node",
+        }
+    }
+
+    /// The first event that it prints once it traces.
+    fn started(self) -> &'static str {
+        match self {
+            Self::Monitor => "watching",
+            Self::Node => "node_started",
+        }
+    }
+}
 
 /// Includes the start of the tracer.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -22,7 +46,8 @@ const HOG: &[&str] = &["systemd-run", "--quiet", "--scope", "--property=MemoryMa
 
 /// A running monitor of the machine and the kills since its start.
 pub(crate) struct Monitor {
-    container: Container,
+    program: Program,
+    pub(crate) container: Container,
     began: Instant,
     outcome: ContainerOutcome,
     log: KernelLog,
@@ -31,18 +56,18 @@ pub(crate) struct Monitor {
 
 impl Monitor {
     /// Carries out a recipe and waits until the monitor watches.
-    pub(crate) fn start(engine: Engine, recipe: &'static str) -> Result<Self, String> {
+    pub(crate) fn start(program: Program, engine: Engine, recipe: &'static str) -> Result<Self, String> {
         let began = Instant::now();
-        let started = engine.start(NAME, Launch::Recipe(recipe));
-        let container = started.inspect_err(|_| engine.forget(NAME))?;
-        let name = recipe.rsplit('/').next().unwrap_or(recipe);
-        let outcome =
-            ContainerOutcome { engine: engine.name().to_owned(), container: name.to_owned(), ..Default::default() };
+        let started = engine.start(program.container(), Launch::Recipe(recipe));
+        let container = started.inspect_err(|_| engine.forget(program.container()))?;
+        let (name, container_name) = (engine.name().to_owned(), file_name(recipe).to_owned());
+        let outcome = ContainerOutcome { engine: name, container: container_name, ..Default::default() };
         let log = KernelLog::follow().ok_or("the kernel log is not readable")?;
-        let mut monitor = Self { container, began, outcome, log, logged: BTreeSet::new() };
-        let watching = monitor.until(|line| line["event"] == "watching");
-        match watching {
-            Ok(line) => line["tracer"].as_str().unwrap_or_default().clone_into(&mut monitor.outcome.tracer),
+        let mut monitor = Self { program, container, began, outcome, log, logged: BTreeSet::new() };
+        let started = monitor.until(|line| line["event"] == program.started());
+        match started {
+            // A node has no other tracer.
+            Ok(line) => line["tracer"].as_str().unwrap_or("bpf").clone_into(&mut monitor.outcome.tracer),
             Err(problem) => return monitor.container.remove().and(Err(problem)),
         }
         Ok(monitor)
@@ -62,18 +87,31 @@ impl Monitor {
 
     /// Compares what it reported with what the kernel logged, and removes the container.
     pub(crate) fn end(mut self) -> ContainerOutcome {
-        let scored = self.take_note().and_then(|()| self.score());
+        let scored = self.score();
         let removed = self.container.remove();
         self.outcome.problems.extend([scored, removed].into_iter().filter_map(Result::err));
         self.outcome.seconds = self.began.elapsed().as_secs_f64();
         self.outcome
     }
 
-    fn score(&mut self) -> Result<(), String> {
+    /// Adds problems to the outcome.
+    pub(crate) fn blame(&mut self, problems: impl IntoIterator<Item = String>) {
+        self.outcome.problems.extend(problems);
+    }
+
+    /// The kills that it printed so far, after all that the kernel logged have been printed or were waited for.
+    pub(crate) fn kills(&mut self) -> Result<Vec<Value>, String> {
+        self.take_note()?;
         let logged = self.logged.clone();
         let is_complete = |lines: &Vec<Value>| logged.is_subset(&victims(lines));
-        let lines =
-            wait::within(PATIENCE, || self.lines().ok().filter(is_complete)).map_or_else(|| self.lines(), Ok)?;
+        let complete = wait::within(PATIENCE, || self.lines().ok().filter(is_complete));
+        let lines = complete.map_or_else(|| self.lines(), Ok)?;
+        Ok(lines.into_iter().filter(|line| line["event"] == "oom_kill").collect())
+    }
+
+    fn score(&mut self) -> Result<(), String> {
+        let lines = self.kills()?;
+        let logged = self.logged.clone();
         let reported = victims(&lines);
         let confidences: BTreeSet<&str> = lines.iter().filter_map(|line| line["confidence"].as_str()).collect();
         self.outcome.kills = logged.len() as u64;
@@ -97,9 +135,19 @@ impl Monitor {
     }
 
     fn lines(&self) -> Result<Vec<Value>, String> {
-        let text = self.container.logs(NAME)?;
+        let text = self.container.logs(self.program.container())?;
         Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
+}
+
+/// What selects the recipe.
+pub(crate) fn name(engine: Engine, recipe: &str) -> String {
+    format!("{} {}", engine.name(), file_name(recipe))
+}
+
+/// What the table calls the recipe.
+pub(crate) fn file_name(recipe: &str) -> &str {
+    recipe.rsplit('/').next().unwrap_or(recipe)
 }
 
 /// The processes in all reports: the victims, and who was killed with them.

@@ -17,6 +17,9 @@ use crate::engine::Container;
 /// Long because the processor is emulated, and because loading the tracer reads the kernel's types twice.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// The exit code of a program that SIGKILL ended, in a shell.
+const KILLED: u64 = 137;
+
 /// A session and the kills in it so far.
 pub(crate) struct Session<'a> {
     container: &'a Container,
@@ -38,14 +41,17 @@ impl<'a> Session<'a> {
 
     /// Runs a step that ends in OOM kills, and takes note of who died.
     pub(crate) fn kill(&mut self, script: &str, log: &mut KernelLog) -> Result<(), String> {
-        let told = self.send("exec", &format!("{script}; echo code $?"))?;
+        let (code, told) = self.exec(&format!("{script}; echo code $?"))?;
+        // While the victim's memory is being freed, the kernel may kill the shell as well: the processor is emulated.
+        let is_shell_killed = code == KILLED;
         let pids = |word: &str| -> Vec<u64> {
             let numbers = told.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' ')?.parse().ok());
             numbers.collect()
         };
         let killed = pids("killed");
         // Without children, the program itself is the victim.
-        let victims = if killed.is_empty() && pids("code") == [137] { pids("victim") } else { killed };
+        let victims =
+            if killed.is_empty() && (is_shell_killed || pids("code") == [KILLED]) { pids("victim") } else { killed };
         let logged = log.pids()?;
         self.logged += logged.len() as u64;
         if victims.len() > logged.len() {
@@ -85,6 +91,15 @@ impl<'a> Session<'a> {
             Ok(format!("{stdout}{stderr}"))
         } else {
             Err(format!("send {op}: {code:?}: {stderr}{stdout}"))
+        }
+    }
+
+    /// Runs a step. Returns its exit code as a shell has it, and all that it printed.
+    fn exec(&self, script: &str) -> Result<(u64, String), String> {
+        let (code, stdout, stderr) = outcome(&mut self.client(&["exec", script]))?;
+        match code {
+            Some(code @ (0 | 137)) => Ok((u64::from(code.unsigned_abs()), format!("{stdout}{stderr}"))),
+            _ => Err(format!("send exec: {code:?}: {stderr}{stdout}")),
         }
     }
 

@@ -10,7 +10,7 @@ use krunner_tests::node_vm::ContainerOutcome;
 use krunner_tests::oom_matrix::KernelLog;
 use serde_json::Value;
 
-use crate::engine::{Container, Engine, KRUNNER, Launch};
+use crate::engine::{AGENT_MIB, Container, Engine, KRUNNER, Launch};
 use crate::session::Session;
 
 /// The name of every session's container.
@@ -44,10 +44,21 @@ struct Promise {
 
 const BPF: Promise = Promise { tracer: "bpf", confidence: "confirmed" };
 const INFERRED: Promise = Promise { tracer: "snapshot", confidence: "inferred" };
-const PROMISES: [Promise; 2] = [BPF, INFERRED];
+const SERVED: Promise = Promise { tracer: "node", confidence: "confirmed" };
+const PROMISES: [Promise; 3] = [BPF, INFERRED, SERVED];
 
-const fn recipe(engine: Engine, container: &'static str, file: &'static str) -> Trial {
+pub(crate) const fn recipe(engine: Engine, container: &'static str, file: &'static str) -> Trial {
     Trial { engine, container, launch: Launch::Recipe(file), promise: None }
+}
+
+/// A pod of a recipe, with another name.
+pub(crate) const fn pod(container: &'static str, file: &'static str, name: &'static str) -> Trial {
+    Trial { engine: Engine::Cri, container, launch: Launch::Pod { recipe: file, name }, promise: Some(SERVED) }
+}
+
+/// A session without privileges that `krunner node` serves.
+pub(crate) const fn served(engine: Engine, container: &'static str, flags: &'static [&'static str]) -> Trial {
+    session(engine, container, flags, SERVED)
 }
 
 const fn session(engine: Engine, container: &'static str, flags: &'static [&'static str], promise: Promise) -> Trial {
@@ -58,39 +69,17 @@ const fn session(engine: Engine, container: &'static str, flags: &'static [&'sta
 const CAPABILITIES: &[&str] = &["--cap-add", "BPF", "--cap-add", "PERFMON"];
 const AS_USER: &[&str] = &["--cap-add", "BPF", "--cap-add", "PERFMON", "--user", "1000:1000"];
 
-/// What the agent's own configuration of a container and `agent-docker-container-opts.json` come to.
-const AGENT: &[&str] = &[
-    "--init",
-    "--interactive",
-    "--tty",
-    "--memory-swap",
-    "100663296",
-    "--cap-add",
-    "IPC_LOCK",
-    "--cap-add",
-    "BPF",
-    "--cap-add",
-    "PERFMON",
-];
-
-/// Its entrypoint starts as root and becomes a user.
-const AS_AGENT: Trial = Trial {
-    engine: Engine::Docker,
-    container: "options of the agent",
-    launch: Launch::Session {
-        memory_mib: MEMORY_MIB,
-        flags: AGENT,
-        command: &["/bin/su", "work", "-c", "exec /opt/kernel/krunner app"],
-    },
-    promise: Some(BPF),
-};
+/// A container of the agent, with the options of a recipe. Its entrypoint starts as root and becomes a user.
+pub(crate) const fn agent(container: &'static str, request: &'static str) -> Trial {
+    Trial { engine: Engine::Docker, container, launch: Launch::Agent(request), promise: None }
+}
 
 /// Every container with a session.
 pub(crate) const TRIALS: &[Trial] = &[
     recipe(Engine::Docker, "session-plain.sh", "recipes/docker/session-plain.sh"),
     recipe(Engine::Docker, "session-capabilities.sh", "recipes/docker/session-capabilities.sh"),
     recipe(Engine::Docker, "session-privileged.sh", "recipes/docker/session-privileged.sh"),
-    AS_AGENT,
+    agent("agent-docker-container-opts.json", "agent/plain.json"),
     session(Engine::Docker, "root, plain", &[], INFERRED),
     session(Engine::Docker, "root, two capabilities", CAPABILITIES, BPF),
     recipe(Engine::Cri, "session-plain.yaml", "recipes/kubernetes/session-plain.yaml"),
@@ -122,14 +111,18 @@ impl Trial {
     fn promise(&self) -> Result<Promise, String> {
         match (self.promise, self.launch) {
             (Some(promise), _) => Ok(promise),
-            (None, Launch::Recipe(file)) => promise_of(file),
+            (None, Launch::Recipe(file) | Launch::Agent(file)) => promise_of(file),
             _ => Err("no promise".to_owned()),
         }
     }
 
     /// The steps that end in kills. The last victim lives long enough for a scan to see it.
     fn steps(&self) -> Vec<String> {
-        let limit = if let Launch::Session { memory_mib, .. } = self.launch { memory_mib } else { RECIPE_MIB };
+        let limit = match self.launch {
+            Launch::Session { memory_mib, .. } => memory_mib,
+            Launch::Agent(_) => AGENT_MIB,
+            _ => RECIPE_MIB,
+        };
         let too_much = limit + TOO_MUCH_MIB;
         // Bystanders that a scan has not seen either may be taken for the victim without BPF.
         let few = ["sleep 600 & kill -9 $!; wait $!".to_owned(), format!("victim bystanders 4 {too_much} 1500")];
@@ -203,7 +196,7 @@ fn compare(victims: &BTreeSet<u64>, logged: u64, reports: &[Value], promise: Pro
     outcome.wrong = unknown.saturating_sub(unexpected);
     outcome.correct = outcome.reported - outcome.wrong;
     outcome.confidence = confidences(reports);
-    let is_complete = promise != BPF || outcome.reported == logged;
+    let is_complete = promise.confidence != BPF.confidence || outcome.reported == logged;
     if outcome.wrong > 0 || outcome.reported > logged || !is_complete {
         outcome.problems.push(format!("killed: {victims:?} and {unexpected} more, reported: {pids:?}"));
     }
@@ -220,13 +213,13 @@ fn broken_promise(report: &Value, promise: Promise) -> Option<String> {
     (!is_kept).then(|| format!("promised {promise:?}: {report}"))
 }
 
-/// The labels or annotations of a recipe.
+/// The labels or annotations of a recipe: shell, YAML or JSON.
 fn promise_of(file: &str) -> Result<Promise, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
     let value = |name: &str| {
         let (_, rest) = text.split_once(name)?;
-        let rest = rest.trim_start_matches(['=', ':', ' ']);
-        rest.split_whitespace().next().map(str::to_owned)
+        let rest = rest.trim_start_matches(['=', ':', ' ', '"']);
+        rest.split(|character: char| !character.is_ascii_lowercase()).next().map(str::to_owned)
     };
     let told = (value("krunner/tracer"), value("krunner/confidence"));
     let is_it = |promise: &&Promise| told == (Some(promise.tracer.to_owned()), Some(promise.confidence.to_owned()));

@@ -68,7 +68,7 @@ Description=The tests of krunner
 After=systemd-logind.service dbus.service
 
 [Service]
-ExecStart=/opt/node/agent
+ExecStart=/opt/node/tests
 WorkingDirectory=/opt/node
 # Out of memory, systemd would stop the whole unit.
 OOMPolicy=continue

@@ -1,17 +1,31 @@
 //! Packs the initramfs of a node: busybox, the script that mounts the disk, and the tests, which it puts at `/opt/node`.
+//!
+//! The agent is not there, but what it asks Docker for, made by its own code on this machine, and its entrypoint.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
 use crate::host::BUSYBOX;
 use crate::musl::{Arch, Site};
+use crate::venv;
 use crate::vm::cpio::Archive;
-use crate::workspace::root;
+use crate::workspace::{printed, root};
 
 const INIT: &str = include_str!("../../../../tests/vm/node/init.sh");
+
+/// Prints the agent's request for a container, merged with the options in its argument.
+const REQUEST: &str = include_str!("agent_request.py");
+
+/// The options of the agent's containers, below `krunner/dist`.
+const AGENT_OPTIONS: &str = "agent-docker-container-opts.json";
+
+/// What the agent mounts into every container, by its name here and in its package `ai.backend.runner`.
+const AGENT_FILES: [(&str, &str); 2] =
+    [("entrypoint.sh", "entrypoint.sh"), ("su-exec", "su-exec.alpine3.8.x86_64.bin")];
 
 const CRI: &str = include_str!("../../../../tests/vm/node/cri.py");
 
@@ -25,13 +39,16 @@ const FOLDERS: &[&str] = &[
     "node/recipes",
     "node/recipes/docker",
     "node/recipes/kubernetes",
+    "node/agent",
 ];
 
 /// The programs of a node.
 pub(super) struct Programs {
     krunner: PathBuf,
     victim: PathBuf,
-    agent: PathBuf,
+    tests: PathBuf,
+    /// With the packages of the agent.
+    python: PathBuf,
 }
 
 impl Programs {
@@ -41,7 +58,8 @@ impl Programs {
         Ok(Self {
             krunner: site.build_native()?,
             victim: site.build_test_program("victim", native)?,
-            agent: site.build_test_program("vm-node", native)?,
+            tests: site.build_test_program("vm-node", native)?,
+            python: venv::ensure()?,
         })
     }
 
@@ -59,7 +77,7 @@ impl Programs {
         archive.program("node/only", only.join("\n").as_bytes())?;
         let programs = [
             ("bin/busybox", Path::new(BUSYBOX)),
-            ("node/agent", &self.agent),
+            ("node/tests", &self.tests),
             ("node/victim", &self.victim),
             ("node/dist/x86_64/krunner", &self.krunner),
         ];
@@ -70,8 +88,35 @@ impl Programs {
             let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             archive.program(&name, &content)?;
         }
+        for (name, content) in self.agent_files(&dist)? {
+            archive.program(&format!("node/agent/{name}"), &content)?;
+        }
         archive.finish()?.into_inner().context("cannot write the initramfs")?;
         Ok(())
+    }
+}
+
+impl Programs {
+    /// The files that the agent mounts, and its requests: one for each recipe with options.
+    fn agent_files(&self, dist: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+        let find = "import ai.backend.runner as runner; print(list(runner.__path__)[0])";
+        let folder = printed(Command::new(&self.python).args(["-c", find])).context("no package ai.backend.runner")?;
+        let folder = PathBuf::from(String::from_utf8(folder)?.trim());
+        let mut files = Vec::new();
+        for (name, file) in AGENT_FILES {
+            let path = folder.join(file);
+            files.push((name.to_owned(), fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?));
+        }
+        for (name, path) in
+            [("plain", AGENT_OPTIONS.to_owned()), ("with-node", format!("agent-with-node/{AGENT_OPTIONS}"))]
+        {
+            let path = dist.join("recipes").join(path);
+            let options = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let request = printed(Command::new(&self.python).args(["-c", REQUEST, &options]))
+                .with_context(|| format!("the agent's code cannot use {}", path.display()))?;
+            files.push((format!("{name}.json"), request));
+        }
+        Ok(files)
     }
 }
 

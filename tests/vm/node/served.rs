@@ -1,0 +1,144 @@
+//! `krunner node` from its recipes, and plain sessions that it serves: each gets confirmed reports of its own kills, and the node's
+//! log and metrics have the names of their containers and pods.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use krunner_tests::node_vm::NodeEvent;
+
+use crate::engine::{Engine, KRUNNER};
+use crate::monitor::{self, Monitor, Program};
+use crate::trial::{Trial, agent, pod, recipe, served};
+use crate::{emit, failed, report};
+
+/// The folder of the node's socket, as the recipes mount it.
+const SOCKET: &[&str] = &["--volume", "/run/krunner:/run/krunner:ro"];
+
+/// Where Docker's recipe publishes the metrics.
+const METRICS: &str = "127.0.0.1:9464";
+
+const SCRAPE: Duration = Duration::from_secs(20);
+
+const POD: &str = "recipes/kubernetes/session-with-node.yaml";
+
+/// A node, and the sessions that are tried while it runs.
+pub(crate) struct Node {
+    engine: Engine,
+    recipe: &'static str,
+    /// Each with the owner of its kills in the node's log.
+    sessions: &'static [(Trial, Owner)],
+    is_scraped: bool,
+}
+
+/// What the node's log has to say about a kill: the engine, the namespace and the name of the pod, the name of the container.
+type Owner = [Option<&'static str>; 4];
+
+const fn named(runtime: &'static str, container: Option<&'static str>) -> Owner {
+    [Some(runtime), None, None, container]
+}
+
+const fn of_pod(pod: &'static str) -> Owner {
+    [Some("containerd"), Some("default"), Some(pod), Some("session")]
+}
+
+/// Every recipe of a node.
+pub(crate) const NODES: &[Node] = &[
+    Node {
+        engine: Engine::Docker,
+        recipe: "recipes/docker/krunner-node.sh",
+        sessions: &[
+            (
+                recipe(Engine::Docker, "session-with-node.sh", "recipes/docker/session-with-node.sh"),
+                named("docker", Some("session")),
+            ),
+            (
+                agent("agent-docker-container-opts.json, with a node", "agent/with-node.json"),
+                named("docker", Some("session")),
+            ),
+            (recipe(Engine::Cri, "session-with-node.yaml", POD), of_pod("session")),
+            (pod("session-with-node.yaml, a second pod", POD, "another"), of_pod("another")),
+            // The recipe does not mount podman's files.
+            (served(Engine::Podman, "plain, with a node", SOCKET), named("podman", None)),
+            (served(Engine::Rootless, "plain, with a node", SOCKET), named("podman", None)),
+        ],
+        is_scraped: true,
+    },
+    Node {
+        engine: Engine::Cri,
+        recipe: "recipes/kubernetes/krunner-node.yaml",
+        sessions: &[(recipe(Engine::Cri, "session-with-node.yaml, the node in a pod", POD), of_pod("session"))],
+        is_scraped: false,
+    },
+];
+
+impl Node {
+    /// Whether it or one of its sessions is selected. A session needs its node, and the node's log is checked as a whole.
+    pub(crate) fn is_wanted(&self, is_wanted: impl Fn(&str) -> bool) -> bool {
+        is_wanted(&monitor::name(self.engine, self.recipe))
+            || self.sessions.iter().any(|(trial, _)| is_wanted(&trial.name()))
+    }
+
+    /// Carries out the recipe and tries the sessions.
+    pub(crate) fn run(&self) -> Result<(), String> {
+        let mut node = match Monitor::start(Program::Node, self.engine, self.recipe) {
+            Ok(node) => node,
+            Err(problem) => {
+                report(failed(self.engine, self.recipe, problem));
+                return Ok(());
+            }
+        };
+        let mut expected = BTreeMap::<_, u64>::new();
+        for (trial, owner) in self.sessions {
+            let outcome = trial.run();
+            *expected.entry(*owner).or_default() += outcome.kills;
+            report(outcome);
+            node.take_note()?;
+        }
+        let problems = [Self::compare_owners(&mut node, &expected), self.show(&node)];
+        node.blame(problems.into_iter().filter_map(Result::err));
+        node.kill()?;
+        report(node.end());
+        Ok(())
+    }
+
+    fn compare_owners(node: &mut Monitor, expected: &BTreeMap<Owner, u64>) -> Result<(), String> {
+        let kills = node.kills()?;
+        let mut seen = BTreeMap::<[Option<&str>; 4], u64>::new();
+        for kill in &kills {
+            let owner = ["runtime", "namespace", "pod", "container"].map(|field| kill["owner"][field].as_str());
+            let members = kill["members"].as_array().map_or(0, Vec::len) as u64;
+            *seen.entry(owner).or_default() += 1 + members;
+        }
+        if seen == *expected { Ok(()) } else { Err(format!("kills by owner: {seen:?}, expected: {expected:?}")) }
+    }
+
+    /// Prints the node's state and metrics, whose sum is the number of kills.
+    fn show(&self, node: &Monitor) -> Result<(), String> {
+        let state = node.container.exec(&[KRUNNER, "node", "status"])?;
+        emit(&NodeEvent::Printed { title: "krunner node status".to_owned(), text: state });
+        if !self.is_scraped {
+            return Ok(());
+        }
+        let metrics = scrape().map_err(|error| format!("{METRICS}: {error}"))?;
+        let series: Vec<&str> = metrics.lines().filter(|line| line.starts_with("krunner_oom_kills_total{")).collect();
+        emit(&NodeEvent::Printed { title: "/metrics, its counters of kills".to_owned(), text: series.join("\n") });
+        let pods = ["pod=\"session\"", "pod=\"another\""];
+        let is_there = |pod: &&str| series.iter().any(|line| line.contains(pod));
+        if pods.iter().all(is_there) { Ok(()) } else { Err(format!("the metrics lack a pod: {series:?}")) }
+    }
+}
+
+/// Asks as a Prometheus server does, the second time: the first scrape begins new series at 0.
+fn scrape() -> std::io::Result<String> {
+    let mut last = String::new();
+    for _ in 0..2 {
+        let mut connection = TcpStream::connect(METRICS)?;
+        connection.set_read_timeout(Some(SCRAPE))?;
+        write!(connection, "GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+        last.clear();
+        connection.read_to_string(&mut last)?;
+    }
+    Ok(last)
+}
