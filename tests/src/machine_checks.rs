@@ -3,7 +3,7 @@
 /// A check, by which `--only` selects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MachineCheck {
-    /// `krunner selftest`.
+    /// A job and a service with the embedded defaults, `krunner selftest`.
     Selftest,
     /// Sessions in a cgroup that is killed.
     Survival,
@@ -17,7 +17,7 @@ impl MachineCheck {
     /// Every check, in the order in which they run.
     pub const ALL: [Self; 4] = [Self::Selftest, Self::Survival, Self::Node, Self::Restrictions];
 
-    /// Its name.
+    /// The name by which it is selected.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -20,9 +20,9 @@ pub enum NodeEvent {
     },
     /// Output of a program, for people.
     Printed {
-        /// The program.
+        /// The program that printed it.
         title: String,
-        /// Its output.
+        /// The output, several lines.
         text: String,
     },
     /// A container was tried.

@@ -14,9 +14,7 @@ use crate::engine::{Container, Engine, Launch};
 /// What a recipe starts to trace the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
-    /// `krunner monitor`.
     Monitor,
-    /// `krunner node`.
     Node,
 }
 

@@ -463,7 +463,7 @@ impl KillBatch {
     }
 }
 
-/// The size of a process as the kernel compares it (`oom_badness`, mm/oom_kill.c): `oom_score_adj` counts in thousandths of the limit,
+/// The size of a process as the kernel compares it (`oom_badness`, `mm/oom_kill.c`): `oom_score_adj` counts in thousandths of the limit,
 /// and for nothing if the limit is not known.
 pub(super) fn badness_bytes(process: &ProcessRecord, limit_bytes: Option<u64>) -> u64 {
     let thousandth = (limit_bytes.unwrap_or(0) / 1000).cast_signed();
