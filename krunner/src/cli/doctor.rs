@@ -179,11 +179,14 @@ impl Diagnosis {
         Self { tracer, counts_kills, scope, checks }
     }
 
-    /// A node is used if the own tracer is not.
+    /// A node is used if the own tracer is not. Then nothing is missing that eBPF would require here.
     fn use_node(&mut self, node: Result<HostCheck, Duration>) {
         let node = node.unwrap_or_else(|waited| given_up(NODE, waited));
         if node.state == CheckState::Ok && self.tracer == TracerKind::Snapshot {
             self.tracer = TracerKind::Node;
+            for check in self.checks.iter_mut().filter(|check| check.state == CheckState::Missing) {
+                (check.state, check.remedy) = (CheckState::Note, None);
+            }
         }
         self.checks.push(node);
     }
@@ -275,6 +278,17 @@ mod tests {
         assert_eq!(refused.tracer, TracerKind::Snapshot);
         let text = refused.to_text();
         assert!(text.contains("note     trial             disabled\n"), "the cause is told above: {text}");
+    }
+
+    #[test]
+    fn nothing_is_missing_where_a_node_traces() {
+        let state_with = |state| {
+            let mut diagnosis = Diagnosis::new(Ok(findings()), Ok(Err(TracerError::Disabled)), None);
+            diagnosis.use_node(Ok(HostCheck { check: NODE, state, found: "found".to_owned(), remedy: None }));
+            (diagnosis.tracer, diagnosis.to_text().contains("MISSING"))
+        };
+        assert_eq!(state_with(CheckState::Ok), (TracerKind::Node, false));
+        assert_eq!(state_with(CheckState::Note), (TracerKind::Snapshot, true));
     }
 
     #[test]

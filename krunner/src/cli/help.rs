@@ -215,7 +215,8 @@ pub(super) const DOCTOR: Help = Help {
         ("krunner doctor --agent /opt/agent/bin/backend.ai", "on a node: which runner the agent mounts"),
     ],
     remarks: &[
-        "eBPF is used if nothing is MISSING; `->` marks a remedy. A note does not rule eBPF out. A check that hangs is \
+        "eBPF is used if nothing is MISSING; `->` marks a remedy. A note does not rule eBPF out. Where `krunner node` \
+                traces for this container, nothing is MISSING, and the tracer is `node`. A check that hangs is \
                 reported on stderr and abandoned; doctor finishes within 10 s. With --agent only the agent is checked; an agent \
                 shipped as one file unpacks itself below PEX_ROOT, or ~/.cache/pex or ~/.pex.",
     ],
@@ -286,13 +287,14 @@ pub(super) const COMMANDS: [(&str, &Help); 10] = [
     ("completions", &COMPLETIONS),
 ];
 
-/// The text of each subcommand of `krunner oom`, by name.
-pub(super) const OOM_COMMANDS: [(&str, &Help); 4] =
-    [("list", &OOM_LIST), ("show", &OOM_SHOW), ("plot", &OOM_PLOT), ("post-mortem", &OOM_POST_MORTEM)];
+/// The commands below a subcommand, each with its text, by name.
+type Below = (&'static str, &'static [(&'static str, &'static Help)]);
 
-/// The text of each subcommand of `krunner node`, by name.
-#[cfg(test)]
-const NODE_COMMANDS: [(&str, &Help); 1] = [("status", &NODE_STATUS)];
+/// The subcommands that have commands of their own.
+pub(super) const COMMANDS_BELOW: [Below; 2] = [
+    ("oom", &[("list", &OOM_LIST), ("show", &OOM_SHOW), ("plot", &OOM_PLOT), ("post-mortem", &OOM_POST_MORTEM)]),
+    ("node", &[("status", &NODE_STATUS)]),
+];
 
 impl Help {
     /// The text as `--help` wraps it.
@@ -373,16 +375,16 @@ mod tests {
     #[test]
     fn every_command_of_oom_and_node_has_its_help() {
         let root = command();
-        for (above, commands) in [("oom", &OOM_COMMANDS[..]), ("node", &NODE_COMMANDS)] {
+        for (above, commands) in COMMANDS_BELOW {
             let above = root.find_subcommand(above).unwrap();
             let known: Vec<&str> = above.get_subcommands().map(clap::Command::get_name).collect();
             let named: Vec<&str> = commands.iter().map(|(name, _)| *name).collect();
             assert_eq!(known, named);
         }
-        for (name, help) in OOM_COMMANDS.into_iter().chain(NODE_COMMANDS) {
+        for (name, help) in COMMANDS_BELOW.into_iter().flat_map(|(_, commands)| commands) {
             for (line, _) in help.examples {
                 let words = own_words(line);
-                assert!(Args::try_parse_from(&words).is_ok() && words[2] == name, "{line}");
+                assert!(Args::try_parse_from(&words).is_ok() && words[2] == *name, "{line}");
             }
         }
     }

@@ -36,8 +36,11 @@ fn write_all(root: &Command, folder: &Path) -> Result<()> {
     };
     write(root, &help::KRUNNER)?;
     help::COMMANDS.iter().try_for_each(|(name, help)| write(command(root, name)?, help))?;
-    let oom = command(root, "oom")?;
-    help::OOM_COMMANDS.iter().try_for_each(|(name, help)| write(command(oom, name)?, help))
+    for (above, commands) in help::COMMANDS_BELOW {
+        let above = command(root, above)?;
+        commands.iter().try_for_each(|(name, help)| write(command(above, name)?, help))?;
+    }
+    Ok(())
 }
 
 fn command<'a>(root: &'a Command, name: &str) -> Result<&'a Command> {
@@ -152,6 +155,8 @@ mod tests {
         }
         let page = fs::read_to_string(folder.path().join("krunner-oom-list.1")).unwrap();
         assert!(page.contains("krunner\\-oom\\-list \\- ") && page.contains("\\-\\-since"), "{page}");
+        let page = fs::read_to_string(folder.path().join("krunner-node-status.1")).unwrap();
+        assert!(page.contains("krunner\\-node\\-status \\- ") && page.contains("\\-\\-json"), "{page}");
     }
 
     #[test]
