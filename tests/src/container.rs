@@ -67,8 +67,6 @@ pub struct Spec {
     file_systems: Vec<(&'static str, &'static str)>,
     binds: Vec<(PathBuf, String)>,
     masked: Vec<String>,
-    read_only: Vec<&'static str>,
-    is_read_only: bool,
 }
 
 impl Spec {
@@ -88,8 +86,6 @@ impl Spec {
             file_systems: vec![("cgroup", "/sys/fs/cgroup")],
             binds: Vec::new(),
             masked: MASKED.map(str::to_owned).to_vec(),
-            read_only: READ_ONLY.to_vec(),
-            is_read_only: false,
         }
     }
 
@@ -135,13 +131,6 @@ impl Spec {
         self
     }
 
-    /// Grants only these capabilities, like `--cap-drop ALL --cap-add`.
-    #[must_use]
-    pub fn exactly(mut self, capabilities: Vec<&'static str>) -> Self {
-        self.capabilities = capabilities;
-        self
-    }
-
     /// Sets `no_new_privs`, like `--security-opt no-new-privileges`.
     #[must_use]
     pub fn no_new_privileges(mut self) -> Self {
@@ -151,22 +140,9 @@ impl Spec {
 
     /// Sets a seccomp profile under which this system call fails with this errno.
     #[must_use]
-    pub fn refuse(self, call: &'static str, errno: i32) -> Self {
+    pub fn refuse(mut self, call: &'static str, errno: i32) -> Self {
         let refusal = json!({ "names": [call], "action": "SCMP_ACT_ERRNO", "errnoRet": errno });
-        self.seccomp(json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refusal] }))
-    }
-
-    /// Sets this seccomp profile, in the format of the OCI runtime specification.
-    #[must_use]
-    pub fn seccomp(mut self, profile: Value) -> Self {
-        self.seccomp = Some(profile);
-        self
-    }
-
-    /// Makes the root file system read-only, like `--read-only`.
-    #[must_use]
-    pub fn read_only(mut self) -> Self {
-        self.is_read_only = true;
+        self.seccomp = Some(json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refusal] }));
         self
     }
 
@@ -181,14 +157,6 @@ impl Spec {
     #[must_use]
     pub fn bind(mut self, source: impl Into<PathBuf>, point: &str) -> Self {
         self.binds.push((source.into(), point.to_owned()));
-        self
-    }
-
-    /// Masks no path and makes none read-only.
-    #[must_use]
-    pub fn unmasked(mut self) -> Self {
-        self.masked.clear();
-        self.read_only.clear();
         self
     }
 
@@ -251,7 +219,7 @@ impl Spec {
         let held: &[&str] = if self.user_id == 0 { &self.capabilities } else { &[] };
         let mut config = json!({
             "ociVersion": "1.0.2",
-            "root": { "path": root, "readonly": self.is_read_only },
+            "root": { "path": root, "readonly": false },
             "process": {
                 "args": args,
                 "env": variables,
@@ -266,7 +234,7 @@ impl Spec {
                 "resources": { "memory": { "limit": self.memory_mib << 20 } },
                 "namespaces": namespaces,
                 "maskedPaths": self.masked,
-                "readonlyPaths": self.read_only,
+                "readonlyPaths": READ_ONLY,
             },
         });
         let linux = &mut config["linux"];

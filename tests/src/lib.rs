@@ -27,7 +27,6 @@ mod ports;
 pub mod proc;
 pub mod prometheus;
 mod raw;
-pub mod recipe;
 mod runner;
 pub mod schema;
 mod server;

@@ -51,12 +51,10 @@ pub(crate) struct Capable {
     pub(crate) program: PathBuf,
 }
 
-pub(crate) fn capable() -> Result<Capable, String> {
-    capable_of("cap_bpf,cap_perfmon+ep")
-}
+/// As the documentation says to grant them.
+const CAPABILITIES: &str = "cap_bpf,cap_perfmon+p";
 
-/// The same with these capabilities, in the syntax of `setcap`.
-pub(crate) fn capable_of(capabilities: &str) -> Result<Capable, String> {
+pub(crate) fn capable() -> Result<Capable, String> {
     host::root()?;
     host::util_linux()?;
     let setcap = host::program("setcap")?;
@@ -64,7 +62,7 @@ pub(crate) fn capable_of(capabilities: &str) -> Result<Capable, String> {
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).map_err(|error| error.to_string())?;
     let program = folder.path().join("krunner");
     fs::copy(binary(), &program).map_err(|error| error.to_string())?;
-    let output = Command::new(setcap).arg(capabilities).arg(&program).output();
+    let output = Command::new(setcap).arg(CAPABILITIES).arg(&program).output();
     match output {
         Ok(output) if output.status.success() => Ok(Capable { _folder: folder, program }),
         Ok(output) => Err(format!("setcap: {}", String::from_utf8_lossy(&output.stderr))),

@@ -93,7 +93,10 @@ pub(super) enum IdentityError {
     #[error("the peer's PID is not visible to the node, which must run in the host's PID namespace")]
     NotVisible,
     /// The node may not look at the peer.
-    #[error("the node may not read the peer's PID namespace; it needs CAP_SYS_PTRACE")]
+    #[error(
+        "the node may not read the peer's PID namespace; it needs CAP_SYS_PTRACE, and no AppArmor profile that forbids ptrace \
+         (--security-opt apparmor=unconfined)"
+    )]
     NotPermitted,
     /// A system call failed.
     #[error("the peer cannot be identified")]

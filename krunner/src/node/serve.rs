@@ -35,6 +35,9 @@ const QUEUED_EVENTS: usize = 256;
 /// Interval of the log's summaries.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Between two warnings about peers that cannot be identified.
+const WARNING_PAUSE: Duration = Duration::from_mins(1);
+
 /// How long the eBPF programs may take to load.
 const ATTACH_PATIENCE: Duration = Duration::from_mins(1);
 
@@ -116,6 +119,7 @@ pub(crate) async fn serve(
         log: NodeLog::new(stdout, journal, config.shows_command_lines),
         metrics,
         unreported_losses: 0,
+        warned: None,
         started: Instant::now(),
         connections,
         tasks: tasks.clone(),
@@ -145,6 +149,8 @@ struct NodeServer {
     metrics: Arc<Metrics>,
     /// Records that the tracer dropped since the last report to the peers.
     unreported_losses: u64,
+    /// The last warning about a peer that could not be identified.
+    warned: Option<Instant>,
     started: Instant,
     connections: mpsc::Sender<ConnectionEvent>,
     tasks: TaskGroup,
@@ -248,11 +254,20 @@ impl NodeServer {
         }
     }
 
+    /// Whether it is time for another warning: peers connect again and again.
+    fn may_warn(&mut self) -> bool {
+        let is_due = self.warned.is_none_or(|warned| warned.elapsed() >= WARNING_PAUSE);
+        if is_due {
+            self.warned = Some(Instant::now());
+        }
+        is_due
+    }
+
     fn connected(&mut self, stream: UnixStream) {
         if let Err((stream, error)) = self.admit(stream) {
             self.metrics.refused.inc();
             match &error {
-                AdmitError::Identity(IdentityError::NotPermitted) => tracing::warn!("{error}"),
+                AdmitError::Identity(IdentityError::NotPermitted) if self.may_warn() => tracing::warn!("{error}"),
                 error => tracing::debug!("refused a connection: {}", chain(error)),
             }
             let refused = FromNode::Refused { reason: chain(&error) };

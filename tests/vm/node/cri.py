@@ -68,7 +68,7 @@ def nothing_left(fields, where):
         sys.exit(f"{where} has fields that are not translated: {sorted(fields)}")
 
 
-def seccomp(profile):
+def profile_of(profile):
     kinds = {"RuntimeDefault": cri.SecurityProfile.RuntimeDefault, "Unconfined": cri.SecurityProfile.Unconfined}
     return cri.SecurityProfile(profile_type=kinds[profile["type"] if profile else "Unconfined"])
 
@@ -86,7 +86,8 @@ def security(context, namespaces):
         run_as_group=cri.Int64Value(value=taken(context, "runAsGroup")),
         no_new_privs=taken(context, "allowPrivilegeEscalation", True) is False,
         readonly_rootfs=taken(context, "readOnlyRootFilesystem", False),
-        seccomp=seccomp(taken(context, "seccompProfile")),
+        seccomp=profile_of(taken(context, "seccompProfile")),
+        apparmor=profile_of(taken(context, "appArmorProfile", {"type": "RuntimeDefault"})),
         masked_paths=[] if is_privileged else MASKED,
         readonly_paths=[] if is_privileged else READ_ONLY,
     )
@@ -145,7 +146,7 @@ def start(args):
         linux=cri.LinuxPodSandboxConfig(
             cgroup_parent=f"kubepods-burstable-pod{name.replace('-', '_')}.slice",
             security_context=cri.LinuxSandboxSecurityContext(
-                privileged=context.privileged, namespace_options=namespaces, seccomp=seccomp({"type": "RuntimeDefault"})
+                privileged=context.privileged, namespace_options=namespaces, seccomp=profile_of({"type": "RuntimeDefault"})
             ),
         ),
     )

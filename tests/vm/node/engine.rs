@@ -41,6 +41,8 @@ pub(crate) enum Engine {
     /// containerd, as the kubelet asks for containers.
     Cri,
     Runc,
+    /// The machine's own systemd, for a unit.
+    Systemd,
 }
 
 /// How a container is described.
@@ -77,6 +79,7 @@ impl Engine {
             Self::Ctr => "ctr",
             Self::Cri => "CRI",
             Self::Runc => "runc",
+            Self::Systemd => "systemd",
         }
     }
 
@@ -89,6 +92,7 @@ impl Engine {
             Self::Ctr => CTR,
             Self::Cri => &["python3", "cri.py"],
             Self::Runc => &["runc"],
+            Self::Systemd => &["systemctl"],
         }
     }
 
@@ -110,6 +114,7 @@ impl Engine {
                 start_as_agent(name, request)?;
                 self.started(name)
             }
+            (Self::Systemd, Launch::Recipe(unit)) => start_unit(name, unit),
             (_, Launch::Session { memory_mib, flags, command }) => self.start_session(name, memory_mib, flags, command),
             _ => Err(format!("{} has no recipes", self.name())),
         }
@@ -161,6 +166,19 @@ impl Engine {
         }
         Ok(Container { engine: self, id: name.to_owned(), sandbox: String::new(), pid })
     }
+}
+
+/// Installs a unit as the recipes say, and starts it.
+fn start_unit(name: &str, unit: &str) -> Result<Container, String> {
+    let install = format!(
+        "cp dist/x86_64/krunner /usr/local/bin/
+         mkdir -p /opt/kernel; ln -sf /usr/local/bin/krunner {KRUNNER}
+         cp {unit} /etc/systemd/system/
+         systemctl daemon-reload; systemctl start {name}; systemctl show --property MainPID --value {name}"
+    );
+    let pid = output(&mut command(&["/bin/sh", "-ec", &install]))?;
+    let pid = pid.trim().parse().map_err(|_| format!("{name}: no PID: {pid:?}"))?;
+    Ok(Container { engine: Engine::Systemd, id: name.to_owned(), sandbox: String::new(), pid })
 }
 
 /// What the agent adds to its request in `start_container` and in the memory plugin (`generate_docker_args`), agent 23.3.8.
@@ -220,6 +238,9 @@ impl Container {
 
     /// Runs a program in the container with the privileges that the engine gives, and returns its stdout.
     pub(crate) fn exec(&self, words: &[&str]) -> Result<String, String> {
+        if self.engine == Engine::Systemd {
+            return output(&mut command(words));
+        }
         let options: &[&str] = match self.engine {
             Engine::Ctr => &["tasks", "exec", "--exec-id", "doctor"],
             _ => &["exec"],
@@ -238,6 +259,9 @@ impl Container {
                 let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
                 Ok(text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect::<Vec<_>>().join("\n"))
             }
+            Engine::Systemd => {
+                output(&mut command(&["journalctl", "--unit", &self.id, "--output", "cat", "--no-pager"]))
+            }
             engine => engine.run(&["logs", &self.id]),
         }
     }
@@ -254,6 +278,7 @@ impl Container {
                 .and_then(|_| self.engine.run(&["containers", "rm", id])),
             Engine::Cri => self.engine.run(&["stop", &self.sandbox]),
             Engine::Runc => self.engine.run(&["delete", "--force", id]),
+            Engine::Systemd => self.engine.run(&["stop", id]),
         }
         .map(drop)
     }

@@ -23,6 +23,8 @@ cp /bin/busybox victim base/bin
 printf 'root:x:0:0::/root:/bin/sh\\nwork:x:1000:1000::/home/work:/bin/sh\\n' > base/etc/passwd
 chroot base /bin/busybox --install -s /bin
 cp agent/entrypoint.sh agent/su-exec base/opt/kernel
+mkdir -p base/lib
+cp -L /lib/ld-musl-x86_64.so.1 base/lib
 chmod 1777 base/tmp
 chown -R 1000:1000 base/home/work
 tar -C base -c . | docker import --change 'ENV PATH=/opt/kernel:/bin' - localhost/base:1

@@ -28,7 +28,7 @@ use krunner_tests::node_vm::{ContainerOutcome, NodeEvent};
 
 use engine::{Engine, ROOTLESS};
 use monitor::{Monitor, Program};
-use served::NODES;
+use served::{NODES, Node};
 use trial::{REMAPPED, TRIALS, Trial};
 
 const LINE: &str = "/dev/ttyS1";
@@ -79,7 +79,8 @@ fn run() -> Result<(), String> {
     if is_wanted(&format!("{} {}", Engine::Cri.name(), group::CONTAINER)) {
         try_container(&mut node, group::run)?;
     }
-    if !rootless.is_empty() {
+    let nodes: Vec<&Node> = NODES.iter().filter(|node| node.is_wanted(is_wanted)).collect();
+    if !rootless.is_empty() || !nodes.is_empty() {
         images::prepare_rootless(ROOTLESS)?;
     }
     for trial in rootless {
@@ -90,7 +91,7 @@ fn run() -> Result<(), String> {
     for (engine, recipe) in MONITORS.iter().filter(|(engine, recipe)| is_wanted(&monitor::name(*engine, recipe))) {
         report(try_monitor(*engine, recipe));
     }
-    for node in NODES.iter().filter(|node| node.is_wanted(is_wanted)) {
+    for node in nodes {
         node.run()?;
     }
     let remapped = wanted(REMAPPED);
@@ -137,5 +138,31 @@ fn emit(event: &NodeEvent) {
         OpenOptions::new().write(true).open(LINE).and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
     if let Err(error) = written {
         eprintln!("{LINE}: {error}; {line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_recipe_is_carried_out() {
+        let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../krunner/dist");
+        let files = |folder: &str| {
+            let entries = fs::read_dir(dist.join(folder)).expect("a folder of recipes");
+            entries
+                .map(|entry| format!("{folder}/{}", entry.expect("a recipe").file_name().display()))
+                .collect::<Vec<_>>()
+        };
+        let shipped: BTreeSet<String> =
+            ["recipes/docker", "recipes/kubernetes", "systemd"].into_iter().flat_map(files).collect();
+        let trials = TRIALS.iter().filter_map(Trial::recipe);
+        let monitors = MONITORS.iter().map(|(_, recipe)| *recipe).chain([MONITOR]);
+        let tried: BTreeSet<String> =
+            trials.chain(monitors).chain(NODES.iter().flat_map(served::Node::recipes)).map(str::to_owned).collect();
+        assert_eq!(tried, shipped);
     }
 }

@@ -71,9 +71,24 @@ pub(crate) const NODES: &[Node] = &[
         sessions: &[(recipe(Engine::Cri, "session-with-node.yaml, the node in a pod", POD), of_pod("session"))],
         is_scraped: false,
     },
+    Node {
+        engine: Engine::Systemd,
+        recipe: "systemd/krunner-node.service",
+        sessions: &[
+            (served(Engine::Docker, "plain, the node in a unit", SOCKET), named("docker", Some("session"))),
+            (served(Engine::Podman, "plain, the node in a unit", SOCKET), named("podman", Some("session"))),
+        ],
+        is_scraped: false,
+    },
 ];
 
 impl Node {
+    /// The files that it carries out.
+    #[cfg(test)]
+    pub(crate) fn recipes(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.recipe).chain(self.sessions.iter().filter_map(|(trial, _)| trial.recipe()))
+    }
+
     /// Whether it or one of its sessions is selected. A session needs its node, and the node's log is checked as a whole.
     pub(crate) fn is_wanted(&self, is_wanted: impl Fn(&str) -> bool) -> bool {
         is_wanted(&monitor::name(self.engine, self.recipe))
@@ -92,7 +107,9 @@ impl Node {
         let mut expected = BTreeMap::<_, u64>::new();
         for (trial, owner) in self.sessions {
             let outcome = trial.run();
-            *expected.entry(*owner).or_default() += outcome.kills;
+            if outcome.kills > 0 {
+                *expected.entry(*owner).or_default() += outcome.kills;
+            }
             report(outcome);
             node.take_note()?;
         }

@@ -108,6 +108,15 @@ impl Trial {
         format!("{} {}", self.engine.name(), self.container)
     }
 
+    /// The file that it carries out.
+    #[cfg(test)]
+    pub(crate) fn recipe(&self) -> Option<&'static str> {
+        match self.launch {
+            Launch::Recipe(file) | Launch::Pod { recipe: file, .. } => Some(file),
+            _ => None,
+        }
+    }
+
     fn promise(&self) -> Result<Promise, String> {
         match (self.promise, self.launch) {
             (Some(promise), _) => Ok(promise),

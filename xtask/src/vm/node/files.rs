@@ -39,6 +39,7 @@ const FOLDERS: &[&str] = &[
     "node/recipes",
     "node/recipes/docker",
     "node/recipes/kubernetes",
+    "node/systemd",
     "node/agent",
 ];
 
@@ -123,7 +124,7 @@ impl Programs {
 /// The Dockerfile and every recipe of an engine, relative to `dist`.
 fn shipped(dist: &Path) -> Result<Vec<String>> {
     let mut names = vec!["Dockerfile".to_owned()];
-    for folder in ["recipes/docker", "recipes/kubernetes"] {
+    for folder in ["recipes/docker", "recipes/kubernetes", "systemd"] {
         for entry in fs::read_dir(dist.join(folder)).with_context(|| format!("cannot read {folder}"))? {
             names.push(format!("{folder}/{}", entry?.file_name().display()));
         }
