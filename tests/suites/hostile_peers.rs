@@ -303,3 +303,34 @@ fn no_other_process_can_connect_to_an_internal_socket() {
     drop(silent);
     Raw::connect(&runner).sync();
 }
+
+/// As many connections as a port has places, and a few more than the limit of log lines.
+const IDLE_PEERS: usize = 64;
+
+#[test]
+fn idle_peers_do_not_keep_the_agent_out_and_do_not_flood_the_log() {
+    let runner = app().start();
+    let (ops, replies) = runner.ports();
+    let silent: Vec<_> = [ops, replies].into_iter().flat_map(|port| (0..IDLE_PEERS).map(move |_| dial(port))).collect();
+    assert_eq!(Raw::connect(&runner).exec("echo in").stdout(), "in\n", "they did not begin the handshake");
+    let half: Vec<_> = [ops, replies]
+        .into_iter()
+        .flat_map(|port| (0..IDLE_PEERS).map(move |_| dial(port)))
+        .map(|mut stream| stream.write_all(&greeting("NULL")).map(|()| stream))
+        .collect();
+    assert_eq!(Raw::connect(&runner).exec("echo in").stdout(), "in\n", "they sent half a handshake");
+    let idle: Vec<_> = [(ops, "PUSH"), (replies, "PULL")]
+        .into_iter()
+        .flat_map(|(port, kind)| (0..IDLE_PEERS).map(move |_| Peer::connect(port, kind)))
+        .collect();
+    let mut agent = Raw::connect(&runner);
+    assert_eq!(agent.exec("echo in").stdout(), "in\n", "they completed the handshake");
+    // Those that come later do not displace it.
+    let later: Vec<_> = (0..2 * IDLE_PEERS).map(|_| Peer::connect(ops, "PUSH")).collect();
+    assert_eq!(agent.exec("echo still in").stdout(), "still in\n");
+    agent.sync();
+    drop((silent, half, idle, later));
+    runner.wait_for_log(&["closing a connection that did not complete its handshake", "the limit is 64 connections"]);
+    let lines = runner.stderr().lines().filter(|line| line.contains("connection")).count();
+    assert!(lines <= 40, "{lines} lines:\n{}", runner.stderr());
+}

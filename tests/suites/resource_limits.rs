@@ -1,9 +1,10 @@
 //! Resource limits of the runner: a session works within them, or ends at the start with the limit, its value and the remedy.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use krunner_tests::zmtp::Peer;
+use krunner_tests::zmtp::{Peer, dial, greeting, ready};
 use krunner_tests::{LaunchMethod, Raw, Runner, Setup, binary, host, proc, require, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -86,6 +87,9 @@ fn limit_without_which_nothing_works_ends_the_start_with_its_name() {
             "--nofile=16:16",
             "RLIMIT_NOFILE is 16, and krunner needs at least 128; raise it (`ulimit -n`, or --ulimit nofile=",
         ),
+        ("--nofile=20:20", "RLIMIT_NOFILE is 20, and krunner needs at least 128; raise it ("),
+        ("--nofile=32:32", "RLIMIT_NOFILE is 32, and krunner needs at least 128; raise it ("),
+        ("--nofile=64:64", "RLIMIT_NOFILE is 64, and krunner needs at least 128; raise it ("),
         ("--nofile=127:127", "RLIMIT_NOFILE is 127, and krunner needs at least 128; "),
         ("--nproc=1:1", "the limit of 1 processes and threads of this user (RLIMIT_NPROC) may be reached; "),
     ] {
@@ -157,6 +161,37 @@ fn doctor_names_limits_that_are_too_low() {
         "--cpu=unlimited",
     ]);
     assert_eq!((&fine["state"], &fine["remedy"]), (&Value::from("ok"), &Value::Null), "{fine}");
+}
+
+/// As many connections as a port accepts.
+const IDLE_PEERS: usize = 64;
+
+#[test]
+fn peers_that_use_up_the_descriptors_do_not_keep_the_agent_out() {
+    require!(host::root());
+    require!(host::util_linux());
+    // Fewer than the connections that each port accepts would take.
+    let mut runner = limited(user(), &["--nofile=160:160"]).start();
+    let (ops, replies) = runner.ports();
+    let idle: Vec<_> = [(ops, "PUSH"), (replies, "PULL")]
+        .into_iter()
+        .flat_map(|(port, kind)| (0..IDLE_PEERS).map(move |_| (dial(port), kind)))
+        .map(|(mut stream, kind)| {
+            // It may be closed by now.
+            let _ = stream.write_all(&[&greeting("NULL")[..], &ready(kind)].concat());
+            stream
+        })
+        .collect();
+    wait::until_true("the agent to get in", || {
+        let mut streams = [dial(ops), dial(replies)];
+        streams.iter_mut().all(|stream| {
+            stream.set_read_timeout(Some(Duration::from_secs(2))).expect("a read timeout");
+            stream.write_all(&greeting("NULL")).is_ok() && stream.read_exact(&mut [0; 64]).is_ok()
+        })
+    });
+    assert_eq!(Raw::connect(&runner).exec("echo in").stdout(), "in\n", "{}", runner.stderr());
+    drop(idle);
+    stop(&mut runner);
 }
 
 /// What the runner may have resident with ten thousand steps queued.

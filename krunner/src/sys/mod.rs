@@ -26,7 +26,7 @@ pub(crate) use namespaces::parent_of_pid_namespace;
 pub(crate) use privilege::{Capabilities, Capability, drop_added, raise_permitted, was_elevated};
 pub(crate) use proctitle::set_process_title;
 pub(crate) use pty::{lead_session_on_stdin, set_window_size};
-pub(crate) use queues::{readable_bytes, unsent_bytes};
+pub(crate) use queues::{readable_bytes, tcp_idle_time, unsent_bytes};
 pub(crate) use readiness::readable;
 pub(crate) use reap::{ExitedChild, exited_child, exited_child_with, reap};
 pub(crate) use signal_sender::{SenderNote, SignalSender};

@@ -1,7 +1,12 @@
 //! The number of bytes in a kernel queue.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
 
 nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
 // SIOCOUTQ has the number of TIOCOUTQ (include/uapi/linux/sockios.h).
@@ -21,4 +26,18 @@ pub(crate) fn unsent_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
     // SAFETY: SIOCOUTQ writes one int, to the int that `bytes` is.
     unsafe { siocoutq(fd.as_raw_fd(), &raw mut bytes) }?;
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Time since this TCP socket last received or sent data.
+pub(crate) fn tcp_idle_time(fd: BorrowedFd<'_>) -> io::Result<Duration> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut bytes = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: `info` has room for `bytes` bytes, and the kernel writes no more.
+    let result = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut bytes)
+    };
+    Errno::result(result)?;
+    // SAFETY: it consists of numbers, for which zeros are values as well.
+    let info = unsafe { info.assume_init() };
+    Ok(Duration::from_millis(info.tcpi_last_data_recv.min(info.tcpi_last_data_sent).into()))
 }

@@ -13,10 +13,12 @@
 //! at shutdown.
 
 mod client;
+mod eviction;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod listener;
+mod log_limit;
 mod publish;
 mod pull;
 mod push;

@@ -17,7 +17,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,9 +26,10 @@ use tokio::net::{TcpStream, tcp};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::eviction::ConnectionUse;
 use super::frames::{self, FrameError, SubscriberFrame};
-use super::listener;
-use crate::error::{FatalError, chain};
+use super::listener::{self, ConnectionEnd};
+use crate::error::FatalError;
 use crate::tasks::TaskGroup;
 use crate::zmtp;
 
@@ -53,9 +53,9 @@ pub(crate) async fn listen(name: &'static str, port: u16, tasks: &TaskGroup) -> 
     let listener = listener::bind(name, port).await?;
     let publisher = Publisher::default();
     let register = publisher.clone();
-    listener::accept(listener, tasks, move |stream, peer| {
+    listener::accept(listener, tasks, move |stream, _, progress| {
         let register = register.clone();
-        async move { report(peer, &serve(stream, &register).await) }
+        async move { serve(stream, &register, &progress).await.into() }
     });
     Ok(publisher)
 }
@@ -174,18 +174,14 @@ enum SubscriberGone {
     Io(#[from] io::Error),
 }
 
-fn report(peer: SocketAddr, ended: &SubscriberGone) {
-    match ended {
-        SubscriberGone::Left | SubscriberGone::Io(_) => {
-            tracing::debug!("terminal subscriber {peer} disconnected: {}", chain(ended));
-        }
-        SubscriberGone::Late | SubscriberGone::Protocol(_) => {
-            tracing::warn!("closing the terminal connection from {peer}: {}", chain(ended));
-        }
+impl From<SubscriberGone> for ConnectionEnd {
+    fn from(ended: SubscriberGone) -> Self {
+        let is_ordinary = matches!(ended, SubscriberGone::Left | SubscriberGone::Io(_));
+        Self::by(&ended, is_ordinary)
     }
 }
 
-async fn serve(stream: TcpStream, publisher: &Publisher) -> SubscriberGone {
+async fn serve(stream: TcpStream, publisher: &Publisher, progress: &ConnectionUse) -> SubscriberGone {
     let (from_peer, mut to_peer) = stream.into_split();
     let mut inbound = SubscriberReader { peer: from_peer, buffer: BytesMut::new() };
     match timeout(HANDSHAKE_DEADLINE, shake_hands(&mut inbound, &mut to_peer)).await {
@@ -193,10 +189,11 @@ async fn serve(stream: TcpStream, publisher: &Publisher) -> SubscriberGone {
         Ok(Err(ended)) => return ended,
         Err(_) => return SubscriberGone::Late,
     }
+    progress.handshake_done();
     let backlog = Arc::new(Backlog::default());
     let ended = tokio::select! {
         ended = follow_subscriptions(&mut inbound, publisher, &backlog) => ended,
-        error = write(&mut to_peer, &backlog) => error.into(),
+        error = write(&mut to_peer, &backlog, progress) => error.into(),
     };
     publisher.remove(&backlog);
     ended
@@ -246,11 +243,12 @@ async fn follow_subscriptions(
 }
 
 /// Writes chunks until a write fails.
-async fn write(peer: &mut tcp::OwnedWriteHalf, backlog: &Backlog) -> io::Error {
+async fn write(peer: &mut tcp::OwnedWriteHalf, backlog: &Backlog, progress: &ConnectionUse) -> io::Error {
     loop {
         if let Err(error) = peer.write_all(&backlog.next().await).await {
             return error;
         }
+        progress.message_passed();
     }
 }
 

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::listener;
-use super::socket::{self, FrameLimits, ReceiveLimits, SocketType, report};
+use super::listener::{self, end_of_link};
+use super::socket::{self, FrameLimits, ReceiveLimits, SocketType};
 use crate::error::FatalError;
 use crate::tasks::TaskGroup;
 
@@ -57,9 +57,9 @@ async fn receive(
 ) -> Result<Inbound, FatalError> {
     let listener = listener::bind(name, port).await?;
     let (messages, inbound) = mpsc::channel(QUEUED_MESSAGES);
-    listener::accept(listener, tasks, move |stream, peer| {
+    listener::accept(listener, tasks, move |stream, _, progress| {
         let (messages, limits) = (messages.clone(), limits.clone());
-        async move { report(peer, socket::receive(stream, socket_type, limits, messages).await) }
+        async move { end_of_link(socket::receive(stream, socket_type, limits, messages, progress).await) }
     });
     Ok(inbound)
 }

@@ -13,10 +13,11 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use super::listener;
+use super::eviction::ConnectionUse;
+use super::listener::{self, end_of_link};
 use super::reply_queue::{LinkId, NextAction, ReplyQueue};
 use super::reply_sender::{Flush, QueuedReply, ReplyReceiver};
-use super::socket::{self, LinkError, MessageSender, report};
+use super::socket::{self, LinkError, MessageSender};
 use crate::error::FatalError;
 use crate::tasks::TaskGroup;
 
@@ -45,10 +46,10 @@ pub(crate) async fn listen(port: u16, queue: ReplyReceiver, tasks: &TaskGroup) -
     };
     tasks.spawn("push", pusher.run(queue, events));
     let last_id = Arc::new(AtomicU64::new(0));
-    listener::accept(listener, tasks, move |stream, peer| {
+    listener::accept(listener, tasks, move |stream, peer, progress| {
         let id = LinkId(last_id.fetch_add(1, Ordering::Relaxed));
         let (link_events, progressed) = (link_events.clone(), Arc::clone(&progressed));
-        async move { report(peer, serve(id, (stream, peer), link_events, progressed).await) }
+        async move { end_of_link(serve(id, (stream, peer), progress, link_events, progressed).await) }
     });
     Ok(())
 }
@@ -62,16 +63,19 @@ enum LinkEvent {
 struct ReplyLink {
     messages: MessageSender,
     peer: SocketAddr,
+    progress: ConnectionUse,
 }
 
 async fn serve(
     id: LinkId,
     (stream, peer): (TcpStream, SocketAddr),
+    progress: ConnectionUse,
     events: mpsc::Sender<LinkEvent>,
     progressed: Arc<Notify>,
 ) -> Result<(), LinkError> {
     let (messages, relay) = socket::open_sender(stream, progressed).await?;
-    let _ = events.send(LinkEvent::Up(id, ReplyLink { messages, peer })).await;
+    progress.handshake_done();
+    let _ = events.send(LinkEvent::Up(id, ReplyLink { messages, peer, progress })).await;
     let ended = relay.await;
     let _ = events.send(LinkEvent::Down(id)).await;
     ended
@@ -151,6 +155,7 @@ impl Pusher {
                     let Some(link) = self.links.get_mut(&id) else { continue };
                     // An error means that the peer disconnected. Its relay reports that too, and the queue then takes
                     // back the replies in flight.
+                    link.progress.message_passed();
                     if let Err(error) = link.messages.send(reply.message.into_frames()).await {
                         tracing::debug!("peer disconnected: {error}");
                     }

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net as std_unix;
 use std::sync::Arc;
@@ -17,7 +16,6 @@ use uuid::Uuid;
 use zeromq::{MultiPeerBackend, Socket, SocketEvent};
 
 use super::relay::{RelayError, Role, relay};
-use crate::error::chain;
 
 /// A peer must complete the handshake within this time.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -46,7 +44,7 @@ pub(in crate::transport) enum LinkError {
 
 impl LinkError {
     /// Whether this is an ordinary disconnect or a port check.
-    pub(super) fn is_ordinary(&self) -> bool {
+    pub(in crate::transport) fn is_ordinary(&self) -> bool {
         match self {
             Self::Left => true,
             Self::Relay(RelayError::Io(error)) => has_peer_left(error),
@@ -73,15 +71,6 @@ fn has_peer_left(error: &io::Error) -> bool {
             | UnexpectedEof
             | WriteZero
     )
-}
-
-/// Logs how a connection ended: at debug level if that is ordinary.
-pub(in crate::transport) fn report(peer: SocketAddr, ended: Result<(), LinkError>) {
-    match ended {
-        Ok(()) => tracing::debug!("connection from {peer} closed"),
-        Err(error) if error.is_ordinary() => tracing::debug!("connection from {peer} closed: {}", chain(&error)),
-        Err(error) => tracing::warn!("closing the connection from {peer}: {}", chain(&error)),
-    }
 }
 
 /// A `zeromq` socket with one peer. Bytes move only while `relay` is polled.

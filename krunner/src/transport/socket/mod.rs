@@ -38,7 +38,7 @@ mod splice;
 pub(super) use budget::ReceiveLimits;
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzzing::scanner as fuzz_scanner;
-pub(super) use link::{ConnectionLost, LinkError, report};
+pub(super) use link::{ConnectionLost, LinkError};
 pub(super) use receive::{MessageReceiver, SocketType, open_receiver, receive};
 pub(super) use scanner::FrameLimits;
 pub(super) use send::{MessageSender, framed_bytes, open_sender};

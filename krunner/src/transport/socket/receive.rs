@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use zeromq::{PullSocket, Socket, SocketEvent, SocketRecv, SubSocket, ZmqError, ZmqResult};
 
+use super::super::eviction::ConnectionUse;
 use super::ConnectionLost;
 use super::budget::ReceiveLimits;
 use super::link::{self, Backend, Link, LinkError};
@@ -35,10 +36,11 @@ pub(in crate::transport) async fn receive(
     socket_type: SocketType,
     limits: ReceiveLimits,
     messages: mpsc::Sender<Vec<Bytes>>,
+    progress: ConnectionUse,
 ) -> Result<(), LinkError> {
     match socket_type {
-        SocketType::Pull => serve::<PullSocket>(stream, limits, messages).await,
-        SocketType::Sub => serve::<SubSocket>(stream, limits, messages).await,
+        SocketType::Pull => serve::<PullSocket>(stream, limits, messages, progress).await,
+        SocketType::Sub => serve::<SubSocket>(stream, limits, messages, progress).await,
     }
 }
 
@@ -104,11 +106,13 @@ async fn serve<S: InboundSocket>(
     stream: TcpStream,
     limits: ReceiveLimits,
     messages: mpsc::Sender<Vec<Bytes>>,
+    progress: ConnectionUse,
 ) -> Result<(), LinkError> {
     // Dropped at the end, with the last message.
     let share = Arc::new(Mutex::new(limits.share()));
     let Link { mut socket, backend: _backend, mut events, mut relay } =
         link::open::<S>(stream, Role::Receive(limits.frames, Arc::clone(&share))).await?;
+    progress.handshake_done();
     let receive = async {
         if let Err(error) = socket.begin().await {
             return tracing::debug!("a publisher disconnected before the subscription was sent: {error}");
@@ -117,7 +121,10 @@ async fn serve<S: InboundSocket>(
             tokio::select! {
                 biased;
                 message = socket.recv() => match message {
-                    Ok(message) => _ = messages.send(message.into_vec()).await,
+                    Ok(message) => {
+                        progress.message_passed();
+                        let _ = messages.send(message.into_vec()).await;
+                    }
                     Err(error) => return tracing::debug!("connection closed in the middle of a message: {error}"),
                 },
                 event = events.next() => match event {
