@@ -1,4 +1,4 @@
-//! The number of bytes in a kernel queue.
+//! The number of bytes in a kernel queue, and how long a TCP socket has been idle.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -31,7 +31,7 @@ pub(crate) fn unsent_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
 /// Time since this TCP socket last received or sent data.
 pub(crate) fn tcp_idle_time(fd: BorrowedFd<'_>) -> io::Result<Duration> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
-    let mut bytes = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let mut bytes = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).map_err(io::Error::other)?;
     // SAFETY: `info` has room for `bytes` bytes, and the kernel writes no more.
     let result = unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut bytes)
