@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
 use super::client::{KernelClient, KernelPrompt, PendingReply};
+use super::raw_json::{for_each, string};
 use crate::process::{ControlReceiver, ControlRequest, InputSource, OutputSink, Stream};
 
 /// A kernel that replied and then published nothing for this long will not publish `idle`.
@@ -193,25 +194,47 @@ impl Execution<'_> {
 /// Parses an `execute_reply`.
 fn result_of(answer: &[u8]) -> ExecutionResult {
     #[derive(Default, Deserialize)]
-    struct Reply {
-        #[serde(default)]
-        status: Value,
-        #[serde(default)]
-        ename: Value,
-        #[serde(default)]
-        evalue: Value,
-        #[serde(default)]
-        payload: Value,
+    struct Reply<'a> {
+        #[serde(borrow)]
+        status: Option<&'a RawValue>,
+        #[serde(borrow)]
+        ename: Option<&'a RawValue>,
+        #[serde(borrow)]
+        evalue: Option<&'a RawValue>,
+        #[serde(borrow)]
+        payload: Option<&'a RawValue>,
     }
     let answer: Reply = serde_json::from_slice(answer).unwrap_or_default();
-    let exit_code = match (answer.status.as_str(), answer.ename.as_str()) {
+    let [status, ename] = [answer.status, answer.ename].map(|value| value.and_then(string));
+    let exit_code = match (status.as_deref(), ename.as_deref()) {
         (Some("ok"), _) => 0,
-        (_, Some("SystemExit")) => system_exit(answer.evalue.as_str().unwrap_or_default()),
+        (_, Some("SystemExit")) => system_exit(&answer.evalue.and_then(string).unwrap_or_default()),
         _ => 1,
     };
-    let exits = |payload: &Value| payload["source"] == "ask_exit" && !is_true(&payload["keepkernel"]);
-    let kernel_exits = answer.payload.as_array().is_some_and(|payloads| payloads.iter().any(exits));
+    let mut kernel_exits = false;
+    if let Some(payloads) = answer.payload {
+        // What is no list requests nothing.
+        let _ = for_each(payloads, |payload| {
+            kernel_exits |= requests_exit(payload);
+            Ok(())
+        });
+    }
     ExecutionResult { exit_code, kernel_exits }
+}
+
+/// Whether a payload is a request to exit.
+fn requests_exit(payload: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Payload<'a> {
+        #[serde(borrow)]
+        source: Option<&'a RawValue>,
+        #[serde(borrow)]
+        keepkernel: Option<&'a RawValue>,
+    }
+    serde_json::from_str::<Payload>(payload.get()).is_ok_and(|payload| {
+        payload.source.and_then(string).is_some_and(|source| source == "ask_exit")
+            && !payload.keepkernel.is_some_and(is_true)
+    })
 }
 
 /// The exit code of a `SystemExit` with this argument (docs.python.org/3/library/exceptions.html).
@@ -223,19 +246,18 @@ fn system_exit(argument: &str) -> i32 {
     }
 }
 
-/// Python's truth value.
-fn is_true(value: &Value) -> bool {
-    match value {
-        Value::Bool(value) => *value,
-        Value::Number(number) => number.as_f64() != Some(0.0),
-        _ => false,
+/// Python's truth value of a bool or a number.
+fn is_true(value: &RawValue) -> bool {
+    match serde_json::from_str::<f64>(value.get()) {
+        Ok(number) => number != 0.0,
+        Err(_) => value.get() == "true",
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn code(answer: &Value) -> i32 {
         result_of(answer.to_string().as_bytes()).exit_code

@@ -25,6 +25,7 @@ mod kernel;
 mod kernelspec;
 mod long_text;
 mod message;
+mod raw_json;
 mod raw_output;
 mod ready_kernel;
 mod render;

@@ -4,16 +4,16 @@
 //! |---|---|
 //! | `stream` | its text, on stdout or stderr |
 //! | `error` | the traceback on stderr, colours kept |
-//! | `execute_result`, `display_data` | the richest form that can be shown: see [`FORMS`] |
+//! | `execute_result`, `display_data` | the richest form that can be shown: see [`Forms`] |
 //!
 //! Other messages are for notebooks and are ignored. Pure.
 
-use std::collections::BTreeMap;
-
-use jupyter_protocol::{ErrorOutput, Stdio, StreamContent};
+use jupyter_protocol::{Stdio, StreamContent};
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::Error as _;
+use serde_json::value::RawValue;
 
+use super::raw_json::text;
 use crate::process::{RichOutput, Stream};
 
 /// Output for the user.
@@ -26,8 +26,14 @@ pub(super) enum Rendered {
 /// The output of a message, if it has any.
 pub(super) fn render(kind: &str, content: &[u8]) -> Result<Option<Rendered>, serde_json::Error> {
     #[derive(Deserialize)]
-    struct Display {
-        data: BTreeMap<String, Value>,
+    struct Display<'a> {
+        #[serde(borrow)]
+        data: Forms<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Failure<'a> {
+        #[serde(borrow)]
+        traceback: &'a RawValue,
     }
     Ok(match kind {
         "stream" => {
@@ -35,12 +41,13 @@ pub(super) fn render(kind: &str, content: &[u8]) -> Result<Option<Rendered>, ser
             Some(Rendered::Text(stream(&name), text))
         }
         "error" => {
-            let ErrorOutput { traceback, .. } = serde_json::from_slice(content)?;
-            Some(Rendered::Text(Stream::Stderr, traceback.join("\n")))
+            let Failure { traceback } = serde_json::from_slice(content)?;
+            let lines = text(traceback, "\n").ok_or_else(|| serde_json::Error::custom("the traceback is no text"))?;
+            Some(Rendered::Text(Stream::Stderr, lines))
         }
         "execute_result" | "display_data" => {
-            let Display { mut data } = serde_json::from_slice(content)?;
-            FORMS.iter().find_map(|mime| Some(form(mime, text(data.remove(*mime)?)?)))
+            let Display { data } = serde_json::from_slice(content)?;
+            data.richest_first().into_iter().find_map(|(mime, value)| Some(form(mime, text(value?, "")?)))
         }
         _ => None,
     })
@@ -56,8 +63,35 @@ fn stream(name: &Stdio) -> Stream {
 /// The drawings of our Python modules (`runtime/python/drawing`).
 const DRAWING: &str = "application/x-sorna-drawing";
 
-/// Supported representations, richest first.
-const FORMS: [&str; 6] = [DRAWING, "text/html", "image/svg+xml", "image/png", "image/jpeg", "text/plain"];
+/// The supported representations in a message. Others, such as the JSON of a plot, may be large and are skipped.
+#[derive(Deserialize)]
+struct Forms<'a> {
+    #[serde(borrow, rename = "application/x-sorna-drawing")]
+    drawing: Option<&'a RawValue>,
+    #[serde(borrow, rename = "text/html")]
+    html: Option<&'a RawValue>,
+    #[serde(borrow, rename = "image/svg+xml")]
+    svg: Option<&'a RawValue>,
+    #[serde(borrow, rename = "image/png")]
+    png: Option<&'a RawValue>,
+    #[serde(borrow, rename = "image/jpeg")]
+    jpeg: Option<&'a RawValue>,
+    #[serde(borrow, rename = "text/plain")]
+    plain: Option<&'a RawValue>,
+}
+
+impl<'a> Forms<'a> {
+    fn richest_first(&self) -> [(&'static str, Option<&'a RawValue>); 6] {
+        [
+            (DRAWING, self.drawing),
+            ("text/html", self.html),
+            ("image/svg+xml", self.svg),
+            ("image/png", self.png),
+            ("image/jpeg", self.jpeg),
+            ("text/plain", self.plain),
+        ]
+    }
+}
 
 fn form(mime: &str, text: String) -> Rendered {
     match mime {
@@ -70,15 +104,6 @@ fn form(mime: &str, text: String) -> Rendered {
             url.extend(text.split_ascii_whitespace());
             Rendered::Rich(RichOutput::Media { mime: mime.to_owned(), data: url.into() })
         }
-    }
-}
-
-/// A string or a list of lines, as in notebooks.
-fn text(value: Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text),
-        Value::Array(lines) => lines.iter().map(Value::as_str).collect(),
-        _ => None,
     }
 }
 
