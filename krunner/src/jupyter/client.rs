@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jupyter_protocol::{
-    CompleteReply, CompleteRequest, ExecuteRequest, ExecutionState, InputReply, InputRequest, InterruptRequest,
-    JupyterMessageContent, KernelInfoRequest, ShutdownRequest, Status,
+    CompleteRequest, ExecuteRequest, ExecutionState, InputReply, InputRequest, InterruptRequest, JupyterMessageContent,
+    KernelInfoRequest, ShutdownRequest, Status,
 };
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use super::message::{KernelMessage, Signer};
+use super::raw_json::for_each;
 
 /// Queued messages per socket: the running request, completions, an interrupt.
 const QUEUED_REQUESTS: usize = 8;
@@ -32,6 +34,12 @@ const LOST_PROBE: Duration = Duration::from_millis(100);
 
 /// Number of requests after which a kernel is assumed not to publish its state.
 const HEAR_TRIES: usize = 5;
+
+/// Completions of one request. No user reads more, and all requests together hold at most 4 MiB.
+const MAX_MATCHES: usize = 4096;
+
+/// Bytes of these, as JSON.
+const MAX_MATCHES_BYTES: usize = 64 * 1024;
 
 /// How a kernel exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,8 +169,8 @@ impl KernelClient {
             return Vec::new();
         };
         let Ok(reply) = (&mut pending.reply).await else { return Vec::new() };
-        match serde_json::from_slice::<CompleteReply>(&reply.content) {
-            Ok(reply) => reply.matches,
+        match matches_in(&reply.content) {
+            Ok(matches) => matches,
             Err(error) => {
                 tracing::debug!("malformed completion reply: {error}");
                 Vec::new()
@@ -309,6 +317,31 @@ impl KernelClient {
     }
 }
 
+/// The matches of a `complete_reply`, within [`MAX_MATCHES`] and [`MAX_MATCHES_BYTES`].
+fn matches_in(reply: &[u8]) -> Result<Vec<String>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Reply<'a> {
+        #[serde(borrow)]
+        matches: &'a RawValue,
+    }
+    let reply: Reply = serde_json::from_slice(reply)?;
+    let (mut matches, mut bytes, mut omitted) = (Vec::new(), 0, 0_usize);
+    for_each(reply.matches, |value| {
+        // What does not fit ends the list: kernels send the best matches first.
+        bytes += value.get().len();
+        if omitted == 0 && matches.len() < MAX_MATCHES && bytes <= MAX_MATCHES_BYTES {
+            matches.push(serde_json::from_str(value.get())?);
+        } else {
+            omitted += 1;
+        }
+        Ok(())
+    })?;
+    if omitted > 0 {
+        tracing::debug!("too many completions: {omitted} are omitted");
+    }
+    Ok(matches)
+}
+
 /// The implementation's name in a `kernel_info_reply`.
 fn implementation_in(info: &[u8]) -> String {
     #[derive(Default, Deserialize)]
@@ -378,5 +411,29 @@ async fn wait_for(long: Duration, lasted: impl Fn() -> Option<Duration>) {
             return;
         }
         sleep(left).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn matches(matches: &serde_json::Value) -> Vec<String> {
+        let reply =
+            json!({"status": "ok", "matches": matches, "cursor_start": 0, "cursor_end": 1, "metadata": {"a": [1]}});
+        matches_in(reply.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn matches_are_bounded_and_the_first_ones_kept() {
+        assert_eq!(matches(&json!(["a", "é\n"])), ["a", "é\n"]);
+        let many: Vec<_> = (0..3 * MAX_MATCHES).map(|number| number.to_string()).collect();
+        assert_eq!(matches(&json!(many)), many[..MAX_MATCHES]);
+        let long: Vec<_> = (0..100).map(|number| format!("{number:01000}")).collect();
+        assert_eq!(matches(&json!(long)), long[..MAX_MATCHES_BYTES / 1002]);
+        let (first, rest) = ("a", "b".repeat(MAX_MATCHES_BYTES));
+        assert_eq!(matches(&json!([first, rest, "c"])), [first]);
+        assert!(matches_in(b"{}").is_err() && matches_in(br#"{"matches": [1]}"#).is_err());
     }
 }

@@ -3,6 +3,7 @@
 //! The agent matches replies to requests by their order, so a slow request delays the replies after it, by [`TIMEOUT`]
 //! at most. Requests are processed concurrently.
 
+use std::collections::VecDeque;
 use std::future::{pending, ready};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,25 +26,38 @@ const MAX_PENDING: usize = 64;
 #[derive(Default)]
 pub(super) struct Completions {
     pending: FuturesOrdered<BoxFuture<'static, Vec<String>>>,
+    /// Suggestions that cannot be sent yet. Replies of a kernel are large and are not kept for so long.
+    unsent: VecDeque<Vec<String>>,
 }
 
 impl Completions {
     /// Starts a completion request.
     pub(super) fn request(&mut self, engine: Option<Arc<dyn Engine>>, request: String) {
         self.pending.push_back(match engine {
-            Some(engine) if self.pending.len() < MAX_PENDING => {
+            Some(engine) if self.pending.len() + self.unsent.len() < MAX_PENDING => {
                 Box::pin(async move { timeout(TIMEOUT, engine.complete(&request)).await.unwrap_or_default() })
             }
             _ => Box::pin(ready(Vec::new())),
         });
     }
 
-    /// Resolves to the suggestions for the oldest request.
-    pub(super) async fn next(&mut self) -> Vec<String> {
-        match self.pending.next().await {
-            Some(suggestions) => suggestions,
-            None => pending().await,
+    /// Resolves to the suggestions for the oldest request when they are there and may be sent.
+    pub(super) async fn next(&mut self, may_send: impl Future<Output = ()>) -> Vec<String> {
+        tokio::pin!(may_send);
+        loop {
+            let finished = async {
+                match self.pending.next().await {
+                    Some(suggestions) => suggestions,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                suggestions = finished => self.unsent.push_back(suggestions),
+                () = &mut may_send, if !self.unsent.is_empty() => break,
+            }
         }
+        self.unsent.pop_front().unwrap_or_default()
     }
 }
 
@@ -77,8 +91,24 @@ mod tests {
         ask(Some(Arc::new(Slow)), "1");
         let mut answers = Vec::new();
         for _ in 0..3 {
-            answers.push(completions.next().await.concat());
+            answers.push(completions.next(ready(())).await.concat());
         }
         assert_eq!(answers, ["100", "", "1"]);
+    }
+
+    #[tokio::test]
+    async fn answers_are_taken_from_the_engine_and_wait_until_they_may_be_sent() {
+        let mut completions = Completions::default();
+        for _ in 0..2 * MAX_PENDING {
+            completions.request(Some(Arc::new(Slow)), "1".to_owned());
+        }
+        assert!(timeout(Duration::from_millis(50), completions.next(pending())).await.is_err());
+        assert_eq!((completions.pending.len(), completions.unsent.len()), (0, 2 * MAX_PENDING));
+        completions.request(Some(Arc::new(Slow)), "1".to_owned());
+        let mut answers = Vec::new();
+        for _ in 0..=2 * MAX_PENDING {
+            answers.extend(completions.next(ready(())).await);
+        }
+        assert_eq!(answers.len(), MAX_PENDING, "those beyond the limit get no suggestions");
     }
 }

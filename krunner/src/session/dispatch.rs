@@ -159,6 +159,7 @@ impl Session {
             replies.wait_for_answer_budget().await;
             self.services.next().await
         };
+        let may_send_completion = replies.wait_for_answer_budget();
         let is_step_held_up = self.steps.has_next();
         let room_for_steps = async {
             if is_step_held_up {
@@ -187,7 +188,7 @@ impl Session {
             reply = about_services => SessionEvent::Service(reply),
             () = reached(self.steps.reports_deadline()) => SessionEvent::ReportsOverdue,
             () = reached(self.agent.readiness.deadline()) => SessionEvent::ReadinessOverdue,
-            suggestions = self.execution.completions.next() => SessionEvent::Completed(suggestions),
+            suggestions = self.execution.completions.next(may_send_completion) => SessionEvent::Completed(suggestions),
             Some(wanted) = wanted, if !self.prompts.is_prompting => SessionEvent::InputWanted(wanted),
             Some(frames) = message => SessionEvent::Message(frames),
         }
