@@ -18,6 +18,7 @@ mod logging;
 mod monitor;
 mod node;
 mod process;
+mod remove_tree;
 mod runtime;
 mod service;
 mod session;

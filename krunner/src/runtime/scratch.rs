@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use tempfile::{Builder, TempDir, TempPath};
+use tempfile::{Builder, TempPath};
 
+use crate::remove_tree::ScratchFolder;
 use crate::user_folder::UserFolder;
 
 /// Prefix of the names, as of Python's temporary files.
@@ -23,7 +24,7 @@ pub(crate) struct ScratchFiles {
     directory: PathBuf,
     random_bytes: usize,
     files: Vec<TempPath>,
-    folder: Option<TempDir>,
+    folder: Option<ScratchFolder>,
 }
 
 impl ScratchFiles {
@@ -58,7 +59,8 @@ impl ScratchFiles {
     /// When it cannot be created.
     pub(crate) fn folder(&mut self) -> io::Result<PathBuf> {
         if self.folder.is_none() {
-            self.folder = Some(self.builder().permissions(Permissions::from_mode(0o700)).tempdir_in(&self.directory)?);
+            let only_ours = Permissions::from_mode(0o700);
+            self.folder = Some(self.builder().permissions(only_ours).tempdir_in(&self.directory)?.into());
         }
         let path = self.folder.as_ref().map(|folder| folder.path().to_owned());
         path.map(|path| self.relative(&path)).ok_or_else(|| io::ErrorKind::NotFound.into())

@@ -20,12 +20,12 @@ use std::time::Duration;
 use nix::fcntl::AT_FDCWD;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
-use tempfile::TempDir;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::sleep;
 
 use crate::config::INPUT_SOCKET_VARIABLE;
+use crate::remove_tree::ScratchFolder;
 use crate::sys;
 
 const NAME_ELSEWHERE: &str = "input.sock";
@@ -39,7 +39,7 @@ const LOOK_PERIOD: Duration = Duration::from_secs(2);
 /// A socket that is recreated when its path is removed. Dropping it removes the directory that was created for it.
 pub(super) struct InputSocket {
     path: PathBuf,
-    folder: Option<TempDir>,
+    folder: Option<ScratchFolder>,
     bound: BoundSocket,
     is_loss_told: bool,
 }
@@ -89,7 +89,7 @@ impl InputSocket {
         let only_ours = fs::Permissions::from_mode(OWNER_ONLY_FOLDER);
         let folder = tempfile::Builder::new().prefix("krunner-input-").permissions(only_ours).tempdir_in(parent)?;
         let path = folder.path().join(NAME_ELSEWHERE);
-        Ok(Self { bound: BoundSocket::at(&path)?, path, folder: Some(folder), is_loss_told: false })
+        Ok(Self { bound: BoundSocket::at(&path)?, path, folder: Some(folder.into()), is_loss_told: false })
     }
 
     /// The socket's path, if it is not the usual one.
@@ -132,7 +132,7 @@ impl InputSocket {
 
     fn bind_again(&mut self) -> io::Result<()> {
         if let Some(folder) = &self.folder {
-            fs::DirBuilder::new().mode(OWNER_ONLY_FOLDER).recursive(true).create(folder)?;
+            fs::DirBuilder::new().mode(OWNER_ONLY_FOLDER).recursive(true).create(folder.path())?;
         }
         self.bound = BoundSocket::at(&self.path)?;
         Ok(())
@@ -189,6 +189,7 @@ fn remove(path: &Path) -> io::Result<()> {
 mod tests {
     use std::os::unix::net::UnixListener as StdListener;
 
+    use tempfile::TempDir;
     use tokio::time::timeout;
 
     use super::*;

@@ -15,7 +15,8 @@ const ROOT: &str = "krunner/src/";
 const TOP: &[&str] = &["cli", "fuzzing"];
 
 /// Used by every room but the pure ones. These may use each other.
-const INFRASTRUCTURE: &[&str] = &["config", "logging", "writer", "error", "exit", "tasks", "user_folder"];
+const INFRASTRUCTURE: &[&str] =
+    &["config", "logging", "writer", "error", "exit", "tasks", "user_folder", "remove_tree"];
 
 /// Rooms that use no other room at all, infrastructure included: `sys` wraps system calls, `wire` is
 /// the protocol as plain types, `zmtp` the framing below it, `exit` a list of numbers.

@@ -18,6 +18,7 @@ use super::sshd::{Dropbear, public_key};
 use crate::config::{ChildEnv, Paths, read_regular};
 use crate::error::chain;
 use crate::process::{CaptureError, Command, Control, Launcher};
+use crate::remove_tree::remove_tree;
 use crate::tasks::blocking;
 
 /// Generating an RSA key takes a second, or many if the container has a tenth of a CPU.
@@ -208,7 +209,7 @@ fn own_folder(usual: &Path) -> Result<PathBuf, FolderError> {
 /// Removes what is at the path: it is from an earlier start or was planted.
 fn make_anew(folder: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(folder) {
-        Ok(about) if about.is_dir() => fs::remove_dir_all(folder),
+        Ok(about) if about.is_dir() => remove_tree(folder),
         Ok(_) => fs::remove_file(folder),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
