@@ -164,18 +164,27 @@ impl ServiceStart {
 #[derive(Default)]
 pub(super) struct EarlyRequests(Vec<EarlyRequest>);
 
-struct EarlyRequest {
-    name: String,
-    deadline: Instant,
-    pass_on: oneshot::Sender<PendingOutcome>,
+enum EarlyRequest {
+    Start { name: String, deadline: Instant, pass_on: oneshot::Sender<PendingOutcome> },
+    ShutDown { name: String },
+}
+
+impl EarlyRequest {
+    fn is_abandoned(&self) -> bool {
+        matches!(self, Self::Start { pass_on, .. } if pass_on.is_closed())
+    }
+
+    fn shuts_down(&self, service: &str) -> bool {
+        matches!(self, Self::ShutDown { name } if name == service)
+    }
 }
 
 impl EarlyRequests {
     /// Resolves to the outcome, or to "still starting" at the deadline.
     pub(super) fn request(&mut self, name: &str, deadline: Instant) -> PendingOutcome {
         let (pass_on, passed_on) = oneshot::channel();
-        self.0.retain(|request| !request.pass_on.is_closed());
-        self.0.push(EarlyRequest { name: name.to_owned(), deadline, pass_on });
+        self.0.retain(|request| !request.is_abandoned());
+        self.0.push(EarlyRequest::Start { name: name.to_owned(), deadline, pass_on });
         Box::pin(async move {
             match timeout_at(deadline, passed_on).await {
                 Ok(Ok(answer)) => answer.await,
@@ -184,12 +193,30 @@ impl EarlyRequests {
         })
     }
 
-    /// Passes the requests on to the services.
+    /// Keeps a request to stop one of the services; `false` for another name.
+    pub(super) fn shut_down(&mut self, name: &str) -> bool {
+        let is_intrinsic = matches!(name, SSHD | TTYD);
+        if is_intrinsic {
+            // Only the last one decides whether the service runs.
+            self.0.retain(|request| !request.shuts_down(name));
+            self.0.push(EarlyRequest::ShutDown { name: name.to_owned() });
+        }
+        is_intrinsic
+    }
+
+    /// Passes the requests on to the services, in their order.
     pub(super) fn pass_on(&mut self, intrinsic: &mut Intrinsic) {
         for request in self.0.drain(..) {
-            if let Some(answer) = intrinsic.request(&request.name, request.deadline) {
-                // Fails if the request was already answered at its deadline.
-                let _ = request.pass_on.send(answer);
+            match request {
+                EarlyRequest::Start { name, deadline, pass_on } => {
+                    if let Some(answer) = intrinsic.request(&name, deadline) {
+                        // Fails if the request was already answered at its deadline.
+                        let _ = pass_on.send(answer);
+                    }
+                }
+                EarlyRequest::ShutDown { name } => {
+                    intrinsic.shut_down(&name);
+                }
             }
         }
     }

@@ -68,7 +68,11 @@ impl SessionServices {
 
     /// Stops a service.
     pub(super) fn stop(&mut self, name: String) -> Option<Reply> {
-        if self.intrinsic.as_mut().is_some_and(|intrinsic| intrinsic.shut_down(&name)) {
+        let is_intrinsic = match &mut self.intrinsic {
+            Some(intrinsic) => intrinsic.shut_down(&name),
+            None => self.early_requests.shut_down(&name),
+        };
+        if is_intrinsic {
             return None;
         }
         self.order(ServiceCommand::Stop(name))
