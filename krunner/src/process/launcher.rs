@@ -375,27 +375,34 @@ async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) 
 /// Waits for the exit and forwards signals meanwhile.
 async fn supervise(pid: Pid, mut exit: oneshot::Receiver<ChildStatus>, control: &Control) -> CommandOutcome {
     let (mut requests, mut pauses) = (control.requests(), control.pauses());
+    let mut is_stopped = false;
     loop {
         let request = tokio::select! {
-            exit = &mut exit => return CommandOutcome::Exited(exit.unwrap_or(ChildStatus::Signal(nix::libc::SIGKILL))),
+            exit = &mut exit => {
+                if is_stopped {
+                    // Processes that it forked were stopped with it, and nothing else would continue them.
+                    signal_group(pid, Signal::SIGCONT);
+                }
+                return CommandOutcome::Exited(exit.unwrap_or(ChildStatus::Signal(nix::libc::SIGKILL)));
+            }
             request = requests.next() => request,
             Ok(()) = pauses.changed() => {
-                let paused = *pauses.borrow_and_update();
-                signal_group(pid, if paused { Signal::SIGSTOP } else { Signal::SIGCONT });
+                is_stopped = *pauses.borrow_and_update();
+                signal_group(pid, if is_stopped { Signal::SIGSTOP } else { Signal::SIGCONT });
                 continue;
             }
         };
         match request {
             ControlRequest::Interrupt => {
                 signal_group(pid, Signal::SIGINT);
-                if !control.is_paused() {
+                if !is_stopped {
                     // A stopped program handles the signal only when it is continued, as with `fg` after Ctrl-Z and
                     // Ctrl-C.
                     signal_group(pid, Signal::SIGCONT);
                 }
             }
             ControlRequest::Terminate => {
-                if control.is_paused() {
+                if is_stopped {
                     // A stopped process handles SIGTERM only after SIGCONT.
                     signal_group(pid, Signal::SIGCONT);
                 }

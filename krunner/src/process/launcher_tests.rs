@@ -123,6 +123,32 @@ fn an_interrupt_reaches_the_group_and_a_stopped_program_too() {
 }
 
 #[test]
+fn a_child_of_a_paused_program_is_continued_when_the_program_exits() {
+    alone(async {
+        let (launcher, sink) = launcher();
+        let control = Control::new();
+        let folder = tempfile::tempdir().unwrap();
+        let line = "(while [ ! -e go ]; do sleep 0.01; done; echo late) & echo early; wait";
+        let (command, env) = (Command::shell(line).in_directory(folder.path()), env());
+        let started = launcher.start(&command, &env, &control).await.unwrap();
+        let ControlFlow::Continue(running) = started else { panic!("it started") };
+        let pid = running.pid();
+        sink.until_stdout("early\n").await;
+        let (outcome, ()) = tokio::join!(running.finish(&control), async {
+            control.pause(true);
+            let stat = Path::new("/proc").join(pid.to_string()).join("stat");
+            while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+                sleep(GROUP_POLL).await;
+            }
+            nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
+        });
+        assert_eq!(outcome, CommandOutcome::Exited(ChildStatus::Signal(nix::libc::SIGKILL)));
+        std::fs::write(folder.path().join("go"), "").unwrap();
+        sink.until_stdout("early\nlate\n").await;
+    });
+}
+
+#[test]
 fn what_was_stopped_before_its_start_is_not_started() {
     alone(async {
         let (launcher, sink) = launcher();
