@@ -143,6 +143,13 @@ def run(idents, parent, code):
             for _ in range(50):
                 iopub.send_multipart(small)
             iopub.send_multipart(large)
+    elif MODE == "plots":
+        # A form that no client of ours shows: a million small values, 14 MB.
+        data = {"application/json": [{"a": 0}] * 1_400_000, "text/plain": "a plot"}
+        publish("display_data", {"data": data, "metadata": {}, "transient": {}}, parent)
+        ok["payload"] = [{"source": "page", "data": [0] * 2_000_000}]
+    elif MODE == "fails-long":
+        publish("error", {"ename": "E", "evalue": "", "traceback": ["E"] + [""] * 3_000_000}, parent)
     elif MODE == "huge-reply":
         ok = {"status": "error", "ename": "E", "evalue": "x" * 2**26, "traceback": []}
     elif MODE == "closes":

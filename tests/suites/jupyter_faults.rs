@@ -141,6 +141,28 @@ fn an_answer_too_long_to_be_read_is_no_success() {
     assert!(peak < 32 * 1024, "{peak} KiB for an answer that is not read");
 }
 
+/// A message takes memory for its text, and for what is shown of it, not for the rest as values.
+#[test]
+fn a_display_of_a_million_values_costs_little_more_than_its_text() {
+    let python = require!(host::agent_python());
+    let (runner, agent) = start(&python, "plots");
+    let run = agent.query("1");
+    assert_eq!((run.codes(), run.stdout()), (vec![0], "a plot".to_owned()));
+    let peak = proc::peak_rss_kib(runner.pid()).expect("the runner runs");
+    assert!(peak < 80 * 1024, "{peak} KiB for a message of 14 MB");
+}
+
+#[test]
+fn a_traceback_of_millions_of_lines_costs_little_more_than_its_text() {
+    let python = require!(host::agent_python());
+    let (runner, agent) = start(&python, "fails-long");
+    let run = agent.query("1");
+    assert_eq!(run.codes(), [0]);
+    assert_eq!(run.stderr().len(), "E".len() + 3_000_000);
+    let peak = proc::peak_rss_kib(runner.pid()).expect("the runner runs");
+    assert!(peak < 80 * 1024, "{peak} KiB for a message of 12 MB");
+}
+
 /// The kernel is paused while output piles up; it may be in the middle of a message then.
 #[test]
 fn a_kernel_that_is_paused_in_the_middle_of_a_message_goes_on() {

@@ -421,6 +421,26 @@ fn agent_may_stop_it_and_start_it_anew() {
 }
 
 #[test]
+fn agent_may_stop_it_before_the_session_is_prepared() {
+    let script = format!("echo > started\n{}\n", crate::wait_for_file("go"));
+    let setup = require!(single()).file("home/work/bootstrap.sh", script).as_work();
+    let (port, _) = setup.service_ports();
+    let host = Host { runner: setup.start(), port };
+    let mut raw = Raw::connect(&host.runner);
+    host.runner.wait_for("started");
+    raw.op("shutdown-service", "\"sshd\"");
+    raw.op("status", "now");
+    raw.read_until(|message| message.kind == "status");
+    host.runner.write("go", "");
+    // The reply means that the script has run and no server is starting any more.
+    raw.op("status", "");
+    raw.read_until(|message| message.kind == "status");
+    assert!(!proc::listens(host.runner.pid(), port), "it was stopped");
+    assert_eq!(ask(&mut raw), json!({ "status": "started" }));
+    assert_eq!(host.login(&host.key(), "exit 7").status.code(), Some(7));
+}
+
+#[test]
 fn stop_ends_the_server_and_those_who_are_logged_in() {
     let mut host = Host::start(require!(single()));
     let mut ssh = host.client("ssh", &host.key(), "-p");
