@@ -82,6 +82,33 @@ fn program_that_cannot_start_does_not_delay_the_end() {
     wait::until_true("no process is left", || runner.processes().is_empty());
 }
 
+/// The runtime looks for sources before there is a command to run.
+#[test]
+fn step_that_hangs_before_its_program_starts_is_ended() {
+    require!(requirements());
+    let mut runner = start_with_hung(Setup::new("c").file("home/work/main.c", "int main() {}\n"), "home/work/src");
+    let mut raw = Raw::connect(&runner);
+    for _ in 0..2 {
+        raw.op("build", "*");
+        assert_answers(&mut raw);
+        let since = Instant::now();
+        raw.op("interrupt", "");
+        let end = raw.read_until(|message| message.ends_step());
+        assert_eq!(end.codes(), [("build-finished", -2)]);
+        assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
+    }
+    runner.wait_for_log(&["the step has not started", "a mount that hangs"]);
+    assert_eq!(raw.exec("echo alive").stdout(), "alive\n");
+
+    raw.op("build", "*");
+    assert_answers(&mut raw);
+    let since = Instant::now();
+    runner.signal(Signal::SIGTERM);
+    assert_eq!(raw.read_to_end().codes(), [("build-finished", -15)]);
+    assert!(runner.wait_exit().success());
+    assert!(since.elapsed() < 2 * SOON, "{:?}", since.elapsed());
+}
+
 #[test]
 fn program_that_reads_from_it_is_ended() {
     require!(requirements());

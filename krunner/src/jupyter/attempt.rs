@@ -133,7 +133,13 @@ impl Attempt for KernelAttempt {
 
 impl KernelAttempt {
     async fn run_kernel(&self, progress: &KernelProgress) -> KernelOutcome {
-        let (spec, mut endpoints) = match self.prepare().await {
+        let prepared = tokio::select! {
+            biased;
+            // The files may be on a mount that hangs.
+            () = progress.control().terminated() => return KernelOutcome::Stopped,
+            prepared = self.prepare() => prepared,
+        };
+        let (spec, mut endpoints) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return KernelOutcome::Failed(error.to_string()),
         };

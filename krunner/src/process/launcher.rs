@@ -290,17 +290,26 @@ async fn unless_stopped(
     control: &Control,
     starting: impl Future<Output = Result<ControlFlow<CommandOutcome, RunningChild>, SpawnError>>,
 ) -> Result<ControlFlow<CommandOutcome, RunningChild>, SpawnError> {
+    until_stopped(control, starting).await.unwrap_or_else(|outcome| {
+        tracing::warn!("`{command}` has not started; it or its log may be on a mount that hangs");
+        Ok(ControlFlow::Break(outcome))
+    })
+}
+
+/// Waits for work of a step that may hang in the kernel, at most [`START_TIMEOUT`] after a request to interrupt or terminate
+/// the step. The work itself is dropped then.
+///
+/// # Errors
+/// The outcome of a step that was stopped before its program started.
+pub(crate) async fn until_stopped<T>(control: &Control, work: impl Future<Output = T>) -> Result<T, CommandOutcome> {
     let stopped = async {
         control.requests().next().await;
         sleep(START_TIMEOUT).await;
     };
     tokio::select! {
         biased;
-        started = starting => started,
-        () = stopped => {
-            tracing::warn!("`{command}` has not started; it or its log may be on a mount that hangs");
-            Ok(ControlFlow::Break(stopped_before_start(control).unwrap_or(CommandOutcome::NotStarted)))
-        }
+        done = work => Ok(done),
+        () = stopped => Err(stopped_before_start(control).unwrap_or(CommandOutcome::NotStarted)),
     }
 }
 

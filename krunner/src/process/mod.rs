@@ -35,7 +35,9 @@ pub(crate) use control::{Control, ControlReceiver, ControlRequest};
 pub(crate) use exit_reason::NoExplanation;
 pub(crate) use exit_reason::{ExitExplainer, ExitReason, UnexplainedExit};
 pub(crate) use hook::Hook;
-pub(crate) use launcher::{CaptureError, CollectedOutput, Console, ExplainedOutcome, Launcher, RunningChild};
+pub(crate) use launcher::{
+    CaptureError, CollectedOutput, Console, ExplainedOutcome, Launcher, RunningChild, until_stopped,
+};
 pub(crate) use oom_score::OomScorePolicy;
 pub(crate) use outcome::{ChildStatus, CommandOutcome};
 pub(crate) use reaper::{ExitObserver, Reaper};

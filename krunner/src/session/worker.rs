@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::ChildEnv;
 use crate::error::chain;
 use crate::logging::OPERATOR;
-use crate::process::{Command, Control, ExplainedOutcome, Launcher, Stream};
+use crate::process::{Command, Control, ExplainedOutcome, Launcher, Stream, until_stopped};
 use crate::runtime::{Engine, Plan, Runtime, ScratchFiles, Severity, make_or_build};
 use crate::tasks::blocking;
 use crate::wire::{Step, StepKind};
@@ -33,7 +33,10 @@ impl Worker {
             (_, "") => return 0,
             (kind, HEURISTIC) => {
                 let runtime = Arc::clone(&self.runtime);
-                blocking(move || heuristic(&*runtime, kind)).await
+                match prepared(control, move || heuristic(&*runtime, kind)).await {
+                    Ok(plan) => plan,
+                    Err(exit_code) => return exit_code,
+                }
             }
             (StepKind::Exec, line) => Plan::one(Command::shell(line).in_batch_mode()),
             (_, line) => Plan::one(Command::shell(line)),
@@ -48,7 +51,11 @@ impl Worker {
             return engine.run(&code, control).await;
         }
         let (runtime, mut scratch) = (Arc::clone(&self.runtime), ScratchFiles::new("."));
-        let (plan, scratch) = blocking(move || (runtime.query(&code, &mut scratch), scratch)).await;
+        // If this is abandoned, the thread removes the files.
+        let (plan, scratch) = match prepared(control, move || (runtime.query(&code, &mut scratch), scratch)).await {
+            Ok(prepared) => prepared,
+            Err(exit_code) => return exit_code,
+        };
         let exit_code = match plan {
             Ok(plan) => self.execute(plan, control).await,
             Err(error) => {
@@ -56,7 +63,9 @@ impl Worker {
                 INTERNAL_ERROR
             }
         };
-        blocking(move || drop(scratch)).await;
+        if until_stopped(control, blocking(move || drop(scratch))).await.is_err() {
+            tracing::warn!("files of the step are not removed yet; the working directory may be on a mount that hangs");
+        }
         exit_code
     }
 
@@ -101,6 +110,15 @@ impl Worker {
             }
         }
     }
+}
+
+/// Does file I/O before a step's program starts. The error is the exit code of a step that was interrupted or terminated while
+/// it hung.
+async fn prepared<T: Send + 'static>(control: &Control, work: impl FnOnce() -> T + Send + 'static) -> Result<T, i32> {
+    until_stopped(control, blocking(work)).await.map_err(|outcome| {
+        tracing::warn!("the step has not started; the working directory may be on a mount that hangs");
+        outcome.code()
+    })
 }
 
 /// The plan for `*` in the current working directory.
