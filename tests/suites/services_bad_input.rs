@@ -9,7 +9,7 @@ use krunner_tests::{Raw, Setup, free_port, host, require, wait};
 use serde_json::{Value, json};
 
 use crate::services::{ANSWER_WITHIN, defined, request};
-use crate::{app, with_agent};
+use crate::{app, wait_for_file, with_agent};
 
 /// Would leave a file if it were started.
 fn tell_tale(more: &Value) -> Value {
@@ -148,6 +148,37 @@ fn a_port_that_another_user_has_is_refused() {
     let expected = format!("port {port} is already in use by python");
     assert!(answer["error"].as_str().is_some_and(|error| error.starts_with(&expected)), "{answer}");
     assert_eq!((runner.read("started"), runner.read("prepared")), (None, None), "nothing was begun");
+    drop(listener.stdin.take());
+    listener.wait().expect("the listener ends");
+}
+
+#[test]
+fn another_users_listener_that_comes_after_the_start_is_not_taken_for_the_service() {
+    require!(host::root());
+    let python = require!(host::user_python());
+    let port = free_port();
+    let command = format!("echo > started; {}", wait_for_file("go"));
+    let definition = json!({ "command": ["sh", "-c", command] });
+    let runner = defined(app(), "late", &definition).start();
+    let mut raw = Raw::connect(&runner);
+    raw.op("start-service", &request("late", port).to_string());
+    runner.wait_for("started");
+    let mut listener = Command::new(python);
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/programs/listener.py");
+    let text = std::fs::read_to_string(program).expect("a program");
+    listener.args(["-c", &text, &port.to_string()]).uid(4321).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut listener = listener.spawn().expect("a listener");
+    wait::until_true("its port", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    runner.wait_for_log(&[&format!("port {port} is used by python"), "which is not taken for the service"]);
+
+    // It ends with success, as a program that leaves a daemon.
+    runner.write("go", "");
+
+    let told = raw.read_until(|message| message.kind == "service-result");
+    let answer: Value = serde_json::from_slice(&told.messages.last().expect("an answer").payload).expect("JSON");
+    assert_eq!(answer["status"], "failed", "{answer}");
+    assert!(!runner.stderr().contains("continues in the background"), "{}", runner.stderr());
+    assert!(listener.try_wait().expect("a state").is_none(), "it is left alone");
     drop(listener.stdin.take());
     listener.wait().expect("the listener ends");
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use tokio::time::sleep;
 
 use crate::process::{ChildStatus, CommandOutcome, Control};
-use crate::supervisor::{PortOwner, ProgramExit, is_open, port_owner, wait_until};
+use crate::supervisor::{PortOwner, ProgramExit, is_open_in_session, session_listener, wait_until_in_session};
 
 /// From the exit of the first process to the daemon's listener; most daemons listen before the first process exits.
 pub(super) const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -28,7 +28,7 @@ pub(super) fn may_have_forked(ended: &ProgramExit) -> bool {
 
 /// Watches a listener until it is gone, and stops it on request.
 pub(super) async fn follow(name: &str, port: u16, control: &Control) {
-    let Some(daemon) = port_owner(port).await else {
+    let Some(daemon) = session_listener(port).await else {
         return tracing::info!("service {name} stopped listening on port {port}");
     };
     tokio::select! {
@@ -38,14 +38,14 @@ pub(super) async fn follow(name: &str, port: u16, control: &Control) {
 }
 
 async fn closed(port: u16) {
-    while is_open(port).await {
+    while is_open_in_session(port).await {
         sleep(PATIENT_POLL).await;
     }
 }
 
 async fn stop(name: &str, port: u16, daemon: &PortOwner) {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        match port_owner(port).await {
+        match session_listener(port).await {
             Some(owner) if !daemon.is_still(&owner) => {
                 return tracing::warn!("port {port} of service {name} was taken over by {owner}, which keeps running");
             }
@@ -55,7 +55,7 @@ async fn stop(name: &str, port: u16, daemon: &PortOwner) {
             }
             _ => {}
         }
-        if wait_until(port, false, TERM_TIMEOUT).await {
+        if wait_until_in_session(port, false, TERM_TIMEOUT).await {
             tracing::info!("service {name} was stopped");
             return;
         }
@@ -70,6 +70,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
+    use crate::supervisor::{port_owner, wait_until};
 
     /// A program that waits, with a listener as its stdin.
     fn program_with(listener: TcpListener) -> Child {
@@ -89,10 +90,10 @@ mod tests {
         assert!(wait_until(port, false, TERM_TIMEOUT).await);
         let mut other = program_with(TcpListener::bind(("127.0.0.1", port)).unwrap());
         stop("test", port, &owner).await;
-        assert!(is_open(port).await, "it took the port over and keeps running");
+        assert!(is_open_in_session(port).await, "it took the port over and keeps running");
         let owner = port_owner(port).await.unwrap();
         stop("test", port, &owner).await;
-        assert!(!is_open(port).await);
+        assert!(!is_open_in_session(port).await);
         let _ = other.wait();
     }
 }

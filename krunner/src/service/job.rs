@@ -208,7 +208,7 @@ impl ServiceJob {
         let exit = program.watch(readiness, ServiceOrigin::Started, progress).await;
         if daemon::may_have_forked(&exit) {
             let patience = if exit.was_ready { Duration::ZERO } else { daemon::LISTEN_TIMEOUT };
-            if supervisor::wait_until(self.port, true, patience).await {
+            if supervisor::wait_until_in_session(self.port, true, patience).await {
                 tracing::info!("service {} continues in the background", self.name);
                 progress.ready(ServiceOrigin::Started);
                 daemon::follow(&self.name, self.port, progress.control()).await;

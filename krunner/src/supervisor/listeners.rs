@@ -21,18 +21,37 @@ use crate::tasks::blocking;
 /// Maximum length of a program's path: `PATH_MAX` (include/uapi/linux/limits.h).
 const MAX_PROGRAM_BYTES: u64 = 4096;
 
+/// How many listeners of one port are looked at, each at another address.
+const MAX_LISTENERS: usize = 64;
+
 /// Polling interval while a listener is expected to come or go.
 const EAGER_POLL: Duration = Duration::from_millis(50);
 
 /// Whether something listens on this TCP port at any address of this network namespace.
 pub(crate) async fn is_open(port: u16) -> bool {
-    blocking(move || listener(port).is_some()).await
+    blocking(move || !listeners(port).is_empty()).await
+}
+
+/// Whether a listener that [may be this session's](session_listener) is on the port.
+pub(crate) async fn is_open_in_session(port: u16) -> bool {
+    // The user alone is known without a look at every process.
+    blocking(move || listeners(port).iter().any(|listener| Uid::from_raw(listener.uid) == Uid::effective())).await
+        || session_listener(port).await.is_some()
 }
 
 /// Waits until something listens on the port, or nothing does; `false` if that takes longer.
 pub(crate) async fn wait_until(port: u16, open: bool, patience: Duration) -> bool {
+    wait(|| is_open(port), open, patience).await
+}
+
+/// Waits until this session listens on the port, or it does not; `false` if that takes longer.
+pub(crate) async fn wait_until_in_session(port: u16, open: bool, patience: Duration) -> bool {
+    wait(|| is_open_in_session(port), open, patience).await
+}
+
+async fn wait<F: Future<Output = bool>>(is_open: impl Fn() -> F, open: bool, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
-    while is_open(port).await != open {
+    while is_open().await != open {
         if Instant::now() >= deadline {
             return false;
         }
@@ -64,6 +83,12 @@ impl PortOwner {
         self.is_descendant
     }
 
+    /// Whether it may be a program that this session started. A process whose descriptors cannot be seen counts if one of
+    /// this session's has its user, as after a set-user-ID program.
+    pub(crate) fn may_be_of_this_session(&self) -> bool {
+        self.user == Uid::effective() || self.is_descendant || (self.pid.is_none() && has_descendant_of(self.user))
+    }
+
     /// Whether the listener belongs to the session's user and is not the runner itself.
     pub(crate) fn is_users_own(&self) -> bool {
         self.user == Uid::effective() && self.pid != Some(Pid::this())
@@ -89,60 +114,64 @@ impl fmt::Display for PortOwner {
 
 /// The listener of a port, if there is one.
 pub(crate) async fn port_owner(port: u16) -> Option<PortOwner> {
-    blocking(move || {
-        let listener = listener(port)?;
-        let (user, inode) = (Uid::from_raw(listener.uid), listener.inode);
-        let Some((process, name)) = process_with_socket(inode) else {
-            let name = "another program".to_owned();
-            return Some(PortOwner {
-                pid: None,
-                name,
-                user,
-                inode,
-                start_ticks: None,
-                group: None,
-                is_descendant: false,
-            });
-        };
-        let is_descendant = descends_from_us(&process);
-        let (start_ticks, group) = process.stat().ok().map(|stat| (stat.starttime, stat.pgrp)).unzip();
-        Some(PortOwner {
-            pid: Some(Pid::from_raw(process.pid())),
-            name,
-            user,
-            inode,
-            start_ticks,
-            group,
-            is_descendant,
-        })
-    })
-    .await
+    blocking(move || listeners(port).first().map(owner)).await
 }
 
-fn listener(port: u16) -> Option<TcpNetEntry> {
+/// The listener of a port that may belong to a program of this session: one of the runner's user, or of a process that
+/// descends from the runner. Any other user of the container may listen on the port as well, before the program does.
+pub(crate) async fn session_listener(port: u16) -> Option<PortOwner> {
+    blocking(move || listeners(port).iter().map(owner).find(PortOwner::may_be_of_this_session)).await
+}
+
+fn owner(listener: &TcpNetEntry) -> PortOwner {
+    let (user, inode) = (Uid::from_raw(listener.uid), listener.inode);
+    let Some((process, name)) = process_with_socket(inode) else {
+        let name = "another program".to_owned();
+        return PortOwner { pid: None, name, user, inode, start_ticks: None, group: None, is_descendant: false };
+    };
+    let is_descendant = descends_from_us(&process);
+    let (start_ticks, group) = process.stat().ok().map(|stat| (stat.starttime, stat.pgrp)).unzip();
+    let pid = Some(Pid::from_raw(process.pid()));
+    PortOwner { pid, name, user, inode, start_ticks, group, is_descendant }
+}
+
+fn listeners(port: u16) -> Vec<TcpNetEntry> {
     // A kernel without IPv6 has no `tcp6`.
     ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
         .into_iter()
-        .find_map(|table| listener_in(File::open(table).ok()?, port))
+        .filter_map(|table| File::open(table).ok())
+        .flat_map(|table| listeners_in(table, port))
+        .collect()
 }
 
-/// The listener of the port in a table of TCP sockets. The kernel shows all listeners before other sockets (`tcp_seq_next`,
+/// The listeners of the port in a table of TCP sockets. The kernel shows all listeners before other sockets (`tcp_seq_next`,
 /// `net/ipv4/tcp_ipv4.c`), so the rest of the table is not read, however many connections there are.
-fn listener_in(table: impl Read, port: u16) -> Option<TcpNetEntry> {
+fn listeners_in(table: impl Read, port: u16) -> Vec<TcpNetEntry> {
     const LISTEN: &str = "0A";
     let local_port = format!(":{port:04X}");
     let mut lines = BufReader::new(table).lines().map_while(Result::ok);
-    let header = lines.next()?;
+    let Some(header) = lines.next() else { return Vec::new() };
     let listeners = lines.take_while(|line| line.split_whitespace().nth(3) == Some(LISTEN));
     let is_on_port = |line: &String| line.split_whitespace().nth(1).is_some_and(|local| local.ends_with(&local_port));
-    let line = listeners.into_iter().find(is_on_port)?;
-    TcpNetEntries::from_buf_read(format!("{header}\n{line}\n").as_bytes(), &LocalSystemInfo).ok()?.0.pop()
+    let on_port: Vec<String> = listeners.filter(is_on_port).take(MAX_LISTENERS).collect();
+    let table = format!("{header}\n{}\n", on_port.join("\n"));
+    if on_port.is_empty() {
+        return Vec::new();
+    }
+    TcpNetEntries::from_buf_read(table.as_bytes(), &LocalSystemInfo).map_or_else(|_| Vec::new(), |entries| entries.0)
 }
 
 /// Whether this process is among its ancestors. Orphans of our descendants are our children, as we are a subreaper.
 fn descends_from_us(process: &Process) -> bool {
     let parent = |pid: i32| Process::new(pid).ok()?.stat().ok().map(|stat| stat.ppid).filter(|pid| *pid > 0);
     std::iter::successors(parent(process.pid()), |pid| parent(*pid)).any(|pid| pid == Pid::this().as_raw())
+}
+
+/// Whether a process of this user descends from this one.
+fn has_descendant_of(user: Uid) -> bool {
+    let is_users = |process: &Process| process.status().is_ok_and(|status| status.euid == user.as_raw());
+    let Ok(mut processes) = procfs::process::all_processes() else { return false };
+    processes.any(|process| process.is_ok_and(|process| is_users(&process) && descends_from_us(&process)))
 }
 
 /// The process that has the socket open.
@@ -213,11 +242,11 @@ mod tests {
    1: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 78 1 0 100 0 0 10 0
    2: 0100007F:1F91 0100007F:0050 01 00000000:00000000 00:00000000 00000000  1000        0 79 1 0 100 0 0 10 0
 ";
-        let found = |port| listener_in(TABLE.as_bytes(), port).map(|entry| (entry.uid, entry.inode));
+        let found = |port| listeners_in(TABLE.as_bytes(), port).first().map(|entry| (entry.uid, entry.inode));
         assert_eq!((found(8080), found(80)), (Some((1000, 77)), Some((0, 78))));
         assert_eq!(found(8081), None, "a connection");
         let endless = TABLE.as_bytes().chain(std::io::repeat(b'0'));
-        assert!(listener_in(endless, 8081).is_none());
+        assert!(listeners_in(endless, 8081).is_empty());
     }
 
     #[tokio::test]

@@ -28,7 +28,9 @@ mod readiness;
 mod restart;
 
 pub(crate) use job::{Attempt, AttemptEnd, Job, JobState, Progress, StartStage};
-pub(crate) use listeners::{PortOwner, is_open, port_owner, wait_until};
+pub(crate) use listeners::{
+    PortOwner, is_open_in_session, port_owner, session_listener, wait_until, wait_until_in_session,
+};
 pub(crate) use program::{ProgramExit, ProgramLaunch, ProgramStartError, SupervisedProgram};
 pub(crate) use readiness::{ChildReadiness, PortReadiness, PortTaken};
 pub(crate) use restart::{Backoff, RestartPolicy};

@@ -37,7 +37,8 @@ impl<R: ChildReadiness> ChildReadiness for Option<R> {
     }
 }
 
-/// A child is ready when its port has a listener. Any listener counts, because the agent cannot tell them apart either.
+/// A child is ready when its port has a listener of this session. One of another user, which came after the child's start,
+/// does not count: it would receive what the agent means for the child.
 #[derive(Debug)]
 pub(crate) struct PortReadiness {
     port: u16,
@@ -69,7 +70,18 @@ impl PortReadiness {
 impl ChildReadiness for PortReadiness {
     async fn ready(self) {
         let begun = Instant::now();
-        while !listeners::is_open(self.port).await {
+        let mut is_told = false;
+        while !listeners::is_open_in_session(self.port).await {
+            if !is_told && let Some(owner) = listeners::port_owner(self.port).await {
+                // It may have been opened by this session meanwhile.
+                is_told = !owner.may_be_of_this_session();
+                if is_told {
+                    tracing::warn!(
+                        "port {} is used by {owner} of another user, which is not taken for the service",
+                        self.port
+                    );
+                }
+            }
             sleep(poll_after(begun.elapsed())).await;
         }
     }
