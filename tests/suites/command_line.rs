@@ -1,10 +1,12 @@
 //! The commands for people: `krunner send` and `krunner selftest`.
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use krunner_tests::zmtp::{greeting, ready};
 use krunner_tests::{Raw, Runner, binary, free_port, host, proc, require};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -136,6 +138,30 @@ fn send_ends_when_the_runner_is_killed() {
     assert!(killed_at.elapsed() < Duration::from_secs(10), "it waited: {output:?}");
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(4), String::new()));
     assert_eq!(&before, b"before\n");
+    assert!(text(&output.stderr).contains("lost the connection to the runner"), "{output:?}");
+}
+
+#[test]
+fn send_of_an_op_without_a_reply_tells_a_lost_connection_as_no_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port().to_string();
+    let payload = vec![b'x'; 32 << 20];
+    let mut sending = Command::new(binary())
+        .args(["send", "--wait", "60", "--in-port", &port, "input", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("krunner send");
+    sending.stdin.take().expect("a pipe").write_all(&payload).expect("krunner send reads");
+    let (mut stream, _) = listener.accept().expect("a connection");
+    stream.write_all(&[&greeting("NULL")[..], &ready("PULL")].concat()).expect("a handshake");
+    stream.read_exact(&mut [0; 4096]).expect("the beginning of the op");
+
+    drop(stream);
+
+    let output = sending.wait_with_output().expect("krunner send ends");
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
     assert!(text(&output.stderr).contains("lost the connection to the runner"), "{output:?}");
 }
 

@@ -44,15 +44,31 @@ pub(super) async fn send(args: SendArgs) -> anyhow::Result<ExitCode> {
         text => text.as_bytes().to_vec(),
     };
     let address = RunnerAddress { host: args.host, in_port: args.in_port, out_port: args.out_port };
-    let awaited = last_reply(&args.op);
-    let mut client = RunnerClient::connect(&address, awaited.is_some(), patience).await?;
-    client.send(&args.op, payload).await?;
-    let code = match awaited {
-        Some(awaited) => print_until(&mut client, awaited, patience, args.json).await,
-        None => client.flush(patience).await.map(|()| Exit::Ok.into()).map_err(Into::into),
-    };
+    let mut client = RunnerClient::connect(&address, last_reply(&args.op).is_some(), patience).await?;
+    let code = exchange(&mut client, &args.op, payload, patience, args.json).await;
     client.close().await;
-    code
+    match code {
+        Err(error) if error.downcast_ref().is_some_and(RunnerClientError::is_no_answer) => {
+            eprintln!("krunner: {error}");
+            Ok(Exit::NoAnswer.into())
+        }
+        code => code,
+    }
+}
+
+async fn exchange(
+    client: &mut RunnerClient,
+    op: &str,
+    payload: Vec<u8>,
+    patience: Duration,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    client.send(op, payload).await?;
+    if let Some(awaited) = last_reply(op) {
+        return print_until(client, awaited, patience, json).await;
+    }
+    client.flush(patience).await?;
+    Ok(Exit::Ok.into())
 }
 
 async fn print_until(
@@ -62,13 +78,7 @@ async fn print_until(
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     loop {
-        let reply = match client.receive(patience).await {
-            Err(error @ (RunnerClientError::Silent(_) | RunnerClientError::Broken(_))) => {
-                eprintln!("krunner: {error}");
-                return Ok(Exit::NoAnswer.into());
-            }
-            reply => reply?,
-        };
+        let reply = client.receive(patience).await?;
         if let Err(error) = print(&reply, json) {
             // The reader has seen enough, as with `krunner send exec ... | head`.
             return if error.kind() == BrokenPipe { Ok(Exit::Ok.into()) } else { Err(error).context("cannot write") };

@@ -78,6 +78,13 @@ pub(crate) enum RunnerClientError {
     FrameCount(usize),
 }
 
+impl RunnerClientError {
+    /// Whether a runner was there, and did not answer or was lost.
+    pub(crate) fn is_no_answer(&self) -> bool {
+        matches!(self, Self::Broken(_) | Self::Closed | Self::Silent(_) | Self::NotTaken(_))
+    }
+}
+
 impl From<LinkError> for RunnerClientError {
     fn from(error: LinkError) -> Self {
         Self::Handshake(error.into())
