@@ -51,8 +51,8 @@ pub(super) enum ConnectionChange {
 #[derive(Debug)]
 pub(super) struct FrameQueue {
     pub(super) frames: mpsc::Receiver<QueuedFrame>,
-    /// Bytes queued for this peer, and for all.
-    pub(super) queued_bytes: [Arc<AtomicUsize>; 2],
+    /// Bytes queued for this peer, for its container, and for all.
+    pub(super) queued_bytes: [Arc<AtomicUsize>; 3],
 }
 
 /// Why a connection ended.

@@ -106,6 +106,29 @@ impl Owner {
     }
 }
 
+/// The part of a cgroup's path that names who is accountable for it: the outermost container, nspawn machine or user manager, else
+/// the outermost service or scope; all of the path if there is none of them. Processes may name the cgroups below it as they like, and none beside it.
+#[must_use]
+pub(super) fn accountable(path: &str) -> &str {
+    let mut end = 0;
+    let mut unit = None;
+    for step in path.split_inclusive('/') {
+        let name = step.trim_end_matches('/');
+        end += name.len();
+        let is_manager =
+            ["user@", "systemd-nspawn@"].iter().any(|kind| name.starts_with(kind)) && name.ends_with(".service");
+        let is_container = container(name.trim_end_matches(".scope")).is_some();
+        if is_container || is_manager {
+            return &path[..end];
+        }
+        if name.ends_with(".service") || name.ends_with(".scope") {
+            unit = unit.or(Some(end));
+        }
+        end += step.len() - name.len();
+    }
+    &path[..unit.unwrap_or(path.len())]
+}
+
 /// The engine, if the name tells it, and the ID of a container's cgroup.
 fn container(name: &str) -> Option<(Option<&'static str>, &str)> {
     if is_id(name) {
@@ -222,6 +245,32 @@ mod tests {
         }
         let nspawn = owner(&format!("/machine.slice/systemd-nspawn@box.service/docker/{other}"));
         assert_eq!((nspawn.container_id, nspawn.container.as_deref()), (None, Some("box")));
+    }
+
+    #[test]
+    fn accountable_is_who_cannot_choose_the_path() {
+        let own = |path: &str| path.replace("ID", ID).replace("U_U", &UID.replace('-', "_"));
+        let cases = [
+            ("/system.slice/docker-ID.scope", ""),
+            ("/system.slice/docker-ID.scope", "/job-3"),
+            ("/system.slice/docker-ID.scope", "/docker/ID"),
+            ("/docker/ID", "/nginx.service"),
+            ("/kubepods.slice/kubepods-podU_U.slice/cri-containerd-ID.scope", "/init.scope"),
+            ("/system.slice/docker.service/docker/ID", "/a"),
+            ("/machine.slice/libpod-ID.scope", "/container"),
+            ("/machine.slice/systemd-nspawn@box.service", "/payload/docker/ID"),
+            ("/system.slice/nginx.service", "/workers"),
+            ("/user.slice/user-1000.slice/user@1000.service", "/user.slice/libpod-ID.scope"),
+            ("/user.slice/user-1000.slice/session-3.scope", ""),
+            ("/../../system.slice/docker-ID.scope", "/a"),
+            ("/jobs/one", ""),
+            ("/", ""),
+            ("", ""),
+        ];
+        for (above, below) in cases {
+            let (above, path) = (own(above), own(&format!("{above}{below}")));
+            assert_eq!(accountable(&path), above, "{path}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The node's own log: a JSON line for each kill, with its owner. A container in a kill loop has its own budget.
+//! The node's own log: a JSON line for each kill, with its owner. Each container has its own budget, whatever cgroups it makes, so
+//! that one in a kill loop silences no other.
 //!
 //! Command lines may contain secrets, so they are left out unless the operator wants them.
 
@@ -7,11 +8,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::names::Owner;
+use super::names::{Owner, accountable};
 use crate::monitor::{Journal, OomReport, RateLimiter};
 use crate::writer::Writer;
 
-/// Containers with a budget of their own. Beyond that, all budgets start anew.
+/// Containers with a budget of their own. Beyond that, the one whose last kill is the oldest starts anew.
 const MAX_BUDGETS: usize = 512;
 
 /// The log with the budgets of containers.
@@ -25,6 +26,7 @@ pub(super) struct NodeLog {
 struct Budget {
     limiter: RateLimiter,
     owner: Owner,
+    last_kill_ns: u64,
 }
 
 impl NodeLog {
@@ -32,15 +34,17 @@ impl NodeLog {
         Self { stdout, journal, shows_command_lines, budgets: BTreeMap::new() }
     }
 
-    /// Logs a kill, or counts it if its cgroup has used up its budget. Returns whether it was logged.
+    /// Logs a kill, or counts it if its container has used up its budget. Returns whether it was logged.
     pub(super) fn kill(&mut self, report: &OomReport, owner: &Owner, now_ns: u64) -> bool {
         let path = report.cgroup.as_ref().map_or("", |cgroup| cgroup.path.as_str());
-        if self.budgets.len() >= MAX_BUDGETS && !self.budgets.contains_key(path) {
-            self.summaries(u64::MAX);
-            self.budgets.clear();
+        let container = accountable(path);
+        if self.budgets.len() >= MAX_BUDGETS && !self.budgets.contains_key(container) {
+            self.remove_oldest();
         }
-        let budget = self.budgets.entry(path.to_owned());
-        let budget = budget.or_insert_with(|| Budget { limiter: RateLimiter::new(), owner: owner.clone() });
+        let budget = self.budgets.entry(container.to_owned());
+        let budget =
+            budget.or_insert_with(|| Budget { limiter: RateLimiter::new(), owner: owner.clone(), last_kill_ns: 0 });
+        budget.last_kill_ns = now_ns;
         let is_admitted = budget.limiter.admit(now_ns, &report.victim.process.name);
         if is_admitted && let Ok(mut line) = serde_json::to_value(report) {
             if !self.shows_command_lines {
@@ -54,19 +58,22 @@ impl NodeLog {
 
     /// Logs the kills that were only counted, if that is due.
     pub(super) fn summaries(&mut self, now_ns: u64) {
-        let due: Vec<Value> = self
-            .budgets
-            .iter_mut()
-            .filter_map(|(path, budget)| {
-                let suppressed = budget.limiter.summary(now_ns)?;
-                let mut line = serde_json::to_value(suppressed).ok()?;
-                line["cgroup"] = json!(path);
-                line["owner"] = json!(budget.owner);
-                Some(line)
-            })
-            .collect();
+        let due: Vec<Value> =
+            self.budgets.iter_mut().filter_map(|(container, budget)| budget.summary(container, now_ns)).collect();
         for line in &due {
             self.write(line);
+        }
+    }
+
+    fn remove_oldest(&mut self) {
+        let oldest = self.budgets.iter().min_by_key(|(_, budget)| budget.last_kill_ns);
+        let Some((container, mut budget)) =
+            oldest.map(|(container, _)| container.clone()).and_then(|oldest| self.budgets.remove_entry(&oldest))
+        else {
+            return;
+        };
+        if let Some(line) = budget.summary(&container, u64::MAX) {
+            self.write(&line);
         }
     }
 
@@ -79,6 +86,17 @@ impl NodeLog {
         if !self.stdout.try_write(Bytes::from(line + "\n")) {
             tracing::warn!("a line of the log was dropped: stdout is blocked");
         }
+    }
+}
+
+impl Budget {
+    /// The line about the kills that were only counted, if that is due.
+    fn summary(&mut self, container: &str, now_ns: u64) -> Option<Value> {
+        let suppressed = self.limiter.summary(now_ns)?;
+        let mut line = serde_json::to_value(suppressed).ok()?;
+        line["cgroup"] = json!(container);
+        line["owner"] = json!(self.owner);
+        Some(line)
     }
 }
 
@@ -97,6 +115,46 @@ fn without_command_lines(value: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::scope::tests::report;
+
+    fn log() -> NodeLog {
+        NodeLog::new(Writer::discard(), None, false)
+    }
+
+    fn path_of(number: usize) -> String {
+        format!("/system.slice/docker-{number:064x}.scope")
+    }
+
+    fn kill(log: &mut NodeLog, path: &str, now_ns: u64) -> bool {
+        let mut report = report();
+        report.cgroup.as_mut().unwrap().path = path.to_owned();
+        log.kill(&report, &Owner::of_path(path), now_ns)
+    }
+
+    /// It makes a cgroup for each of its processes, and names them like another container's.
+    #[test]
+    fn container_in_a_kill_loop_has_one_budget_and_uses_up_no_other() {
+        let mut log = log();
+        let loops = |log: &mut NodeLog| {
+            let below = (0..3 * MAX_BUDGETS).map(|number| format!("{}{}", path_of(1), path_of(number)));
+            below.filter(|path| kill(log, path, 1)).count()
+        };
+        let logged = loops(&mut log);
+        assert!((1..MAX_BUDGETS).contains(&logged), "{logged}");
+        assert_eq!((loops(&mut log), log.budgets.len()), (0, 1));
+        assert!(kill(&mut log, &path_of(2), 1));
+    }
+
+    #[test]
+    fn budgets_are_bounded_and_a_used_up_one_stays_used_up() {
+        let mut log = log();
+        while kill(&mut log, &path_of(0), 1) {}
+        for number in 1..3 * MAX_BUDGETS {
+            assert!(kill(&mut log, &path_of(number), 1 + number as u64));
+            assert!(!kill(&mut log, &path_of(0), 1 + number as u64));
+        }
+        assert_eq!(log.budgets.len(), MAX_BUDGETS);
+    }
 
     #[test]
     fn command_lines_go_wherever_they_are() {

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::connection::{FrameQueue, QueuedFrame};
 use super::identity::PeerIdentity;
+use super::names::accountable;
 use super::scope::{HostKill, PeerScope};
 use crate::monitor::node::{FromNode, PeerStatus, ToNode, VERSION, Wants, encode};
 
@@ -31,6 +32,11 @@ const QUEUED_BYTES: usize = 512 << 10;
 
 /// Bytes of kills queued for all peers.
 const ALL_QUEUED_BYTES: usize = 8 << 20;
+
+/// All peers of a container may have as many bytes queued as this part of what is free. One container that opens many connections
+/// and does not read gets a fifth of all; however many do so, something is free for the next one (dynamic thresholds: Choudhury
+/// and Hahne, 1998).
+const CONTAINER_PART: usize = 4;
 
 /// Peers to remember what they missed.
 const MAX_MISSED: usize = 1024;
@@ -89,6 +95,8 @@ struct ServedPeer {
     is_root: bool,
     frames: mpsc::Sender<QueuedFrame>,
     queued_bytes: Arc<AtomicUsize>,
+    /// Bytes queued for all peers of its container.
+    container_bytes: Arc<AtomicUsize>,
     receives: bool,
     sent: u64,
     missed: u64,
@@ -129,8 +137,11 @@ impl Peers {
         }
         let (frames, queue) = mpsc::channel(QUEUED_FRAMES);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let queue =
-            FrameQueue { frames: queue, queued_bytes: [Arc::clone(&queued_bytes), Arc::clone(&self.queued_bytes)] };
+        let container = accountable(scope.cgroup());
+        let sibling = self.by_id.values().find(|known| accountable(known.scope.cgroup()) == container);
+        let container_bytes = sibling.map(|known| Arc::clone(&known.container_bytes)).unwrap_or_default();
+        let counted = [&queued_bytes, &container_bytes, &self.queued_bytes].map(Arc::clone);
+        let queue = FrameQueue { frames: queue, queued_bytes: counted };
         self.next_id += 1;
         let peer = ServedPeer {
             pid: peer.pid(),
@@ -140,6 +151,7 @@ impl Peers {
             name,
             frames,
             queued_bytes,
+            container_bytes,
             receives: false,
             sent: 0,
             missed: 0,
@@ -193,9 +205,13 @@ impl Peers {
         for peer in self.by_id.values_mut().filter(|peer| peer.receives) {
             let Some(view) = peer.scope.view(kill) else { continue };
             let kills = view.victims.len() as u64;
-            peer.tell_missed(&self.queued_bytes);
-            let is_queued = peer.untold == 0 && peer.queue(&self.queued_bytes, &FromNode::Kill(Box::new(view)), kills);
-            if is_queued {
+            let bytes = encode(&FromNode::Kill(Box::new(view)));
+            // Without room for the kill, a peer is not told of each one that it missed: that would fill its queue as well.
+            let has_room = peer.has_room(&self.queued_bytes, bytes.len(), kills);
+            if has_room {
+                peer.tell_missed(&self.queued_bytes);
+            }
+            if has_room && peer.untold == 0 && peer.queue_bytes(&self.queued_bytes, bytes, kills) {
                 peer.sent += kills;
                 delivered += 1;
             } else {
@@ -260,16 +276,27 @@ impl ServedPeer {
         }
     }
 
-    /// Queues a message; `false` if there is no room. Messages without kills are short and few, and do not need room in the queue
-    /// of all peers.
+    /// Queues a message; `false` if there is no room.
     fn queue(&mut self, all_queued: &AtomicUsize, message: &FromNode, kills: u64) -> bool {
-        let bytes = encode(message);
+        self.queue_bytes(all_queued, encode(message), kills)
+    }
+
+    /// Whether there is room for a message of this length. Messages without kills are short and few, and do not need room in the queue
+    /// of all peers.
+    fn has_room(&self, all_queued: &AtomicUsize, length: usize, kills: u64) -> bool {
+        let free = ALL_QUEUED_BYTES.saturating_sub(all_queued.load(Ordering::Relaxed));
+        self.frames.capacity() > 0
+            && self.queued_bytes.load(Ordering::Relaxed) + length <= QUEUED_BYTES
+            && (kills == 0 || self.container_bytes.load(Ordering::Relaxed) + length <= free / CONTAINER_PART)
+    }
+
+    fn queue_bytes(&mut self, all_queued: &AtomicUsize, bytes: Vec<u8>, kills: u64) -> bool {
         let length = bytes.len();
-        let has_room = self.queued_bytes.load(Ordering::Relaxed) + length <= QUEUED_BYTES
-            && (kills == 0 || all_queued.load(Ordering::Relaxed) + length <= ALL_QUEUED_BYTES);
+        let has_room = self.has_room(all_queued, length, kills);
         let Some(room) = self.frames.try_reserve().ok().filter(|_| has_room) else { return false };
-        self.queued_bytes.fetch_add(length, Ordering::Relaxed);
-        all_queued.fetch_add(length, Ordering::Relaxed);
+        for queued in [&self.queued_bytes, &self.container_bytes, all_queued] {
+            queued.fetch_add(length, Ordering::Relaxed);
+        }
         room.send(QueuedFrame { bytes, kills });
         true
     }

@@ -110,6 +110,38 @@ async fn slow_reader_is_told_what_it_missed_and_no_other_misses_any() {
     assert_eq!(peers.queued_bytes.load(Ordering::Relaxed), 0, "nothing is left behind");
 }
 
+/// One container with as many connections as it may have, and another one; nobody reads.
+#[tokio::test]
+async fn container_with_many_connections_does_not_fill_the_queue_of_all() {
+    let mut peers = Peers::default();
+    let connect = |peers: &mut Peers, namespace: u32, cgroup: &str| {
+        let (id, queue) = peers.admit(peer(), scope(namespace, 1, cgroup), Some(cgroup.to_owned())).unwrap();
+        assert_eq!(peers.greeted(id, hello()), Greeted::Accepted);
+        (id, queue)
+    };
+    let container = |number: u32| format!("/docker/{number:064x}");
+    let storm = |peers: &mut Peers, namespaces: &[(u32, u32)]| {
+        let (report, evidence) = (report(), evidence(namespaces));
+        (0..QUEUED_FRAMES).map(|_| peers.deliver(&HostKill::new(&report, &evidence, &find))).sum::<u64>()
+    };
+    let all = |peers: &Peers| peers.queued_bytes.load(Ordering::Relaxed);
+    let first = u32::try_from(MAX_PEERS_OF_AN_OWNER).unwrap();
+    let mut queues = Vec::new();
+    for number in 0..first {
+        // Each in a cgroup and a namespace of its own.
+        queues.push(connect(&mut peers, 1000 + number, &format!("{}/{number}", container(1))));
+        storm(&mut peers, &[(1000 + number, 7)]);
+    }
+    let part = all(&peers);
+    assert!(part <= ALL_QUEUED_BYTES / (CONTAINER_PART + 1) + (64 << 10), "{part}");
+    // And as many other containers do so, one after the other: the last one gets something, too.
+    for number in 2..40 {
+        queues.push(connect(&mut peers, number, &container(number)));
+        assert!(storm(&mut peers, &[(number, 7)]) > 0, "container {number}: {}", all(&peers));
+    }
+    assert!(all(&peers) <= ALL_QUEUED_BYTES);
+}
+
 #[tokio::test]
 async fn what_a_lost_connection_did_not_take_is_told_to_the_next() {
     let mut peers = Peers::default();
