@@ -19,7 +19,7 @@ const LATE: Duration = Duration::from_secs(6);
 const CONNECTIONS: usize = 8;
 
 /// A peer in Python: greets, then writes every byte that it receives to stdout.
-const TAP: &str = r#"
+pub(crate) const TAP: &str = r#"
 import json, socket, struct, sys
 s = socket.socket(socket.AF_UNIX)
 s.connect("/run/krunner/node.sock")
