@@ -1,5 +1,6 @@
 //! `krunner node` and the runners of plain containers: every kill is confirmed in the right one, by its own numbers.
 
+use std::env;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -14,6 +15,10 @@ use serde_json::{Value, json};
 use crate::contained::{Contained, SEEN_MS, all, plain};
 use crate::oom::TOO_MUCH;
 use crate::oom_burst::NO_ROOM_FOR;
+
+/// How often the node is killed in a usual run; `KRUNNER_NODE_RESTARTS` is a larger number, for which a
+/// container beside is killed all the time.
+const RESTARTS: u64 = 5;
 
 /// Follows the reason in the log of a session that uses the node.
 const CONNECTED: &str = "the machine's OOM tracer (krunner node ";
@@ -214,20 +219,27 @@ fn node_enters_the_hosts_cgroup_namespace_or_says_that_it_must() {
 
 #[test]
 fn killed_node_loses_no_kill_and_doubles_none() {
-    const ROUNDS: u64 = 5;
+    let rounds = env::var("KRUNNER_NODE_RESTARTS").map_or(RESTARTS, |rounds| rounds.parse().expect("a number"));
     let (mut session, mut node) = require!(node_and_session(plain));
-    for round in 0..ROUNDS {
+    let neighbour = (rounds > RESTARTS).then(|| {
+        let beside = session.container.cgroup().beside().expect("a cgroup");
+        let mut neighbour = Contained::start_in(&with_node(plain(), &node), beside);
+        neighbour.raw.op("exec", &format!("while :; do {HELPER} eat {TOO_MUCH}; sleep 0.2; done"));
+        neighbour
+    });
+    let peers = 1 + usize::from(neighbour.is_some());
+    for round in 0..rounds {
         // Killed before, during and after a kill. The process is seen by a scan, so that it can be inferred.
         let hog = format!("{HELPER} eat {TOO_MUCH} --after-ms {SEEN_MS}; echo code $?");
         session.raw.op("exec", &hog);
-        std::thread::sleep(std::time::Duration::from_millis(SEEN_MS + 40 * round - 60));
+        std::thread::sleep(std::time::Duration::from_millis(SEEN_MS + 40 * (round % RESTARTS) - 60));
         node.kill();
         let told = session.raw.read_runs(1).stdout();
         assert!(told.contains("code 137"), "{told}");
         session.victims.extend(all(&told, "victim"));
         session.kill_seen();
         node.kill_and_restart();
-        node.until_peers(1);
+        node.until_peers(peers);
         session.kill(&format!("eat {TOO_MUCH}"), 1);
     }
     session.kill_holder();
@@ -241,7 +253,7 @@ fn killed_node_loses_no_kill_and_doubles_none() {
     assert_eq!(told, killed, "each once (left: reported; right: killed)");
     let confirmed = reports.iter().filter(|report| report["tracer"] == "node").count() as u64;
     println!("{confirmed} of {} confirmed", reports.len());
-    assert!(confirmed > ROUNDS, "those while it was there: {reports:#?}");
+    assert!(confirmed > rounds, "those while it was there: {reports:#?}");
 }
 
 #[test]
