@@ -93,7 +93,7 @@ fn step_that_hangs_before_its_program_starts_is_ended() {
         assert_answers(&mut raw);
         let since = Instant::now();
         raw.op("interrupt", "");
-        let end = raw.read_until(|message| message.ends_step());
+        let end = raw.read_until(krunner_tests::Message::ends_step);
         assert_eq!(end.codes(), [("build-finished", -2)]);
         assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
     }

@@ -1,6 +1,6 @@
 //! Many kills in many containers at once: each is reported once, in its own container, and nothing of it anywhere else.
 //!
-//! `KRUNNER_NODE_KILLS=1000` is the count that a release is tested with, in 50 containers; it takes minutes.
+//! `KRUNNER_NODE_KILLS=1000` causes as many, in 50 containers; it takes minutes.
 
 use std::env;
 use std::process::{Child, Stdio};
@@ -106,11 +106,17 @@ fn many_kills_are_reported_once_each_in_the_right_container_only() {
     let mut left = kills.div_ceil(containers);
     while left > 0 {
         let kills = left.min(KILLS_IN_A_ROW);
-        tenants.iter_mut().for_each(|tenant| tenant.begin_kills(kills));
-        tenants.iter_mut().for_each(|tenant| tenant.end_kills(kills));
+        for tenant in &mut tenants {
+            tenant.begin_kills(kills);
+        }
+        for tenant in &mut tenants {
+            tenant.end_kills(kills);
+        }
         left -= kills;
     }
-    tenants.iter().for_each(|tenant| tenant.session.until_accounted());
+    for tenant in &tenants {
+        tenant.session.until_accounted();
+    }
     let lines = wait::until("all kills in the node's log", || {
         let of = |lines: &[Value], id: &str| lines.iter().filter(|line| line["owner"]["container_id"] == id).count();
         let lines = node.lines();

@@ -121,7 +121,7 @@ pub(super) fn accountable(path: &str) -> &str {
         if is_container || is_manager {
             return &path[..end];
         }
-        if name.ends_with(".service") || name.ends_with(".scope") {
+        if [".service", ".scope"].iter().any(|kind| name.ends_with(kind)) {
             unit = unit.or(Some(end));
         }
         end += step.len() - name.len();

@@ -54,7 +54,7 @@ impl ConnectionUse {
 
 /// What decides whether a connection has to give way.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Candidate {
+pub(super) struct EvictionCandidate {
     pub(super) stage: Stage,
     /// Since the last byte in any direction.
     pub(super) idle: Duration,
@@ -62,7 +62,7 @@ pub(super) struct Candidate {
     pub(super) has_traffic: bool,
 }
 
-impl Candidate {
+impl EvictionCandidate {
     fn is_evictable(&self) -> bool {
         self.stage == Stage::Handshake || !self.has_traffic || self.idle >= STALLED
     }
@@ -70,7 +70,7 @@ impl Candidate {
 
 /// The connection of the lowest stage that has been idle for longest, unless all are in use. At one stage, those without
 /// bytes under way come first.
-pub(super) fn least_needed(candidates: impl Iterator<Item = (u64, Candidate)>) -> Option<u64> {
+pub(super) fn least_needed(candidates: impl Iterator<Item = (u64, EvictionCandidate)>) -> Option<u64> {
     let evictable = candidates.filter(|(_, candidate)| candidate.is_evictable());
     let (id, _) = evictable.min_by_key(|(_, one)| (one.stage, one.has_traffic, Reverse(one.idle)))?;
     Some(id)
@@ -80,11 +80,11 @@ pub(super) fn least_needed(candidates: impl Iterator<Item = (u64, Candidate)>) -
 mod tests {
     use super::*;
 
-    fn candidate(stage: Stage, idle_seconds: u64, has_traffic: bool) -> Candidate {
-        Candidate { stage, idle: Duration::from_secs(idle_seconds), has_traffic }
+    fn candidate(stage: Stage, idle_seconds: u64, has_traffic: bool) -> EvictionCandidate {
+        EvictionCandidate { stage, idle: Duration::from_secs(idle_seconds), has_traffic }
     }
 
-    fn evicted(candidates: &[Candidate]) -> Option<u64> {
+    fn evicted(candidates: &[EvictionCandidate]) -> Option<u64> {
         least_needed((0..).zip(candidates.iter().copied()))
     }
 

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::eviction::{Candidate, ConnectionUse, least_needed};
+use super::eviction::{ConnectionUse, EvictionCandidate, least_needed};
 use super::log_limit::LogLimit;
 use super::socket::LinkError;
 use crate::error::{FatalError, chain};
@@ -93,18 +93,18 @@ pub(super) fn end_of_link(ended: Result<(), LinkError>) -> ConnectionEnd {
 }
 
 /// A connection that is being served.
-struct Connection {
+struct ServedConnection {
     progress: ConnectionUse,
     /// Shared with the stream, to look at it and to shut it down.
     stream: OwnedFd,
     is_evicted: bool,
 }
 
-impl Connection {
-    fn candidate(&self) -> Option<Candidate> {
+impl ServedConnection {
+    fn candidate(&self) -> Option<EvictionCandidate> {
         let stream = self.stream.as_fd();
         let waiting = |bytes: io::Result<usize>| bytes.is_ok_and(|bytes| bytes > 0);
-        (!self.is_evicted).then(|| Candidate {
+        (!self.is_evicted).then(|| EvictionCandidate {
             stage: self.progress.stage(),
             idle: sys::tcp_idle_time(stream).unwrap_or_default(),
             has_traffic: waiting(sys::readable_bytes(stream)) || waiting(sys::unsent_bytes(stream)),
@@ -114,7 +114,7 @@ impl Connection {
 
 /// What the listener shares with the tasks of its connections.
 struct Shared {
-    connections: Mutex<HashMap<u64, Connection>>,
+    connections: Mutex<HashMap<u64, ServedConnection>>,
     /// A connection ended.
     ended: Notify,
     log: Mutex<LogLimit>,
@@ -254,7 +254,7 @@ pub(super) fn accept<F>(
             last_id += 1;
             let (id, progress) = (last_id, ConnectionUse::default());
             let served = serve(stream, peer, progress.clone());
-            lock(&shared.connections).insert(id, Connection { progress, stream: copy, is_evicted: false });
+            lock(&shared.connections).insert(id, ServedConnection { progress, stream: copy, is_evicted: false });
             let shared = Arc::clone(&shared);
             group.spawn("connection", async move {
                 let ended = served.await;

@@ -39,9 +39,9 @@ const MS: u64 = 1_000_000;
 /// How long a better candidate may still appear: a scan takes up to 20 ms, and a victim's exit about as long.
 const PATIENCE_NS: u64 = 60 * MS;
 
-/// How long a counted kill waits for the machine's tracer to deliver it. Less than [`FRESH_NS`], so that the end of a step waits
-/// for the inference that follows.
-const NODE_PATIENCE_NS: u64 = 400 * MS;
+/// How long a counted kill waits for the machine's tracer to deliver it: on a busy machine a victim takes seconds to exit, and is
+/// delivered then. The end of a step does not wait for it longer than [`FRESH_NS`].
+const NODE_PATIENCE_NS: u64 = 5_000 * MS;
 
 /// The victim has received SIGKILL by then: the kernel counts the kill, then sends the signal (`__oom_kill_process`,
 /// `mm/oom_kill.c`).
@@ -264,11 +264,13 @@ impl Inference {
         due.sum()
     }
 
-    /// Whether an attribution is due within milliseconds.
+    /// Whether victims may disappear, or an attribution is due, within milliseconds.
     #[must_use]
     pub(in crate::monitor) fn is_busy(&self, now_ns: u64) -> bool {
-        let patience_ns = if self.awaits_node { NODE_PATIENCE_NS } else { PATIENCE_NS };
-        self.batches.iter().any(|batch| now_ns.saturating_sub(batch.known_ns) <= patience_ns + 10 * MS)
+        self.batches.iter().map(|batch| now_ns.saturating_sub(batch.known_ns)).any(|age_ns| {
+            let is_due = self.awaits_node && age_ns.abs_diff(NODE_PATIENCE_NS) <= 10 * MS;
+            age_ns <= PATIENCE_NS + 10 * MS || is_due
+        })
     }
 
     /// The earliest time for which candidates are needed.
