@@ -1,6 +1,6 @@
 """Asks containerd for what the kubelet asks it for, given a manifest (CRI v1, kubernetes/cri-api).
 
-cri.py start MANIFEST [--name NAME] [--group] [--home FOLDER] [--in SANDBOX]   prints {"sandbox", "container", "pid", "log"}
+cri.py start MANIFEST [--name NAME] [--group] [--home FOLDER] [--in SANDBOX]   prints {"sandbox", "container", "pid", "address"}
 cri.py exec CONTAINER COMMAND...                                 prints its output, exits with its code
 cri.py stop SANDBOX
 
@@ -173,7 +173,8 @@ def start(args):
     os.symlink(f"{logs}/{config.log_path}", f"{LINKS}/{name}_{namespace}_{container_name}-{made}.log")
     runtime("StartContainer", container_id=made)
     info = json.loads(runtime("ContainerStatus", container_id=made, verbose=True).info["info"])
-    print(json.dumps({"sandbox": pod_id, "container": made, "pid": info["pid"], "log": f"{logs}/{config.log_path}"}))
+    address = runtime("PodSandboxStatus", pod_sandbox_id=pod_id).status.network.ip
+    print(json.dumps({"sandbox": pod_id, "container": made, "pid": info["pid"], "address": address}))
 
 
 def run(args):

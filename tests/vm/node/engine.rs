@@ -66,6 +66,8 @@ pub(crate) struct Container {
     /// The engine's name for it, and for its pod.
     id: String,
     sandbox: String,
+    /// Where its published ports are.
+    pub(crate) address: String,
     /// Its first process, in the machine's PID namespace.
     pub(crate) pid: u32,
 }
@@ -142,8 +144,7 @@ impl Engine {
 
     /// Removes what is left of a container that did not start.
     pub(crate) fn forget(self, name: &str) {
-        let left = Container { engine: self, id: name.to_owned(), sandbox: String::new(), pid: 0 };
-        let _ = left.remove();
+        let _ = Container::of(self, name, 0).remove();
     }
 
     fn started(self, name: &str) -> Result<Container, String> {
@@ -164,7 +165,7 @@ impl Engine {
         if pid == 0 {
             return Err(format!("{name} has exited: {}", self.run(&["logs", name]).unwrap_or_else(|error| error)));
         }
-        Ok(Container { engine: self, id: name.to_owned(), sandbox: String::new(), pid })
+        Ok(Container::of(self, name, pid))
     }
 }
 
@@ -178,7 +179,7 @@ fn start_unit(name: &str, unit: &str) -> Result<Container, String> {
     );
     let pid = output(&mut command(&["/bin/sh", "-ec", &install]))?;
     let pid = pid.trim().parse().map_err(|_| format!("{name}: no PID: {pid:?}"))?;
-    Ok(Container { engine: Engine::Systemd, id: name.to_owned(), sandbox: String::new(), pid })
+    Ok(Container::of(Engine::Systemd, name, pid))
 }
 
 /// What the agent adds to its request in `start_container` and in the memory plugin (`generate_docker_args`), agent 23.3.8.
@@ -227,10 +228,15 @@ fn start_pod(words: &[&str]) -> Result<Container, String> {
     let told: Value = serde_json::from_str(&told).map_err(|error| format!("{error}: {told}"))?;
     let text = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
     let pid = told["pid"].as_u64().and_then(|pid| pid.try_into().ok()).ok_or("no PID")?;
-    Ok(Container { engine: Engine::Cri, id: text("container"), sandbox: text("sandbox"), pid })
+    let (sandbox, address) = (text("sandbox"), text("address"));
+    Ok(Container { sandbox, address, ..Container::of(Engine::Cri, &text("container"), pid) })
 }
 
 impl Container {
+    fn of(engine: Engine, id: &str, pid: u32) -> Self {
+        Self { engine, id: id.to_owned(), sandbox: String::new(), address: "127.0.0.1".to_owned(), pid }
+    }
+
     /// Starts the container of a pod again, as the kubelet does after a crash.
     pub(crate) fn restart(&self, recipe: &str) -> Result<Self, String> {
         start_pod(&[recipe, "--group", "--home", HOME, "--in", &self.sandbox])

@@ -16,8 +16,8 @@ use crate::{emit, failed, report};
 /// The folder of the node's socket, as the recipes mount it.
 const SOCKET: &[&str] = &["--volume", "/run/krunner:/run/krunner:ro"];
 
-/// Where Docker's recipe publishes the metrics.
-const METRICS: &str = "127.0.0.1:9464";
+/// The port of the metrics in the recipes.
+const METRICS: u16 = 9464;
 
 const SCRAPE: Duration = Duration::from_secs(20);
 
@@ -29,7 +29,8 @@ pub(crate) struct Node {
     recipe: &'static str,
     /// Each with the owner of its kills in the node's log.
     sessions: &'static [(Trial, Owner)],
-    is_scraped: bool,
+    /// Pods that its metrics must name; `None` if it serves no metrics.
+    pods: Option<&'static [&'static str]>,
 }
 
 /// What the node's log has to say about a kill: the engine, the namespace and the name of the pod, the name of the container.
@@ -57,19 +58,21 @@ pub(crate) const NODES: &[Node] = &[
                 agent("agent-docker-container-opts.json, with a node", "agent/with-node.json"),
                 named("docker", Some("session")),
             ),
-            (recipe(Engine::Cri, "session-with-node.yaml", POD), of_pod("session")),
-            (pod("session-with-node.yaml, a second pod", POD, "another"), of_pod("another")),
-            // The recipe does not mount podman's files.
+            // The recipe mounts the files of Docker, and not those of the kubelet and of podman.
+            (recipe(Engine::Cri, "session-with-node.yaml, the node in Docker", POD), named("containerd", None)),
             (served(Engine::Podman, "plain, with a node", SOCKET), named("podman", None)),
             (served(Engine::Rootless, "plain, with a node", SOCKET), named("podman", None)),
         ],
-        is_scraped: true,
+        pods: Some(&[]),
     },
     Node {
         engine: Engine::Cri,
         recipe: "recipes/kubernetes/krunner-node.yaml",
-        sessions: &[(recipe(Engine::Cri, "session-with-node.yaml, the node in a pod", POD), of_pod("session"))],
-        is_scraped: false,
+        sessions: &[
+            (recipe(Engine::Cri, "session-with-node.yaml", POD), of_pod("session")),
+            (pod("session-with-node.yaml, a second pod", POD, "another"), of_pod("another")),
+        ],
+        pods: Some(&["session", "another"]),
     },
     Node {
         engine: Engine::Systemd,
@@ -78,7 +81,7 @@ pub(crate) const NODES: &[Node] = &[
             (served(Engine::Docker, "plain, the node in a unit", SOCKET), named("docker", Some("session"))),
             (served(Engine::Podman, "plain, the node in a unit", SOCKET), named("podman", Some("session"))),
         ],
-        is_scraped: false,
+        pods: None,
     },
 ];
 
@@ -135,23 +138,21 @@ impl Node {
     fn show(&self, node: &Monitor) -> Result<(), String> {
         let state = node.container.exec(&[KRUNNER, "node", "status"])?;
         emit(&NodeEvent::Printed { title: "krunner node status".to_owned(), text: state });
-        if !self.is_scraped {
-            return Ok(());
-        }
-        let metrics = scrape().map_err(|error| format!("{METRICS}: {error}"))?;
+        let Some(pods) = self.pods else { return Ok(()) };
+        let address = node.container.address.as_str();
+        let metrics = scrape(address).map_err(|error| format!("the metrics at {address}: {error}"))?;
         let series: Vec<&str> = metrics.lines().filter(|line| line.starts_with("krunner_oom_kills_total{")).collect();
         emit(&NodeEvent::Printed { title: "/metrics, its counters of kills".to_owned(), text: series.join("\n") });
-        let pods = ["pod=\"session\"", "pod=\"another\""];
-        let is_there = |pod: &&str| series.iter().any(|line| line.contains(pod));
+        let is_there = |pod: &&str| series.iter().any(|line| line.contains(&format!("pod=\"{pod}\"")));
         if pods.iter().all(is_there) { Ok(()) } else { Err(format!("the metrics lack a pod: {series:?}")) }
     }
 }
 
 /// Asks as a Prometheus server does, the second time: the first scrape begins new series at 0.
-fn scrape() -> std::io::Result<String> {
+fn scrape(address: &str) -> std::io::Result<String> {
     let mut last = String::new();
     for _ in 0..2 {
-        let mut connection = TcpStream::connect(METRICS)?;
+        let mut connection = TcpStream::connect((address, METRICS))?;
         connection.set_read_timeout(Some(SCRAPE))?;
         write!(connection, "GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
         last.clear();
