@@ -6,9 +6,12 @@
 //!                                             └ requester gone: its turn is over, the text is kept
 //! ```
 //!
+//! While a step runs, programs that an earlier step left behind wait: the text is for the step (`left_behind.rs`).
+//!
 //! Text that arrives before a request is kept for the next one, as a terminal keeps type-ahead. One task, [`InputBroker`],
 //! owns this state.
 
+mod left_behind;
 mod socket;
 
 use std::collections::VecDeque;
@@ -23,9 +26,11 @@ use async_trait::async_trait;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
+pub(crate) use self::left_behind::IsOwnChild;
+use self::left_behind::orphan_start;
 use self::socket::InputSocket;
 use crate::config::{ChildEnv, INPUT_SOCKET_VARIABLE};
 use crate::process::InputSource;
@@ -61,6 +66,8 @@ pub(crate) struct InputWanted {
 pub(crate) struct UserInput {
     texts: mpsc::UnboundedSender<String>,
     requests: mpsc::Sender<InputRequest>,
+    /// When the running step started; `None` between steps.
+    step: watch::Sender<Option<u64>>,
     /// The socket's path, if it is not the usual one.
     elsewhere: Option<PathBuf>,
 }
@@ -76,6 +83,16 @@ impl UserInput {
     pub(crate) fn answer(&self, text: String) {
         // Unbounded, but the broker drains it at once and bounds what it keeps.
         let _ = self.texts.send(text);
+    }
+
+    /// A step starts: programs that are left of earlier ones wait until it is over.
+    pub(crate) fn step_started(&self) {
+        self.step.send_replace(left_behind::now());
+    }
+
+    /// No step runs.
+    pub(crate) fn step_ended(&self) {
+        self.step.send_replace(None);
     }
 
     /// Sets the socket's path in the environment of programs if it is not the usual one. The variable of an outer runner is
@@ -108,11 +125,18 @@ impl InputSource for BrokerSource {
 /// Opens the socket and starts the broker. If the socket cannot be opened, a warning is logged and only engines can request
 /// input. With `supported` false every request is answered with [`UNSUPPORTED`].
 #[must_use]
-pub(crate) fn serve(path: &Path, supported: bool, wanted: mpsc::Sender<InputWanted>, tasks: &TaskGroup) -> UserInput {
+pub(crate) fn serve(
+    path: &Path,
+    supported: bool,
+    wanted: mpsc::Sender<InputWanted>,
+    is_own_child: IsOwnChild,
+    tasks: &TaskGroup,
+) -> UserInput {
     let socket = InputSocket::open(path);
     let elsewhere = socket.as_ref().and_then(InputSocket::elsewhere).map(Path::to_owned);
     let (texts, typed) = mpsc::unbounded_channel();
     let (requests, asked) = mpsc::channel(1);
+    let step = watch::Sender::new(None);
     let broker = InputBroker {
         supported,
         wanted,
@@ -120,10 +144,12 @@ pub(crate) fn serve(path: &Path, supported: bool, wanted: mpsc::Sender<InputWant
         is_announced: false,
         typed_ahead: VecDeque::new(),
         typed_bytes: 0,
+        step: step.subscribe(),
+        is_own_child,
         tasks: tasks.clone(),
     };
     tasks.spawn("user input", broker.run(socket, typed, asked));
-    UserInput { texts, requests, elsewhere }
+    UserInput { texts, requests, step, elsewhere }
 }
 
 /// The sender of a queued request.
@@ -159,6 +185,8 @@ struct InputBroker {
     typed_ahead: VecDeque<String>,
     /// Cost of `typed_ahead`; see [`TEXT_OVERHEAD_BYTES`].
     typed_bytes: usize,
+    step: watch::Receiver<Option<u64>>,
+    is_own_child: IsOwnChild,
     tasks: TaskGroup,
 }
 
@@ -167,6 +195,8 @@ enum BrokerEvent {
     Requested(InputRequest),
     Typed(String),
     FirstLeft,
+    /// A step started or ended.
+    StepChanged,
     /// The session can take another [`InputWanted`].
     CanAnnounce(mpsc::OwnedPermit<InputWanted>),
     Closed,
@@ -186,6 +216,7 @@ impl InputBroker {
                 text = typed.recv() => text.map_or(BrokerEvent::Closed, BrokerEvent::Typed),
                 // While the session is busy, connections and texts are still taken.
                 Ok(permit) = self.wanted.clone().reserve_owned(), if self.has_to_announce() => BrokerEvent::CanAnnounce(permit),
+                Ok(()) = self.step.changed() => BrokerEvent::StepChanged,
                 () = gone(self.waiting.front_mut()) => BrokerEvent::FirstLeft,
             };
             match event {
@@ -200,6 +231,7 @@ impl InputBroker {
                     self.waiting.pop_front();
                     self.is_announced = false;
                 }
+                BrokerEvent::StepChanged => {}
                 BrokerEvent::CanAnnounce(permit) => self.announce(permit),
                 BrokerEvent::Closed => return,
             }
@@ -208,7 +240,26 @@ impl InputBroker {
     }
 
     fn has_to_announce(&self) -> bool {
-        !self.is_announced && !self.waiting.is_empty()
+        !self.is_announced && self.waiting.front().is_some_and(|first| !self.is_left_behind(first))
+    }
+
+    /// Asked each time: a program becomes an orphan when its step ends.
+    fn is_left_behind(&self, requester: &Requester) -> bool {
+        let Requester::Program(stream) = requester else { return false };
+        let is_older = |step_start| orphan_start(stream, &self.is_own_child).is_some_and(|start| start < step_start);
+        self.step.borrow().is_some_and(is_older)
+    }
+
+    /// Puts a request of the running step before those of programs that were left behind.
+    fn order(&mut self) {
+        if self.waiting.front().is_none_or(|first| !self.is_left_behind(first)) {
+            return;
+        }
+        self.is_announced = false;
+        let next = self.waiting.iter().position(|requester| !self.is_left_behind(requester));
+        if let Some(requester) = next.and_then(|at| self.waiting.remove(at)) {
+            self.waiting.push_front(requester);
+        }
     }
 
     fn announce(&mut self, permit: mpsc::OwnedPermit<InputWanted>) {
@@ -245,7 +296,9 @@ impl InputBroker {
 
     /// Answers the first in the queue if the session was notified about it and text is available.
     fn serve_first(&mut self) {
-        while let Some(first) = self.waiting.front() {
+        loop {
+            self.order();
+            let Some(first) = self.waiting.front() else { return };
             if first.has_left() {
                 self.waiting.pop_front();
                 self.is_announced = false;
@@ -341,7 +394,7 @@ mod tests {
         let path = folder.path().join("socket");
         fs::write(&path, "left over").unwrap();
         let (tell, wanted) = mpsc::channel(1);
-        let input = serve(&path, supported, tell, &TaskGroup::new());
+        let input = serve(&path, supported, tell, Box::new(|_| true), &TaskGroup::new());
         World { _folder: folder, path, input, wanted }
     }
 
@@ -432,7 +485,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_socket_engines_can_ask() {
         let (tell, mut wanted) = mpsc::channel(1);
-        let input = serve(Path::new("/nonexistent/socket"), true, tell, &TaskGroup::new());
+        let input = serve(Path::new("/nonexistent/socket"), true, tell, Box::new(|_| true), &TaskGroup::new());
         let source = input.source();
         let (typed, ()) = tokio::join!(source.ask(false), async {
             assert_eq!(wanted.recv().await, Some(InputWanted { is_password: Some(false) }));

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use krunner_tests::{Message, Raw, Run, Setup, Steps, host, require};
+use krunner_tests::{Message, Raw, Run, Setup, Steps, host, require, wait};
 
 use crate::{app, wait_for_file, with_agent};
 
@@ -140,4 +140,35 @@ fn program_killed_at_its_prompt_does_not_take_the_next_ones_answer() {
     raw.read_until(|message| message.kind == "waiting-input");
     raw.op("input", "mine");
     assert_eq!(raw.read_runs(1).stdout(), "answer: <mine>\n");
+}
+
+#[test]
+fn program_of_an_earlier_step_does_not_take_the_prompt_of_the_next() {
+    let compiler = require!(host::c_compiler());
+    let setup = Setup::new("c").runtime(&compiler).file("home/work/ask.c", include_str!("../programs/ask.c"));
+    let socket = setup.root().join("tmp/bai-user-input.sock");
+    let runner = setup.start();
+    let mut raw = Raw::connect(&runner);
+    raw.op("build", &format!("{} -o ask ask.c", compiler.display()));
+    assert_eq!(raw.read_until(Message::ends_step).codes(), [("build-finished", 0)]);
+
+    let ask = format!("./ask {} 1", socket.display());
+    let is_prompt = |message: &Message| message.kind == "waiting-input";
+    raw.op("exec", &format!("({ask} > answer.new && mv answer.new answer) 2> /dev/null & echo left"));
+    assert_eq!(raw.read_until(Message::ends_step).stdout(), "left\n");
+    let [left] = runner.wait_for_program("ask", 1)[..] else { panic!("one program") };
+    wait::until_true("its request", || {
+        let targets = fs::read_dir(format!("/proc/{left}/fd")).into_iter().flatten().flatten();
+        let mut targets = targets.filter_map(|fd| fs::read_link(fd.path()).ok());
+        targets.any(|target| target.to_string_lossy().starts_with("socket:"))
+    });
+
+    raw.op("exec", &ask);
+    raw.read_until(is_prompt);
+    raw.op("input", "mine");
+    assert_eq!(raw.read_until(Message::ends_step).stdout(), "answer: <mine>\n");
+
+    // Requests between steps are for no agent; the text is.
+    raw.op("input", "theirs");
+    assert_eq!(runner.wait_for("answer"), "answer: <theirs>\n");
 }

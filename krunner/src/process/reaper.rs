@@ -112,6 +112,11 @@ impl Reaper {
         spawned
     }
 
+    /// Whether this process spawned that child, which is not an adopted orphan.
+    pub(crate) fn has_spawned(&self, pid: Pid) -> bool {
+        self.lock().waiters.contains_key(&pid)
+    }
+
     fn begin_spawn(&self) -> SpawnId {
         let mut state = self.lock();
         while let Some(left) = state.wait_for_forks(Instant::now()) {

@@ -321,6 +321,7 @@ impl Session {
                 NextStep::Answer { kind, exit_code } => self.agent.replies.answer(Reply::Finished { kind, exit_code }),
                 NextStep::Run(started, control) => {
                     self.attribution.end_log.record_step_start(started.number, &started.step);
+                    self.prompts.input.step_started();
                     let (worker, report) = (Arc::clone(worker), self.report.clone());
                     self.tasks.spawn("step", async move {
                         let exit_code = worker.run(&started.step, &control).await;
@@ -352,6 +353,7 @@ impl Session {
     /// Answers the step that ended and starts the next one.
     fn finish_step(&mut self) {
         if let Some(finished) = self.steps.finish() {
+            self.prompts.input.step_ended();
             self.attribution.end_log.record_step_end(finished.number, finished.exit_code);
             finished.answer(&self.agent.replies);
             self.advance();

@@ -82,7 +82,10 @@ impl Session {
         };
         oom.use_settings(config.memory, config.env.clone(), &launcher);
         let (wanted_tx, wanted) = mpsc::channel(1);
-        let input = user_input::serve(&config.paths.input_socket(), config.kind.user_input, wanted_tx, &tasks);
+        let reaper = launcher.reaper.clone();
+        let is_own_child = Box::new(move |pid| reaper.has_spawned(pid));
+        let socket = config.paths.input_socket();
+        let input = user_input::serve(&socket, config.kind.user_input, wanted_tx, is_own_child, &tasks);
         input.add_variable(&mut config.env);
         let (report, events) = mpsc::channel(QUEUED_EVENTS);
         let (progress, startup) = StartPublisher::new();
