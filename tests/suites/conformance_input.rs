@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use krunner_tests::{Message, Raw, Run, Setup, Steps, host, require, wait};
+use krunner_tests::{Message, Raw, Run, Runner, Setup, Steps, host, require, wait};
 
 use crate::{app, wait_for_file, with_agent};
 
@@ -120,23 +120,29 @@ fn runtime_without_input_says_so() {
     assert_eq!(runner.ask_for_input(), "<user-input is unsupported>", "and again");
 }
 
-#[test]
-fn program_killed_at_its_prompt_does_not_take_the_next_ones_answer() {
-    let compiler = require!(host::c_compiler());
+/// A session with a program that asks for one text, and the command that runs it.
+fn with_ask_program() -> Result<(Runner, Raw, String), String> {
+    let compiler = host::c_compiler()?;
     let setup = Setup::new("c").runtime(&compiler).file("home/work/ask.c", include_str!("../programs/ask.c"));
-    let socket = setup.root().join("tmp/bai-user-input.sock");
+    let ask = format!("./ask {} 1", setup.root().join("tmp/bai-user-input.sock").display());
     let runner = setup.start();
     let mut raw = Raw::connect(&runner);
     raw.op("build", &format!("{} -o ask ask.c", compiler.display()));
     assert_eq!(raw.read_until(Message::ends_step).codes(), [("build-finished", 0)]);
+    Ok((runner, raw, ask))
+}
+
+#[test]
+fn program_killed_at_its_prompt_does_not_take_the_next_ones_answer() {
+    let (runner, mut raw, ask) = require!(with_ask_program());
 
     let go = wait_for_file("go");
-    raw.op("exec", &format!("./ask {} 1 & {go}; kill $!; wait; echo gone", socket.display()));
+    raw.op("exec", &format!("{ask} & {go}; kill $!; wait; echo gone"));
     raw.read_until(|message| message.kind == "waiting-input");
     runner.write("go", "");
     assert_eq!(raw.read_runs(1).stdout(), "gone\n");
 
-    raw.op("exec", &format!("./ask {} 1", socket.display()));
+    raw.op("exec", &ask);
     raw.read_until(|message| message.kind == "waiting-input");
     raw.op("input", "mine");
     assert_eq!(raw.read_runs(1).stdout(), "answer: <mine>\n");
@@ -144,15 +150,8 @@ fn program_killed_at_its_prompt_does_not_take_the_next_ones_answer() {
 
 #[test]
 fn program_of_an_earlier_step_does_not_take_the_prompt_of_the_next() {
-    let compiler = require!(host::c_compiler());
-    let setup = Setup::new("c").runtime(&compiler).file("home/work/ask.c", include_str!("../programs/ask.c"));
-    let socket = setup.root().join("tmp/bai-user-input.sock");
-    let runner = setup.start();
-    let mut raw = Raw::connect(&runner);
-    raw.op("build", &format!("{} -o ask ask.c", compiler.display()));
-    assert_eq!(raw.read_until(Message::ends_step).codes(), [("build-finished", 0)]);
+    let (runner, mut raw, ask) = require!(with_ask_program());
 
-    let ask = format!("./ask {} 1", socket.display());
     let is_prompt = |message: &Message| message.kind == "waiting-input";
     raw.op("exec", &format!("({ask} > answer.new && mv answer.new answer) 2> /dev/null & echo left"));
     assert_eq!(raw.read_until(Message::ends_step).stdout(), "left\n");

@@ -14,6 +14,7 @@
 mod node_check;
 mod restrictions;
 mod survivor;
+mod watched_cgroup;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;

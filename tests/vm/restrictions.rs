@@ -2,27 +2,16 @@
 //!
 //! Not all of it can be taken back: the machine is of no use for other checks afterwards.
 
-use std::fs::{self, File};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::fs;
 
-use krunner_tests::wait;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use serde_json::Value;
 
-const CGROUP: &str = "/sys/fs/cgroup/restrictions";
-const OUTPUT: &str = "/tmp/restrictions";
-
-const LIMIT_BYTES: &str = "33554432";
+use crate::watched_cgroup::WatchedCgroup;
 
 const SYSCTL: &str = "/proc/sys/kernel/unprivileged_bpf_disabled";
 const SECURITY: &str = "/sys/kernel/security";
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 const BTF: &str = "/sys/kernel/btf";
-
-/// Long because the processor is emulated: loading takes seconds there.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What krunner can do.
 #[derive(Clone, Copy, Debug)]
@@ -67,43 +56,13 @@ fn without_btf() -> Result<(), String> {
 }
 
 fn check_kill(expected: Expected) -> Result<(), String> {
-    let mut monitor = start().map_err(|error| format!("cannot start a monitor: {error}"))?;
-    let seen = report(&mut monitor, expected);
-    let _ = monitor.kill();
-    let _ = monitor.wait();
-    wait::within(PATIENCE, || fs::remove_dir(CGROUP).ok());
-    seen
-}
-
-fn start() -> std::io::Result<Child> {
-    fs::create_dir(CGROUP)?;
-    fs::write(Path::new(CGROUP).join("memory.max"), LIMIT_BYTES)?;
-    Command::new("krunner").args(["monitor", "--json"]).stdin(Stdio::null()).stdout(File::create(OUTPUT)?).spawn()
-}
-
-fn report(monitor: &mut Child, expected: Expected) -> Result<(), String> {
-    let watching = wait::within(PATIENCE, || match monitor.try_wait() {
-        Ok(None) => line("watching").map(Ok),
-        ended => Some(Err(format!("the monitor ended: {ended:?}"))),
-    });
-    let watching = watching.ok_or("the monitor is not ready within a minute")??;
+    let monitor = WatchedCgroup::start("restrictions", &["monitor", "--json"]);
+    let mut monitor = monitor.map_err(|error| format!("cannot start a monitor: {error}"))?;
+    let watching = monitor.event("watching")?;
     if watching["tracer"] != expected.tracer {
         return Err(format!("expected the tracer {}: {watching}", expected.tracer));
     }
-    let hog = format!(
-        "echo 0 > /proc/self/oom_score_adj; echo 0 > {CGROUP}/cgroup.procs; exec victim eat 200 --after-ms 1500"
-    );
-    let status = Command::new("sh").args(["-c", &hog]).stdin(Stdio::null()).status();
-    let status = status.map_err(|error| format!("cannot start a hog: {error}"))?;
-    let report = wait::within(PATIENCE, || line("oom_kill"));
-    let report = report.ok_or_else(|| format!("no report of a kill; the hog ended with {status}"))?;
+    let report = monitor.kill("victim eat 200 --after-ms 1500")?;
     let is_right = report["confidence"] == expected.confidence && report["victim"]["name"] == "victim";
     if is_right { Ok(()) } else { Err(format!("the report of the kill: {report}")) }
-}
-
-/// The first line of the monitor's output that is this event.
-fn line(event: &str) -> Option<Value> {
-    let text = fs::read_to_string(OUTPUT).unwrap_or_default();
-    let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.find(|line| line["event"] == event)
 }
