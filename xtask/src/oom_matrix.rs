@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use krunner_tests::flaky::Retry;
-use krunner_tests::oom_matrix::{self, CaseResult, Machine, MatrixPlan, MonitorMode, Outcome, Totals};
+use krunner_tests::oom_matrix::{self, CaseResult, Machine, MatrixPlan, MonitorMode, Outcome, Requirements, Totals};
 use serde_json::json;
 
 use crate::summary::Check;
@@ -129,7 +129,7 @@ pub(crate) fn test(krunner: &Path, victim: PathBuf) -> Vec<Check> {
 
 /// The requirements that this mode missed, prefixed with its name.
 fn shortfalls(mode: MonitorMode, outcomes: &[Outcome]) -> Vec<String> {
-    let short = oom_matrix::shortfalls(mode, outcomes, Machine::Shared).into_iter();
+    let short = oom_matrix::shortfalls(mode, outcomes, Requirements::REAL).into_iter();
     short.map(|text| format!("{mode}: {text}")).collect()
 }
 

@@ -21,7 +21,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use krunner_tests::flaky::Retry;
 use krunner_tests::machine_checks::MachineCheck;
-use krunner_tests::oom_matrix::{self, CaseResult, Machine, MonitorMode, Outcome, Totals};
+use krunner_tests::oom_matrix::{self, CaseResult, MonitorMode, Outcome, Requirements, Totals};
 use serde_json::{Value, json};
 
 use crate::host;
@@ -294,8 +294,10 @@ fn summary_of(run: &Run) -> String {
 impl KernelRun {
     /// The requirements that this kernel missed.
     fn shortfalls(&self) -> Vec<String> {
+        let is_native = self.kernel.arch.is_native();
+        let required = if is_native { Requirements::EMULATED } else { Requirements::OTHER_PROCESSOR };
         let of = |mode: &MonitorMode| {
-            let short = oom_matrix::shortfalls(*mode, &self.run.outcomes, Machine::Dedicated).into_iter();
+            let short = oom_matrix::shortfalls(*mode, &self.run.outcomes, required).into_iter();
             short.map(|text| format!("{mode}: {text}")).collect::<Vec<_>>()
         };
         let fault = self.run.fault.iter().chain(&self.run.problems).cloned();
