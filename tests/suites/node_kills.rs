@@ -54,11 +54,11 @@ impl Tenant {
     }
 
     fn end_kills(&mut self, kills: usize) {
-        let told = self.session.raw.read_runs(1).stdout();
-        let victims = all(&told, "victim");
-        assert_eq!(victims.len(), kills, "{told}");
+        let output = self.session.raw.read_runs(1).stdout();
+        let victims = all(&output, "victim");
+        assert_eq!(victims.len(), kills, "{output}");
         self.session.victims.extend(victims);
-        assert_eq!(self.session.container.cgroup().oom_kills(), self.session.victims.len() as u64, "{told}");
+        assert_eq!(self.session.container.cgroup().oom_kills(), self.session.victims.len() as u64, "{output}");
     }
 
     fn victims(&self) -> Vec<u64> {

@@ -2,7 +2,8 @@
 
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use krunner_tests::{Raw, Setup, free_port, host, require, wait};
@@ -127,24 +128,34 @@ fn each_refusal_says_what_is_wrong() {
     assert_eq!(agent.exec("echo alive").stdout(), "alive\n");
 }
 
+/// A program of another user that listens on this port until its stdin ends.
+fn listener_of_another_user(python: &Path, port: u16) -> Child {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/programs/listener.py");
+    let text = std::fs::read_to_string(program).expect("a program");
+    let mut command = Command::new(python);
+    command.args(["-c", &text, &port.to_string()]).uid(4321).stdin(Stdio::piped()).stdout(Stdio::null());
+    let listener = command.spawn().expect("a listener");
+    wait::until_true("its port", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    listener
+}
+
+fn service_result(raw: &mut Raw) -> Value {
+    let run = raw.read_until(|message| message.kind == "service-result");
+    serde_json::from_slice(&run.messages.last().expect("an answer").payload).expect("JSON")
+}
+
 #[test]
 fn a_port_that_another_user_has_is_refused() {
     require!(host::root());
     let python = require!(host::user_python());
     let port = free_port();
-    let mut listener = Command::new(python);
-    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/programs/listener.py");
-    let text = std::fs::read_to_string(program).expect("a program");
-    listener.args(["-c", &text, &port.to_string()]).uid(4321).stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut listener = listener.spawn().expect("a listener");
-    wait::until_true("its port", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let mut listener = listener_of_another_user(&python, port);
     let runner = setup().start();
     let mut raw = Raw::connect(&runner);
 
     raw.op("start-service", &request("limited", port).to_string());
 
-    let told = raw.read_until(|message| message.kind == "service-result");
-    let answer: Value = serde_json::from_slice(&told.messages.last().expect("an answer").payload).expect("JSON");
+    let answer = service_result(&mut raw);
     let expected = format!("port {port} is already in use by python");
     assert!(answer["error"].as_str().is_some_and(|error| error.starts_with(&expected)), "{answer}");
     assert_eq!((runner.read("started"), runner.read("prepared")), (None, None), "nothing was begun");
@@ -163,19 +174,13 @@ fn another_users_listener_that_comes_after_the_start_is_not_taken_for_the_servic
     let mut raw = Raw::connect(&runner);
     raw.op("start-service", &request("late", port).to_string());
     runner.wait_for("started");
-    let mut listener = Command::new(python);
-    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/programs/listener.py");
-    let text = std::fs::read_to_string(program).expect("a program");
-    listener.args(["-c", &text, &port.to_string()]).uid(4321).stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut listener = listener.spawn().expect("a listener");
-    wait::until_true("its port", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let mut listener = listener_of_another_user(&python, port);
     runner.wait_for_log(&[&format!("port {port} is used by python"), "which is not taken for the service"]);
 
     // It ends with success, as a program that leaves a daemon.
     runner.write("go", "");
 
-    let told = raw.read_until(|message| message.kind == "service-result");
-    let answer: Value = serde_json::from_slice(&told.messages.last().expect("an answer").payload).expect("JSON");
+    let answer = service_result(&mut raw);
     assert_eq!(answer["status"], "failed", "{answer}");
     assert!(!runner.stderr().contains("continues in the background"), "{}", runner.stderr());
     assert!(listener.try_wait().expect("a state").is_none(), "it is left alone");

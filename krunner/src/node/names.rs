@@ -107,7 +107,8 @@ impl Owner {
 }
 
 /// The part of a cgroup's path that names who is accountable for it: the outermost container, nspawn machine or user manager, else
-/// the outermost service or scope; all of the path if there is none of them. Processes may name the cgroups below it as they like, and none beside it.
+/// the outermost service or scope; all of the path if there is none of them. Processes may name the cgroups below it as they
+/// like, and none beside it.
 #[must_use]
 pub(super) fn accountable(path: &str) -> &str {
     let mut end = 0;

@@ -206,7 +206,7 @@ impl Peers {
             let Some(view) = peer.scope.view(kill) else { continue };
             let kills = view.victims.len() as u64;
             let bytes = encode(&FromNode::Kill(Box::new(view)));
-            // Without room for the kill, a peer is not told of each one that it missed: that would fill its queue as well.
+            // Without room for the kill, no message says that it was missed: such messages would fill the queue as well.
             let has_room = peer.has_room(&self.queued_bytes, bytes.len(), kills);
             if has_room {
                 peer.tell_missed(&self.queued_bytes);

@@ -2,10 +2,8 @@
 //! log and metrics have the names of their containers and pods.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::time::Duration;
 
+use krunner_tests::http;
 use krunner_tests::node_vm::NodeEvent;
 
 use crate::engine::{Engine, KRUNNER};
@@ -18,8 +16,6 @@ const SOCKET: &[&str] = &["--volume", "/run/krunner:/run/krunner:ro"];
 
 /// The port of the metrics in the recipes.
 const METRICS: u16 = 9464;
-
-const SCRAPE: Duration = Duration::from_secs(20);
 
 const POD: &str = "recipes/kubernetes/session-with-node.yaml";
 
@@ -140,23 +136,12 @@ impl Node {
         emit(&NodeEvent::Printed { title: "krunner node status".to_owned(), text: state });
         let Some(pods) = self.pods else { return Ok(()) };
         let address = node.container.address.as_str();
-        let metrics = scrape(address).map_err(|error| format!("the metrics at {address}: {error}"))?;
+        // As a Prometheus server asks, the second time: the first scrape begins new series at 0.
+        let scrapes = [(); 2].map(|()| http::get_from(address, METRICS, "/metrics", &[]));
+        let [_, Some(metrics)] = scrapes else { return Err(format!("no metrics at {address}:{METRICS}")) };
         let series: Vec<&str> = metrics.lines().filter(|line| line.starts_with("krunner_oom_kills_total{")).collect();
         emit(&NodeEvent::Printed { title: "/metrics, its counters of kills".to_owned(), text: series.join("\n") });
         let is_there = |pod: &&str| series.iter().any(|line| line.contains(&format!("pod=\"{pod}\"")));
         if pods.iter().all(is_there) { Ok(()) } else { Err(format!("the metrics lack a pod: {series:?}")) }
     }
-}
-
-/// Asks as a Prometheus server does, the second time: the first scrape begins new series at 0.
-fn scrape(address: &str) -> std::io::Result<String> {
-    let mut last = String::new();
-    for _ in 0..2 {
-        let mut connection = TcpStream::connect((address, METRICS))?;
-        connection.set_read_timeout(Some(SCRAPE))?;
-        write!(connection, "GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
-        last.clear();
-        connection.read_to_string(&mut last)?;
-    }
-    Ok(last)
 }

@@ -41,11 +41,11 @@ impl<'a> Session<'a> {
 
     /// Runs a step that ends in OOM kills, and takes note of who died.
     pub(crate) fn kill(&mut self, script: &str, log: &mut KernelLog) -> Result<(), String> {
-        let (code, told) = self.exec(&format!("{script}; echo code $?"))?;
+        let (code, output) = self.exec(&format!("{script}; echo code $?"))?;
         // While the victim's memory is being freed, the kernel may kill the shell as well: the processor is emulated.
         let is_shell_killed = code == KILLED;
         let pids = |word: &str| -> Vec<u64> {
-            let numbers = told.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' ')?.parse().ok());
+            let numbers = output.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' ')?.parse().ok());
             numbers.collect()
         };
         let killed = pids("killed");
@@ -55,7 +55,7 @@ impl<'a> Session<'a> {
         let logged = log.pids()?;
         self.logged += logged.len() as u64;
         if victims.len() > logged.len() {
-            return Err(format!("{script}: {victims:?} died, but the kernel logged {logged:?}: {told}"));
+            return Err(format!("{script}: {victims:?} died, but the kernel logged {logged:?}: {output}"));
         }
         self.victims.extend(victims);
         Ok(())

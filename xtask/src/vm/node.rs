@@ -68,21 +68,16 @@ pub(super) fn test(suite: &str) -> Result<Vec<Check>> {
     let mut node = boot_one(suite, &[])?;
     print!("\n{}", table(suite, &node));
     let failed: Vec<String> = node.outcomes.iter().filter(|outcome| !outcome.problems.is_empty()).map(name).collect();
-    if node.fault.is_some() {
+    let is_whole = node.fault.is_some();
+    if is_whole || !failed.is_empty() {
         Retry::new(format!("node::{suite}"), &node.failures().join("; "), 1, 2).record();
-        node = boot_one(suite, &[])?;
-        print!("\n{}", table(suite, &node));
-    } else if !failed.is_empty() {
-        Retry::new(format!("node::{suite}"), &node.failures().join("; "), 1, 2).record();
-        let again = boot_one(suite, &failed)?;
+        let again = boot_one(suite, if is_whole { &[] } else { &failed })?;
         print!("\n{}", table(suite, &again));
-        // What was not tried again has failed.
-        for outcome in again.outcomes {
-            if let Some(before) = node.outcomes.iter_mut().find(|before| name(before) == name(&outcome)) {
-                *before = outcome;
-            }
+        if is_whole {
+            node = again;
+        } else {
+            node.replace(again);
         }
-        node.fault = again.fault;
     }
     let check = |name: String, problems| Check { name: format!("node::{suite}::{name}"), outcome: Ok(problems) };
     let mut checks: Vec<Check> =
@@ -166,6 +161,16 @@ impl NodeRun {
                 NodeEvent::Prepared { .. } | NodeEvent::Printed { .. } => {}
             }
         }
+    }
+
+    /// Takes the outcomes of a second run. What was not tried again has failed.
+    fn replace(&mut self, again: Self) {
+        for outcome in again.outcomes {
+            if let Some(before) = self.outcomes.iter_mut().find(|before| name(before) == name(&outcome)) {
+                *before = outcome;
+            }
+        }
+        self.fault = again.fault;
     }
 
     fn failures(&self) -> Vec<String> {

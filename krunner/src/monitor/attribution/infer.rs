@@ -15,9 +15,9 @@
 //! (`procfs::many_processes`). Victims that are certain by then are named; for the others a full scan follows.
 //!
 //! A batch never names more processes than were counted, a living process, or one process twice. A process observed alive a while
-//! after the count exited for another reason, unless it held most of the limit: the kernel counts a kill before it sends the signal, and
-//! the processor of a virtual machine may stop in between. A victim that dies slowly is waited for. Where `/proc` hides processes, a process
-//! that disappeared is named only if no hidden one can have been larger.
+//! after the count exited for another reason, unless it held most of the limit: the kernel counts a kill before it sends the
+//! signal, and the processor of a virtual machine may stop in between. A victim that dies slowly is waited for. Where `/proc` hides
+//! processes, a process that disappeared is named only if no hidden one can have been larger.
 
 mod assign;
 mod exit_order;
@@ -430,7 +430,8 @@ impl KillBatch {
             && self.limit_bytes().is_some_and(|bytes| candidate.process.rss_bytes > bytes / 2)
     }
 
-    /// Whether it was idle and smaller than a survivor: the kernel kills the largest. Before a full scan, a victim that was not observed to grow may still turn up, so only size counts.
+    /// Whether it was idle and smaller than a survivor: the kernel kills the largest. Before a full scan, a victim that was not
+    /// observed to grow may still turn up, so only size counts.
     fn is_too_small(&self, candidate: &Candidate) -> bool {
         // The adjustment is in thousandths of an unknown limit, which may exceed any size.
         let is_preferred = candidate.process.oom_score_adj > 0 && self.limit_bytes().is_none();
@@ -465,8 +466,8 @@ impl KillBatch {
     }
 }
 
-/// The size of a process as the kernel compares it (`oom_badness`, `mm/oom_kill.c`): `oom_score_adj` counts in thousandths of the limit,
-/// and for nothing if the limit is not known.
+/// The size of a process as the kernel compares it (`oom_badness`, `mm/oom_kill.c`): `oom_score_adj` counts in thousandths of the
+/// limit, and for nothing if the limit is not known.
 pub(super) fn badness_bytes(process: &ProcessRecord, limit_bytes: Option<u64>) -> u64 {
     let thousandth = (limit_bytes.unwrap_or(0) / 1000).cast_signed();
     process.rss_bytes.saturating_add_signed(thousandth.saturating_mul(process.oom_score_adj.into()))
