@@ -9,6 +9,9 @@ pub(crate) const REPORT: &str = "oom-killed process:";
 /// The report's first line when the victim is certain.
 pub(crate) const CERTAIN: &str = "detected oom-killed process:";
 
+/// Before the number of kills that have no name yet.
+pub(crate) const COUNTED: &str = "the kernel counted ";
+
 /// The answer to an event of the agent to which no kill belongs.
 pub(crate) const NOTHING_FOUND: &str = "failed to get the information";
 

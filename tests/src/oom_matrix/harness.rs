@@ -18,7 +18,7 @@ use super::limit::{ExpectedLimit, ReportedLimit};
 use super::outcome::{CaseResult, MonitorMode, Outcome, Score};
 use super::run::{Machine, MatrixPlan};
 use super::scenario::{Fixture, TOO_MUCH};
-use super::scoring::{ActualKills, ReportedVictim, due, score_reports};
+use super::scoring::{ActualKills, ReportedVictim, most_reports, score_reports};
 use crate::cgroup::{Cgroup, Version};
 use crate::flaky::Retry;
 use crate::{LaunchMethod, Monitor, Sandbox};
@@ -196,9 +196,9 @@ impl Harness {
 
     fn score(&mut self, scenario_run: &ScenarioRun) -> Vec<CaseResult> {
         for observer in &mut self.observers {
-            let due = due(observer.mode, &scenario_run.actual, scenario_run.counted);
+            let most = most_reports(observer.mode, &scenario_run.actual, scenario_run.counted);
             // A timeout or a panic shows in the score below.
-            let _ = caught(|| observer.read_until(|output| output.accounted() >= due));
+            let _ = caught(|| observer.read_until(|output| output.accounted() >= most));
         }
         let marker = caught(|| {
             self.limited.fit();
@@ -246,12 +246,12 @@ impl MonitorOutput {
 impl Observer {
     fn score(&mut self, scenario_run: &ScenarioRun, marker: u32) -> CaseResult {
         self.markers.push(marker);
-        let due = due(self.mode, &scenario_run.actual, scenario_run.counted);
+        let most = most_reports(self.mode, &scenario_run.actual, scenario_run.counted);
         // Without BPF the monitor may name another process in place of the marker, or none.
         let may_be_wrong = self.mode == MonitorMode::Fallback;
         self.read_until(|output| {
             let is_marker_reported = output.reported.iter().any(|reported| reported.pid == marker);
-            is_marker_reported || may_be_wrong && output.accounted() > due
+            is_marker_reported || may_be_wrong && output.accounted() > most
         });
         let mut output = self.output();
         self.consumed = self.monitor.lines().len();

@@ -7,7 +7,7 @@
 //! - **With BPF** each victim must be reported exactly once, and no other process. As many as the kernel counted are
 //!   `confirmed`, the others are `co-victim`. When two processes share memory, either may be the chosen one.
 //! - **Without BPF** as many reports are expected as the kernel counted, all `inferred`. Any victim is a correct answer,
-//!   including one that shares the memory. More reports than the counter's increase are an error even if they are correct.
+//!   including one that shares the memory or died with a group of another SIGKILL. More reports than the counter's increase are an error even if they are correct.
 //! - If nothing was OOM-killed (`kill -9`, bystanders, another container's kill) any report is an error. A report that arrives
 //!   with the marker's kill and names another process in its place is wrong.
 //! - With `memory.oom.group` every member is counted and logged, including the one that started the others. One member of
@@ -42,7 +42,7 @@ pub(super) struct Victim {
 #[derive(Clone, Debug, Default)]
 pub(super) struct ActualKills {
     pub(super) victims: Vec<Victim>,
-    /// Processes that died with the victims from another SIGKILL. Without BPF they look the same.
+    /// Processes that died with the victims from another SIGKILL. Without BPF they look the same, and naming one is correct.
     pub(super) also_sigkilled: Vec<Victim>,
     /// The number of victims that the kernel chose and counted.
     pub(super) chosen: u64,
@@ -97,8 +97,8 @@ pub(super) struct ReportedVictim {
     pub(super) limit: ReportedLimit,
 }
 
-/// The number of reports that a monitor in this mode must produce.
-pub(super) fn due(mode: MonitorMode, actual: &ActualKills, counted: u64) -> u64 {
+/// The number of reports that a monitor in this mode may produce.
+pub(super) fn most_reports(mode: MonitorMode, actual: &ActualKills, counted: u64) -> u64 {
     let victims = actual.acceptable(mode).len() as u64;
     match mode {
         MonitorMode::Bpf => victims,
@@ -116,8 +116,8 @@ pub(super) fn score_reports(
     is_marker_reported: bool,
 ) -> Score {
     let marker = u64::from(!is_marker_reported);
-    let due = due(mode, actual, counted) + marker;
     let (correct, unreported) = match_victims(actual.acceptable(mode), reported);
+    let due = due(mode, actual, counted, &unreported) + marker;
     let mut confidence = BTreeMap::new();
     for report in reported {
         *confidence.entry(report.confidence.clone()).or_default() += 1;
@@ -143,7 +143,15 @@ pub(super) fn score_reports(
     score
 }
 
-/// Returns the number of correct reports and the PIDs of the victims without one. Each victim matches one report only.
+/// The number of reports that a monitor in this mode must produce. It need not name a process that died of another SIGKILL, whatever
+/// the kernel counted: in a group the chosen process may be counted twice.
+fn due(mode: MonitorMode, actual: &ActualKills, counted: u64, unreported: &[u32]) -> u64 {
+    let is_optional = |victim: &&Victim| mode == MonitorMode::Fallback && unreported.contains(&victim.pid);
+    let optional = actual.also_sigkilled.iter().filter(is_optional).count() as u64;
+    most_reports(mode, actual, counted).min(actual.acceptable(mode).len() as u64 - optional)
+}
+
+/// Returns the number of correct reports and the PIDs of the processes without one. Each matches one report only.
 fn match_victims(mut unreported: Vec<Victim>, reported: &[ReportedVictim]) -> (u64, Vec<u32>) {
     let mut correct = 0;
     for report in reported {
@@ -274,6 +282,21 @@ mod tests {
                 "all {confidence}"
             );
         }
+    }
+
+    #[test]
+    fn a_process_that_another_sigkill_ended_may_be_reported_without_bpf() {
+        let also_sigkilled = vec![Victim { pid: 9, word: None }];
+        let actual = ActualKills { groups: 1, also_sigkilled, ..ActualKills::killed([7, 8]) };
+        let score = |pids: &[u32]| {
+            let reported: Vec<_> = pids.iter().map(|pid| reported(*pid, "", "inferred")).collect();
+            let score = score_reports(MonitorMode::Fallback, &actual, 3, &reported, &[], true);
+            (score.due, score.correct, score.missed, score.wrong)
+        };
+        assert_eq!(score(&[7, 8]), (2, 2, 0, 0), "the chosen process was counted twice");
+        assert_eq!(score(&[7, 8, 9]), (3, 3, 0, 0));
+        assert_eq!(score(&[7, 9]), (3, 2, 1, 0), "a member of the group is missing");
+        assert_eq!(score(&[]), (2, 0, 2, 0));
     }
 
     #[test]
