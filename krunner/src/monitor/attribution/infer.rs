@@ -59,6 +59,10 @@ const SLOW_DEATH_NS: u64 = 10_000 * MS;
 /// How long the container engine's event may take to arrive through the agent.
 const AGENT_DELAY_NS: u64 = 5_000 * MS;
 
+/// How long the kernel may take to kill a group: it counts and logs the members one by one, and a serial console is slow
+/// (`oom_kill_process`, `mm/oom_kill.c`).
+const GROUP_SPREAD_NS: u64 = 1_000 * MS;
+
 /// Maximum number of counted batches, plus one reported by the agent. Further kills join the last counted batch.
 const MAX_BATCHES: usize = 16;
 
@@ -122,6 +126,15 @@ pub(in crate::monitor) struct Inference {
     /// The machine's tracer is connected.
     awaits_node: bool,
     is_view_partial: bool,
+    /// The last count with a group kill.
+    last_group: Option<CountedGroup>,
+}
+
+/// A count that included a group kill.
+#[derive(Debug, PartialEq, Eq)]
+struct CountedGroup {
+    cgroup: Option<String>,
+    known_ns: u64,
 }
 
 impl Inference {
@@ -132,6 +145,7 @@ impl Inference {
 
     /// Opens a batch: the counter rose since that time.
     pub(in crate::monitor) fn counted(&mut self, kills: Kills, since_ns: u64, now_ns: u64) {
+        let is_group = self.is_of_group(&kills, now_ns);
         let number = kills.number - self.hand_over.take_early(kills.number, since_ns, now_ns);
         if number == 0 {
             return;
@@ -139,7 +153,7 @@ impl Inference {
         self.open(KillBatch {
             confidence: Confidence::Inferred,
             kills: number,
-            is_group: kills.is_group,
+            is_group,
             since_ns,
             known_ns: now_ns,
             scanned: ScanCoverage::None,
@@ -148,6 +162,18 @@ impl Inference {
             hidden_bytes: self.hidden_bytes(kills.facts.cgroup.as_ref()),
             facts: kills.facts,
         });
+    }
+
+    /// Whether a group was killed, now or shortly before: the counter may be read between the kills of its members.
+    fn is_of_group(&mut self, kills: &Kills, now_ns: u64) -> bool {
+        let cgroup = kills.facts.cgroup.as_ref().map(|cgroup| cgroup.path.clone());
+        let is_same =
+            |last: &CountedGroup| last.cgroup == cgroup && now_ns.saturating_sub(last.known_ns) <= GROUP_SPREAD_NS;
+        let is_group = kills.is_group || self.last_group.as_ref().is_some_and(is_same);
+        if kills.is_group {
+            self.last_group = Some(CountedGroup { cgroup, known_ns: now_ns });
+        }
+        is_group
     }
 
     /// Whether the machine's tracer delivers kills.

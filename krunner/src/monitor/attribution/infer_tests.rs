@@ -224,6 +224,35 @@ fn idle_process_smaller_than_a_survivor_is_no_victim() {
 }
 
 #[test]
+fn members_that_are_counted_after_their_group_belong_to_it() {
+    let of_next = |after_ns: u64, is_same_cgroup: bool| {
+        let mut inference = Inference::default();
+        let (group_ns, next_ns) = (10 * SECOND, 10 * SECOND + after_ns);
+        inference.counted(Kills { is_group: true, ..kills(2, Some(limited(2000))) }, 9 * SECOND, group_ns);
+        let mut cgroup = limited(2000);
+        cgroup.path = if is_same_cgroup { cgroup.path } else { "/another".into() };
+        inference.counted(kills(1, Some(cgroup)), group_ns, next_ns);
+        inference.scanned(next_ns);
+        let quiet = |pid, rss_bytes| Candidate {
+            alive_ns: Some(10 * SECOND - MS),
+            grown_ns: 9 * SECOND,
+            ..left(pid, rss_bytes, next_ns)
+        };
+        inference.batches.pop_front();
+        attribute_beside(&mut inference, &[quiet(7, 1)], 1000, next_ns + PATIENCE_NS)
+    };
+    assert_eq!(of_next(150 * MS, true), [7], "the kernel was still killing the group");
+    assert_eq!(of_next(150 * MS, false), [0; 0]);
+    assert_eq!(of_next(2 * SECOND, true), [0; 0]);
+}
+
+/// Pids of those attributed beside a survivor of that size.
+fn attribute_beside(inference: &mut Inference, candidates: &[Candidate], spared_bytes: u64, now_ns: u64) -> Vec<u32> {
+    let (attributed, _) = inference.attribute(candidates.to_vec(), |_| spared_bytes, now_ns);
+    attributed.iter().map(|attributed| attributed.candidate.process.key.pid).collect()
+}
+
+#[test]
 fn excess_batches_are_merged() {
     let mut inference = Inference::default();
     for at in 0..3 * MAX_BATCHES as u64 {

@@ -367,11 +367,15 @@ impl MonotonicCount {
     fn grown(&mut self, buffer: &mut [u8]) -> Option<(u64, bool)> {
         let text = text(&self.file, buffer).ok()?;
         let (kills, groups) = (value(text, "oom_kill")?, value(text, "oom_group_kill"));
-        let (before, groups_before) = (self.last.replace(kills), std::mem::replace(&mut self.last_groups, groups));
-        let grown = kills.saturating_sub(before?);
-        let is_group =
-            self.may_be_group && grown > 1 && groups.is_none_or(|groups| groups > groups_before.unwrap_or(0));
-        (grown > 0).then_some((grown, is_group))
+        let before = self.last.replace(kills);
+        if before.is_some_and(|before| kills <= before) {
+            // A group that is counted now is counted before the kills of its members.
+            return None;
+        }
+        let groups_before = std::mem::replace(&mut self.last_groups, groups);
+        let grown = kills - before?;
+        let is_group = self.may_be_group && groups.map_or(grown > 1, |groups| groups > groups_before.unwrap_or(0));
+        Some((grown, is_group))
     }
 }
 

@@ -126,7 +126,9 @@ fn groups_that_were_killed_are_seen_as_such() {
     assert_eq!(is_group("oom_kill 5\noom_group_kill 8\n"), [(2, false)], "two, one by one");
     assert_eq!(is_group("oom_kill 8\noom_group_kill 9\n"), [(3, true)]);
     assert_eq!(is_group("oom_kill 9\noom_group_kill 9\n"), [(1, false)]);
-    assert_eq!(is_group("oom_kill 11\n"), [(2, true)], "an older kernel does not say");
+    assert_eq!(is_group("oom_kill 9\noom_group_kill 10\n"), [], "its members are counted next");
+    assert_eq!(is_group("oom_kill 10\noom_group_kill 10\n"), [(1, true)]);
+    assert_eq!(is_group("oom_kill 12\n"), [(2, true)], "an older kernel does not say");
     let old = Tree::new(1, "");
     let mut counter = old.counter();
     old.kills("cg", 5);
