@@ -318,7 +318,7 @@ fn without_a_tracer_a_partial_scan_identifies_a_victim() {
     let seen = |end, at_boot_ns| {
         let mut newcomer = snapshot(at_boot_ns, &[7], Duration::ZERO).processes;
         newcomer[0].end = end;
-        PartialScan { at_boot_ns, processes: newcomer, absent: Vec::new(), is_listed: false }
+        PartialScan { at_boot_ns, processes: newcomer, ..PartialScan::default() }
     };
     engine.partial_scan(&seen(None, 2 * SECOND), 2 * SECOND);
     engine.partial_scan(&seen(Some(ExitKind::Killed), 2 * SECOND + 5 * MS), 2 * SECOND + 5 * MS);

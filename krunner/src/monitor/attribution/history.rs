@@ -112,7 +112,7 @@ impl History {
             if !self.table.would_keep(observed.key, observed.rss_bytes, at_ns) {
                 continue;
             }
-            self.observe(observed, at_ns);
+            self.observe(observed, at_ns, snapshot.end_boot_ns());
             self.table.shrink();
             if let Some(entry) = self.table.get_mut(observed.key) {
                 entry.scan = scan;
@@ -127,7 +127,7 @@ impl History {
     pub(in crate::monitor) fn fold_partial_scan(&mut self, scan: &PartialScan) {
         let at_ns = scan.at_boot_ns;
         for observed in &scan.processes {
-            self.observe(observed, at_ns);
+            self.observe(observed, at_ns, scan.end_boot_ns());
             if self.table.get(observed.key).is_some_and(|entry| entry.parent.is_none()) {
                 let parent = self.table.holder_of(observed.parent_pid, at_ns);
                 let fits =
@@ -137,7 +137,7 @@ impl History {
         }
         self.table.shrink();
         for key in &scan.absent {
-            self.mark_absent(*key, at_ns);
+            self.mark_absent(*key, scan.end_boot_ns());
         }
         self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
     }
@@ -340,7 +340,9 @@ impl History {
         }
     }
 
-    fn observe(&mut self, observed: &ProcessSample, at_ns: u64) {
+    /// Takes a process from a scan. What lives did so at its start, what has ended did so by its end: the kill may have been
+    /// counted in between.
+    fn observe(&mut self, observed: &ProcessSample, at_ns: u64, end_ns: u64) {
         if self.table.get(observed.key).is_none() {
             let entry = ProcessEntry {
                 cmdline: observed.cmdline.clone(),
@@ -352,10 +354,10 @@ impl History {
         if let Some(end) = observed.end
             && entry.end.is_none()
         {
-            entry.end = Some((end, at_ns));
+            entry.end = Some((end, end_ns));
         }
         if observed.is_zombie {
-            self.table.mark_gone(observed.key, Gone { at_ns, is_certain: true });
+            self.table.mark_gone(observed.key, Gone { at_ns: end_ns, is_certain: true });
             return;
         }
         if entry.gone.is_some_and(|gone| gone.is_certain) {
@@ -431,7 +433,7 @@ impl History {
         };
         let missed: Vec<ProcessKey> = self.table.iter().filter(is_missed).map(|(key, _)| key).collect();
         for key in missed {
-            self.table.mark_gone(key, Gone { at_ns, is_certain: false });
+            self.table.mark_gone(key, Gone { at_ns: snapshot.end_boot_ns(), is_certain: false });
         }
     }
 }

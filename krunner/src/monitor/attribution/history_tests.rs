@@ -1,10 +1,12 @@
 //! Small worlds with a kernel's rules, and what the history makes of what it is told of them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::monitor::model::process::ScanCost;
 
 #[path = "history_title_tests.rs"]
 mod titles;
@@ -231,7 +233,7 @@ fn process_dying_of_sigkill_is_a_candidate() {
         at_boot_ns,
         processes: vec![dying, observed(HOG, 10, 9)],
         absent: vec![INIT],
-        is_listed: false,
+        ..PartialScan::default()
     });
     let mut candidates = history.candidates(at_boot_ns);
     candidates.sort_by_key(|candidate| candidate.process.key);
@@ -242,6 +244,30 @@ fn process_dying_of_sigkill_is_a_candidate() {
     assert_eq!(keys(&history.chain(HOG, u64::MAX)), [SHELL, INIT], "a newcomer has its parents");
 }
 
+/// A scan may be interrupted: the kill is counted after it began, and before it reads the victim.
+#[test]
+fn what_a_scan_finds_ended_was_so_at_its_end() {
+    const TOOK: Duration = Duration::from_millis(80);
+    let at_boot_ns = 2 * SECOND_NS;
+    let counted_ns = at_boot_ns + 40_000_000;
+    let pids = |history: &History| {
+        let mut keys: Vec<_> = history.candidates(counted_ns).iter().map(|candidate| candidate.process.key).collect();
+        keys.sort_unstable();
+        keys
+    };
+    let dying = || ProcessSample { end: Some(ExitKind::Killed), ..observed(SHELL, 1, 7) };
+
+    let mut partial = begun();
+    let (processes, absent) = (vec![dying()], vec![INIT]);
+    partial.fold_partial_scan(&PartialScan { at_boot_ns, took: TOOK, processes, absent, is_listed: false });
+    assert_eq!(pids(&partial), [INIT, SHELL]);
+
+    let mut whole = begun();
+    let cost = ScanCost { wall: TOOK, ..ScanCost::default() };
+    whole.fold_snapshot(&Snapshot { cost, ..snapshot(at_boot_ns, vec![dying()]) });
+    assert_eq!(pids(&whole), [INIT, SHELL]);
+}
+
 #[test]
 fn process_is_not_gone_before_it_was_last_seen() {
     let mut history = begun();
@@ -249,8 +275,7 @@ fn process_is_not_gone_before_it_was_last_seen() {
     history.fold_partial_scan(&PartialScan {
         at_boot_ns,
         processes: vec![observed(HOG, 10, 9)],
-        absent: vec![],
-        is_listed: false,
+        ..PartialScan::default()
     });
     history.mark_absent(HOG, 4 * SECOND_NS);
     assert_eq!(history.find(HOG).unwrap().gone_at_boot_ns, Some(at_boot_ns));

@@ -62,6 +62,17 @@ pub(crate) struct Snapshot {
     pub cost: ScanCost,
 }
 
+impl Snapshot {
+    /// End of the scan, in nanoseconds since boot: what it shows as exiting or not at all had happened by then.
+    pub(in crate::monitor) fn end_boot_ns(&self) -> u64 {
+        end_boot_ns(self.at_boot_ns, self.cost.wall)
+    }
+}
+
+fn end_boot_ns(at_boot_ns: u64, took: Duration) -> u64 {
+    at_boot_ns.saturating_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX))
+}
+
 /// The cost of a [`Snapshot`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct ScanCost {
@@ -150,6 +161,8 @@ pub(crate) enum ExitKind {
 pub(crate) struct PartialScan {
     /// Start of the scan, in nanoseconds since boot.
     pub at_boot_ns: u64,
+    /// Elapsed time until its end.
+    pub took: Duration,
     /// The scanned processes that exist.
     pub processes: Vec<ProcessSample>,
     /// Processes that existed before and are gone.
@@ -157,6 +170,13 @@ pub(crate) struct PartialScan {
     /// Whether possible victims were searched for: either all PIDs were listed and every known process that is gone is in
     /// `absent`, or a likely victim is.
     pub is_listed: bool,
+}
+
+impl PartialScan {
+    /// End of the scan, in nanoseconds since boot: see [`Snapshot::end_boot_ns`].
+    pub(in crate::monitor) fn end_boot_ns(&self) -> u64 {
+        end_boot_ns(self.at_boot_ns, self.took)
+    }
 }
 
 /// The arguments of a process, possibly truncated.

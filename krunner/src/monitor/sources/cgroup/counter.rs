@@ -62,6 +62,9 @@ pub(in crate::monitor) struct KillCounter {
     vmstat: Option<MonotonicCount>,
     meminfo: Option<File>,
     refreshed: Option<Instant>,
+    /// When the last reading began: what is counted next happened later.
+    since_boot_ns: u64,
+    /// When the last reading ended.
     read_boot_ns: u64,
     /// Counted but not yet taken.
     unclaimed: Vec<Kills>,
@@ -112,6 +115,7 @@ impl KillCounter {
                 .ok(),
             limits: LimitCounters::open(cgroup.as_ref()),
             refreshed: None,
+            since_boot_ns: clock::boot_ns(),
             read_boot_ns: clock::boot_ns(),
             unclaimed: Vec::new(),
             unclaimed_since_ns: None,
@@ -177,13 +181,15 @@ impl KillCounter {
         Count {
             kills: std::mem::take(&mut self.unclaimed),
             is_counted: self.vmstat.is_some() || self.levels.first().is_some_and(CounterLevel::is_counted),
-            since_boot_ns: self.unclaimed_since_ns.take().unwrap_or(self.read_boot_ns),
+            since_boot_ns: self.unclaimed_since_ns.take().unwrap_or(self.since_boot_ns),
             at_boot_ns: self.read_boot_ns,
         }
     }
 
     fn collect(&mut self) {
+        let began_ns = clock::boot_ns();
         let mut kills = self.grown();
+        self.read_boot_ns = clock::boot_ns();
         let swap_bytes = self.swap.read(&mut self.buffer);
         // The victim's own may be free by now.
         let before_bytes = std::mem::replace(&mut self.swap_bytes, swap_bytes);
@@ -192,7 +198,7 @@ impl KillCounter {
             kills.facts.swap_bytes = swap_bytes.max(before_bytes);
         }
         self.limits.poll();
-        let since_ns = std::mem::replace(&mut self.read_boot_ns, clock::boot_ns());
+        let since_ns = std::mem::replace(&mut self.since_boot_ns, began_ns);
         if !kills.is_empty() {
             self.unclaimed.extend(kills);
             self.unclaimed_since_ns.get_or_insert(since_ns);

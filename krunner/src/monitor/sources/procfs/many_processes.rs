@@ -10,7 +10,6 @@ use std::io;
 
 use super::partial_scan::GROWN_BYTES;
 use super::{IDLE_READS, MAX_PROCESSES, Remembered, Scanner};
-use crate::monitor::model::clock;
 use crate::monitor::model::process::{ExitKind, PartialScan, ProcessKey, ProcessSample};
 
 /// Number of processes read in turn by one partial scan, about 0.5 ms. At the maximum interval 32,000 processes are
@@ -51,17 +50,17 @@ impl Scanner {
     /// Reads tracked, new and large processes. While these exist, the kernel does not choose a smaller process that has
     /// not grown.
     fn read_likely_victims(&mut self) -> io::Result<PartialScan> {
-        let mut partial_scan = PartialScan { at_boot_ns: clock::boot_ns(), ..PartialScan::default() };
+        let mut partial_scan = PartialScan::start();
         let newcomers = self.newcomers()?;
         self.read_tracked(&newcomers, &mut partial_scan);
         for (pid, inode) in self.largest() {
             self.reread(pid, inode, true, &mut partial_scan);
         }
-        Ok(partial_scan)
+        Ok(partial_scan.end())
     }
 
     fn list_and_read(&mut self) -> io::Result<PartialScan> {
-        let mut partial_scan = PartialScan { at_boot_ns: clock::boot_ns(), ..PartialScan::default() };
+        let mut partial_scan = PartialScan::start();
         let left_out = self.list()?;
         partial_scan.absent = self.vanished();
         partial_scan.is_listed = left_out == 0;
@@ -70,7 +69,7 @@ impl Scanner {
         for (pid, inode) in self.largest() {
             self.reread(pid, inode, true, &mut partial_scan);
         }
-        Ok(partial_scan)
+        Ok(partial_scan.end())
     }
 
     /// Known processes that are not in the listing. Of a truncated listing only the part before the cut counts.

@@ -9,6 +9,7 @@
 //! have ids from the same range; they are recognized by their exit signal.
 
 use std::io;
+use std::time::Duration;
 
 use super::Scanner;
 use crate::monitor::model::clock;
@@ -78,11 +79,11 @@ impl Scanner {
     /// # Errors
     /// When the root itself cannot be read.
     pub(in crate::monitor) fn partial_scan(&mut self) -> io::Result<PartialScan> {
-        let mut partial_scan = PartialScan { at_boot_ns: clock::boot_ns(), ..PartialScan::default() };
+        let mut partial_scan = PartialScan::start();
         let newcomers = self.newcomers()?;
         self.read_tracked(&newcomers, &mut partial_scan);
         self.sweep(&mut partial_scan);
-        Ok(partial_scan)
+        Ok(partial_scan.end())
     }
 
     /// Reads the tracked processes and `others`, which are tracked from now on if they change.
@@ -157,6 +158,18 @@ impl Scanner {
         let length = self.read(format_args!("loadavg"))?;
         let text = std::str::from_utf8(&self.buffer[..length]).ok()?;
         text.rsplit_once(' ')?.1.trim().parse().ok()
+    }
+}
+
+impl PartialScan {
+    /// A scan that starts now.
+    pub(super) fn start() -> Self {
+        Self { at_boot_ns: clock::boot_ns(), ..Self::default() }
+    }
+
+    /// The scan, which ends now.
+    pub(super) fn end(self) -> Self {
+        Self { took: Duration::from_nanos(clock::boot_ns().saturating_sub(self.at_boot_ns)), ..self }
     }
 }
 
