@@ -127,6 +127,9 @@ struct TestEnv {
     all: bool,
 }
 
+/// A part of [`OTHER_PARTS`] and its checks.
+type PartResult = (&'static str, Result<Vec<Check>>);
+
 /// Runs all parts. Returns `false` when one failed.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     if let Some(sanitizer) = args.sanitize {
@@ -189,20 +192,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     }
 
     // After the suites, because load on the machine distorts what these measure.
-    for (what, alias) in OTHER_PARTS {
-        if !args.wants(what) && !args.wants(alias) || ENGINE_PARTS.contains(&what) && !args.engines {
-            continue;
-        }
-        step(what);
-        let checks = match what {
-            "oom-matrix" => args.build_victim().map(|victim| oom_matrix::test(&env.krunner, victim)),
-            "vm" if args.all => vm::test(KernelSet::Default),
-            "arm64" => vm::test(KernelSet::Arm64),
-            "engines" => vm::test_engines(),
-            "vm" => Ok(vm::skipped("takes minutes of emulation: run `cargo xtask vm`, or pass --all")),
-            _ if args.all => audit::test(),
-            _ => Ok(audit::skipped("may need to install cargo-deny: pass --all")),
-        };
+    for (what, checks) in args.run_other_parts(&env) {
         match checks {
             Ok(checks) => checks.iter().for_each(|check| summary.check(check)),
             Err(error) => problems.push(format!("{what}: {error:#}")),
@@ -295,6 +285,53 @@ impl Args {
         Ok(())
     }
 
+    fn run_other_parts(&self, env: &TestEnv) -> Vec<PartResult> {
+        let mut results = Vec::new();
+        if self.runs("oom-matrix") {
+            step("oom-matrix");
+            let checks = self.build_victim().map(|victim| oom_matrix::test(&env.krunner, victim));
+            results.push(("oom-matrix", checks));
+        }
+        results.extend(self.run_machines());
+        if self.runs("audit") {
+            step("audit");
+            let skipped = || Ok(audit::skipped("may need to install cargo-deny: pass --all"));
+            results.push(("audit", if self.all { audit::test() } else { skipped() }));
+        }
+        results
+    }
+
+    /// The machine with container engines takes as long as all others together, and one processor: it runs beside them.
+    fn run_machines(&self) -> Vec<PartResult> {
+        thread::scope(|scope| {
+            let engines = self.runs("engines").then(|| {
+                step("engines");
+                scope.spawn(vm::test_engines)
+            });
+            let beside = usize::from(engines.is_some());
+            let mut results = Vec::new();
+            if self.runs("vm") {
+                step("vm");
+                let skipped = || vm::skipped("takes minutes of emulation: run `cargo xtask vm`, or pass --all");
+                results.push(("vm", if self.all { vm::test(KernelSet::Default, beside) } else { Ok(skipped()) }));
+            }
+            if self.runs("arm64") {
+                step("arm64");
+                results.push(("arm64", vm::test(KernelSet::Arm64, beside)));
+            }
+            let ended = engines.map(|engines| engines.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            results.extend(ended.map(|checks| ("engines", checks)));
+            results
+        })
+    }
+
+    /// Whether this part of [`OTHER_PARTS`] is selected, by either name.
+    fn runs(&self, part: &str) -> bool {
+        let names = OTHER_PARTS.iter().filter(|(name, _)| *name == part);
+        let is_wanted = names.flat_map(|(name, alias)| [name, alias]).any(|name| self.wants(name));
+        is_wanted && (self.engines || !ENGINE_PARTS.contains(&part))
+    }
+
     /// The selection as arguments of test binaries.
     fn skips_and_filters(&self) -> Vec<&str> {
         self.selection.arguments("--skip").collect()
@@ -304,16 +341,16 @@ impl Args {
     /// instructions only.
     fn prepare_later_parts(&self, artifacts: Option<&Dist>) -> Result<Vec<Check>> {
         give_way()?;
-        if self.all && self.wants("vm") {
+        if self.all && self.runs("vm") {
             vm::prepare(KernelSet::Default)?;
         }
-        if self.engines && self.wants("arm64") {
+        if self.runs("arm64") {
             vm::prepare(KernelSet::Arm64)?;
         }
-        if self.engines && self.wants("engines") {
+        if self.runs("engines") {
             vm::prepare_engines()?;
         }
-        if self.all && self.wants("audit") {
+        if self.all && self.runs("audit") {
             audit::ensure()?;
         }
         artifacts.map_or_else(|| Ok(Vec::new()), |dist| dist.compare_with_rebuild(&[Arch::native()?]))

@@ -130,7 +130,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         bail!("{missing}; `cargo xtask test --all` installs it");
     }
     let cases = Cases { only: &args.only, cpus: args.cpus };
-    let runs = run_all(&args.kernel, cases, args.verbose)?;
+    let runs = run_all(&args.kernel, cases, most_at_once(), args.verbose)?;
     let is_on_stdout = args.json.as_deref().is_some_and(|file| file == Path::new("-"));
     match args.json.as_deref() {
         Some(_) if is_on_stdout => println!("{:#}", in_json(&runs)),
@@ -199,13 +199,16 @@ fn folder() -> Result<PathBuf> {
 /// Runs these kernels as part of `cargo xtask test --all`. Load on this machine delays what happens in all machines that
 /// run at the same time, so a kernel that fails is run once more, alone, as a failed test is. Both results are printed, and the
 /// retry is counted.
-pub(crate) fn test(set: KernelSet) -> Result<Vec<Check>> {
+///
+/// `beside`: the number of other machines that run meanwhile.
+pub(crate) fn test(set: KernelSet, beside: usize) -> Result<Vec<Check>> {
     let cases = Cases { only: &[], cpus: None };
-    let mut runs = run_all(&set.versions(), cases, false)?;
+    let at_once = most_at_once().saturating_sub(beside);
+    let mut runs = run_all(&set.versions(), cases, at_once, false)?;
     print!("\n{}", table(&runs));
     for run in runs.iter_mut().filter(|run| !run.shortfalls().is_empty()) {
         Retry::new(format!("vm::{}", run.kernel.wanted), &run.shortfalls().join("; "), 1, 2).record();
-        let again = run_all(std::slice::from_ref(&run.kernel.wanted), cases, false)?;
+        let again = run_all(std::slice::from_ref(&run.kernel.wanted), cases, 1, false)?;
         print!("\n{}", table(&again));
         if let Some(again) = again.into_iter().next() {
             *run = again;
@@ -228,12 +231,17 @@ fn check(version: &str, outcome: Result<Vec<String>, String>) -> Check {
     Check { name: format!("vm::{version}"), outcome }
 }
 
-fn run_all(versions: &[String], cases: Cases<'_>, verbose: bool) -> Result<Vec<KernelRun>> {
+/// A machine uses one processor.
+fn most_at_once() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn run_all(versions: &[String], cases: Cases<'_>, at_once: usize, verbose: bool) -> Result<Vec<KernelRun>> {
     let folder = folder()?;
     let kernels = kernels::ensure(versions, &folder)?;
     let images = Images::pack(&kernels, &folder)?;
     let began = Instant::now();
-    let at_once = thread::available_parallelism().map_or(1, usize::from).min(kernels.len());
+    let at_once = at_once.clamp(1, kernels.len());
     step(&format!("booting {} kernels, {at_once} at a time", kernels.len()));
     let waiting = Mutex::new(kernels.iter().cloned().collect::<VecDeque<_>>());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();

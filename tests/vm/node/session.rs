@@ -15,7 +15,7 @@ use crate::command::{command, outcome};
 use crate::engine::Container;
 
 /// Long because the processor is emulated, and because loading the tracer reads the kernel's types twice.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The exit code of a program that SIGKILL ended, in a shell.
 const KILLED: u64 = 137;
@@ -61,12 +61,11 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The reports in the journal, after that of the last victim has arrived.
-    pub(crate) fn reports(&self) -> Result<Vec<Value>, String> {
+    /// The reports in the journal, once that of the last victim has arrived or the patience is over.
+    pub(crate) fn reports(&self, patience: Duration) -> Result<Vec<Value>, String> {
         let last = self.victims.last().ok_or("no process was killed")?;
         let is_there = |reports: &Vec<Value>| reports.iter().any(|report| report["victim"]["pid"] == *last);
-        let found = wait::within(PATIENCE, || Some(self.journal()).filter(is_there));
-        found.ok_or_else(|| format!("no report of {last}: {:?}", self.journal()))
+        Ok(wait::within(patience, || Some(self.journal()).filter(is_there)).unwrap_or_else(|| self.journal()))
     }
 
     fn journal(&self) -> Vec<Value> {
