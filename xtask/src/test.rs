@@ -8,6 +8,7 @@
 //! The suites wait more than they compute. Hence they run on more threads than there are processors, and with `--all`, what the
 //! parts behind them need is built meanwhile, at the lowest priority.
 
+mod parts;
 mod sanitize;
 
 use std::ffi::OsStr;
@@ -21,13 +22,13 @@ use std::thread;
 use anyhow::{Context as _, Result};
 use krunner_tests::flaky;
 
+use self::parts::OTHER_PARTS;
 use self::sanitize::Sanitizer;
 use crate::dist::Dist;
 use crate::musl::{Arch, Site};
 use crate::summary::{Check, Summary};
-use crate::vm::KernelSet;
-use crate::workspace::{build_binary, build_release, cargo, give_way, named, root, step};
-use crate::{audit, dist, host, oom_matrix, tidy, venv, vm};
+use crate::workspace::{build_binary, build_release, cargo, named, root, step};
+use crate::{dist, host, tidy, venv};
 
 const HELP: &str = "\
 First creates the Python environment that tests need in target/venv, without root, from python3.11 and packages that \
@@ -67,13 +68,6 @@ const SUITES: [&str; 4] = ["test", "--no-fail-fast", "--package", "krunner-tests
 
 /// If more tests fail, it is not for the load of this machine.
 const MAX_RETRIED: usize = 10;
-
-/// The parts that `cargo test` does not run, each with its former name, which filters may still use.
-const OTHER_PARTS: [(&str, &str); 5] =
-    [("oom-matrix", "battery"), ("vm", "vm"), ("arm64", "arm64"), ("engines", "node"), ("audit", "supply")];
-
-/// Those that only `--engines` runs.
-const ENGINE_PARTS: [&str; 2] = ["arm64", "engines"];
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -126,9 +120,6 @@ struct TestEnv {
     flaky_file: PathBuf,
     all: bool,
 }
-
-/// A part of [`OTHER_PARTS`] and its checks.
-type PartResult = (&'static str, Result<Vec<Check>>);
 
 /// Runs all parts. Returns `false` when one failed.
 pub(crate) fn run(args: &Args) -> Result<bool> {
@@ -285,75 +276,9 @@ impl Args {
         Ok(())
     }
 
-    fn run_other_parts(&self, env: &TestEnv) -> Vec<PartResult> {
-        let mut results = Vec::new();
-        if self.runs("oom-matrix") {
-            step("oom-matrix");
-            let checks = self.build_victim().map(|victim| oom_matrix::test(&env.krunner, victim));
-            results.push(("oom-matrix", checks));
-        }
-        results.extend(self.run_machines());
-        if self.runs("audit") {
-            step("audit");
-            let skipped = || Ok(audit::skipped("may need to install cargo-deny: pass --all"));
-            results.push(("audit", if self.all { audit::test() } else { skipped() }));
-        }
-        results
-    }
-
-    /// The machine with container engines takes as long as all others together, and one processor: it runs beside them.
-    fn run_machines(&self) -> Vec<PartResult> {
-        thread::scope(|scope| {
-            let engines = self.runs("engines").then(|| {
-                step("engines");
-                scope.spawn(vm::test_engines)
-            });
-            let beside = usize::from(engines.is_some());
-            let mut results = Vec::new();
-            if self.runs("vm") {
-                step("vm");
-                let skipped = || vm::skipped("takes minutes of emulation: run `cargo xtask vm`, or pass --all");
-                results.push(("vm", if self.all { vm::test(KernelSet::Default, beside) } else { Ok(skipped()) }));
-            }
-            if self.runs("arm64") {
-                step("arm64");
-                results.push(("arm64", vm::test(KernelSet::Arm64, beside)));
-            }
-            let ended = engines.map(|engines| engines.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            results.extend(ended.map(|checks| ("engines", checks)));
-            results
-        })
-    }
-
-    /// Whether this part of [`OTHER_PARTS`] is selected, by either name.
-    fn runs(&self, part: &str) -> bool {
-        let names = OTHER_PARTS.iter().filter(|(name, _)| *name == part);
-        let is_wanted = names.flat_map(|(name, alias)| [name, alias]).any(|name| self.wants(name));
-        is_wanted && (self.engines || !ENGINE_PARTS.contains(&part))
-    }
-
     /// The selection as arguments of test binaries.
     fn skips_and_filters(&self) -> Vec<&str> {
         self.selection.arguments("--skip").collect()
-    }
-
-    /// Builds and fetches what the parts behind the suites need, and builds one of the artifacts again: the other differs in its
-    /// instructions only.
-    fn prepare_later_parts(&self, artifacts: Option<&Dist>) -> Result<Vec<Check>> {
-        give_way()?;
-        if self.all && self.runs("vm") {
-            vm::prepare(KernelSet::Default)?;
-        }
-        if self.runs("arm64") {
-            vm::prepare(KernelSet::Arm64)?;
-        }
-        if self.runs("engines") {
-            vm::prepare_engines()?;
-        }
-        if self.all && self.runs("audit") {
-            audit::ensure()?;
-        }
-        artifacts.map_or_else(|| Ok(Vec::new()), |dist| dist.compare_with_rebuild(&[Arch::native()?]))
     }
 
     /// The Python environment, or the reason why there is none.

@@ -21,6 +21,7 @@
 
 mod assign;
 mod exit_order;
+mod group;
 mod hand_over;
 
 use std::cmp::Reverse;
@@ -32,6 +33,7 @@ use crate::monitor::explain::{Kills, MemoryFacts};
 use crate::monitor::model::cgroup::CgroupFacts;
 use crate::monitor::model::process::ExitKind;
 use assign::{ScoredCandidate, assign};
+use group::GroupKills;
 use hand_over::{HandOver, is_within};
 
 const MS: u64 = 1_000_000;
@@ -58,10 +60,6 @@ const SLOW_DEATH_NS: u64 = 10_000 * MS;
 
 /// How long the container engine's event may take to arrive through the agent.
 const AGENT_DELAY_NS: u64 = 5_000 * MS;
-
-/// How long the kernel may take to kill a group: it counts and logs the members one by one, and a serial console is slow
-/// (`oom_kill_process`, `mm/oom_kill.c`).
-const GROUP_SPREAD_NS: u64 = 1_000 * MS;
 
 /// Maximum number of counted batches, plus one reported by the agent. Further kills join the last counted batch.
 const MAX_BATCHES: usize = 16;
@@ -126,15 +124,7 @@ pub(in crate::monitor) struct Inference {
     /// The machine's tracer is connected.
     awaits_node: bool,
     is_view_partial: bool,
-    /// The last count with a group kill.
-    last_group: Option<CountedGroup>,
-}
-
-/// A count that included a group kill.
-#[derive(Debug, PartialEq, Eq)]
-struct CountedGroup {
-    cgroup: Option<String>,
-    known_ns: u64,
+    groups: GroupKills,
 }
 
 impl Inference {
@@ -145,7 +135,7 @@ impl Inference {
 
     /// Opens a batch: the counter rose since that time.
     pub(in crate::monitor) fn counted(&mut self, kills: Kills, since_ns: u64, now_ns: u64) {
-        let is_group = self.is_of_group(&kills, now_ns);
+        let is_group = self.groups.includes(&kills, now_ns);
         let number = kills.number - self.hand_over.take_early(kills.number, since_ns, now_ns);
         if number == 0 {
             return;
@@ -162,18 +152,6 @@ impl Inference {
             hidden_bytes: self.hidden_bytes(kills.facts.cgroup.as_ref()),
             facts: kills.facts,
         });
-    }
-
-    /// Whether a group was killed, now or shortly before: the counter may be read between the kills of its members.
-    fn is_of_group(&mut self, kills: &Kills, now_ns: u64) -> bool {
-        let cgroup = kills.facts.cgroup.as_ref().map(|cgroup| cgroup.path.clone());
-        let is_same =
-            |last: &CountedGroup| last.cgroup == cgroup && now_ns.saturating_sub(last.known_ns) <= GROUP_SPREAD_NS;
-        let is_group = kills.is_group || self.last_group.as_ref().is_some_and(is_same);
-        if kills.is_group {
-            self.last_group = Some(CountedGroup { cgroup, known_ns: now_ns });
-        }
-        is_group
     }
 
     /// Whether the machine's tracer delivers kills.

@@ -1,0 +1,92 @@
+//! The parts of `cargo xtask test` that `cargo test` does not run: they come after the suites, because load distorts what they measure.
+
+use std::panic::resume_unwind;
+use std::thread;
+
+use anyhow::Result;
+
+use super::{Args, TestEnv};
+use crate::dist::Dist;
+use crate::musl::Arch;
+use crate::summary::Check;
+use crate::vm::KernelSet;
+use crate::workspace::{give_way, step};
+use crate::{audit, oom_matrix, vm};
+
+/// The parts that `cargo test` does not run, each with its former name, which filters may still use.
+pub(super) const OTHER_PARTS: [(&str, &str); 5] =
+    [("oom-matrix", "battery"), ("vm", "vm"), ("arm64", "arm64"), ("engines", "node"), ("audit", "supply")];
+
+/// Those that only `--engines` runs.
+const ENGINE_PARTS: [&str; 2] = ["arm64", "engines"];
+
+/// A part of [`OTHER_PARTS`] and its checks.
+pub(super) type PartResult = (&'static str, Result<Vec<Check>>);
+
+impl Args {
+    pub(super) fn run_other_parts(&self, env: &TestEnv) -> Vec<PartResult> {
+        let mut results = Vec::new();
+        if self.runs("oom-matrix") {
+            step("oom-matrix");
+            let checks = self.build_victim().map(|victim| oom_matrix::test(&env.krunner, victim));
+            results.push(("oom-matrix", checks));
+        }
+        results.extend(self.run_machines());
+        if self.runs("audit") {
+            step("audit");
+            let skipped = || Ok(audit::skipped("may need to install cargo-deny: pass --all"));
+            results.push(("audit", if self.all { audit::test() } else { skipped() }));
+        }
+        results
+    }
+
+    /// The machine with container engines takes as long as all others together, and one processor: it runs beside them.
+    fn run_machines(&self) -> Vec<PartResult> {
+        thread::scope(|scope| {
+            let engines = self.runs("engines").then(|| {
+                step("engines");
+                scope.spawn(vm::test_engines)
+            });
+            let beside = usize::from(engines.is_some());
+            let mut results = Vec::new();
+            if self.runs("vm") {
+                step("vm");
+                let skipped = || vm::skipped("takes minutes of emulation: run `cargo xtask vm`, or pass --all");
+                results.push(("vm", if self.all { vm::test(KernelSet::Default, beside) } else { Ok(skipped()) }));
+            }
+            if self.runs("arm64") {
+                step("arm64");
+                results.push(("arm64", vm::test(KernelSet::Arm64, beside)));
+            }
+            let ended = engines.map(|engines| engines.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            results.extend(ended.map(|checks| ("engines", checks)));
+            results
+        })
+    }
+
+    /// Whether this part of [`OTHER_PARTS`] is selected, by either name.
+    fn runs(&self, part: &str) -> bool {
+        let names = OTHER_PARTS.iter().filter(|(name, _)| *name == part);
+        let is_wanted = names.flat_map(|(name, alias)| [name, alias]).any(|name| self.wants(name));
+        is_wanted && (self.engines || !ENGINE_PARTS.contains(&part))
+    }
+
+    /// Builds and fetches what the parts behind the suites need, and builds one of the artifacts again: the other differs in its
+    /// instructions only.
+    pub(super) fn prepare_later_parts(&self, artifacts: Option<&Dist>) -> Result<Vec<Check>> {
+        give_way()?;
+        if self.all && self.runs("vm") {
+            vm::prepare(KernelSet::Default)?;
+        }
+        if self.runs("arm64") {
+            vm::prepare(KernelSet::Arm64)?;
+        }
+        if self.runs("engines") {
+            vm::prepare_engines()?;
+        }
+        if self.all && self.runs("audit") {
+            audit::ensure()?;
+        }
+        artifacts.map_or_else(|| Ok(Vec::new()), |dist| dist.compare_with_rebuild(&[Arch::native()?]))
+    }
+}
