@@ -82,6 +82,24 @@ fn program_that_cannot_start_does_not_delay_the_end() {
     wait::until_true("no process is left", || runner.processes().is_empty());
 }
 
+#[test]
+fn orphans_are_reaped_while_a_program_cannot_start() {
+    require!(requirements());
+    let runner = with_hung_interpreter();
+    let mut raw = Raw::connect(&runner);
+    let orphan = raw.exec("sleep 3 > /dev/null 2>&1 & echo $!").stdout();
+    let orphan: u32 = orphan.trim().parse().expect("a PID");
+    raw.op("exec", "*");
+    wait::until_true("a process in execve", || proc::children(runner.pid()).len() > 1);
+    assert!(proc::children(runner.pid()).contains(&orphan), "adopted");
+
+    // It does not stay as a zombie.
+    wait::until_true("the orphan to be reaped", || !proc::children(runner.pid()).contains(&orphan));
+    assert_eq!(proc::children(runner.pid()).len(), 1, "the program is still starting");
+    raw.op("interrupt", "");
+    assert_eq!(raw.read_runs(1).codes(), [("finished", -2)]);
+}
+
 /// The runtime looks for sources before there is a command to run.
 #[test]
 fn step_that_hangs_before_its_program_starts_is_ended() {

@@ -11,6 +11,7 @@
 
 mod command;
 mod control;
+mod early_pid;
 mod exit_reason;
 mod hook;
 mod launcher;

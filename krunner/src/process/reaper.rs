@@ -1,9 +1,9 @@
 //! The only place that waits for children: our own, and orphans that we adopt as subreaper.
 //!
 //! A spawn returns when the program was executed or that failed, which takes long on a mount that hangs. So spawns run
-//! on other threads (see `spawn`), without the lock. Until one returns its pid is not known here, and std itself waits
-//! for the child whose `exec` failed. So while a spawn runs, only children that are already known are reaped; the
-//! others follow when it returns.
+//! on other threads (see `spawn`), without the lock. Until one returns, std itself may wait for its child, whose `exec`
+//! failed. Each child reports its pid before its `exec` (see [`early_pid`](super::early_pid)), so the others can be reaped meanwhile. Until it
+//! has, any unknown child may be that one, so only children that are already known are reaped.
 //!
 //! A child that another thread forks meanwhile has copies of the descriptors by which std learns of an `exec`. They are
 //! closed by its own `exec`, which may hang. So spawns run one after the other, but none waits for longer than
@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
+use super::early_pid::EarlyPid;
 use super::oom_score::OomScorePolicy;
 use super::outcome::ChildStatus;
 use crate::sys::{self, ExitedChild};
@@ -32,11 +34,18 @@ const FORK_PATIENCE: Duration = Duration::from_millis(200);
 
 type SpawnId = u64;
 
+/// A spawn that is running.
+struct Spawning {
+    id: SpawnId,
+    began: Instant,
+    /// `None` if the child cannot report it.
+    pid: Option<Arc<EarlyPid>>,
+}
+
 #[derive(Default)]
 struct ReaperState {
     waiters: HashMap<Pid, oneshot::Sender<ChildStatus>>,
-    /// The spawns that are running, with their beginnings.
-    spawning: Vec<(SpawnId, Instant)>,
+    spawning: Vec<Spawning>,
     next_spawn: SpawnId,
 }
 
@@ -46,19 +55,26 @@ impl ReaperState {
         if self.spawning.is_empty() {
             return sys::exited_child();
         }
-        self.waiters.keys().find_map(|pid| sys::exited_child_with(*pid))
+        self.waiters.keys().find_map(|pid| sys::exited_child_with(*pid)).or_else(|| self.exited_orphan())
+    }
+
+    /// An exited child that no spawn waits for, once all of those that are running have forked.
+    fn exited_orphan(&self) -> Option<ExitedChild> {
+        let spawning: Option<Vec<Pid>> = self.spawning.iter().map(|spawn| spawn.pid.as_ref()?.get()).collect();
+        let spawning = spawning?;
+        sys::exited_child().filter(|child| !spawning.contains(&child.pid))
     }
 
     /// How long the next spawn has to wait for those before it.
     fn wait_for_forks(&self, now: Instant) -> Option<Duration> {
-        let left = self.spawning.iter().map(|(_, began)| (*began + FORK_PATIENCE).saturating_duration_since(now));
+        let left = self.spawning.iter().map(|spawn| (spawn.began + FORK_PATIENCE).saturating_duration_since(now));
         left.max().filter(|left| !left.is_zero())
     }
 
-    fn begin_spawn(&mut self) -> SpawnId {
+    fn begin_spawn(&mut self, pid: Option<Arc<EarlyPid>>) -> SpawnId {
         let id = self.next_spawn;
         self.next_spawn += 1;
-        self.spawning.push((id, Instant::now()));
+        self.spawning.push(Spawning { id, began: Instant::now(), pid });
         id
     }
 }
@@ -85,20 +101,30 @@ impl Reaper {
         let reaper = Self { state, spawned, exit_observer: Arc::new(exit_observer), rank };
         let task = reaper.clone();
         tasks.spawn("reaper", async move {
-            while child_signals.recv().await.is_some() {
+            loop {
+                let next = child_signals.recv();
+                // The signal may have come before the spawn's child had reported its pid.
+                let signal = if task.is_spawning() { timeout(FORK_PATIENCE, next).await } else { Ok(next.await) };
+                if signal == Ok(None) {
+                    return;
+                }
                 task.reap();
             }
         });
         Ok(reaper)
     }
 
-    /// Spawns a process with a child's `oom_score_adj` and registers for its exit status. May block.
-    pub(super) fn spawn(&self, command: &mut Command) -> io::Result<(Child, Pid, oneshot::Receiver<ChildStatus>)> {
+    /// Spawns a process with a child's `oom_score_adj` and registers for its exit status. The child reports to `pid`. May block.
+    pub(super) fn spawn(
+        &self,
+        command: &mut Command,
+        pid: Option<Arc<EarlyPid>>,
+    ) -> io::Result<(Child, Pid, oneshot::Receiver<ChildStatus>)> {
         self.rank.apply(command);
-        let id = self.begin_spawn();
+        let id = self.begin_spawn(pid);
         let spawned = command.spawn();
         let mut state = self.lock();
-        state.spawning.retain(|(other, _)| *other != id);
+        state.spawning.retain(|other| other.id != id);
         self.spawned.notify_all();
         let spawned = spawned.map(|child| {
             let pid = Pid::from_raw(child.id().cast_signed());
@@ -117,12 +143,16 @@ impl Reaper {
         self.lock().waiters.contains_key(&pid)
     }
 
-    fn begin_spawn(&self) -> SpawnId {
+    fn is_spawning(&self) -> bool {
+        !self.lock().spawning.is_empty()
+    }
+
+    fn begin_spawn(&self, pid: Option<Arc<EarlyPid>>) -> SpawnId {
         let mut state = self.lock();
         while let Some(left) = state.wait_for_forks(Instant::now()) {
             state = self.spawned.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.begin_spawn()
+        state.begin_spawn(pid)
     }
 
     /// Reaps every exited child, but those that a running spawn may wait for.

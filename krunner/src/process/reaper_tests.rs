@@ -45,7 +45,7 @@ fn each_status_goes_to_the_task_that_spawned_the_process() {
     alone(async {
         let (reaper, _exits) = reaper();
         let commands = ["exit 3", "kill -9 $$", "exit 0", "kill -40 $$"];
-        let spawned: Vec<_> = commands.iter().map(|line| reaper.spawn(&mut shell(line)).unwrap()).collect();
+        let spawned: Vec<_> = commands.iter().map(|line| reaper.spawn(&mut shell(line), None).unwrap()).collect();
         let mut statuses = Vec::new();
         for (_, _, exit) in spawned {
             statuses.push(exit.await.unwrap());
@@ -60,7 +60,7 @@ fn each_status_goes_to_the_task_that_spawned_the_process() {
 fn an_orphan_is_adopted_and_reaped() {
     alone(async {
         let (reaper, mut exits) = reaper();
-        let (mut child, parent, exit) = reaper.spawn(&mut shell("sleep 60 > /dev/null & echo $!")).unwrap();
+        let (mut child, parent, exit) = reaper.spawn(&mut shell("sleep 60 > /dev/null & echo $!"), None).unwrap();
         assert_eq!(exit.await.unwrap(), ChildStatus::Code(0));
         let mut text = String::new();
         std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut text).unwrap();
@@ -71,7 +71,7 @@ fn an_orphan_is_adopted_and_reaped() {
 
         assert_eq!(exits.recv().await, Some(Exit { pid: orphan, signal: Some(15), is_zombie: true }));
         until_gone(orphan).await;
-        let (_, _, exit) = reaper.spawn(&mut shell("exit 4")).unwrap();
+        let (_, _, exit) = reaper.spawn(&mut shell("exit 4"), None).unwrap();
         assert_eq!(exit.await.unwrap(), ChildStatus::Code(4), "an unknown pid does not stop the reaper");
     });
 }
@@ -80,7 +80,7 @@ fn an_orphan_is_adopted_and_reaped() {
 fn a_child_is_reaped_when_no_task_waits_for_it_any_more() {
     alone(async {
         let (reaper, mut exits) = reaper();
-        let (_, pid, exit) = reaper.spawn(&mut shell("exit 0")).unwrap();
+        let (_, pid, exit) = reaper.spawn(&mut shell("exit 0"), None).unwrap();
         drop(exit);
         assert_eq!(exits.recv().await.unwrap().pid, pid);
         until_gone(pid).await;
@@ -93,7 +93,7 @@ fn a_burst_of_exits_behind_one_signal_is_reaped_whole() {
     alone(async {
         let (reaper, mut exits) = reaper();
         // No reaping here before the first await, and SIGCHLD does not queue (signal(7)).
-        let spawned: Vec<_> = (0..CHILDREN).map(|_| reaper.spawn(&mut shell("exit 7")).unwrap()).collect();
+        let spawned: Vec<_> = (0..CHILDREN).map(|_| reaper.spawn(&mut shell("exit 7"), None).unwrap()).collect();
         std::thread::sleep(Duration::from_millis(300));
         for (_, pid, exit) in spawned {
             assert_eq!(exit.await.unwrap(), ChildStatus::Code(7));
@@ -109,7 +109,7 @@ fn a_burst_of_exits_behind_one_signal_is_reaped_whole() {
 fn a_program_that_does_not_start_leaves_no_waiter() {
     alone(async {
         let (reaper, _exits) = reaper();
-        assert!(reaper.spawn(&mut Command::new("/nowhere/program")).is_err());
+        assert!(reaper.spawn(&mut Command::new("/nowhere/program"), None).is_err());
         assert!(reaper.lock().waiters.is_empty());
     });
 }

@@ -5,20 +5,22 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use super::command::Command;
+use super::early_pid::EarlyPid;
 use super::outcome::ChildStatus;
 use super::reaper::Reaper;
 use super::spawn_limits;
@@ -150,8 +152,8 @@ impl Drop for KillOnDrop {
     }
 }
 
-/// Kills a child on drop that hangs in `exec`, so that its spawn returns. The pipe has its pid, which the child writes.
-struct KillInExec(Option<io::PipeReader>);
+/// Kills a child on drop that hangs in `exec`, so that its spawn returns.
+struct KillInExec(Option<Arc<EarlyPid>>);
 
 impl KillInExec {
     fn disarm(mut self) {
@@ -161,13 +163,9 @@ impl KillInExec {
 
 impl Drop for KillInExec {
     fn drop(&mut self) {
-        let Some(mut reader) = self.0.take() else { return };
-        let mut pid = [0; size_of::<i32>()];
-        let is_read =
-            fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_ok() && reader.read_exact(&mut pid).is_ok();
-        if is_read {
+        if let Some(pid) = self.0.take().and_then(|pid| pid.get()) {
             // It is not reaped before the spawn returns. Fails if it has exited.
-            let _ = kill(Pid::from_raw(i32::from_ne_bytes(pid)), Signal::SIGKILL);
+            let _ = kill(pid, Signal::SIGKILL);
         }
     }
 }
@@ -181,16 +179,16 @@ async fn start(
 ) -> Result<StartedChild, SpawnError> {
     let (reaper, command, env) = (reaper.clone(), command.clone(), env.clone());
     // Without descriptors the spawn itself fails, and says so.
-    let (pid_reader, pid_writer) = io::pipe().ok().unzip();
-    let hanging = KillInExec(pid_reader);
+    let (early_pid, writer) = EarlyPid::pipe().ok().unzip();
+    let hanging = KillInExec(early_pid.clone());
     let started = blocking(move || {
         let started = working_directory().and_then(|_| {
             let mut std_command = command.to_std(&env);
             set_up(&mut std_command, &command)?;
-            if let Some(writer) = pid_writer {
-                sys::report_pid(&mut std_command, writer);
+            if let Some(writer) = writer {
+                writer.report(&mut std_command);
             }
-            reaper.spawn(&mut std_command)
+            reaper.spawn(&mut std_command, early_pid)
         });
         let (child, pid, exit) = started.map_err(|source| explain(source, &command, &env))?;
         Ok(StartedChild { child, pid, exit, guard: KillOnDrop(Some(pid)) })
