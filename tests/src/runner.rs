@@ -73,12 +73,18 @@ impl Runner {
     /// the runner has and needs after that is its own.
     #[track_caller]
     pub fn settle(&self) {
-        wait::until_true("the sampler runs and the tracer's loader has ended", || {
-            let threads = proc::threads(self.pid());
-            let has = |name: &str| threads.iter().any(|thread| thread == name);
-            has("oom-sampler") && !has("oom-loader")
-        });
+        self.until_it_watches(self.pid());
         proc::forget_peak_rss(self.pid());
+    }
+
+    /// Waits until the session has chosen its tracer. `pid` is the runner's, which may be a child of the process that was started.
+    #[track_caller]
+    pub fn until_it_watches(&self, pid: u32) {
+        wait::until_true("the session to watch for kills", || {
+            // A thread that has just begun has no name yet.
+            let is_loading = proc::threads(pid).iter().any(|thread| thread == "oom-loader");
+            !is_loading && (proc::has_bpf(pid) || self.stderr().contains("OOM kills are inferred"))
+        });
     }
 
     /// The ports of the in and the out socket.

@@ -64,11 +64,7 @@ impl Contained {
     /// Waits until the session has chosen its tracer.
     #[track_caller]
     pub(crate) fn until_it_watches(&self) {
-        let pid = self.container.pid();
-        wait::until_true("the session to watch for kills", || {
-            let is_loading = proc::threads(pid).iter().any(|thread| thread == "oom-loader");
-            !is_loading && (proc::has_bpf(pid) || self.runner.stderr().contains("OOM kills are inferred"))
-        });
+        self.runner.until_it_watches(self.container.pid());
     }
 
     /// Runs a command in the session and returns its stdout.

@@ -121,11 +121,7 @@ impl Plan {
         let runner = self.setup.prefix(&links).start();
         let pid = wait::until("the runner in its cgroup", || own.members().into_iter().find(|&pid| is_krunner(pid)));
         let raw = Raw::connect(&runner);
-        wait::until_true("the session to watch for kills", || {
-            let threads = proc::threads(pid);
-            let has = |name: &str| threads.iter().any(|thread| thread == name);
-            has("oom-sampler") && !has("oom-loader")
-        });
+        runner.until_it_watches(pid);
         if self.tracer == Tracer::Bpf && !proc::has_bpf(pid) {
             return Err(format!("no BPF: {}", runner.stderr()));
         }
