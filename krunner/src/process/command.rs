@@ -101,9 +101,6 @@ impl Command {
             }
         };
         command.env_clear().envs(env);
-        if let Some(directory) = &self.directory {
-            command.current_dir(directory);
-        }
         if self.batch {
             command.env(BATCH_MODE, "1");
         } else {

@@ -121,8 +121,11 @@ impl Reaper {
         pid: Option<Arc<EarlyPid>>,
     ) -> io::Result<(Child, Pid, oneshot::Receiver<ChildStatus>)> {
         self.rank.apply(command);
-        let id = self.begin_spawn(pid);
+        let id = self.begin_spawn(pid.clone());
         let spawned = command.spawn();
+        if let Some(pid) = pid {
+            pid.spawn_returned();
+        }
         let mut state = self.lock();
         state.spawning.retain(|other| other.id != id);
         self.spawned.notify_all();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
@@ -163,9 +163,8 @@ impl KillInExec {
 
 impl Drop for KillInExec {
     fn drop(&mut self) {
-        if let Some(pid) = self.0.take().and_then(|pid| pid.get()) {
-            // It is not reaped before the spawn returns. Fails if it has exited.
-            let _ = kill(pid, Signal::SIGKILL);
+        if let Some(pid) = self.0.take() {
+            pid.abandon();
         }
     }
 }
@@ -187,6 +186,10 @@ async fn start(
             set_up(&mut std_command, &command)?;
             if let Some(writer) = writer {
                 writer.report(&mut std_command);
+            }
+            // After the report: entering it may hang.
+            if let Some(directory) = &command.directory {
+                sys::start_in(&mut std_command, directory)?;
             }
             reaper.spawn(&mut std_command, early_pid)
         });

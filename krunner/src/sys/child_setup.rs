@@ -12,10 +12,12 @@
 //!   earlier, and closes everything but pipes first. What another process of the same user could take from it then is output of
 //!   that user's own programs, and what the runner's memory holds of their session: no descriptor of BPF, no capability.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use caps::{CapSet, Capability};
@@ -80,6 +82,19 @@ pub(crate) fn report_pid(command: &mut Command, mut pipe: io::PipeWriter) {
     };
     // SAFETY: between fork and exec the closure makes system calls on a value that was made before, and allocates nothing.
     unsafe { command.pre_exec(report) };
+}
+
+/// Makes the program start in this directory. Unlike [`Command::current_dir`], after what was registered before.
+///
+/// # Errors
+/// If the path has a NUL.
+pub(crate) fn start_in(command: &mut Command, directory: &Path) -> io::Result<()> {
+    let directory = CString::new(directory.as_os_str().as_bytes())?;
+    // SAFETY: a path with its NUL.
+    let enter = move || check(unsafe { libc::chdir(directory.as_ptr()) });
+    // SAFETY: between fork and exec the closure makes a system call on a value that was made before, and allocates nothing.
+    unsafe { command.pre_exec(enter) };
+    Ok(())
 }
 
 /// Whether other processes of the same user may trace us; 2 (`fs.suid_dumpable`) allows only root.
@@ -170,6 +185,7 @@ fn check(result: i32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
     use std::process::Stdio;
 
     use super::*;
@@ -200,5 +216,18 @@ mod tests {
         };
         assert!(start(true).is_err());
         assert!(start(false).unwrap().success());
+    }
+
+    /// Entering a directory may hang as well, and the pid is needed then.
+    #[test]
+    fn child_reports_its_pid_before_it_enters_its_directory() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut command = Command::new("true");
+        report_pid(&mut command, writer);
+        start_in(&mut command, Path::new("/nowhere")).unwrap();
+        assert_eq!(command.status().unwrap_err().kind(), io::ErrorKind::NotFound);
+        let mut pid = [0; size_of::<u32>()];
+        reader.read_exact(&mut pid).unwrap();
+        assert_ne!(u32::from_ne_bytes(pid), std::process::id());
     }
 }

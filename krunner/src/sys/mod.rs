@@ -18,7 +18,7 @@ mod reap;
 mod signal_sender;
 
 pub(crate) use bpf_call::try_bpf;
-pub(crate) use child_setup::{never_kill_this_process, oom_score_adj, report_pid, start_with_oom_score_adj};
+pub(crate) use child_setup::{never_kill_this_process, oom_score_adj, report_pid, start_in, start_with_oom_score_adj};
 pub(crate) use environment::initial_environment;
 pub(crate) use fds::{close_on_exec_from, pollable};
 pub(crate) use file_capabilities::FileCapabilities;
