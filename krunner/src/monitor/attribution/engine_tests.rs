@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::monitor::attribution::correlate::Confidence;
 use crate::monitor::attribution::sigkill::SigkillOf;
-use crate::monitor::explain::Kills;
+use crate::monitor::explain::{GroupKill, Kills};
 use crate::monitor::model::event::{Actor, Mark, ProcessExit};
 use crate::monitor::model::process::{Cmdline, ExitKind, ProcessSample, ScanCost, SizeSplit, Sizes};
 
@@ -75,7 +75,7 @@ fn snapshot(at_boot_ns: u64, pids: &[u32], wall: Duration) -> Snapshot {
         end: None,
     };
     let processes = pids.iter().map(observed).collect();
-    Snapshot { at_boot_ns, processes, left_out: 0, mounts: Vec::new(), cost: ScanCost { wall, cpu: wall } }
+    Snapshot { at_boot_ns, processes, cost: ScanCost { wall, cpu: wall }, ..Snapshot::default() }
 }
 
 fn figures(kills: u64) -> CgroupFacts {
@@ -175,7 +175,7 @@ fn exited_ancestor_is_reported_as_exited() {
 
 /// A scan at the counters that shows so many new kills.
 fn count(kills: &[u64], since_boot_ns: u64, at_boot_ns: u64) -> Count {
-    let kills = kills.iter().map(|number| Kills { number: *number, is_group: false, facts: facts(*number) });
+    let kills = kills.iter().map(|number| Kills { number: *number, group: GroupKill::No, facts: facts(*number) });
     let kills = kills.collect();
     Count { kills, is_counted: true, since_boot_ns, at_boot_ns }
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::monitor::explain::ProcessUsage;
 use crate::monitor::model::event::{ChildExit, Exec, Fork, ProcessExit, Trace, TraceEvent};
 use crate::monitor::model::process::{Cmdline, ExitKind, PartialScan, ProcessKey, ProcessSample, Sizes, Snapshot};
-use table::{Gone, ProcessEntry, Table};
+use table::{Ended, Gone, ProcessEntry, Table};
 
 /// Maximum length of an ancestor chain: deeper than real ones, and a report still fits on a screen or two.
 const MAX_DEPTH: usize = 32;
@@ -67,6 +67,8 @@ pub(in crate::monitor) struct Candidate {
     pub(in crate::monitor) end: Option<ExitKind>,
     /// When that became known.
     pub(in crate::monitor) end_ns: Option<u64>,
+    /// The latest time at which it can have disappeared, if it has.
+    pub(in crate::monitor) gone_by_ns: Option<u64>,
     /// When it was last observed alive.
     pub(in crate::monitor) alive_ns: Option<u64>,
     /// When it was last observed to have grown, or its start.
@@ -137,7 +139,7 @@ impl History {
         }
         self.table.shrink();
         for key in &scan.absent {
-            self.mark_absent(*key, scan.end_boot_ns());
+            self.mark_absent_by(*key, at_ns, scan.end_boot_ns());
         }
         self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
     }
@@ -148,7 +150,7 @@ impl History {
         match &event.what {
             Trace::Fork(fork) => self.fork(fork, at_ns),
             Trace::Exec(exec) => self.exec(exec, at_ns),
-            Trace::Exit(ProcessExit { process }) => self.table.mark_gone(*process, Gone { at_ns, is_certain: true }),
+            Trace::Exit(ProcessExit { process }) => self.table.mark_gone(*process, Gone::at(at_ns)),
             Trace::Kill(_) | Trace::Mark(_) | Trace::CgroupMade(_) | Trace::Lost { .. } => {}
         }
         self.table.expire(at_ns.saturating_sub(REMEMBERED_NS));
@@ -161,11 +163,16 @@ impl History {
 
     /// Notes that a lookup did not find this process: it is gone since then, or since it was last observed.
     pub(in crate::monitor) fn mark_absent(&mut self, key: ProcessKey, since_boot_ns: u64) {
+        self.mark_absent_by(key, since_boot_ns, since_boot_ns);
+    }
+
+    fn mark_absent_by(&mut self, key: ProcessKey, since_boot_ns: u64, by_ns: u64) {
         let seen_ns = self.table.get(key).map_or(0, |entry| {
-            let dying_ns = entry.end.map_or(0, |(_, at_ns)| at_ns);
+            let dying_ns = entry.end.map_or(0, |end| end.at_ns);
             entry.alive_ns.unwrap_or(0).max(dying_ns)
         });
-        self.table.mark_gone(key, Gone { at_ns: since_boot_ns.max(seen_ns), is_certain: false });
+        let at_ns = since_boot_ns.max(seen_ns);
+        self.table.mark_gone(key, Gone { at_ns, by_ns: by_ns.max(at_ns), is_certain: false });
     }
 
     /// The record of a process, living or not.
@@ -253,14 +260,15 @@ impl History {
     #[must_use]
     pub(in crate::monitor) fn candidates(&self, since_ns: u64) -> Vec<Candidate> {
         let is_dying =
-            |entry: &ProcessEntry| entry.end.is_some_and(|(end, at_ns)| end == ExitKind::Killed && at_ns >= since_ns);
-        let has_left = |entry: &ProcessEntry| entry.gone.is_some_and(|gone| gone.at_ns >= since_ns);
+            |entry: &ProcessEntry| entry.end.is_some_and(|end| end.kind == ExitKind::Killed && end.by_ns >= since_ns);
+        let has_left = |entry: &ProcessEntry| entry.gone.is_some_and(|gone| gone.by_ns >= since_ns);
         let entries = self.table.iter().filter(|(_, entry)| has_left(entry) || entry.gone.is_none() && is_dying(entry));
         let candidates = entries.map(|(key, entry)| Candidate {
             process: record(key, entry),
             grown_ns: entry.grown_ns,
-            end: entry.end.map(|(end, _)| end),
-            end_ns: entry.end.map(|(_, at_ns)| at_ns),
+            end: entry.end.map(|end| end.kind),
+            end_ns: entry.end.map(|end| end.at_ns),
+            gone_by_ns: entry.gone.map(|gone| gone.by_ns),
             alive_ns: entry.alive_ns,
         });
         candidates.collect()
@@ -280,9 +288,9 @@ impl History {
     /// Notes the exit of a process that is already known.
     pub(in crate::monitor) fn exited_unseen(&mut self, process: ProcessKey, end: ExitKind, at_boot_ns: u64) {
         if let Some(entry) = self.table.get_mut(process) {
-            entry.end = Some((end, at_boot_ns));
+            entry.end = Some(Ended { kind: end, at_ns: at_boot_ns, by_ns: at_boot_ns });
         }
-        self.table.mark_gone(process, Gone { at_ns: at_boot_ns, is_certain: true });
+        self.table.mark_gone(process, Gone::at(at_boot_ns));
     }
 
     /// The process that had this PID at that time, if known.
@@ -340,8 +348,8 @@ impl History {
         }
     }
 
-    /// Takes a process from a scan. What lives did so at its start, what has ended did so by its end: the kill may have been
-    /// counted in between.
+    /// Takes a process from a scan. What lives did so at its start; what has ended did so by its end, which may be after the kill was
+    /// counted.
     fn observe(&mut self, observed: &ProcessSample, at_ns: u64, end_ns: u64) {
         if self.table.get(observed.key).is_none() {
             let entry = ProcessEntry {
@@ -354,10 +362,10 @@ impl History {
         if let Some(end) = observed.end
             && entry.end.is_none()
         {
-            entry.end = Some((end, end_ns));
+            entry.end = Some(Ended { kind: end, at_ns, by_ns: end_ns });
         }
         if observed.is_zombie {
-            self.table.mark_gone(observed.key, Gone { at_ns: end_ns, is_certain: true });
+            self.table.mark_gone(observed.key, Gone { by_ns: end_ns, ..Gone::at(at_ns) });
             return;
         }
         if entry.gone.is_some_and(|gone| gone.is_certain) {
@@ -433,7 +441,9 @@ impl History {
         };
         let missed: Vec<ProcessKey> = self.table.iter().filter(is_missed).map(|(key, _)| key).collect();
         for key in missed {
-            self.table.mark_gone(key, Gone { at_ns: snapshot.end_boot_ns(), is_certain: false });
+            let by_ns =
+                if snapshot.vanished.contains(&key.pid) { snapshot.end_boot_ns() } else { snapshot.listed_boot_ns };
+            self.table.mark_gone(key, Gone { at_ns, by_ns: by_ns.max(at_ns), is_certain: false });
         }
     }
 }

@@ -43,10 +43,15 @@ fn what_a_scan_finds_ended_was_so_at_its_end() {
     partial.fold_partial_scan(&PartialScan { at_boot_ns, took: TOOK, processes, absent, is_listed: false });
     assert_eq!(pids(&partial), [INIT, SHELL]);
 
-    let mut whole = begun();
-    let cost = ScanCost { wall: TOOK, ..ScanCost::default() };
-    whole.fold_snapshot(&Snapshot { cost, ..snapshot(at_boot_ns, vec![dying()]) });
-    assert_eq!(pids(&whole), [INIT, SHELL]);
+    let whole = |vanished| {
+        let mut history = begun();
+        let cost = ScanCost { wall: TOOK, ..ScanCost::default() };
+        let listed_boot_ns = at_boot_ns + 1_000_000;
+        history.fold_snapshot(&Snapshot { listed_boot_ns, vanished, cost, ..snapshot(at_boot_ns, vec![dying()]) });
+        pids(&history)
+    };
+    assert_eq!(whole(vec![INIT.pid]), [INIT, SHELL]);
+    assert_eq!(whole(vec![]), [SHELL], "what was not listed was gone before the count");
 }
 
 #[test]

@@ -396,7 +396,7 @@ impl World {
 }
 
 /// An event or snapshot that no kernel would make.
-fn nonsense() -> impl Strategy<Value = Result<TraceEvent, Snapshot>> {
+fn nonsense() -> impl Strategy<Value = Result<TraceEvent, Box<Snapshot>>> {
     let key = || (0u32..6, 0u64..6).prop_map(|(pid, start_ticks)| ProcessKey { pid, start_ticks });
     let at = || (0..9 * TICK_NS, 0u64..4).prop_map(|(at_ns, minutes)| at_ns + minutes * 60 * SECOND_NS);
     let seen = (key(), 0u32..6, any::<bool>(), 0u64..3)
@@ -405,7 +405,7 @@ fn nonsense() -> impl Strategy<Value = Result<TraceEvent, Snapshot>> {
         3 => (key(), 0u32..6, at()).prop_map(|(key, parent, at)| Ok(TraceEvent { at_boot_ns: at, ..fork(key, parent) })),
         1 => (key(), at()).prop_map(|(key, at)| Ok(exec(at, key, b"nonsense"))),
         1 => (key(), at()).prop_map(|(key, at)| Ok(exit(at, key))),
-        1 => (at(), prop::collection::vec(seen, 0..8)).prop_map(|(at, seen)| Err(snapshot(at, seen))),
+        1 => (at(), prop::collection::vec(seen, 0..8)).prop_map(|(at, seen)| Err(Box::new(snapshot(at, seen)))),
     ]
 }
 

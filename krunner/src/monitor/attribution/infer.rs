@@ -411,7 +411,7 @@ impl KillBatch {
         const NEVER: i16 = -1000;
         let is_killed = is_killed(candidate);
         let gone_ns = candidate.process.gone_at_boot_ns;
-        let has_left = gone_ns.is_some_and(|gone_ns| gone_ns >= self.since_ns);
+        let has_left = candidate.gone_by_ns.is_some_and(|by_ns| by_ns >= self.since_ns);
         let is_dying = is_killed && gone_ns.is_none();
         candidate.process.oom_score_adj != NEVER
             && candidate.end != Some(ExitKind::Other)

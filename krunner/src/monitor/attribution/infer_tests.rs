@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::monitor::attribution::history::ProcessRecord;
+use crate::monitor::explain::GroupKill;
 use crate::monitor::model::process::{Cmdline, ProcessKey};
 
 const SECOND: u64 = 1000 * MS;
@@ -27,7 +28,7 @@ fn left(pid: u32, rss_bytes: u64, gone_ns: u64) -> Candidate {
         oom_score_adj: 0,
         gone_at_boot_ns: Some(gone_ns),
     };
-    Candidate { process, end: None, end_ns: None, alive_ns: Some(0), grown_ns: 0 }
+    Candidate { process, end: None, end_ns: None, gone_by_ns: Some(gone_ns), alive_ns: Some(0), grown_ns: 0 }
 }
 
 fn killed(candidate: Candidate) -> Candidate {
@@ -35,7 +36,7 @@ fn killed(candidate: Candidate) -> Candidate {
 }
 
 fn kills(number: u64, cgroup: Option<CgroupFacts>) -> Kills {
-    Kills { number, is_group: false, facts: MemoryFacts { cgroup, ..MemoryFacts::default() } }
+    Kills { number, group: GroupKill::No, facts: MemoryFacts { cgroup, ..MemoryFacts::default() } }
 }
 
 /// A batch of so many kills between 9 and 10 s, after the look that it asked for.
@@ -217,7 +218,7 @@ fn idle_process_smaller_than_a_survivor_is_no_victim() {
     assert_eq!(attributed(growing), 1, "it may have been large a moment later");
     assert_eq!(attributed(killed(quiet(7, 1))), 1);
     let mut group = Inference::default();
-    group.counted(Kills { is_group: true, ..kills(2, None) }, 9 * SECOND, 10 * SECOND);
+    group.counted(Kills { group: GroupKill::Members, ..kills(2, None) }, 9 * SECOND, 10 * SECOND);
     group.scanned(10 * SECOND);
     let (attributed, _) = group.attribute(vec![quiet(7, 1), quiet(8, 2000)], |_| 1000, IN_A_WHILE);
     assert_eq!(attributed.len(), 2, "the small one went with the large one");
@@ -225,10 +226,10 @@ fn idle_process_smaller_than_a_survivor_is_no_victim() {
 
 #[test]
 fn members_that_are_counted_after_their_group_belong_to_it() {
-    let of_next = |after_ns: u64, is_same_cgroup: bool| {
+    let of_next = |after_ns: u64, is_same_cgroup: bool, group: GroupKill| {
         let mut inference = Inference::default();
         let (group_ns, next_ns) = (10 * SECOND, 10 * SECOND + after_ns);
-        inference.counted(Kills { is_group: true, ..kills(2, Some(limited(2000))) }, 9 * SECOND, group_ns);
+        inference.counted(Kills { group, ..kills(2, Some(limited(2000))) }, 9 * SECOND, group_ns);
         let mut cgroup = limited(2000);
         cgroup.path = if is_same_cgroup { cgroup.path } else { "/another".into() };
         inference.counted(kills(1, Some(cgroup)), group_ns, next_ns);
@@ -241,9 +242,12 @@ fn members_that_are_counted_after_their_group_belong_to_it() {
         inference.batches.pop_front();
         attribute_beside(&mut inference, &[quiet(7, 1)], 1000, next_ns + PATIENCE_NS)
     };
-    assert_eq!(of_next(150 * MS, true), [7], "the kernel was still killing the group");
-    assert_eq!(of_next(150 * MS, false), [0; 0]);
-    assert_eq!(of_next(2 * SECOND, true), [0; 0]);
+    for group in [GroupKill::Members, GroupKill::Begun] {
+        assert_eq!(of_next(150 * MS, true, group), [7], "the kernel was still killing the group");
+        assert_eq!(of_next(150 * MS, false, group), [0; 0]);
+        assert_eq!(of_next(2 * SECOND, true, group), [0; 0]);
+    }
+    assert_eq!(of_next(150 * MS, true, GroupKill::Possible), [0; 0], "only a group that the kernel counted goes on");
 }
 
 /// Pids of those attributed beside a survivor of that size.
@@ -403,7 +407,7 @@ fn what_is_in_swap_may_be_the_victims() {
     let swapped = |swap_bytes| {
         let facts = MemoryFacts { swap_bytes, ..MemoryFacts::default() };
         let mut inference = Inference::default();
-        inference.counted(Kills { number: 1, is_group: false, facts }, 9 * SECOND, 10 * SECOND);
+        inference.counted(Kills { number: 1, group: GroupKill::No, facts }, 9 * SECOND, 10 * SECOND);
         inference.scanned(10 * SECOND);
         let alive_ns = Some(10 * SECOND - MS);
         let quiet = Candidate { alive_ns, grown_ns: 9 * SECOND, ..left(7, 1, 10 * SECOND) };
@@ -425,7 +429,7 @@ fn hidden_process_may_have_what_is_in_swap() {
             oom_kill_count: None,
         };
         let facts = MemoryFacts { cgroup: Some(cgroup), swap_bytes: 20, ..MemoryFacts::default() };
-        inference.counted(Kills { number: 1, is_group: false, facts }, 9 * SECOND, 10 * SECOND);
+        inference.counted(Kills { number: 1, group: GroupKill::No, facts }, 9 * SECOND, 10 * SECOND);
         inference.scanned(10 * SECOND);
         attribute(&mut inference, &[left(7, rss_bytes, 10 * SECOND)], IN_A_WHILE).0
     };

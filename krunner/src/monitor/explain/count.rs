@@ -21,14 +21,26 @@ pub(in crate::monitor) struct Count {
 pub(in crate::monitor) struct Kills {
     /// The number of kills.
     pub(in crate::monitor) number: u64,
-    /// Some processes were killed as members of the victim's cgroup (`memory.oom.group`, cgroup-v2.rst).
-    pub(in crate::monitor) is_group: bool,
+    pub(in crate::monitor) group: GroupKill,
     /// The cgroup, the limit that was hit, and the memory usage.
     pub(in crate::monitor) facts: MemoryFacts,
 }
 
+/// Whether processes were killed as members of the victim's cgroup (`memory.oom.group`, cgroup-v2.rst). The kernel counts the chosen
+/// process, the group, then each member (`oom_kill_process`, `mm/oom_kill.c`), and counters may be read in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::monitor) enum GroupKill {
+    No,
+    /// Several kills where the kernel does not count groups.
+    Possible,
+    /// A group was counted, and no member yet.
+    Begun,
+    /// A group was counted, and members are among the kills.
+    Members,
+}
+
 impl Kills {
-    pub(in crate::monitor) fn new(number: u64, is_group: bool, cgroup: Option<CgroupFacts>) -> Self {
-        Self { number, is_group, facts: MemoryFacts { cgroup, ..MemoryFacts::default() } }
+    pub(in crate::monitor) fn new(number: u64, group: GroupKill, cgroup: Option<CgroupFacts>) -> Self {
+        Self { number, group, facts: MemoryFacts { cgroup, ..MemoryFacts::default() } }
     }
 }

@@ -21,7 +21,7 @@ mod usage;
 mod warning;
 
 pub(crate) use advice::{Advice, Remedy};
-pub(in crate::monitor) use count::{Count, Kills};
+pub(in crate::monitor) use count::{Count, GroupKill, Kills};
 pub(crate) use explanation::Explanation;
 pub(crate) use explanation::MemoryFacts;
 pub(crate) use growth::{Growth, GrowthShape};

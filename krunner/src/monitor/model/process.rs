@@ -52,6 +52,10 @@ pub(crate) struct NamespacePid {
 pub(crate) struct Snapshot {
     /// Start of the scan, in nanoseconds since boot including suspend. Processes that started later may be missing.
     pub at_boot_ns: u64,
+    /// When all PIDs had been listed, in nanoseconds since boot.
+    pub listed_boot_ns: u64,
+    /// PIDs that were listed, and whose processes were gone when they were read.
+    pub vanished: Vec<u32>,
     /// The processes, in no particular order.
     pub processes: Vec<ProcessSample>,
     /// Number of processes beyond the scan limit.

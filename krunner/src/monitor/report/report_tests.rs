@@ -187,6 +187,7 @@ fn co_victims_and_candidates_are_labelled() {
         process: ProcessRecord { oom_score_adj: 500, ..known },
         end: None,
         end_ns: None,
+        gone_by_ns: None,
         alive_ns: None,
         grown_ns: 0,
     };

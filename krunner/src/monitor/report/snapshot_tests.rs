@@ -77,7 +77,7 @@ fn group_kill_with_an_explanation() {
 fn kill_that_was_inferred() {
     let history = history(Vec::new());
     let process = history.find(ProcessKey { pid: 300, start_ticks: 2000 }).unwrap();
-    let candidate = Candidate { process, end: None, end_ns: None, alive_ns: None, grown_ns: 0 };
+    let candidate = Candidate { process, end: None, end_ns: None, gone_by_ns: None, alive_ns: None, grown_ns: 0 };
     let limit = LimitHit { usage_bytes: None, is_trigger_outside: None, is_exact: false, ..limit(LimitScope::Above) };
     let explanation = Explanation { limit: Some(limit), ..Explanation::default() };
     let context = KillContext { explanation: explanation.with_advice(), ..context(&history) };

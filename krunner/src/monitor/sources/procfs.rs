@@ -184,11 +184,12 @@ impl Scanner {
     }
 
     fn scan_some(&mut self, mut idle_reads: usize) -> io::Result<Snapshot> {
-        let (began, cpu_before) = (Instant::now(), clock::thread_cpu());
         let at_boot_ns = clock::boot_ns();
+        let (began, cpu_before) = (Instant::now(), clock::thread_cpu());
         let left_out = self.list()?;
+        let listed_boot_ns = clock::boot_ns();
         self.scans += 1;
-        let mut processes = Vec::with_capacity(self.listed.len());
+        let (mut processes, mut vanished) = (Vec::with_capacity(self.listed.len()), Vec::new());
         for index in 0..self.listed.len() {
             if self.is_interrupted.load(Ordering::Relaxed) && self.has_many_processes() {
                 return Err(io::ErrorKind::Interrupted.into());
@@ -202,13 +203,16 @@ impl Scanner {
                 idle_reads -= 1;
                 self.turn = pid;
             }
-            processes.extend(self.observe(pid, inode));
+            match self.read_process(pid, inode) {
+                Some((observed, is_inside)) => processes.extend(is_inside.then_some(observed)),
+                None => vanished.push(pid),
+            }
         }
         self.read_titles_of_largest(&mut processes);
         self.forget_the_gone();
         let cpu = clock::thread_cpu().saturating_sub(cpu_before);
         let cost = ScanCost { wall: began.elapsed(), cpu };
-        Ok(Snapshot { at_boot_ns, processes, left_out, mounts: Vec::new(), cost })
+        Ok(Snapshot { at_boot_ns, listed_boot_ns, vanished, processes, left_out, mounts: Vec::new(), cost })
     }
 
     /// Fills `listed`, beginning after the process read last in turn; returns how many were left out.
@@ -262,13 +266,7 @@ impl Scanner {
         Some(known)
     }
 
-    /// Reads a process; `None` if it is gone or does not pass the cgroup filter.
-    fn observe(&mut self, pid: u32, inode: u64) -> Option<ProcessSample> {
-        let (observed, is_inside) = self.read_process(pid, inode)?;
-        is_inside.then_some(observed)
-    }
-
-    /// Reads a process, and whether it passes the cgroup filter. Little is read of those that do not.
+    /// Reads a process, and whether it passes the cgroup filter; `None` if it is gone. Little is read of those that do not pass.
     fn read_process(&mut self, pid: u32, inode: u64) -> Option<(ProcessSample, bool)> {
         let length = self.read(format_args!("{pid}/stat"))?;
         let (comm, mut stat) = Stat::parse(&self.buffer[..length]).filter(|(_, stat)| !stat.is_thread)?;

@@ -57,8 +57,8 @@ pub(super) struct ProcessEntry {
     /// When it was last observed to have grown, or its start.
     pub(super) grown_ns: u64,
     pub(super) gone: Option<Gone>,
-    /// How it exits and when that became known.
-    pub(super) end: Option<(ExitKind, u64)>,
+    /// How it exits.
+    pub(super) end: Option<Ended>,
     pub(super) state: EntryState,
 }
 
@@ -75,13 +75,32 @@ pub(super) struct EntryState {
     is_active: bool,
 }
 
+/// The process is exiting or has exited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) kind: ExitKind,
+    /// When that became known: the start of the scan.
+    pub(super) at_ns: u64,
+    /// The latest time at which it can have begun: the end of the scan.
+    pub(super) by_ns: u64,
+}
+
 /// The process is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Gone {
-    /// When it exited, or when its absence was noticed.
+    /// When it exited, or the start of the scan that noticed its absence.
     pub(super) at_ns: u64,
+    /// The latest time at which it can have exited.
+    pub(super) by_ns: u64,
     /// The exit was observed, not only the absence.
     pub(super) is_certain: bool,
+}
+
+impl Gone {
+    /// An exit at a known time.
+    pub(super) fn at(at_ns: u64) -> Self {
+        Self { at_ns, by_ns: at_ns, is_certain: true }
+    }
 }
 
 /// Eviction order: the class, the order within it (a time in nanoseconds, or [`ProcessEntry::weight`] for the living), the
@@ -198,9 +217,9 @@ impl Table {
         let holder = *self.holders.entry(key.pid).or_insert(key);
         if holder.start_ticks < key.start_ticks {
             self.holders.insert(key.pid, key);
-            self.mark_gone(holder, Gone { at_ns, is_certain: true });
+            self.mark_gone(holder, Gone::at(at_ns));
         } else if holder != key {
-            self.mark_gone(key, Gone { at_ns, is_certain: true });
+            self.mark_gone(key, Gone::at(at_ns));
         }
     }
 
@@ -289,8 +308,8 @@ impl Table {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let before = entry.gone.unwrap_or(gone);
         // Absence is noticed late, so the earlier time is closer.
-        let at_ns = before.at_ns.min(gone.at_ns);
-        entry.gone = Some(Gone { at_ns, is_certain: before.is_certain || gone.is_certain });
+        let (at_ns, by_ns) = (before.at_ns.min(gone.at_ns), before.by_ns.min(gone.by_ns));
+        entry.gone = Some(Gone { at_ns, by_ns, is_certain: before.is_certain || gone.is_certain });
         self.update_eviction_key(key);
     }
 

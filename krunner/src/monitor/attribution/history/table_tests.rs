@@ -55,10 +55,10 @@ fn seen(parent: Option<u32>) -> ProcessEntry {
 fn exited_processes_are_evicted_first_oldest_first() {
     let mut table = Table::default();
     (1..=most()).for_each(|pid| table.insert(key(pid), seen(None), 1));
-    table.mark_gone(key(7), Gone { at_ns: 20, is_certain: true });
-    table.mark_gone(key(8), Gone { at_ns: 10, is_certain: false });
+    table.mark_gone(key(7), Gone::at(20));
+    table.mark_gone(key(8), Gone { is_certain: false, ..Gone::at(10) });
     // A parent is evicted last among exited processes.
-    table.mark_gone(key(9), Gone { at_ns: 1, is_certain: true });
+    table.mark_gone(key(9), Gone::at(1));
     table.set_parent(key(10), Some(key(9)));
     for (newcomer, evicted) in [(most() + 1, 8), (most() + 2, 7), (most() + 3, 9)] {
         table.insert(key(newcomer), seen(None), 30);
@@ -126,7 +126,7 @@ fn long_cmdlines_of_exited_processes_are_evicted_before_others_are_truncated() {
     let last = table.get(key(most())).unwrap();
     assert_eq!((last.cmdline.bytes.len(), last.cmdline.is_cut), (SHORT_CMDLINE_BYTES, true));
     assert_eq!(table.get(key(1)).unwrap().cmdline.bytes.len(), 4096);
-    table.mark_gone(key(1), Gone { at_ns: 5, is_certain: true });
+    table.mark_gone(key(1), Gone::at(5));
     table.set_cmdline(key(most()), cmdline(4096));
     assert_eq!(table.get(key(most())).unwrap().cmdline.bytes.len(), 4096);
     assert!(table.get(key(1)).is_none());
@@ -149,10 +149,10 @@ fn a_shared_cmdline_counts_once() {
 fn ancestors_expire_after_their_descendants() {
     let mut table = Table::default();
     (1..=3).for_each(|pid| table.insert(key(pid), seen((pid > 1).then(|| pid - 1)), 1));
-    (1..=2).for_each(|pid| table.mark_gone(key(pid), Gone { at_ns: 5, is_certain: true }));
+    (1..=2).for_each(|pid| table.mark_gone(key(pid), Gone::at(5)));
     table.expire(100);
     assert_eq!(table.entries.len(), 3, "a living descendant needs them");
-    table.mark_gone(key(3), Gone { at_ns: 50, is_certain: true });
+    table.mark_gone(key(3), Gone::at(50));
     table.expire(50);
     assert_eq!(table.entries.len(), 3, "not before its time");
     table.expire(51);

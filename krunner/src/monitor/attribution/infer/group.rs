@@ -4,26 +4,27 @@
 //! serial console is slow, so the counters may be read in between: the rest of the members comes in a count without a group.
 
 use super::{Kills, MS};
+use crate::monitor::explain::GroupKill;
 
-/// How long the kernel may take to kill a group.
-const SPREAD_NS: u64 = 1_000 * MS;
+/// How long the kernel may take from one member to the next.
+const SPREAD_NS: u64 = 300 * MS;
 
-/// The last count that included a group kill.
+/// Cgroup and time of the last count of a group kill that the kernel counted as such.
 #[derive(Debug, Default)]
 pub(super) struct GroupKills {
     last: Option<(Option<String>, u64)>,
 }
 
 impl GroupKills {
-    /// Whether a group was killed, now or shortly before in the same cgroup.
+    /// Whether these are members of a group, which was killed now or shortly before in the same cgroup.
     pub(super) fn includes(&mut self, kills: &Kills, now_ns: u64) -> bool {
         let cgroup = kills.facts.cgroup.as_ref().map(|cgroup| cgroup.path.clone());
-        if kills.is_group {
-            self.last = Some((cgroup, now_ns));
-            return true;
-        }
         let is_same =
             |(last, at_ns): &(Option<String>, u64)| *last == cgroup && now_ns.saturating_sub(*at_ns) <= SPREAD_NS;
-        self.last.as_ref().is_some_and(is_same)
+        let is_tail = self.last.as_ref().is_some_and(is_same);
+        if is_tail || matches!(kills.group, GroupKill::Begun | GroupKill::Members) {
+            self.last = Some((cgroup, now_ns));
+        }
+        is_tail || matches!(kills.group, GroupKill::Possible | GroupKill::Members)
     }
 }

@@ -90,10 +90,10 @@ mod tests {
 
     use super::*;
     use crate::monitor::attribution::infer::Inference;
-    use crate::monitor::explain::{Kills, MemoryFacts};
+    use crate::monitor::explain::{GroupKill, Kills, MemoryFacts};
 
     fn kills(number: u64) -> Kills {
-        Kills { number, is_group: false, facts: MemoryFacts::default() }
+        Kills { number, group: GroupKill::No, facts: MemoryFacts::default() }
     }
 
     #[test]

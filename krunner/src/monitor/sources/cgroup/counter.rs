@@ -31,7 +31,7 @@ use super::limits::LimitCounters;
 use super::swap::SwapInUse;
 use super::usage::UsageSource;
 use super::{Cgroup, MemcgFiles, V2, number};
-use crate::monitor::explain::{CgroupView, Count, FailedCharges, Kills, LimitScope};
+use crate::monitor::explain::{CgroupView, Count, FailedCharges, GroupKill, Kills, LimitScope};
 use crate::monitor::model::cgroup::CgroupFacts;
 use crate::monitor::model::{LimitKind, clock};
 
@@ -40,6 +40,9 @@ const MAX_CGROUPS: usize = 256;
 
 /// How often to re-read limits and look for new cgroups, both of which rarely change.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long after its group the next member may be counted.
+const MEMBERS_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Buffer size: enough for `memory.events`, `memory.oom_control` and the first half of `vmstat`.
 const TEXT_BYTES: usize = 8 * 1024;
@@ -101,6 +104,8 @@ struct MonotonicCount {
     may_be_group: bool,
     /// `oom_group_kill`, since Linux 5.17: the number of group kills.
     last_groups: Option<u64>,
+    /// A group was counted after its first member, and no other member yet.
+    group_begun: Option<Instant>,
 }
 
 impl KillCounter {
@@ -240,22 +245,22 @@ impl KillCounter {
     fn grown(&mut self) -> Vec<Kills> {
         let mut kills = Vec::new();
         let buffer = &mut self.buffer;
-        if let Some((number, is_group)) = self.vmstat.as_mut().and_then(|total| total.grown(buffer)) {
+        if let Some((number, group)) = self.vmstat.as_mut().and_then(|total| total.grown(buffer)) {
             let cgroup = self.cgroup.as_ref().map(Cgroup::facts);
-            kills.push(Kills::new(number, is_group, cgroup));
+            kills.push(Kills::new(number, group, cgroup));
         }
         let mut own = None;
         for level in &mut self.levels {
             let of_level = (level.limit_bytes, level.usage_bytes(buffer).map(|bytes| bytes + level.beside_bytes));
             let above = *own.get_or_insert(of_level);
-            if let Some((number, is_group)) = level.events.as_mut().and_then(|total| total.grown(buffer)) {
+            if let Some((number, group)) = level.events.as_mut().and_then(|total| total.grown(buffer)) {
                 let smallest = if of_level.0.is_some_and(|limit| above.0.is_none_or(|above| limit < above)) {
                     of_level
                 } else {
                     above
                 };
                 let cgroup = self.cgroup.as_ref().map(|cgroup| level.facts(cgroup, smallest));
-                kills.push(Kills::new(number, is_group, cgroup));
+                kills.push(Kills::new(number, group, cgroup));
             }
         }
         kills
@@ -366,22 +371,32 @@ impl CounterLevel {
 
 impl MonotonicCount {
     fn new(file: File, may_be_group: bool) -> Self {
-        Self { file, last: None, may_be_group, last_groups: None }
+        Self { file, last: None, may_be_group, last_groups: None, group_begun: None }
     }
 
-    /// The increase since the last call, and whether it includes group kills; `None` at the first call.
-    fn grown(&mut self, buffer: &mut [u8]) -> Option<(u64, bool)> {
+    /// The increase since the last call, and whether it includes a group kill; `None` without one, and at the first call.
+    fn grown(&mut self, buffer: &mut [u8]) -> Option<(u64, GroupKill)> {
         let text = text(&self.file, buffer).ok()?;
         let (kills, groups) = (value(text, "oom_kill")?, value(text, "oom_group_kill"));
-        let before = self.last.replace(kills);
-        if before.is_some_and(|before| kills <= before) {
-            // A group that is counted now is counted before the kills of its members.
+        let groups_before = std::mem::replace(&mut self.last_groups, groups).unwrap_or(0);
+        let before = self.last.replace(kills)?;
+        let grown = kills.saturating_sub(before);
+        let is_begun = groups.is_some_and(|groups| groups > groups_before);
+        if grown == 0 {
+            if is_begun {
+                self.group_begun = Some(Instant::now());
+            }
             return None;
         }
-        let groups_before = std::mem::replace(&mut self.last_groups, groups);
-        let grown = kills - before?;
-        let is_group = self.may_be_group && groups.map_or(grown > 1, |groups| groups > groups_before.unwrap_or(0));
-        Some((grown, is_group))
+        let was_begun = self.group_begun.take().is_some_and(|at| at.elapsed() < MEMBERS_PATIENCE);
+        let group = match grown {
+            _ if !self.may_be_group => GroupKill::No,
+            2.. if groups.is_none() => GroupKill::Possible,
+            1 if is_begun => GroupKill::Begun,
+            _ if is_begun || was_begun => GroupKill::Members,
+            _ => GroupKill::No,
+        };
+        Some((grown, group))
     }
 }
 

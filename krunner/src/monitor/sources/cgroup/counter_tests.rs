@@ -119,20 +119,21 @@ fn v2_counts_those_below_at_every_level_and_ours_is_enough() {
 fn groups_that_were_killed_are_seen_as_such() {
     let tree = Tree::new(2, "");
     let mut counter = tree.counter();
-    let mut is_group = |events: &str| {
+    let mut groups = |events: &str| {
         tree.write("cg/memory.events", events);
-        read(&mut counter).kills.into_iter().map(|kills| (kills.number, kills.is_group)).collect::<Vec<_>>()
+        read(&mut counter).kills.into_iter().map(|kills| (kills.number, kills.group)).collect::<Vec<_>>()
     };
-    assert_eq!(is_group("oom_kill 5\noom_group_kill 8\n"), [(2, false)], "two, one by one");
-    assert_eq!(is_group("oom_kill 8\noom_group_kill 9\n"), [(3, true)]);
-    assert_eq!(is_group("oom_kill 9\noom_group_kill 9\n"), [(1, false)]);
-    assert_eq!(is_group("oom_kill 9\noom_group_kill 10\n"), [], "its members are counted next");
-    assert_eq!(is_group("oom_kill 10\noom_group_kill 10\n"), [(1, true)]);
-    assert_eq!(is_group("oom_kill 12\n"), [(2, true)], "an older kernel does not say");
+    assert_eq!(groups("oom_kill 5\noom_group_kill 8\n"), [(2, GroupKill::No)], "two, one by one");
+    assert_eq!(groups("oom_kill 8\noom_group_kill 9\n"), [(3, GroupKill::Members)]);
+    assert_eq!(groups("oom_kill 9\noom_group_kill 9\n"), [(1, GroupKill::No)]);
+    assert_eq!(groups("oom_kill 9\noom_group_kill 10\n"), [], "its members are counted next");
+    assert_eq!(groups("oom_kill 10\noom_group_kill 10\n"), [(1, GroupKill::Members)]);
+    assert_eq!(groups("oom_kill 11\noom_group_kill 11\n"), [(1, GroupKill::Begun)]);
+    assert_eq!(groups("oom_kill 13\n"), [(2, GroupKill::Possible)], "an older kernel does not say");
     let old = Tree::new(1, "");
     let mut counter = old.counter();
     old.kills("cg", 5);
-    assert!(!read(&mut counter).kills[0].is_group, "v1 has none");
+    assert_eq!(read(&mut counter).kills[0].group, GroupKill::No, "v1 has none");
 }
 
 #[test]
