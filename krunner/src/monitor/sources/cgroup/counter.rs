@@ -268,10 +268,12 @@ impl KillCounter {
 
     /// Adds new cgroups, drops removed ones and reads limits.
     fn refresh_cgroups(&mut self) {
-        let is_first = self.refreshed.replace(Instant::now()).is_none();
+        let before = self.refreshed.replace(Instant::now());
+        let is_first = before.is_none();
         let Some(cgroup) = &self.cgroup else { return };
         // The path may have been reused.
         self.levels.retain(|level| inode(&level.dir) == level.id);
+        let known = self.levels.len();
         let mut index = 0;
         while index < self.levels.len() {
             let level = &mut self.levels[index];
@@ -286,6 +288,11 @@ impl KillCounter {
                 }
             }
             index += 1;
+        }
+        if let Some(before) = before.filter(|_| self.levels.len() > known) {
+            // Their kills may be as old as they are.
+            let age_ns = u64::try_from(before.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.since_boot_ns = self.since_boot_ns.min(clock::boot_ns().saturating_sub(age_ns));
         }
     }
 }

@@ -106,6 +106,19 @@ fn v1_counts_each_cgroup_for_itself_and_all_are_summed_up() {
 }
 
 #[test]
+fn kills_of_a_new_cgroup_are_as_old_as_it_may_be() {
+    let tree = Tree::new(1, "");
+    let mut counter = tree.counter();
+    read(&mut counter);
+    let refreshed_ns = clock::boot_ns();
+    std::thread::sleep(REFRESH_INTERVAL);
+    tree.cgroup("cg/new", 100, 1, 1);
+    let count = read(&mut counter);
+    assert_eq!(count.kills.len(), 1);
+    assert!(count.since_boot_ns <= refreshed_ns, "{} after {refreshed_ns}", count.since_boot_ns);
+}
+
+#[test]
 fn v2_counts_those_below_at_every_level_and_ours_is_enough() {
     let tree = Tree::new(2, "");
     tree.cgroup("cg/below", 100, 1, 0);
