@@ -292,11 +292,11 @@ impl Args {
         })
     }
 
-    /// Whether the filters select a part that `cargo test` does not run.
-    fn wants(&self, part: &str) -> bool {
-        let contains = |name: &String| part.contains(name.as_str());
-        (self.selection.filters.is_empty() || self.selection.filters.iter().any(contains))
-            && !self.selection.without.iter().any(contains)
+    /// Whether the filters select a part that `cargo test` does not run, by one of its names, and leave it out by none.
+    fn wants(&self, names: &[&str]) -> bool {
+        let is_in_name = |part: &String| names.iter().any(|name| name.contains(part.as_str()));
+        (self.selection.filters.is_empty() || self.selection.filters.iter().any(is_in_name))
+            && !self.selection.without.iter().any(is_in_name)
     }
 
     /// The filters for the conformance suites; `None` if the filters exclude them.

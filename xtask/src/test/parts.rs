@@ -66,8 +66,8 @@ impl Args {
 
     /// Whether this part of [`OTHER_PARTS`] is selected, by either name.
     fn runs(&self, part: &str) -> bool {
-        let names = OTHER_PARTS.iter().filter(|(name, _)| *name == part);
-        let is_wanted = names.flat_map(|(name, alias)| [name, alias]).any(|name| self.wants(name));
+        let names = OTHER_PARTS.iter().find(|(name, _)| *name == part);
+        let is_wanted = names.is_some_and(|(name, alias)| self.wants(&[name, alias]));
         is_wanted && (self.engines || !ENGINE_PARTS.contains(&part))
     }
 
@@ -88,5 +88,25 @@ impl Args {
             audit::ensure()?;
         }
         artifacts.map_or_else(|| Ok(Vec::new()), |dist| dist.compare_with_rebuild(&[Arch::native()?]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Selection;
+    use super::*;
+
+    fn runs(filters: &[&str], without: &[&str]) -> Vec<&'static str> {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let selection = Selection { without: names(without), filters: names(filters) };
+        let args = Args { all: true, sanitize: None, engines: true, selection };
+        OTHER_PARTS.iter().map(|(name, _)| *name).filter(|name| args.runs(name)).collect()
+    }
+
+    #[test]
+    fn parts_are_selected_and_left_out_by_either_name() {
+        assert_eq!(runs(&[], &[]), ["oom-matrix", "vm", "arm64", "engines", "audit"]);
+        assert_eq!(runs(&[], &["oom-matrix", "node"]), ["vm", "arm64", "audit"]);
+        assert_eq!(runs(&["battery", "engines"], &[]), ["oom-matrix", "engines"]);
     }
 }
