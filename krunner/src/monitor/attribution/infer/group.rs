@@ -6,8 +6,8 @@
 use super::{Kills, MS};
 use crate::monitor::explain::GroupKill;
 
-/// How long the kernel may take from one member to the next.
-const SPREAD_NS: u64 = 300 * MS;
+/// How long the kernel may take from one member to the next: 150 ms were seen on an emulated processor.
+const SPREAD_NS: u64 = 1_000 * MS;
 
 /// Cgroup and time of the last count of a group kill that the kernel counted as such.
 #[derive(Debug, Default)]

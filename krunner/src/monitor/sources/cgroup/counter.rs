@@ -42,7 +42,7 @@ const MAX_CGROUPS: usize = 256;
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long after its group the next member may be counted.
-const MEMBERS_PATIENCE: Duration = Duration::from_millis(300);
+const MEMBERS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Buffer size: enough for `memory.events`, `memory.oom_control` and the first half of `vmstat`.
 const TEXT_BYTES: usize = 8 * 1024;
