@@ -77,7 +77,8 @@ pub fn written_bytes(pid: u32) -> Option<u64> {
     line.parse().ok()
 }
 
-fn all() -> impl Iterator<Item = u32> {
+/// The PIDs of all processes.
+pub fn all() -> impl Iterator<Item = u32> {
     fs::read_dir("/proc").expect("/proc is mounted").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 

@@ -83,6 +83,18 @@ pub(crate) fn remap() -> Result<(), String> {
     timed("images in it", || run(&["docker", "load", "--quiet", "--input", SAVED]))
 }
 
+/// Adds swap to the machine.
+pub(crate) fn swap() -> Result<(), String> {
+    const MAKE: &str =
+        "dd if=/dev/zero of=/swap bs=1M count=256 status=none; chmod 600 /swap; mkswap --quiet /swap; swapon /swap";
+    timed("swap", || shell(MAKE))
+}
+
+/// Takes it away again.
+pub(crate) fn no_swap() -> Result<(), String> {
+    shell("swapoff --all")
+}
+
 fn run(words: &[&str]) -> Result<(), String> {
     output(&mut command(words)).map(drop)
 }

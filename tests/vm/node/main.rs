@@ -7,13 +7,14 @@
 //! ```
 //!
 //! `trial` is the table of containers, `engine` how each engine is called, `session` drives a session from outside. What differs from
-//! it: `group`, `monitor`, and `served`, the sessions of `krunner node`.
+//! it: `group`, `monitor`, `served`, the sessions of `krunner node`, and `host_causes`.
 
 #![forbid(unsafe_code)]
 
 mod command;
 mod engine;
 mod group;
+mod host_causes;
 mod images;
 mod monitor;
 mod served;
@@ -27,9 +28,10 @@ use std::process::ExitCode;
 use krunner_tests::node_vm::{ContainerOutcome, NodeEvent};
 
 use engine::{Engine, ROOTLESS};
+use host_causes::HostCause;
 use monitor::{Monitor, Program};
 use served::{NODES, Node};
-use trial::{REMAPPED, TRIALS, Trial};
+use trial::{REMAPPED, SWAPPING, TRIALS, Trial};
 
 const LINE: &str = "/dev/ttyS1";
 
@@ -79,6 +81,17 @@ fn run() -> Result<(), String> {
     if is_wanted(&format!("{} {}", Engine::Cri.name(), group::CONTAINER)) {
         try_container(&mut node, group::run)?;
     }
+    for cause in HostCause::ALL.into_iter().filter(|cause| is_wanted(&cause.name())) {
+        try_container(&mut node, || cause.run())?;
+    }
+    let swapping = wanted(SWAPPING);
+    if !swapping.is_empty() {
+        images::swap()?;
+    }
+    for trial in swapping {
+        try_container(&mut node, || trial.run())?;
+    }
+    images::no_swap()?;
     let nodes: Vec<&Node> = NODES.iter().filter(|node| node.is_wanted(is_wanted)).collect();
     if !rootless.is_empty() || !nodes.is_empty() {
         images::prepare_rootless(ROOTLESS)?;

@@ -68,7 +68,8 @@ impl<'a> Session<'a> {
         Ok(wait::within(patience, || Some(self.journal()).filter(is_there)).unwrap_or_else(|| self.journal()))
     }
 
-    fn journal(&self) -> Vec<Value> {
+    /// The reports in the journal.
+    pub(crate) fn journal(&self) -> Vec<Value> {
         let path = format!("/proc/{}/root/home/work/.logs/oom.jsonl", self.container.pid);
         let text = fs::read_to_string(path).unwrap_or_default();
         let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
@@ -94,7 +95,7 @@ impl<'a> Session<'a> {
     }
 
     /// Runs a step. Returns its exit code as a shell has it, and all that it printed.
-    fn exec(&self, script: &str) -> Result<(u64, String), String> {
+    pub(crate) fn exec(&self, script: &str) -> Result<(u64, String), String> {
         let (code, stdout, stderr) = outcome(&mut self.client(&["exec", script]))?;
         match code {
             Some(code @ (0 | 137)) => Ok((u64::from(code.unsigned_abs()), format!("{stdout}{stderr}"))),

@@ -22,6 +22,9 @@ const MEMORY_MIB: u64 = 96;
 /// MiB; the limit of the recipes of sessions.
 const RECIPE_MIB: u64 = 512;
 
+/// MiB; a limit beyond the memory of the machine.
+const MORE_THAN_ALL_MIB: u64 = 2048;
+
 /// MiB beyond the limit that a process asks for.
 const TOO_MUCH_MIB: u64 = 64;
 
@@ -77,7 +80,17 @@ pub(crate) const fn served(engine: Engine, container: &'static str, flags: &'sta
 }
 
 const fn session(engine: Engine, container: &'static str, flags: &'static [&'static str], promise: Promise) -> Trial {
-    let launch = Launch::Session { memory_mib: MEMORY_MIB, flags, command: &[KRUNNER, "app"] };
+    session_of(MEMORY_MIB, engine, container, flags, promise)
+}
+
+const fn session_of(
+    memory_mib: u64,
+    engine: Engine,
+    container: &'static str,
+    flags: &'static [&'static str],
+    promise: Promise,
+) -> Trial {
+    let launch = Launch::Session { memory_mib, flags, command: &[KRUNNER, "app"] };
     Trial { engine, container, launch, promise: Some(promise) }
 }
 
@@ -109,6 +122,19 @@ pub(crate) const TRIALS: &[Trial] = &[
     session(Engine::Rootless, "two capabilities", CAPABILITIES, INFERRED),
     session(Engine::Runc, "plain", &[], INFERRED),
     session(Engine::Runc, "two capabilities", &["CAP_BPF", "CAP_PERFMON"], BPF),
+    session_of(MORE_THAN_ALL_MIB, Engine::Docker, "machine out of memory, plain", &[], INFERRED),
+    session_of(MORE_THAN_ALL_MIB, Engine::Docker, "machine out of memory, two capabilities", CAPABILITIES, BPF),
+];
+
+/// Containers that may swap, on a machine with swap.
+pub(crate) const SWAPPING: &[Trial] = &[
+    session(Engine::Docker, "swap, plain", &["--memory-swap", "128m"], INFERRED),
+    session(
+        Engine::Docker,
+        "swap, two capabilities",
+        &["--memory-swap", "128m", "--cap-add", "BPF", "--cap-add", "PERFMON"],
+        BPF,
+    ),
 ];
 
 /// The containers of a Docker with `userns-remap`: BPF is not available in a user namespace.
@@ -152,10 +178,13 @@ impl Trial {
         let few = ["sleep 600 & kill -9 $!; wait $!".to_owned(), format!("victim bystanders 4 {too_much} 1500")];
         // Not `leader-gone`: the kernel's log has the number of the thread that is left, not of the process.
         let more = ["eat", "thread-eat", "orphan"].map(|kind| format!("victim {kind} {too_much}"));
-        let last = format!("victim eat {too_much} --after-ms 1500");
-        // Filling a recipe's limit takes seconds.
-        let more = if limit == RECIPE_MIB { &[][..] } else { &more[..] };
-        [&few[..], more, &[last]].concat()
+        let last = [format!("victim eat {too_much} --after-ms 1500")];
+        // Filling a recipe's limit takes seconds, and the whole memory half a minute.
+        match limit {
+            MORE_THAN_ALL_MIB => last.to_vec(),
+            RECIPE_MIB => [&few[..], &last].concat(),
+            _ => [&few[..], &more, &last].concat(),
+        }
     }
 
     /// Runs the container and scores its reports.

@@ -36,7 +36,7 @@ const BOOT: Duration = Duration::from_mins(3);
 const SILENCE: Duration = Duration::from_mins(5);
 
 /// The deadline for the whole run.
-const WHOLE: Duration = Duration::from_mins(30);
+const WHOLE: Duration = Duration::from_mins(45);
 
 /// Docker and containerd take 250 MiB, and the recipes' sessions fill 512 MiB.
 const MEMORY_MIB: u32 = 1536;
