@@ -197,7 +197,7 @@ fn folder() -> Result<PathBuf> {
 }
 
 /// Runs these kernels as part of `cargo xtask test --all`. Load on this machine delays what happens in all machines that
-/// run at the same time, so a kernel that fails is run once more, alone, as a failed test is. Both results are printed, and the
+/// run at the same time, so a kernel that fails is run once more, without the other kernels. Both results are printed, and the
 /// retry is counted.
 ///
 /// `beside`: the number of other machines that run meanwhile.

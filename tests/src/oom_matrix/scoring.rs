@@ -7,7 +7,8 @@
 //! - **With BPF** each victim must be reported exactly once, and no other process. As many as the kernel counted are
 //!   `confirmed`, the others are `co-victim`. When two processes share memory, either may be the chosen one.
 //! - **Without BPF** as many reports are expected as the kernel counted, all `inferred`. Any victim is a correct answer,
-//!   including one that shares the memory or died with a group of another SIGKILL. More reports than the counter's increase are an error even if they are correct.
+//!   including one that shares the memory or died with a group of another SIGKILL. More reports than the counter's increase are an
+//!   error even if they are correct.
 //! - If nothing was OOM-killed (`kill -9`, bystanders, another container's kill) any report is an error. A report that arrives
 //!   with the marker's kill and names another process in its place is wrong.
 //! - With `memory.oom.group` every member is counted and logged, including the one that started the others. One member of

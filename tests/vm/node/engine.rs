@@ -142,6 +142,18 @@ impl Engine {
         self.started(name)
     }
 
+    /// Starts a container, uses it and removes it.
+    pub(crate) fn with(
+        self,
+        name: &str,
+        launch: Launch,
+        work: impl FnOnce(&Container) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let container = self.start(name, launch).inspect_err(|_| self.forget(name))?;
+        let used = work(&container);
+        container.remove().and(used)
+    }
+
     /// Removes what is left of a container that did not start.
     pub(crate) fn forget(self, name: &str) {
         let _ = Container::of(self, name, 0).remove();

@@ -1,7 +1,7 @@
 //! A pod as the kubelet starts it by default: an OOM kill ends the whole container, the runner included. The next session in the
 //! same home must say so.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fs, os::unix::fs::chown};
 
 use krunner_tests::node_vm::ContainerOutcome;
@@ -10,6 +10,7 @@ use krunner_tests::wait;
 use serde_json::Value;
 
 use crate::engine::{Container, Engine, HOME, Launch};
+use crate::measured;
 use crate::session::Session;
 
 const RECIPE: &str = "recipes/kubernetes/session-capabilities.yaml";
@@ -20,17 +21,11 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Kills a pod's container and starts it again.
 pub(crate) fn run() -> ContainerOutcome {
-    let began = Instant::now();
-    let (engine, container) = (Engine::Cri.name().to_owned(), CONTAINER.to_owned());
-    let mut outcome = ContainerOutcome { engine, container, tracer: "bpf".to_owned(), ..Default::default() };
-    if let Err(problem) = measure(&mut outcome) {
-        outcome.problems.push(problem);
-    }
-    outcome.seconds = began.elapsed().as_secs_f64();
-    outcome
+    measured(Engine::Cri, CONTAINER, measure)
 }
 
 fn measure(outcome: &mut ContainerOutcome) -> Result<(), String> {
+    "bpf".clone_into(&mut outcome.tracer);
     let logs = format!("{HOME}/.logs");
     fs::create_dir_all(&logs).map_err(|error| error.to_string())?;
     for folder in [HOME, &logs] {

@@ -3,7 +3,7 @@
 
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use krunner_tests::node_vm::ContainerOutcome;
 use krunner_tests::oom_matrix::KernelLog;
@@ -13,7 +13,9 @@ use serde_json::Value;
 use crate::command::{command, output, write};
 use crate::engine::{Container, Engine, KRUNNER, Launch};
 use crate::images::SESSION;
+use crate::measured;
 use crate::session::Session;
+use crate::trial::{CAPABILITIES, NAME};
 
 /// MiB; more than any other process of the machine has.
 const HELD_MIB: u64 = 320;
@@ -64,41 +66,31 @@ impl HostCause {
     }
 
     pub(crate) fn run(self) -> ContainerOutcome {
-        let began = Instant::now();
-        let (engine, container) = (Engine::Docker.name().to_owned(), self.container().to_owned());
-        let mut outcome = ContainerOutcome { engine, container, tracer: "bpf".to_owned(), ..Default::default() };
-        if let Err(problem) = self.measure(&mut outcome) {
-            outcome.problems.push(problem);
-        }
-        outcome.seconds = began.elapsed().as_secs_f64();
-        outcome
+        measured(Engine::Docker, self.container(), |outcome| self.measure(outcome))
     }
 
     fn measure(self, outcome: &mut ContainerOutcome) -> Result<(), String> {
-        const FLAGS: &[&str] = &["--cap-add", "BPF", "--cap-add", "PERFMON"];
         const IN_POD: &[&str] = &["--cap-add", "BPF", "--cap-add", "PERFMON", "--cgroup-parent", POD];
-        let flags = if matches!(self, Self::Sibling) { IN_POD } else { FLAGS };
+        let flags = if matches!(self, Self::Sibling) { IN_POD } else { CAPABILITIES };
         let launch = Launch::Session { memory_mib: LIMIT_MIB, flags, command: &[KRUNNER, "app"] };
-        let started = Engine::Docker.start("session", launch);
-        let container = started.inspect_err(|_| Engine::Docker.forget("session"))?;
-        let measured = self.measure_in(&container, outcome);
-        container.remove().and(measured)
+        "bpf".clone_into(&mut outcome.tracer);
+        Engine::Docker.with(NAME, launch, |container| self.measure_in(container, outcome))
     }
 
     fn measure_in(self, container: &Container, outcome: &mut ContainerOutcome) -> Result<(), String> {
         let mut log = KernelLog::follow().ok_or("the kernel log is not readable")?;
         let session = Session::until_ready(container)?;
-        let told = self.run_step(&session)?;
+        let output = self.run_step(&session)?;
         outcome.kills = log.pids()?.len() as u64;
         let reports = session.journal();
         outcome.reported = reports.len() as u64;
         let is_right = match self {
             Self::Sysrq => outcome.kills == 1 && is_of_limit(&reports, "machine"),
             Self::Sibling => outcome.kills == 1 && is_of_limit(&reports, "above"),
-            Self::Earlyoom => outcome.kills == 0 && reports.is_empty() && told.contains(FROM_OUTSIDE),
+            Self::Earlyoom => outcome.kills == 0 && reports.is_empty() && output.contains(FROM_OUTSIDE),
         };
         outcome.correct = u64::from(is_right) * outcome.reported;
-        if is_right { Ok(()) } else { Err(format!("the step printed {told:?}; reports {reports:?}")) }
+        if is_right { Ok(()) } else { Err(format!("the step printed {output:?}; reports {reports:?}")) }
     }
 
     /// Runs a step that holds memory, and the cause meanwhile. Returns the step's output.

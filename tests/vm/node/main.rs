@@ -24,6 +24,7 @@ mod trial;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use krunner_tests::node_vm::{ContainerOutcome, NodeEvent};
 
@@ -132,6 +133,22 @@ fn try_monitor(engine: Engine, recipe: &'static str) -> ContainerOutcome {
         }
         Err(problem) => failed(engine, recipe, problem),
     }
+}
+
+/// What a measurement finds in a container, and how long it took.
+fn measured(
+    engine: Engine,
+    container: &str,
+    measure: impl FnOnce(&mut ContainerOutcome) -> Result<(), String>,
+) -> ContainerOutcome {
+    let began = Instant::now();
+    let (engine, container) = (engine.name().to_owned(), container.to_owned());
+    let mut outcome = ContainerOutcome { engine, container, ..Default::default() };
+    if let Err(problem) = measure(&mut outcome) {
+        outcome.problems.push(problem);
+    }
+    outcome.seconds = began.elapsed().as_secs_f64();
+    outcome
 }
 
 /// The outcome of a recipe that could not be carried out.

@@ -4,13 +4,14 @@
 //! and the host scores those of all containers together.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use krunner_tests::node_vm::ContainerOutcome;
 use krunner_tests::oom_matrix::KernelLog;
 use serde_json::Value;
 
 use crate::engine::{AGENT_MIB, Container, Engine, KRUNNER, Launch};
+use crate::measured;
 use crate::session::{PATIENCE, Session};
 
 /// The name of every session's container.
@@ -94,7 +95,8 @@ const fn session_of(
     Trial { engine, container, launch, promise: Some(promise) }
 }
 
-const CAPABILITIES: &[&str] = &["--cap-add", "BPF", "--cap-add", "PERFMON"];
+/// Those that BPF needs, as Docker and podman take them.
+pub(crate) const CAPABILITIES: &[&str] = &["--cap-add", "BPF", "--cap-add", "PERFMON"];
 const AS_USER: &[&str] = &["--cap-add", "BPF", "--cap-add", "PERFMON", "--user", "1000:1000"];
 
 /// A container of the agent, with the options of a recipe. Its entrypoint starts as root and becomes a user.
@@ -189,26 +191,10 @@ impl Trial {
 
     /// Runs the container and scores its reports.
     pub(crate) fn run(&self) -> ContainerOutcome {
-        let began = Instant::now();
-        let mut outcome = self.outcome();
-        if let Err(problem) = self.measure(&mut outcome) {
-            outcome.problems.push(problem);
-        }
-        outcome.seconds = began.elapsed().as_secs_f64();
-        outcome
-    }
-
-    fn outcome(&self) -> ContainerOutcome {
-        let (engine, container) = (self.engine.name().to_owned(), self.container.to_owned());
-        ContainerOutcome { engine, container, ..Default::default() }
-    }
-
-    fn measure(&self, outcome: &mut ContainerOutcome) -> Result<(), String> {
-        let promise = self.promise()?;
-        let started = self.engine.start(NAME, self.launch);
-        let container = started.inspect_err(|_| self.engine.forget(NAME))?;
-        let scored = self.score(&container, promise, outcome);
-        container.remove().and(scored)
+        measured(self.engine, self.container, |outcome| {
+            let promise = self.promise()?;
+            self.engine.with(NAME, self.launch, |container| self.score(container, promise, outcome))
+        })
     }
 
     fn score(&self, container: &Container, promise: Promise, outcome: &mut ContainerOutcome) -> Result<(), String> {
