@@ -108,7 +108,14 @@ impl HttpClient {
     /// # Errors
     /// When rustls rejects its configuration.
     pub(crate) async fn new() -> Result<Self, HttpError> {
-        let roots = blocking(roots).await;
+        Self::trusting(blocking(roots).await)
+    }
+
+    /// Creates a client that trusts these certificate authorities only.
+    ///
+    /// # Errors
+    /// When rustls rejects its configuration.
+    pub(crate) fn trusting(roots: RootCertStore) -> Result<Self, HttpError> {
         let provider = rustls::crypto::ring::default_provider();
         let tls = ClientConfig::builder_with_provider(provider.into())
             .with_safe_default_protocol_versions()?

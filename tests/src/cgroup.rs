@@ -79,6 +79,16 @@ impl Cgroup {
         Ok((Self::named(self.version, home, &format!("docker-{id}.scope"), None)?, id))
     }
 
+    /// The cgroup of a pod with this UID and of a container in it, named as the kubelet and containerd name them. Returns the
+    /// container's ID, too. Drop the container first.
+    pub fn of_pod_beside(&self, uid: &str) -> Result<(Self, Self, String), String> {
+        let id = format!("{:032x}{:032x}", std::process::id(), next_number());
+        let home = self.path.parent().expect("it is below the mount");
+        let pod = Self::named(self.version, home, &format!("kubepods-pod{}.slice", uid.replace('-', "_")), None)?;
+        let container = Self::named(self.version, &pod.path, &format!("cri-containerd-{id}.scope"), None)?;
+        Ok((pod, container, id))
+    }
+
     fn new(version: Version, home: &Path, slot: Option<Slot>) -> Result<Self, String> {
         Self::named(version, home, &format!("krunner-test-{}-{}", std::process::id(), next_number()), slot)
     }

@@ -1,6 +1,6 @@
 //! A running `krunner node` with a socket of its own, and peers that say whatever a test wants.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -19,6 +19,18 @@ use crate::{free_port, host, http, proc, wait};
 /// Where containers have the folder of the node's socket.
 pub const RUN_FOLDER: &str = "/run/krunner";
 
+/// Mounts folders over `/var/log` and `/run`, and runs a program.
+const IN_A_POD: &str = r#"mount --bind "$1" /var/log && mount --bind "$2" /run && shift 2 && exec "$@""#;
+
+/// What a node gets beside its socket and the address of its metrics.
+#[derive(Debug, Default)]
+pub struct NodeLaunch {
+    environment: Vec<(String, OsString)>,
+    arguments: Vec<String>,
+    /// What it sees at `/var/log` and `/run`.
+    pod: Option<[PathBuf; 2]>,
+}
+
 /// A node and the files that it writes. Dropping it kills it.
 #[derive(Debug)]
 pub struct Node {
@@ -26,21 +38,59 @@ pub struct Node {
     folder: TempDir,
     port: u16,
     starts: u32,
+    launch: NodeLaunch,
+}
+
+impl NodeLaunch {
+    /// Adds a variable to its environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Mounts these folders over `/var/log` and `/run`, in a mount namespace of its own.
+    #[must_use]
+    pub fn in_pod(mut self, log: &Path, run: &Path) -> Self {
+        self.pod = Some([log.to_owned(), run.to_owned()]);
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut command = match &self.pod {
+            None => Command::new(binary()),
+            Some(folders) => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "sh", "-c", IN_A_POD, "sh"]).args(folders).arg(binary());
+                command
+            }
+        };
+        command.arg("node").args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
 }
 
 impl Node {
     /// Starts a node and waits until it is ready. Fails where the kernel refuses eBPF.
     pub fn start() -> Result<Self, String> {
-        Self::start_with(&[])
+        Self::start_with(NodeLaunch::default())
     }
 
-    /// Starts a node with these variables in its environment.
-    pub fn start_with(environment: &[(&str, &OsStr)]) -> Result<Self, String> {
+    /// The same with more than its socket and metrics.
+    pub fn start_with(launch: NodeLaunch) -> Result<Self, String> {
         host::root()?;
         let folder = TempDir::with_prefix("krn-").map_err(|error| error.to_string())?;
         let port = free_port();
-        let child = spawn(folder.path(), port, 0, environment);
-        let mut node = Self { child, folder, port, starts: 0 };
+        let child = spawn(folder.path(), port, 0, &launch);
+        let mut node = Self { child, folder, port, starts: 0, launch };
         let ready = wait::within(wait::PATIENCE, || {
             node.child.try_wait().ok().flatten().map(|_| false).or_else(|| node.is_ready().then_some(true))
         });
@@ -55,7 +105,7 @@ impl Node {
     pub fn kill_and_restart(&mut self) {
         self.kill();
         self.starts += 1;
-        self.child = spawn(self.folder.path(), self.port, self.starts, &[]);
+        self.child = spawn(self.folder.path(), self.port, self.starts, &self.launch);
         wait::until_true("the node to be ready again", || self.is_ready());
     }
 
@@ -145,13 +195,12 @@ impl Drop for Node {
     }
 }
 
-fn spawn(folder: &Path, port: u16, start: u32, environment: &[(&str, &OsStr)]) -> Child {
+fn spawn(folder: &Path, port: u16, start: u32, launch: &NodeLaunch) -> Child {
     let file = |name: &str| File::create(folder.join(format!("{name}-{start}"))).expect("a capture file");
-    let mut command = Command::new(binary());
-    command.args(["node", "--socket"]).arg(folder.join("run/node.sock"));
+    let mut command = launch.command();
+    command.arg("--socket").arg(folder.join("run/node.sock"));
     command.args(["--metrics", &format!("127.0.0.1:{port}")]);
     command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
-    command.envs(environment.iter().copied());
     command.spawn().expect("the node starts")
 }
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use krunner_tests::cgroup::Cgroup;
 use krunner_tests::container::{self, HELPER, KRUNNER, Spec};
-use krunner_tests::node::{Node, RUN_FOLDER};
+use krunner_tests::node::{Node, NodeLaunch, RUN_FOLDER};
 use krunner_tests::prometheus::{Prometheus, promtool};
 use krunner_tests::{host, http, proc, require, wait};
 use nix::sys::signal::Signal;
@@ -270,8 +270,8 @@ fn systemd_is_told_that_the_node_is_ready_and_alive() {
     let path = folder.path().join("notify");
     let notified = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
     notified.set_read_timeout(Some(wait::PATIENCE)).expect("a timeout");
-    let environment = [("NOTIFY_SOCKET", path.as_os_str()), ("WATCHDOG_USEC", "400000".as_ref())];
-    let _node = require!(Node::start_with(&environment));
+    let launch = NodeLaunch::default().variable("NOTIFY_SOCKET", &path).variable("WATCHDOG_USEC", "400000");
+    let _node = require!(Node::start_with(launch));
     let hear = || {
         let mut bytes = [0; 64];
         let length = notified.recv(&mut bytes).expect("a message");

@@ -2,7 +2,36 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use krunner_tests::{host, require};
+
+/// Checks the documents of its arguments with the published schemas of several versions of Kubernetes.
+const VALIDATE: &str = r#"
+import sys, yaml, kubernetes_validate
+for path in sys.argv[1:]:
+    for document in yaml.safe_load_all(open(path)):
+        for version in ["1.30", "1.33", "1.37"]:
+            try:
+                kubernetes_validate.validate(document, version, strict=True)
+            except kubernetes_validate.ValidationError as error:
+                sys.exit("{}: {} of {}: {}".format(path, document["kind"], version, error.message))
+"#;
+
+/// What the recipe with Events has in place of lines of the one without.
+const EVENTS: [(&str, &str); 2] = [
+    ("automountServiceAccountToken: false", "serviceAccountName: krunner-node"),
+    (
+        "args: [node, --metrics, '0.0.0.0:9464']",
+        "args: [node, --metrics, '0.0.0.0:9464', --events]
+          env:
+            # Who reports, in the Events.
+            - name: NODE_NAME
+              valueFrom:
+                fieldRef:
+                  fieldPath: spec.nodeName",
+    ),
+];
 
 /// Every file in these folders of `krunner/dist`, with its text.
 fn files(folders: &[&str]) -> Vec<(PathBuf, String)> {
@@ -29,7 +58,7 @@ fn images(text: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn image_of_the_recipes_is_of_this_version() {
     let own = format!("krunner:{}", env!("CARGO_PKG_VERSION"));
-    let files = files(&[".", "recipes/docker", "recipes/kubernetes"]);
+    let files = files(&[".", "recipes/docker", "recipes/kubernetes", "recipes/kubernetes-events"]);
     let mut naming = 0;
     for (path, text) in &files {
         for image in images(text) {
@@ -46,4 +75,28 @@ fn scripts_are_valid_for_a_shell() {
         let status = Command::new("sh").arg("-n").arg(&path).status().expect("a shell");
         assert!(status.success(), "{}", path.display());
     }
+}
+
+#[test]
+fn kubernetes_knows_the_objects_and_all_their_fields() {
+    let python = require!(host::agent_python_with("kubernetes_validate"));
+    let paths = files(&["recipes/kubernetes", "recipes/kubernetes-events"]).into_iter().map(|(path, _)| path);
+    let output = Command::new(python).args(["-c", VALIDATE]).args(paths).stdin(Stdio::null()).output().expect("python");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn recipe_with_events_is_the_other_with_a_service_account() {
+    let text = |folder: &str| {
+        let found = files(&[folder]).into_iter().find(|(path, _)| path.ends_with("krunner-node.yaml"));
+        found.expect("a recipe").1
+    };
+    // After the comment.
+    let plain = text("recipes/kubernetes").split_once('\n').expect("lines").1.to_owned();
+    let expected = EVENTS.iter().fold(plain, |text, (from, to)| {
+        assert_eq!(text.matches(from).count(), 1, "{from}");
+        text.replace(from, to)
+    });
+    let with_events = text("recipes/kubernetes-events");
+    assert_eq!(with_events.rsplit_once("---\n").expect("documents").1, expected);
 }

@@ -22,6 +22,7 @@ const REQUIREMENTS: &[&str] = &[
     "backend.ai-agent==23.3.8",  // the client that must work unmodified
     "ipykernel",                 // a Jupyter kernel for query mode
     "notebook",                  // a Jupyter server, started as a service
+    "kubernetes-validate",       // the published schemas of Kubernetes' objects
     "moto[server,polly]",        // the Polly that `vendor.aws_polly` talks to
     "matplotlib",                // the commonest source of `media` replies
     "pex",                       // packs an agent into one file, as upstream delivers it

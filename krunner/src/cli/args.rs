@@ -176,6 +176,10 @@ pub(super) struct NodeArgs {
     #[arg(long, value_name = "ADDR")]
     pub(super) metrics: Option<SocketAddr>,
 
+    /// Create a Kubernetes Event on the pod for OOM kills in it; needs a service account that may create events
+    #[arg(long)]
+    pub(super) events: bool,
+
     /// Also append reports to FILE as JSON lines; it is rotated to FILE.1 at 16 MiB
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) log: Option<PathBuf>,

@@ -120,6 +120,7 @@ pub(super) const NODE: Help = Help {
     examples: &[
         ("krunner node", "trace this machine; print a JSON line for each OOM kill"),
         ("krunner node --metrics 127.0.0.1:9464", "serve metrics for Prometheus as well"),
+        ("krunner node --events", "in a pod: also create Kubernetes Events"),
         ("krunner node status", "show the connected runners"),
     ],
     remarks: &[
@@ -127,6 +128,9 @@ pub(super) const NODE: Help = Help {
          others), in the host's PID namespace. A runner that may not use eBPF itself receives its OOM kills at \
          /run/krunner/node.sock, or at the path in KRUNNER_NODE_SOCKET: mount the folder into containers, read-only. It sees those in its own PID namespace and below, or, \
          in the host's PID namespace, those in its own memory cgroup and below.",
+        "Kubernetes Events have names of programs, never command lines. The first OOM kill in a container is announced at once, further \
+         ones together after 1, 2, 4, 8 and then every 10 minutes. The service account needs the permission `create` for `events` of the group \
+         `events.k8s.io`.",
         "Under systemd the node reports readiness and serves the watchdog (sd_notify(3)).",
     ],
     exits: &[(Exit::Ok, "stopped by SIGINT or SIGTERM"), (Exit::Failure, "eBPF or the socket cannot be used"), USAGE],

@@ -50,6 +50,7 @@ fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     let config = NodeConfig {
         socket: args.socket.clone(),
         metrics: args.metrics,
+        announces_in_pods: args.events,
         journal: args.log.as_deref().map(place).transpose()?,
         shows_command_lines: args.command_lines,
     };

@@ -38,7 +38,7 @@ pub(crate) use attribution::rate_limit::RateLimiter;
 pub(crate) use attribution::sigkill::{SigkillCause, SigkillOf};
 #[cfg(test)]
 pub(crate) use explain::MemoryFacts;
-pub(crate) use explain::{LimitHit, LimitScope};
+pub(crate) use explain::{Explanation, LimitHit, LimitScope};
 pub(crate) use handle::{Monitor, SigkillCauses};
 pub(crate) use message::MonitorEvent;
 pub(crate) use model::clock::{self, boot_ns};

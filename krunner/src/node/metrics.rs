@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus_client::encoding::{prometheus_text, text};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, prometheus_text, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -47,6 +47,22 @@ enum TextFormat {
     Prometheus,
 }
 
+/// What became of a Kubernetes Event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum EventOutcome {
+    /// The API server has it.
+    Created,
+    /// The API server refused it or did not answer for too long.
+    Refused,
+    /// Too many containers had kills that waited to be announced.
+    Dropped,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabels {
+    outcome: EventOutcome,
+}
+
 /// What is counted.
 #[derive(Debug)]
 pub(super) struct Metrics {
@@ -61,6 +77,7 @@ pub(super) struct Metrics {
     pub(super) peers: Gauge,
     /// 1 while the tracer is attached.
     pub(super) is_tracing: Gauge,
+    pod_events: Family<EventLabels, Counter>,
     total: AtomicU64,
 }
 
@@ -74,6 +91,7 @@ impl Metrics {
             refused: Counter::default(),
             peers: Gauge::default(),
             is_tracing: Gauge::default(),
+            pod_events: Family::default(),
             total: AtomicU64::new(0),
         }
     }
@@ -82,6 +100,11 @@ impl Metrics {
     pub(super) fn kill(&self, report: &OomReport, owner: &Owner, victims: u64) {
         self.total.fetch_add(victims, Ordering::Relaxed);
         self.counts().add(labels_of(report, owner), victims, Instant::now());
+    }
+
+    /// Counts a Kubernetes Event.
+    pub(super) fn pod_event(&self, outcome: EventOutcome) {
+        self.pod_events.get_or_create(&EventLabels { outcome }).inc();
     }
 
     /// All killed processes.
@@ -116,6 +139,7 @@ impl Metrics {
         registry.register("lost_records", "Records that the tracer dropped", self.lost_records.clone());
         registry.register("suppressed_reports", "OOM kills that the log only counts", self.suppressed.clone());
         registry.register("refused_peers", "Connections that were refused", self.refused.clone());
+        registry.register("kubernetes_events", "Kubernetes Events by outcome", self.pod_events.clone());
         registry.register("peers", "Connected runners", self.peers.clone());
         registry.register("tracer_attached", "1 while the eBPF programs are attached", self.is_tracing.clone());
         registry

@@ -3,7 +3,8 @@
 //! ```text
 //!  monitor, scope all ─ OomReport ─▶ serve ─┬─▶ peers: scope ─ NodeKill ─▶ connection ═ socket ═▶ a runner without eBPF
 //!                                            ├─▶ node_log: JSON lines, a budget for each container
-//!                                            └─▶ metrics: for Prometheus, from kill_counts
+//!                                            ├─▶ metrics: for Prometheus, from kill_counts
+//!                                            └─▶ pod_events: Kubernetes Events, if wanted
 //!  identity   who connected, and what a process is: from the kernel and /proc
 //!  names      pod, container, unit: from the cgroup's path and files
 //! ```
@@ -27,6 +28,7 @@ mod names;
 mod node_log;
 mod notify;
 mod peers;
+mod pod_events;
 mod scope;
 mod serve;
 mod socket;

@@ -11,6 +11,7 @@
 use std::cell::OnceCell;
 
 use super::identity::{HostIdentity, PeerIdentity};
+use super::names::accountable;
 use crate::monitor::node::{MAX_CMDLINE_BYTES, MAX_VICTIMS, NodeAncestor, NodeKill, NodeProcess, NodeVictim};
 use crate::monitor::{Actor, KillEvidence, LimitHit, LimitScope, OomReport, ProcessInfo, ProcessKey, TracedVictim};
 
@@ -71,6 +72,11 @@ impl<'a> HostKill<'a> {
         Self { report, evidence, find, identities: OnceCell::new() }
     }
 
+    /// The report of the kill.
+    pub(super) fn report(&self) -> &OomReport {
+        self.report
+    }
+
     /// Number of processes that died.
     pub(super) fn victims(&self) -> u64 {
         (self.evidence.victims.len() + self.report.members_left_out) as u64
@@ -109,6 +115,12 @@ impl PeerScope {
     /// The scope of a peer.
     pub(super) fn of(peer: &PeerIdentity) -> Result<Self, PeerScopeError> {
         Self::new(&peer.identity, peer.uid)
+    }
+
+    /// The container in which the victim died, with the host's PIDs; `None` if its cgroup is not known.
+    pub(super) fn of_container_of(report: &OomReport) -> Option<Self> {
+        let cgroup = accountable(&report.cgroup.as_ref()?.path);
+        Some(Self { namespace: None, cgroup: cgroup.to_owned() })
     }
 
     fn new(peer: &HostIdentity, uid: u32) -> Result<Self, PeerScopeError> {

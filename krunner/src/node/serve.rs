@@ -18,6 +18,7 @@ use super::name_files::NameFiles;
 use super::node_log::NodeLog;
 use super::notify;
 use super::peers::{Greeted, Peers, Refusal};
+use super::pod_events::{ApiServer, ApiServerError, PodEvents};
 use super::scope::{HostKill, Named, PeerScope, PeerScopeError, limit_seen_from};
 use super::socket::{NodeListener, NodeSocketError};
 use crate::error::chain;
@@ -51,6 +52,8 @@ pub(crate) struct NodeConfig {
     pub socket: PathBuf,
     /// Address of the metrics, if wanted.
     pub metrics: Option<SocketAddr>,
+    /// Whether kills in pods become Kubernetes Events.
+    pub announces_in_pods: bool,
     /// The journal, if wanted.
     pub journal: Option<JournalPath>,
     /// Whether the log has command lines.
@@ -78,6 +81,9 @@ pub(crate) enum ServeError {
     /// The address of the metrics cannot be used.
     #[error("cannot listen at {0} (--metrics)")]
     Metrics(SocketAddr, #[source] io::Error),
+    /// Kubernetes Events cannot be created.
+    #[error("cannot create Kubernetes Events (--events)")]
+    Events(#[source] ApiServerError),
 }
 
 /// Why a connection is closed before its greeting.
@@ -100,6 +106,9 @@ pub(crate) async fn serve(
     stdout: Writer,
     tasks: &TaskGroup,
 ) -> Result<(), ServeError> {
+    // A mistake in the configuration should not take a minute to show.
+    let api_server =
+        if config.announces_in_pods { Some(ApiServer::of_this_pod().await.map_err(ServeError::Events)?) } else { None };
     let (monitor, mut events) = Monitor::start(setup, tasks).map_err(ServeError::Monitor)?;
     timeout(ATTACH_PATIENCE, attached(&mut events)).await.map_err(|_| ServeError::TracerTimeout)??;
     let listener = NodeListener::bind(&config.socket)?;
@@ -112,12 +121,17 @@ pub(crate) async fn serve(
         let bound = bound.map_err(|error| ServeError::Metrics(address, error))?;
         tracing::info!("metrics at http://{bound}/metrics");
     }
+    let pod_events = api_server.map(|server| {
+        tracing::info!("OOM kills in pods become Kubernetes Events at {}", server.url());
+        PodEvents::start(server, Arc::clone(&metrics), tasks)
+    });
     let (connections, connection_events) = mpsc::channel(QUEUED_EVENTS);
     let server = NodeServer {
         peers: Peers::default(),
         names: NameFiles::below("/"),
         log: NodeLog::new(stdout, journal, config.shows_command_lines),
         metrics,
+        pod_events,
         unreported_losses: 0,
         warned: None,
         started: Instant::now(),
@@ -147,6 +161,7 @@ struct NodeServer {
     names: NameFiles,
     log: NodeLog,
     metrics: Arc<Metrics>,
+    pod_events: Option<PodEvents>,
     /// Records that the tracer dropped since the last report to the peers.
     unreported_losses: u64,
     /// The last warning about a peer that could not be identified.
@@ -200,6 +215,9 @@ impl NodeServer {
                 NodeInput::Summary => {
                     self.report_losses();
                     self.log.summaries(boot_ns());
+                    if let Some(events) = &mut self.pod_events {
+                        events.send_due();
+                    }
                 }
                 NodeInput::Watchdog => notify::watchdog(),
             }
@@ -249,6 +267,9 @@ impl NodeServer {
         let victims = kill.victims();
         let owner = report.cgroup.as_ref().map(|cgroup| self.names.owner(&cgroup.path)).unwrap_or_default();
         self.metrics.kill(report, &owner, victims);
+        if let Some(events) = &mut self.pod_events {
+            events.kill(&kill, &owner);
+        }
         if !self.log.kill(&as_the_victim_sees_it(report), &owner, boot_ns()) {
             self.metrics.suppressed.inc_by(victims);
         }

@@ -34,7 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("http_client", &[]),
     ("process", &["wire"]),
     ("user_input", &["process"]),
-    ("node", &["monitor"]),
+    ("node", &["monitor", "http_client"]),
     ("monitor", &[]),
     ("wire", &[]),
     ("zmtp", &[]),

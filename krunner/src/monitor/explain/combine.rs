@@ -26,7 +26,7 @@ impl Explanation {
 
     /// Adds the advice that follows from the other parts.
     #[must_use]
-    pub(in crate::monitor) fn with_advice(self) -> Self {
+    pub(crate) fn with_advice(self) -> Self {
         let advice = Advice::of(self.limit.as_ref(), self.usage.as_ref(), self.growth.as_ref());
         Self { advice, ..self }
     }
