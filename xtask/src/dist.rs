@@ -102,12 +102,21 @@ pub(crate) struct Dist {
     binaries: Vec<(Arch, PathBuf)>,
 }
 
-/// Builds the artifacts in an empty folder.
+/// Builds the artifacts in `target/dist`, which is emptied.
 pub(crate) fn make(archs: &[Arch]) -> Result<Dist> {
+    make_in("dist", archs)
+}
+
+/// Builds those of this machine's processor alone in another folder, so that they can be used while the others are built.
+pub(crate) fn make_native() -> Result<Dist> {
+    make_in("dist-native", &[Arch::native()?])
+}
+
+fn make_in(folder: &str, archs: &[Arch]) -> Result<Dist> {
     if !archs.iter().any(|arch| arch.is_native()) {
         bail!("add --target {}: the manual pages are printed by a binary that runs here", std::env::consts::ARCH);
     }
-    let folder = target_dir()?.join("dist");
+    let folder = target_dir()?.join(folder);
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }

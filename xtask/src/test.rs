@@ -27,7 +27,7 @@ use self::sanitize::Sanitizer;
 use crate::dist::Dist;
 use crate::musl::{Arch, Site};
 use crate::summary::{Check, Summary};
-use crate::workspace::{build_binary, build_release, cargo, named, root, step};
+use crate::workspace::{self, build_binary, build_release, cargo, named, root, step};
 use crate::{dist, host, tidy, venv};
 
 const HELP: &str = "\
@@ -62,6 +62,11 @@ Exit codes: 0 success, 1 a test or check failed or could not run, 2 wrong usage.
 
 /// Threads per processor for the suites, which use a quarter of a processor per thread.
 const SUITE_THREADS: usize = 2;
+
+/// Arguments of cargo that run the unit tests. The package with the suites runs separately, so that they run once. krunner-ebpf has
+/// another target.
+const UNIT_TESTS: [&str; 7] =
+    ["test", "--no-fail-fast", "--workspace", "--exclude", "krunner-ebpf", "--exclude", "krunner-tests"];
 
 /// Arguments of cargo that run the suites.
 const SUITES: [&str; 4] = ["test", "--no-fail-fast", "--package", "krunner-tests"];
@@ -126,9 +131,6 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     if let Some(sanitizer) = args.sanitize {
         return sanitizer.test(&args.selection);
     }
-    if args.all {
-        host::install_missing()?;
-    }
     let (python, build) = args.prepare()?;
     if let Err(reason) = &python {
         step(&format!("skipping tests that need Python: {reason}"));
@@ -145,13 +147,11 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         fs::write(file, "")?;
     }
     let mut summary = Summary::default();
-    let checks = match &build {
-        Build::Artifacts(dist) => dist.checks()?,
-        Build::Program(_) if args.is_for_other_parts() => Vec::new(),
-        Build::Program(_) => dist::skipped("takes minutes to build: run `cargo xtask dist --check`, or pass --all"),
-    };
-    for check in &checks {
-        summary.check(check);
+    if !args.all && !args.is_for_other_parts() {
+        let skipped = dist::skipped("takes minutes to build: run `cargo xtask dist --check`, or pass --all");
+        for check in &skipped {
+            summary.check(check);
+        }
     }
     let env = TestEnv {
         krunner: build.program()?.to_owned(),
@@ -162,7 +162,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         all: args.all,
     };
     args.run_unit_tests(&env, &mut summary, &mut problems)?;
-    args.run_suites(&env, build.artifacts(), &mut summary, &mut problems)?;
+    args.run_suites(&env, &mut summary, &mut problems)?;
 
     if let Some(filters) = args.conformance_filters() {
         step("conformance suites with the client of agent 23.9.10");
@@ -210,13 +210,19 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 }
 
 impl Args {
-    /// Makes the Python environment while cargo builds the program under test: the one waits for downloads, the other for
-    /// processors.
+    /// Installs what is missing, makes the Python environment, and builds the program under test and the tests. These wait for
+    /// downloads or use one processor for a long time, so they run at the same time as far as they can.
     fn prepare(&self) -> Result<(Result<PathBuf, String>, Build)> {
         thread::scope(|scope| {
+            let tests = scope.spawn(build_tests);
+            if self.all {
+                host::install_missing()?;
+            }
             let build = scope.spawn(|| self.build());
             let python = self.python()?;
-            Ok((python, build.join().unwrap_or_else(|panic| resume_unwind(panic))?))
+            let build = build.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            tests.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            Ok((python, build))
         })
     }
 
@@ -227,8 +233,8 @@ impl Args {
         } else if self.is_for_other_parts() {
             Build::Program(Site::here()?.build_native()?)
         } else {
-            step("dist");
-            Build::Artifacts(dist::make(&Arch::ALL)?)
+            step("dist of this processor");
+            Build::Artifacts(dist::make_native()?)
         })
     }
 
@@ -241,28 +247,20 @@ impl Args {
         }
     }
 
-    /// The package with the suites runs separately, so that they run once. krunner-ebpf has another target.
     fn run_unit_tests(&self, env: &TestEnv, summary: &mut Summary, problems: &mut Vec<String>) -> Result<()> {
         step("unit tests");
-        let unit = ["test", "--no-fail-fast", "--workspace", "--exclude", "krunner-ebpf", "--exclude", "krunner-tests"];
-        if !env.run_with_retries(|| cargo(unit), &self.skips_and_filters(), summary)? {
+        if !env.run_with_retries(|| cargo(UNIT_TESTS), &self.skips_and_filters(), summary)? {
             problems.push("the unit tests failed".to_owned());
         }
         Ok(())
     }
 
-    fn run_suites(
-        &self,
-        env: &TestEnv,
-        artifacts: Option<&Dist>,
-        summary: &mut Summary,
-        problems: &mut Vec<String>,
-    ) -> Result<()> {
+    fn run_suites(&self, env: &TestEnv, summary: &mut Summary, problems: &mut Vec<String>) -> Result<()> {
         step("integration suites");
         let suites = || with_threads(cargo(SUITES));
         // The retries come when nothing else runs.
         let (first, prepared) = thread::scope(|scope| {
-            let later = scope.spawn(|| self.prepare_later_parts(artifacts));
+            let later = scope.spawn(|| self.prepare_later_parts(env.dist.is_some()));
             let first = env.run(suites().arg("--").args(self.skips_and_filters()));
             (first, later.join().unwrap_or_else(|panic| resume_unwind(panic)))
         });
@@ -316,6 +314,15 @@ impl Args {
         };
         !self.selection.filters.is_empty() && self.selection.filters.iter().all(is_other)
     }
+}
+
+/// Builds what [`Args::run_unit_tests`] and [`Args::run_suites`] run.
+fn build_tests() -> Result<()> {
+    step("building the tests");
+    for tests in [&UNIT_TESTS[..], &SUITES] {
+        workspace::run(cargo(tests).args(["--no-run", "--quiet"]))?;
+    }
+    Ok(())
 }
 
 /// What `cargo xtask test` tests.

@@ -6,12 +6,11 @@ use std::thread;
 use anyhow::Result;
 
 use super::{Args, TestEnv};
-use crate::dist::Dist;
 use crate::musl::Arch;
 use crate::summary::Check;
 use crate::vm::KernelSet;
 use crate::workspace::{give_way, step};
-use crate::{audit, oom_matrix, vm};
+use crate::{audit, dist, oom_matrix, vm};
 
 /// The parts that `cargo test` does not run, each with its former name, which filters may still use.
 pub(super) const OTHER_PARTS: [(&str, &str); 5] =
@@ -71,9 +70,9 @@ impl Args {
         is_wanted && (self.engines || !ENGINE_PARTS.contains(&part))
     }
 
-    /// Builds and fetches what the parts behind the suites need, and builds one of the artifacts again: the other differs in its
-    /// instructions only.
-    pub(super) fn prepare_later_parts(&self, artifacts: Option<&Dist>) -> Result<Vec<Check>> {
+    /// Builds and fetches what the parts behind the suites need; makes the artifacts for all processors and checks them. One of them
+    /// is built again: the other differs in its instructions only.
+    pub(super) fn prepare_later_parts(&self, needs_artifacts: bool) -> Result<Vec<Check>> {
         give_way()?;
         if self.all && self.runs("vm") {
             vm::prepare(KernelSet::Default)?;
@@ -87,7 +86,13 @@ impl Args {
         if self.all && self.runs("audit") {
             audit::ensure()?;
         }
-        artifacts.map_or_else(|| Ok(Vec::new()), |dist| dist.compare_with_rebuild(&[Arch::native()?]))
+        if !needs_artifacts {
+            return Ok(Vec::new());
+        }
+        let dist = dist::make(&Arch::ALL)?;
+        let mut checks = dist.checks()?;
+        checks.extend(dist.compare_with_rebuild(&[Arch::native()?])?);
+        Ok(checks)
     }
 }
 
