@@ -96,16 +96,27 @@ pub(crate) fn reserve_heap() {
     #[cfg(target_env = "gnu")]
     drop(touched(HEAP_RESERVE_BYTES));
     #[cfg(not(target_env = "gnu"))]
-    for size in (1..=RESERVED_CLASSES).map(|class| class * class * 16) {
-        let pieces: Vec<Vec<u8>> = (0..(RESERVED_BYTES / size).max(2)).map(|_| touched(size)).collect();
-        // One leaked block keeps the pages of its neighbours.
-        pieces.into_iter().next().map(Vec::leak);
+    for size in RESERVED_UNITS.map(|units| units * 16 - 4) {
+        let count = (RESERVED_BYTES / size).max(4);
+        keep_pages((0..count).map(|_| touched(size)).collect());
+    }
+}
+
+/// Frees blocks but for the first one in each page, which keeps the page.
+#[cfg(not(target_env = "gnu"))]
+fn keep_pages(blocks: Vec<Vec<u8>>) {
+    let mut kept = None;
+    for block in blocks {
+        let page = block.as_ptr().addr() / PAGE_BYTES;
+        if kept != Some(page) {
+            kept = Some(page);
+            block.leak();
+        }
     }
 }
 
 /// Allocates memory and touches every page of it.
 fn touched(bytes: usize) -> Vec<u8> {
-    const PAGE_BYTES: usize = 4096;
     let mut memory = vec![0_u8; bytes];
     memory.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 1);
     std::hint::black_box(memory)
@@ -115,14 +126,17 @@ fn touched(bytes: usize) -> Vec<u8> {
 #[cfg(target_env = "gnu")]
 const HEAP_RESERVE_BYTES: usize = 120 * 1024;
 
-/// Musl groups blocks by size class and returns a group when all of it is free. These are the classes from 16 bytes to
-/// 4 KiB.
+/// Musl's size classes up to 4 KiB, in units of 16 bytes (`size_classes`, src/malloc/mallocng/malloc.c). It groups blocks by class
+/// and returns a group when all of it is free.
 #[cfg(not(target_env = "gnu"))]
-const RESERVED_CLASSES: usize = 16;
+const RESERVED_UNITS: [usize; 28] =
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 18, 20, 25, 31, 36, 42, 50, 63, 72, 84, 102, 127, 146, 170, 204, 255];
 
 /// Bytes reserved in each class.
 #[cfg(not(target_env = "gnu"))]
-const RESERVED_BYTES: usize = 8 * 1024;
+const RESERVED_BYTES: usize = 12 * 1024;
+
+const PAGE_BYTES: usize = 4096;
 
 /// The counters in a memory-mapped BPF array, read without a system call.
 #[derive(Debug)]
