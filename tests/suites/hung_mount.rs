@@ -153,3 +153,63 @@ fn steps_run_without_a_log_that_cannot_be_opened() {
     assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
     runner.wait_for_log(&["task log disabled", "did not open within"]);
 }
+
+/// A mount that stops answering while it is in use: a stopped `bindfs`, which is a FUSE server for another folder. Dropping it ends
+/// the server, and so all that waits for it.
+struct StoppableMount {
+    server: u32,
+}
+
+impl StoppableMount {
+    /// Starts the runner in a mount namespace where `folder` of its root is such a mount.
+    fn start(setup: Setup, folder: &str) -> (Runner, Self) {
+        let setup = setup.folder(folder).folder("beside");
+        let [target, source] = [folder, "beside"].map(|folder| setup.root().join(folder));
+        let mount = format!("bindfs {} {}", source.display(), target.display());
+        let runner = setup.prefix_first(&LaunchMethod::direct().mounts(&mount)).start();
+        let is_server = |pid: &u32| {
+            proc::cmdline(*pid)
+                .is_some_and(|line| line.starts_with("bindfs") && line.contains(&*target.to_string_lossy()))
+        };
+        let server = proc::all().find(is_server).expect("a server of the mount");
+        (runner, Self { server })
+    }
+
+    fn stop_answering(&self) {
+        proc::signal(self.server, Signal::SIGSTOP);
+    }
+}
+
+impl Drop for StoppableMount {
+    fn drop(&mut self) {
+        proc::signal(self.server, Signal::SIGKILL);
+    }
+}
+
+/// More than the queue of the log and the buffers of the mount.
+const LONG_OUTPUT_BYTES: usize = 8 << 20;
+
+#[test]
+fn output_arrives_and_the_runner_ends_while_writing_the_log_hangs() {
+    require!(requirements());
+    require!(host::program("bindfs"));
+    let (mut runner, mount) = StoppableMount::start(crate::app(), "home/work/.logs/task");
+    let mut raw = Raw::connect(&runner);
+    assert_eq!(raw.exec("echo before").stdout(), "before\n");
+    let logs = runner.root().join("beside");
+    wait::until_true("the log", || std::fs::read_dir(&logs).is_ok_and(|files| files.count() > 0));
+
+    mount.stop_answering();
+    let since = Instant::now();
+    let output = raw.exec(&format!("head -c {LONG_OUTPUT_BYTES} /dev/zero | tr '\\0' x")).stdout();
+    assert_eq!(output.len(), LONG_OUTPUT_BYTES);
+    // The writer waits for space for a while, since log drivers recover within seconds.
+    assert!(since.elapsed() < 4 * SOON, "{:?}", since.elapsed());
+    assert_answers(&mut raw);
+    assert_eq!(raw.exec("echo after").stdout(), "after\n");
+
+    let since = Instant::now();
+    runner.signal(Signal::SIGTERM);
+    assert!(runner.wait_exit().success());
+    assert!(since.elapsed() < 2 * SOON, "{:?}", since.elapsed());
+}

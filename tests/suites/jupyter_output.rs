@@ -86,7 +86,7 @@ print('end', time.monotonic(), flush=True)"
 #[test]
 fn an_agent_that_stalls_pauses_the_kernel_and_loses_nothing() {
     /// Far more messages than the kernel's own queue holds, and more bytes than all buffers on the way.
-    const COUNT: u32 = 60_000;
+    const COUNT: u32 = 12_000;
     let python = require!(host::jupyter_python());
     let runner = session(&python).start();
     let mut first = Raw::connect(&runner);
@@ -96,7 +96,7 @@ fn an_agent_that_stalls_pauses_the_kernel_and_loses_nothing() {
     let (replin, replout) = runner.ports();
     let pull = Peer::connect_narrow(replout, 16 * 1024);
     let mut raw = Raw { push: Peer::connect(replin, "PUSH"), pull };
-    raw.op("code", &format!("for i in range({COUNT}): print(i, 'x' * 300, flush=True)"));
+    raw.op("code", &format!("for i in range({COUNT}): print(i, 'x' * 1500, flush=True)"));
     wait::until_true("the kernel is paused", || proc::state(kernel) == Some('T'));
     // It stays so until the output is read.
     wait::until_stalled("the paused kernel", || proc::cpu_ticks(kernel));

@@ -72,6 +72,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "fonts-dejavu-core", probe: Probe::File(DEJAVU), why: "text in that browser" },
     Package { name: "prometheus", probe: Probe::Program("prometheus"), why: "scrapes the metrics of `krunner node`" },
     Package { name: "strace", probe: Probe::Program("strace"), why: "makes system calls of the runner fail" },
+    Package { name: "bindfs", probe: Probe::Program("bindfs"), why: "a mount that stops answering while it is in use" },
     Package { name: "openssl", probe: Probe::Program("openssl"), why: "certificates for servers in tests" },
     Package { name: "libcap2-bin", probe: Probe::File("/sbin/setcap"), why: "file capabilities of a non-root runner" },
 ];
