@@ -86,7 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 
 /// The checks of `cargo xtask test`, skipped for this reason.
 pub(crate) fn skipped(reason: &str) -> Vec<Check> {
-    ["sums", "x86_64", "aarch64", "aarch64_runs", "x86_64_reproducible"]
+    ["sums", "x86_64", "aarch64", "aarch64_runs", "tested", "x86_64_reproducible"]
         .iter()
         .map(|name| check(name, Err(reason.to_owned())))
         .collect()
@@ -192,6 +192,13 @@ impl Dist {
             }
         }
         Ok(checks)
+    }
+
+    /// Compares the binary of this processor with that in the folder of artifacts that were tested.
+    pub(crate) fn compare_with_tested(&self, folder: &Path) -> Result<Check> {
+        let native = self.native()?;
+        let tested = folder.join(native.strip_prefix(&self.folder)?);
+        Ok(check("tested", Ok(verify::differences(&tested, native)?)))
     }
 
     /// Builds for these processors again elsewhere and compares the binaries.

@@ -46,7 +46,7 @@ The suites run on two threads per processor; RUST_TEST_THREADS sets another numb
 Tests read KRUNNER_BIN (the release binary), KRUNNER_TEST_PYTHON (or KRUNNER_TEST_NO_PYTHON, the reason why there is no \
 Python environment), KRUNNER_SKIP_FILE (where skipped tests write their reason), KRUNNER_FLAKY_FILE (where tests write \
 why they repeat an attempt) and, with --all, \
-KRUNNER_DIST (the output of `cargo xtask dist`) and KRUNNER_TEST_ALL=1.
+KRUNNER_DIST (the output of `cargo xtask dist` for this processor) and KRUNNER_TEST_ALL=1.
 
 Examples:
   cargo xtask test
@@ -214,15 +214,14 @@ impl Args {
     /// downloads or use one processor for a long time, so they run at the same time as far as they can.
     fn prepare(&self) -> Result<(Result<PathBuf, String>, Build)> {
         thread::scope(|scope| {
-            let tests = scope.spawn(build_tests);
+            scope.spawn(build_tests);
             if self.all {
-                host::install_missing()?;
+                // Shown now: the end of the other thread is waited for.
+                host::install_missing().inspect_err(|error| step(&format!("{error:#}")))?;
             }
             let build = scope.spawn(|| self.build());
             let python = self.python()?;
-            let build = build.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-            tests.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-            Ok((python, build))
+            Ok((python, build.join().unwrap_or_else(|panic| resume_unwind(panic))?))
         })
     }
 
@@ -260,16 +259,18 @@ impl Args {
         let suites = || with_threads(cargo(SUITES));
         // The retries come when nothing else runs.
         let (first, prepared) = thread::scope(|scope| {
-            let later = scope.spawn(|| self.prepare_later_parts(env.dist.is_some()));
+            let later = scope.spawn(|| self.prepare_later_parts(env.dist.as_deref()));
             let first = env.run(suites().arg("--").args(self.skips_and_filters()));
             (first, later.join().unwrap_or_else(|panic| resume_unwind(panic)))
         });
         if !env.retry(first?, suites, summary)? {
             problems.push("the integration suites failed".to_owned());
         }
-        match prepared {
-            Ok(checks) => checks.iter().for_each(|check| summary.check(check)),
-            Err(error) => problems.push(format!("preparation of the parts behind the suites: {error:#}")),
+        for (what, checks) in prepared {
+            match checks {
+                Ok(checks) => checks.iter().for_each(|check| summary.check(check)),
+                Err(error) => problems.push(format!("{what}: {error:#}")),
+            }
         }
         Ok(())
     }
@@ -316,13 +317,15 @@ impl Args {
     }
 }
 
-/// Builds what [`Args::run_unit_tests`] and [`Args::run_suites`] run.
-fn build_tests() -> Result<()> {
+/// Builds what [`Args::run_unit_tests`] and [`Args::run_suites`] run. They build it again if this fails, and report it: a compiler
+/// may have been replaced meanwhile by another of the packages that are missing.
+fn build_tests() {
     step("building the tests");
     for tests in [&UNIT_TESTS[..], &SUITES] {
-        workspace::run(cargo(tests).args(["--no-run", "--quiet"]))?;
+        if let Err(error) = workspace::run(cargo(tests).args(["--no-run", "--quiet"])) {
+            step(&format!("{error:#}; it is tried again later"));
+        }
     }
-    Ok(())
 }
 
 /// What `cargo xtask test` tests.

@@ -1,6 +1,7 @@
 //! The parts of `cargo xtask test` that `cargo test` does not run: they come after the suites, because load distorts what they measure.
 
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::thread;
 
 use anyhow::Result;
@@ -70,10 +71,15 @@ impl Args {
         is_wanted && (self.engines || !ENGINE_PARTS.contains(&part))
     }
 
-    /// Builds and fetches what the parts behind the suites need; makes the artifacts for all processors and checks them. One of them
-    /// is built again: the other differs in its instructions only.
-    pub(super) fn prepare_later_parts(&self, needs_artifacts: bool) -> Result<Vec<Check>> {
-        give_way()?;
+    /// Makes the artifacts for all processors and checks them, if `tested` is the folder of those that the suites use; builds and
+    /// fetches what the parts behind the suites need.
+    pub(super) fn prepare_later_parts(&self, tested: Option<&Path>) -> [PartResult; 2] {
+        let artifacts = give_way().and_then(|()| tested.map_or_else(|| Ok(Vec::new()), check_artifacts));
+        let others = self.fetch_for_later_parts().map(|()| Vec::new());
+        [("dist", artifacts), ("preparation of the parts behind the suites", others)]
+    }
+
+    fn fetch_for_later_parts(&self) -> Result<()> {
         if self.all && self.runs("vm") {
             vm::prepare(KernelSet::Default)?;
         }
@@ -86,14 +92,17 @@ impl Args {
         if self.all && self.runs("audit") {
             audit::ensure()?;
         }
-        if !needs_artifacts {
-            return Ok(Vec::new());
-        }
-        let dist = dist::make(&Arch::ALL)?;
-        let mut checks = dist.checks()?;
-        checks.extend(dist.compare_with_rebuild(&[Arch::native()?])?);
-        Ok(checks)
+        Ok(())
     }
+}
+
+/// One of the artifacts is built again: the other differs in its instructions only.
+fn check_artifacts(tested: &Path) -> Result<Vec<Check>> {
+    let dist = dist::make(&Arch::ALL)?;
+    let mut checks = dist.checks()?;
+    checks.push(dist.compare_with_tested(tested)?);
+    checks.extend(dist.compare_with_rebuild(&[Arch::native()?])?);
+    Ok(checks)
 }
 
 #[cfg(test)]
