@@ -98,7 +98,7 @@ fn kill_in_a_pod_becomes_an_event_on_it() {
     // A second kill is counted, and announced with others later.
     cluster.session.kill(&format!("eat {TOO_MUCH}"), 1);
     cluster.session.until_report_of(victim);
-    cluster.until_counted("Created", 1);
+    cluster.until_counted("created", 1);
     assert_eq!(cluster.server.finish(), Vec::<Value>::new());
 }
 
@@ -108,7 +108,7 @@ fn event_is_sent_until_the_server_takes_it() {
     cluster.session.kill(&format!("eat {TOO_MUCH}"), 1);
     let events = [503, 0, 401, 201].map(|code| cluster.request(code));
     assert!(events.iter().all(|event| *event == events[0]), "{events:#?}");
-    cluster.until_counted("Created", 1);
+    cluster.until_counted("created", 1);
 }
 
 /// The answer was lost, the object was not.
@@ -117,7 +117,7 @@ fn event_that_exists_was_created() {
     let mut cluster = require!(Cluster::start(&["409"]));
     cluster.session.kill(&format!("eat {TOO_MUCH}"), 1);
     cluster.request(409);
-    cluster.until_counted("Created", 1);
+    cluster.until_counted("created", 1);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn refused_event_is_logged_with_the_remedy_and_the_node_goes_on() {
     let mut cluster = require!(Cluster::start(&["403"]));
     let told = cluster.session.run(&format!("{HELPER} eat {TOO_MUCH}"));
     cluster.request(403);
-    cluster.until_counted("Refused", 1);
+    cluster.until_counted("refused", 1);
     let log = cluster.node.stderr();
     let expected = "no Kubernetes Event for an OOM kill in the namespace shop: the API server answered 403 Forbidden: as the test \
                     wants it (the service account needs the permission `create` for `events` of the group `events.k8s.io`)";

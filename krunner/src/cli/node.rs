@@ -91,11 +91,11 @@ fn raise_descriptor_limit() {
 async fn until_signal(setup: MonitorSetup, config: NodeConfig, stdout: Writer) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::watch()?;
     let tasks = TaskGroup::new();
+    let stop = async { tracing::info!("stopping: {}", signals.next().await) };
     tokio::select! {
         biased;
-        signal = signals.next() => tracing::info!("stopping: {signal}"),
         task = tasks.failed() => return Err(anyhow!("a bug: the task `{task}` panicked")),
-        ended = serve(setup, config, stdout, &tasks) => ended?,
+        ended = serve(setup, config, stdout, &tasks, stop) => ended?,
     }
     Ok(Exit::Ok.into())
 }

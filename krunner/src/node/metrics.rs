@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, prometheus_text, text};
+use prometheus_client::encoding::{EncodeLabelSet, prometheus_text, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -48,19 +48,35 @@ enum TextFormat {
 }
 
 /// What became of a Kubernetes Event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EventOutcome {
     /// The API server has it.
     Created,
-    /// The API server refused it or did not answer for too long.
+    /// The API server refused it.
     Refused,
+    /// The name of the pod is not known.
+    Unnamed,
     /// Too many containers had kills that waited to be announced.
     Dropped,
 }
 
+impl EventOutcome {
+    const ALL: [Self; 4] = [Self::Created, Self::Refused, Self::Unnamed, Self::Dropped];
+
+    fn labels(self) -> EventLabels {
+        let outcome = match self {
+            Self::Created => "created",
+            Self::Refused => "refused",
+            Self::Unnamed => "unnamed",
+            Self::Dropped => "dropped",
+        };
+        EventLabels { outcome }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EventLabels {
-    outcome: EventOutcome,
+    outcome: &'static str,
 }
 
 /// What is counted.
@@ -104,7 +120,14 @@ impl Metrics {
 
     /// Counts a Kubernetes Event.
     pub(super) fn pod_event(&self, outcome: EventOutcome) {
-        self.pod_events.get_or_create(&EventLabels { outcome }).inc();
+        self.pod_events.get_or_create(&outcome.labels()).inc();
+    }
+
+    /// Shows all outcomes with 0, because `increase` counts from the first sample of a series.
+    pub(super) fn expect_pod_events(&self) {
+        for outcome in EventOutcome::ALL {
+            drop(self.pod_events.get_or_create(&outcome.labels()));
+        }
     }
 
     /// All killed processes.

@@ -130,6 +130,15 @@ pub(super) fn accountable(path: &str) -> &str {
     &path[..unit.unwrap_or(path.len())]
 }
 
+/// Whether the kubelet made this cgroup of a pod. Services and containers can name the cgroups below their own as they like.
+#[must_use]
+pub(super) fn is_of_kubelet(path: &str) -> bool {
+    let mut steps = path.split('/').filter(|step| !step.is_empty());
+    let is_others =
+        |step: &str| [".service", ".scope"].iter().any(|kind| step.ends_with(kind)) || container(step).is_some();
+    steps.by_ref().find(|step| step.contains("kubepods") || is_others(step)).is_some_and(|step| !is_others(step))
+}
+
 /// The engine, if the name tells it, and the ID of a container's cgroup.
 fn container(name: &str) -> Option<(Option<&'static str>, &str)> {
     if is_id(name) {
@@ -171,6 +180,16 @@ mod tests {
 
     fn owner(pattern: &str) -> Owner {
         Owner::of_path(&pattern.replace("ID", ID).replace("UUU", UID).replace("U_U", &UID.replace('-', "_")))
+    }
+
+    #[test]
+    fn pods_of_the_kubelet_are_told_from_those_that_others_name_so() {
+        let pod = "kubepods.slice/kubepods-podU.slice/cri-containerd-x.scope";
+        assert!(is_of_kubelet(&format!("/{pod}")) && is_of_kubelet(&format!("/kubelet.slice/{pod}")));
+        for above in ["system.slice/x.service", "user.slice/user-1000.slice/session-1.scope", &format!("docker/{ID}")] {
+            assert!(!is_of_kubelet(&format!("/{above}/{pod}")), "{above}");
+        }
+        assert!(!is_of_kubelet("/system.slice/cron.service") && !is_of_kubelet("/"));
     }
 
     /// Paths as engines and kubelets make them.

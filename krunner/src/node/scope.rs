@@ -149,6 +149,14 @@ impl PeerScope {
         self.namespace.map_or_else(|| format!("cgroup {}", self.cgroup), |inode| format!("pid:[{inode}]"))
     }
 
+    /// Number of processes within the scope that died.
+    #[must_use]
+    pub(super) fn victims(&self, kill: &HostKill<'_>) -> u64 {
+        let inside = kill.victims_in_cgroups().filter(|(victim, at)| self.victim_pid(victim, *at).is_some()).count();
+        let unnamed = if inside == kill.evidence.victims.len() { kill.report.members_left_out } else { 0 };
+        (inside + unnamed) as u64
+    }
+
     /// What the peer may know of this kill; `None` if no victim is within the scope.
     #[must_use]
     pub(super) fn view(&self, kill: &HostKill<'_>) -> Option<NodeKill> {

@@ -99,13 +99,43 @@ enum AdmitError {
     Broken(#[from] io::Error),
 }
 
-/// Traces until it is cancelled or fails.
+/// Traces until it is to stop, or fails.
 pub(crate) async fn serve(
     setup: MonitorSetup,
     config: NodeConfig,
     stdout: Writer,
     tasks: &TaskGroup,
+    stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    tokio::pin!(stop);
+    let started = tokio::select! {
+        biased;
+        () = &mut stop => return Ok(()),
+        started = start(setup, config, stdout, tasks) => started?,
+    };
+    let StartedNode { mut server, listener, events, connections } = started;
+    tokio::select! {
+        biased;
+        () = &mut stop => server.finish().await,
+        ended = server.run(&listener, events, connections) => return ended,
+    }
+    Ok(())
+}
+
+/// A node that is ready to serve, and its inputs.
+struct StartedNode {
+    server: NodeServer,
+    listener: NodeListener,
+    events: mpsc::Receiver<MonitorEvent>,
+    connections: mpsc::Receiver<ConnectionEvent>,
+}
+
+async fn start(
+    setup: MonitorSetup,
+    config: NodeConfig,
+    stdout: Writer,
+    tasks: &TaskGroup,
+) -> Result<StartedNode, ServeError> {
     // A mistake in the configuration should not take a minute to show.
     let api_server =
         if config.announces_in_pods { Some(ApiServer::of_this_pod().await.map_err(ServeError::Events)?) } else { None };
@@ -140,7 +170,7 @@ pub(crate) async fn serve(
     };
     server.started(&config.socket);
     notify::ready();
-    server.run(&listener, events, connection_events).await
+    Ok(StartedNode { server, listener, events, connections: connection_events })
 }
 
 /// Waits until the tracer is attached.
@@ -183,7 +213,7 @@ enum NodeInput {
 
 impl NodeServer {
     async fn run(
-        mut self,
+        &mut self,
         listener: &NodeListener,
         mut events: mpsc::Receiver<MonitorEvent>,
         mut connections: mpsc::Receiver<ConnectionEvent>,
@@ -216,11 +246,18 @@ impl NodeServer {
                     self.report_losses();
                     self.log.summaries(boot_ns());
                     if let Some(events) = &mut self.pod_events {
-                        events.send_due();
+                        events.tick(&mut self.names);
                     }
                 }
                 NodeInput::Watchdog => notify::watchdog(),
             }
+        }
+    }
+
+    /// Sends what waits to be sent.
+    async fn finish(&mut self) {
+        if let Some(events) = self.pod_events.take() {
+            events.finish(&mut self.names).await;
         }
     }
 

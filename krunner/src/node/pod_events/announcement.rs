@@ -9,7 +9,7 @@ use crate::node::names::Owner;
 pub(super) struct PodContainer {
     pub(super) namespace: String,
     pub(super) pod: String,
-    pub(super) pod_uid: Option<String>,
+    pub(super) pod_uid: String,
     pub(super) container: String,
 }
 
@@ -19,7 +19,7 @@ impl PodContainer {
         Some(Self {
             namespace: owner.namespace.clone()?,
             pod: owner.pod.clone()?,
-            pod_uid: owner.pod_uid.clone(),
+            pod_uid: owner.pod_uid.clone()?,
             container: owner.container.clone()?,
         })
     }
@@ -30,14 +30,16 @@ impl PodContainer {
 pub(super) struct Announcement {
     /// Killed processes since the last announcement.
     pub(super) new: u64,
+    /// The first of them.
+    pub(super) first: SystemTime,
+    /// The last of them.
+    pub(super) last: SystemTime,
+    /// About the first of them.
+    pub(super) summary: String,
     /// Killed processes of the series.
     pub(super) killed: u64,
     /// The first kill of the series.
-    pub(super) first: SystemTime,
-    /// The last kill.
-    pub(super) last: SystemTime,
-    /// About the last kill.
-    pub(super) summary: String,
+    pub(super) since: SystemTime,
 }
 
 /// An announcement with the container that it is about.
@@ -53,10 +55,16 @@ mod tests {
 
     #[test]
     fn only_pods_with_names_have_events() {
-        let [namespace, pod, container] = ["shop", "web-0", "web"].map(str::to_owned);
-        let owner = Owner { pod: Some(pod.clone()), container: Some(container.clone()), ..Owner::default() };
-        assert_eq!(PodContainer::of(&owner), None);
-        let owner = Owner { namespace: Some(namespace.clone()), ..owner };
-        assert_eq!(PodContainer::of(&owner), Some(PodContainer { namespace, pod, pod_uid: None, container }));
+        let [namespace, pod, pod_uid, container] = ["shop", "web-0", "0b1f", "web"].map(str::to_owned);
+        let owner = Owner {
+            namespace: Some(namespace.clone()),
+            pod: Some(pod.clone()),
+            container: Some(container.clone()),
+            ..Owner::default()
+        };
+        assert_eq!(PodContainer::of(&owner), None, "no pod has made this cgroup");
+        let owner = Owner { pod_uid: Some(pod_uid.clone()), ..owner };
+        assert_eq!(PodContainer::of(&owner), Some(PodContainer { namespace, pod, pod_uid, container }));
+        assert_eq!(PodContainer::of(&Owner { namespace: None, ..owner }), None);
     }
 }

@@ -1,8 +1,10 @@
 //! The API server as a pod reaches it: its address from the environment, a certificate authority and a token from the folder of
 //! the service account (Kubernetes documentation, "Accessing the API from a Pod").
 //!
-//! A request is repeated as long as that may help: the server does not answer, is busy, or the token has just changed. The token is
-//! read for each request, because the kubelet replaces it. What is refused is logged and counted, and not repeated.
+//! A request is repeated until the server answers: what else is to be sent would not arrive either, and kills remain counted. An
+//! answer that refuses one Event is not waited for any longer than [`SERVER_ERRORS`] attempts. All problems are logged.
+//!
+//! The token is read for each request, because the kubelet replaces it; the certificate authority again after a failure.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,11 +41,11 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Between two repetitions at most, whatever the server asks for.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// How long an Event is tried. Meanwhile others wait in the queue, and kills in their series.
-const PATIENCE: Duration = Duration::from_mins(5);
+/// Attempts with an Event that make the server fail, as an admission webhook for one namespace may.
+const SERVER_ERRORS: u32 = 4;
 
 /// Between two warnings.
-const WARNING_PAUSE: Duration = Duration::from_mins(1);
+const WARNING_PAUSE: Duration = Duration::from_mins(5);
 
 /// Longest token that is read.
 const MAX_TOKEN_BYTES: usize = 16 << 10;
@@ -51,8 +53,11 @@ const MAX_TOKEN_BYTES: usize = 16 << 10;
 /// The API server of this pod's cluster.
 pub(crate) struct ApiServer {
     client: HttpClient,
+    /// What the client trusts.
+    authorities: Vec<u8>,
     url: String,
-    token: PathBuf,
+    account: PathBuf,
+    warned: Option<Instant>,
 }
 
 /// Why no Events can be created.
@@ -83,15 +88,33 @@ enum CreateError {
     Token { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Http(#[from] HttpError),
-    #[error("the API server answered {status}: {message}")]
-    Answer { status: StatusCode, message: String, retry_after: Option<Duration> },
+    #[error("the API server answered {code}: {}", status.message.escape_debug())]
+    Answer { code: StatusCode, status: ApiStatus, retry_after: Option<Duration> },
 }
 
 /// What a server says of a failure (`Status`, meta/v1).
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct ApiStatus {
-    #[serde(default)]
     message: String,
+    reason: String,
+    details: ApiStatusDetails,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ApiStatusDetails {
+    kind: String,
+}
+
+/// What to do after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Remains {
+    /// Nothing arrives at the server, or it takes nothing.
+    UntilItPasses,
+    /// This Event may be the reason.
+    AFewTimes,
+    Not,
 }
 
 impl ApiServer {
@@ -103,12 +126,23 @@ impl ApiServer {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let host = variable(HOST_VARIABLE).ok_or(ApiServerError::NotInPod(HOST_VARIABLE))?;
         let port = variable(PORT_VARIABLE).ok_or(ApiServerError::NotInPod(PORT_VARIABLE))?;
-        let roots = blocking(|| authorities(&Path::new(ACCOUNT).join("ca.crt"))).await?;
-        let token = Path::new(ACCOUNT).join("token");
-        let path = token.clone();
-        let read = blocking(move || read_token(&path)).await;
-        read.map_err(|source| ApiServerError::NoAccount { path: token.clone(), source })?;
-        Ok(Self { client: HttpClient::trusting(roots)?, url: url(&host, &port), token })
+        let account = PathBuf::from(ACCOUNT);
+        let missing = |path: &Path, source| ApiServerError::NoAccount { path: path.to_owned(), source };
+        let (token, certificates) = (account.join("token"), account.join("ca.crt"));
+        blocking({
+            let token = token.clone();
+            move || read_token(&token)
+        })
+        .await
+        .map_err(|error| missing(&token, error))?;
+        let read = blocking({
+            let certificates = certificates.clone();
+            move || std::fs::read(certificates)
+        })
+        .await;
+        let authorities = read.map_err(|error| missing(&certificates, error))?;
+        let roots = roots_of(&authorities).ok_or(ApiServerError::NoCertificate(certificates))?;
+        Ok(Self { client: HttpClient::trusting(roots)?, authorities, url: url(&host, &port), account, warned: None })
     }
 
     /// The address, for messages.
@@ -117,9 +151,9 @@ impl ApiServer {
     }
 
     async fn create(&self, event: &PodEvent) -> Result<(), CreateError> {
-        let path = self.token.clone();
-        let token = blocking(move || read_token(&path)).await;
-        let token = token.map_err(|source| CreateError::Token { path: self.token.clone(), source })?;
+        let path = self.account.join("token");
+        let unreadable = |source| CreateError::Token { path: self.account.join("token"), source };
+        let token = blocking(move || read_token(&path)).await.map_err(unreadable)?;
         let url = format!("{}/apis/events.k8s.io/v1/namespaces/{}/events", self.url, event.metadata.namespace);
         let request = Request::post(url)
             .header(header::AUTHORIZATION, format!("Bearer {token}"))
@@ -127,52 +161,71 @@ impl ApiServer {
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, concat!("krunner/", env!("CARGO_PKG_VERSION")))
             .body(Bytes::from(serde_json::to_vec(event).unwrap_or_default()));
-        let request = request.map_err(|error| CreateError::Token {
-            path: self.token.clone(),
-            source: io::Error::new(io::ErrorKind::InvalidData, error),
-        })?;
+        let request = request.map_err(|error| unreadable(io::Error::new(io::ErrorKind::InvalidData, error)))?;
         let response = self.client.send(request, LIMITS).await?;
-        // It exists: the answer to an earlier attempt was lost.
-        if response.status.is_success() || response.status == StatusCode::CONFLICT {
+        if response.status.is_success() {
             return Ok(());
         }
-        Err(CreateError::of(&response))
+        match CreateError::of(&response) {
+            // The answer to an earlier attempt was lost.
+            CreateError::Answer { code: StatusCode::CONFLICT, status, .. } if status.reason == "AlreadyExists" => {
+                Ok(())
+            }
+            refused => Err(refused),
+        }
     }
 
     /// Creates an Event, trying again as long as that may help.
-    async fn create_patiently(&self, event: &PodEvent) -> Result<(), CreateError> {
-        let until = Instant::now() + PATIENCE;
+    async fn create_patiently(&mut self, event: &PodEvent) -> Result<(), CreateError> {
         let mut wait = FIRST_WAIT;
+        let mut server_errors = 0;
         loop {
             let Err(error) = self.create(event).await else { return Ok(()) };
-            let pause = error.retry_after().unwrap_or(wait).clamp(wait, LONGEST_WAIT);
-            if !error.may_pass() || Instant::now() + pause > until {
-                return Err(error);
+            match error.remains() {
+                Remains::UntilItPasses => {}
+                Remains::AFewTimes if server_errors + 1 < SERVER_ERRORS => server_errors += 1,
+                Remains::AFewTimes | Remains::Not => return Err(error),
             }
-            tracing::debug!("a Kubernetes Event is sent again in {pause:?}: {}", chain(&error));
+            self.warn(event, &error, " (it is sent again)");
+            let pause = error.retry_after().unwrap_or(wait).clamp(wait, LONGEST_WAIT);
             sleep(pause).await;
             wait = (wait * 2).min(LONGEST_WAIT);
+            if matches!(error, CreateError::Http(_)) {
+                self.trust_anew().await;
+            }
         }
+    }
+
+    /// Reads the certificate authority again: it changes when a cluster renews its own.
+    async fn trust_anew(&mut self) {
+        let path = self.account.join("ca.crt");
+        let Ok(read) = blocking(move || std::fs::read(path)).await else { return };
+        if read == self.authorities {
+            return;
+        }
+        if let Some(Ok(client)) = roots_of(&read).map(HttpClient::trusting) {
+            (self.client, self.authorities) = (client, read);
+        }
+    }
+
+    fn warn(&mut self, event: &PodEvent, error: &CreateError, then: &str) {
+        if self.warned.is_some_and(|warned| warned.elapsed() < WARNING_PAUSE) {
+            return;
+        }
+        self.warned = Some(Instant::now());
+        let (namespace, problem, remedy) = (&event.metadata.namespace, chain(error), error.remedy());
+        tracing::warn!("no Kubernetes Event for an OOM kill in the namespace {namespace}: {problem}{remedy}{then}");
     }
 }
 
 /// Sends Events one after another until the queue is closed.
-pub(super) async fn send_all(server: ApiServer, mut events: mpsc::Receiver<PodEvent>, metrics: Arc<Metrics>) {
-    let mut warned: Option<Instant> = None;
+pub(super) async fn send_all(mut server: ApiServer, mut events: mpsc::Receiver<PodEvent>, metrics: Arc<Metrics>) {
     while let Some(event) = events.recv().await {
         let outcome = match server.create_patiently(&event).await {
             Ok(()) => EventOutcome::Created,
-            // The pod's namespace is gone, or being removed.
-            Err(error) if error.is_namespace_gone() => EventOutcome::Refused,
             Err(error) => {
-                if warned.is_none_or(|warned| warned.elapsed() >= WARNING_PAUSE) {
-                    warned = Some(Instant::now());
-                    tracing::warn!(
-                        "no Kubernetes Event for an OOM kill in the namespace {}: {}{}",
-                        event.metadata.namespace,
-                        chain(&error),
-                        error.remedy()
-                    );
+                if !error.is_namespace_gone() {
+                    server.warn(&event, &error, "");
                 }
                 EventOutcome::Refused
             }
@@ -183,25 +236,26 @@ pub(super) async fn send_all(server: ApiServer, mut events: mpsc::Receiver<PodEv
 
 impl CreateError {
     fn of(response: &HttpResponse) -> Self {
-        let status: ApiStatus = serde_json::from_slice(&response.body).unwrap_or_default();
         Self::Answer {
-            status: response.status,
-            message: status.message.escape_debug().to_string(),
+            code: response.status,
+            status: serde_json::from_slice(&response.body).unwrap_or_default(),
             retry_after: retry_after(&response.headers),
         }
     }
 
-    /// Whether the same request may succeed later.
-    fn may_pass(&self) -> bool {
-        match self {
-            Self::Token { .. } | Self::Http(_) => true,
-            Self::Answer { status, .. } => {
-                status.is_server_error()
-                    || matches!(
-                        *status,
-                        StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED | StatusCode::REQUEST_TIMEOUT
-                    )
-            }
+    fn remains(&self) -> Remains {
+        let Self::Answer { code, status, .. } = self else { return Remains::UntilItPasses };
+        match *code {
+            StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::UNAUTHORIZED
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => Remains::UntilItPasses,
+            // Of a quota that changed meanwhile.
+            StatusCode::CONFLICT if status.reason == "Conflict" => Remains::AFewTimes,
+            code if code.is_server_error() => Remains::AFewTimes,
+            _ => Remains::Not,
         }
     }
 
@@ -212,23 +266,24 @@ impl CreateError {
         }
     }
 
-    /// A namespace that is being removed takes no new objects (`NamespaceLifecycle`).
+    /// Whether the pod's namespace is gone, or being removed and takes no new objects (`NamespaceLifecycle`).
     fn is_namespace_gone(&self) -> bool {
-        match self {
-            Self::Answer { status: StatusCode::NOT_FOUND, .. } => true,
-            Self::Answer { status: StatusCode::FORBIDDEN, message, .. } => message.contains("being terminated"),
+        let Self::Answer { code, status, .. } = self else { return false };
+        match *code {
+            StatusCode::NOT_FOUND => status.reason == "NotFound" && status.details.kind == "namespaces",
+            StatusCode::FORBIDDEN => status.message.contains("being terminated"),
             _ => false,
         }
     }
 
     fn remedy(&self) -> &'static str {
         match self {
-            Self::Answer { status: StatusCode::FORBIDDEN, .. } => {
+            Self::Answer { code: StatusCode::FORBIDDEN, status, .. }
+                if status.message.contains("cannot create resource") =>
+            {
                 " (the service account needs the permission `create` for `events` of the group `events.k8s.io`)"
             }
-            Self::Answer { status: StatusCode::UNAUTHORIZED, .. } => {
-                " (is the service account's token of this cluster?)"
-            }
+            Self::Answer { code: StatusCode::UNAUTHORIZED, .. } => " (is the service account's token of this cluster?)",
             _ => "",
         }
     }
@@ -239,11 +294,11 @@ fn url(host: &str, port: &str) -> String {
     if host.contains(':') { format!("https://[{host}]:{port}") } else { format!("https://{host}:{port}") }
 }
 
-fn authorities(path: &Path) -> Result<RootCertStore, ApiServerError> {
-    let text = std::fs::read(path).map_err(|source| ApiServerError::NoAccount { path: path.to_owned(), source })?;
+/// The certificates in a PEM file; `None` if there is none.
+fn roots_of(pem: &[u8]) -> Option<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&text).flatten());
-    if roots.is_empty() { Err(ApiServerError::NoCertificate(path.to_owned())) } else { Ok(roots) }
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).flatten());
+    (!roots.is_empty()).then_some(roots)
 }
 
 fn read_token(path: &Path) -> io::Result<String> {
@@ -273,12 +328,13 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_repeated() {
-        let passes = |status| answer(status, "", None).may_pass();
-        for status in [StatusCode::TOO_MANY_REQUESTS, StatusCode::INTERNAL_SERVER_ERROR, StatusCode::UNAUTHORIZED] {
-            assert!(passes(status), "{status}");
+        let remains = |status| answer(status, "", None).remains();
+        for status in [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE, StatusCode::UNAUTHORIZED] {
+            assert_eq!(remains(status), Remains::UntilItPasses, "{status}");
         }
+        assert_eq!(remains(StatusCode::INTERNAL_SERVER_ERROR), Remains::AFewTimes);
         for status in [StatusCode::FORBIDDEN, StatusCode::UNPROCESSABLE_ENTITY, StatusCode::NOT_FOUND] {
-            assert!(!passes(status), "{status}");
+            assert_eq!(remains(status), Remains::Not, "{status}");
         }
         let busy = answer(StatusCode::TOO_MANY_REQUESTS, "", Some("7"));
         assert_eq!(busy.retry_after(), Some(Duration::from_secs(7)));
@@ -286,13 +342,20 @@ mod tests {
 
     #[test]
     fn a_refusal_has_the_servers_words_and_the_remedy() {
-        let body = r#"{"kind":"Status","message":"events.events.k8s.io is forbidden:\u001b[2J no"}"#;
+        let body = r#"{"kind":"Status","message":"\u001b[2J cannot create resource \"events\""}"#;
         let refused = answer(StatusCode::FORBIDDEN, body, None);
         let text = format!("{refused}{}", refused.remedy());
-        assert!(text.starts_with("the API server answered 403 Forbidden: events.events.k8s.io is forbidden:\\u{1b}[2J no (the service account"), "{text}");
-        assert!(!refused.is_namespace_gone());
-        let gone = r#"{"message":"... because it is being terminated"}"#;
-        assert!(answer(StatusCode::FORBIDDEN, gone, None).is_namespace_gone());
+        let expected = r#"the API server answered 403 Forbidden: \u{1b}[2J cannot create resource \"events\" (the service account"#;
+        assert!(text.starts_with(expected), "{text}");
+        assert_eq!(answer(StatusCode::FORBIDDEN, r#"{"message":"exceeded quota"}"#, None).remedy(), "");
+    }
+
+    #[test]
+    fn a_namespace_that_is_gone_is_told_from_an_api_that_is_not_there() {
+        let is_gone = |code, body| answer(code, body, None).is_namespace_gone();
+        assert!(is_gone(StatusCode::FORBIDDEN, r#"{"message":"... because it is being terminated"}"#));
+        assert!(is_gone(StatusCode::NOT_FOUND, r#"{"reason":"NotFound","details":{"kind":"namespaces"}}"#));
+        assert!(!is_gone(StatusCode::NOT_FOUND, "404 page not found"));
     }
 
     #[test]
@@ -306,10 +369,8 @@ mod tests {
     #[test]
     fn files_of_the_account_are_checked() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ca.crt");
-        assert!(matches!(authorities(&path), Err(ApiServerError::NoAccount { .. })));
-        std::fs::write(&path, "no certificate").unwrap();
-        assert!(matches!(authorities(&path), Err(ApiServerError::NoCertificate(_))));
+        assert!(roots_of(b"no certificate").is_none());
+        let path = folder.path().join("token");
         std::fs::write(&path, "\n").unwrap();
         assert!(read_token(&path).is_err());
         std::fs::write(&path, " abc\n").unwrap();

@@ -1,5 +1,8 @@
 //! An Event as the API takes it: `events.k8s.io/v1`, the fields that are sent.
 //!
+//! Each Event counts for itself: readers order Events by `eventTime` and drop old ones, so it is the time of the first kill that
+//! this Event counts, and `series` has their number.
+//!
 //! The names of the fields, their lengths and which are required: `ValidateEventCreate` (pkg/apis/core/validation/events.go of
 //! kubernetes). Tests check the objects with the published schemas of several versions.
 
@@ -73,8 +76,7 @@ struct ObjectReference {
     namespace: String,
     name: String,
     /// As the kubelet has it. That of a static pod is its manifest's hash, with which `kubectl describe` finds it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uid: Option<String>,
+    uid: String,
 }
 
 impl Reporter {
@@ -90,16 +92,19 @@ impl Reporter {
 impl PodEvent {
     pub(super) fn new(reporter: &Reporter, container: PodContainer, announcement: Announcement) -> Self {
         let PodContainer { namespace, pod, pod_uid, container } = container;
-        let Announcement { new, killed, first, last, summary } = announcement;
+        let Announcement { new, first, last, summary, killed, since } = announcement;
         let note = match (new, killed) {
             (_, 0 | 1) => format!("container {container}: {summary}"),
-            (new, killed) if new == killed => format!("container {container}: {killed} OOM kills; {summary}"),
-            (new, killed) => {
-                format!("container {container}: {new} more OOM kills, {killed} since {}; {summary}", utc(first))
+            (new, killed) if new == killed => {
+                format!("container {container}: {killed} processes were OOM-killed; the first: {summary}")
             }
+            (new, killed) => format!(
+                "container {container}: {new} more processes were OOM-killed, {killed} since {}; the first of them: {summary}",
+                utc(since)
+            ),
         };
-        let series = (killed > 1)
-            .then(|| EventSeries { count: i32::try_from(killed).unwrap_or(i32::MAX), last_observed_time: utc(last) });
+        let series = (new > 1)
+            .then(|| EventSeries { count: i32::try_from(new).unwrap_or(i32::MAX), last_observed_time: utc(last) });
         Self {
             api_version: "events.k8s.io/v1",
             kind: "Event",
@@ -142,12 +147,14 @@ mod tests {
     use super::*;
 
     fn event(new: u64, killed: u64, summary: &str) -> PodEvent {
-        let [namespace, pod, container] = ["shop", "web-0", "web"].map(str::to_owned);
-        let container = PodContainer { namespace, pod, pod_uid: Some("0b1f".to_owned()), container };
+        let [namespace, pod, pod_uid, container] = ["shop", "web-0", "0b1f", "web"].map(str::to_owned);
+        let container = PodContainer { namespace, pod, pod_uid, container };
         let first = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
         let last = first + Duration::from_secs(7);
         let reporter = Reporter { instance: "node-1".to_owned() };
-        PodEvent::new(&reporter, container, Announcement { new, killed, first, last, summary: summary.to_owned() })
+        let since = first - Duration::from_mins(1);
+        let summary = summary.to_owned();
+        PodEvent::new(&reporter, container, Announcement { new, first, last, summary, killed, since })
     }
 
     #[test]
@@ -166,8 +173,11 @@ mod tests {
             })
         );
         let later = serde_json::to_value(event(3, 9, "x")).unwrap();
-        assert_eq!(later["note"], "container web: 3 more OOM kills, 9 since 2027-01-15T08:00:00.000000Z; x");
-        assert_eq!(later["series"], json!({"count": 9, "lastObservedTime": "2027-01-15T08:00:07.000000Z"}));
+        assert_eq!(
+            later["note"],
+            "container web: 3 more processes were OOM-killed, 9 since 2027-01-15T07:59:00.000000Z; the first of them: x"
+        );
+        assert_eq!(later["series"], json!({"count": 3, "lastObservedTime": "2027-01-15T08:00:07.000000Z"}));
     }
 
     #[test]

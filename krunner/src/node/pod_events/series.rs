@@ -44,9 +44,12 @@ struct ContainerSeries {
     killed: u64,
     /// Those of them that no Event has counted.
     unannounced: u64,
+    /// The first kill.
+    since: SystemTime,
+    /// The first and the last of those that no Event has counted.
     first: SystemTime,
     last: SystemTime,
-    /// About the last kill.
+    /// About the first of those that no Event has counted: a kill loop costs no more than its counts.
     summary: String,
     /// When the next Event may be sent.
     due: Instant,
@@ -71,7 +74,7 @@ impl PodSeries {
         container: PodContainer,
         victims: u64,
         at: SystemTime,
-        summary: String,
+        summary: impl FnOnce() -> String,
         now: Instant,
     ) -> bool {
         self.remove_ended(now);
@@ -80,6 +83,7 @@ impl PodSeries {
         let series = self.series.entry(container).or_insert_with(|| ContainerSeries {
             killed: 0,
             unannounced: 0,
+            since: at,
             first: at,
             last: at,
             summary: String::new(),
@@ -87,9 +91,12 @@ impl PodSeries {
             pause: FIRST_PAUSE,
             last_kill: now,
         });
+        if series.unannounced == 0 {
+            (series.first, series.summary) = (at, summary());
+        }
         series.killed = series.killed.saturating_add(victims);
         series.unannounced = series.unannounced.saturating_add(victims);
-        (series.last, series.summary, series.last_kill) = (at, summary, now);
+        (series.last, series.last_kill) = (at, now);
         dropped.is_none_or(|dropped| dropped.unannounced == 0)
     }
 
@@ -98,16 +105,19 @@ impl PodSeries {
         let waiting = self.series.iter_mut().filter(|(_, series)| series.unannounced > 0 && series.due <= now);
         let (container, series) = waiting.min_by_key(|(_, series)| series.due)?;
         self.budget.take(now)?;
-        let announcement = Announcement {
-            new: std::mem::take(&mut series.unannounced),
-            killed: series.killed,
-            first: series.first,
-            last: series.last,
-            summary: series.summary.clone(),
-        };
-        series.due = now + series.pause;
-        series.pause = (series.pause * 2).min(LONGEST_PAUSE);
+        let announcement = series.announce(now);
         Some(DueAnnouncement { container: container.clone(), announcement })
+    }
+
+    /// All that is not announced, whether due or not: there is no later.
+    pub(super) fn take_all(&mut self, now: Instant) -> Vec<DueAnnouncement> {
+        let waiting = self.series.iter_mut().filter(|(_, series)| series.unannounced > 0);
+        waiting
+            .map(|(container, series)| DueAnnouncement {
+                container: container.clone(),
+                announcement: series.announce(now),
+            })
+            .collect()
     }
 
     fn remove_ended(&mut self, now: Instant) {
@@ -120,6 +130,21 @@ impl PodSeries {
         let oldest = self.series.iter().min_by_key(|(_, series)| (series.unannounced > 0, series.last_kill));
         let container = oldest.map(|(container, _)| container.clone())?;
         self.series.remove(&container)
+    }
+}
+
+impl ContainerSeries {
+    fn announce(&mut self, now: Instant) -> Announcement {
+        self.due = now + self.pause;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Announcement {
+            new: std::mem::take(&mut self.unannounced),
+            first: self.first,
+            last: self.last,
+            summary: self.summary.clone(),
+            killed: self.killed,
+            since: self.since,
+        }
     }
 }
 
@@ -137,8 +162,8 @@ mod tests {
     use super::*;
 
     fn container(number: usize) -> PodContainer {
-        let [namespace, container] = ["shop", "web"].map(str::to_owned);
-        PodContainer { namespace, pod: format!("web-{number}"), pod_uid: None, container }
+        let [namespace, pod_uid, container] = ["shop", "0b1f", "web"].map(str::to_owned);
+        PodContainer { namespace, pod: format!("web-{number}"), pod_uid, container }
     }
 
     fn at(seconds: u64) -> SystemTime {
@@ -158,7 +183,7 @@ mod tests {
 
         fn kill(&mut self, number: usize, second: u64) {
             let now = self.start + Duration::from_secs(second);
-            self.series.add(container(number), 1, at(second), format!("kill at {second}"), now);
+            self.series.add(container(number), 1, at(second), || format!("kill at {second}"), now);
         }
 
         /// New and all kills of each announcement at this second.
@@ -197,8 +222,12 @@ mod tests {
         trial.kill(0, 30);
         assert_eq!(trial.due(59), []);
         assert_eq!(trial.due(60), [(1, 2)]);
-        trial.kill(0, 30 + SERIES_END.as_secs());
-        assert_eq!(trial.due(30 + SERIES_END.as_secs()), [(1, 1)]);
+        trial.kill(0, 61);
+        let rest = trial.series.take_all(trial.start + Duration::from_secs(61));
+        let rest: Vec<_> = rest.iter().map(|rest| (rest.announcement.new, rest.announcement.first)).collect();
+        assert_eq!(rest, [(1, at(61))], "at the end");
+        trial.kill(0, 61 + SERIES_END.as_secs());
+        assert_eq!(trial.due(61 + SERIES_END.as_secs()), [(1, 1)]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::monitor::node::{NodeKill, NodeVictim};
-use crate::monitor::{Explanation, LimitHit, in_mib};
+use crate::monitor::{Explanation, LimitHit, LimitScope, in_mib};
 use crate::node::scope::{HostKill, PeerScope};
 
 /// Ancestors in the text.
@@ -44,13 +44,29 @@ fn in_words(view: &NodeKill) -> String {
         let _ = write!(text, "; started by {}", ancestors.join(" < "));
     }
     if let Some(limit) = &view.limit {
-        let _ = write!(text, "; {}", LimitHit { path: None, ..limit.clone() });
+        let _ = write!(text, "; {}", limit_in_words(limit));
     }
+    // What it says of a limit outside contains the usage there.
+    let has_advice =
+        view.limit.as_ref().is_none_or(|limit| !matches!(limit.scope, LimitScope::Above | LimitScope::Beside));
     let explanation = Explanation { limit: view.limit.clone(), usage: view.usage.clone(), ..Explanation::default() };
-    if let Some(advice) = explanation.with_advice().advice {
+    if let Some(advice) = explanation.with_advice().advice.filter(|_| has_advice) {
         text.push_str(&advice.to_string().replace('\n', "; "));
     }
     text
+}
+
+/// Without the path, and without the usage of what others share.
+fn limit_in_words(limit: &LimitHit) -> String {
+    match limit.scope {
+        LimitScope::Container | LimitScope::Inner => {
+            LimitHit { path: None, is_trigger_outside: None, ..limit.clone() }.to_string()
+        }
+        LimitScope::Above => "limit: not the container's, but one above it (the pod's or a slice's)".to_owned(),
+        LimitScope::Beside => "limit: that of another container".to_owned(),
+        LimitScope::Machine => "limit: none; the node ran out of memory".to_owned(),
+        LimitScope::Outside | LimitScope::Unknown => "limit: not known".to_owned(),
+    }
 }
 
 /// `None` if the record has no sizes.
@@ -80,7 +96,7 @@ mod tests {
         let (report, evidence) = (report(), evidence(&[]));
         let text = summary(&HostKill::new(&report, &evidence, &find));
         assert!(text.starts_with("hog was OOM-killed with 0m resident; started by worker < init; limit: "), "{text}");
-        assert!(text.contains("; needed: ") && !text.contains('\n'), "{text}");
+        assert!(text.ends_with("; limit: not the container's, but one above it (the pod's or a slice's)"), "{text}");
         assert!(!["secret-host", "--arg", "/pod"].iter().any(|foreign| text.contains(foreign)), "{text}");
     }
 
