@@ -30,6 +30,13 @@ PATH = re.compile(r"/apis/events\.k8s\.io/v1/namespaces/([a-z0-9-]+)/events")
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 
+# What a server says with these codes (`Status`, meta/v1).
+REASONS = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "AlreadyExists", 422: "Invalid"}
+FORBIDDEN = (
+    'events.events.k8s.io is forbidden: User "system:serviceaccount:krunner:krunner-node" cannot create resource "events" '
+    'in API group "events.k8s.io" in the namespace "shop"'
+)
+
 folder = Path(sys.argv[1])
 answers = [int(code) for code in sys.argv[2:]]
 names = set()
@@ -103,14 +110,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if code == 0:
             self.close_connection = True
             return
-        self.answer(code, event if code == 201 else {"kind": "Status", "apiVersion": "v1", "message": message})
+        status = {"kind": "Status", "apiVersion": "v1", "message": message, "reason": REASONS.get(code, "")}
+        self.answer(code, event if code == 201 else status)
 
     def judge(self, event):
         path = PATH.fullmatch(self.path)
         if self.headers["Authorization"] != "Bearer " + (folder / "token").read_text():
             return 401, "Unauthorized"
         if answers:
-            return answers.pop(0), "as the test wants it"
+            code = answers.pop(0)
+            return code, FORBIDDEN if code == 403 else "as the test wants it"
         if not path:
             return 403, "forbidden: " + self.path
         if self.headers["Content-Type"] != "application/json":
