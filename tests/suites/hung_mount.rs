@@ -171,7 +171,7 @@ impl StoppableMount {
             proc::cmdline(*pid)
                 .is_some_and(|line| line.starts_with("bindfs") && line.contains(&*target.to_string_lossy()))
         };
-        let server = proc::all().find(is_server).expect("a server of the mount");
+        let server = wait::until("the server of the mount", || proc::all().find(is_server));
         (runner, Self { server })
     }
 
