@@ -100,6 +100,12 @@ pub(crate) fn reserve_heap() {
         let count = (RESERVED_BYTES / size).max(4);
         keep_pages((0..count).map(|_| touched(size)).collect());
     }
+    #[cfg(not(target_env = "gnu"))]
+    for bytes in RESERVED_BUFFERS {
+        // One of them keeps the others' pages: musl makes groups of three or more.
+        let mut blocks = [(); 3].map(|()| touched(bytes)).into_iter();
+        blocks.next().map(Vec::leak);
+    }
 }
 
 /// Frees blocks but for the first one in each page, which keeps the page.
@@ -131,6 +137,10 @@ const HEAP_RESERVE_BYTES: usize = 120 * 1024;
 #[cfg(not(target_env = "gnu"))]
 const RESERVED_UNITS: [usize; 28] =
     [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 18, 20, 25, 31, 36, 42, 50, 63, 72, 84, 102, 127, 146, 170, 204, 255];
+
+/// Sizes that a buffer has when it grows by doubling.
+#[cfg(not(target_env = "gnu"))]
+const RESERVED_BUFFERS: [usize; 4] = [4096, 8192, 16 * 1024, 32 * 1024];
 
 /// Bytes reserved in each class.
 #[cfg(not(target_env = "gnu"))]
