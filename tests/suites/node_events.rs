@@ -78,7 +78,8 @@ impl Cluster {
 #[test]
 fn kill_in_a_pod_becomes_an_event_on_it() {
     let mut cluster = require!(Cluster::start(&[]));
-    let told = cluster.session.run(&format!("{HELPER} eat {TOO_MUCH} --name leaky -- --password=hunter2"));
+    // The node looks for the ancestors after the kill, so the shell has to be there.
+    let told = cluster.session.run(&format!("{HELPER} eat {TOO_MUCH} --name leaky -- --password=hunter2; sleep 1"));
     let victim = all(&told, "victim")[0];
     let event = cluster.request(201);
     let regarding =
