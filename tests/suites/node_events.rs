@@ -79,8 +79,8 @@ impl Cluster {
 fn kill_in_a_pod_becomes_an_event_on_it() {
     let mut cluster = require!(Cluster::start(&[]));
     // The node looks for the ancestors after the kill, so the shell has to be there.
-    let told = cluster.session.run(&format!("{HELPER} eat {TOO_MUCH} --name leaky -- --password=hunter2; sleep 1"));
-    let victim = all(&told, "victim")[0];
+    let output = cluster.session.run(&format!("{HELPER} eat {TOO_MUCH} --name leaky -- --password=hunter2; sleep 1"));
+    let victim = all(&output, "victim")[0];
     let event = cluster.request(201);
     let regarding =
         json!({"apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "web-0", "uid": cluster.uid});
@@ -124,7 +124,7 @@ fn event_that_exists_was_created() {
 #[test]
 fn refused_event_is_logged_with_the_remedy_and_the_node_goes_on() {
     let mut cluster = require!(Cluster::start(&["403"]));
-    let told = cluster.session.run(&format!("{HELPER} eat {TOO_MUCH}"));
+    let output = cluster.session.run(&format!("{HELPER} eat {TOO_MUCH}"));
     cluster.request(403);
     cluster.until_counted("refused", 1);
     let log = cluster.node.stderr();
@@ -133,7 +133,7 @@ fn refused_event_is_logged_with_the_remedy_and_the_node_goes_on() {
         "(the service account needs the permission `create` for `events` of the group `events.k8s.io`)",
     ];
     assert!(expected.iter().all(|part| log.contains(part)), "{log}");
-    cluster.session.until_report_of(all(&told, "victim")[0]);
+    cluster.session.until_report_of(all(&output, "victim")[0]);
 }
 
 #[test]

@@ -82,6 +82,12 @@ impl<'a> HostKill<'a> {
         (self.evidence.victims.len() + self.report.members_left_out) as u64
     }
 
+    /// Victims that the report does not name, if this many others are inside a scope. Nothing is known of them, so they are where
+    /// all others are.
+    fn unnamed_beside(&self, inside: usize) -> usize {
+        if inside == self.evidence.victims.len() { self.report.members_left_out } else { 0 }
+    }
+
     /// The victims, each with its memory cgroup.
     fn victims_in_cgroups(&self) -> impl Iterator<Item = (&TracedVictim, Option<&str>)> {
         let cgroups = self.evidence.cgroups.iter().map(Option::as_deref);
@@ -153,8 +159,7 @@ impl PeerScope {
     #[must_use]
     pub(super) fn victims(&self, kill: &HostKill<'_>) -> u64 {
         let inside = kill.victims_in_cgroups().filter(|(victim, at)| self.victim_pid(victim, *at).is_some()).count();
-        let unnamed = if inside == kill.evidence.victims.len() { kill.report.members_left_out } else { 0 };
-        (inside + unnamed) as u64
+        (inside + kill.unnamed_beside(inside)) as u64
     }
 
     /// What the peer may know of this kill; `None` if no victim is within the scope.
@@ -169,9 +174,7 @@ impl PeerScope {
                 Some(NodeVictim { is_in_another_cgroup, ..node_victim(victim, pid, kill.info(victim.kill.victim)?) })
             })
             .collect();
-        // Of those that the report does not name nothing is known. They are where the others are.
-        let are_all_inside = victims.len() == kill.evidence.victims.len();
-        let unnamed = if are_all_inside { kill.report.members_left_out } else { 0 };
+        let unnamed = kill.unnamed_beside(victims.len());
         let victims_left_out = (victims.len().saturating_sub(MAX_VICTIMS) + unnamed) as u64;
         victims.truncate(MAX_VICTIMS);
         let first = kill.evidence.victims.first()?;
