@@ -18,6 +18,7 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use krunner_tests::flaky;
@@ -131,7 +132,9 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     if let Some(sanitizer) = args.sanitize {
         return sanitizer.test(&args.selection);
     }
+    let mut times = Times::new();
     let (python, build) = args.prepare()?;
+    times.ended("preparation");
     if let Err(reason) = &python {
         step(&format!("skipping tests that need Python: {reason}"));
     }
@@ -162,7 +165,9 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         all: args.all,
     };
     args.run_unit_tests(&env, &mut summary, &mut problems)?;
+    times.ended("unit tests");
     args.run_suites(&env, &mut summary, &mut problems)?;
+    times.ended("suites");
 
     if let Some(filters) = args.conformance_filters() {
         step("conformance suites with the client of agent 23.9.10");
@@ -182,6 +187,8 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         }
     }
 
+    times.ended("conformance with a later agent");
+
     // After the suites, because load on the machine distorts what these measure.
     for (what, checks) in args.run_other_parts(&env) {
         match checks {
@@ -189,6 +196,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
             Err(error) => problems.push(format!("{what}: {error:#}")),
         }
     }
+    times.ended("other parts");
 
     summary.read_skips(&fs::read_to_string(&env.skip_file)?);
     summary.read_retries(&fs::read_to_string(&env.flaky_file)?);
@@ -205,7 +213,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     if args.all && summary.skipped() > 0 {
         problems.push("tests were skipped, which is a failure with --all".to_owned());
     }
-    print_summary(&summary, &problems);
+    print_summary(&summary, &problems, &times);
     Ok(problems.is_empty())
 }
 
@@ -429,8 +437,26 @@ impl TestEnv {
     }
 }
 
-/// Prints failures, skipped tests with their reasons, retries, and the line that CI parses.
-fn print_summary(summary: &Summary, problems: &[String]) {
+/// How long the parts of a run took, one after the other.
+struct Times {
+    since: Instant,
+    parts: Vec<String>,
+}
+
+impl Times {
+    fn new() -> Self {
+        Self { since: Instant::now(), parts: Vec::new() }
+    }
+
+    /// Takes the time since the part before.
+    fn ended(&mut self, part: &str) {
+        self.parts.push(format!("{part} {} s", self.since.elapsed().as_secs()));
+        self.since = Instant::now();
+    }
+}
+
+/// Prints failures, skipped tests with their reasons, retries, times, and the line that CI parses.
+fn print_summary(summary: &Summary, problems: &[String], times: &Times) {
     println!();
     print!("{}", summary.failure_list());
     for problem in problems {
@@ -438,5 +464,6 @@ fn print_summary(summary: &Summary, problems: &[String]) {
     }
     print!("{}", summary.skip_list());
     print!("{}", summary.retry_list());
+    println!("took: {}", times.parts.join(", "));
     println!("{}", summary.closing_line());
 }

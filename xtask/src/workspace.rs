@@ -5,6 +5,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -76,9 +78,10 @@ pub(crate) fn give_way() -> Result<()> {
     rustix::process::nice(19).map(drop).context("cannot lower the priority")
 }
 
-/// Prints a heading for the output that follows.
+/// Prints a heading for the output that follows, with the time since the first one.
 pub(crate) fn step(text: &str) {
-    println!("==> {text}");
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    println!("==> {text} ({} s)", BEGAN.elapsed().as_secs());
 }
 
 /// Runs a program with its output on the terminal.

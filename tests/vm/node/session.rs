@@ -17,6 +17,9 @@ use crate::engine::Container;
 /// Long because the processor is emulated, and because loading the tracer reads the kernel's types twice.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Seconds that a step may take, less than the deadline of any program: one that fills the machine waits for its disk.
+const STEP: &str = "140";
+
 /// The exit code of a program that SIGKILL ended, in a shell.
 const KILLED: u64 = 137;
 
@@ -96,7 +99,7 @@ impl<'a> Session<'a> {
 
     /// Runs a step. Returns its exit code as a shell has it, and all that it printed.
     pub(crate) fn exec(&self, script: &str) -> Result<(u64, String), String> {
-        let (code, stdout, stderr) = outcome(&mut self.client(&["exec", script]))?;
+        let (code, stdout, stderr) = outcome(&mut self.client(&["--wait", STEP, "exec", script]))?;
         match code {
             Some(code @ (0 | 137)) => Ok((u64::from(code.unsigned_abs()), format!("{stdout}{stderr}"))),
             _ => Err(format!("send exec: {code:?}: {stderr}{stdout}")),
