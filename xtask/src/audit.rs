@@ -156,7 +156,7 @@ pub(crate) fn ensure() -> Result<PathBuf> {
         // Not optimized: it runs for a second and would compile for minutes.
         let mut install =
             cargo(["install", "--debug", "--locked", "--quiet", "cargo-deny", "--version", VERSION, "--root"]);
-        run(install.arg(&tools))?;
+        run(install.arg(&tools).env("CARGO_PROFILE_DEV_DEBUG", "0"))?;
     }
     Ok(deny)
 }

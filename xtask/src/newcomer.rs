@@ -16,6 +16,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
+use crate::summary::Check;
 use crate::test::Selection;
 use crate::venv;
 use crate::workspace::{QUICK_BUILD, find_on_path, printed, root, run, step, target_dir};
@@ -157,12 +158,26 @@ const CONTRACT: &str = "conformance";
 /// The number of lines of a failed run that are printed.
 const SHOWN_LINES: usize = 60;
 
+/// Tests that need nothing that a fresh machine lacks, and most of the time. They are left out where all tests run as well.
+const LEFT_OUT: &[&str] = &["oom_", "survival::", "report_order::", "oom-matrix"];
+
 /// Runs the task. Returns `false` if a test failed or a required test did not run.
 pub(crate) fn run_task(args: &Args) -> Result<bool> {
+    Ok(problems(&args.selection)?.is_empty())
+}
+
+/// The same as part of `cargo xtask test`.
+pub(crate) fn test() -> Result<Vec<Check>> {
+    let outcome = Ok(problems(&Selection::all_without(LEFT_OUT))?);
+    Ok(vec![Check { name: "newcomer".to_owned(), outcome }])
+}
+
+/// Prints and returns what does not work in a fresh clone.
+fn problems(selection: &Selection) -> Result<Vec<String>> {
     let begun = Instant::now();
     let log = target_dir()?.join("newcomer.log");
     let machine = FreshMachine::new()?;
-    let succeeded = machine.test(&args.selection, &log)?;
+    let succeeded = machine.test(selection, &log)?;
     let text = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
     let seen = Seen::in_output(&text);
     let mut problems = seen.problems();
@@ -178,7 +193,7 @@ pub(crate) fn run_task(args: &Args) -> Result<bool> {
     let verdict = if problems.is_empty() { "a fresh clone works" } else { "a fresh clone does not work" };
     let minutes = begun.elapsed().as_secs_f64() / 60.0;
     println!("newcomer: {verdict}; {} tests of {CONTRACT} ran, {minutes:.1} min", seen.contract_ran);
-    Ok(problems.is_empty())
+    Ok(problems)
 }
 
 /// What the output of `cargo xtask test` says of the tests that must not be skipped.

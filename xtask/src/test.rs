@@ -2,8 +2,8 @@
 //!
 //! The order is tidy, the unit tests of all packages, the integration suites against the release binary, then the OOM matrix on
 //! this machine. With `--all`, the program under test is the static binary of the release artifacts, which suites test too; the
-//! OOM matrix runs on other kernels, and dependencies are audited. `--engines` adds containers of real engines. A failed part
-//! does not stop the next one; the end of the output summarizes all of them.
+//! OOM matrix runs on other kernels, and dependencies are audited. `--engines` adds containers of real engines, `--newcomer` the
+//! tests in a fresh clone. A failed part does not stop the next one; the end of the output summarizes all of them.
 //!
 //! The suites wait more than they compute. Hence they run on more threads than there are processors, and with `--all`, what the
 //! parts behind them need is built meanwhile, at the lowest priority.
@@ -56,7 +56,7 @@ Examples:
   cargo xtask test survival:: report_order::
   cargo xtask test --all vm
   cargo xtask test --sanitize address
-  cargo xtask test --all --engines
+  cargo xtask test --all --engines --newcomer
   cargo xtask test --without oom_ --without survival::
 
 Exit codes: 0 success, 1 a test or check failed or could not run, 2 wrong usage.";
@@ -89,6 +89,9 @@ pub(crate) struct Args {
     /// xtask vm --node`)
     #[arg(long, requires = "all")]
     engines: bool,
+    /// With --all: also run the tests as in a fresh clone on a fresh machine (`cargo xtask newcomer`), but for OOM kills
+    #[arg(long, requires = "all")]
+    newcomer: bool,
     #[command(flatten)]
     selection: Selection,
 }
@@ -104,6 +107,11 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
+    /// Everything but what has one of these in its name.
+    pub(crate) fn all_without(names: &[&str]) -> Self {
+        Self { without: names.iter().map(|name| (*name).to_owned()).collect(), filters: Vec::new() }
+    }
+
     /// Whether the command line selects nothing.
     pub(crate) const fn is_everything(&self) -> bool {
         self.without.is_empty() && self.filters.is_empty()

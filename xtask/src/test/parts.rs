@@ -11,14 +11,17 @@ use crate::musl::Arch;
 use crate::summary::Check;
 use crate::vm::KernelSet;
 use crate::workspace::{give_way, step};
-use crate::{audit, dist, oom_matrix, vm};
+use crate::{audit, dist, newcomer, oom_matrix, vm};
 
 /// The parts that `cargo test` does not run, each with its former name, which filters may still use.
-pub(super) const OTHER_PARTS: [(&str, &str); 5] =
-    [("oom-matrix", "battery"), ("vm", "vm"), ("arm64", "arm64"), ("engines", "node"), ("audit", "supply")];
-
-/// Those that only `--engines` runs.
-const ENGINE_PARTS: [&str; 2] = ["arm64", "engines"];
+pub(super) const OTHER_PARTS: [(&str, &str); 6] = [
+    ("oom-matrix", "battery"),
+    ("vm", "vm"),
+    ("arm64", "arm64"),
+    ("engines", "node"),
+    ("newcomer", "newcomer"),
+    ("audit", "supply"),
+];
 
 /// A part of [`OTHER_PARTS`] and its checks.
 pub(super) type PartResult = (&'static str, Result<Vec<Check>>);
@@ -40,7 +43,8 @@ impl Args {
         results
     }
 
-    /// The machine with container engines takes as long as all others together, and one processor: it runs beside them.
+    /// The machine with container engines takes as long as all others together, and one processor: it runs beside them. The tests in
+    /// a fresh clone take what processors are left when the others are done.
     fn run_machines(&self) -> Vec<PartResult> {
         thread::scope(|scope| {
             let engines = self.runs("engines").then(|| {
@@ -58,6 +62,11 @@ impl Args {
                 step("arm64");
                 results.push(("arm64", vm::test(KernelSet::Arm64, beside)));
             }
+            if self.runs("newcomer") {
+                step("newcomer");
+                let newcomer = scope.spawn(|| give_way().and_then(|()| newcomer::test()));
+                results.push(("newcomer", newcomer.join().unwrap_or_else(|panic| resume_unwind(panic))));
+            }
             let ended = engines.map(|engines| engines.join().unwrap_or_else(|panic| resume_unwind(panic)));
             results.extend(ended.map(|checks| ("engines", checks)));
             results
@@ -68,7 +77,16 @@ impl Args {
     fn runs(&self, part: &str) -> bool {
         let names = OTHER_PARTS.iter().find(|(name, _)| *name == part);
         let is_wanted = names.is_some_and(|(name, alias)| self.wants(&[name, alias]));
-        is_wanted && (self.engines || !ENGINE_PARTS.contains(&part))
+        is_wanted && self.includes(part)
+    }
+
+    /// Whether the options include this part.
+    fn includes(&self, part: &str) -> bool {
+        match part {
+            "arm64" | "engines" => self.engines,
+            "newcomer" => self.newcomer,
+            _ => true,
+        }
     }
 
     /// Makes the artifacts for all processors and checks them, if `tested` is the folder of those that the suites use; builds and
@@ -111,16 +129,16 @@ mod tests {
     use super::*;
 
     fn runs(filters: &[&str], without: &[&str]) -> Vec<&'static str> {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let selection = Selection { without: names(without), filters: names(filters) };
-        let args = Args { all: true, sanitize: None, engines: true, selection };
+        let filters = filters.iter().map(|name| (*name).to_owned()).collect();
+        let selection = Selection { filters, ..Selection::all_without(without) };
+        let args = Args { all: true, sanitize: None, engines: true, newcomer: true, selection };
         OTHER_PARTS.iter().map(|(name, _)| *name).filter(|name| args.runs(name)).collect()
     }
 
     #[test]
     fn parts_are_selected_and_left_out_by_either_name() {
-        assert_eq!(runs(&[], &[]), ["oom-matrix", "vm", "arm64", "engines", "audit"]);
-        assert_eq!(runs(&[], &["oom-matrix", "node"]), ["vm", "arm64", "audit"]);
+        assert_eq!(runs(&[], &[]), ["oom-matrix", "vm", "arm64", "engines", "newcomer", "audit"]);
+        assert_eq!(runs(&[], &["oom-matrix", "node"]), ["vm", "arm64", "newcomer", "audit"]);
         assert_eq!(runs(&["battery", "engines"], &[]), ["oom-matrix", "engines"]);
     }
 }
