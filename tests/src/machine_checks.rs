@@ -9,13 +9,15 @@ pub enum MachineCheck {
     Survival,
     /// `krunner node` confirms a kill.
     Node,
+    /// A program that the kernel slows down at `memory.high`.
+    Throttle,
     /// Kernels that restrict BPF. Last, because the restrictions stay.
     Restrictions,
 }
 
 impl MachineCheck {
     /// Every check, in the order in which they run.
-    pub const ALL: [Self; 4] = [Self::Selftest, Self::Survival, Self::Node, Self::Restrictions];
+    pub const ALL: [Self; 5] = [Self::Selftest, Self::Survival, Self::Node, Self::Throttle, Self::Restrictions];
 
     /// The name by which it is selected.
     #[must_use]
@@ -24,6 +26,7 @@ impl MachineCheck {
             Self::Selftest => "selftest",
             Self::Survival => "survival",
             Self::Node => "krunner-node",
+            Self::Throttle => "memory.high",
             Self::Restrictions => "restrictions",
         }
     }

@@ -17,6 +17,7 @@ fn schema_is_sound_and_names_every_object() {
             "oom_kill",
             "oom_kills_suppressed",
             "memory_warning",
+            "memory_throttled",
             "records_lost",
             "oom_kills_unattributed",
             "oom_without_kill"

@@ -14,6 +14,7 @@
 mod node_check;
 mod restrictions;
 mod survivor;
+mod throttle_check;
 mod watched_cgroup;
 
 use std::fs::{self, OpenOptions};
@@ -110,6 +111,9 @@ fn oom_matrix(only: Vec<String>) -> ExitCode {
     }
     if wants(MachineCheck::Node) {
         emit_check("krunner node", node_check::check());
+    }
+    if wants(MachineCheck::Throttle) {
+        emit_check("memory.high", throttle_check::check());
     }
     // While a victim of a global OOM kill has not freed its memory yet, the next process that allocates is killed as well.
     let is_restricted = wants(MachineCheck::Restrictions);

@@ -21,15 +21,29 @@ pub(crate) struct WatchedCgroup {
 }
 
 impl WatchedCgroup {
-    /// Starts `krunner ARGS`, with its stdout in a file of this name.
+    /// Starts `krunner ARGS` beside the cgroup, with its stdout in a file of this name.
     pub(crate) fn start(name: &str, args: &[&str]) -> std::io::Result<Self> {
-        let cgroup = Path::new("/sys/fs/cgroup").join(name);
+        Self::start_with(name, "memory.max", LIMIT_BYTES, Command::new("krunner").args(args))
+    }
+
+    /// Starts `krunner ARGS` in the cgroup, whose `memory.high` this is.
+    pub(crate) fn start_inside(name: &str, high_bytes: &str, args: &[&str]) -> std::io::Result<Self> {
+        let krunner = format!("krunner {}", args.join(" "));
+        Self::start_with(name, "memory.high", high_bytes, &mut inside(&path(name), &krunner))
+    }
+
+    fn start_with(name: &str, limit: &str, bytes: &str, krunner: &mut Command) -> std::io::Result<Self> {
+        let cgroup = path(name);
         fs::create_dir(&cgroup)?;
-        fs::write(cgroup.join("memory.max"), LIMIT_BYTES)?;
+        fs::write(cgroup.join(limit), bytes)?;
         let output = Path::new("/tmp").join(name);
-        let stdout = File::create(&output)?;
-        let krunner = Command::new("krunner").args(args).stdin(Stdio::null()).stdout(stdout).spawn()?;
+        let krunner = krunner.stdin(Stdio::null()).stdout(File::create(&output)?).spawn()?;
         Ok(Self { krunner, cgroup, output })
+    }
+
+    /// Runs this command in the cgroup.
+    pub(crate) fn inside(&self, command: &str) -> Command {
+        inside(&self.cgroup, command)
     }
 
     /// Waits for an event while the program runs.
@@ -43,19 +57,29 @@ impl WatchedCgroup {
 
     /// Runs this command in the cgroup, and waits for the report of a kill.
     pub(crate) fn kill(&mut self, command: &str) -> Result<Value, String> {
-        let cgroup = self.cgroup.display();
-        let script = format!("echo 0 > /proc/self/oom_score_adj; echo 0 > {cgroup}/cgroup.procs; exec {command}");
-        let status = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).status();
+        let status = self.inside(command).stdin(Stdio::null()).status();
         let status = status.map_err(|error| format!("cannot start {command}: {error}"))?;
         self.event("oom_kill").map_err(|problem| format!("{problem}; {command} ended with {status}"))
     }
 
     /// The first line of the output that is this event.
-    fn line(&self, event: &str) -> Option<Value> {
+    pub(crate) fn line(&self, event: &str) -> Option<Value> {
         let text = fs::read_to_string(&self.output).unwrap_or_default();
         let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.find(|line| line["event"] == event)
     }
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new("/sys/fs/cgroup").join(name)
+}
+
+fn inside(cgroup: &Path, command: &str) -> Command {
+    let cgroup = cgroup.display();
+    let script = format!("echo 0 > /proc/self/oom_score_adj; echo 0 > {cgroup}/cgroup.procs; exec {command}");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]);
+    shell
 }
 
 impl Drop for WatchedCgroup {

@@ -46,7 +46,8 @@ To add another kernel, put it at target/vm/kernels/VERSION/vmlinuz.
 systemd, cgroup v2 and two processors. In it Docker, podman, containerd (also as the kubelet asks for containers) and runc carry \
 out the recipes of krunner/dist and other containers, with real OOM kills.
 
-Beside the cases, a machine checks selftest, survival (sessions in a killed cgroup), krunner-node, and restrictions (no BTF, \
+Beside the cases, a machine checks selftest, survival (sessions in a killed cgroup), krunner-node, memory.high (programs that the \
+kernel slows down), and restrictions (no BTF, \
 unprivileged_bpf_disabled, lockdown); --only selects these, too.
 
 A case that a kernel cannot run is shown as n/a, with the reason. Delays are not checked because the processor is emulated.

@@ -112,6 +112,7 @@ pub(super) const MONITOR: Help = Help {
                 will reach the limit within seconds, or exceeds 90 % of it. KRUNNER_MEMORY_WARNING=off disables it. \
                 KRUNNER_MEMORY_HOOK is a command to run with each warning; it reads the JSON object on stdin and is stopped \
                 after KRUNNER_MEMORY_HOOK_TIMEOUT seconds (30).",
+        "Where the kernel slows programs down at memory.high (cgroup v2), `memory_throttled` says so.",
     ],
     exits: &[(Exit::Ok, "stopped by SIGINT or SIGTERM, or stdout was closed"), FAILED, USAGE],
 };

@@ -99,7 +99,7 @@ async fn watch(
             if let (MonitorEvent::Oom(KillEvent::Warning(warning)), Some(hook)) = (&event, &hook) {
                 hook.start(warning.to_json().into_bytes());
             }
-            if matches!(event, MonitorEvent::Oom(KillEvent::Warning(_))) && !warns {
+            if matches!(event, MonitorEvent::Oom(KillEvent::Warning(_) | KillEvent::Throttled(_))) && !warns {
                 continue;
             }
             let line = if json { in_json(&event)?.map(|value| value.to_string()) } else { in_words(&event) };
@@ -164,6 +164,7 @@ fn in_json(event: &MonitorEvent) -> anyhow::Result<Option<Value>> {
         MonitorEvent::Oom(KillEvent::Report(report)) => serde_json::to_value(report)?,
         MonitorEvent::Oom(KillEvent::Suppressed(suppressed)) => serde_json::to_value(suppressed)?,
         MonitorEvent::Oom(KillEvent::Warning(warning)) => serde_json::to_value(warning)?,
+        MonitorEvent::Oom(KillEvent::Throttled(throttled)) => serde_json::to_value(throttled)?,
         MonitorEvent::Oom(KillEvent::RecordsLost { records }) => {
             named("records_lost", &RecordsLost { count: *records })?
         }
@@ -194,6 +195,7 @@ fn in_words(event: &MonitorEvent) -> Option<String> {
         MonitorEvent::Oom(KillEvent::Report(report)) => format!("Out-of-memory detected!\n{report}"),
         MonitorEvent::Oom(KillEvent::Suppressed(suppressed)) => suppressed.to_string(),
         MonitorEvent::Oom(KillEvent::Warning(warning)) => warning.to_string(),
+        MonitorEvent::Oom(KillEvent::Throttled(throttled)) => throttled.to_string(),
         MonitorEvent::Oom(KillEvent::RecordsLost { records }) => {
             format!("{records} tracer records were dropped (ring buffer full); an OOM kill may have been missed")
         }

@@ -30,8 +30,8 @@ use crate::config::{ChildEnv, MemoryHook, MemorySettings, Paths};
 use crate::logging::OPERATOR;
 use crate::monitor::recorder::{PostMortem, Recorder};
 use crate::monitor::{
-    Confidence, Journal, JournalPath, KillEvent, MemoryWarning, Monitor, MonitorEvent, MonitorSetup, MonitorStatus,
-    OomReport, OwnCharge, SigkillCauses, TracerKind,
+    Confidence, Journal, JournalPath, KillEvent, MemoryThrottled, MemoryWarning, Monitor, MonitorEvent, MonitorSetup,
+    MonitorStatus, OomReport, OwnCharge, SigkillCauses, TracerKind,
 };
 use crate::process::{ExitObserver, Hook, Launcher};
 use crate::tasks::TaskGroup;
@@ -200,6 +200,7 @@ impl OomReporter {
         let text = match notice {
             KillEvent::Report(report) => return self.report(report, is_attached),
             KillEvent::Warning(warning) => return self.warn(warning, is_attached),
+            KillEvent::Throttled(throttled) => return self.report_throttled(throttled, is_attached),
             KillEvent::Suppressed(suppressed) => {
                 self.record(suppressed);
                 suppressed.to_string()
@@ -243,6 +244,12 @@ impl OomReporter {
         }
         if let Some(hook) = &self.hook {
             hook.start(warning.to_json().into_bytes());
+        }
+    }
+
+    fn report_throttled(&self, throttled: &MemoryThrottled, is_attached: bool) {
+        if self.warns {
+            self.reports.warn(&throttled.to_string(), is_attached);
         }
     }
 

@@ -29,6 +29,7 @@ use std::time::{Duration, SystemTime};
 use super::correlate::{Attribution, Correlator, Victim};
 use super::history::History;
 use super::infer::{Attributed, Inference};
+use super::memory_throttled::MemoryThrottled;
 use super::memory_warning::MemoryWarning;
 use super::oom_report::{KillContext, OomReport, victim_rss};
 use super::rate_limit::{RateLimiter, Suppressed};
@@ -74,6 +75,8 @@ pub(crate) enum KillEvent {
     },
     /// Memory is running out.
     Warning(Box<MemoryWarning>),
+    /// The kernel slows programs down at `memory.high`.
+    Throttled(Box<MemoryThrottled>),
     /// The limit is reached and the OOM killer is disabled (`oom_kill_disable`).
     OomWithoutKill,
     /// OOM kills were counted but not attributed yet.

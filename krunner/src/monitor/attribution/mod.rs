@@ -14,6 +14,7 @@ pub(in crate::monitor) mod engine;
 pub(in crate::monitor) mod history;
 pub(in crate::monitor) mod infer;
 pub(in crate::monitor) mod kill_accounting;
+pub(in crate::monitor) mod memory_throttled;
 pub(in crate::monitor) mod memory_warning;
 pub(in crate::monitor) mod oom_report;
 pub(in crate::monitor) mod rate_limit;

@@ -8,6 +8,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::monitor::attribution::memory_throttled::MemoryThrottled;
 use crate::monitor::attribution::memory_warning::MemoryWarning;
 use crate::monitor::attribution::oom_report::OomReport;
 use crate::monitor::attribution::rate_limit::Suppressed;
@@ -42,6 +43,7 @@ pub(crate) fn schema() -> Value {
         object::<OomReport>(&mut generator, "oom_kill"),
         object::<Suppressed>(&mut generator, "oom_kills_suppressed"),
         object::<MemoryWarning>(&mut generator, "memory_warning"),
+        object::<MemoryThrottled>(&mut generator, "memory_throttled"),
         object::<RecordsLost>(&mut generator, "records_lost"),
         object::<Unattributed<'_>>(&mut generator, "oom_kills_unattributed"),
         object::<OomWithoutKill>(&mut generator, "oom_without_kill"),

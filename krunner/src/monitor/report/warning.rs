@@ -1,8 +1,9 @@
-//! Formats a warning: one line for people, one object for programs and the hook.
+//! Formats a warning: one line for people, one object for programs and the hook. The same for the report that memory is throttled.
 
 use std::fmt;
 
 use super::explanation::{in_seconds, mib_per_s};
+use crate::monitor::attribution::memory_throttled::MemoryThrottled;
 use crate::monitor::attribution::memory_warning::{GrowthPace, MemoryWarning};
 use crate::monitor::explain::GrowingProcess;
 use crate::monitor::model::ProcessMemory;
@@ -38,13 +39,27 @@ impl fmt::Display for MemoryWarning {
             let (pid, name, rss) = (memory.key.pid, memory.name.escape_debug(), mib(memory.rss_bytes));
             return write!(f, "; {name} ({pid}, rss {rss}) is growing by {}", mib_per_s(*rate_bytes_per_s));
         }
-        match self.processes.first() {
-            Some(ProcessMemory { key, name, rss_bytes }) => {
-                write!(f, "; the largest process is {} ({}, rss {})", name.escape_debug(), key.pid, mib(*rss_bytes))
-            }
-            None => Ok(()),
-        }
+        write_largest(f, &self.processes)
     }
+}
+
+/// `memory is throttled: 60m in use, memory.high is 56m; the kernel slows programs down instead of killing one (waiting for memory 87 % of the time); the largest process is python3 (12, rss 50m)`
+impl fmt::Display for MemoryThrottled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (usage, high) = (mib(self.usage_bytes), mib(self.high_bytes));
+        let of_which = if self.levels_above == 0 { "" } else { " of a cgroup above" };
+        write!(f, "memory is throttled: {usage} in use, memory.high{of_which} is {high}; ")?;
+        write!(f, "the kernel slows programs down instead of killing one")?;
+        if let Some(percent) = self.stalled_percent {
+            write!(f, " (waiting for memory {percent} % of the time)")?;
+        }
+        write_largest(f, &self.processes)
+    }
+}
+
+fn write_largest(f: &mut fmt::Formatter<'_>, processes: &[ProcessMemory]) -> fmt::Result {
+    let Some(ProcessMemory { key, name, rss_bytes }) = processes.first() else { return Ok(()) };
+    write!(f, "; the largest process is {} ({}, rss {})", name.escape_debug(), key.pid, mib(*rss_bytes))
 }
 
 #[cfg(test)]
@@ -52,6 +67,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::monitor::explain::{ThrottleReading, Throttled};
     use crate::monitor::model::process::ProcessKey;
 
     const MIB: u64 = 1 << 20;
@@ -79,6 +95,34 @@ mod tests {
         assert_eq!(
             slow,
             "memory is running out: working set 210m of 256m (82 %); the largest process is large (12, rss 200m)"
+        );
+    }
+
+    #[test]
+    fn slow_programs_know_why() {
+        let mut reading = ThrottleReading {
+            at_boot_ns: 5,
+            level: 0,
+            usage_bytes: 60 * MIB,
+            high_bytes: 56 * MIB,
+            times: 3,
+            stalled_us: None,
+            needed_bytes: None,
+        };
+        let text = |reading: &ThrottleReading, stalled_percent| {
+            let processes = vec![process("large", 50)];
+            MemoryThrottled::new(SystemTime::UNIX_EPOCH, reading, Throttled { stalled_percent }, processes).to_string()
+        };
+        assert_eq!(
+            text(&reading, Some(87)),
+            "memory is throttled: 60m in use, memory.high is 56m; the kernel slows programs down instead of killing one \
+             (waiting for memory 87 % of the time); the largest process is large (12, rss 50m)"
+        );
+        reading.level = 1;
+        assert_eq!(
+            text(&reading, None),
+            "memory is throttled: 60m in use, memory.high of a cgroup above is 56m; the kernel slows programs down instead \
+             of killing one; the largest process is large (12, rss 50m)"
         );
     }
 

@@ -5,6 +5,7 @@
 //!  usage changed by 1/16 of the limit: the sizes of the largest processes
 //!  70 % used, or full within 10 s at this rate: also memory.stat, every 500 ms
 //!  unreclaimable memory fills the limit within 10 s: every 50 ms, with the sizes of the largest processes
+//!  memory.high (cgroup v2) of every level, and what is lost by it: every 2 s
 //! ```
 //!
 //! The files are kept open and were read before, so reading them takes a few microseconds and no memory. `/proc` is
@@ -29,6 +30,9 @@ const DENSE_PAUSE_NS: u64 = 40 * MS;
 
 /// How often to check which limit is the nearest; limits rarely change.
 const LIMIT_PAUSE_NS: u64 = 2000 * MS;
+
+/// How often to check whether the kernel slows programs down at `memory.high`.
+const THROTTLE_PAUSE_NS: u64 = 2000 * MS;
 
 /// How often to add the process sizes known from snapshots.
 const KNOWN_PROCESSES_PAUSE_NS: u64 = 2000 * MS;
@@ -66,6 +70,7 @@ pub(super) struct MemoryWatch {
     /// The cgroup with the least headroom.
     nearest: Option<ChargedMemory>,
     limit_due_ns: u64,
+    throttle_due_ns: u64,
     sample_due_ns: u64,
     stat_due_ns: u64,
     scan_due_ns: u64,
@@ -119,6 +124,7 @@ impl MonitorTask {
             return;
         }
         self.memory.sample_due_ns = now_ns + CALM_PAUSE_NS;
+        self.check_throttle(now_ns);
         let Some(charged) = self.charged(now_ns) else { return };
         // Timestamp after the read: otherwise memory freed by a victim could be sampled before its kill.
         let read_ns = clock::boot_ns();
@@ -140,6 +146,16 @@ impl MonitorTask {
         if let Some(needed_bytes) = needed_bytes {
             let may_look = self.ring.is_some() && !self.charge.is_short();
             self.engine.watch_memory(needed_bytes, &self.memory.needed, may_look);
+        }
+    }
+
+    fn check_throttle(&mut self, now_ns: u64) {
+        if now_ns < self.memory.throttle_due_ns {
+            return;
+        }
+        self.memory.throttle_due_ns = now_ns + THROTTLE_PAUSE_NS;
+        if let Some(reading) = self.charge.throttle() {
+            self.engine.watch_throttle(reading);
         }
     }
 

@@ -1,9 +1,13 @@
-//! Memory over time: the samples of the last minute, their largest processes, and when to warn.
+//! Memory over time: the samples of the last minute, their largest processes, and when to warn or to report that the kernel slows
+//! programs down.
 
 use super::{KillEvent, MonitorEngine};
 use crate::monitor::attribution::history::ProcessRecord;
+use crate::monitor::attribution::memory_throttled::MemoryThrottled;
 use crate::monitor::attribution::memory_warning::MemoryWarning;
-use crate::monitor::explain::{Explanation, SampleSeries, Trend, WarningRule, fastest_growing};
+use crate::monitor::explain::{
+    Explanation, SampleSeries, ThrottleReading, ThrottleRule, Trend, WarningRule, fastest_growing,
+};
 use crate::monitor::model::{MemorySample, ProcessMemory};
 
 /// The largest processes, by last known size, to measure for a sample. A lookup takes about 20 us.
@@ -16,6 +20,7 @@ const NEW_MEASURED: usize = 8;
 pub(super) struct MemoryHistory {
     series: SampleSeries,
     rule: WarningRule,
+    throttle: ThrottleRule,
 }
 
 /// Where the process sizes of a sample come from.
@@ -62,6 +67,15 @@ impl MonitorEngine {
             processes,
         );
         self.events.push(KillEvent::Warning(Box::new(warning)));
+    }
+
+    /// Reports that the kernel slows programs down at `memory.high`. Reads no process: that would take memory, and slow us down, too.
+    pub(in crate::monitor) fn watch_throttle(&mut self, reading: ThrottleReading) {
+        let Some(throttled) = self.memory.throttle.observe(reading) else { return };
+        let time = self.time_of_day(reading.at_boot_ns);
+        let processes = self.large_processes(ProcessSizes::Known, reading.at_boot_ns);
+        let throttled = MemoryThrottled::new(time, &reading, throttled, processes);
+        self.events.push(KillEvent::Throttled(Box::new(throttled)));
     }
 
     /// The processes of the last sample that has any.

@@ -14,6 +14,7 @@
 //! false and files may be opened.
 
 mod memory;
+mod throttle;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use super::files::{available_bytes, max_levels, number_in, value};
 use super::{Cgroup, MemcgFiles, NO_LIMIT_BYTES, OOM_GROUP};
 pub(in crate::monitor) use memory::{ChargedMemory, MemoryStat};
+use throttle::ThrottleFiles;
 
 /// Maximum time to wait for a victim's memory: `exit_mmap` of several GiB takes this long. After that the limit is
 /// filled by something else, mostly reclaimable page cache.
@@ -76,6 +78,8 @@ struct ChargeLevel {
     oom_group: Option<File>,
     /// `memory.stat`, the composition of the memory.
     stat: Option<File>,
+    /// v2: where `memory.high` applies.
+    throttle: Option<ThrottleFiles>,
 }
 
 impl OwnCharge {
@@ -87,6 +91,7 @@ impl OwnCharge {
         let charge = Self { levels, hidden_limit_bytes: AtomicU64::new(u64::MAX), meminfo: File::open(meminfo).ok() };
         // The first read allocates kernel buffers that later ones reuse.
         let _ = (charge.is_stuck(), charge.is_at_limit(), charge.is_machine_short(), charge.kills_groups());
+        let _ = charge.throttle();
         charge.read_all_stat();
         charge.read_hidden_limit();
         charge
@@ -195,6 +200,7 @@ impl ChargeLevel {
                 events: open(files.events),
                 oom_group: open(OOM_GROUP),
                 stat: open("memory.stat"),
+                throttle: ThrottleFiles::open(dir),
             };
             number_in(&level.usage).map(|_| level)
         };
@@ -292,7 +298,8 @@ mod tests {
         fn charge(&self) -> OwnCharge {
             let open = |name: &str| File::open(self.0.path().join(name)).unwrap();
             let events = Some(open("events"));
-            let level = ChargeLevel { usage: open("usage"), limit: open("limit"), events, oom_group: None, stat: None };
+            let (usage, limit) = (open("usage"), open("limit"));
+            let level = ChargeLevel { usage, limit, events, oom_group: None, stat: None, throttle: None };
             OwnCharge {
                 levels: vec![level],
                 hidden_limit_bytes: AtomicU64::new(u64::MAX),

@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit};
 /// Maximum number of levels whose files are held open.
 const MAX_LEVELS: usize = 8;
 
-/// The same with few descriptors. A level takes up to 13, and connections and steps need the rest.
+/// The same with few descriptors. A level takes up to 15, and connections and steps need the rest.
 const FEW_LEVELS: usize = 2;
 const FEW_DESCRIPTORS: u64 = 256;
 

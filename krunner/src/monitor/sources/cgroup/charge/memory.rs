@@ -103,7 +103,7 @@ impl OwnCharge {
 }
 
 impl ChargeLevel {
-    fn stat(&self) -> Option<MemoryStat> {
+    pub(super) fn stat(&self) -> Option<MemoryStat> {
         MemoryStat::parse(self.stat_text(&mut [0; STAT_BYTES])?)
     }
 
