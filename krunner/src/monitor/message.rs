@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use super::attribution::engine::KillEvent;
+use super::attribution::kill_event::KillEvent;
 use super::attribution::sigkill::{SigkillCause, SigkillOf};
 use super::model::detection::MonitorStatus;
 use super::model::event::ChildExit;

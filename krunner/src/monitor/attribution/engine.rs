@@ -29,10 +29,9 @@ use std::time::{Duration, SystemTime};
 use super::correlate::{Attribution, Correlator, Victim};
 use super::history::History;
 use super::infer::{Attributed, Inference};
-use super::memory_throttled::MemoryThrottled;
-use super::memory_warning::MemoryWarning;
+use super::kill_event::KillEvent;
 use super::oom_report::{KillContext, OomReport, victim_rss};
-use super::rate_limit::{RateLimiter, Suppressed};
+use super::rate_limit::RateLimiter;
 use super::sigkill::{RecentKills, SigkillCause};
 use crate::monitor::explain::{Count, LimitHit, MemoryFacts};
 use crate::monitor::model::cgroup::CgroupFacts;
@@ -60,38 +59,6 @@ const QUICK_SCAN: Duration = Duration::from_millis(4);
 
 /// Reported processes to remember. A kill that two sources see arrives from both within seconds.
 const MAX_REPORTED: usize = 1024;
-
-/// What the engine reports.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum KillEvent {
-    /// The OOM killer killed a process.
-    Report(Box<OomReport>),
-    /// OOM kills beyond the rate limit, counted by name.
-    Suppressed(Suppressed),
-    /// The tracer dropped records; an OOM kill may have been missed.
-    RecordsLost {
-        /// Number of dropped records.
-        records: u64,
-    },
-    /// Memory is running out.
-    Warning(Box<MemoryWarning>),
-    /// The kernel slows programs down at `memory.high`.
-    Throttled(Box<MemoryThrottled>),
-    /// The limit is reached and the OOM killer is disabled (`oom_kill_disable`).
-    OomWithoutKill,
-    /// OOM kills were counted but not attributed yet.
-    AttributionPending {
-        /// Number of kills.
-        kills: u64,
-    },
-    /// OOM kills were counted and cannot be attributed to a process.
-    Unattributed {
-        /// Number of kills.
-        kills: u64,
-        /// The reason, where `/proc` hides processes; a sentence fragment.
-        reason: Option<String>,
-    },
-}
 
 /// A victim whose report waits for a fresh scan.
 #[derive(Debug)]

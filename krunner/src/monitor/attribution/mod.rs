@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  TraceEvent ─▶ correlate: mark + kill + exit ─┐
-//!  Count, no tracer ─▶ infer: who disappeared ──┼─▶ engine ─▶ rate_limit ─▶ KillEvent: oom_report, memory_warning
+//!  Count, no tracer ─▶ infer: who disappeared ──┼─▶ engine ─▶ rate_limit ─▶ kill_event
 //!  Snapshot, fork, exec ─▶ history: ancestors ──┤
 //!  SIGKILL ─▶ sigkill: its cause ───────────────┘
 //! ```
@@ -14,6 +14,7 @@ pub(in crate::monitor) mod engine;
 pub(in crate::monitor) mod history;
 pub(in crate::monitor) mod infer;
 pub(in crate::monitor) mod kill_accounting;
+pub(in crate::monitor) mod kill_event;
 pub(in crate::monitor) mod memory_throttled;
 pub(in crate::monitor) mod memory_warning;
 pub(in crate::monitor) mod oom_report;
