@@ -2,6 +2,7 @@
 //!
 //! `KRUNNER_NODE_KILLS=1000` causes as many, in 50 containers; it takes minutes.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::process::{Child, Stdio};
 
@@ -21,11 +22,12 @@ const KILLS: usize = 24;
 /// Kills in a container, of a run that has enough of them for [`MIN_CONTAINERS`].
 const KILLS_OF_A_CONTAINER: usize = 20;
 
+/// The part of the kills, in percent, that may be of another process of the container than the one that fills it: while that one's
+/// memory is not free yet, who allocates is killed as well (see [`Contained::kill`]).
+const MAX_OTHERS_PERCENT: usize = 2;
+
 /// With fewer than three, a kill that goes to all others looks like one that goes to the next.
 const MIN_CONTAINERS: usize = 3;
-
-/// Kills that a container causes in a row, while all others do so.
-const KILLS_IN_A_ROW: usize = 2;
 
 /// A container, its session, and a second peer that keeps every byte that it receives.
 struct Tenant {
@@ -47,35 +49,52 @@ impl Tenant {
         Ok(Self { marker: format!("tenant-{number:03}-"), container_id, session, tap })
     }
 
-    fn begin_kills(&mut self, kills: usize) {
+    /// One kill for each step: a shell that starts another process, while the memory of the one before is not free yet, may be
+    /// killed itself.
+    fn begin_kill(&mut self) {
         let marker = &self.marker;
-        let hog = format!("{HELPER} eat {TOO_MUCH} --name {marker} -- {marker}; ");
-        self.session.raw.op("exec", &hog.repeat(kills));
+        self.session.raw.op("exec", &format!("{HELPER} eat {TOO_MUCH} --name {marker} -- {marker};"));
     }
 
-    fn end_kills(&mut self, kills: usize) {
-        let output = self.session.raw.read_runs(1).stdout();
+    fn end_kill(&mut self) {
+        let transcript = self.session.raw.read_runs(1);
+        let output = transcript.stdout();
         let victims = all(&output, "victim");
-        assert_eq!(victims.len(), kills, "{output}");
+        assert_eq!(victims.len(), 1, "{output}; {:?}", transcript.codes());
         self.session.victims.extend(victims);
-        assert_eq!(self.session.container.cgroup().oom_kills(), self.session.victims.len() as u64, "{output}");
+        assert!(self.kills() >= self.session.victims.len(), "{output}");
     }
 
-    fn victims(&self) -> Vec<u64> {
-        let mut victims: Vec<u64> = self.session.victims.iter().map(|pid| u64::from(*pid)).collect();
-        victims.sort_unstable();
-        victims
+    /// The kernel's count.
+    fn kills(&self) -> usize {
+        usize::try_from(self.session.container.cgroup().oom_kills()).expect("a number of processes")
     }
 
-    /// The reported processes, after every kill was reported. All are confirmed by the node.
+    /// Kills that filling the container caused, of other processes than the one that does.
+    fn others(&self) -> usize {
+        self.kills() - self.session.victims.len()
+    }
+
+    /// Waits until as many kills are reported as the kernel counted.
     #[track_caller]
-    fn reported(&self) -> Vec<u64> {
+    fn until_accounted(&self) {
+        let kills = self.kills();
+        wait::until_true(&format!("{kills} reports in {}", self.marker), || self.session.reports().len() >= kills);
+    }
+
+    fn victims(&self) -> BTreeSet<u64> {
+        self.session.victims.iter().map(|pid| u64::from(*pid)).collect()
+    }
+
+    /// The reported processes. All are confirmed by the node, and none is reported twice.
+    #[track_caller]
+    fn reported(&self) -> BTreeSet<u64> {
         let reports = self.session.reports();
         for report in &reports {
             assert_eq!((&report["tracer"], &report["confidence"]), (&json!("node"), &json!("confirmed")), "{report}");
         }
-        let mut pids: Vec<u64> = reports.iter().filter_map(|report| report["victim"]["pid"].as_u64()).collect();
-        pids.sort_unstable();
+        let pids: BTreeSet<u64> = reports.iter().filter_map(|report| report["victim"]["pid"].as_u64()).collect();
+        assert_eq!(pids.len(), reports.len(), "{}: {reports:#?}", self.marker);
         pids
     }
 }
@@ -103,26 +122,24 @@ fn many_kills_are_reported_once_each_in_the_right_container_only() {
     let mut tenants: Vec<Tenant> =
         (0..containers).map(|number| Tenant::start(number, &node, &slot).expect("a container")).collect();
     node.until_peers(2 * containers);
-    let mut left = kills.div_ceil(containers);
-    while left > 0 {
-        let kills = left.min(KILLS_IN_A_ROW);
-        for tenant in &mut tenants {
-            tenant.begin_kills(kills);
-        }
-        for tenant in &mut tenants {
-            tenant.end_kills(kills);
-        }
-        left -= kills;
+    for _ in 0..kills.div_ceil(containers) {
+        tenants.iter_mut().for_each(Tenant::begin_kill);
+        tenants.iter_mut().for_each(Tenant::end_kill);
     }
     for tenant in &tenants {
-        tenant.session.until_accounted();
+        tenant.until_accounted();
     }
-    let lines = wait::until("all kills in the node's log", || {
-        let of = |lines: &[Value], id: &str| lines.iter().filter(|line| line["owner"]["container_id"] == id).count();
-        let lines = node.lines();
-        let is_all = |tenant: &Tenant| of(&lines, &tenant.container_id) >= tenant.session.victims.len();
-        tenants.iter().all(is_all).then_some(lines)
-    });
+    let of = |lines: &[Value], id: &str| lines.iter().filter(|line| line["owner"]["container_id"] == id).count();
+    let is_all = |lines: &[Value]| tenants.iter().all(|tenant| of(lines, &tenant.container_id) >= tenant.kills());
+    wait::within(wait::PATIENCE, || is_all(&node.lines()).then_some(()));
+    let lines = node.lines();
+    if !is_all(&lines) {
+        let short =
+            |tenant: &Tenant| format!("{}: {} of {}", tenant.marker, of(&lines, &tenant.container_id), tenant.kills());
+        let others: Vec<&Value> = lines.iter().filter(|line| line["owner"]["container_id"].is_null()).collect();
+        let counts: Vec<String> = tenants.iter().map(short).collect();
+        panic!("the node's log lacks kills: {counts:?}; lines without a container: {others:#?}");
+    }
     // Ends the taps.
     node.kill();
     let received: Vec<Vec<u8>> = tenants
@@ -136,14 +153,17 @@ fn many_kills_are_reported_once_each_in_the_right_container_only() {
         })
         .collect();
     for (tenant, bytes) in tenants.iter().zip(&received) {
-        let (marker, victims) = (&tenant.marker, tenant.victims());
-        assert_eq!(tenant.reported(), victims, "{marker}: (left: reported; right: killed)");
+        let (marker, victims, reported) = (&tenant.marker, tenant.victims(), tenant.reported());
+        assert_eq!(reported.len(), tenant.kills(), "{marker}: (left: reported; right: counted)");
+        assert!(reported.is_superset(&victims), "{marker}: reported {reported:?}, killed {victims:?}");
         let logged = lines.iter().filter(|line| line["owner"]["container_id"] == tenant.container_id.as_str());
-        assert!(logged.clone().all(|line| line["victim"]["name"] == marker.as_str()), "{marker}: the node's log");
-        assert_eq!(logged.count(), victims.len(), "{marker}: the node's log");
+        let of_victims = logged.clone().filter(|line| line["victim"]["name"] == marker.as_str());
+        assert_eq!(of_victims.count(), victims.len(), "{marker}: the node's log");
+        assert_eq!(logged.count(), tenant.kills(), "{marker}: the node's log");
         let text = String::from_utf8_lossy(bytes);
         let crossed: Vec<Value> = messages(bytes).into_iter().filter(|message| message["type"] == "kill").collect();
-        assert_eq!(crossed.len(), victims.len(), "{marker}: {text}");
+        // The tap may be one of the others.
+        assert!(crossed.len() == tenant.kills() || tenant.others() > 0, "{marker}: {text}");
         assert_eq!(text.contains(marker.as_str()), !victims.is_empty(), "{marker}");
         let others = tenants.iter().filter(|other| other.marker != *marker);
         let foreign = others.flat_map(|other| [&other.marker, &other.container_id]).map(String::as_str);
@@ -151,7 +171,12 @@ fn many_kills_are_reported_once_each_in_the_right_container_only() {
             assert!(!text.contains(foreign), "{foreign} crossed to {marker}: {text}");
         }
     }
-    let killed: usize = tenants.iter().map(|tenant| tenant.session.victims.len()).sum();
+    let sum = |number: fn(&Tenant) -> usize| tenants.iter().map(number).sum::<usize>();
+    let (killed, others) = (sum(Tenant::kills), sum(Tenant::others));
+    assert!(others * 100 <= killed * MAX_OTHERS_PERCENT, "{others} of {killed} kills were of other processes");
     let bytes: usize = received.iter().map(Vec::len).sum();
-    println!("{killed} kills in {} containers, each reported once; {bytes} bytes searched", tenants.len());
+    println!(
+        "{killed} kills ({others} of other processes) in {} containers, each reported once; {bytes} bytes searched",
+        tenants.len()
+    );
 }

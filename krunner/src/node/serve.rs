@@ -223,13 +223,13 @@ impl NodeServer {
         let mut accept_from = Instant::now();
         loop {
             let input = tokio::select! {
-                // Kills first: connections must not delay them.
+                // Signs of life are rare and must not wait for a storm of kills to end. Then kills: connections must not delay them.
                 biased;
+                _ = alive.tick() => NodeInput::Alive,
+                () = next_tick(watchdog.as_mut()) => NodeInput::Watchdog,
                 event = events.recv() => NodeInput::Monitor(event),
                 Some(event) = connections.recv() => NodeInput::Connection(event),
-                _ = alive.tick() => NodeInput::Alive,
                 _ = summary.tick() => NodeInput::Summary,
-                () = next_tick(watchdog.as_mut()) => NodeInput::Watchdog,
                 stream = accept(listener, accept_from) => NodeInput::Connected(stream),
             };
             match input {
