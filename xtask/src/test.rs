@@ -177,26 +177,6 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     args.run_suites(&env, &mut summary, &mut problems)?;
     times.ended("suites");
 
-    if let Some(filters) = args.conformance_filters() {
-        step("conformance suites with the client of agent 23.9.10");
-        match &env.python {
-            Ok(python) if venv::later_agent(python).is_dir() => {
-                let command = || {
-                    let mut command = with_threads(cargo(SUITES));
-                    command.env("KRUNNER_TEST_AGENT_PACKAGES", venv::later_agent(python));
-                    command
-                };
-                if !env.run_with_retries(command, &filters, &mut summary)? {
-                    problems.push("the conformance suites failed with the client of agent 23.9.10".to_owned());
-                }
-            }
-            Ok(python) => summary.check(&without_later_agent(format!("no {}", venv::later_agent(python).display()))),
-            Err(reason) => summary.check(&without_later_agent(reason.clone())),
-        }
-    }
-
-    times.ended("conformance with a later agent");
-
     // After the suites, because load on the machine distorts what these measure.
     for (what, checks) in args.run_other_parts(&env) {
         match checks {
@@ -274,13 +254,19 @@ impl Args {
         step("integration suites");
         let suites = || with_threads(cargo(SUITES));
         // The retries come when nothing else runs.
-        let (first, prepared) = thread::scope(|scope| {
+        let (first, conformance, prepared) = thread::scope(|scope| {
             let later = scope.spawn(|| self.prepare_later_parts(env.dist.as_deref()));
             let first = env.run(suites().arg("--").args(self.skips_and_filters()));
-            (first, later.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            let conformance = self.run_conformance(env, summary);
+            (first, conformance, later.join().unwrap_or_else(|panic| resume_unwind(panic)))
         });
         if !env.retry(first?, suites, summary)? {
             problems.push("the integration suites failed".to_owned());
+        }
+        if let Some(first) = conformance?
+            && !env.retry(first, || later_conformance(env), summary)?
+        {
+            problems.push("the conformance suites failed with the client of agent 23.9.10".to_owned());
         }
         for (what, checks) in prepared {
             match checks {
@@ -289,6 +275,21 @@ impl Args {
             }
         }
         Ok(())
+    }
+
+    /// Runs the suites of the contract with the client of a later agent; `None` if there is none, or the filters exclude them.
+    fn run_conformance(&self, env: &TestEnv, summary: &mut Summary) -> Result<Option<Attempt>> {
+        let Some(filters) = self.conformance_filters() else { return Ok(None) };
+        step("conformance suites with the client of agent 23.9.10");
+        let missing = match &env.python {
+            Ok(python) if venv::later_agent(python).is_dir() => {
+                return env.run(later_conformance(env).arg("--").args(&filters)).map(Some);
+            }
+            Ok(python) => format!("no {}", venv::later_agent(python).display()),
+            Err(reason) => reason.clone(),
+        };
+        summary.check(&without_later_agent(missing));
+        Ok(None)
     }
 
     /// The selection as arguments of test binaries.
@@ -372,6 +373,15 @@ fn with_threads(mut command: Command) -> Command {
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         command.env("RUST_TEST_THREADS", (SUITE_THREADS * processors).to_string());
+    }
+    command
+}
+
+/// The suites with the client of a later agent.
+fn later_conformance(env: &TestEnv) -> Command {
+    let mut command = with_threads(cargo(SUITES));
+    if let Ok(python) = &env.python {
+        command.env("KRUNNER_TEST_AGENT_PACKAGES", venv::later_agent(python));
     }
     command
 }
