@@ -7,6 +7,7 @@
 mod client;
 mod figures;
 mod measure;
+mod node;
 mod oom;
 pub(crate) mod peer;
 mod sandbox;

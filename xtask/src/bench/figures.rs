@@ -45,16 +45,29 @@ pub(crate) enum Figure {
     OomIdle,
     /// Time to scan /proc with 2,000 processes
     OomLook,
+    /// From a victim's exit to its report in a plain container, by the machine's node, 99th percentile
+    NodeReport,
+    /// The same beside another container in a kill loop
+    NodeStorm,
+    /// Slowdown of a fork loop beside 200 plain containers and the node
+    NodeForks,
+    /// Slowdown of `make -j2` beside them
+    NodeMake,
+    /// Resident memory of the node with 20,000 processes
+    NodeRss,
 }
 
 /// The protocol's pause before each `finished`.
 const PAUSE_MS: f64 = 10.0;
 
+/// What one container in a kill loop may add to the reports of another.
+const STORM_MS: f64 = 50.0;
+
 /// What a runner may add to its kernel's own start.
 const KERNEL_START_MS: f64 = 50.0;
 
 impl Figure {
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 24] = [
         Self::Start,
         Self::Rss,
         Self::Status,
@@ -74,6 +87,11 @@ impl Figure {
         Self::OomForks,
         Self::OomIdle,
         Self::OomLook,
+        Self::NodeReport,
+        Self::NodeStorm,
+        Self::NodeForks,
+        Self::NodeMake,
+        Self::NodeRss,
     ];
 
     /// Measured once per round, without a Jupyter kernel.
@@ -103,6 +121,11 @@ impl Figure {
             Self::OomForks => "oom-forks",
             Self::OomIdle => "oom-idle",
             Self::OomLook => "oom-look",
+            Self::NodeReport => "node-report",
+            Self::NodeStorm => "node-storm",
+            Self::NodeForks => "node-forks",
+            Self::NodeMake => "node-make",
+            Self::NodeRss => "node-rss",
         }
     }
 
@@ -127,6 +150,11 @@ impl Figure {
             Self::OomForks => "loop of forks takes longer by",
             Self::OomIdle => "CPU beside 2,000 idle processes",
             Self::OomLook => "look at 2,000 processes",
+            Self::NodeReport => "exit to report by the node, p99",
+            Self::NodeStorm => "the same beside a kill loop",
+            Self::NodeForks => "200 containers and node: forks +",
+            Self::NodeMake => "200 containers and node: make +",
+            Self::NodeRss => "RSS of the node, 20,000 processes",
         }
     }
 
@@ -138,10 +166,12 @@ impl Figure {
             | Self::Code
             | Self::OomAttach
             | Self::OomReport
+            | Self::NodeReport
+            | Self::NodeStorm
             | Self::OomLook => "ms",
-            Self::Rss | Self::KernelRss | Self::Stall | Self::OomRss => "MiB",
+            Self::Rss | Self::KernelRss | Self::Stall | Self::OomRss | Self::NodeRss => "MiB",
             Self::BpfExit | Self::BpfFork | Self::BpfExec | Self::BpfSignal => "ns",
-            Self::OomForks | Self::OomIdle => "%",
+            Self::OomForks | Self::OomIdle | Self::NodeForks | Self::NodeMake => "%",
             Self::Status => "us",
             Self::Throughput => "MiB/s",
         }
@@ -158,6 +188,7 @@ impl Figure {
             Self::Exec => Some("spawn and wait"),
             Self::Throughput => Some("bare copy loop"),
             Self::KernelStart => Some("bare kernel"),
+            Self::NodeStorm => Some("without the loop"),
             _ => None,
         }
     }
@@ -165,8 +196,9 @@ impl Figure {
     /// The target and its derivation. `None` if a sample that it depends on is missing.
     fn target(self, python: Option<f64>, baseline: Option<f64>) -> Option<(f64, &'static str)> {
         match self {
-            Self::Start => Some((15.0, "fixed")),
+            Self::Start | Self::NodeReport => Some((15.0, "fixed")),
             Self::Stall => Some((32.0, "fixed; and every byte arrives")),
+            Self::NodeRss => Some((32.0, "fixed")),
             Self::OomAttach => Some((150.0, "fixed")),
             Self::Rss | Self::OomRss => Some((12.0, "fixed")),
             Self::KernelRss | Self::OomReport | Self::OomLook => Some((10.0, "fixed")),
@@ -174,8 +206,9 @@ impl Figure {
             Self::BpfFork => Some((300.0, "fixed")),
             Self::BpfExec => Some((1000.0, "fixed")),
             Self::BpfSignal => Some((100.0, "fixed")),
-            Self::OomForks => Some((3.0, "fixed")),
+            Self::OomForks | Self::NodeForks | Self::NodeMake => Some((3.0, "fixed")),
             Self::OomIdle => Some((0.3, "fixed")),
+            Self::NodeStorm => Some((baseline? + STORM_MS, "without the loop + 50 ms")),
             Self::KernelStart => Some((baseline? + KERNEL_START_MS, "bare kernel + 50 ms")),
             Self::Code => Some((0.8 * python?, "0.8 x Python")),
             Self::Status => Some((1.3 * baseline?, "1.3 x libzmq echo")),

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, bail};
 
 use super::client::Client;
 use super::figures::{Figure, Results, median};
-use super::oom;
 use super::sandbox::{Implementation, Peer, Ports, Programs, Runtime, Sandbox};
+use super::{node, oom};
 use crate::workspace::step;
 
 /// A runner keeps starting up after its first reply. Both are done after this time.
@@ -98,7 +98,8 @@ impl Bench {
             }
         }
         self.client.close()?;
-        oom::run(&self.programs, &mut self.results).context("measuring the OOM tracer")
+        oom::run(&self.programs, &mut self.results).context("measuring the OOM tracer")?;
+        node::run(&self.programs, &mut self.results).context("measuring the node")
     }
 
     /// Starts a runner in a new sandbox. Also returns the milliseconds until its first reply.

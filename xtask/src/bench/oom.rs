@@ -17,7 +17,7 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 use serde_json::Value;
 
 use super::figures::{Figure, Results, median};
-use super::sandbox::{Implementation, Programs, Runtime, Sandbox};
+use super::sandbox::{Implementation, Ports, Programs, Runtime, Sandbox};
 use crate::workspace::step;
 
 /// Kills whose reports are timed. The 99th percentile is the second worst.
@@ -100,9 +100,7 @@ impl Monitor {
     }
 
     fn memory_mib(&self, field: &str) -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+        memory_mib(self.child.id(), field)
     }
 }
 
@@ -124,30 +122,74 @@ fn attach(programs: &Programs, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// A memory cgroup below our own.
-struct Cgroup(PathBuf);
+/// A memory cgroup, removed on drop.
+pub(super) struct Cgroup(PathBuf);
 
 impl Cgroup {
+    /// One below our own, for victims.
     fn make() -> Result<Self> {
+        Self::below_ours(&format!("krunner-bench-{}", std::process::id()))?.limited(VICTIM_BYTES)
+    }
+
+    /// One below our own with this name.
+    pub(super) fn below_ours(name: &str) -> Result<Self> {
         let own = fs::read_to_string("/proc/self/cgroup")?;
         let v1 = own.lines().find_map(|line| line.split_once(":memory:"));
-        let (parent, limit) = match v1 {
-            Some((_, path)) => (format!("/sys/fs/cgroup/memory{path}"), "memory.limit_in_bytes"),
+        let ours = match v1 {
+            Some((_, path)) => format!("/sys/fs/cgroup/memory{path}"),
             None => {
                 let path = own.lines().find_map(|line| line.strip_prefix("0::")).context("no memory cgroup")?;
-                (format!("/sys/fs/cgroup{path}"), "memory.max")
+                format!("/sys/fs/cgroup{path}")
             }
         };
-        let folder = Path::new(&parent).join(format!("krunner-bench-{}", std::process::id()));
+        Self::create(Path::new(&ours).join(name))
+    }
+
+    /// One below this one.
+    pub(super) fn below(&self, name: &str) -> Result<Self> {
+        // In version 2, a cgroup has memory.* files if the one above says so.
+        let controllers = self.0.join("cgroup.subtree_control");
+        if controllers.exists() {
+            fs::write(&controllers, "+memory").with_context(|| format!("cannot write {}", controllers.display()))?;
+        }
+        Self::create(self.0.join(name))
+    }
+
+    /// The same for victims.
+    pub(super) fn below_for_victims(&self) -> Result<Self> {
+        self.below("victims")?.limited(VICTIM_BYTES)
+    }
+
+    fn create(folder: PathBuf) -> Result<Self> {
         fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let made = Self(folder);
-        fs::write(made.0.join(limit), VICTIM_BYTES.to_string())?;
-        Ok(made)
+        Ok(Self(folder))
+    }
+
+    /// Sets its limit.
+    pub(super) fn limited(self, bytes: u64) -> Result<Self> {
+        let files = ["memory.limit_in_bytes", "memory.max"].map(|file| self.0.join(file));
+        let limit = files.iter().find(|file| file.exists()).context("no limit to set")?;
+        fs::write(limit, bytes.to_string()).with_context(|| format!("cannot write {}", limit.display()))?;
+        Ok(self)
+    }
+
+    /// Where processes enter it.
+    pub(super) fn entrance(&self) -> PathBuf {
+        self.0.join("cgroup.procs")
+    }
+
+    /// The kernel's count of OOM kills in it (`memory.oom_control` since Linux 4.13, or `memory.events`).
+    pub(super) fn kills(&self) -> Result<u64> {
+        let text =
+            ["memory.oom_control", "memory.events"].iter().find_map(|file| fs::read_to_string(self.0.join(file)).ok());
+        let text = text.context("no count of OOM kills")?;
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill ")).context("no count of OOM kills")?;
+        Ok(count.trim().parse()?)
     }
 
     /// A shell line that ends with an OOM kill.
-    fn victim(&self) -> String {
-        format!("sh -c 'echo $$ > {}; exec tail /dev/zero'", self.0.join("cgroup.procs").display())
+    pub(super) fn victim(&self) -> String {
+        format!("sh -c 'echo $$ > {}; exec tail /dev/zero'", self.entrance().display())
     }
 }
 
@@ -162,18 +204,18 @@ impl Drop for Cgroup {
 }
 
 /// A running `krunner send`, whose output lines are timed.
-struct Sender(Child);
+pub(super) struct Sender(Child);
 
 impl Sender {
-    fn start(programs: &Programs, sandbox: &Sandbox, line: &str) -> Result<Self> {
+    pub(super) fn start(programs: &Programs, ports: Ports, line: &str) -> Result<Self> {
         let mut command = Command::new(&programs.krunner);
-        command.args(["send", "--json", "--in-port", &sandbox.ports.replin.to_string()]);
-        command.args(["--out-port", &sandbox.ports.replout.to_string(), "exec", line]);
+        command.args(["send", "--json", "--in-port", &ports.replin.to_string()]);
+        command.args(["--out-port", &ports.replout.to_string(), "exec", line]);
         Ok(Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?))
     }
 
     /// Reads until `text` occurred `count` times. Returns the arrival times in nanoseconds since boot.
-    fn times(&mut self, text: &str, count: usize) -> Result<Vec<u64>> {
+    pub(super) fn times(&mut self, text: &str, count: usize) -> Result<Vec<u64>> {
         let mut times = Vec::new();
         for line in BufReader::new(self.0.stdout.take().context("no output")?).lines() {
             let line = line?;
@@ -205,7 +247,7 @@ fn reports(programs: &Programs, results: &mut Results) -> Result<()> {
     wait_for("the tracer to be attached", || sandbox.is_traced())?;
     // Far enough apart for the rate limiter to let every report through.
     let line = format!("i=0; while [ $i -lt {KILLS} ]; do {}; sleep 0.12; i=$((i+1)); done", cgroup.victim());
-    let mut sender = Sender::start(programs, &sandbox, &line)?;
+    let mut sender = Sender::start(programs, sandbox.ports, &line)?;
     let told = sender.times("oom-killed process:", KILLS)?;
     let record = || fs::read_to_string(logs.join("oom.jsonl")).unwrap_or_default();
     wait_for("the record of kills", || record().lines().count() >= KILLS)?;
@@ -239,7 +281,7 @@ fn python_report(programs: &Programs, results: &mut Results, cgroup: &Cgroup) ->
     sandbox.release_start()?;
     thread::sleep(Duration::from_secs(4));
     let line = format!("{}; echo killed; sleep {}", cgroup.victim(), PYTHON_PATIENCE.as_secs());
-    let mut sender = Sender::start(programs, &sandbox, &line)?;
+    let mut sender = Sender::start(programs, sandbox.ports, &line)?;
     let mut began = None;
     for line in BufReader::new(sender.0.stdout.take().context("no output")?).lines() {
         let line = line?;
@@ -344,7 +386,7 @@ fn idle(programs: &Programs, results: &mut Results) -> Result<()> {
         sandbox.release_start()?;
         thread::sleep(Duration::from_secs(3));
         let line = format!("i=0; while [ $i -lt {IDLE} ]; do sleep 600 & i=$((i+1)); done; echo ready; wait");
-        let mut sender = Sender::start(programs, &sandbox, &line)?;
+        let mut sender = Sender::start(programs, sandbox.ports, &line)?;
         sender.times("ready", 1)?;
         thread::sleep(Duration::from_secs(6));
         let pid = sandbox.runner_pid().context("the runner is gone")?;
@@ -374,8 +416,15 @@ fn look_ms(krunner: &Path) -> Result<f64> {
     Ok(ms.parse()?)
 }
 
+/// A field of `/proc/PID/status`, in MiB.
+pub(super) fn memory_mib(pid: u32, field: &str) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+}
+
 /// The user and system CPU time that a process has used.
-fn processor_seconds(pid: Pid) -> Result<f64> {
+pub(super) fn processor_seconds(pid: Pid) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields = stat.rsplit_once(')').context("a strange stat")?.1;
     let mut fields = fields.split_whitespace().skip(11);
@@ -387,7 +436,7 @@ fn processor_seconds(pid: Pid) -> Result<f64> {
     Ok(ticks / f64::from(i32::try_from(per_second)?))
 }
 
-fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) -> Result<()> {
+pub(super) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         if Instant::now() > deadline {

@@ -134,12 +134,7 @@ impl Sandbox {
     pub(super) fn make(implementation: Implementation, runtime: Runtime, programs: &Programs) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("krunner-bench-").tempdir()?;
         let at = |path: &str| folder.path().join(path);
-        for path in ["home/work", "home/config", "tmp"] {
-            fs::create_dir_all(at(path))?;
-        }
-        let [replin, replout, sshd, ttyd] = free_ports()?;
-        let ports = serde_json::json!({"replin": replin, "replout": replout, "sshd": sshd, "ttyd": ttyd});
-        fs::write(at("home/config/intrinsic-ports.json"), ports.to_string())?;
+        let ports = make_home(folder.path())?;
         nix::unistd::mkfifo(&at("tmp/start-barrier"), Mode::S_IRUSR | Mode::S_IWUSR)?;
 
         let mut command = match implementation {
@@ -183,7 +178,7 @@ impl Sandbox {
         command.env("BACKENDAI_KERNEL_ID", "00000000-0000-4000-8000-000000000000");
         let child =
             command.stdin(Stdio::null()).spawn().with_context(|| format!("cannot start {}", implementation.name()))?;
-        Ok(Self { implementation, folder, child, ports: Ports { replin, replout } })
+        Ok(Self { implementation, folder, child, ports })
     }
 
     /// The user's folder.
@@ -280,8 +275,19 @@ impl Drop for Sandbox {
     }
 }
 
+/// Makes the folders of a runner below this one, and the file with its ports.
+pub(super) fn make_home(folder: &Path) -> Result<Ports> {
+    for path in ["home/work/.logs", "home/config", "tmp"] {
+        fs::create_dir_all(folder.join(path))?;
+    }
+    let [replin, replout, sshd, ttyd] = free_ports()?;
+    let ports = serde_json::json!({"replin": replin, "replout": replout, "sshd": sshd, "ttyd": ttyd});
+    fs::write(folder.join("home/config/intrinsic-ports.json"), ports.to_string())?;
+    Ok(Ports { replin, replout })
+}
+
 /// The first child of a process.
-fn child_of(parent: i32) -> Option<i32> {
+pub(super) fn child_of(parent: i32) -> Option<i32> {
     let stat_parent = |pid: i32| -> Option<i32> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The comm in parentheses may contain any byte; the parent is the second field after it.
