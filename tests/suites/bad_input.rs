@@ -336,7 +336,10 @@ fn signals_that_were_blocked_are_unblocked() {
     let mut runner = app().prefix(&["env", "--block-signal"]).start();
     let mut raw = Raw::connect(&runner);
     raw.op("exec", &format!("{}; sleep 600", announce("started")));
-    runner.wait_for("started");
+    let shell: u32 = runner.wait_for("started").trim().parse().expect("a PID");
+    // A shell that is interrupted before it starts a program waits for that program nevertheless.
+    let sleeps = || proc::children(shell).iter().any(|pid| proc::comm(*pid).as_deref() == Some("sleep"));
+    wait::until_true("the program to run", sleeps);
     raw.op("interrupt", "");
     assert_eq!(raw.read_runs(1).codes(), [("finished", -2)]);
     runner.signal(nix::sys::signal::Signal::SIGTERM);

@@ -1,6 +1,6 @@
 //! Many kills in many containers at once: each is reported once, in its own container, and nothing of it anywhere else.
 //!
-//! `KRUNNER_NODE_KILLS=1000` causes as many, in 50 containers; it takes minutes.
+//! `KRUNNER_NODE_KILLS=1000` causes as many, in 50 containers; it takes minutes. `KRUNNER_NODE_CONTAINERS` is another number of them.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -114,8 +114,9 @@ fn messages(mut bytes: &[u8]) -> Vec<Value> {
 
 #[test]
 fn many_kills_are_reported_once_each_in_the_right_container_only() {
-    let kills = env::var("KRUNNER_NODE_KILLS").map_or(KILLS, |kills| kills.parse().expect("a number"));
-    let containers = (kills / KILLS_OF_A_CONTAINER).max(MIN_CONTAINERS);
+    let number = |variable: &str, usual| env::var(variable).map_or(usual, |number| number.parse().expect("a number"));
+    let kills: usize = number("KRUNNER_NODE_KILLS", KILLS);
+    let containers = number("KRUNNER_NODE_CONTAINERS", (kills / KILLS_OF_A_CONTAINER).max(MIN_CONTAINERS));
     require!(host::program("python3"));
     let mut node = require!(Node::start());
     let slot = require!(container::available().and_then(|()| Cgroup::for_container()));
