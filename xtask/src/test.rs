@@ -129,7 +129,8 @@ struct TestEnv {
     krunner: PathBuf,
     /// `Err` has the reason why there is no Python environment.
     python: Result<PathBuf, String>,
-    dist: Option<PathBuf>,
+    /// The artifacts that the suites use.
+    dist: Option<Dist>,
     skip_file: PathBuf,
     flaky_file: PathBuf,
     all: bool,
@@ -167,7 +168,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let env = TestEnv {
         krunner: build.program()?.to_owned(),
         python,
-        dist: build.artifacts().map(|dist| dist.folder().to_owned()),
+        dist: build.into_artifacts(),
         skip_file,
         flaky_file,
         all: args.all,
@@ -255,7 +256,7 @@ impl Args {
         let suites = || with_threads(cargo(SUITES));
         // The retries come when nothing else runs.
         let (first, conformance, prepared) = thread::scope(|scope| {
-            let later = scope.spawn(|| self.prepare_later_parts(env.dist.as_deref()));
+            let later = scope.spawn(|| self.prepare_later_parts(env.dist.as_ref()));
             let first = env.run(suites().arg("--").args(self.skips_and_filters()));
             let conformance = self.run_conformance(env, summary);
             (first, conformance, later.join().unwrap_or_else(|panic| resume_unwind(panic)))
@@ -360,7 +361,7 @@ impl Build {
         }
     }
 
-    const fn artifacts(&self) -> Option<&Dist> {
+    fn into_artifacts(self) -> Option<Dist> {
         match self {
             Self::Artifacts(dist) => Some(dist),
             Self::Program(_) => None,
@@ -433,7 +434,7 @@ impl TestEnv {
             command.env_remove(variable);
         }
         if let Some(dist) = &self.dist {
-            command.env("KRUNNER_DIST", dist);
+            command.env("KRUNNER_DIST", dist.folder());
         }
         match &self.python {
             Ok(python) => command.env("KRUNNER_TEST_PYTHON", python),

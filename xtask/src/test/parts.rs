@@ -1,12 +1,12 @@
 //! The parts of `cargo xtask test` that `cargo test` does not run: they come after the suites, because load distorts what they measure.
 
 use std::panic::resume_unwind;
-use std::path::Path;
 use std::thread;
 
 use anyhow::Result;
 
 use super::{Args, TestEnv};
+use crate::dist::Dist;
 use crate::musl::Arch;
 use crate::summary::Check;
 use crate::vm::KernelSet;
@@ -89,38 +89,51 @@ impl Args {
         }
     }
 
-    /// Makes the artifacts for all processors and checks them, if `tested` is the folder of those that the suites use; builds and
-    /// fetches what the parts behind the suites need.
-    pub(super) fn prepare_later_parts(&self, tested: Option<&Path>) -> [PartResult; 2] {
-        let artifacts = give_way().and_then(|()| tested.map_or_else(|| Ok(Vec::new()), check_artifacts));
-        let others = self.fetch_for_later_parts().map(|()| Vec::new());
-        [("dist", artifacts), ("preparation of the parts behind the suites", others)]
+    /// Makes the artifacts for all processors and checks them, if `tested` are those that the suites use; builds and fetches what
+    /// the parts behind the suites need. All at the same time: the last step of a build uses one processor for minutes.
+    pub(super) fn prepare_later_parts(&self, tested: Option<&Dist>) -> [PartResult; 3] {
+        let checks = |check: fn(&Dist) -> Result<Vec<Check>>| {
+            give_way().and_then(|()| tested.map_or_else(|| Ok(Vec::new()), check))
+        };
+        thread::scope(|scope| {
+            let others = || give_way().and_then(|()| self.fetch_for_later_parts()).map(|()| Vec::new());
+            let parts = [
+                ("dist", scope.spawn(|| checks(check_artifacts))),
+                ("dist, built again", scope.spawn(|| checks(build_again))),
+                ("preparation of the parts behind the suites", scope.spawn(others)),
+            ];
+            parts.map(|(what, thread)| (what, thread.join().unwrap_or_else(|panic| resume_unwind(panic))))
+        })
     }
 
+    /// What shares no folder with the builds of artifacts comes first.
     fn fetch_for_later_parts(&self) -> Result<()> {
+        if self.all && self.runs("audit") {
+            audit::ensure()?;
+        }
+        if self.runs("engines") {
+            vm::prepare_engines()?;
+        }
         if self.all && self.runs("vm") {
             vm::prepare(KernelSet::Default)?;
         }
         if self.runs("arm64") {
             vm::prepare(KernelSet::Arm64)?;
         }
-        if self.runs("engines") {
-            vm::prepare_engines()?;
-        }
-        if self.all && self.runs("audit") {
-            audit::ensure()?;
-        }
         Ok(())
     }
 }
 
-/// One of the artifacts is built again: the other differs in its instructions only.
-fn check_artifacts(tested: &Path) -> Result<Vec<Check>> {
+fn check_artifacts(tested: &Dist) -> Result<Vec<Check>> {
     let dist = dist::make(&Arch::ALL)?;
     let mut checks = dist.checks()?;
-    checks.push(dist.compare_with_tested(tested)?);
-    checks.extend(dist.compare_with_rebuild(&[Arch::native()?])?);
+    checks.push(dist.compare_with_tested(tested.folder())?);
     Ok(checks)
+}
+
+/// One of the artifacts is built again: the other differs in its instructions only.
+fn build_again(tested: &Dist) -> Result<Vec<Check>> {
+    tested.compare_with_rebuild(&[Arch::native()?])
 }
 
 #[cfg(test)]
