@@ -299,6 +299,10 @@ impl Results {
         self.wanted.iter().any(|(wanted, _)| *wanted == figure)
     }
 
+    pub(super) fn wants_any(&self, figures: &[Figure]) -> bool {
+        figures.iter().any(|figure| self.wants(*figure))
+    }
+
     /// Adds a sample, unless its figure was not requested.
     pub(super) fn add(&mut self, figure: Figure, implementation: Implementation, value: f64) {
         if let Some(samples) = self.samples(figure) {

@@ -71,9 +71,8 @@ impl Bench {
         for implementation in [Implementation::Python, Implementation::Krunner] {
             self.start(implementation)?.0.stop()?;
         }
-        let wants = |results: &Results, figures: &[Figure]| figures.iter().any(|&figure| results.wants(figure));
-        let plain = wants(&self.results, &Figure::ROUNDS);
-        let with_kernel = wants(&self.results, &Figure::KERNEL_ROUNDS);
+        let plain = self.results.wants_any(&Figure::ROUNDS);
+        let with_kernel = self.results.wants_any(&Figure::KERNEL_ROUNDS);
         for round in 0..if plain || with_kernel { self.plan.rounds } else { 0 } {
             step(&format!("round {} of {}", round + 1, self.plan.rounds));
             let mut order = [Implementation::Python, Implementation::Krunner];

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::figures::{Figure, Results, median};
-use super::oom::{Cgroup, Sender, processor_seconds, wait_for};
+use super::oom::{Cgroup, Sender, memory_mib, processor_seconds, wait_for};
 use super::sandbox::{Implementation, Ports, Programs, child_of, make_home};
 use crate::workspace::step;
 
@@ -52,11 +52,11 @@ const IDLE_TIME: Duration = Duration::from_secs(20);
 
 /// Measures the requested figures.
 pub(super) fn run(programs: &Programs, results: &mut Results) -> Result<()> {
-    if [Figure::NodeReport, Figure::NodeStorm].into_iter().any(|figure| results.wants(figure)) {
+    if results.wants_any(&[Figure::NodeReport, Figure::NodeStorm]) {
         step(&format!("timing the reports of {KILLS} kills in a plain container"));
         reports(programs, results)?;
     }
-    if [Figure::NodeForks, Figure::NodeMake].into_iter().any(|figure| results.wants(figure)) {
+    if results.wants_any(&[Figure::NodeForks, Figure::NodeMake]) {
         step(&format!("timing forks and a build beside {CONTAINERS} plain containers and the node"));
         loads(programs, results)?;
     }
@@ -106,7 +106,7 @@ impl Node {
     }
 
     fn rss_mib(&self) -> Result<f64> {
-        super::oom::memory_mib(self.child.id(), "VmRSS:")
+        memory_mib(self.child.id(), "VmRSS:")
     }
 }
 
@@ -131,6 +131,8 @@ impl PlainRunner {
     fn start(programs: &Programs, number: usize, socket: &Path) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("krunner-bench-").tempdir()?;
         let ports = make_home(folder.path())?;
+        // The record of kills is only kept where there is a place for it at the start.
+        fs::create_dir(folder.path().join("home/work/.logs"))?;
         let container = Cgroup::below_ours(&format!("krunner-bench-{}-{number}", std::process::id()))?;
         let cgroup = container.below("runner")?;
         let mut command = Command::new("sh");

@@ -54,24 +54,23 @@ const COSTS: [(&str, Figure); 4] = [
 
 /// Measures the requested figures about OOM kills.
 pub(super) fn run(programs: &Programs, results: &mut Results) -> Result<()> {
-    let wants = |results: &Results, figures: &[Figure]| figures.iter().any(|figure| results.wants(*figure));
-    if wants(results, &[Figure::OomAttach, Figure::OomRss]) {
+    if results.wants_any(&[Figure::OomAttach, Figure::OomRss]) {
         step("attaching the OOM tracer");
         attach(programs, results)?;
     }
-    if wants(results, &[Figure::OomReport]) {
+    if results.wants_any(&[Figure::OomReport]) {
         step(&format!("timing the reports of {KILLS} kills"));
         reports(programs, results)?;
     }
-    if wants(results, &COSTS.map(|(_, figure)| figure)) {
+    if results.wants_any(&COSTS.map(|(_, figure)| figure)) {
         step("measuring the cost of the eBPF programs");
         costs(programs, results)?;
     }
-    if wants(results, &[Figure::OomForks]) {
+    if results.wants_any(&[Figure::OomForks]) {
         step("timing a fork loop with and without the tracer");
         forks(programs, results)?;
     }
-    if wants(results, &[Figure::OomIdle, Figure::OomLook]) {
+    if results.wants_any(&[Figure::OomIdle, Figure::OomLook]) {
         step(&format!("{IDLE} idle processes"));
         idle(programs, results)?;
     }

@@ -277,7 +277,7 @@ impl Drop for Sandbox {
 
 /// Makes the folders of a runner below this one, and the file with its ports.
 pub(super) fn make_home(folder: &Path) -> Result<Ports> {
-    for path in ["home/work/.logs", "home/config", "tmp"] {
+    for path in ["home/work", "home/config", "tmp"] {
         fs::create_dir_all(folder.join(path))?;
     }
     let [replin, replout, sshd, ttyd] = free_ports()?;
