@@ -14,7 +14,6 @@ mod sanitize;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -28,7 +27,7 @@ use self::sanitize::Sanitizer;
 use crate::dist::Dist;
 use crate::musl::{Arch, Site};
 use crate::summary::{Check, Summary};
-use crate::workspace::{self, build_binary, build_release, cargo, named, root, step};
+use crate::workspace::{self, build_binary, build_release, cargo, joined, named, root, step};
 use crate::{dist, host, tidy, venv};
 
 const HELP: &str = "\
@@ -218,7 +217,7 @@ impl Args {
             }
             let build = scope.spawn(|| self.build());
             let python = self.python()?;
-            Ok((python, build.join().unwrap_or_else(|panic| resume_unwind(panic))?))
+            Ok((python, joined(build)?))
         })
     }
 
@@ -259,7 +258,7 @@ impl Args {
             let later = scope.spawn(|| self.prepare_later_parts(env.dist.as_ref()));
             let first = env.run(suites().arg("--").args(self.skips_and_filters()));
             let conformance = self.run_conformance(env, summary);
-            (first, conformance, later.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            (first, conformance, joined(later))
         });
         if !env.retry(first?, suites, summary)? {
             problems.push("the integration suites failed".to_owned());

@@ -28,7 +28,7 @@ use crate::host;
 use crate::musl::Arch;
 use crate::oom_matrix::{check_names, line};
 use crate::summary::Check;
-use crate::workspace::{step, target_dir};
+use crate::workspace::{joined, step, target_dir};
 use kernels::Kernel;
 use machine::{Event, Run};
 
@@ -259,10 +259,7 @@ fn run_all(versions: &[String], cases: Cases<'_>, at_once: usize, verbose: bool)
     };
     let done: Vec<Result<Vec<KernelRun>>> = thread::scope(|scope| {
         let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
+        workers.into_iter().map(joined).collect()
     });
     let mut runs: Vec<KernelRun> = done.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     runs.sort_by_key(|run| versions.iter().position(|version| *version == run.kernel.wanted));

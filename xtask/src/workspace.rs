@@ -3,9 +3,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -76,6 +78,11 @@ pub(crate) fn host_triple() -> Result<String> {
 /// Lowers the priority of this thread, and of what it starts, to the least there is.
 pub(crate) fn give_way() -> Result<()> {
     rustix::process::nice(19).map(drop).context("cannot lower the priority")
+}
+
+/// Waits for a thread. Its panic goes on in this one.
+pub(crate) fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Prints a heading for the output that follows, with the time since the first one.

@@ -1,6 +1,5 @@
 //! The parts of `cargo xtask test` that `cargo test` does not run: they come after the suites, because load distorts what they measure.
 
-use std::panic::resume_unwind;
 use std::thread;
 
 use anyhow::Result;
@@ -10,7 +9,7 @@ use crate::dist::Dist;
 use crate::musl::Arch;
 use crate::summary::Check;
 use crate::vm::KernelSet;
-use crate::workspace::{give_way, step};
+use crate::workspace::{give_way, joined, step};
 use crate::{audit, dist, newcomer, oom_matrix, vm};
 
 /// The parts that `cargo test` does not run, each with its former name, which filters may still use.
@@ -65,9 +64,9 @@ impl Args {
             if self.runs("newcomer") {
                 step("newcomer");
                 let newcomer = scope.spawn(|| give_way().and_then(|()| newcomer::test()));
-                results.push(("newcomer", newcomer.join().unwrap_or_else(|panic| resume_unwind(panic))));
+                results.push(("newcomer", joined(newcomer)));
             }
-            let ended = engines.map(|engines| engines.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            let ended = engines.map(joined);
             results.extend(ended.map(|checks| ("engines", checks)));
             results
         })
@@ -102,7 +101,7 @@ impl Args {
                 ("dist, built again", scope.spawn(|| checks(build_again))),
                 ("preparation of the parts behind the suites", scope.spawn(others)),
             ];
-            parts.map(|(what, thread)| (what, thread.join().unwrap_or_else(|panic| resume_unwind(panic))))
+            parts.map(|(what, thread)| (what, joined(thread)))
         })
     }
 
