@@ -132,15 +132,15 @@ fn many_kills_are_reported_once_each_in_the_right_container_only() {
     }
     let of = |lines: &[Value], id: &str| lines.iter().filter(|line| line["owner"]["container_id"] == id).count();
     let is_all = |lines: &[Value]| tenants.iter().all(|tenant| of(lines, &tenant.container_id) >= tenant.kills());
-    wait::within(wait::PATIENCE, || is_all(&node.lines()).then_some(()));
-    let lines = node.lines();
-    if !is_all(&lines) {
+    let all_lines = wait::within(wait::PATIENCE, || Some(node.lines()).filter(|lines| is_all(lines)));
+    let lines = all_lines.unwrap_or_else(|| {
+        let lines = node.lines();
         let short =
             |tenant: &Tenant| format!("{}: {} of {}", tenant.marker, of(&lines, &tenant.container_id), tenant.kills());
         let others: Vec<&Value> = lines.iter().filter(|line| line["owner"]["container_id"].is_null()).collect();
         let counts: Vec<String> = tenants.iter().map(short).collect();
         panic!("the node's log lacks kills: {counts:?}; lines without a container: {others:#?}");
-    }
+    });
     // Ends the taps.
     node.kill();
     let received: Vec<Vec<u8>> = tenants

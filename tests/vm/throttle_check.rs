@@ -23,15 +23,15 @@ fn check_with(name: &str, args: &[&str]) -> Result<(), String> {
     monitor.event("watching")?;
     let mut slow = monitor.inside(VICTIM).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
     let slow = slow.as_mut().map_err(|error| format!("cannot start {VICTIM}: {error}"))?;
-    let told = monitor.event("memory_throttled");
+    let report = monitor.event("memory_throttled");
     let _ = slow.kill();
     let _ = slow.wait();
-    let told = told.map_err(|problem| format!("{name}: {problem}"))?;
-    let is_right = told["high_bytes"] == HIGH_BYTES
-        && told["levels_above"] == 0
-        && told["stalled_percent"].as_u64().is_none_or(|percent| (25..=100).contains(&percent));
+    let report = report.map_err(|problem| format!("{name}: {problem}"))?;
+    let is_right = report["high_bytes"] == HIGH_BYTES
+        && report["levels_above"] == 0
+        && report["stalled_percent"].as_u64().is_none_or(|percent| (25..=100).contains(&percent));
     match monitor.line("oom_kill") {
-        _ if !is_right => Err(format!("{name}: {told}")),
+        _ if !is_right => Err(format!("{name}: {report}")),
         Some(kill) => Err(format!("{name}: a kill that there was not: {kill}")),
         None => Ok(()),
     }

@@ -169,13 +169,17 @@ impl Trial {
         }
     }
 
-    /// The steps that end in kills. The last victim lives long enough for a scan to see it.
-    fn steps(&self) -> Vec<String> {
-        let limit = match self.launch {
+    fn limit_mib(&self) -> u64 {
+        match self.launch {
             Launch::Session { memory_mib, .. } => memory_mib,
             Launch::Agent(_) => AGENT_MIB,
             _ => RECIPE_MIB,
-        };
+        }
+    }
+
+    /// The steps that end in kills. The last victim lives long enough for a scan to see it.
+    fn steps(&self) -> Vec<String> {
+        let limit = self.limit_mib();
         let too_much = limit + TOO_MUCH_MIB;
         // Bystanders that a scan has not seen either may be taken for the victim without BPF.
         let few = ["sleep 600 & kill -9 $!; wait $!".to_owned(), format!("victim bystanders 4 {too_much} 1500")];
@@ -202,11 +206,8 @@ impl Trial {
         let mut log = KernelLog::follow().ok_or("the kernel log is not readable")?;
         let mut session = Session::until_ready(container)?;
         check_doctor(container, promise, outcome)?;
-        let is_for_machine = matches!(self.launch, Launch::Session { memory_mib: MORE_THAN_ALL_MIB, .. });
-        let killed = without_thrashing(is_for_machine, || {
-            self.steps().iter().try_for_each(|step| session.kill(step, &mut log))
-        })?;
-        killed?;
+        let mut kill = || self.steps().iter().try_for_each(|step| session.kill(step, &mut log));
+        if self.limit_mib() == MORE_THAN_ALL_MIB { without_thrashing(kill) } else { kill() }?;
         let reports = session.reports(promise.patience())?;
         compare(&session.victims, session.logged, &reports, promise, outcome);
         Ok(())
@@ -215,14 +216,11 @@ impl Trial {
 
 /// Lets the kernel kill a process of the machine before it evicts what programs used within the last second (`multigen_lru.rst`). It
 /// would first read the engines' programs from the disk again and again: two minutes on an emulated processor.
-fn without_thrashing<T>(is_wanted: bool, work: impl FnOnce() -> T) -> Result<T, String> {
+fn without_thrashing(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     const MIN_TTL: &str = "/sys/kernel/mm/lru_gen/min_ttl_ms";
-    if !is_wanted {
-        return Ok(work());
-    }
     write(MIN_TTL, "1000")?;
     let result = work();
-    write(MIN_TTL, "0").map(|()| result)
+    write(MIN_TTL, "0").and(result)
 }
 
 /// `krunner doctor` with the privileges that the engine gives agrees with the promise.

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Traces the OOM kills of the whole machine and delivers each to the container that it belongs to, at /run/krunner/node.sock.
 # SYS_PTRACE is for the PID namespaces of other users' processes, which Docker's AppArmor profile would allow for Docker's own
-# containers only. Docker's folder has the names of containers. A storm of
-# kills keeps every processor busy: the shares give the node its part.
+# containers only. Docker's folder has the names of containers. A storm of kills keeps every processor busy: the shares give the node
+# its part.
 exec docker run --detach --name krunner-node \
     --label krunner/tracer=bpf --label krunner/confidence=confirmed \
     --cap-drop ALL --cap-add BPF --cap-add PERFMON --cap-add SYS_PTRACE \

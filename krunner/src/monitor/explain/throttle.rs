@@ -51,8 +51,7 @@ pub(in crate::monitor) struct Throttled {
 #[derive(Debug, Default)]
 pub(in crate::monitor) struct ThrottleRule {
     before: Option<ThrottleReading>,
-    /// The last reading found the cgroup slowed down.
-    is_slow: bool,
+    /// The last reading that found the cgroup slowed down.
     slow_at_ns: Option<u64>,
     reported_at_ns: Option<u64>,
     is_reported: bool,
@@ -61,10 +60,11 @@ pub(in crate::monitor) struct ThrottleRule {
 impl ThrottleRule {
     /// Takes a reading, every few seconds. `Some` if it is time for a report.
     pub(in crate::monitor) fn observe(&mut self, now: ThrottleReading) -> Option<Throttled> {
-        let found = self.before.replace(now).and_then(|before| throttled(&before, &now));
-        let was_slow = std::mem::replace(&mut self.is_slow, found.is_some());
+        let before = self.before.replace(now)?;
+        let found = throttled(&before, &now);
+        let was_slow = self.slow_at_ns == Some(before.at_boot_ns);
         let since_ns = |at_ns: Option<u64>| at_ns.map_or(u64::MAX, |at_ns| now.at_boot_ns.saturating_sub(at_ns));
-        if self.is_reported && since_ns(self.slow_at_ns) >= CALM_NS && !self.is_slow {
+        if self.is_reported && since_ns(self.slow_at_ns) >= CALM_NS && found.is_none() {
             self.is_reported = false;
         }
         let found = found?;
