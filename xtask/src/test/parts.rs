@@ -89,18 +89,13 @@ impl Args {
     }
 
     /// Makes the artifacts for all processors and checks them, if `tested` are those that the suites use; builds and fetches what
-    /// the parts behind the suites need. All at the same time: the last step of a build uses one processor for minutes.
-    pub(super) fn prepare_later_parts(&self, tested: Option<&Dist>) -> [PartResult; 3] {
-        let checks = |check: fn(&Dist) -> Result<Vec<Check>>| {
-            give_way().and_then(|()| tested.map_or_else(|| Ok(Vec::new()), check))
-        };
+    /// the parts behind the suites need. Both at the same time: the last step of a build uses one processor for minutes.
+    pub(super) fn prepare_later_parts(&self, tested: Option<&Dist>) -> [PartResult; 2] {
         thread::scope(|scope| {
+            let artifacts = || give_way().and_then(|()| tested.map_or_else(|| Ok(Vec::new()), check_artifacts));
             let others = || give_way().and_then(|()| self.fetch_for_later_parts()).map(|()| Vec::new());
-            let parts = [
-                ("dist", scope.spawn(|| checks(check_artifacts))),
-                ("dist, built again", scope.spawn(|| checks(build_again))),
-                ("preparation of the parts behind the suites", scope.spawn(others)),
-            ];
+            let parts =
+                [("dist", scope.spawn(artifacts)), ("preparation of the parts behind the suites", scope.spawn(others))];
             parts.map(|(what, thread)| (what, joined(thread)))
         })
     }
@@ -128,11 +123,6 @@ fn check_artifacts(tested: &Dist) -> Result<Vec<Check>> {
     let mut checks = dist.checks()?;
     checks.push(dist.compare_with_tested(tested.folder())?);
     Ok(checks)
-}
-
-/// One of the artifacts is built again: the other differs in its instructions only.
-fn build_again(tested: &Dist) -> Result<Vec<Check>> {
-    tested.compare_with_rebuild(&[Arch::native()?])
 }
 
 #[cfg(test)]
