@@ -68,6 +68,9 @@ const COUNTED_AFTER_ALARM: Duration = Duration::from_millis(50);
 /// Tick interval otherwise, for expiry by age.
 const IDLE_TICK: Duration = Duration::from_millis(250);
 
+/// Tick interval where the machine's tracer delivers kills, and memory usage hardly changes.
+const QUIET_TICK: Duration = Duration::from_millis(500);
+
 /// How long a query waits for OOM kills that cannot be reported yet. A victim of several GiB takes a second to exit.
 pub(super) const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -184,10 +187,13 @@ impl MonitorTask {
         busy.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut idle = interval(IDLE_TICK);
         idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut quiet = interval(QUIET_TICK);
+        quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut dense = memory::dense_tick();
         loop {
             let is_busy = self.is_busy();
             let is_dense = self.memory.is_dense();
+            let is_quiet = self.is_quiet();
             let event = tokio::select! {
                 batch = next_batch(self.ring.as_deref_mut()) => batch.map_or_else(MonitorInput::TracerEnded, MonitorInput::Batch),
                 Some(sampled) = samples.recv() => MonitorInput::Sampled(sampled),
@@ -198,7 +204,8 @@ impl MonitorTask {
                 Some(query) = queries.recv() => MonitorInput::Query(query),
                 _ = busy.tick(), if is_busy => MonitorInput::Tick,
                 _ = dense.tick(), if is_dense => MonitorInput::Tick,
-                _ = idle.tick() => MonitorInput::Tick,
+                _ = quiet.tick(), if is_quiet => MonitorInput::Tick,
+                _ = idle.tick(), if !is_quiet => MonitorInput::Tick,
             };
             is_loading &= !matches!(event, MonitorInput::Attached(_));
             let is_more_to_read = matches!(&event, MonitorInput::Batch(batch) if RingReader::is_full(batch));
@@ -219,6 +226,11 @@ impl MonitorTask {
             || clock::boot_ns() < self.count_until_ns
             || !self.queries.is_empty()
             || self.engine.is_busy(clock::boot_ns())
+    }
+
+    /// Whether nothing changes and nothing has to be inferred: a machine has hundreds of such sessions.
+    fn is_quiet(&self) -> bool {
+        self.memory.is_still() && self.node.as_ref().is_some_and(NodeSource::is_connected)
     }
 
     async fn handle(&mut self, event: MonitorInput) {

@@ -28,7 +28,7 @@ use std::time::{Duration, SystemTime};
 
 use super::correlate::{Attribution, Correlator, Victim};
 use super::history::History;
-use super::infer::{Attributed, Inference};
+use super::infer::{Attributed, Inference, UnattributedKills};
 use super::kill_event::KillEvent;
 use super::oom_report::{KillContext, OomReport, victim_rss};
 use super::rate_limit::RateLimiter;
@@ -394,9 +394,15 @@ impl MonitorEngine {
         for attributed in attributed {
             self.report_attributed(attributed, now_ns);
         }
-        if unattributed > 0 {
+        let UnattributedKills { kills, elsewhere } = unattributed;
+        if kills > elsewhere {
             let reason = self.why_unattributed.clone();
-            self.events.push(KillEvent::Unattributed { kills: unattributed, reason });
+            self.events.push(KillEvent::Unattributed { kills: kills - elsewhere, reason });
+        }
+        if elsewhere > 0 {
+            let reason =
+                "krunner node saw no kill in this container: the victim is in another one below the same limit";
+            self.events.push(KillEvent::Unattributed { kills: elsewhere, reason: Some(reason.to_owned()) });
         }
     }
 

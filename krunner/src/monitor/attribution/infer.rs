@@ -116,13 +116,19 @@ pub(in crate::monitor) struct Attributed {
     pub(in crate::monitor) facts: MemoryFacts,
 }
 
+/// Kills whose victims stay unknown.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(in crate::monitor) struct UnattributedKills {
+    pub(in crate::monitor) kills: u64,
+    /// Those that the machine's tracer saw in another container.
+    pub(in crate::monitor) elsewhere: u64,
+}
+
 /// The open batches.
 #[derive(Debug, Default)]
 pub(in crate::monitor) struct Inference {
     batches: VecDeque<KillBatch>,
     hand_over: HandOver,
-    /// The machine's tracer is connected.
-    awaits_node: bool,
     is_view_partial: bool,
     groups: GroupKills,
 }
@@ -154,9 +160,14 @@ impl Inference {
         });
     }
 
-    /// Whether the machine's tracer delivers kills.
-    pub(in crate::monitor) fn node_delivers(&mut self, is_connected: bool) {
-        self.awaits_node = is_connected;
+    /// From when on the machine's tracer delivers every kill; `None`: it delivers none.
+    pub(in crate::monitor) fn node_delivers(&mut self, since_ns: Option<u64>) {
+        self.hand_over.node_delivers(since_ns);
+    }
+
+    /// Kills up to then may be missing in what the machine's tracer delivers.
+    pub(in crate::monitor) fn node_is_complete_from(&mut self, now_ns: u64) {
+        self.hand_over.node_is_complete_from(now_ns);
     }
 
     /// Takes a delivered kill out of its count. Returns whether to report it: `false` if it was inferred already.
@@ -272,7 +283,7 @@ impl Inference {
     #[must_use]
     pub(in crate::monitor) fn is_busy(&self, now_ns: u64) -> bool {
         self.batches.iter().map(|batch| now_ns.saturating_sub(batch.known_ns)).any(|age_ns| {
-            let is_due = self.awaits_node && age_ns.abs_diff(NODE_PATIENCE_NS) <= 10 * MS;
+            let is_due = self.hand_over.awaits_node() && age_ns.abs_diff(NODE_PATIENCE_NS) <= 10 * MS;
             age_ns <= PATIENCE_NS + 10 * MS || is_due
         })
     }
@@ -283,7 +294,7 @@ impl Inference {
         self.batches.iter().map(|batch| batch.since_ns).min().unwrap_or(u64::MAX)
     }
 
-    /// Attributes what can be attributed by now, in the order of the batches. Also returns the number of kills that stay
+    /// Attributes what can be attributed by now, in the order of the batches. Also returns the kills that stay
     /// unattributed. `candidates` disappeared or are dying since [`Self::since_ns`]; `spared_bytes` gives the badness of the largest
     /// survivor in a cgroup at the kill, at least.
     pub(in crate::monitor) fn attribute(
@@ -291,24 +302,26 @@ impl Inference {
         mut candidates: Vec<Candidate>,
         mut spared_bytes: impl FnMut(Option<&CgroupFacts>) -> u64,
         now_ns: u64,
-    ) -> (Vec<Attributed>, u64) {
+    ) -> (Vec<Attributed>, UnattributedKills) {
         for batch in
             self.batches.iter_mut().filter(|batch| batch.scanned > ScanCoverage::None && batch.spared_bytes.is_none())
         {
             batch.spared_bytes = Some(spared_bytes(batch.facts.cgroup.as_ref()));
         }
         let mut attributed = Vec::new();
-        let mut unattributed = 0;
+        let mut unattributed = UnattributedKills::default();
         let assigned = self.assign(&candidates);
         let is_assigned =
             |candidate: &Candidate| assigned.iter().flatten().any(|other| other.process.key == candidate.process.key);
         candidates.retain(|candidate| !is_assigned(candidate));
         let mut assigned = assigned.into_iter();
-        let (awaits_node, hand_over) = (self.awaits_node, &mut self.hand_over);
+        let hand_over = &mut self.hand_over;
         self.batches.retain_mut(|batch| {
             let assigned = assigned.next().unwrap_or_default();
             let named = match batch.confidence {
-                _ if awaits_node && now_ns.saturating_sub(batch.known_ns) < NODE_PATIENCE_NS => Vec::new(),
+                _ if hand_over.awaits_node() && now_ns.saturating_sub(batch.known_ns) < NODE_PATIENCE_NS => Vec::new(),
+                // What the node did not deliver happened in another container.
+                Confidence::Inferred if hand_over.is_complete(batch.since_ns) => Vec::new(),
                 Confidence::Possible => batch.select_possible(&candidates, now_ns),
                 _ => batch.select(assigned, &candidates, now_ns),
             };
@@ -329,7 +342,8 @@ impl Inference {
             }
             let is_over = is_answered || batch.is_over(now_ns);
             if is_over && batch.confidence == Confidence::Inferred {
-                unattributed += batch.kills;
+                unattributed.kills += batch.kills;
+                unattributed.elsewhere += if hand_over.is_complete(batch.since_ns) { batch.kills } else { 0 };
             }
             !is_over
         });

@@ -54,7 +54,7 @@ const LATE: u64 = 10 * SECOND + SLOW_DEATH_NS + MS;
 /// Pids of those attributed, and how many kills stay without a name.
 fn attribute(inference: &mut Inference, candidates: &[Candidate], now_ns: u64) -> (Vec<u32>, u64) {
     let (attributed, unattributed) = inference.attribute(candidates.to_vec(), |_| 0, now_ns);
-    (attributed.iter().map(|attributed| attributed.candidate.process.key.pid).collect(), unattributed)
+    (attributed.iter().map(|attributed| attributed.candidate.process.key.pid).collect(), unattributed.kills)
 }
 
 #[test]
@@ -64,6 +64,36 @@ fn largest_candidate_wins_after_waiting() {
     assert_eq!(attribute(&mut inference, &candidates, AT_ONCE), (vec![], 0));
     assert_eq!(attribute(&mut inference, &candidates, IN_A_WHILE), (vec![8, 9], 0));
     assert!(!inference.is_open());
+}
+
+/// Two containers share a memory cgroup, and the node delivers each kill to one of them.
+#[test]
+fn nobody_is_named_for_a_kill_that_a_connected_node_does_not_deliver() {
+    let candidates = [left(7, 10, 10 * SECOND)];
+    let mut elsewhere = batch(1);
+    elsewhere.node_delivers(Some(9 * SECOND));
+    let after_patience = 10 * SECOND + NODE_PATIENCE_NS;
+    assert_eq!(attribute(&mut elsewhere, &candidates, after_patience), (vec![], 0));
+    let (_, unattributed) = elsewhere.attribute(candidates.to_vec(), |_| 0, LATE);
+    assert_eq!(unattributed, UnattributedKills { kills: 1, elsewhere: 1 });
+
+    // The node was not there all the time, lost records, or is gone.
+    let changes: [fn(&mut Inference); 3] = [
+        |inference| inference.node_delivers(Some(9 * SECOND + MS)),
+        |inference| {
+            inference.node_delivers(Some(SECOND));
+            inference.node_is_complete_from(11 * SECOND);
+        },
+        |inference| {
+            inference.node_delivers(Some(SECOND));
+            inference.node_delivers(None);
+        },
+    ];
+    for change in changes {
+        let mut inference = batch(1);
+        change(&mut inference);
+        assert_eq!(attribute(&mut inference, &candidates, after_patience), (vec![7], 0));
+    }
 }
 
 #[test]
@@ -323,7 +353,7 @@ proptest! {
                 }
                 Step::Judged => {
                     let (attributed, lost) = inference.attribute(untold(&candidates, &told), |_| 0, now_ns);
-                    unattributed += lost;
+                    unattributed += lost.kills;
                     for attributed in attributed {
                         let candidate = &attributed.candidate;
                         prop_assert!(candidate.process.gone_at_boot_ns.is_some(), "it lives: {candidate:?}");
@@ -343,7 +373,7 @@ proptest! {
         inference.scanned(now_ns);
         let (attributed, lost) = inference.attribute(untold(&candidates, &told), |_| 0, now_ns + SLOW_DEATH_NS + MS);
         let last = attributed.iter().filter(|attributed| attributed.confidence == Confidence::Inferred).count() as u64;
-        prop_assert_eq!(inferred + last + unattributed + lost, counted);
+        prop_assert_eq!(inferred + last + unattributed + lost.kills, counted);
         prop_assert!(!inference.is_open());
     }
 }

@@ -13,5 +13,5 @@ pub(crate) mod node;
 mod page_size;
 pub(in crate::monitor) mod procfs;
 pub(in crate::monitor) mod sampler;
-mod schedule;
+pub(super) mod schedule;
 pub(crate) mod tracer;

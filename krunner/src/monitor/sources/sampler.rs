@@ -14,9 +14,9 @@
 //! ```
 //!
 //! In *fallback* mode, that is without a tracer, each tick reads the counters, new processes and growing processes
-//! (`procfs::partial_scan`). Ticks are timed to come before the remaining memory can be filled ([`tick_interval`]):
+//! (`procfs::partial_scan`). Ticks are timed to come before the remaining memory can be filled ([`TickMode::tick_interval`]):
 //! four per second with gigabytes of headroom, one every 5 ms with little. When half of the headroom at the last scan
-//! is used up, all processes are scanned.
+//! is used up, all processes are scanned. While the machine's tracer delivers kills, ticks are rarer ([`TickMode`]).
 //!
 //! If there are too many processes to read them all before an OOM report is due (`procfs::many_processes`), a requested
 //! scan first reads only likely victims, and reads the others [`WHOLE_SCAN_DELAY`] later; when memory runs out,
@@ -35,7 +35,7 @@ use tokio::sync::mpsc;
 use super::cgroup::charge::{Hold, OwnCharge};
 use super::cgroup::counter::KillCounter;
 use super::procfs::{ProcRoot, Scanner};
-use super::schedule::{CpuBudget, LONGEST_TICK, RUNNING_OUT_SHARE, scan_pause, tick_interval};
+use super::schedule::{CpuBudget, LONGEST_TICK, RUNNING_OUT_SHARE, TickMode, scan_pause};
 use crate::monitor::model::cgroup::CgroupFilter;
 use crate::monitor::model::clock;
 use crate::monitor::model::process::{PartialScan, Snapshot};
@@ -98,6 +98,7 @@ pub(in crate::monitor) struct Sampler {
     is_tick_queued: Arc<AtomicBool>,
     /// A scan was requested: a running scan may be abandoned.
     is_urgent: Arc<AtomicBool>,
+    is_standing_by: Arc<AtomicBool>,
 }
 
 impl Sampler {
@@ -122,16 +123,18 @@ impl Sampler {
         let thread_mode = Arc::clone(&pending_mode);
         let is_urgent = Arc::new(AtomicBool::new(false));
         let urgent = Arc::clone(&is_urgent);
+        let is_standing_by = Arc::new(AtomicBool::new(false));
+        let standing_by = Arc::clone(&is_standing_by);
         let hold = Hold::new(Arc::clone(&is_paused), Arc::clone(&charge));
         let scanner = Scanner::new(root, cgroup_filter)?.held_by(hold).interrupted_by(Arc::clone(&is_urgent));
         let (commands, received) = sync_channel(QUEUED_COMMANDS);
         let run = move || {
             // `ReceiverClosed` needs no handling: the monitor task is gone.
-            let thread_state = SamplerThread::new(scanner, charge, interval, samples, tick_taken, urgent);
+            let thread_state = SamplerThread::new(scanner, charge, interval, samples, tick_taken, urgent, standing_by);
             let _ = thread_state.run(&received, &thread_mode);
         };
         thread::Builder::new().name("oom-sampler".into()).stack_size(STACK_BYTES).spawn(run)?;
-        Ok(Self { commands, pending_mode, is_paused, is_tick_queued, is_urgent })
+        Ok(Self { commands, pending_mode, is_paused, is_tick_queued, is_urgent, is_standing_by })
     }
 
     /// Pauses or resumes the thread: while paused it opens no files. A pause times out, see [`Hold`].
@@ -154,6 +157,15 @@ impl Sampler {
     pub(in crate::monitor) fn tick_now(&self) {
         if !self.is_tick_queued.swap(true, Ordering::Relaxed) {
             self.send_command(SamplerCommand::Tick);
+        }
+    }
+
+    /// In fallback mode: whether the machine's tracer delivers kills, so that ticks may be rare.
+    pub(in crate::monitor) fn stand_by(&self, is_standing_by: bool) {
+        self.is_standing_by.store(is_standing_by, Ordering::Relaxed);
+        if !is_standing_by {
+            self.scan_now();
+            self.tick_now();
         }
     }
 
@@ -190,6 +202,7 @@ struct SamplerThread {
     samples: mpsc::Sender<SamplerEvent>,
     is_tick_queued: Arc<AtomicBool>,
     is_urgent: Arc<AtomicBool>,
+    is_standing_by: Arc<AtomicBool>,
     /// With many processes: when to scan for victims.
     next_victim_scan: Option<Instant>,
     last_victim_scan: Instant,
@@ -223,6 +236,7 @@ impl SamplerThread {
         samples: mpsc::Sender<SamplerEvent>,
         is_tick_queued: Arc<AtomicBool>,
         is_urgent: Arc<AtomicBool>,
+        is_standing_by: Arc<AtomicBool>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -232,6 +246,7 @@ impl SamplerThread {
             samples,
             is_tick_queued,
             is_urgent,
+            is_standing_by,
             next_victim_scan: None,
             last_victim_scan: now,
             fallback: None,
@@ -353,13 +368,14 @@ impl SamplerThread {
     /// Reads the counters and the new and growing processes.
     fn tick(&mut self) -> Result<(), ReceiverClosed> {
         let is_stuck = self.is_stuck();
+        let mode = if self.is_standing_by.load(Ordering::Relaxed) { TickMode::StandBy } else { TickMode::Infer };
         let Some(fallback) = &mut self.fallback else { return Ok(()) };
         if is_stuck {
             fallback.next_tick = Instant::now() + LONGEST_TICK;
             return Ok(());
         }
         let cpu_before = clock::thread_cpu();
-        let (is_news, has_kills) = fallback.count();
+        let (is_news, has_kills) = fallback.count(mode);
         let is_running_out = fallback.is_running_out();
         if is_news {
             self.send(SamplerEvent::Counted)?;
@@ -381,7 +397,7 @@ impl SamplerThread {
             self.scan(true)?;
         }
         if let Some(fallback) = &mut self.fallback {
-            fallback.plan(cost);
+            fallback.plan(mode, cost);
         }
         Ok(())
     }
@@ -428,8 +444,8 @@ impl FallbackState {
     }
 
     /// Reads the counters. Returns whether to notify the monitor task, and whether there are new OOM kills.
-    fn count(&mut self) -> (bool, bool) {
-        let reading = self.counter.lock().unwrap_or_else(PoisonError::into_inner).poll();
+    fn count(&mut self, mode: TickMode) -> (bool, bool) {
+        let reading = self.counter.lock().unwrap_or_else(PoisonError::into_inner).poll(mode);
         self.headroom_bytes = reading.headroom_bytes;
         // Memory was freed: restart from the new headroom.
         if let Some(headroom_bytes) = self.headroom_bytes.filter(|bytes| bytes / 2 > self.scanned_headroom_bytes) {
@@ -439,11 +455,11 @@ impl FallbackState {
     }
 
     /// Schedules the next tick after one that used `cost` of CPU time.
-    fn plan(&mut self, cost: Duration) {
+    fn plan(&mut self, mode: TickMode, cost: Duration) {
         let now = Instant::now();
         let passed = now.duration_since(std::mem::replace(&mut self.last_tick, now));
         let put_off = self.budget.spend(cost, passed);
-        self.next_tick = now + tick_interval(self.headroom_bytes).max(put_off).min(LONGEST_TICK);
+        self.next_tick = now + mode.tick_interval(self.headroom_bytes).max(put_off.min(LONGEST_TICK));
     }
 
     fn is_running_out(&self) -> bool {

@@ -1,4 +1,7 @@
 //! Scheduling of scans and ticks: frequent enough to see new and growing processes, within a CPU budget. Pure.
+//!
+//! While `krunner node` delivers the kills, ticks only prepare for its end: they are rare until memory is nearly full, because a
+//! machine has hundreds of such sessions.
 
 use std::time::Duration;
 
@@ -26,15 +29,43 @@ const TICK_WITHOUT_LIMIT: Duration = Duration::from_millis(20);
 /// Maximum time between ticks. An OOM kill is to be reported within 500 ms.
 pub(in crate::monitor) const LONGEST_TICK: Duration = Duration::from_millis(250);
 
+/// The same in stand-by.
+const LONGEST_STAND_BY_TICK: Duration = Duration::from_secs(2);
+
 /// Upper bound on how fast memory can be filled: a core touches about 4 GiB of new pages per second, and there are
 /// several.
 const FILLED_BYTES_PER_MS: u64 = 16 << 20;
 
-/// Time until the next tick with this headroom.
-#[must_use]
-pub(in crate::monitor) fn tick_interval(headroom_bytes: Option<u64>) -> Duration {
-    let until_full = |bytes: u64| Duration::from_millis(bytes / FILLED_BYTES_PER_MS).clamp(SHORTEST_TICK, LONGEST_TICK);
-    headroom_bytes.map_or(TICK_WITHOUT_LIMIT, until_full)
+/// What ticks are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::monitor) enum TickMode {
+    /// Kills are inferred from what ticks see.
+    Infer,
+    /// `krunner node` delivers kills. After its end, they are inferred.
+    StandBy,
+}
+
+impl TickMode {
+    /// Time until the next tick with this headroom.
+    #[must_use]
+    pub(in crate::monitor) fn tick_interval(self, headroom_bytes: Option<u64>) -> Duration {
+        let (without_limit, filled_bytes_per_ms, longest) = match self {
+            Self::Infer => (TICK_WITHOUT_LIMIT, FILLED_BYTES_PER_MS, LONGEST_TICK),
+            // A single process touches 1 GiB of new pages per second.
+            Self::StandBy => (LONGEST_TICK, 1 << 20, LONGEST_STAND_BY_TICK),
+        };
+        let until_full = |bytes: u64| Duration::from_millis(bytes / filled_bytes_per_ms).clamp(SHORTEST_TICK, longest);
+        headroom_bytes.map_or(without_limit, until_full)
+    }
+
+    /// How often to re-read limits and look for new cgroups, both of which rarely change.
+    #[must_use]
+    pub(in crate::monitor) fn refresh_interval(self) -> Duration {
+        match self {
+            Self::Infer => LONGEST_TICK,
+            Self::StandBy => LONGEST_STAND_BY_TICK,
+        }
+    }
 }
 
 /// Time until the next scan after one that used `cpu`.
@@ -84,10 +115,13 @@ mod tests {
 
     #[test]
     fn tick_comes_before_the_headroom_can_be_filled() {
-        let tick_ms = |mib: u64| tick_interval(Some(mib << 20)).as_millis();
-        assert_eq!([0, 32, 160, 1600, 1 << 20].map(tick_ms), [5, 5, 10, 100, 250]);
-        assert_eq!(tick_interval(Some(u64::MAX)), LONGEST_TICK);
-        assert_eq!(tick_interval(None), TICK_WITHOUT_LIMIT);
+        let tick_ms = |mode: TickMode| {
+            [0, 32, 160, 1600, 1 << 20].map(|mib: u64| mode.tick_interval(Some(mib << 20)).as_millis())
+        };
+        assert_eq!(tick_ms(TickMode::Infer), [5, 5, 10, 100, 250]);
+        assert_eq!(tick_ms(TickMode::StandBy), [5, 32, 160, 1600, 2000]);
+        assert_eq!(TickMode::Infer.tick_interval(Some(u64::MAX)), LONGEST_TICK);
+        assert_eq!(TickMode::Infer.tick_interval(None), TICK_WITHOUT_LIMIT);
     }
 
     #[test]

@@ -65,8 +65,8 @@ impl MonitorTask {
             }
             NodeEvent::Kill(kill) => self.delivered(&kill),
             NodeEvent::Missed(kills) => self.node_missed(kills),
-            // With a counter no kill is missing.
-            NodeEvent::RecordsLost(_) if self.engine.is_counted() => {}
+            // With a counter no kill is missing: those that are not delivered are inferred.
+            NodeEvent::RecordsLost(_) if self.engine.is_counted() => self.engine.node_lost_kills(clock::boot_ns()),
             NodeEvent::RecordsLost(records) => self.engine.records_lost(records),
             NodeEvent::Lost(error) => {
                 tracing::info!(
@@ -95,7 +95,10 @@ impl MonitorTask {
         let Some(node) = &mut self.node else { return };
         node.is_connected = is_connected;
         let why_not_bpf = node.why_not_bpf.clone();
-        self.engine.node_delivers(is_connected);
+        self.engine.node_delivers(is_connected, clock::boot_ns());
+        if let Some(sampler) = &self.sampler {
+            sampler.stand_by(is_connected);
+        }
         let tracer = if is_connected { TracerKind::Node } else { TracerKind::Snapshot };
         // Fails if the receiver is closed.
         let _ = self.events.send(MonitorEvent::Status(MonitorStatus { tracer, why_not_bpf, scope: self.scope })).await;
@@ -103,7 +106,9 @@ impl MonitorTask {
 
     /// With a counter these kills are counted, so they are inferred.
     fn node_missed(&mut self, kills: u64) {
-        if !self.engine.is_counted() {
+        if kills > 0 && self.engine.is_counted() {
+            self.engine.node_lost_kills(clock::boot_ns());
+        } else {
             self.engine.report_missed(kills);
         }
     }

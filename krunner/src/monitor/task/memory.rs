@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  far from the limit: usage every 250 ms, the limit every 2 s
+//!  the machine's tracer delivers kills, and usage hardly changes: usage every 500 ms
 //!  usage changed by 1/16 of the limit: the sizes of the largest processes
 //!  70 % used, or full within 10 s at this rate: also memory.stat, every 500 ms
 //!  unreclaimable memory fills the limit within 10 s: every 50 ms, with the sizes of the largest processes
@@ -24,6 +25,9 @@ pub(super) const DENSE_TICK: Duration = Duration::from_millis(50);
 
 /// Less than the idle tick of 250 ms, which may be late, so that each tick takes a sample.
 const CALM_PAUSE_NS: u64 = 200 * MS;
+
+/// The same for quiet ticks.
+const QUIET_PAUSE_NS: u64 = 450 * MS;
 
 /// The same for dense ticks.
 const DENSE_PAUSE_NS: u64 = 40 * MS;
@@ -49,6 +53,9 @@ const SCAN_PAUSE_NS: u64 = 1000 * MS;
 
 /// Known process sizes are outdated when the usage has changed by more than 1 / this of the limit.
 const CHANGED_SHARE: u64 = 16;
+
+/// Usage that changes by at most 1 / this of the limit from one sample to the next hardly changes.
+const STILL_SHARE: u64 = 64;
 
 /// Usage in percent of the limit from which on `memory.stat` is read.
 const STAT_PERCENT: u64 = 70;
@@ -82,12 +89,19 @@ pub(super) struct MemoryWatch {
     /// Trend of unreclaimable memory.
     needed: Trend,
     is_dense: bool,
+    /// Usage hardly changes, far from the limit.
+    is_still: bool,
 }
 
 impl MemoryWatch {
     /// Whether memory grows fast, so that dense ticks are needed.
     pub(super) fn is_dense(&self) -> bool {
         self.is_dense
+    }
+
+    /// Whether usage hardly changes, so that quiet ticks are enough where kills need not be inferred.
+    pub(super) fn is_still(&self) -> bool {
+        self.is_still
     }
 
     fn forget(&mut self) {
@@ -123,9 +137,14 @@ impl MonitorTask {
         if now_ns < self.memory.sample_due_ns || self.held_until_ns.is_some() {
             return;
         }
-        self.memory.sample_due_ns = now_ns + CALM_PAUSE_NS;
+        self.memory.sample_due_ns = now_ns + if self.is_quiet() { QUIET_PAUSE_NS } else { CALM_PAUSE_NS };
         self.check_throttle(now_ns);
-        let Some(charged) = self.charged(now_ns) else { return };
+        let before = self.memory.nearest;
+        let Some(charged) = self.charged(now_ns) else {
+            self.memory.is_still = true;
+            return;
+        };
+        self.memory.is_still = before.is_some_and(|before| is_still(before, charged));
         // Timestamp after the read: otherwise memory freed by a victim could be sampled before its kill.
         let read_ns = clock::boot_ns();
         self.memory.usage.push(read_ns, charged.usage_bytes);
@@ -239,6 +258,14 @@ impl MonitorTask {
         self.memory.processes_due_ns = now_ns + KNOWN_PROCESSES_PAUSE_NS;
         self.engine.large_processes(ProcessSizes::Known, now_ns)
     }
+}
+
+fn is_still(before: ChargedMemory, charged: ChargedMemory) -> bool {
+    let Some(limit_bytes) = charged.limit_bytes else { return true };
+    let is_low = u128::from(charged.usage_bytes) * 100 < u128::from(limit_bytes) * u128::from(STAT_PERCENT);
+    before.level == charged.level
+        && is_low
+        && charged.usage_bytes.abs_diff(before.usage_bytes) <= limit_bytes / STILL_SHARE
 }
 
 fn is_soon(trend: &Trend, limit_bytes: u64) -> bool {

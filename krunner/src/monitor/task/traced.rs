@@ -19,6 +19,7 @@ use crate::monitor::sources::cgroup::Cgroup;
 use crate::monitor::sources::cgroup::counter::KillCounter;
 use crate::monitor::sources::cgroup::limits::LimitCounters;
 use crate::monitor::sources::cgroup::names::CgroupNames;
+use crate::monitor::sources::schedule::TickMode;
 
 pub(super) struct TracerState {
     names: Option<CgroupNames>,
@@ -97,7 +98,7 @@ impl TracerState {
         let Some(counter) = &self.counter else { return Some(0) };
         let mut counter = counter.lock().unwrap_or_else(PoisonError::into_inner);
         // Include cgroups that were created in the meantime.
-        counter.poll();
+        counter.poll(TickMode::Infer);
         Some(counter.take().kills.iter().map(|kills| kills.number).sum())
     }
 

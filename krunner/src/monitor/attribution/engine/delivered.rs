@@ -44,8 +44,13 @@ pub(in crate::monitor) struct DeliveredProcess {
 
 impl MonitorEngine {
     /// Whether the machine's tracer delivers kills. Those that are only counted wait for it a moment.
-    pub(in crate::monitor) fn node_delivers(&mut self, is_connected: bool) {
-        self.inference.node_delivers(is_connected);
+    pub(in crate::monitor) fn node_delivers(&mut self, is_connected: bool, now_ns: u64) {
+        self.inference.node_delivers(is_connected.then_some(now_ns));
+    }
+
+    /// Kills up to now may be missing in what the machine's tracer delivered. Those that are counted are inferred.
+    pub(in crate::monitor) fn node_lost_kills(&mut self, now_ns: u64) {
+        self.inference.node_is_complete_from(now_ns);
     }
 
     /// Handles a delivered kill. Returns whether to scan `/proc` now.

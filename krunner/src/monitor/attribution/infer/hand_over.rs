@@ -4,6 +4,7 @@
 //!  counted, then delivered    it leaves its batch, which waits for the node a moment
 //!  delivered, then counted    it was early: the count is reduced
 //!  inferred, then delivered   the delivery is dropped, also if another process was inferred
+//!  counted, never delivered   the victim is in another container of the same cgroup, if the node was there all the time
 //! ```
 //!
 //! A kill belongs to a count if it lies in the interval between the two readings. The kernel counts a kill right before it sends
@@ -25,6 +26,8 @@ pub(super) struct HandOver {
     /// Times of delivered kills that no count contains yet.
     early: VecDeque<u64>,
     inferred: VecDeque<InferredKills>,
+    /// While the node is connected: it delivers every kill in this container since then.
+    complete_since_ns: Option<u64>,
 }
 
 /// Kills of one count that were attributed without the node.
@@ -41,6 +44,26 @@ pub(super) fn is_within(at_ns: u64, since_ns: u64, until_ns: u64) -> bool {
 }
 
 impl HandOver {
+    /// The node delivers every kill since then; `None`: it is gone.
+    pub(super) fn node_delivers(&mut self, since_ns: Option<u64>) {
+        self.complete_since_ns = since_ns;
+    }
+
+    /// The node may not have delivered some of the kills up to then.
+    pub(super) fn node_is_complete_from(&mut self, now_ns: u64) {
+        self.complete_since_ns = self.complete_since_ns.map(|_| now_ns);
+    }
+
+    /// Whether the node is connected.
+    pub(super) fn awaits_node(&self) -> bool {
+        self.complete_since_ns.is_some()
+    }
+
+    /// Whether the node delivers all kills of a count that begins then.
+    pub(super) fn is_complete(&self, since_ns: u64) -> bool {
+        self.complete_since_ns.is_some_and(|complete_ns| complete_ns <= since_ns)
+    }
+
     /// Remembers a delivered kill that is not counted yet.
     pub(super) fn delivered_early(&mut self, at_ns: u64) {
         push_bounded(&mut self.early, at_ns);

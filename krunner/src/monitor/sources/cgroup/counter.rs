@@ -34,12 +34,10 @@ use super::{Cgroup, MemcgFiles, V2, number};
 use crate::monitor::explain::{CgroupView, Count, FailedCharges, GroupKill, Kills, LimitScope};
 use crate::monitor::model::cgroup::CgroupFacts;
 use crate::monitor::model::{LimitKind, clock};
+use crate::monitor::sources::schedule::TickMode;
 
 /// Maximum number of cgroups to read. A container has few; on a whole v1 node only the first ones are read.
 const MAX_CGROUPS: usize = 256;
-
-/// How often to re-read limits and look for new cgroups, both of which rarely change.
-const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long after its group the next member may be counted.
 const MEMBERS_PATIENCE: Duration = Duration::from_secs(1);
@@ -159,10 +157,10 @@ impl KillCounter {
 
     /// Reads all counters and the headroom. Counted kills stay here until [`Self::take`], so that two threads cannot
     /// miss any.
-    pub(in crate::monitor) fn poll(&mut self) -> CounterReading {
+    pub(in crate::monitor) fn poll(&mut self, mode: TickMode) -> CounterReading {
         self.collect();
         // Right after an OOM kill no file is opened, unless kills continue for long.
-        let patience = if self.unclaimed.is_empty() { REFRESH_INTERVAL } else { REFRESH_INTERVAL * 4 };
+        let patience = mode.refresh_interval() * if self.unclaimed.is_empty() { 1 } else { 4 };
         if self.refreshed.is_none_or(|at| at.elapsed() >= patience) {
             self.refresh_cgroups();
             self.collect();

@@ -57,7 +57,7 @@ impl Tree {
 
 /// As the sampler looks, and the monitor takes.
 fn read(counter: &mut KillCounter) -> Count {
-    let has_kills = counter.poll().has_kills;
+    let has_kills = counter.poll(TickMode::Infer).has_kills;
     let count = counter.take();
     assert_eq!(has_kills, !count.kills.is_empty());
     count
@@ -65,7 +65,7 @@ fn read(counter: &mut KillCounter) -> Count {
 
 /// Path and number of each growth. Cgroups that came or went are noticed as if their time had come.
 fn grown(counter: &mut KillCounter) -> Vec<(String, u64)> {
-    counter.refreshed = counter.refreshed.and_then(|at| at.checked_sub(REFRESH_INTERVAL));
+    counter.refreshed = counter.refreshed.and_then(|at| at.checked_sub(TickMode::Infer.refresh_interval()));
     let count = read(counter);
     assert!(count.is_counted);
     count.kills.into_iter().map(|kills| (kills.facts.cgroup.unwrap().path, kills.number)).collect()
@@ -111,7 +111,7 @@ fn kills_of_a_new_cgroup_are_as_old_as_it_may_be() {
     let mut counter = tree.counter();
     read(&mut counter);
     let refreshed_ns = clock::boot_ns();
-    std::thread::sleep(REFRESH_INTERVAL);
+    std::thread::sleep(TickMode::Infer.refresh_interval());
     tree.cgroup("cg/new", 100, 1, 1);
     let count = read(&mut counter);
     assert_eq!(count.kills.len(), 1);
@@ -208,17 +208,21 @@ fn the_root_of_v2_counts_nothing_and_the_machine_does() {
     let mut counter = tree.counter();
     tree.write("proc/vmstat", "nr_free_pages 1\noom_kill 12\n");
     assert_eq!(grown(&mut counter), [("/".to_owned(), 2)]);
-    assert_eq!(counter.poll().headroom_bytes, Some(50 << 10), "as the machine has it");
+    assert_eq!(counter.poll(TickMode::Infer).headroom_bytes, Some(50 << 10), "as the machine has it");
 }
 
 #[test]
 fn the_least_room_counts() {
     let tree = Tree::new(1, "");
-    assert_eq!(tree.counter().poll().headroom_bytes, Some(600), "of our own limit");
+    assert_eq!(tree.counter().poll(TickMode::Infer).headroom_bytes, Some(600), "of our own limit");
     tree.cgroup("cg/tight", 100, 99, 0);
-    assert_eq!(tree.counter().poll().headroom_bytes, Some(1), "of the limit below");
+    assert_eq!(tree.counter().poll(TickMode::Infer).headroom_bytes, Some(1), "of the limit below");
     tree.cgroup("cg/over", 100, 101, 0);
-    assert_eq!(tree.counter().poll().headroom_bytes, Some(0), "more is charged than may be, for a moment");
+    assert_eq!(
+        tree.counter().poll(TickMode::Infer).headroom_bytes,
+        Some(0),
+        "more is charged than may be, for a moment"
+    );
 }
 
 #[test]
@@ -231,7 +235,7 @@ fn without_files_nothing_is_counted() {
     tree.write("cg/memory.oom_control", "");
     assert!(!read(&mut tree.counter()).is_counted, "masked by an empty file");
     let mut nowhere = KillCounter::start(None);
-    assert_eq!((read(&mut nowhere).is_counted, nowhere.poll().headroom_bytes), (false, None));
+    assert_eq!((read(&mut nowhere).is_counted, nowhere.poll(TickMode::Infer).headroom_bytes), (false, None));
 }
 
 #[test]
@@ -240,8 +244,8 @@ fn what_one_thread_counts_another_can_take() {
     let mut counter = tree.counter();
     let before_ns = counter.take().at_boot_ns;
     tree.kills("cg", 6);
-    assert!(counter.poll().has_kills);
-    assert!(counter.poll().has_kills, "not taken yet");
+    assert!(counter.poll(TickMode::Infer).has_kills);
+    assert!(counter.poll(TickMode::Infer).has_kills, "not taken yet");
     let count = counter.take();
     assert_eq!((count.kills.len(), count.kills[0].number), (1, 3));
     assert!(count.since_boot_ns <= before_ns, "since before the look that saw them");
