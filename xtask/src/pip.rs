@@ -3,6 +3,8 @@
 //! The user's configuration may let pip wait silently for minutes, several times. So a short probe checks first
 //! whether a registry answers. After that the user's own limits apply to each request, and a deadline to the whole.
 
+pub(crate) mod uv;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::Path;
@@ -20,10 +22,10 @@ const PROBE_LIMITS: [&str; 4] = ["--timeout", "15", "--retries", "1"];
 /// Two attempts, and what pip itself takes to start.
 const PROBE_DEADLINE: Duration = Duration::from_secs(45);
 
-/// Some 300 MB in 150 packages: a minute where the registry is near.
-const INSTALL_DEADLINE: Duration = Duration::from_mins(10);
+/// Some 300 MB in 150 packages: a minute and a half of a processor, which compilers share.
+pub(crate) const INSTALL_DEADLINE: Duration = Duration::from_mins(15);
 
-/// Between two lines that say that pip is still running.
+/// Between two lines that say that it is still running.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(20);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -50,16 +52,21 @@ pub(crate) fn install<S: AsRef<OsStr>>(python: &Path, arguments: impl IntoIterat
 
 fn pip(python: &Path) -> Command {
     let mut command = Command::new(python);
-    command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]);
+    // Modules are compiled when they are first imported.
+    command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-compile"]);
     command
 }
 
-fn finish(mut command: Command, limit: Duration) -> Result<()> {
+/// Waits for the program and shows what it wrote if it fails.
+///
+/// # Errors
+/// With the last line that it wrote, or the deadline.
+pub(crate) fn finish(mut command: Command, limit: Duration) -> Result<()> {
     // A file: a pipe would stay open in programs that pip has started and that outlive it.
     let log = tempfile::NamedTempFile::new().context("no temporary file")?;
     let output = |file: &File| file.try_clone().map(Stdio::from);
     command.stdin(Stdio::null()).stdout(output(log.as_file())?).stderr(output(log.as_file())?);
-    let mut child = command.spawn().context("cannot run pip")?;
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", command.get_program().display()))?;
     let ended = wait(&mut child, limit)?;
     let text = String::from_utf8_lossy(&fs::read(log.path())?).into_owned();
     match ended {
@@ -67,8 +74,8 @@ fn finish(mut command: Command, limit: Duration) -> Result<()> {
         ended => {
             eprint!("{text}");
             match ended {
-                None => bail!("pip was not done after {} s", limit.as_secs()),
-                Some(status) => bail!("{}", last_line(&text).unwrap_or(&format!("pip failed: {status}"))),
+                None => bail!("not done after {} s", limit.as_secs()),
+                Some(status) => bail!("{}", last_line(&text).unwrap_or(&format!("failed: {status}"))),
             }
         }
     }
@@ -90,7 +97,7 @@ fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
         }
         if elapsed >= told + PROGRESS_INTERVAL {
             told = elapsed;
-            step(&format!("pip is still downloading and installing ({} s)", elapsed.as_secs()));
+            step(&format!("still downloading and installing ({} s)", elapsed.as_secs()));
         }
         thread::sleep(POLL_INTERVAL);
     }
@@ -114,13 +121,13 @@ mod tests {
     fn last_line_is_the_reason() {
         let error = finish(shell("echo WARNING; echo 'ERROR: no match' >&2; echo; exit 1"), INSTALL_DEADLINE);
         assert_eq!(error.unwrap_err().to_string(), "ERROR: no match");
-        assert!(finish(shell("exit 1"), INSTALL_DEADLINE).unwrap_err().to_string().starts_with("pip failed: exit"));
+        assert!(finish(shell("exit 1"), INSTALL_DEADLINE).unwrap_err().to_string().starts_with("failed: exit"));
         assert!(finish(shell("true"), INSTALL_DEADLINE).is_ok());
     }
 
     #[test]
     fn silence_ends_at_the_deadline() {
         let error = finish(shell("exec sleep 1000"), Duration::from_secs(1)).unwrap_err();
-        assert_eq!(error.to_string(), "pip was not done after 1 s");
+        assert_eq!(error.to_string(), "not done after 1 s");
     }
 }

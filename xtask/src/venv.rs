@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use crate::host;
-use crate::pip;
+use crate::pip::{self, uv};
 use crate::workspace::{printed, run, step, target_dir};
 
 /// What is installed, and why.
@@ -115,7 +115,7 @@ fn make(interpreter: &str) -> Result<PathBuf> {
         step(&format!("{} is stale or broken: making it anew", folder.display()));
         remove(&folder)?;
     }
-    step(&format!("making {} (about a minute): {}", folder.display(), REQUIREMENTS.join(" ")));
+    step(&format!("making {} (half a minute): {}", folder.display(), REQUIREMENTS.join(" ")));
     let made = fill(&folder, interpreter);
     if made.is_err() {
         remove(&folder)?;
@@ -127,7 +127,10 @@ fn fill(folder: &Path, interpreter: &str) -> Result<PathBuf> {
     run(Command::new(interpreter).args(["-m", "venv"]).arg(folder))?;
     let inside = python_of(folder);
     pip::probe(&inside, REQUIREMENTS[0])?;
-    pip::install(&inside, REQUIREMENTS)?;
+    uv::install(&inside, REQUIREMENTS).or_else(|error| {
+        step(&format!("uv: {error:#}; pip installs instead, which takes minutes"));
+        pip::install(&inside, REQUIREMENTS)
+    })?;
     for (name, requirements) in BESIDE {
         let target = folder.join(name);
         let options = ["--no-deps", "--ignore-requires-python", "--target"].map(OsStr::new).into_iter();
