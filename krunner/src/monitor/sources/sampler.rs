@@ -397,7 +397,7 @@ impl SamplerThread {
             self.scan(true)?;
         }
         if let Some(fallback) = &mut self.fallback {
-            fallback.plan(mode, cost);
+            fallback.plan(mode, cost, self.next_scan);
         }
         Ok(())
     }
@@ -454,12 +454,14 @@ impl FallbackState {
         (!std::mem::replace(&mut self.was_announced, true) || reading.has_kills, reading.has_kills)
     }
 
-    /// Schedules the next tick after one that used `cost` of CPU time.
-    fn plan(&mut self, mode: TickMode, cost: Duration) {
+    /// Schedules the next tick after one that used `cost` of CPU time. In stand-by, the thread wakes up once for a scan and a tick.
+    fn plan(&mut self, mode: TickMode, cost: Duration, next_scan: Instant) {
         let now = Instant::now();
         let passed = now.duration_since(std::mem::replace(&mut self.last_tick, now));
         let put_off = self.budget.spend(cost, passed);
-        self.next_tick = now + mode.tick_interval(self.headroom_bytes).max(put_off.min(LONGEST_TICK));
+        let next_tick = now + mode.tick_interval(self.headroom_bytes).max(put_off.min(LONGEST_TICK));
+        self.next_tick =
+            if mode == TickMode::StandBy && next_scan > now { next_tick.min(next_scan) } else { next_tick };
     }
 
     fn is_running_out(&self) -> bool {

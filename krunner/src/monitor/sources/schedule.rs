@@ -63,7 +63,7 @@ impl TickMode {
     pub(in crate::monitor) fn refresh_interval(self) -> Duration {
         match self {
             Self::Infer => LONGEST_TICK,
-            Self::StandBy => LONGEST_STAND_BY_TICK,
+            Self::StandBy => Duration::from_secs(10),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  far from the limit: usage every 250 ms, the limit every 2 s
-//!  the machine's tracer delivers kills, and usage hardly changes: usage every 500 ms
+//!  the machine's tracer delivers kills, and usage hardly changes: usage every second
 //!  usage changed by 1/16 of the limit: the sizes of the largest processes
 //!  70 % used, or full within 10 s at this rate: also memory.stat, every 500 ms
 //!  unreclaimable memory fills the limit within 10 s: every 50 ms, with the sizes of the largest processes
@@ -27,7 +27,7 @@ pub(super) const DENSE_TICK: Duration = Duration::from_millis(50);
 const CALM_PAUSE_NS: u64 = 200 * MS;
 
 /// The same for quiet ticks.
-const QUIET_PAUSE_NS: u64 = 450 * MS;
+const QUIET_PAUSE_NS: u64 = 900 * MS;
 
 /// The same for dense ticks.
 const DENSE_PAUSE_NS: u64 = 40 * MS;
@@ -54,7 +54,7 @@ const SCAN_PAUSE_NS: u64 = 1000 * MS;
 /// Known process sizes are outdated when the usage has changed by more than 1 / this of the limit.
 const CHANGED_SHARE: u64 = 16;
 
-/// Usage that changes by at most 1 / this of the limit from one sample to the next hardly changes.
+/// Usage hardly changes if it has changed by at most 1 / this of the limit since the limits were read.
 const STILL_SHARE: u64 = 64;
 
 /// Usage in percent of the limit from which on `memory.stat` is read.
