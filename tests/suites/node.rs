@@ -8,12 +8,12 @@ use krunner_tests::cgroup::Cgroup;
 use krunner_tests::container::{self, HELPER, KRUNNER, Spec};
 use krunner_tests::node::{Node, NodeLaunch, RUN_FOLDER};
 use krunner_tests::prometheus::{Prometheus, promtool};
-use krunner_tests::{host, http, proc, require, wait};
+use krunner_tests::{LaunchMethod, Scenario, host, http, proc, require, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::contained::{Contained, SEEN_MS, all, plain};
-use crate::oom::TOO_MUCH;
+use crate::oom::{TOO_MUCH, VICTIM};
 use crate::oom_burst::NO_ROOM_FOR;
 
 /// How often the node is killed in a usual run; `KRUNNER_NODE_RESTARTS` is a larger number, for which a
@@ -187,6 +187,33 @@ fn two_tenants_are_kept_apart() {
 #[test]
 fn two_tenants_in_the_hosts_pid_namespace_are_kept_apart() {
     keep_apart(|| plain().host_pids());
+}
+
+/// Containers may share a memory cgroup: a kill in one of them is counted in the other, too. The process that exits at that moment
+/// is what would be inferred without the node.
+#[test]
+fn kill_in_another_container_of_the_same_cgroup_has_no_victim_here() {
+    let (mut session, node) = require!(node_and_session(plain));
+    session.raw.op(
+        "exec",
+        &format!(
+            "mkfifo hold; ({HELPER} eat 16 --hold < hold > told &) ; exec 3> hold
+             until grep -q ready told; do sleep 0.05; done; sleep 2.5; echo yes > seen
+             until [ -e killed ]; do sleep 0.01; done; exec 3>&-; sleep 0.2; cat told"
+        ),
+    );
+    session.runner.wait_for("seen");
+    let mut command = LaunchMethod::direct().cgroup(session.container.cgroup()).command(VICTIM);
+    command.args(["eat", TOO_MUCH]);
+    let told = Scenario::start(command).end();
+    session.runner.write("killed", "");
+    assert_eq!(session.container.cgroup().oom_kills(), 1, "{told:?}");
+    let bystander = session.raw.read_runs(1).stdout();
+    assert!(bystander.contains("ready"), "{bystander}");
+    session.runner.wait_for_log(&["krunner node saw no kill in this container"]);
+    let reports = session.reports();
+    assert!(reports.iter().all(|report| report["victim"].is_null()), "{reports:#?}");
+    assert_eq!(node.status()["kills"], 1, "{}", node.status());
 }
 
 /// One tenant must not fill the ring buffer of all. The node does not record what a process sends at all.
