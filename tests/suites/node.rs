@@ -197,17 +197,17 @@ fn kill_in_another_container_of_the_same_cgroup_has_no_victim_here() {
     session.raw.op(
         "exec",
         &format!(
-            "mkfifo hold; ({HELPER} eat 16 --hold < hold > told &) ; exec 3> hold
-             until grep -q ready told; do sleep 0.05; done; sleep 2.5; echo yes > seen
-             until [ -e killed ]; do sleep 0.01; done; exec 3>&-; sleep 0.2; cat told"
+            "mkfifo hold; ({HELPER} eat 16 --hold < hold > printed &) ; exec 3> hold
+             until grep -q ready printed; do sleep 0.05; done; sleep 2.5; echo yes > seen
+             until [ -e killed ]; do sleep 0.01; done; exec 3>&-; sleep 0.2; cat printed"
         ),
     );
     session.runner.wait_for("seen");
     let mut command = LaunchMethod::direct().cgroup(session.container.cgroup()).command(VICTIM);
     command.args(["eat", TOO_MUCH]);
-    let told = Scenario::start(command).end();
+    let outcome = Scenario::start(command).end();
     session.runner.write("killed", "");
-    assert_eq!(session.container.cgroup().oom_kills(), 1, "{told:?}");
+    assert_eq!(session.container.cgroup().oom_kills(), 1, "{outcome:?}");
     let bystander = session.raw.read_runs(1).stdout();
     assert!(bystander.contains("ready"), "{bystander}");
     session.runner.wait_for_log(&["krunner node saw no kill in this container"]);

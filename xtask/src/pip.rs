@@ -23,7 +23,7 @@ const PROBE_LIMITS: [&str; 4] = ["--timeout", "15", "--retries", "1"];
 const PROBE_DEADLINE: Duration = Duration::from_secs(45);
 
 /// Some 300 MB in 150 packages: a minute and a half of a processor, which compilers share.
-pub(crate) const INSTALL_DEADLINE: Duration = Duration::from_mins(15);
+const INSTALL_DEADLINE: Duration = Duration::from_mins(15);
 
 /// Between two lines that say that it is still running.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(20);
@@ -57,11 +57,8 @@ fn pip(python: &Path) -> Command {
     command
 }
 
-/// Waits for the program and shows what it wrote if it fails.
-///
-/// # Errors
-/// With the last line that it wrote, or the deadline.
-pub(crate) fn finish(mut command: Command, limit: Duration) -> Result<()> {
+/// Waits for the program and shows what it wrote if it fails. The error has the last line of that, or the deadline.
+fn finish(mut command: Command, limit: Duration) -> Result<()> {
     // A file: a pipe would stay open in programs that pip has started and that outlive it.
     let log = tempfile::NamedTempFile::new().context("no temporary file")?;
     let output = |file: &File| file.try_clone().map(Stdio::from);

@@ -34,7 +34,7 @@ use nix::unistd::read;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::attribution::engine::MonitorEngine;
 use super::message::{MonitorEvent, MonitorQuery, MonitorRequest};
@@ -51,7 +51,7 @@ use super::sources::tracer::{Loading, RingReader};
 use crate::error::chain;
 use crate::sys;
 use delivered::{NodeSource, next_from_node};
-use memory::MemoryWatch;
+use memory::{DENSE_TICK, MemoryWatch};
 use recorded::RecorderState;
 use traced::TracerState;
 
@@ -183,13 +183,7 @@ impl MonitorTask {
         self.set_fallback(true);
         let mut loading = Box::pin(attached(tracer));
         let mut is_loading = true;
-        let mut busy = interval(BUSY_TICK);
-        busy.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut idle = interval(IDLE_TICK);
-        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut quiet = interval(QUIET_TICK);
-        quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut dense = memory::dense_tick();
+        let [mut busy, mut dense, mut idle, mut quiet] = [BUSY_TICK, DENSE_TICK, IDLE_TICK, QUIET_TICK].map(ticks);
         loop {
             let is_busy = self.is_busy();
             let is_dense = self.memory.is_dense();
@@ -445,6 +439,13 @@ impl MonitorTask {
             sampler.disable_fallback();
         }
     }
+}
+
+/// Ticks at this interval. One that comes late delays the next ones.
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Waits for the loader thread; `Err` with the reason why there is no tracer.

@@ -3,11 +3,12 @@
 //! uv does not read pip's configuration, which says where this machine's registry is. So it is handed over.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::{INSTALL_DEADLINE, finish};
+use crate::workspace::printed;
 
 /// Options of pip (`pip config`) and those of uv.
 const OPTIONS: [(&str, &str); 4] = [
@@ -28,16 +29,10 @@ pub(crate) fn install(python: &Path, requirements: &[&str]) -> Result<()> {
     super::install(python, ["uv"])?;
     let mut command = Command::new(python.with_file_name("uv"));
     command.args(["pip", "install", "--quiet", "--no-config", "--no-cache", "--python"]).arg(python);
-    hand_over(&pip_config(python)?, &mut command);
+    let config = printed(Command::new(python).args(["-m", "pip", "config", "list"]))?;
+    hand_over(&String::from_utf8_lossy(&config), &mut command);
     command.args(requirements);
     finish(command, INSTALL_DEADLINE)
-}
-
-fn pip_config(python: &Path) -> Result<String> {
-    let mut command = Command::new(python);
-    command.args(["-m", "pip", "config", "list"]).stdin(Stdio::null()).stderr(Stdio::null());
-    let output = command.output().with_context(|| format!("cannot run {}", python.display()))?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// `config` has lines like `global.index-url='URL URL'`. Variables (`:env:`) come first and win.

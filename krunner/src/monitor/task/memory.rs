@@ -26,9 +26,6 @@ pub(super) const DENSE_TICK: Duration = Duration::from_millis(50);
 /// Less than the idle tick of 250 ms, which may be late, so that each tick takes a sample.
 const CALM_PAUSE_NS: u64 = 200 * MS;
 
-/// The same for quiet ticks.
-const QUIET_PAUSE_NS: u64 = 900 * MS;
-
 /// The same for dense ticks.
 const DENSE_PAUSE_NS: u64 = 40 * MS;
 
@@ -137,7 +134,7 @@ impl MonitorTask {
         if now_ns < self.memory.sample_due_ns || self.held_until_ns.is_some() {
             return;
         }
-        self.memory.sample_due_ns = now_ns + if self.is_quiet() { QUIET_PAUSE_NS } else { CALM_PAUSE_NS };
+        self.memory.sample_due_ns = now_ns + CALM_PAUSE_NS;
         self.check_throttle(now_ns);
         let before = self.memory.nearest;
         let Some(charged) = self.charged(now_ns) else {
@@ -270,11 +267,4 @@ fn is_still(before: ChargedMemory, charged: ChargedMemory) -> bool {
 
 fn is_soon(trend: &Trend, limit_bytes: u64) -> bool {
     trend.seconds_until(limit_bytes).is_some_and(|seconds| seconds <= SOON_S)
-}
-
-/// Timer of dense samples.
-pub(super) fn dense_tick() -> tokio::time::Interval {
-    let mut tick = tokio::time::interval(DENSE_TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    tick
 }
