@@ -35,17 +35,20 @@ pub(crate) fn install(python: &Path, requirements: &[&str]) -> Result<()> {
     finish(command, INSTALL_DEADLINE)
 }
 
-/// `config` has lines like `global.index-url='URL URL'`. Variables (`:env:`) come first and win.
+/// `config` has lines like `global.index-url='URL URL'`, with `\n` for a newline. Variables (`:env:`) come first and win.
 fn hand_over(config: &str, command: &mut Command) {
     let values = |wanted: &str| {
         let found = config.lines().filter_map(|line| line.split_once('='));
         let mut values = found.filter(|(key, _)| key.rsplit('.').next() == Some(wanted));
-        values.next().map(|(_, value)| value.trim_matches('\'').to_owned())
+        values.next().map(|(_, value)| value.trim_matches('\'').replace("\\n", " "))
     };
     for (of_pip, of_uv) in OPTIONS {
         for value in values(of_pip).iter().flat_map(|value| value.split_whitespace()) {
             command.args([of_uv, value]);
         }
+    }
+    if values("no-index").is_some_and(|value| matches!(value.as_str(), "1" | "true" | "yes" | "on")) {
+        command.arg("--no-index");
     }
     for (of_pip, of_uv) in VARIABLES {
         command.envs(values(of_pip).map(|value| (of_uv, value)));
@@ -55,6 +58,15 @@ fn hand_over(config: &str, command: &mut Command) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_a_value_are_values_and_no_index_is_obeyed() {
+        let config = "global.extra-index-url='\\nhttps://a.test/s\\nhttps://b.test/s'\nglobal.no-index='true'\n";
+        let mut command = Command::new("uv");
+        hand_over(config, &mut command);
+        let words: Vec<_> = command.get_args().map(|word| word.to_str().unwrap()).collect();
+        assert_eq!(words, ["--index", "https://a.test/s", "--index", "https://b.test/s", "--no-index"]);
+    }
 
     #[test]
     fn configuration_of_pip_is_handed_over() {
