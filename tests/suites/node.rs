@@ -213,7 +213,11 @@ fn kill_in_another_container_of_the_same_cgroup_has_no_victim_here() {
     session.runner.wait_for_log(&["krunner node saw no kill in this container"]);
     let reports = session.reports();
     assert!(reports.iter().all(|report| report["victim"].is_null()), "{reports:#?}");
-    assert_eq!(node.status()["kills"], 1, "{}", node.status());
+    // Other tests kill on this machine, too.
+    let victim = outcome.pid("victim");
+    assert!(node.lines().iter().any(|line| line["victim"]["pid"] == victim), "{victim}: {:#?}", node.lines());
+    let peers = &node.status()["peers"];
+    assert_eq!((&peers[0]["sent"], &peers[0]["missed"]), (&json!(0), &json!(0)), "{peers}");
 }
 
 /// One tenant must not fill the ring buffer of all. The node does not record what a process sends at all.
