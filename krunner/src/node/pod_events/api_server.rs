@@ -44,7 +44,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Attempts with an Event that make the server fail, as an admission webhook for one namespace may.
 const SERVER_ERRORS: u32 = 4;
 
-/// Between two warnings.
+/// Between two warnings of a kind.
 const WARNING_PAUSE: Duration = Duration::from_mins(5);
 
 /// Longest token that is read.
@@ -57,7 +57,21 @@ pub(crate) struct ApiServer {
     authorities: Vec<u8>,
     url: String,
     account: PathBuf,
-    warned: Option<Instant>,
+    warnings: Warnings,
+}
+
+/// When each kind of failure was logged last: an attempt that is repeated must not hide that an Event is given up.
+#[derive(Debug, Default)]
+struct Warnings {
+    repeated: Option<Instant>,
+    given_up: Option<Instant>,
+}
+
+/// What happens to an Event whose attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Repeated,
+    GivenUp,
 }
 
 /// Why no Events can be created.
@@ -142,7 +156,13 @@ impl ApiServer {
         .await;
         let authorities = read.map_err(|error| missing(&certificates, error))?;
         let roots = roots_of(&authorities).ok_or(ApiServerError::NoCertificate(certificates))?;
-        Ok(Self { client: HttpClient::trusting(roots)?, authorities, url: url(&host, &port), account, warned: None })
+        Ok(Self {
+            client: HttpClient::trusting(roots)?,
+            authorities,
+            url: url(&host, &port),
+            account,
+            warnings: Warnings::default(),
+        })
     }
 
     /// The address, for messages.
@@ -186,7 +206,7 @@ impl ApiServer {
                 Remains::AFewTimes if server_errors + 1 < SERVER_ERRORS => server_errors += 1,
                 Remains::AFewTimes | Remains::Not => return Err(error),
             }
-            self.warn(event, &error, " (it is sent again)");
+            self.warn(event, &error, Next::Repeated);
             let pause = error.retry_after().unwrap_or(wait).clamp(wait, LONGEST_WAIT);
             sleep(pause).await;
             wait = (wait * 2).min(LONGEST_WAIT);
@@ -208,13 +228,28 @@ impl ApiServer {
         }
     }
 
-    fn warn(&mut self, event: &PodEvent, error: &CreateError, then: &str) {
-        if self.warned.is_some_and(|warned| warned.elapsed() < WARNING_PAUSE) {
+    fn warn(&mut self, event: &PodEvent, error: &CreateError, next: Next) {
+        if !self.warnings.is_due(next, Instant::now()) {
             return;
         }
-        self.warned = Some(Instant::now());
+        let then = if next == Next::Repeated { " (it is sent again)" } else { "" };
         let (namespace, problem, remedy) = (&event.metadata.namespace, chain(error), error.remedy());
         tracing::warn!("no Kubernetes Event for an OOM kill in the namespace {namespace}: {problem}{remedy}{then}");
+    }
+}
+
+impl Warnings {
+    /// Whether to log a failure now; if so, the next one of its kind waits for [`WARNING_PAUSE`].
+    fn is_due(&mut self, next: Next, now: Instant) -> bool {
+        let last = match next {
+            Next::Repeated => &mut self.repeated,
+            Next::GivenUp => &mut self.given_up,
+        };
+        let is_due = last.is_none_or(|last| now.duration_since(last) >= WARNING_PAUSE);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
     }
 }
 
@@ -225,7 +260,7 @@ pub(super) async fn send_all(mut server: ApiServer, mut events: mpsc::Receiver<P
             Ok(()) => EventOutcome::Created,
             Err(error) => {
                 if !error.is_namespace_gone() {
-                    server.warn(&event, &error, "");
+                    server.warn(&event, &error, Next::GivenUp);
                 }
                 EventOutcome::Refused
             }
@@ -356,6 +391,15 @@ mod tests {
         assert!(is_gone(StatusCode::FORBIDDEN, r#"{"message":"... because it is being terminated"}"#));
         assert!(is_gone(StatusCode::NOT_FOUND, r#"{"reason":"NotFound","details":{"kind":"namespaces"}}"#));
         assert!(!is_gone(StatusCode::NOT_FOUND, "404 page not found"));
+    }
+
+    #[test]
+    fn a_repeated_attempt_does_not_hide_that_an_event_is_given_up() {
+        let (mut warnings, now) = (Warnings::default(), Instant::now());
+        assert!(warnings.is_due(Next::Repeated, now));
+        assert!(warnings.is_due(Next::GivenUp, now), "the kind that a person has to know of");
+        assert!(!warnings.is_due(Next::GivenUp, now + WARNING_PAUSE / 2));
+        assert!(warnings.is_due(Next::GivenUp, now + WARNING_PAUSE));
     }
 
     #[test]
