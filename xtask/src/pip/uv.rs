@@ -1,6 +1,7 @@
 //! Installs Python packages with uv: a quarter of a minute instead of three of a processor that compilers need.
 //!
-//! uv does not read pip's configuration, which says where this machine's registry is. So it is handed over.
+//! uv does not read pip's configuration, which says where this machine's registry is. So it is handed over, in variables: the
+//! arguments of a process are visible to every user, and addresses may have passwords.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,16 +11,16 @@ use anyhow::Result;
 use super::{INSTALL_DEADLINE, finish};
 use crate::workspace::printed;
 
-/// Options of pip (`pip config`) and those of uv.
-const OPTIONS: [(&str, &str); 4] = [
-    ("index-url", "--default-index"),
-    ("extra-index-url", "--index"),
-    ("find-links", "--find-links"),
-    ("trusted-host", "--allow-insecure-host"),
+/// Options of pip (`pip config`), the variables of uv that have the same meaning, and what separates values there
+/// (<https://docs.astral.sh/uv/reference/environment/>).
+const VARIABLES: [(&str, &str, &str); 6] = [
+    ("index-url", "UV_DEFAULT_INDEX", " "),
+    ("extra-index-url", "UV_INDEX", " "),
+    ("find-links", "UV_FIND_LINKS", ","),
+    ("trusted-host", "UV_INSECURE_HOST", " "),
+    ("cert", "SSL_CERT_FILE", " "),
+    ("default-timeout", "UV_HTTP_TIMEOUT", " "),
 ];
-
-/// Options of pip that uv has as variables.
-const VARIABLES: [(&str, &str); 2] = [("cert", "SSL_CERT_FILE"), ("default-timeout", "UV_HTTP_TIMEOUT")];
 
 /// Installs packages in the environment of this interpreter, uv among them.
 ///
@@ -42,16 +43,13 @@ fn hand_over(config: &str, command: &mut Command) {
         let mut values = found.filter(|(key, _)| key.rsplit('.').next() == Some(wanted));
         values.next().map(|(_, value)| value.trim_matches('\'').replace("\\n", " "))
     };
-    for (of_pip, of_uv) in OPTIONS {
-        for value in values(of_pip).iter().flat_map(|value| value.split_whitespace()) {
-            command.args([of_uv, value]);
-        }
-    }
     if values("no-index").is_some_and(|value| matches!(value.as_str(), "1" | "true" | "yes" | "on")) {
         command.arg("--no-index");
     }
-    for (of_pip, of_uv) in VARIABLES {
-        command.envs(values(of_pip).map(|value| (of_uv, value)));
+    for (of_pip, of_uv, separator) in VARIABLES {
+        if let Some(value) = values(of_pip) {
+            command.env(of_uv, value.split_whitespace().collect::<Vec<_>>().join(separator));
+        }
     }
 }
 
@@ -59,13 +57,18 @@ fn hand_over(config: &str, command: &mut Command) {
 mod tests {
     use super::*;
 
+    /// Those of the child, sorted by name.
+    fn variables(command: &Command) -> Vec<(&str, &str)> {
+        command.get_envs().map(|(name, value)| (name.to_str().unwrap(), value.unwrap().to_str().unwrap())).collect()
+    }
+
     #[test]
     fn lines_of_a_value_are_values_and_no_index_is_obeyed() {
         let config = "global.extra-index-url='\\nhttps://a.test/s\\nhttps://b.test/s'\nglobal.no-index='true'\n";
         let mut command = Command::new("uv");
         hand_over(config, &mut command);
-        let words: Vec<_> = command.get_args().map(|word| word.to_str().unwrap()).collect();
-        assert_eq!(words, ["--index", "https://a.test/s", "--index", "https://b.test/s", "--no-index"]);
+        assert_eq!(variables(&command), [("UV_INDEX", "https://a.test/s https://b.test/s")]);
+        assert_eq!(command.get_args().collect::<Vec<_>>(), ["--no-index"]);
     }
 
     #[test]
@@ -74,9 +77,12 @@ mod tests {
                       global.index-url='https://second.test/simple'\nglobal.find-links='/w /x'\nuser.quiet='1'\n";
         let mut command = Command::new("uv");
         hand_over(config, &mut command);
-        let words: Vec<_> = command.get_args().map(|word| word.to_str().unwrap()).collect();
-        assert_eq!(words, ["--default-index", "https://first.test/simple", "--find-links", "/w", "--find-links", "/x"]);
-        let variables: Vec<_> = command.get_envs().map(|(name, value)| (name, value.unwrap())).collect();
-        assert_eq!(variables, [("SSL_CERT_FILE".as_ref(), "/a.pem".as_ref())]);
+        let expected = [
+            ("SSL_CERT_FILE", "/a.pem"),
+            ("UV_DEFAULT_INDEX", "https://first.test/simple"),
+            ("UV_FIND_LINKS", "/w,/x"),
+        ];
+        assert_eq!(variables(&command), expected);
+        assert_eq!(command.get_args().count(), 0, "other users see arguments");
     }
 }
