@@ -1,17 +1,17 @@
 //! `cargo xtask test`: runs every check of the workspace.
 //!
-//! The order is tidy, the unit tests of all packages, the integration suites against the release binary, then the OOM matrix on
+//! The order is the unit tests of all packages, tidy, the integration suites against the release binary, then the OOM matrix on
 //! this machine. With `--all`, the program under test is the static binary of the release artifacts, which suites test too; the
 //! OOM matrix runs on other kernels, and dependencies are audited. `--engines` adds containers of real engines, `--newcomer` the
 //! tests in a fresh clone. A failed part does not stop the next one; the end of the output summarizes all of them.
 //!
 //! The suites wait more than they compute. Hence they run on more threads than there are processors, and with `--all`, what the
-//! parts behind them need is built meanwhile, at the lowest priority.
+//! parts behind them need is built before and beside them, at the lowest priority.
 
 mod parts;
+mod preparation;
 mod sanitize;
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -22,13 +22,14 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use krunner_tests::flaky;
 
-use self::parts::OTHER_PARTS;
+use self::parts::LaterParts;
+use self::preparation::Prepared;
 use self::sanitize::Sanitizer;
 use crate::dist::Dist;
 use crate::musl::{Arch, Site};
 use crate::summary::{Check, Summary};
-use crate::workspace::{self, build_binary, build_release, cargo, joined, named, root, step};
-use crate::{dist, host, tidy, venv};
+use crate::workspace::{build_binary, cargo, joined, named, root, step};
+use crate::{dist, tidy, venv};
 
 const HELP: &str = "\
 First creates the Python environment that tests need in target/venv, without root, from python3.11 and packages that \
@@ -125,7 +126,8 @@ impl Selection {
 
 /// What tests read from their environment variables.
 struct TestEnv {
-    krunner: PathBuf,
+    /// The program under test, once it is built.
+    krunner: Option<PathBuf>,
     /// `Err` has the reason why there is no Python environment.
     python: Result<PathBuf, String>,
     /// The artifacts that the suites use.
@@ -141,21 +143,20 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         return sanitizer.test(&args.selection);
     }
     let mut times = Times::new();
-    let (python, build) = args.prepare()?;
-    times.ended("preparation");
-    if let Err(reason) = &python {
+    let scratch = tempfile::tempdir().context("no temporary folder")?;
+    let (skip_file, flaky_file) = (scratch.path().join("skips"), scratch.path().join("retries"));
+    for file in [&skip_file, &flaky_file] {
+        fs::write(file, "")?;
+    }
+    let Prepared { env, unit, later } = args.prepare(skip_file, flaky_file)?;
+    times.ended("preparation and unit tests");
+    if let Err(reason) = &env.python {
         step(&format!("skipping tests that need Python: {reason}"));
     }
     let mut problems = Vec::new();
     step("tidy");
     if !tidy::check_workspace(&root())? {
         problems.push("tidy found problems (see above)".to_owned());
-    }
-
-    let scratch = tempfile::tempdir().context("no temporary folder")?;
-    let (skip_file, flaky_file) = (scratch.path().join("skips"), scratch.path().join("retries"));
-    for file in [&skip_file, &flaky_file] {
-        fs::write(file, "")?;
     }
     let mut summary = Summary::default();
     if !args.all && !args.is_for_other_parts() {
@@ -164,17 +165,10 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
             summary.check(check);
         }
     }
-    let env = TestEnv {
-        krunner: build.program()?.to_owned(),
-        python,
-        dist: build.into_artifacts(),
-        skip_file,
-        flaky_file,
-        all: args.all,
-    };
-    args.run_unit_tests(&env, &mut summary, &mut problems)?;
-    times.ended("unit tests");
-    args.run_suites(&env, &mut summary, &mut problems)?;
+    if !env.retry(unit, || cargo(UNIT_TESTS), &mut summary)? {
+        problems.push("the unit tests failed".to_owned());
+    }
+    args.run_suites(&env, later, &mut summary, &mut problems)?;
     times.ended("suites");
 
     // After the suites, because load on the machine distorts what these measure.
@@ -206,33 +200,6 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 }
 
 impl Args {
-    /// Installs what is missing, makes the Python environment, and builds the program under test and the tests. These wait for
-    /// downloads or use one processor for a long time, so they run at the same time as far as they can.
-    fn prepare(&self) -> Result<(Result<PathBuf, String>, Build)> {
-        thread::scope(|scope| {
-            scope.spawn(build_tests);
-            if self.all {
-                // Shown now: the end of the other thread is waited for.
-                host::install_missing().inspect_err(|error| step(&format!("{error:#}")))?;
-            }
-            let build = scope.spawn(|| self.build());
-            let python = self.python()?;
-            Ok((python, joined(build)?))
-        })
-    }
-
-    /// Builds the program under test.
-    fn build(&self) -> Result<Build> {
-        Ok(if !self.all {
-            Build::Program(build_release("krunner")?)
-        } else if self.is_for_other_parts() {
-            Build::Program(Site::here()?.build_native()?)
-        } else {
-            step("dist of this processor");
-            Build::Artifacts(dist::make_native()?)
-        })
-    }
-
     /// Builds the program that scenarios of the OOM matrix kill.
     fn build_victim(&self) -> Result<PathBuf> {
         if self.all {
@@ -242,20 +209,19 @@ impl Args {
         }
     }
 
-    fn run_unit_tests(&self, env: &TestEnv, summary: &mut Summary, problems: &mut Vec<String>) -> Result<()> {
-        step("unit tests");
-        if !env.run_with_retries(|| cargo(UNIT_TESTS), &self.skips_and_filters(), summary)? {
-            problems.push("the unit tests failed".to_owned());
-        }
-        Ok(())
-    }
-
-    fn run_suites(&self, env: &TestEnv, summary: &mut Summary, problems: &mut Vec<String>) -> Result<()> {
+    /// `later`: what the parts behind the suites need, which is being built meanwhile.
+    fn run_suites(
+        &self,
+        env: &TestEnv,
+        later: LaterParts,
+        summary: &mut Summary,
+        problems: &mut Vec<String>,
+    ) -> Result<()> {
         step("integration suites");
         let suites = || with_threads(cargo(SUITES));
         // The retries come when nothing else runs.
         let (first, conformance, prepared) = thread::scope(|scope| {
-            let later = scope.spawn(|| self.prepare_later_parts(env.dist.as_ref()));
+            let later = scope.spawn(|| later.finish(env.dist.as_ref()));
             let first = env.run(suites().arg("--").args(self.skips_and_filters()));
             let conformance = self.run_conformance(env, summary);
             (first, conformance, joined(later))
@@ -297,17 +263,6 @@ impl Args {
         self.selection.arguments("--skip").collect()
     }
 
-    /// The Python environment, or the reason why there is none.
-    fn python(&self) -> Result<Result<PathBuf, String>> {
-        Ok(if self.all {
-            Ok(venv::ensure()?)
-        } else if self.is_for_other_parts() {
-            venv::existing()?.ok_or_else(|| "no Python environment: this part does not need one".to_owned())
-        } else {
-            venv::ensure_without_root()?
-        })
-    }
-
     /// Whether the filters select a part that `cargo test` does not run, by one of its names, and leave it out by none.
     fn wants(&self, names: &[&str]) -> bool {
         let is_in_name = |part: &String| names.iter().any(|name| name.contains(part.as_str()));
@@ -323,48 +278,6 @@ impl Args {
         }
         let wanted: Vec<_> = self.selection.filters.iter().filter(|filter| filter.starts_with(ALL)).cloned().collect();
         (!wanted.is_empty()).then_some(wanted)
-    }
-
-    /// Whether the filters select only parts that need neither Python nor the release artifacts.
-    fn is_for_other_parts(&self) -> bool {
-        let is_other = |filter: &String| {
-            OTHER_PARTS.iter().any(|(part, alias)| part.contains(filter.as_str()) || alias.contains(filter.as_str()))
-        };
-        !self.selection.filters.is_empty() && self.selection.filters.iter().all(is_other)
-    }
-}
-
-/// Builds what [`Args::run_unit_tests`] and [`Args::run_suites`] run. They build it again if this fails, and report it: a compiler
-/// may have been replaced meanwhile by another of the packages that are missing.
-fn build_tests() {
-    step("building the tests");
-    for tests in [&UNIT_TESTS[..], &SUITES] {
-        if let Err(error) = workspace::run(cargo(tests).args(["--no-run", "--quiet"])) {
-            step(&format!("{error:#}; it is tried again later"));
-        }
-    }
-}
-
-/// What `cargo xtask test` tests.
-enum Build {
-    /// With --all: what is handed out.
-    Artifacts(Dist),
-    Program(PathBuf),
-}
-
-impl Build {
-    fn program(&self) -> Result<&Path> {
-        match self {
-            Self::Artifacts(dist) => dist.native(),
-            Self::Program(path) => Ok(path),
-        }
-    }
-
-    fn into_artifacts(self) -> Option<Dist> {
-        match self {
-            Self::Artifacts(dist) => Some(dist),
-            Self::Program(_) => None,
-        }
     }
 }
 
@@ -397,16 +310,8 @@ struct Attempt {
 }
 
 impl TestEnv {
-    /// Runs `cargo test` with arguments for the test binaries, then each failed test once more. Returns `false` if a test failed
-    /// both times or could not run.
-    fn run_with_retries(
-        &self,
-        command: impl Fn() -> Command,
-        arguments: &[impl AsRef<OsStr>],
-        summary: &mut Summary,
-    ) -> Result<bool> {
-        let first = self.run(command().arg("--").args(arguments))?;
-        self.retry(first, command, summary)
+    fn program(&self) -> Result<&Path> {
+        self.krunner.as_deref().context("the program under test is not built")
     }
 
     /// Runs each failed test once more, one at a time: what passes only alone is counted as flaky.
@@ -427,10 +332,14 @@ impl TestEnv {
 
     /// Runs `cargo test`, forwards its output and counts the tests in it.
     fn run(&self, command: &mut Command) -> Result<Attempt> {
-        command.env("KRUNNER_BIN", &self.krunner).env("KRUNNER_SKIP_FILE", &self.skip_file);
-        command.env("KRUNNER_FLAKY_FILE", &self.flaky_file);
-        for variable in ["KRUNNER_TEST_PYTHON", "KRUNNER_TEST_NO_PYTHON", "KRUNNER_DIST", "KRUNNER_TEST_ALL"] {
+        command.env("KRUNNER_SKIP_FILE", &self.skip_file).env("KRUNNER_FLAKY_FILE", &self.flaky_file);
+        for variable in
+            ["KRUNNER_BIN", "KRUNNER_TEST_PYTHON", "KRUNNER_TEST_NO_PYTHON", "KRUNNER_DIST", "KRUNNER_TEST_ALL"]
+        {
             command.env_remove(variable);
+        }
+        if let Some(krunner) = &self.krunner {
+            command.env("KRUNNER_BIN", krunner);
         }
         if let Some(dist) = &self.dist {
             command.env("KRUNNER_DIST", dist.folder());

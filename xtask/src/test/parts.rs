@@ -1,6 +1,8 @@
 //! The parts of `cargo xtask test` that `cargo test` does not run: they come after the suites, because load distorts what they measure.
+//! What they need is made before.
 
-use std::thread;
+use std::panic::resume_unwind;
+use std::thread::{self, JoinHandle};
 
 use anyhow::Result;
 
@@ -30,7 +32,7 @@ impl Args {
         let mut results = Vec::new();
         if self.runs("oom-matrix") {
             step("oom-matrix");
-            let checks = self.build_victim().map(|victim| oom_matrix::test(&env.krunner, victim));
+            let checks = env.program().and_then(|krunner| Ok(oom_matrix::test(krunner, self.build_victim()?)));
             results.push(("oom-matrix", checks));
         }
         results.extend(self.run_machines());
@@ -87,34 +89,33 @@ impl Args {
             _ => true,
         }
     }
+}
 
-    /// Makes the artifacts for all processors and checks them, if `tested` are those that the suites use; builds and fetches what
-    /// the parts behind the suites need. Both at the same time: the last step of a build uses one processor for minutes.
-    pub(super) fn prepare_later_parts(&self, tested: Option<&Dist>) -> [PartResult; 2] {
-        thread::scope(|scope| {
-            let artifacts = || give_way().and_then(|()| tested.map_or_else(|| Ok(Vec::new()), check_artifacts));
-            let others = || give_way().and_then(|()| self.fetch_for_later_parts()).map(|()| Vec::new());
-            let parts =
-                [("dist", scope.spawn(artifacts)), ("preparation of the parts behind the suites", scope.spawn(others))];
-            parts.map(|(what, thread)| (what, joined(thread)))
-        })
+/// What the parts behind the suites need. It is fetched and built beside everything before them, at the lowest priority.
+pub(super) struct LaterParts(JoinHandle<Result<()>>);
+
+impl LaterParts {
+    pub(super) fn start(args: &Args) -> Self {
+        let wants = |part: &str| args.all && args.runs(part);
+        let (audit, engines, kernels, arm64) = (wants("audit"), wants("engines"), wants("vm"), wants("arm64"));
+        Self(thread::spawn(move || {
+            give_way()?;
+            if audit {
+                audit::ensure()?;
+            }
+            if engines {
+                vm::prepare_engines()?;
+            }
+            let sets = [(kernels, KernelSet::Default), (arm64, KernelSet::Arm64)];
+            sets.into_iter().filter(|(is_wanted, _)| *is_wanted).try_for_each(|(_, set)| vm::prepare(set))
+        }))
     }
 
-    /// What shares no folder with the builds of artifacts comes first.
-    fn fetch_for_later_parts(&self) -> Result<()> {
-        if self.all && self.runs("audit") {
-            audit::ensure()?;
-        }
-        if self.runs("engines") {
-            vm::prepare_engines()?;
-        }
-        if self.all && self.runs("vm") {
-            vm::prepare(KernelSet::Default)?;
-        }
-        if self.runs("arm64") {
-            vm::prepare(KernelSet::Arm64)?;
-        }
-        Ok(())
+    /// Makes the artifacts for all processors and checks them, if `tested` are those that the suites use, and waits for the rest.
+    pub(super) fn finish(self, tested: Option<&Dist>) -> [PartResult; 2] {
+        let artifacts = give_way().and_then(|()| tested.map_or_else(|| Ok(Vec::new()), check_artifacts));
+        let others = self.0.join().unwrap_or_else(|panic| resume_unwind(panic));
+        [("dist", artifacts), ("preparation of the parts behind the suites", others.map(|()| Vec::new()))]
     }
 }
 
