@@ -13,11 +13,13 @@
 
 mod kernel;
 mod layout;
+mod oom_daemon;
 pub mod program;
 mod record;
 
 pub use kernel::{ABSENT, CHARGE_BATCH_PAGES, Config, LEVEL_UNKNOWN, Offsets, WINDOW_BYTES, config_flag, upid};
 pub use layout::Layout;
+pub use oom_daemon::OomDaemon;
 pub use record::{
     CGROUP_NAME_BYTES, CMDLINE_BYTES, COMM_BYTES, CgroupMade, Exec, Exit, Fork, Kill, Kind, Mark, Memory, NamespaceId,
     NamespaceIds, Task, exec_flag, limit_kind, outcome, source,

@@ -210,8 +210,8 @@ layout! {
         pub limit_usage_pages: u64,
         /// One of [`limit_kind`].
         pub limit_kind: u32,
-        /// Padding to a multiple of 8 bytes; always 0.
-        pub reserved: u32,
+        /// Which [`OomDaemon`](crate::OomDaemon) the sender is, if it is not visible from our namespace; 0 for none.
+        pub sender_daemon: u32,
         /// The victim's command name.
         pub comm: [u8; COMM_BYTES],
         /// The sender's command name; empty unless `sender_tgid` is set.

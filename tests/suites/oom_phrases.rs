@@ -24,6 +24,9 @@ pub(crate) const SIGKILL_FROM: &str = "SIGKILL from";
 /// A SIGKILL from another pid namespace.
 pub(crate) const FROM_OUTSIDE: &str = "from outside this container";
 
+/// A SIGKILL of earlyoom or systemd-oomd.
+pub(crate) const OOM_DAEMON: &str = "a user-space OOM killer outside this container";
+
 /// A SIGKILL of which only the counter is known.
 pub(crate) const NOT_THE_OOM_KILLER: &str = "not the OOM killer";
 

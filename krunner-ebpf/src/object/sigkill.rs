@@ -8,7 +8,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
-use krunner_common::{Kill, Kind, outcome, source};
+use krunner_common::{Kill, Kind, OomDaemon, outcome, source};
 
 use super::address::Address;
 use super::globals::mark_victim_is_pid;
@@ -42,6 +42,7 @@ fn sigkill(ctx: RawTracePointContext) -> Option<()> {
     // would be checked with all the rest.
     let limit = kept(&mut entry, if from_kernel { Limit::tightest(task) } else { Limit::NONE });
     let (sender_tgid, sender_comm) = task::name(task::current());
+    let sender_daemon = if from_kernel || sender_tgid != 0 { 0 } else { daemon_of(task::current()) };
     let from = if from_kernel { source::KERNEL } else { source::USER };
     let comm = task::leader(task).map(task::comm).unwrap_or_default();
     // Written in place: the stack has no space for a copy.
@@ -62,7 +63,7 @@ fn sigkill(ctx: RawTracePointContext) -> Option<()> {
         limit_pages: limit.pages,
         limit_usage_pages: limit.usage_pages,
         limit_kind: limit.kind,
-        reserved: 0,
+        sender_daemon,
         comm,
         sender_comm,
         namespaces: task::namespaces(task),
@@ -87,6 +88,20 @@ fn kept(entry: &mut MaybeUninit<Kill>, limit: Limit) -> Limit {
             usage_pages: (&raw const (*kill).limit_usage_pages).read_volatile(),
             kind: (&raw const (*kill).limit_kind).read_volatile(),
         }
+    }
+}
+
+/// The code of the user-space OOM killer that a task belongs to; 0 if it belongs to none. No other name leaves the kernel.
+#[inline(always)]
+fn daemon_of(task: Address) -> u32 {
+    let comm = task::leader(task).and_then(task::comm_words).unwrap_or_default();
+    let [first, second, third, fourth] = OomDaemon::ALL;
+    match () {
+        () if first.is_named(comm) => 1,
+        () if second.is_named(comm) => 2,
+        () if third.is_named(comm) => 3,
+        () if fourth.is_named(comm) => 4,
+        () => 0,
     }
 }
 

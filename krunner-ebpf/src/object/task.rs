@@ -101,6 +101,12 @@ pub(super) fn comm<P: KernelPointer>(task: P) -> [u8; COMM_BYTES] {
     task.comm(offset!(task_comm)).unwrap_or_default()
 }
 
+/// The command name of a task as two words. Only for a comparison: it may be the name of another tenant's.
+#[inline(always)]
+pub(super) fn comm_words(task: Address) -> Option<[u64; 2]> {
+    task.two_u64(offset!(task_comm))
+}
+
 /// Real user id in the initial user namespace (`task_uid()`).
 #[inline(always)]
 pub(super) fn uid(task: Address) -> u32 {

@@ -21,7 +21,7 @@ use crate::logging::OPERATOR;
 use crate::monitor::recorder::{
     Certainty, EndCause, PostMortem, Record, Recorder, RecorderStart, RecordingPath, kernel_id,
 };
-use crate::monitor::{Confidence, OomReport, OwnCharge, boot_ns, utc};
+use crate::monitor::{Confidence, KillEvent, OomReport, OwnCharge, boot_ns, utc};
 use crate::tasks::{TaskGroup, blocking};
 use crate::wire::Step;
 
@@ -137,7 +137,16 @@ impl SessionEndLog {
         }
     }
 
-    pub(super) fn record_kill(&mut self, report: &OomReport) {
+    /// Records a kill or a slow-down.
+    pub(super) fn record_notice(&mut self, notice: &KillEvent) {
+        match notice {
+            KillEvent::Report(report) => self.record_kill(report),
+            KillEvent::Throttled(throttled) => self.record(Record::throttled(throttled)),
+            _ => {}
+        }
+    }
+
+    fn record_kill(&mut self, report: &OomReport) {
         let victim = &report.victim.process;
         self.record(Record::kill(report));
         self.kill = Some(KillId {

@@ -170,9 +170,7 @@ impl OomReporter {
             OomEvent::Monitor(MonitorEvent::Flushed(number)) => return Some(number),
             OomEvent::Monitor(MonitorEvent::Status(status)) => log_source(&status),
             OomEvent::Monitor(MonitorEvent::Oom(notice)) => {
-                if let KillEvent::Report(report) = &notice {
-                    end_log.record_kill(report);
-                }
+                end_log.record_notice(&notice);
                 self.notice(&notice, is_attached);
             }
             OomEvent::Monitor(MonitorEvent::Unconfirmed) => {

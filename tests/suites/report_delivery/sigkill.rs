@@ -1,11 +1,17 @@
 //! A SIGKILL that was not the OOM killer's is explained, in the step that it ended, and not called a lack of memory.
 
+use std::fs;
+use std::process::Command;
+
 use krunner_tests::{Transcript, proc, require, wait};
 use nix::sys::signal::Signal;
 
 use super::session;
 use crate::limited_session::{LimitedSession, Tracer};
-use crate::oom_phrases::{FROM_OUTSIDE, HEADING, NOT_THE_OOM_KILLER, REPORT, SIGKILL_FROM};
+use crate::oom_phrases::{FROM_OUTSIDE, HEADING, NOT_THE_OOM_KILLER, OOM_DAEMON, REPORT, SIGKILL_FROM};
+
+/// A user-space OOM killer.
+const DAEMON: &str = "earlyoom";
 
 /// The explanation is in the step, and is one: with BPF these words, without it that it was not the OOM killer.
 #[track_caller]
@@ -78,4 +84,25 @@ fn from_outside_bpf() {
 #[test]
 fn from_outside_snapshot() {
     require!(from_outside(Tracer::Snapshot));
+}
+
+/// A stand-in for earlyoom, which would kill on this machine: a shell of its name. The real one is tried in a virtual machine
+/// (`tests/vm/node`).
+fn by_an_oom_daemon() -> Result<(), String> {
+    let mut session = session(Tracer::Bpf, |plan| plan)?;
+    session.send("exec", "exec sleep 600");
+    let pid = sleeper(&session);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let daemon = folder.path().join(DAEMON);
+    fs::copy("/bin/sh", &daemon).expect("a copy");
+    let status = Command::new(&daemon).args(["-c", &format!("kill -9 {pid}; exit $?")]).status().expect("it runs");
+    assert!(status.success(), "{status}");
+    let run = session.read_until(|message| message.kind == "finished").expect("the runner lives");
+    assert_explained(Tracer::Bpf, &run, -9, &[SIGKILL_FROM, DAEMON, OOM_DAEMON]);
+    Ok(())
+}
+
+#[test]
+fn by_an_oom_daemon_bpf() {
+    require!(by_an_oom_daemon());
 }

@@ -32,10 +32,12 @@ pub(super) async fn start(place: RecordingPath, monitor: &Monitor) -> anyhow::Re
     Ok(recorder)
 }
 
-/// Records a report.
+/// Records a kill or a slow-down.
 pub(super) fn record(recorder: &Recorder, event: &MonitorEvent) {
-    if let MonitorEvent::Oom(KillEvent::Report(report)) = event {
-        recorder.record(Record::kill(report));
+    match event {
+        MonitorEvent::Oom(KillEvent::Report(report)) => recorder.record(Record::kill(report)),
+        MonitorEvent::Oom(KillEvent::Throttled(throttled)) => recorder.record(Record::throttled(throttled)),
+        _ => {}
     }
 }
 

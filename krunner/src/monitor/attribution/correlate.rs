@@ -30,7 +30,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::monitor::model::detection::TracerKind;
-use crate::monitor::model::event::{Actor, Kill, KillSource, Mark, Trace, TraceEvent};
+use crate::monitor::model::event::{Actor, Kill, KillSender, KillSource, Mark, Trace, TraceEvent};
 use crate::monitor::model::process::ProcessKey;
 
 const MS: u64 = 1_000_000;
@@ -102,8 +102,8 @@ pub(crate) enum Attribution {
         process: ProcessKey,
         /// The process's comm.
         name: String,
-        /// The sender, if visible.
-        by: Option<Actor>,
+        /// The process that sent the signal.
+        by: KillSender,
     },
 }
 
@@ -458,7 +458,7 @@ impl PendingKill {
         let co_victim_of = self.first_victim();
         match self.kill {
             None => {
-                let (name, by) = self.user_kill.map(|kill| (kill.name, kill.sender)).unwrap_or_default();
+                let (name, by) = self.user_kill.map(Kill::into_name_and_sender).unwrap_or_default();
                 Attribution::KilledByProcess { process, name, by }
             }
             Some((killed_at_boot_ns, kill)) => Attribution::Oom(Box::new(Victim {

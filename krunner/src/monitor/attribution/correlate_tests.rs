@@ -221,7 +221,11 @@ fn sigkill_from_a_process_is_not_an_oom_kill() {
     let attributions = attributions(vec![kill(0, 7, User, 33), exit(1, 7)]);
     assert_eq!(
         attributions,
-        [Attribution::KilledByProcess { process: process(7), name: "victim".into(), by: Some(actor(33)) }]
+        [Attribution::KilledByProcess {
+            process: process(7),
+            name: "victim".into(),
+            by: KillSender::Visible(actor(33))
+        }]
     );
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::monitor::attribution::correlate::Confidence;
 use crate::monitor::attribution::sigkill::SigkillOf;
 use crate::monitor::explain::{GroupKill, Kills};
-use crate::monitor::model::event::{Actor, Mark, ProcessExit};
+use crate::monitor::model::event::{Actor, KillSender, Mark, ProcessExit};
 use crate::monitor::model::process::{Cmdline, ExitKind, ProcessSample, ScanCost, SizeSplit, Sizes};
 
 #[path = "engine_facts_tests.rs"]
@@ -408,7 +408,7 @@ fn cause_of_a_sigkill_is_known_afterwards() {
     let cause = |pid| engine.sigkill_cause(SigkillOf::Process { pid, since_boot_ns: at }, true, at + SECOND);
     assert!(matches!(cause(7), SigkillCause::Oom { .. }), "{:?}", cause(7));
     let victim = Actor { pid: 8, name: "hog".into() };
-    assert_eq!(cause(8), SigkillCause::Sent { victim, by: Some(sender) });
+    assert_eq!(cause(8), SigkillCause::Sent { victim, by: KillSender::Visible(sender) });
     assert_eq!(cause(9), SigkillCause::Unknown);
 }
 

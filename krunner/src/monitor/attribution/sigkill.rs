@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use crate::monitor::model::event::Actor;
+use crate::monitor::model::event::{Actor, KillSender};
 use crate::monitor::model::process::ProcessKey;
 
 /// Kills to remember: far more than happen between an exit and the question about it.
@@ -40,8 +40,8 @@ pub(crate) enum SigkillCause {
     Sent {
         /// The process that was killed.
         victim: Actor,
-        /// The sender; `None` if it is not visible in this PID namespace.
-        by: Option<Actor>,
+        /// The process that sent the signal.
+        by: KillSender,
     },
     /// The OOM killer killed the init process of its PID namespace, and the kernel killed all other processes there.
     OomOfInit {
@@ -62,7 +62,7 @@ impl fmt::Display for SigkillCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Oom { victim } => write!(f, "OOM kill of {victim}"),
-            Self::Sent { victim, by: Some(by) } => write!(
+            Self::Sent { victim, by: KillSender::Visible(by) } => write!(
                 f,
                 "SIGKILL from PID {} ({}) to PID {} ({}), not the OOM killer",
                 by.pid,
@@ -70,7 +70,13 @@ impl fmt::Display for SigkillCause {
                 victim.pid,
                 victim.name.escape_debug()
             ),
-            Self::Sent { victim, by: None } => write!(
+            Self::Sent { victim, by: KillSender::OomDaemon(daemon) } => write!(
+                f,
+                "SIGKILL from {daemon}, a user-space OOM killer outside this container, to PID {} ({})",
+                victim.pid,
+                victim.name.escape_debug()
+            ),
+            Self::Sent { victim, by: KillSender::Outside } => write!(
                 f,
                 "SIGKILL from outside this container to PID {} ({}), not the OOM killer",
                 victim.pid,
@@ -137,7 +143,7 @@ mod tests {
 
     fn sent(pid: u32) -> SigkillCause {
         let actor = |pid, name: &str| Actor { pid, name: name.into() };
-        SigkillCause::Sent { victim: actor(pid, "sleep"), by: Some(actor(33, "timeout")) }
+        SigkillCause::Sent { victim: actor(pid, "sleep"), by: KillSender::Visible(actor(33, "timeout")) }
     }
 
     #[test]
@@ -155,6 +161,10 @@ mod tests {
     #[test]
     fn sender_is_named() {
         assert_eq!(sent(7).to_string(), "SIGKILL from PID 33 (timeout) to PID 7 (sleep), not the OOM killer");
+        let by = KillSender::OomDaemon("earlyoom");
+        let daemons = SigkillCause::Sent { victim: Actor { pid: 7, name: "sleep".into() }, by };
+        let expected = "SIGKILL from earlyoom, a user-space OOM killer outside this container, to PID 7 (sleep)";
+        assert_eq!(daemons.to_string(), expected);
     }
 
     #[test]

@@ -60,6 +60,18 @@ pub(crate) enum KillSource {
     User,
 }
 
+/// The process that sent a SIGKILL.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum KillSender {
+    /// It is visible in krunner's PID namespace.
+    Visible(Actor),
+    /// A user-space OOM killer of the machine, by name.
+    OomDaemon(&'static str),
+    /// Another process that is not visible.
+    #[default]
+    Outside,
+}
+
 /// A SIGKILL sent to a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Kill {
@@ -75,6 +87,9 @@ pub(crate) struct Kill {
     pub source: KillSource,
     /// The sending process. For an OOM kill, the process whose allocation failed.
     pub sender: Option<Actor>,
+    /// The user-space OOM killer that sent it, if that is not visible in krunner's PID namespace.
+    #[serde(skip)]
+    pub daemon: Option<&'static str>,
     /// The victim's memory when the signal was sent.
     pub memory: MemoryAtKill,
     /// Identifies the memory map. Processes that share memory have the same value; 0 if unknown.
@@ -172,6 +187,15 @@ pub(crate) struct ChildExit {
     pub at_boot_ns: u64,
 }
 
+impl Kill {
+    /// The victim's comm, and who sent it.
+    pub(crate) fn into_name_and_sender(self) -> (String, KillSender) {
+        let invisible = || self.daemon.map_or(KillSender::Outside, KillSender::OomDaemon);
+        let sender = self.sender.map_or_else(invisible, KillSender::Visible);
+        (self.name, sender)
+    }
+}
+
 #[cfg(test)]
 impl Kill {
     /// A SIGKILL from the kernel to a process with a little anonymous memory.
@@ -191,6 +215,7 @@ impl Kill {
             oom_score_adj: 0,
             source: KillSource::Kernel,
             sender: None,
+            daemon: None,
             memory,
             memory_map: u64::from(victim.pid),
             cgroup_id: None,

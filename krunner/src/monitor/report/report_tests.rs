@@ -72,6 +72,7 @@ fn victim(pid: u32, start_ticks: u64) -> Victim {
         oom_score_adj: 0,
         source: KillSource::Kernel,
         sender: Some(trigger.clone()),
+        daemon: None,
         memory,
         memory_map: 0,
         cgroup_id: None,

@@ -199,6 +199,7 @@ impl NodeTimes {
                 oom_score_adj: victim.oom_score_adj,
                 source: KillSource::Kernel,
                 sender: kill.trigger.clone(),
+                daemon: None,
                 memory: victim.memory,
                 memory_map: 0,
                 cgroup_id: None,

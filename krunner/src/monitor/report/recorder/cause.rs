@@ -175,6 +175,7 @@ impl<'a> Evidence<'a> {
         if let Some(reason) = self.last.map(far_from_limit) {
             reasons.push(reason);
         }
+        reasons.extend(slow_down(self.recording));
         if reasons.is_empty() {
             return Finding::new(EndCause::Unknown, Certainty::Possible, "no memory sample was recorded");
         }
@@ -245,6 +246,18 @@ fn reported_kills(recording: &Recording) -> u64 {
 /// Reclaimable page cache does not cause an OOM kill.
 fn working_set(sample: &MemorySample) -> u64 {
     sample.usage_bytes.saturating_sub(sample.inactive_file_bytes.unwrap_or(0))
+}
+
+/// What user-space OOM killers act on.
+fn slow_down(recording: &Recording) -> Option<String> {
+    let text = recording.events.iter().rev().find_map(|dated| match &dated.record {
+        Record::Throttled { text } => Some(text),
+        _ => None,
+    })?;
+    Some(format!(
+        "programs had waited for memory ({text}): systemd-oomd kills a container for that, and its log says so \
+         (journalctl --unit systemd-oomd)"
+    ))
 }
 
 fn far_from_limit(sample: &MemorySample) -> String {

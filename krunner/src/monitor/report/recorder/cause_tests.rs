@@ -126,3 +126,11 @@ fn another_boot_makes_a_restart_possible() {
 fn without_samples_nothing_is_claimed() {
     assert_eq!(found(&recording(&[], vec![]), &now()), (EndCause::Unknown, Certainty::Possible));
 }
+
+#[test]
+fn an_end_after_a_slow_down_names_systemd_oomd() {
+    let reasons = |events| find_cause(&recording(&[40], events), &now()).reasons.join("; ");
+    let slowed = Record::Throttled { text: "memory is throttled".into() };
+    assert!(reasons(vec![slowed]).contains("systemd-oomd"));
+    assert!(!reasons(vec![]).contains("systemd-oomd"));
+}

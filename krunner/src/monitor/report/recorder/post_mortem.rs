@@ -154,7 +154,7 @@ impl PostMortem {
             EndCause::KilledWhileStopping => "killed while shutting down",
             EndCause::GroupKill => "OOM kill of the whole cgroup, including the runner",
             EndCause::KilledAtLimit => "OOM kill of the runner",
-            EndCause::Killed => "SIGKILL from elsewhere (kill, container stop) or a crash",
+            EndCause::Killed => "SIGKILL from elsewhere (kill, container stop, systemd-oomd) or a crash",
             EndCause::MachineRestarted => "the machine was rebooted",
             EndCause::Unknown => "unknown cause",
         };

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::monitor::attribution::memory_throttled::MemoryThrottled;
 use crate::monitor::attribution::oom_report::OomReport;
 use crate::monitor::model::MemorySample;
 use crate::monitor::model::time::utc;
@@ -68,6 +69,11 @@ pub(crate) enum Record {
         /// Number of processes killed.
         processes: u64,
     },
+    /// The kernel slowed programs down because memory was short: the report's text, truncated.
+    Throttled {
+        /// Text of the report, truncated.
+        text: String,
+    },
     /// The process's own cgroup counted OOM kills.
     OomKills {
         /// Value of the counter.
@@ -103,11 +109,18 @@ impl Record {
         Self::Kill { text: cut(&text, Self::MAX_TEXT_BYTES).to_owned(), processes: processes as u64 }
     }
 
+    /// The record of a slow-down.
+    #[must_use]
+    pub(crate) fn throttled(report: &MemoryThrottled) -> Self {
+        let text = report.to_string();
+        Self::Throttled { text: cut(text.lines().next().unwrap_or_default(), Self::MAX_TEXT_BYTES).to_owned() }
+    }
+
     /// Drops a part to save space; `false` if nothing is left to drop.
     pub(super) fn shrink(&mut self) -> bool {
         match self {
             Self::Sample(sample) => sample.processes.pop().is_some(),
-            Self::StepBegun { text, .. } | Self::Kill { text, .. } => halve(text),
+            Self::StepBegun { text, .. } | Self::Kill { text, .. } | Self::Throttled { text } => halve(text),
             Self::Stopping { reason } | Self::Goodbye { reason } => halve(reason),
             Self::StepEnded { .. } | Self::OomKills { .. } => false,
         }

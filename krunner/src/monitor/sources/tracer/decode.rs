@@ -5,7 +5,7 @@
 //! times are shifted here. Start times are shifted before they are rounded to ticks, as the kernel does, so that
 //! process keys are equal.
 
-use krunner_common::{self as record, Layout as _};
+use krunner_common::{self as record, Layout as _, OomDaemon};
 
 use crate::monitor::model::event::{
     Actor, CgroupMade, Exec, Fork, Kill, KillSource, Mark, MemoryAtKill, ProcessExit, Trace, TraceEvent,
@@ -85,6 +85,7 @@ fn kill(kill: &record::Kill, units: KernelUnits) -> Trace {
         oom_score_adj: kill.oom_score_adj,
         source: if kill.source == record::source::KERNEL { KillSource::Kernel } else { KillSource::User },
         sender: actor(kill.sender_tgid, kill.sender_comm),
+        daemon: OomDaemon::of_code(kill.sender_daemon).map(|daemon| daemon.name()),
         memory: MemoryAtKill {
             vm_bytes: pages(kill.memory.total_vm_pages),
             anon_bytes: pages(kill.memory.anon_pages),
@@ -187,7 +188,7 @@ mod tests {
             limit_pages: 512,
             limit_usage_pages: 511,
             limit_kind: record::limit_kind::MEMORY_AND_SWAP,
-            reserved: 0,
+            sender_daemon: 1,
             sender_comm: comm(b""),
             namespaces: record::NamespaceIds {
                 deepest: 2,
@@ -212,7 +213,8 @@ mod tests {
             usage_bytes: 511 * PAGE,
         };
         assert_eq!(kill.limit, Some(limit));
-        assert_eq!((kill.name.as_str(), kill.sender, kill.oom_score_adj), ("hog\u{fffd}", None, -5));
+        let sender = (kill.sender, kill.daemon);
+        assert_eq!((kill.name.as_str(), sender, kill.oom_score_adj), ("hog\u{fffd}", (None, Some("earlyoom")), -5));
     }
 
     #[test]
