@@ -135,8 +135,9 @@ impl Engine {
                 self.run(&["run", "--detach", "--bundle", BUNDLE, name])?;
             }
             _ => {
-                let options = ["run", "--detach", "--name", name, "--network", "none", "--memory", &bytes];
-                self.run(&[&options[..], flags, &[SESSION], words].concat())?;
+                let options = ["run", "--detach", "--name", name, "--memory", &bytes];
+                let network: &[&str] = if flags.contains(&"--network") { &[] } else { &["--network", "none"] };
+                self.run(&[&options[..], network, flags, &[SESSION], words].concat())?;
             }
         }
         self.started(name)

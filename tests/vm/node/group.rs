@@ -1,23 +1,16 @@
 //! A pod as the kubelet starts it by default: an OOM kill ends the whole container, the runner included. The next session in the
 //! same home must say so.
 
-use std::time::Duration;
-use std::{fs, os::unix::fs::chown};
-
 use krunner_tests::node_vm::ContainerOutcome;
 use krunner_tests::oom_matrix::KernelLog;
-use krunner_tests::wait;
-use serde_json::Value;
 
-use crate::engine::{Container, Engine, HOME, Launch};
-use crate::measured;
+use crate::engine::{Container, Engine, Launch};
 use crate::session::Session;
+use crate::{home, measured};
 
 const RECIPE: &str = "recipes/kubernetes/session-capabilities.yaml";
 
 pub(crate) const CONTAINER: &str = "memory.oom.group, post-mortem";
-
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Kills a pod's container and starts it again.
 pub(crate) fn run() -> ContainerOutcome {
@@ -26,11 +19,7 @@ pub(crate) fn run() -> ContainerOutcome {
 
 fn measure(outcome: &mut ContainerOutcome) -> Result<(), String> {
     "bpf".clone_into(&mut outcome.tracer);
-    let logs = format!("{HOME}/.logs");
-    fs::create_dir_all(&logs).map_err(|error| error.to_string())?;
-    for folder in [HOME, &logs] {
-        chown(folder, Some(1000), Some(1000)).map_err(|error| error.to_string())?;
-    }
+    home::make()?;
     let first = Engine::Cri.start("session", Launch::GroupRecipe(RECIPE))?;
     let ended = kill(&first, outcome).and_then(|()| explain(&first, outcome));
     first.remove().and(ended)
@@ -41,8 +30,7 @@ fn kill(container: &Container, outcome: &mut ContainerOutcome) -> Result<(), Str
     let mut log = KernelLog::follow().ok_or("the kernel log is not readable")?;
     let session = Session::until_ready(container)?;
     session.begin("sleep 600 & exec victim eat 576 --after-ms 1500")?;
-    let process = format!("/proc/{}", container.pid);
-    wait::within(PATIENCE, || (!fs::exists(&process).unwrap_or(true)).then_some(())).ok_or("the runner survived")?;
+    home::until_ended(container)?;
     let logged = log.pids()?;
     outcome.kills = logged.len() as u64;
     // Who else is logged is a race: the kernel kills all processes of a PID namespace with its first one.
@@ -52,13 +40,10 @@ fn kill(container: &Container, outcome: &mut ContainerOutcome) -> Result<(), Str
 /// The next session in this home.
 fn explain(before: &Container, outcome: &mut ContainerOutcome) -> Result<(), String> {
     let next = before.restart(RECIPE)?;
-    let session = Session::until_ready(&next)?;
-    let told = session.send("exec", "true")?;
-    let end = fs::read_to_string(format!("{HOME}/.logs/last-end.json")).map_err(|error| error.to_string())?;
-    let end: Value = serde_json::from_str(&end).map_err(|error| error.to_string())?;
+    let (printed, end) = home::last_end(&next)?;
     end["cause"].as_str().unwrap_or_default().clone_into(&mut outcome.confidence);
-    outcome.reported = u64::from(told.contains("OOM kill of the whole cgroup"));
+    outcome.reported = u64::from(printed.contains("OOM kill of the whole cgroup"));
     outcome.correct = outcome.reported;
     let is_right = outcome.reported == 1 && outcome.confidence == "group_kill" && end["how"] == "unexpected";
-    if is_right { Ok(()) } else { Err(format!("the next session said {told:?}; last-end.json: {end}")) }
+    if is_right { Ok(()) } else { Err(format!("the next session said {printed:?}; last-end.json: {end}")) }
 }

@@ -35,8 +35,8 @@ const LIMIT_MIB: u64 = 512;
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The words of krunner for a SIGKILL whose sender is not in the container.
-const FROM_OUTSIDE: &str = "SIGKILL from outside this container";
+/// The words of krunner for a SIGKILL of earlyoom.
+const OF_EARLYOOM: &str = "SIGKILL from earlyoom, a user-space OOM killer outside this container";
 
 /// What an outsider does to the container.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +87,7 @@ impl HostCause {
         let is_right = match self {
             Self::Sysrq => outcome.kills == 1 && is_of_limit(&reports, "machine"),
             Self::Sibling => outcome.kills == 1 && is_of_limit(&reports, "above"),
-            Self::Earlyoom => outcome.kills == 0 && reports.is_empty() && output.contains(FROM_OUTSIDE),
+            Self::Earlyoom => outcome.kills == 0 && reports.is_empty() && output.contains(OF_EARLYOOM),
         };
         outcome.correct = u64::from(is_right) * outcome.reported;
         if is_right { Ok(()) } else { Err(format!("the step printed {output:?}; reports {reports:?}")) }

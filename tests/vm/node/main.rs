@@ -7,16 +7,20 @@
 //! ```
 //!
 //! `trial` is the table of containers, `engine` how each engine is called, `session` drives a session from outside. What differs from
-//! it: `group`, `monitor`, `served`, the sessions of `krunner node`, and `host_causes`.
+//! it: `group` and `oomd`, which end whole containers (`home` outlives them), `monitor`, `served`, the sessions of `krunner node`,
+//! `host_causes`, and `outside`, which uses the servers of a session.
 
 #![forbid(unsafe_code)]
 
 mod command;
 mod engine;
 mod group;
+mod home;
 mod host_causes;
 mod images;
 mod monitor;
+mod oomd;
+mod outside;
 mod served;
 mod session;
 mod trial;
@@ -84,6 +88,12 @@ fn run() -> Result<(), String> {
     }
     for cause in HostCause::ALL.into_iter().filter(|cause| is_wanted(&cause.name())) {
         try_container(&mut node, || cause.run())?;
+    }
+    if is_wanted(&format!("{} {}", Engine::Docker.name(), oomd::CONTAINER)) {
+        try_container(&mut node, oomd::run)?;
+    }
+    if is_wanted(&format!("{} {}", Engine::Docker.name(), outside::CONTAINER)) {
+        try_container(&mut node, outside::run)?;
     }
     let swapping = wanted(SWAPPING);
     if !swapping.is_empty() {

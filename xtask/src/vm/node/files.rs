@@ -24,8 +24,16 @@ const REQUEST: &str = include_str!("agent_request.py");
 const AGENT_OPTIONS: &str = "agent-docker-container-opts.json";
 
 /// What the agent mounts into every container, by its name here and in its package `ai.backend.runner`.
-const AGENT_FILES: [(&str, &str); 2] =
-    [("entrypoint.sh", "entrypoint.sh"), ("su-exec", "su-exec.alpine3.8.x86_64.bin")];
+const AGENT_FILES: [(&str, &str); 5] = [
+    ("entrypoint.sh", "entrypoint.sh"),
+    ("su-exec", "su-exec.alpine3.8.x86_64.bin"),
+    ("dropbear", "dropbear.alpine3.8.x86_64.bin"),
+    ("dropbearkey", "dropbearkey.alpine3.8.x86_64.bin"),
+    ("dropbearconvert", "dropbearconvert.alpine3.8.x86_64.bin"),
+];
+
+/// The terminal server, in the package `ai.backend.krunner.static_gnu`.
+const TTYD: &str = "ttyd_linux.x86_64.bin";
 
 const CRI: &str = include_str!("../../../../tests/vm/node/cri.py");
 
@@ -98,14 +106,21 @@ impl Programs {
 }
 
 impl Programs {
+    /// The folder of a package.
+    fn package(&self, name: &str) -> Result<PathBuf> {
+        let find = format!("import {name} as package; print(list(package.__path__)[0])");
+        let folder =
+            printed(Command::new(&self.python).args(["-c", &find])).with_context(|| format!("no package {name}"))?;
+        Ok(PathBuf::from(String::from_utf8(folder)?.trim()))
+    }
+
     /// The files that the agent mounts, and its requests: one for each recipe with options.
     fn agent_files(&self, dist: &Path) -> Result<Vec<(String, Vec<u8>)>> {
-        let find = "import ai.backend.runner as runner; print(list(runner.__path__)[0])";
-        let folder = printed(Command::new(&self.python).args(["-c", find])).context("no package ai.backend.runner")?;
-        let folder = PathBuf::from(String::from_utf8(folder)?.trim());
+        let folder = self.package("ai.backend.runner")?;
+        let ttyd = self.package("ai.backend.krunner.static_gnu")?.join(TTYD);
+        let programs = AGENT_FILES.map(|(name, file)| (name, folder.join(file))).into_iter().chain([("ttyd", ttyd)]);
         let mut files = Vec::new();
-        for (name, file) in AGENT_FILES {
-            let path = folder.join(file);
+        for (name, path) in programs {
             files.push((name.to_owned(), fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?));
         }
         for (name, path) in

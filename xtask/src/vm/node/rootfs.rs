@@ -14,7 +14,7 @@ use crate::workspace::{on_path, run, step};
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,kmod,udev,iproute2,iptables,nftables,procps,\
     util-linux,busybox-static,apparmor,docker.io,podman,containerd,runc,crun,conmon,tini,fuse-overlayfs,slirp4netns,uidmap,\
     containernetworking-plugins,ca-certificates,python3-minimal,python3-grpcio,python3-protobuf,python3-yaml,\
-    protobuf-compiler,libcap2-bin,musl,earlyoom";
+    protobuf-compiler,libcap2-bin,musl,earlyoom,systemd-oomd,openssh-client";
 
 /// What only trixie has, or packages apart.
 const SINCE_TRIXIE: &str = ",docker-cli,docker-buildx,netavark,aardvark-dns,passt";
