@@ -91,7 +91,7 @@ const CASES: &[Case] = &[
     case("kill-9", BELOW, scenario::kill_9),
     case("kill-9-by-a-shell", BOTH, scenario::kill_9_by_a_shell),
     case("bystanders-alone", BOTH, scenario::bystanders_alone),
-    case("row-of-100", BOTH, scenario::row),
+    case("row", BOTH, scenario::row),
     case("global-oom", BELOW, scenario::global_oom),
     case("pid-reused", CONTAINER, scenario::pid_reused),
     case("sibling-namespace", CONTAINER, |fixture| scenario::kill_elsewhere(fixture, Some(&Sandbox::new()))),

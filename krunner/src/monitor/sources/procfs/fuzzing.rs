@@ -22,7 +22,8 @@ pub(crate) fn stat(line: &[u8]) {
     }
     // The crate panics at a line that ends too early, at one without a pid, and at a character of several bytes where a blank
     // should be.
-    if parsed.is_none() || !line.is_ascii() || line.starts_with(b"(") {
+    let has_pid = str::from_utf8(line).is_ok_and(|text| !text.trim_start().starts_with('('));
+    if parsed.is_none() || !line.is_ascii() || !has_pid {
         return;
     }
     let is_one_line = str::from_utf8(line).is_ok_and(|text| !text.trim_end_matches('\n').contains(['\n', '\t', '\r']));
