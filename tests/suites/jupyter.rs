@@ -197,6 +197,24 @@ fn interrupts_at_any_moment_end_the_step() {
     }
 }
 
+/// A machine under load takes its time until the kernel reads a request, and between requests a kernel ignores SIGINT.
+#[test]
+fn interrupt_reaches_code_that_begins_late() {
+    let python = require!(host::jupyter_python());
+    let (runner, agent) = start(&python);
+    ok(&agent.query("import time"));
+    let kernel = kernel_but(&runner, None);
+    proc::signal(kernel, nix::sys::signal::Signal::SIGSTOP);
+    let pending = agent.start_query("for _ in range(3000): time.sleep(0.01)", &[]);
+    std::thread::sleep(Duration::from_millis(100));
+    agent.interrupt();
+    std::thread::sleep(Duration::from_millis(1500));
+    let resumed_at = Instant::now();
+    proc::signal(kernel, nix::sys::signal::Signal::SIGCONT);
+    assert_eq!(pending.wait().codes(), [1]);
+    assert!(resumed_at.elapsed() < Duration::from_secs(15), "ended after {:?}", resumed_at.elapsed());
+}
+
 #[test]
 fn completions_come_at_once_even_while_code_runs() {
     let python = require!(host::jupyter_python());

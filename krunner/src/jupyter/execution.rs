@@ -8,7 +8,8 @@
 //! ```
 //!
 //! **Interrupts.** A kernel ignores SIGINT between requests. A SIGINT in the kernel's own code, just before or after the user's
-//! code, loses the reply. So an interrupt waits until the kernel reports that the code runs ([`BEGIN_PATIENCE`] at most), the
+//! code, loses the reply. So an interrupt waits until the kernel reports that the code runs. If that takes longer than
+//! [`BEGIN_PATIENCE`], the kernel may be busy with an earlier request: it is interrupted then, and again when the code begins. The
 //! next one comes [`REPEAT_PAUSE`] later if the code still runs, and after an interrupt a missing reply is detected
 //! (`KernelClient::lost`): the run then ends as interrupted, and the kernel keeps its variables.
 
@@ -97,6 +98,8 @@ impl Execution<'_> {
         let mut typing = None;
         let (mut has_begun, mut is_interrupt_due, mut is_interrupted) = (false, false, false);
         let interrupt_due = sleep(BEGIN_PATIENCE);
+        // Of a kernel that was still between two requests, which ignores it.
+        let mut was_interrupted_early = false;
         let mut next_interrupt = Instant::now();
         let request = pending.id.clone();
         let lost = self.client.lost(&request);
@@ -133,12 +136,13 @@ impl Execution<'_> {
                     interrupt_due.as_mut().reset(next_interrupt);
                     is_interrupt_due = true;
                 }
-                ExecutionEvent::Begun if !is_interrupt_due => {}
+                ExecutionEvent::Begun if !is_interrupt_due && !was_interrupted_early => {}
                 ExecutionEvent::Control(ControlRequest::Interrupt)
                 | ExecutionEvent::Begun
                 | ExecutionEvent::InterruptDue => {
                     (self.interrupt)();
                     (is_interrupt_due, is_interrupted) = (false, true);
+                    was_interrupted_early = !has_begun;
                     next_interrupt = Instant::now() + REPEAT_PAUSE;
                 }
                 ExecutionEvent::Lost => return self.interrupted().await,
