@@ -246,8 +246,9 @@ fn a_kernel_that_is_killed_ends_the_run_and_is_followed_by_another() {
     let (runner, agent) = start(&python);
     agent.query("import os, time\nx = 1");
     let first = kernel_but(&runner, None);
-    let pending =
-        agent.start_query("print('before', flush=True)\nopen('busy', 'w').write('1\\n')\ntime.sleep(600)", &[]);
+    // What it shows leaves the kernel in threads of its own, which a busy machine lets wait.
+    let code = "print('before', flush=True)\ntime.sleep(2)\nopen('busy', 'w').write('1\\n')\ntime.sleep(600)";
+    let pending = agent.start_query(code, &[]);
     runner.wait_for("busy");
     let killed_at = Instant::now();
     proc::signal(first, nix::sys::signal::Signal::SIGKILL);
