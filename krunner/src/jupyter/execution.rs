@@ -98,8 +98,6 @@ impl Execution<'_> {
         let mut typing = None;
         let (mut has_begun, mut is_interrupt_due, mut is_interrupted) = (false, false, false);
         let interrupt_due = sleep(BEGIN_PATIENCE);
-        // Of a kernel that was still between two requests, which ignores it.
-        let mut was_interrupted_early = false;
         let mut next_interrupt = Instant::now();
         let request = pending.id.clone();
         let lost = self.client.lost(&request);
@@ -136,13 +134,13 @@ impl Execution<'_> {
                     interrupt_due.as_mut().reset(next_interrupt);
                     is_interrupt_due = true;
                 }
-                ExecutionEvent::Begun if !is_interrupt_due && !was_interrupted_early => {}
+                // An earlier interrupt may have met a kernel between two requests, which ignores it.
+                ExecutionEvent::Begun if !is_interrupt_due && !is_interrupted => {}
                 ExecutionEvent::Control(ControlRequest::Interrupt)
                 | ExecutionEvent::Begun
                 | ExecutionEvent::InterruptDue => {
                     (self.interrupt)();
                     (is_interrupt_due, is_interrupted) = (false, true);
-                    was_interrupted_early = !has_begun;
                     next_interrupt = Instant::now() + REPEAT_PAUSE;
                 }
                 ExecutionEvent::Lost => return self.interrupted().await,
