@@ -10,8 +10,6 @@ use serde_json::Value;
 use crate::engine::{Container, HOME};
 use crate::session::Session;
 
-const PATIENCE: Duration = Duration::from_mins(2);
-
 /// Makes the home, empty and with a folder for logs.
 pub(crate) fn make() -> Result<(), String> {
     let logs = format!("{HOME}/.logs");
@@ -26,10 +24,10 @@ pub(crate) fn make() -> Result<(), String> {
 }
 
 /// Waits until the runner is gone.
-pub(crate) fn until_ended(container: &Container) -> Result<(), String> {
+pub(crate) fn until_ended(container: &Container, patience: Duration) -> Result<(), String> {
     let process = format!("/proc/{}", container.pid);
     let is_gone = || (!fs::exists(&process).unwrap_or(true)).then_some(());
-    wait::within(PATIENCE, is_gone).ok_or_else(|| "the runner survived".to_owned())
+    wait::within(patience, is_gone).ok_or_else(|| "the runner survived".to_owned())
 }
 
 /// What the next session prints, and what it writes to `last-end.json`.

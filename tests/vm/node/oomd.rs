@@ -1,6 +1,7 @@
 //! systemd-oomd, which kills a whole container because its programs wait for memory. The next session in the same home must say so.
 
 use std::fs;
+use std::time::Duration;
 
 use krunner_tests::node_vm::ContainerOutcome;
 use krunner_tests::oom_matrix::KernelLog;
@@ -64,7 +65,8 @@ fn until_killed(container: &Container, outcome: &mut ContainerOutcome) -> Result
     let session = Session::until_ready(container)?;
     write(&format!("{}/memory.high", cgroup(container)?), HIGH)?;
     session.begin(STEP)?;
-    home::until_ended(container).map_err(|error| format!("{error}; systemd-oomd: {}", its_log()))?;
+    home::until_ended(container, Duration::from_mins(2))
+        .map_err(|error| format!("{error}; systemd-oomd: {}", its_log()))?;
     outcome.kills = log.pids()?.len() as u64;
     let is_its_doing = its_log().contains("due to memory pressure");
     if outcome.kills == 0 && is_its_doing { Ok(()) } else { Err(format!("{} kills; {}", outcome.kills, its_log())) }
