@@ -120,15 +120,22 @@ impl Harness {
             if let Err(reason) = caught(|| self.limited.clear()) {
                 eprintln!("{name}: {reason}");
             }
-            match scenario_run {
+            let given_up = match scenario_run {
                 Ok(Ok(scenario_run)) => break self.score(&scenario_run),
-                Ok(Err(reason)) => break self.same_for_all(&CaseResult::Unavailable { reason }),
-                Err(reason) if attempt == ATTEMPTS => break self.same_for_all(&CaseResult::Failed { reason }),
-                Err(reason) => Retry::new(format!("oom-matrix::{name}"), &reason, attempt, ATTEMPTS).record(),
-            }
-            attempt += 1;
+                Ok(Err(reason)) => Some(CaseResult::Unavailable { reason }),
+                Err(reason) if attempt == ATTEMPTS => Some(CaseResult::Failed { reason }),
+                Err(reason) => {
+                    Retry::new(format!("oom-matrix::{name}"), &reason, attempt, ATTEMPTS).record();
+                    None
+                }
+            };
+            // Otherwise its reports would count for what runs next.
             let kills = self.limited.oom_kills() - before;
             self.observers.iter_mut().for_each(|observer| observer.skip(kills));
+            if let Some(result) = given_up {
+                break self.same_for_all(&result);
+            }
+            attempt += 1;
         };
         let named = self.observers.iter().zip(results);
         named.map(|(observer, result)| Outcome { case: name.to_owned(), mode: observer.mode, result }).collect()

@@ -41,8 +41,10 @@ fn measure(outcome: &mut ContainerOutcome) -> Result<(), String> {
     home::make()?;
     watch()?;
     let ended = Engine::Docker.with(NAME, LAUNCH, |container| until_killed(container, outcome));
-    let explained = ended.and_then(|()| Engine::Docker.with(NAME, LAUNCH, |next| explain(next, outcome)));
-    explained.and(output(&mut command(&["systemctl", "stop", "systemd-oomd"])).map(drop))
+    // It would kill the next container, too, which waits for memory while it starts.
+    let stopped = output(&mut command(&["systemctl", "stop", "systemd-oomd"]));
+    ended.and(stopped)?;
+    Engine::Docker.with(NAME, LAUNCH, |next| explain(next, outcome))
 }
 
 /// Starts systemd-oomd for the slice.
