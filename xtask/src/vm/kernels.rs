@@ -1,19 +1,15 @@
 //! Finds, fetches, unpacks and caches Debian's kernel packages without installing them.
-//!
-//! A private apt configuration in a temporary folder reads the package lists of other Debian suites. The mirror is the one
-//! in this machine's own configuration.
 
 use std::cmp::Ordering;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::host::BUSYBOX;
+use crate::host::apt::{Apt, debian_name};
 use crate::musl::Arch;
-use crate::workspace::{on_path, step};
 
 /// The oldest supported kernel, two long-term kernels that mark victims differently, and the newest.
 pub(super) const DEFAULT: [&str; 4] = ["5.10", "6.1", "6.12", "7"];
@@ -23,8 +19,6 @@ pub(super) const ARM64: [&str; 2] = ["6.12-arm64", "6.12-arm64-16k"];
 
 /// The Debian suites that together have these kernels.
 const SUITES: &[&str] = &["bullseye", "bookworm", "bookworm-backports", "trixie-backports"];
-
-pub(super) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A cached kernel.
 #[derive(Debug, Clone)]
@@ -73,14 +67,6 @@ pub(super) fn arch(wanted: &str) -> Arch {
     Flavour::of(wanted).1.arch()
 }
 
-/// Debian's name of a processor.
-fn debian_name(arch: Arch) -> &'static str {
-    match arch {
-        Arch::X86_64 => "amd64",
-        Arch::Aarch64 => "arm64",
-    }
-}
-
 /// Returns the kernels with these versions. Fetches those that are not cached.
 pub(super) fn ensure(wanted: &[String], folder: &Path) -> Result<Vec<Kernel>> {
     let missing: Vec<&String> = wanted.iter().filter(|version| kept(version, folder).is_none()).collect();
@@ -114,10 +100,9 @@ fn kept(version: &str, folder: &Path) -> Option<Kernel> {
 }
 
 fn fetch(versions: &[&str], arch: Arch, folder: &Path) -> Result<()> {
-    let apt = Apt::updated(arch)?;
-    let pattern = format!("^linux-.*-{}", debian_name(arch));
-    let names = output(apt.command("apt-cache").args(["search", "--names-only", &pattern]))?;
-    let names: Vec<&str> = names.lines().filter_map(|line| line.split(' ').next()).collect();
+    let apt = Apt::updated(SUITES, arch)?;
+    let found = apt.search(&format!("^linux-.*-{}", debian_name(arch)))?;
+    let names: Vec<&str> = found.iter().map(String::as_str).collect();
     for version in versions {
         let package = newest(&names, version)
             .with_context(|| format!("no package of {} has a kernel {version}", SUITES.join(", ")))?;
@@ -136,7 +121,7 @@ pub(super) fn busybox(arch: Arch, folder: &Path) -> Result<PathBuf> {
     let busybox = home.join("busybox");
     if !busybox.is_file() {
         // Dropped with what it has downloaded.
-        let apt = Apt::updated(arch)?;
+        let apt = Apt::updated(SUITES, arch)?;
         let file = apt.download("busybox-static")?;
         unpack("busybox-static", &file, "*/bin/busybox", "busybox", &home)?;
     }
@@ -190,104 +175,6 @@ fn unpack(package: &str, file: &Path, pattern: &str, name: &str, home: &Path) ->
         fs::remove_dir_all(home)?;
     }
     fs::rename(scratch.path(), home).with_context(|| format!("cannot make {}", home.display()))
-}
-
-/// An apt with its own suites and state, separate from this machine's.
-struct Apt {
-    folder: tempfile::TempDir,
-    arch: Arch,
-}
-
-impl Apt {
-    /// An apt that has read the package lists for this processor.
-    fn updated(arch: Arch) -> Result<Self> {
-        if !on_path("apt-get") || !on_path("dpkg-deb") {
-            bail!("fetching Debian's packages needs apt-get and dpkg-deb, which are missing");
-        }
-        let apt = Self::new(arch)?;
-        step(&format!("package lists of {} for {}", SUITES.join(", "), debian_name(arch)));
-        output(apt.command("apt-get").arg("update"))?;
-        Ok(apt)
-    }
-
-    fn new(arch: Arch) -> Result<Self> {
-        let apt = Self { folder: tempfile::tempdir().context("no temporary folder")?, arch };
-        for folder in ["lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(apt.at(folder))?;
-        }
-        // Nothing is installed there.
-        fs::write(apt.at("status"), "")?;
-        let mirror = mirror()?;
-        let signed = if Path::new(KEYRING).exists() { format!("[signed-by={KEYRING}] ") } else { String::new() };
-        let mut sources = fs::File::create(apt.at("sources.list"))?;
-        for suite in SUITES {
-            writeln!(sources, "deb {signed}{mirror} {suite} main")?;
-        }
-        Ok(apt)
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let at = |name: &str| self.at(name).display().to_string();
-        let arch = debian_name(self.arch);
-        let options = [
-            format!("APT::Architecture={arch}"),
-            format!("APT::Architectures={arch}"),
-            format!("Dir::State::Status={}", at("status")),
-            format!("Dir::Etc::SourceList={}", at("sources.list")),
-            "Dir::Etc::SourceParts=/dev/null".to_owned(),
-            format!("Dir::State::Lists={}", at("lists")),
-            format!("Dir::Cache={}", at("cache")),
-            // Descriptions of desktop programs, half of all that would be fetched.
-            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
-            "Acquire::Languages=none".to_owned(),
-            // Release files of old suites have expired.
-            "Acquire::Check-Valid-Until=false".to_owned(),
-            // apt's sandbox user cannot write to the temporary folder.
-            "APT::Sandbox::User=root".to_owned(),
-        ];
-        let mut command = Command::new(program);
-        command.current_dir(self.folder.path()).arg("--quiet=2").stdin(Stdio::null());
-        command.args(options.iter().flat_map(|option| ["-o", option.as_str()]));
-        command
-    }
-
-    fn download(&self, package: &str) -> Result<PathBuf> {
-        step(&format!("fetching {package}"));
-        output(self.command("apt-get").args(["download", package]))?;
-        let files = fs::read_dir(self.folder.path())?.flatten().map(|entry| entry.path());
-        let is_it = |path: &PathBuf| {
-            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&format!("{package}_")))
-        };
-        files.into_iter().find(is_it).with_context(|| format!("apt-get has not downloaded {package}"))
-    }
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
-    if !output.status.success() {
-        bail!("{} failed: {}", command.get_program().display(), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// The Debian mirror in this machine's configuration.
-pub(super) fn mirror() -> Result<String> {
-    let targets = |filter: &[&str]| -> Result<Vec<String>> {
-        let mut command = Command::new("apt-get");
-        command.args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]).args(filter);
-        let output = command.stdin(Stdio::null()).output().context("cannot run apt-get")?;
-        Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
-    };
-    // Who signs the security updates calls them by another label. Where no lists have been fetched, there are no labels.
-    let labelled = targets(&["Origin: Debian", "Label: Debian"])?;
-    let all = targets(&[])?;
-    let named = all.into_iter().filter(|uri| uri.trim_end_matches('/').ends_with("/debian"));
-    let found = labelled.into_iter().chain(named).next();
-    found.context("this machine's apt configuration has no Debian mirror")
 }
 
 #[cfg(test)]

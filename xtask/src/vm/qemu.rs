@@ -24,14 +24,10 @@ pub(super) struct Qemu {
 
 impl Qemu {
     /// Starts a machine without network and display, with emulated processors, and with these further arguments.
-    ///
-    /// The processors of a machine take turns on one thread. With a thread for each, QEMU 7.2 sometimes executes an instruction
-    /// from its middle while Linux modifies it on another processor, as it does to attach to a tracepoint: a kernel panic.
     pub(super) fn start(arch: Arch, cpus: usize, memory_mib: u32, console: &Path, further: &[String]) -> Result<Self> {
         let program = format!("qemu-system-{arch}");
         let mut command = Command::new(&program);
-        // The cache of translated code has 1 GiB by default.
-        command.args(["-accel", "tcg,thread=single,tb-size=256"]).args(hardware(arch));
+        command.args(["-accel", accelerator(&program)]).args(hardware(arch));
         command.args(["-smp", &cpus.to_string(), "-m", &memory_mib.to_string()]);
         command.args(["-no-reboot", "-nic", "none", "-display", "none", "-monitor", "none"]);
         command.args(["-serial", &format!("file:{}", console.display())]).args(further);
@@ -66,15 +62,38 @@ pub(super) fn console(arch: Arch) -> &'static str {
     }
 }
 
+/// How processors are emulated. The cache of translated code has its default size, 1 GiB: with a quarter of that, a node translates
+/// its engines again and again.
+///
+/// Before QEMU 10, the processors of a machine take turns on one thread. With a thread for each, QEMU 7.2 sometimes executes an
+/// instruction from its middle while Linux modifies it on another processor, as it does to attach to a tracepoint: a kernel panic.
+fn accelerator(program: &str) -> &'static str {
+    let printed = Command::new(program).arg("--version").stdin(Stdio::null()).output();
+    let text = printed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    if major_version(&text).is_some_and(|major| major >= 10) { "tcg,thread=multi" } else { "tcg,thread=single" }
+}
+
+/// Reads `QEMU emulator version 10.0.2 (Debian ...)`.
+fn major_version(text: &str) -> Option<u32> {
+    let (_, version) = text.split_once(" version ")?;
+    version.split('.').next()?.parse().ok()
+}
+
 /// The processor, and the serial port for events.
 ///
-/// In QEMU 7.2, emulated cmpxchg16b sometimes corrupts the flags, and Linux 6.12 allocates memory with it. Pages of 16 KiB need a
-/// processor that has them.
+/// In QEMU 7.2, emulated cmpxchg16b sometimes corrupts the flags, and Linux 6.12 allocates memory with it. `rep movsb` and `rep stosb`
+/// are emulated a byte at a time; without `erms` and `fsrm`, Linux and glibc copy and clear memory with other instructions. Pages of
+/// 16 KiB need a processor that has them.
 fn hardware(arch: Arch) -> &'static [&'static str] {
     match arch {
-        Arch::X86_64 => {
-            &["-cpu", "max,-cx16", "-chardev", "stdio,id=events", "-device", "isa-serial,chardev=events,index=1"]
-        }
+        Arch::X86_64 => &[
+            "-cpu",
+            "max,-cx16,-erms,-fsrm",
+            "-chardev",
+            "stdio,id=events",
+            "-device",
+            "isa-serial,chardev=events,index=1",
+        ],
         Arch::Aarch64 => &[
             "-machine",
             "virt",
@@ -94,5 +113,18 @@ impl Drop for Qemu {
         // All results have arrived, so a clean power-off does not matter.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::major_version;
+
+    #[test]
+    fn version_is_read_as_qemu_prints_it() {
+        let text = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2+deb13u1~bpo12+1)\nCopyright (c) 2003-2025\n";
+        assert_eq!(major_version(text), Some(10));
+        assert_eq!(major_version("QEMU emulator version 7.2.22 (Debian)\n"), Some(7));
+        assert_eq!(major_version(""), None);
     }
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
-use crate::vm::kernels::{KEYRING, mirror};
+use crate::host::apt::{KEYRING, mirror};
 use crate::workspace::{on_path, run, step};
 
 /// What both suites have.
