@@ -19,7 +19,7 @@ use krunner_tests::oom_matrix::Outcome;
 use serde::Deserialize;
 
 use super::kernels::Kernel;
-use super::qemu::{Qemu, console as console_of};
+use super::qemu::{Processors, Qemu, console as console_of};
 
 /// The deadline for booting. Takes 4 s on an idle machine.
 const BOOT: Duration = Duration::from_mins(2);
@@ -125,7 +125,7 @@ impl Machine {
         let line = format!("console={} quiet panic=-1 mitigations=off -- {}", console_of(kernel.arch), only.join(" "));
         let files = [("-kernel", &*kernel.image), ("-initrd", image), ("-append", Path::new(&line))];
         let further = files.map(|(flag, value)| [flag.to_owned(), value.display().to_string()]).concat();
-        Qemu::start(kernel.arch, cpus, MEMORY_MIB, console, &further).map(Self)
+        Qemu::start(kernel.arch, Processors::InTurns(cpus), MEMORY_MIB, console, &further).map(Self)
     }
 
     /// `Err` describes the fault.

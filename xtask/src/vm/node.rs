@@ -18,7 +18,7 @@ use anyhow::{Result, bail};
 use krunner_tests::flaky::Retry;
 use krunner_tests::node_vm::{ContainerOutcome, NodeEvent};
 
-use super::qemu::Qemu;
+use super::qemu::{Processors, Qemu};
 use crate::host;
 use crate::musl::Arch;
 use crate::summary::Check;
@@ -137,7 +137,7 @@ fn boot(suite: &str, rootfs: &Rootfs, image: &Path, folder: &Path) -> Result<Nod
     ];
     let console = folder.join(format!("console-{suite}"));
     let began = Instant::now();
-    let machine = Qemu::start(Arch::X86_64, CPUS, MEMORY_MIB, &console, &further.concat())?;
+    let machine = Qemu::start(Arch::X86_64, Processors::Parallel(CPUS), MEMORY_MIB, &console, &further.concat())?;
     let mut run = NodeRun { kernel: String::new(), outcomes: Vec::new(), fault: None, took: Duration::ZERO };
     run.fault = run.listen(suite, &machine).err().map(|fault| format!("{fault}\n{}", machine.tail()));
     run.took = began.elapsed();

@@ -15,6 +15,15 @@ use crate::musl::Arch;
 /// Console lines in a failure message.
 const TAIL_LINES: usize = 25;
 
+/// How the processors of a machine are emulated.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Processors {
+    /// One runs at a time. The victims of a group kill then free nothing while the kernel reads how much is in use.
+    InTurns(usize),
+    /// All run at the same time, if QEMU can do that.
+    Parallel(usize),
+}
+
 /// A virtual machine. Dropping it ends it.
 pub(super) struct Qemu {
     child: Child,
@@ -24,11 +33,17 @@ pub(super) struct Qemu {
 
 impl Qemu {
     /// Starts a machine without network and display, with emulated processors, and with these further arguments.
-    pub(super) fn start(arch: Arch, cpus: usize, memory_mib: u32, console: &Path, further: &[String]) -> Result<Self> {
+    pub(super) fn start(
+        arch: Arch,
+        processors: Processors,
+        memory_mib: u32,
+        console: &Path,
+        further: &[String],
+    ) -> Result<Self> {
         let program = format!("qemu-system-{arch}");
         let mut command = Command::new(&program);
-        command.args(["-accel", accelerator(&program)]).args(hardware(arch));
-        command.args(["-smp", &cpus.to_string(), "-m", &memory_mib.to_string()]);
+        command.args(["-accel", processors.accelerator(&program)]).args(hardware(arch));
+        command.args(["-smp", &processors.count().to_string(), "-m", &memory_mib.to_string()]);
         command.args(["-no-reboot", "-nic", "none", "-display", "none", "-monitor", "none"]);
         command.args(["-serial", &format!("file:{}", console.display())]).args(further);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -62,15 +77,25 @@ pub(super) fn console(arch: Arch) -> &'static str {
     }
 }
 
-/// How processors are emulated. The cache of translated code has its default size, 1 GiB: with a quarter of that, a node translates
-/// its engines again and again.
-///
-/// Before QEMU 10, the processors of a machine take turns on one thread. With a thread for each, QEMU 7.2 sometimes executes an
-/// instruction from its middle while Linux modifies it on another processor, as it does to attach to a tracepoint: a kernel panic.
-fn accelerator(program: &str) -> &'static str {
-    let printed = Command::new(program).arg("--version").stdin(Stdio::null()).output();
-    let text = printed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    if major_version(&text).is_some_and(|major| major >= 10) { "tcg,thread=multi" } else { "tcg,thread=single" }
+impl Processors {
+    fn count(self) -> usize {
+        match self {
+            Self::InTurns(count) | Self::Parallel(count) => count,
+        }
+    }
+
+    /// The cache of translated code has its default size, 1 GiB: with a quarter of that, a node translates its engines again and again.
+    ///
+    /// QEMU 7.2 with a thread for each processor sometimes executes an instruction from its middle while Linux modifies it on another
+    /// processor, as it does to attach to a tracepoint: a kernel panic.
+    fn accelerator(self, program: &str) -> &'static str {
+        let version = Command::new(program).arg("--version").stdin(Stdio::null()).output();
+        let text = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        match self {
+            Self::Parallel(_) if major_version(&text).is_some_and(|major| major >= 10) => "tcg,thread=multi",
+            _ => "tcg,thread=single",
+        }
+    }
 }
 
 /// Reads `QEMU emulator version 10.0.2 (Debian ...)`.
