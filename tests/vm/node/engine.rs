@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use krunner_tests::wait;
 use serde_json::{Value, json};
 
 use crate::command::{command, outcome, output, write};
@@ -283,6 +284,13 @@ impl Container {
             }
             engine => engine.run(&["logs", &self.id]),
         }
+    }
+
+    /// Waits until its first process is gone.
+    pub(crate) fn until_ended(&self, patience: Duration) -> Result<(), String> {
+        let process = format!("/proc/{}", self.pid);
+        let is_gone = || (!fs::exists(&process).unwrap_or(true)).then_some(());
+        wait::within(patience, is_gone).ok_or_else(|| "the runner survived".to_owned())
     }
 
     /// Kills what runs in it and removes it.

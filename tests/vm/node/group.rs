@@ -32,7 +32,7 @@ fn kill(container: &Container, outcome: &mut ContainerOutcome) -> Result<(), Str
     let mut log = KernelLog::follow().ok_or("the kernel log is not readable")?;
     let session = Session::until_ready(container)?;
     session.begin("sleep 600 & exec victim eat 576 --after-ms 1500")?;
-    home::until_ended(container, Duration::from_mins(1))?;
+    container.until_ended(Duration::from_mins(1))?;
     let logged = log.pids()?;
     outcome.kills = logged.len() as u64;
     // Who else is logged is a race: the kernel kills all processes of a PID namespace with its first one.

@@ -2,9 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::chown;
-use std::time::Duration;
 
-use krunner_tests::wait;
 use serde_json::Value;
 
 use crate::engine::{Container, HOME};
@@ -21,13 +19,6 @@ pub(crate) fn make() -> Result<(), String> {
         chown(folder, Some(1000), Some(1000)).map_err(|error| format!("{folder}: {error}"))?;
     }
     Ok(())
-}
-
-/// Waits until the runner is gone.
-pub(crate) fn until_ended(container: &Container, patience: Duration) -> Result<(), String> {
-    let process = format!("/proc/{}", container.pid);
-    let is_gone = || (!fs::exists(&process).unwrap_or(true)).then_some(());
-    wait::within(patience, is_gone).ok_or_else(|| "the runner survived".to_owned())
 }
 
 /// What the next session prints, and what it writes to `last-end.json`.

@@ -67,8 +67,7 @@ fn until_killed(container: &Container, outcome: &mut ContainerOutcome) -> Result
     let session = Session::until_ready(container)?;
     write(&format!("{}/memory.high", cgroup(container)?), HIGH)?;
     session.begin(STEP)?;
-    home::until_ended(container, Duration::from_mins(2))
-        .map_err(|error| format!("{error}; systemd-oomd: {}", its_log()))?;
+    container.until_ended(Duration::from_mins(2)).map_err(|error| format!("{error}; systemd-oomd: {}", its_log()))?;
     outcome.kills = log.pids()?.len() as u64;
     let is_its_doing = its_log().contains("due to memory pressure");
     if outcome.kills == 0 && is_its_doing { Ok(()) } else { Err(format!("{} kills; {}", outcome.kills, its_log())) }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use krunner_tests::flaky::Retry;
 use krunner_tests::node_vm::{ContainerOutcome, NodeEvent};
+use krunner_tests::oom_matrix::EMULATED_FALLBACK_PERCENT;
 
 use super::qemu::{Processors, Qemu};
 use crate::host;
@@ -43,10 +44,6 @@ const WHOLE: Duration = Duration::from_mins(45);
 const MEMORY_MIB: u32 = 1536;
 
 const CPUS: usize = 2;
-
-/// The part of the kills that reports must name in the containers without BPF, all together, and the part of these reports that must
-/// be right. As in the virtual machines with the OOM matrix.
-const FALLBACK_PERCENT: u64 = 95;
 
 /// The tracer where BPF is not available.
 const FALLBACK: &str = "snapshot";
@@ -192,7 +189,8 @@ impl NodeRun {
         self.outcomes.iter().filter(has_failed).map(name).collect()
     }
 
-    /// What the containers without BPF do not reach.
+    /// What the containers without BPF do not reach, all together. As in the machines with the OOM matrix, it is about the kills that
+    /// reports name, and the reports that are right.
     fn fallback_shortfalls(&self) -> Vec<String> {
         let sum = |number: fn(&ContainerOutcome) -> u64| -> u64 {
             self.outcomes.iter().filter(|outcome| outcome.tracer == FALLBACK).map(number).sum()
@@ -200,8 +198,8 @@ impl NodeRun {
         let (kills, reported) = (sum(|outcome| outcome.kills), sum(|outcome| outcome.reported));
         let correct = sum(|outcome| outcome.correct);
         let short = |of: u64, what: &str| {
-            let is_short = correct * 100 < of * FALLBACK_PERCENT;
-            is_short.then(|| format!("fallback: {correct} of {of} {what}; {FALLBACK_PERCENT} % required"))
+            let is_short = correct * 100 < of * u64::from(EMULATED_FALLBACK_PERCENT);
+            is_short.then(|| format!("fallback: {correct} of {of} {what}; {EMULATED_FALLBACK_PERCENT} % required"))
         };
         let named = short(kills, "victims were named");
         named.into_iter().chain(short(reported, "reports were correct")).collect()
