@@ -88,6 +88,11 @@ impl Summary {
         &self.failures
     }
 
+    /// Whether a test or a check failed.
+    pub(crate) fn has_failures(&self) -> bool {
+        self.failed > 0 || !self.failures.is_empty()
+    }
+
     /// Adds the results of a part of the run.
     pub(crate) fn add(&mut self, part: Self) {
         self.passed += part.passed;
@@ -286,6 +291,17 @@ test result: ok. 10 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fin
         summary.check(&check("vm::6.1", Err("no qemu".into())));
         assert_eq!(summary.closing_line(), "suites: 13 passed, 2 failed, 3 skipped");
         assert!(summary.failure_list().ends_with("failed: vm::7 (two missed; a hang)\n"));
+    }
+
+    #[test]
+    fn a_failed_check_is_a_failure() {
+        let mut summary = Summary::default();
+        let check = |outcome| Check { name: "audit::bans".into(), outcome };
+        summary.check(&check(Ok(Vec::new())));
+        summary.check(&check(Err("no cargo-deny".into())));
+        assert!(!summary.has_failures());
+        summary.check(&check(Ok(vec!["two versions".into()])));
+        assert!(summary.has_failures());
     }
 
     #[test]

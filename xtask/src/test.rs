@@ -196,7 +196,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         problems.push("tests were skipped, which is a failure with --all".to_owned());
     }
     print_summary(&summary, &problems, &times);
-    Ok(problems.is_empty())
+    Ok(problems.is_empty() && !summary.has_failures())
 }
 
 impl Args {

@@ -27,5 +27,5 @@ mod table;
 
 pub use kernel_log::KernelLog;
 pub use outcome::{CaseResult, MonitorMode, Outcome, Score, Totals};
-pub use run::{EMULATED_FALLBACK_PERCENT, Machine, MatrixPlan, Requirements, names, run, shortfalls};
+pub use run::{FALLBACK_PERCENT, Machine, MatrixPlan, Requirements, names, run, shortfalls};
 pub use table::{kernels, table, unavailable};

@@ -94,8 +94,9 @@ impl MatrixPlan {
     }
 }
 
-/// The part of the counted kills that must be reported without BPF on an emulated processor.
-pub const EMULATED_FALLBACK_PERCENT: u32 = 95;
+/// The part of the counted kills that must be reported without BPF, as in README. A process that lives for less than the time between
+/// two scans cannot be named.
+pub const FALLBACK_PERCENT: u32 = 95;
 
 /// What the reports of a machine must reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -108,18 +109,17 @@ pub struct Requirements {
 
 impl Requirements {
     /// A machine with processors of its own.
-    pub const REAL: Self = Self { fallback_percent: 100, worst_ms: 500.0 };
+    pub const REAL: Self = Self { fallback_percent: FALLBACK_PERCENT, worst_ms: 500.0 };
     /// An emulated processor, a tenth as fast as those that the monitor's schedule is designed for.
-    pub const EMULATED: Self = Self { fallback_percent: EMULATED_FALLBACK_PERCENT, worst_ms: f64::INFINITY };
+    pub const EMULATED: Self = Self { fallback_percent: FALLBACK_PERCENT, worst_ms: f64::INFINITY };
     /// An emulated processor of another kind than this machine's, which is slower still.
     pub const OTHER_PROCESSOR: Self = Self { fallback_percent: 90, worst_ms: f64::INFINITY };
 }
 
 /// Describes each requirement that this mode failed to meet.
 ///
-/// With BPF no report may be missing or wrong. Without BPF every counted kill must be reported, and 95 % of the reports must be
-/// correct. The percentages are taken over all rounds, so a single miss is not listed. On an emulated processor fewer of the counted
-/// kills are enough.
+/// With BPF no report may be missing or wrong. Without BPF most counted kills must be reported, and 95 % of the reports must be
+/// correct. The percentages are taken over all rounds, so a single miss is not listed.
 pub fn shortfalls(mode: MonitorMode, outcomes: &[Outcome], required: Requirements) -> Vec<String> {
     const PRECISION_PERCENT: f64 = 95.0;
     let reported_percent = f64::from(if mode == MonitorMode::Fallback { required.fallback_percent } else { 100 });

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use krunner_tests::flaky::Retry;
 use krunner_tests::node_vm::{ContainerOutcome, NodeEvent};
-use krunner_tests::oom_matrix::EMULATED_FALLBACK_PERCENT;
+use krunner_tests::oom_matrix::FALLBACK_PERCENT;
 
 use super::qemu::{Processors, Qemu};
 use crate::host;
@@ -198,8 +198,8 @@ impl NodeRun {
         let (kills, reported) = (sum(|outcome| outcome.kills), sum(|outcome| outcome.reported));
         let correct = sum(|outcome| outcome.correct);
         let short = |of: u64, what: &str| {
-            let is_short = correct * 100 < of * u64::from(EMULATED_FALLBACK_PERCENT);
-            is_short.then(|| format!("fallback: {correct} of {of} {what}; {EMULATED_FALLBACK_PERCENT} % required"))
+            let is_short = correct * 100 < of * u64::from(FALLBACK_PERCENT);
+            is_short.then(|| format!("fallback: {correct} of {of} {what}; {FALLBACK_PERCENT} % required"))
         };
         let named = short(kills, "victims were named");
         named.into_iter().chain(short(reported, "reports were correct")).collect()
