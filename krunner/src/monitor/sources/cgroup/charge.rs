@@ -19,24 +19,22 @@ mod throttle;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::files::{available_bytes, max_levels, number_in, value};
 use super::{Cgroup, MemcgFiles, NO_LIMIT_BYTES, OOM_GROUP};
 pub(in crate::monitor) use memory::{ChargedMemory, MemoryStat};
-use memory::{StatBuffer, touched_buffer};
 use throttle::ThrottleFiles;
 
 /// Maximum time to wait for a victim's memory: `exit_mmap` of several GiB takes this long. After that the limit is
 /// filled by something else, mostly reclaimable page cache.
 const HOLD_PATIENCE: Duration = Duration::from_millis(60);
 
-/// The same while programs hold most of the limit, and for a global OOM, whose victims are larger. On a busy machine a
-/// victim waits for a processor before it can free its memory.
-const LONG_PATIENCE: Duration = Duration::from_millis(250);
+/// The same for a global OOM, whose victims are larger.
+const MACHINE_PATIENCE: Duration = Duration::from_millis(250);
 
 /// A charge at the limit is retried several times, and each retry may kill, even once the first victim is skipped
 /// (`try_charge_memcg`, `mm/memcontrol.c`). So a process close to the limit gets this long to free memory or to be
@@ -67,8 +65,6 @@ pub(crate) struct OwnCharge {
     /// `u64::MAX` if there is none. See [`Self::read_hidden_limit`].
     hidden_limit_bytes: AtomicU64,
     meminfo: Option<File>,
-    /// For the text of `memory.stat`. On the stack it could be a page that was not used before.
-    stat_buffer: Mutex<Box<StatBuffer>>,
 }
 
 /// The open files of our cgroup or an ancestor.
@@ -92,12 +88,7 @@ impl OwnCharge {
     pub(in crate::monitor) fn open(cgroup: Option<&Cgroup>) -> Self {
         let meminfo = cgroup.map_or_else(|| PathBuf::from("/proc/meminfo"), |cgroup| cgroup.root.proc("meminfo"));
         let levels = cgroup.map_or_else(Vec::new, ChargeLevel::all);
-        let charge = Self {
-            levels,
-            hidden_limit_bytes: AtomicU64::new(u64::MAX),
-            meminfo: File::open(meminfo).ok(),
-            stat_buffer: touched_buffer(),
-        };
+        let charge = Self { levels, hidden_limit_bytes: AtomicU64::new(u64::MAX), meminfo: File::open(meminfo).ok() };
         // The first read allocates kernel buffers that later ones reuse.
         let _ = (charge.is_stuck(), charge.is_at_limit(), charge.is_machine_short(), charge.kills_groups());
         let _ = charge.throttle();
@@ -110,7 +101,7 @@ impl OwnCharge {
     /// (`hierarchical_memory_limit`, Documentation/admin-guide/cgroup-v1/memory.rst); it is a hidden one only if it is smaller
     /// than all visible ones. Reads one file per level, and `memory.stat`, which was read before.
     pub(in crate::monitor) fn read_hidden_limit(&self) {
-        let smallest_bytes = self.levels.first().and_then(|level| self.smallest_limit_bytes_of(level));
+        let smallest_bytes = self.levels.first().and_then(ChargeLevel::smallest_limit_bytes);
         let visible_bytes = self.levels.iter().filter_map(ChargeLevel::visible_limit_bytes).min();
         let hidden_bytes = smallest_bytes.filter(|bytes| visible_bytes.is_none_or(|visible| *bytes < visible));
         self.hidden_limit_bytes.store(hidden_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -139,16 +130,10 @@ impl OwnCharge {
     /// How long to hold after an OOM kill; `None` if there is headroom.
     #[must_use]
     pub(in crate::monitor) fn patience(&self) -> Option<Duration> {
-        match self.level_at_limit() {
-            Some((level, limit_bytes)) if self.do_programs_fill(level, limit_bytes) => Some(LONG_PATIENCE),
-            Some(_) => Some(HOLD_PATIENCE),
-            None => self.is_machine_short().then_some(LONG_PATIENCE),
+        if self.is_at_limit() {
+            return Some(HOLD_PATIENCE);
         }
-    }
-
-    /// Whether most of a limit is the memory of programs, which their end frees: not files, and not those of a tmpfs.
-    fn do_programs_fill(&self, level: usize, limit_bytes: u64) -> bool {
-        self.stat_at(level).is_some_and(|stat| stat.anonymous_bytes >= limit_bytes / 2)
+        self.is_machine_short().then_some(MACHINE_PATIENCE)
     }
 
     /// Whether the next page may cause an OOM kill, at a cgroup limit or globally.
@@ -159,14 +144,9 @@ impl OwnCharge {
 
     /// Whether one of our cgroups is at its limit. Takes 2 us per level.
     fn is_at_limit(&self) -> bool {
-        self.level_at_limit().is_some()
-    }
-
-    /// The innermost level that is at its limit, and the limit.
-    fn level_at_limit(&self) -> Option<(usize, u64)> {
-        self.levels.iter().enumerate().find_map(|(index, level)| {
-            let (limit_bytes, usage_bytes) = (self.limit_bytes(index)?, number_in(&level.usage)?);
-            (limit_bytes.saturating_sub(usage_bytes) < RESERVE_BYTES).then_some((index, limit_bytes))
+        self.levels.iter().enumerate().any(|(index, level)| {
+            let Some(limit_bytes) = self.limit_bytes(index) else { return false };
+            number_in(&level.usage).is_some_and(|usage| limit_bytes.saturating_sub(usage) < RESERVE_BYTES)
         })
     }
 
@@ -265,7 +245,7 @@ impl Hold {
         Self { is_ordered, charge: Some(charge), seen_kills, stood_off: None }
     }
 
-    /// Blocks while files must not be opened; a requested hold lasts at most [`LONG_PATIENCE`]. Costs 2 us
+    /// Blocks while files must not be opened; a requested hold lasts at most [`MACHINE_PATIENCE`]. Costs 2 us
     /// otherwise.
     pub(in crate::monitor) fn wait(&mut self) {
         self.wait_for_order();
@@ -285,7 +265,7 @@ impl Hold {
         let begun = Instant::now();
         while self.is_ordered.load(Ordering::Relaxed) {
             thread::sleep(POLL);
-            if begun.elapsed() >= LONG_PATIENCE {
+            if begun.elapsed() >= MACHINE_PATIENCE {
                 // Clear it, so that the next file does not wait again.
                 self.is_ordered.store(false, Ordering::Relaxed);
             }
@@ -324,7 +304,6 @@ mod tests {
                 levels: vec![level],
                 hidden_limit_bytes: AtomicU64::new(u64::MAX),
                 meminfo: File::open(self.0.path().join("meminfo")).ok(),
-                stat_buffer: touched_buffer(),
             }
         }
     }
@@ -433,25 +412,6 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_programs_is_waited_for_longer_than_that_of_files() {
-        for version in [1, 2] {
-            let (folder, cgroup) = hierarchy(version);
-            let charge = OwnCharge::open(Some(&cgroup));
-            let patience = |anonymous: u64| {
-                let text = if version == 1 {
-                    format!("hierarchical_memory_limit 67108864\ntotal_rss {anonymous}\ntotal_inactive_file 1\n")
-                } else {
-                    format!("anon {anonymous}\ninactive_file 1\n")
-                };
-                fs::write(folder.path().join("m/pod/own/memory.stat"), text).unwrap();
-                charge.patience()
-            };
-            assert_eq!(patience(1 << 20), Some(HOLD_PATIENCE), "cgroup version {version}");
-            assert_eq!(patience(60 << 20), Some(LONG_PATIENCE), "cgroup version {version}");
-        }
-    }
-
-    #[test]
     fn opening_files_waits_once_for_each_kill_at_the_limit() {
         let kills = |count| format!("low 0\nhigh 0\nmax 9\noom 9\noom_kill {count}\noom_group_kill 7\n");
         let files = Files::new(67_108_864, &kills(1));
@@ -476,7 +436,7 @@ mod tests {
         let ordered = Arc::new(AtomicBool::new(true));
         let begun = Instant::now();
         Hold::new(Arc::clone(&ordered), Arc::new(OwnCharge::open(None))).wait();
-        assert!(begun.elapsed() >= LONG_PATIENCE);
+        assert!(begun.elapsed() >= MACHINE_PATIENCE);
         assert!(!ordered.load(Ordering::Relaxed));
     }
 }

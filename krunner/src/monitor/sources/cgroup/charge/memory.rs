@@ -2,20 +2,12 @@
 //! read before.
 
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Mutex, PoisonError};
 
 use super::{ChargeLevel, NO_LIMIT_BYTES, OwnCharge};
 use crate::monitor::sources::cgroup::files::{number_in, value};
 
-/// Size of a `memory.stat` that is read: most have about 1.5 KiB, and the entries needed are within this size.
+/// Buffer for `memory.stat`, which has about 1.5 KiB; the entries needed are within this size.
 const STAT_BYTES: usize = 8192;
-
-pub(super) type StatBuffer = [u8; STAT_BYTES];
-
-/// A buffer whose pages are in memory: zeroed pages are only allocated when they are written to.
-pub(super) fn touched_buffer() -> Mutex<Box<StatBuffer>> {
-    Mutex::new(Box::new([1; STAT_BYTES]))
-}
 
 /// Memory charged to our cgroup or an ancestor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,14 +20,12 @@ pub(in crate::monitor) struct ChargedMemory {
     pub(in crate::monitor) limit_bytes: Option<u64>,
 }
 
-/// Parts of the usage.
+/// Reclaimable parts of the usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::struct_field_names, reason = "the unit is a part of each name")]
 pub(in crate::monitor) struct MemoryStat {
     /// Inactive file pages.
     pub(in crate::monitor) inactive_file_bytes: u64,
-    /// Memory that belongs to processes alone, and is freed when they end.
-    pub(super) anonymous_bytes: u64,
     /// v2: all file pages and reclaimable slab. Pages read twice are active, but reclaimable nevertheless.
     reclaimable_bytes: u64,
     /// v1, which does not show reclaimable slab: anonymous memory, including tmpfs files.
@@ -67,14 +57,12 @@ impl MemoryStat {
                 .zip(value(text, "total_shmem"))
                 .map(|(rss, shmem)| u64::saturating_add(rss, shmem));
             let reclaimable_bytes = inactive_file_bytes.saturating_add(value(text, "total_active_file").unwrap_or(0));
-            let anonymous_bytes = value(text, "total_rss").unwrap_or(0);
-            return Some(Self { inactive_file_bytes, anonymous_bytes, reclaimable_bytes, programs_bytes });
+            return Some(Self { inactive_file_bytes, reclaimable_bytes, programs_bytes });
         }
         let inactive_file_bytes = value(text, "inactive_file")?;
         let others = ["active_file", "slab_reclaimable"].map(|name| value(text, name).unwrap_or(0));
         let reclaimable_bytes = others.into_iter().fold(inactive_file_bytes, u64::saturating_add);
-        let anonymous_bytes = value(text, "anon").unwrap_or(0);
-        Some(Self { inactive_file_bytes, anonymous_bytes, reclaimable_bytes, programs_bytes: None })
+        Some(Self { inactive_file_bytes, reclaimable_bytes, programs_bytes: None })
     }
 }
 
@@ -99,31 +87,36 @@ impl OwnCharge {
         Some(ChargedMemory { level, usage_bytes, limit_bytes })
     }
 
-    /// The parts of a level's usage. The kernel sums per-CPU counters for them (`mem_cgroup_flush_stats`,
+    /// Reclaimable memory of a level. The kernel sums per-CPU counters for it (`mem_cgroup_flush_stats`,
     /// mm/memcontrol.c), which takes about 20 us, or more on large machines.
     #[must_use]
     pub(in crate::monitor) fn stat_at(&self, level: usize) -> Option<MemoryStat> {
-        self.in_stat(self.levels.get(level)?, MemoryStat::parse)
-    }
-
-    /// v1: the smallest limit of this level and all its ancestors, visible or not.
-    pub(super) fn smallest_limit_bytes_of(&self, level: &ChargeLevel) -> Option<u64> {
-        let limit_bytes = self.in_stat(level, |text| value(text, "hierarchical_memory_limit"));
-        limit_bytes.filter(|bytes| *bytes < NO_LIMIT_BYTES)
+        self.levels.get(level)?.stat()
     }
 
     /// Reads all files once: the first read allocates kernel buffers that later ones reuse.
     pub(super) fn read_all_stat(&self) {
         for level in &self.levels {
-            let _ = self.in_stat(level, MemoryStat::parse);
+            let _ = level.stat();
         }
     }
+}
 
-    /// Looks something up in a level's `memory.stat`.
-    fn in_stat<T>(&self, level: &ChargeLevel, look_up: impl FnOnce(&str) -> Option<T>) -> Option<T> {
-        let mut buffer = self.stat_buffer.lock().unwrap_or_else(PoisonError::into_inner);
-        let length = level.stat.as_ref()?.read_at(&mut buffer[..], 0).ok()?;
-        look_up(std::str::from_utf8(&buffer[..length]).ok()?)
+impl ChargeLevel {
+    pub(super) fn stat(&self) -> Option<MemoryStat> {
+        MemoryStat::parse(self.stat_text(&mut [0; STAT_BYTES])?)
+    }
+
+    /// v1: the smallest limit of this level and all its ancestors, visible or not.
+    pub(super) fn smallest_limit_bytes(&self) -> Option<u64> {
+        let mut buffer = [0; STAT_BYTES];
+        let text = self.stat_text(&mut buffer)?;
+        value(text, "hierarchical_memory_limit").filter(|bytes| *bytes < NO_LIMIT_BYTES)
+    }
+
+    fn stat_text<'a>(&self, buffer: &'a mut [u8; STAT_BYTES]) -> Option<&'a str> {
+        let length = self.stat.as_ref()?.read_at(buffer, 0).ok()?;
+        std::str::from_utf8(&buffer[..length]).ok()
     }
 }
 

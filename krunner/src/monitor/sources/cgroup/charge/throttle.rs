@@ -50,23 +50,25 @@ impl OwnCharge {
     /// four of that level.
     #[must_use]
     pub(in crate::monitor) fn throttle(&self) -> Option<ThrottleReading> {
-        let readings = self.levels.iter().enumerate().filter_map(|(index, level)| self.throttle_at(index, level));
+        let readings = self.levels.iter().enumerate().filter_map(|(index, level)| level.throttle(index));
         readings.min_by_key(|reading| i128::from(reading.high_bytes) - i128::from(reading.usage_bytes))
     }
+}
 
-    fn throttle_at(&self, index: usize, level: &ChargeLevel) -> Option<ThrottleReading> {
-        let files = level.throttle.as_ref()?;
+impl ChargeLevel {
+    fn throttle(&self, level: usize) -> Option<ThrottleReading> {
+        let files = self.throttle.as_ref()?;
         let high_bytes = files.high_bytes()?;
-        let usage_bytes = number_in(&level.usage)?;
+        let usage_bytes = number_in(&self.usage)?;
         let stalled_us = files.stalled_us();
         // Takes longer than the rest. Not needed where pressure is measured.
-        let stat = if stalled_us.is_none() { self.stat_at(index) } else { None };
+        let stat = if stalled_us.is_none() { self.stat() } else { None };
         Some(ThrottleReading {
             at_boot_ns: clock::boot_ns(),
-            level: index,
+            level,
             usage_bytes,
             high_bytes,
-            times: value(level.events(&mut [0; EVENTS_BYTES]), "high")?,
+            times: value(self.events(&mut [0; EVENTS_BYTES]), "high")?,
             stalled_us,
             needed_bytes: stat.map(|stat| stat.needed_bytes(usage_bytes)),
         })
