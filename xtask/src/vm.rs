@@ -200,12 +200,9 @@ fn folder() -> Result<PathBuf> {
 /// Runs these kernels as part of `cargo xtask test --all`. Load on this machine delays what happens in all machines that
 /// run at the same time, so a kernel that fails is run once more, without the other kernels. Both results are printed, and the
 /// retry is counted.
-///
-/// `beside`: the number of other machines that run meanwhile.
-pub(crate) fn test(set: KernelSet, beside: usize) -> Result<Vec<Check>> {
+pub(crate) fn test(set: KernelSet) -> Result<Vec<Check>> {
     let cases = Cases { only: &[], cpus: None };
-    let at_once = most_at_once().saturating_sub(beside);
-    let mut runs = run_all(&set.versions(), cases, at_once, false)?;
+    let mut runs = run_all(&set.versions(), cases, most_at_once(), false)?;
     print!("\n{}", table(&runs));
     for run in runs.iter_mut().filter(|run| !run.shortfalls().is_empty()) {
         Retry::new(format!("vm::{}", run.kernel.wanted), &run.shortfalls().join("; "), 1, 2).record();

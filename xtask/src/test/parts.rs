@@ -44,34 +44,32 @@ impl Args {
         results
     }
 
-    /// The machine with container engines takes as long as all others together, and one processor: it runs beside them. The tests in
-    /// a fresh clone take what processors are left when the others are done.
+    /// Machines with a kernel run two at a time. The one with container engines has two processors of its own, and load on this machine
+    /// hides kills from the fallback, so it comes after them. Only the tests in a fresh clone run beside it, at the lowest priority.
     fn run_machines(&self) -> Vec<PartResult> {
+        let mut results = Vec::new();
+        if self.runs("vm") {
+            step("vm");
+            let skipped = || vm::skipped("takes minutes of emulation: run `cargo xtask vm`, or pass --all");
+            results.push(("vm", if self.all { vm::test(KernelSet::Default) } else { Ok(skipped()) }));
+        }
+        if self.runs("arm64") {
+            step("arm64");
+            results.push(("arm64", vm::test(KernelSet::Arm64)));
+        }
         thread::scope(|scope| {
-            let engines = self.runs("engines").then(|| {
-                step("engines");
-                scope.spawn(vm::test_engines)
-            });
-            let beside = usize::from(engines.is_some());
-            let mut results = Vec::new();
-            if self.runs("vm") {
-                step("vm");
-                let skipped = || vm::skipped("takes minutes of emulation: run `cargo xtask vm`, or pass --all");
-                results.push(("vm", if self.all { vm::test(KernelSet::Default, beside) } else { Ok(skipped()) }));
-            }
-            if self.runs("arm64") {
-                step("arm64");
-                results.push(("arm64", vm::test(KernelSet::Arm64, beside)));
-            }
-            if self.runs("newcomer") {
+            let newcomer = self.runs("newcomer").then(|| {
                 step("newcomer");
-                let newcomer = scope.spawn(|| give_way().and_then(|()| newcomer::test()));
-                results.push(("newcomer", joined(newcomer)));
+                scope.spawn(|| give_way().and_then(|()| newcomer::test()))
+            });
+            if self.runs("engines") {
+                step("engines");
+                results.push(("engines", vm::test_engines()));
             }
-            let ended = engines.map(joined);
-            results.extend(ended.map(|checks| ("engines", checks)));
-            results
-        })
+            let ended = newcomer.map(joined);
+            results.extend(ended.map(|checks| ("newcomer", checks)));
+        });
+        results
     }
 
     /// Whether this part of [`OTHER_PARTS`] is selected, by either name.
