@@ -89,13 +89,17 @@ impl Processors {
     /// QEMU 7.2 with a thread for each processor sometimes executes an instruction from its middle while Linux modifies it on another
     /// processor, as it does to attach to a tracepoint: a kernel panic.
     fn accelerator(self, program: &str) -> &'static str {
-        let version = Command::new(program).arg("--version").stdin(Stdio::null()).output();
-        let text = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         match self {
-            Self::Parallel(_) if major_version(&text).is_some_and(|major| major >= 10) => "tcg,thread=multi",
+            Self::Parallel(_) if is_parallel_safe(program) => "tcg,thread=multi",
             _ => "tcg,thread=single",
         }
     }
+}
+
+fn is_parallel_safe(program: &str) -> bool {
+    let version = Command::new(program).arg("--version").stdin(Stdio::null()).output();
+    let text = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    major_version(&text).is_some_and(|major| major >= 10)
 }
 
 /// Reads `QEMU emulator version 10.0.2 (Debian ...)`.
