@@ -96,7 +96,7 @@ fn text_of_waiting_steps_is_bounded_and_its_memory_is_returned() {
     let accepted = codes.iter().take_while(|code| **code == 0).count();
     assert!((200..400).contains(&accepted), "{accepted} fit");
     assert!(codes[accepted..].iter().all(|code| *code == -1), "{codes:?}");
-    assert!(runner.stderr().contains("step queue full: `exec` rejected"));
+    runner.wait_for_log(&["step queue full: `exec` rejected"]);
     wait::until_true("the memory is returned", || {
         proc::rss_kib(runner.pid()).is_some_and(|now| now <= before + SLACK_KIB)
     });

@@ -127,12 +127,12 @@ fn refused_event_is_logged_with_the_remedy_and_the_node_goes_on() {
     let output = cluster.session.run(&format!("{HELPER} eat {TOO_MUCH}"));
     cluster.request(403);
     cluster.until_counted("refused", 1);
-    let log = cluster.node.stderr();
     let expected = [
         "no Kubernetes Event for an OOM kill in the namespace shop: the API server answered 403 Forbidden: events.events.k8s.io is",
         "(the service account needs the permission `create` for `events` of the group `events.k8s.io`)",
     ];
-    assert!(expected.iter().all(|part| log.contains(part)), "{log}");
+    // Log lines are written by a thread.
+    wait::until_true("the remedy in the log", || expected.iter().all(|part| cluster.node.stderr().contains(part)));
     cluster.session.until_report_of(all(&output, "victim")[0]);
 }
 

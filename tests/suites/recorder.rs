@@ -242,8 +242,8 @@ fn monitor_records_too() {
     wait::until_true("its end", || post_mortem(&file)["cause"] == "killed");
 
     let mut second = Monitor::start_program(&LaunchMethod::direct(), &binary(), &["--recorder", path]);
-    assert_eq!(count(&second.stderr(), "ended unexpectedly"), 1, "{}", second.stderr());
     assert!(second.end().success());
+    assert_eq!(count(&second.stderr(), "ended unexpectedly"), 1, "{}", second.stderr());
     assert_eq!(post_mortem(&file)["cause"], "stopped");
     monitor.end();
 }

@@ -382,15 +382,15 @@ impl Times {
     }
 }
 
-/// Prints failures, skipped tests with their reasons, retries, times, and the line that CI parses.
+/// Prints skipped tests with their reasons, retries, times, failures, and the line that CI parses. A CI may show only the end.
 fn print_summary(summary: &Summary, problems: &[String], times: &Times) {
     println!();
+    print!("{}", summary.skip_list());
+    print!("{}", summary.retry_list());
+    println!("took: {}", times.parts.join(", "));
     print!("{}", summary.failure_list());
     for problem in problems {
         println!("problem: {problem}");
     }
-    print!("{}", summary.skip_list());
-    print!("{}", summary.retry_list());
-    println!("took: {}", times.parts.join(", "));
     println!("{}", summary.closing_line());
 }

@@ -86,7 +86,7 @@ mod tests {
     }
 
     fn logged(pid: u32, anon_kib: u64) -> Logged {
-        Logged { pid, memory: Memory { anon_kib, file_kib: 0, shmem_kib: 0 } }
+        Logged { pid, name: "victim".to_owned(), memory: Memory { anon_kib, file_kib: 0, shmem_kib: 0 } }
     }
 
     #[test]

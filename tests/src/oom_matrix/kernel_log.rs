@@ -17,6 +17,9 @@ const RECORD_BYTES: usize = 8192;
 /// The kernel adds up per-CPU counters, and a process may keep running until it handles the signal.
 const TOLERANCE_KIB: u64 = 256;
 
+/// The names of krunner's threads, without the main thread, which has the process's name.
+const RUNNER_THREADS: [&str; 5] = ["oom-sampler", "recorder", "writer", "blocking", "oom-loader"];
+
 /// `/dev/kmsg`, positioned at the end when it was opened.
 #[derive(Debug)]
 pub struct KernelLog(File);
@@ -24,8 +27,18 @@ pub struct KernelLog(File);
 /// A process that the kernel logged as killed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Logged {
+    /// In rare cases a TID, see [`Self::is_thread_of_runner`].
     pub(super) pid: u32,
+    pub(super) name: String,
     pub(super) memory: Memory,
+}
+
+impl Logged {
+    /// Whether this is a second line about krunner. If the main thread of a member of a group kill has exited, the kernel logs
+    /// another one (`find_lock_task_mm`, `mm/oom_kill.c`).
+    fn is_thread_of_runner(&self) -> bool {
+        RUNNER_THREADS.contains(&self.name.as_str())
+    }
 }
 
 /// Resident memory by kind.
@@ -57,13 +70,13 @@ impl KernelLog {
         Some(Self(file))
     }
 
-    /// The PIDs of the processes that were killed since the last call, each once.
+    /// The PIDs of the processes that were killed since the last call, each once. Further threads of krunner are left out.
     ///
     /// # Errors
     /// If records were overwritten before they were read.
     pub fn pids(&mut self) -> Result<BTreeSet<u32>, String> {
         let logged = self.take().ok_or("the kernel log was overwritten")?;
-        Ok(logged.into_iter().map(|logged| logged.pid).collect())
+        Ok(logged.into_iter().filter(|logged| !logged.is_thread_of_runner()).map(|logged| logged.pid).collect())
     }
 
     /// Returns the kills since the last call; `None` if records were overwritten before they were read.
@@ -84,12 +97,12 @@ impl KernelLog {
 /// `... Killed process PID (COMM) total-vm:1kB, anon-rss:2kB, file-rss:3kB, shmem-rss:4kB, ...`
 fn parse(record: &str) -> Option<Logged> {
     let (_, rest) = record.split_once("Killed process ")?;
-    let pid = rest.split(' ').next()?.parse().ok()?;
+    let (pid, rest) = rest.split_once(" (")?;
     // The comm may contain any byte.
-    let (_, counters) = rest.rsplit_once(") total-vm:")?;
+    let (name, counters) = rest.rsplit_once(") total-vm:")?;
     let kib = |name: &str| counters.split_once(name)?.1.split_once("kB")?.0.parse().ok();
     let memory = Memory { anon_kib: kib("anon-rss:")?, file_kib: kib("file-rss:")?, shmem_kib: kib("shmem-rss:")? };
-    Some(Logged { pid, memory })
+    Some(Logged { pid: pid.parse().ok()?, name: name.to_owned(), memory })
 }
 
 #[cfg(test)]
@@ -101,8 +114,20 @@ mod tests {
         let line = "3,18772,32971292492,-;Memory cgroup out of memory: Killed process 967 (a) R 1 (b) total-vm:19664kB, \
                     anon-rss:16128kB, file-rss:2156kB, shmem-rss:0kB, UID:0 pgtables:80kB oom_score_adj:0\n";
         let memory = Memory { anon_kib: 16128, file_kib: 2156, shmem_kib: 0 };
-        assert_eq!(parse(line), Some(Logged { pid: 967, memory }));
+        assert_eq!(parse(line), Some(Logged { pid: 967, name: "a) R 1 (b".to_owned(), memory }));
         assert_eq!(parse("4,1,2,-; out_of_memory+0x214/0x500\n"), None);
+    }
+
+    /// Logged by Linux 6.12 at a group kill in a container.
+    #[test]
+    fn second_lines_about_the_runner_are_recognized() {
+        let rest = "total-vm:16744kB, anon-rss:2132kB, file-rss:7648kB, shmem-rss:0kB, UID:1000 pgtables:80kB oom_score_adj:652";
+        let is_thread = |name: &str| {
+            let line = format!("3,1,2,-;Memory cgroup out of memory: Killed process 1129 ({name}) {rest}\n");
+            parse(&line).expect("a kill").is_thread_of_runner()
+        };
+        assert!(is_thread("writer"));
+        assert!(!is_thread("backend.ai: ker"));
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //!
 //! **Why pwrite and not mmap.** The file is in the user's folder. If it is truncated while mapped, or its file server goes away,
 //! the next write raises SIGBUS in the runner (mmap(2)). Bytes written by pwrite(2) are in the page cache and outlive the process
-//! just as well. The cost is one system call per record, at most four per second.
+//! just as well. The cost is one system call per record, four per second, and more while memory
+//! grows by 1/16 of the limit from one sample to the next.
 //!
 //! **A power failure** loses what the kernel had not written to disk: up to 30 s (`dirty_expire_centisecs`,
 //! Documentation/admin-guide/sysctl/vm.rst). The rest remains valid, see `format`. Nothing is synced, because that waits for the
@@ -66,6 +67,9 @@ const CHANGE_PART: u64 = 256;
 
 /// More than four samples per second would shorten the recorded time.
 const MIN_GAP_NS: u64 = 240_000_000;
+
+/// Growth by more than this part of the limit is recorded at once: the next sample may never come.
+const BURST_PART: u64 = 16;
 
 /// A page of the file that was written this recently is still in memory.
 const RESIDENT_NS: u64 = 2 * HEARTBEAT_NS;
@@ -154,7 +158,9 @@ fn is_worth_recording(sample: &MemorySample, last: Option<(u64, u64)>) -> bool {
     let gap_ns = sample.at_boot_ns.saturating_sub(at_boot_ns);
     let scale = sample.limit_bytes.unwrap_or(u64::MAX).min(usage_bytes.max(1) * 16);
     let is_changed = sample.usage_bytes.abs_diff(usage_bytes) > scale / CHANGE_PART;
-    gap_ns >= HEARTBEAT_NS || is_changed && gap_ns >= MIN_GAP_NS
+    let grown_bytes = sample.usage_bytes.saturating_sub(usage_bytes);
+    let is_burst = sample.limit_bytes.is_some_and(|limit| grown_bytes > limit / BURST_PART);
+    gap_ns >= HEARTBEAT_NS || is_burst || is_changed && gap_ns >= MIN_GAP_NS
 }
 
 /// The thread's main loop.

@@ -58,7 +58,18 @@ fn unchanged_sample_waits_for_the_heartbeat() {
     assert!(!is_worth(1000, 100) && !is_worth(4999, 101));
     assert!(is_worth(5000, 100), "a heartbeat");
     assert!(is_worth(1000, 102) && is_worth(250, 110), "a change");
-    assert!(!is_worth(100, 200), "too soon");
+    assert!(!is_worth(100, 110), "too soon");
+}
+
+/// A runner that dies with its cgroup leaves nothing but what was recorded until then.
+#[test]
+fn burst_is_recorded_at_once() {
+    let (last, limit) = (Some((0, 100 * MIB)), Some(1600 * MIB));
+    let is_worth =
+        |usage_mib, limit_bytes| is_worth_recording(&MemorySample { limit_bytes, ..sample(50, usage_mib) }, last);
+    assert!(is_worth(201, limit) && !is_worth(200, limit));
+    assert!(!is_worth(10, limit), "memory was freed");
+    assert!(!is_worth(1 << 20, None), "nothing kills");
 }
 
 #[test]

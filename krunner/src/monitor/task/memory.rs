@@ -6,6 +6,8 @@
 //!  usage changed by 1/16 of the limit: the sizes of the largest processes
 //!  70 % used, or full within 10 s at this rate: also memory.stat, every 500 ms
 //!  unreclaimable memory fills the limit within 10 s: every 50 ms, with the sizes of the largest processes
+//!  an OOM kill here ends this process as well (memory.oom.group), and 2 GiB or less are left: usage every 50 ms, a sample
+//!  once it has grown by 1/16 of the limit; the flight recorder is all that remains
 //!  memory.high (cgroup v2) of every level, and what is lost by it: every 2 s
 //! ```
 //!
@@ -20,7 +22,7 @@ use crate::monitor::explain::Trend;
 use crate::monitor::model::{MemorySample, ProcessMemory, clock};
 use crate::monitor::sources::cgroup::charge::{ChargedMemory, MemoryStat};
 
-/// Sample interval while memory grows fast.
+/// Sample interval while memory grows fast, and read interval where a burst must not be missed.
 pub(super) const DENSE_TICK: Duration = Duration::from_millis(50);
 
 /// Less than the idle tick of 250 ms, which may be late, so that each tick takes a sample.
@@ -60,6 +62,9 @@ const STAT_PERCENT: u64 = 70;
 /// Memory that fills the limit within this time grows fast.
 const SOON_S: f64 = 10.0;
 
+/// With more headroom than this, idle ticks notice a burst: a core touches about 4 GiB of new pages per second.
+const GUARDED_HEADROOM_BYTES: u64 = 2 << 30;
+
 /// Another limit is sampled instead only if its headroom is smaller by this factor.
 const NEARER: u64 = 2;
 
@@ -86,14 +91,18 @@ pub(super) struct MemoryWatch {
     /// Trend of unreclaimable memory.
     needed: Trend,
     is_dense: bool,
+    /// A burst between two samples must not be missed: see [`MonitorTask::is_guarded`].
+    is_guarded: bool,
+    /// Usage in the last sample.
+    sampled_bytes: u64,
     /// Usage hardly changes, far from the limit.
     is_still: bool,
 }
 
 impl MemoryWatch {
-    /// Whether memory grows fast, so that dense ticks are needed.
+    /// Whether dense ticks are needed: memory grows fast, or a burst must not be missed.
     pub(super) fn is_dense(&self) -> bool {
-        self.is_dense
+        self.is_dense || self.is_guarded
     }
 
     /// Whether usage hardly changes, so that quiet ticks are enough where kills need not be inferred.
@@ -131,7 +140,7 @@ impl MonitorTask {
     /// Takes a memory sample if one is due.
     pub(super) fn sample_memory(&mut self) {
         let now_ns = clock::boot_ns();
-        if now_ns < self.memory.sample_due_ns || self.held_until_ns.is_some() {
+        if self.held_until_ns.is_some() || now_ns < self.memory.sample_due_ns && !self.has_burst() {
             return;
         }
         self.memory.sample_due_ns = now_ns + CALM_PAUSE_NS;
@@ -142,6 +151,7 @@ impl MonitorTask {
             return;
         };
         self.memory.is_still = before.is_some_and(|before| is_still(before, charged));
+        self.memory.sampled_bytes = charged.usage_bytes;
         // Timestamp after the read: otherwise memory freed by a victim could be sampled before its kill.
         let read_ns = clock::boot_ns();
         self.memory.usage.push(read_ns, charged.usage_bytes);
@@ -163,6 +173,19 @@ impl MonitorTask {
             let may_look = self.ring.is_some() && !self.charge.is_short();
             self.engine.watch_memory(needed_bytes, &self.memory.needed, may_look);
         }
+    }
+
+    /// Whether usage has grown a lot since the last sample, where that must not be missed.
+    fn has_burst(&self) -> bool {
+        let Some(at) = self.memory.nearest.filter(|_| self.memory.is_guarded) else { return false };
+        let charged = self.charge.charged_at(at.level, at.limit_bytes);
+        let grown_bytes = charged.map_or(0, |charged| charged.usage_bytes.saturating_sub(self.memory.sampled_bytes));
+        at.limit_bytes.is_some_and(|limit| grown_bytes > limit / CHANGED_SHARE)
+    }
+
+    /// Whether the next OOM kill may end this process as well, and soon: then only the flight recorder can say why.
+    fn is_guarded(&self, nearest: &ChargedMemory) -> bool {
+        self.recorded.is_some() && nearest.headroom_bytes() <= GUARDED_HEADROOM_BYTES && self.charge.kills_groups()
     }
 
     fn check_throttle(&mut self, now_ns: u64) {
@@ -197,6 +220,7 @@ impl MonitorTask {
             self.memory.forget();
             self.engine.forget_samples();
         }
+        self.memory.is_guarded = self.is_guarded(&chosen);
         self.memory.nearest = Some(chosen);
         Some(chosen)
     }

@@ -13,7 +13,7 @@
 //!
 //! A checksum is the first 8 bytes of a SHA-256 over the rest of the record, the header's nonce and the slot number. So records
 //! that are torn, damaged, moved or from an earlier recording are skipped and the others are read: a torn write loses at most the
-//! oldest record as well. CRC32 would accept one of four billion torn records. SHA-256 takes 2 us for each of at most four records
+//! oldest record as well. CRC32 would accept one of four billion torn records. SHA-256 takes 2 us for each record, usually at most four
 //! per second, and the crate is a dependency already.
 
 use serde::Serialize;
