@@ -8,6 +8,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 use std::{env, fs};
 
+use krunner_tests::oom_matrix::KernelLog;
 use krunner_tests::{host, wait};
 
 use crate::limited_session::{Limited, LimitedSession, Plan, Tracer};
@@ -159,10 +160,11 @@ fn run_once(scenario: Scenario, session: &mut LimitedSession, limit_mib: u64) ->
     RunOutcome { unreported: !session.has_reported(), ..RunOutcome::default() }
 }
 
-/// How the runner ended, if it did, and what it logged.
-fn end_of(session: &mut LimitedSession) -> String {
+/// How the runner ended, if it did, what it logged, and what the kernel logged about its kill.
+fn end_of(session: &mut LimitedSession, log: Option<KernelLog>) -> String {
     let status = if session.is_alive() { "it runs".to_owned() } else { session.runner.wait_exit().to_string() };
-    format!("the runner: {status}; its log: {}", session.runner.stderr())
+    let circumstances = log.and_then(|mut log| log.circumstances_of(session.runner.pid())).unwrap_or_default();
+    format!("the runner: {status}; its log: {}; the kernel's log: {circumstances}", session.runner.stderr())
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> String {
@@ -184,10 +186,11 @@ fn survive(scenario: Scenario, tracer: Tracer) -> Result<(), String> {
         let mut outcomes = Vec::new();
         for _ in 0..runs {
             let mut session = scenario.plan(tracer, limit_mib).start()?;
+            let log = KernelLog::follow();
             let run = AssertUnwindSafe(|| run_once(scenario, &mut session, limit_mib));
             let outcome = panic::catch_unwind(run).unwrap_or_else(|panic| RunOutcome::fault(text_of(&*panic)));
             if outcome.runner_killed || outcome.unreported || outcome.fault.is_some() {
-                failures.push(format!("{limit_mib} MiB: {outcome:?}; {}", end_of(&mut session)));
+                failures.push(format!("{limit_mib} MiB: {outcome:?}; {}", end_of(&mut session, log)));
             }
             outcomes.push(outcome);
         }

@@ -17,6 +17,9 @@ const RECORD_BYTES: usize = 8192;
 /// The kernel adds up per-CPU counters, and a process may keep running until it handles the signal.
 const TOLERANCE_KIB: u64 = 256;
 
+/// Begins the description of an OOM kill.
+const REQUEST: &str = "invoked oom-killer";
+
 /// The names of krunner's threads, without the main thread, which has the process's name.
 const RUNNER_THREADS: [&str; 5] = ["oom-sampler", "recorder", "writer", "blocking", "oom-loader"];
 
@@ -79,16 +82,40 @@ impl KernelLog {
         Ok(logged.into_iter().filter(|logged| !logged.is_thread_of_runner()).map(|logged| logged.pid).collect())
     }
 
+    /// What the kernel logged about the kill of this process since the last call: which process asked for memory, and its kernel
+    /// stack (`dump_header`, `mm/oom_kill.c`). `None` if there was no such kill, or the log was overwritten.
+    pub fn circumstances_of(&mut self, pid: u32) -> Option<String> {
+        let mut circumstances = Vec::new();
+        for record in self.records()? {
+            let text = record.split_once(';').map_or("", |(_, text)| text).lines().next().unwrap_or_default();
+            if text.contains(REQUEST) {
+                circumstances.clear();
+            }
+            if text.contains(REQUEST) || text.contains("+0x") {
+                circumstances.push(text.trim().to_owned());
+            }
+            if parse(&record).is_some_and(|logged| logged.pid == pid) {
+                circumstances.push(text.to_owned());
+                return Some(circumstances.join(" < "));
+            }
+        }
+        None
+    }
+
     /// Returns the kills since the last call; `None` if records were overwritten before they were read.
     pub(super) fn take(&mut self) -> Option<Vec<Logged>> {
+        self.records().map(|records| records.iter().filter_map(|record| parse(record)).collect())
+    }
+
+    fn records(&mut self) -> Option<Vec<String>> {
         let mut record = [0; RECORD_BYTES];
-        let mut killed = Vec::new();
+        let mut records = Vec::new();
         loop {
             match self.0.read(&mut record) {
-                Ok(bytes) => killed.extend(parse(&String::from_utf8_lossy(&record[..bytes]))),
+                Ok(bytes) => records.push(String::from_utf8_lossy(&record[..bytes]).into_owned()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return None,
-                Err(_) => return Some(killed),
+                Err(_) => return Some(records),
             }
         }
     }
