@@ -96,14 +96,14 @@ pub(crate) fn reserve_heap() {
     #[cfg(target_env = "gnu")]
     drop(touched(HEAP_RESERVE_BYTES));
     #[cfg(not(target_env = "gnu"))]
-    for size in RESERVED_UNITS.map(|units| units * 16 - 4) {
+    for size in RESERVED_UNITS.map(largest_of_class) {
         let count = (RESERVED_BYTES / size).max(4);
         keep_pages((0..count).map(|_| touched(size)).collect());
     }
     #[cfg(not(target_env = "gnu"))]
-    for bytes in RESERVED_BUFFERS {
+    for size in RESERVED_BUFFERS.map(largest_of_class) {
         // One of them keeps the others' pages: musl makes groups of three or more.
-        let mut blocks = [(); 3].map(|()| touched(bytes)).into_iter();
+        let mut blocks = [(); 3].map(|()| touched(size)).into_iter();
         blocks.next().map(Vec::leak);
     }
 }
@@ -121,10 +121,11 @@ fn keep_pages(blocks: Vec<Vec<u8>>) {
     }
 }
 
-/// Allocates memory and touches every page of it.
+/// Allocates memory and touches every page of it, the last one as well, in which no step may end.
 fn touched(bytes: usize) -> Vec<u8> {
     let mut memory = vec![0_u8; bytes];
     memory.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 1);
+    memory.iter_mut().last().into_iter().for_each(|byte| *byte = 1);
     std::hint::black_box(memory)
 }
 
@@ -138,9 +139,15 @@ const HEAP_RESERVE_BYTES: usize = 120 * 1024;
 const RESERVED_UNITS: [usize; 28] =
     [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 18, 20, 25, 31, 36, 42, 50, 63, 72, 84, 102, 127, 146, 170, 204, 255];
 
-/// Sizes that a buffer has when it grows by doubling.
+/// Larger classes: up to 9 KiB, and those of 16 and 32 KiB, where buffers that grow by doubling are.
 #[cfg(not(target_env = "gnu"))]
-const RESERVED_BUFFERS: [usize; 4] = [4096, 8192, 16 * 1024, 32 * 1024];
+const RESERVED_BUFFERS: [usize; 7] = [292, 340, 409, 511, 584, 1169, 2340];
+
+/// The largest size of a class. Its block is touched to the end: musl writes to the end of each block that it allocates.
+#[cfg(not(target_env = "gnu"))]
+fn largest_of_class(units: usize) -> usize {
+    units * 16 - 4
+}
 
 /// Bytes reserved in each class.
 #[cfg(not(target_env = "gnu"))]
@@ -203,6 +210,22 @@ mod tests {
                     9000-a000 r-xp 00000000 08:01 2 /lib/libc.so.6\nb000-c000 r-xp 00000000 00:00 0 [vdso]\n\
                     d000-e000 r--s 00000000 00:00 3 /etc/locale\n";
         assert_eq!(code_mappings(maps), [(0x2000, 0x3000), (0x9000, 0x1000), (0x1000, 0x1000)]);
+    }
+
+    /// The start of such a block is not the start of a page, so it is in one page more than there are steps.
+    #[test]
+    fn reserve_is_in_memory_to_its_last_byte() {
+        let memory = touched(256 * PAGE_BYTES + PAGE_BYTES - 8);
+        let last = memory.as_ptr_range().end.addr() - 1;
+        assert_ne!(
+            (last - memory.as_ptr().addr()) / PAGE_BYTES,
+            last / PAGE_BYTES - memory.as_ptr().addr() / PAGE_BYTES
+        );
+        let mut is_there = 0;
+        let page = std::ptr::without_provenance_mut(last - last % PAGE_BYTES);
+        // SAFETY: one page, whose state is written to one byte.
+        let result = unsafe { libc::mincore(page, 1, &raw mut is_there) };
+        assert_eq!((result, is_there & 1), (0, 1));
     }
 
     #[test]

@@ -83,10 +83,10 @@ impl KernelLog {
     }
 
     /// What the kernel logged about the kill of this process since the last call: which process asked for memory, and its kernel
-    /// stack (`dump_header`, `mm/oom_kill.c`). `None` if there was no such kill, or the log was overwritten.
+    /// stack (`dump_header`, `mm/oom_kill.c`). `None` if there was no such kill, or its records were overwritten.
     pub fn circumstances_of(&mut self, pid: u32) -> Option<String> {
         let mut circumstances = Vec::new();
-        for record in self.records()? {
+        for record in self.records().texts {
             let text = record.split_once(';').map_or("", |(_, text)| text).lines().next().unwrap_or_default();
             if text.contains(REQUEST) {
                 circumstances.clear();
@@ -104,24 +104,33 @@ impl KernelLog {
 
     /// Returns the kills since the last call; `None` if records were overwritten before they were read.
     pub(super) fn take(&mut self) -> Option<Vec<Logged>> {
-        self.records().map(|records| records.iter().filter_map(|record| parse(record)).collect())
+        let records = self.records();
+        let killed = || records.texts.iter().filter_map(|record| parse(record)).collect();
+        (!records.is_incomplete).then(killed)
     }
 
-    fn records(&mut self) -> Option<Vec<String>> {
+    /// The records since the last call that were not overwritten.
+    fn records(&mut self) -> Records {
         let mut record = [0; RECORD_BYTES];
-        let mut records = Vec::new();
+        let mut records = Records::default();
         loop {
             match self.0.read(&mut record) {
-                Ok(bytes) => records.push(String::from_utf8_lossy(&record[..bytes]).into_owned()),
+                Ok(bytes) => records.texts.push(String::from_utf8_lossy(&record[..bytes]).into_owned()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => return None,
-                Err(_) => return Some(records),
+                // The next read returns the oldest record that is left (Documentation/ABI/testing/dev-kmsg).
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => records.is_incomplete = true,
+                Err(_) => return records,
             }
         }
     }
 }
 
-/// `... Killed process PID (COMM) total-vm:1kB, anon-rss:2kB, file-rss:3kB, shmem-rss:4kB, ...`
+#[derive(Default)]
+struct Records {
+    texts: Vec<String>,
+    is_incomplete: bool,
+}
+
 fn parse(record: &str) -> Option<Logged> {
     let (_, rest) = record.split_once("Killed process ")?;
     let (pid, rest) = rest.split_once(" (")?;

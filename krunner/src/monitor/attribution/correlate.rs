@@ -155,7 +155,9 @@ struct RecentMark {
 /// Correlates events and attributes kills.
 #[derive(Debug, Default)]
 pub(crate) struct Correlator {
-    pending_kills: BTreeMap<ProcessKey, PendingKill>,
+    /// Boxed: a map allocates for 11 entries at once (9 KiB here), and its first entry comes when memory has run out. New pages
+    /// of the heap would be charged then, and the process that asks for them may be killed next.
+    pending_kills: BTreeMap<ProcessKey, Box<PendingKill>>,
     marks: VecDeque<RecentMark>,
     closed: VecDeque<ProcessKey>,
 }
@@ -253,7 +255,7 @@ impl Correlator {
     /// Whether this process is known to be a victim and may still be attributed.
     #[must_use]
     pub(crate) fn is_victim(&self, process: ProcessKey) -> bool {
-        self.pending_kills.get(&process).is_some_and(PendingKill::is_victim)
+        self.pending_kills.get(&process).is_some_and(|pending| pending.is_victim())
     }
 
     /// Attributes a marked victim now, without waiting for its exit.
@@ -357,7 +359,7 @@ impl Correlator {
     /// Remembers a mark. All marks of one kill are kept as that of its first victim.
     fn remember_mark(&mut self, victim: ProcessKey, trigger: Option<&Actor>, at_ns: u64) {
         let pending = self.pending_kills.get(&victim);
-        if let Some(first) = pending.and_then(PendingKill::marked_as_part_of) {
+        if let Some(first) = pending.and_then(|pending| pending.marked_as_part_of()) {
             // Killing a large group takes a while: the kernel logs each member to the console.
             self.marks.iter_mut().filter(|mark| mark.victim == first).for_each(|mark| mark.at_ns = at_ns);
             return;
@@ -391,7 +393,7 @@ impl Correlator {
         Some(
             self.pending_kills
                 .entry(process)
-                .or_insert_with(|| PendingKill { opened_ns: at_ns, ..PendingKill::default() }),
+                .or_insert_with(|| Box::new(PendingKill { opened_ns: at_ns, ..PendingKill::default() })),
         )
     }
 
