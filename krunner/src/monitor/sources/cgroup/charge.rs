@@ -4,7 +4,12 @@
 //! Right after an OOM kill, the victim's memory has not been freed yet, but the kernel no longer considers the victim
 //! (`MMF_OOM_SKIP`, `mm/oom_kill.c`). The next page charged to the same limit therefore causes another kill. Opening a
 //! file is such a charge (`alloc_empty_file`, `fs/file_table.c`), and so is the first read of a `seq_file`
-//! (`seq_read_iter`, `fs/seq_file.c`). Reading a file again is not.
+//! (`seq_read_iter`, `fs/seq_file.c`). Reading a file again is not. A new page of the heap or the stack is one, too: until memory
+//! has been freed, the kill is only noted, in memory from the reserve (`sys::memory::reserve_heap`).
+//!
+//! Processes that share their memory are the worst case. The last of them frees it, and while it does, it has no memory to be chosen
+//! for (`exit_mm`, `kernel/exit.c`), and the victim is gone whose presence would stop the search for another one
+//! (`oom_evaluate_task`, `mm/oom_kill.c`).
 //!
 //! The sampler thread may be in the middle of a scan, and its own page may have been the one that exceeded the limit.
 //! So it checks before each file whether an OOM kill was counted since ([`Hold`]); a pause requested by the monitor
