@@ -69,7 +69,7 @@ const COUNTED_AFTER_ALARM: Duration = Duration::from_millis(50);
 const IDLE_TICK: Duration = Duration::from_millis(250);
 
 /// Tick interval where the machine's tracer delivers kills, and memory usage hardly changes.
-const QUIET_TICK: Duration = Duration::from_secs(1);
+const QUIET_TICK: Duration = Duration::from_secs(2);
 
 /// How long a query waits for OOM kills that cannot be reported yet. A victim of several GiB takes a second to exit.
 pub(super) const FLUSH_DEADLINE: Duration = Duration::from_secs(1);

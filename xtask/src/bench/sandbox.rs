@@ -5,10 +5,12 @@
 //! mounted over `/home` and `/tmp` and with only the requested Jupyter kernelspec visible, because it starts any kernel that it
 //! finds. Both wait at a named pipe, so that the client times the start without the setup of the sandbox.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -90,14 +92,19 @@ impl Ports {
     }
 }
 
-/// Binds all four before releasing any, so that they differ.
+/// Ports that no other call has returned: the kernel chooses them at random, and of 800 that are free until the runners listen, some
+/// would be the same.
 fn free_ports() -> Result<[u16; 4]> {
-    let mut listeners = Vec::new();
+    static RETURNED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut returned = RETURNED.lock().unwrap_or_else(PoisonError::into_inner);
     let mut ports = [0; 4];
     for port in &mut ports {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).context("no free port")?;
-        *port = listener.local_addr()?.port();
-        listeners.push(listener);
+        *port = loop {
+            let port = TcpListener::bind(("127.0.0.1", 0)).context("no free port")?.local_addr()?.port();
+            if returned.insert(port) {
+                break port;
+            }
+        };
     }
     Ok(ports)
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  far from the limit: usage every 250 ms, the limit every 2 s
-//!  the machine's tracer delivers kills, and usage hardly changes: usage every second
+//!  the machine's tracer delivers kills, and usage hardly changes: usage every 2 s, the limit every 10 s
 //!  usage changed by 1/16 of the limit: the sizes of the largest processes
 //!  70 % used, or full within 10 s at this rate: also memory.stat, every 500 ms
 //!  unreclaimable memory fills the limit within 10 s: every 50 ms, with the sizes of the largest processes
@@ -33,6 +33,9 @@ const DENSE_PAUSE_NS: u64 = 40 * MS;
 
 /// How often to check which limit is the nearest; limits rarely change.
 const LIMIT_PAUSE_NS: u64 = 2000 * MS;
+
+/// The same while ticks are quiet.
+const QUIET_LIMIT_PAUSE_NS: u64 = 10_000 * MS;
 
 /// How often to check whether the kernel slows programs down at `memory.high`.
 const THROTTLE_PAUSE_NS: u64 = 2000 * MS;
@@ -151,6 +154,9 @@ impl MonitorTask {
             return;
         };
         self.memory.is_still = before.is_some_and(|before| is_still(before, charged));
+        if !self.memory.is_still {
+            self.memory.limit_due_ns = self.memory.limit_due_ns.min(now_ns + LIMIT_PAUSE_NS);
+        }
         self.memory.sampled_bytes = charged.usage_bytes;
         // Timestamp after the read: otherwise memory freed by a victim could be sampled before its kill.
         let read_ns = clock::boot_ns();
@@ -210,7 +216,7 @@ impl MonitorTask {
         if now_ns < self.memory.limit_due_ns && known.is_some() {
             return known;
         }
-        self.memory.limit_due_ns = now_ns + LIMIT_PAUSE_NS;
+        self.memory.limit_due_ns = now_ns + if self.is_quiet() { QUIET_LIMIT_PAUSE_NS } else { LIMIT_PAUSE_NS };
         let nearest = self.charge.nearest_limit()?;
         let chosen = match self.memory.nearest.and_then(|at| self.charge.read_at(at.level)) {
             Some(same) if nearest.headroom_bytes() >= same.headroom_bytes() / NEARER => same,
@@ -264,8 +270,9 @@ impl MonitorTask {
 
     /// The largest processes, if known or safe to read.
     fn sampled_processes(&mut self, charged: &ChargedMemory, now_ns: u64) -> Vec<ProcessMemory> {
-        let can_look = charged.headroom_bytes() >= LOOKING_BYTES && !self.charge.is_short();
-        if can_look && (self.memory.is_dense || self.memory.has_changed(charged)) {
+        let is_due = self.memory.is_dense || self.memory.has_changed(charged);
+        // The last condition reads files, so it is checked last: an idle machine has hundreds of such sessions.
+        if is_due && charged.headroom_bytes() >= LOOKING_BYTES && !self.charge.is_short() {
             self.memory.processes_read_at_bytes = charged.usage_bytes;
             if self.memory.is_dense && now_ns >= self.memory.scan_due_ns {
                 self.memory.scan_due_ns = now_ns + SCAN_PAUSE_NS;
