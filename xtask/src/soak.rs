@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use krunner_tests::cgroup::Cgroup;
-use krunner_tests::{LaunchMethod, Runner, Setup, host, wait};
+use krunner_tests::{LaunchMethod, Runner, Setup, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use self::figures::{Figures, Sample};
 use self::load::{Load, Programs};
+use crate::venv;
 use crate::workspace::{build_release, cargo, run as run_command, step, target_dir};
 
 const HELP: &str = "\
@@ -31,8 +32,8 @@ messages; the connection for replies is replaced every few seconds. Every reply 
 Samples RSS, descriptors, threads and zombies every second and prints a row each minute. The slopes of RSS and descriptors \
 over the second half (least squares) must be within 128 KiB and 0.5 descriptors a minute of zero or below.
 
-What the machine lacks (root and the memory controller, a Python with ipykernel in KRUNNER_TEST_PYTHON) is left out, and that \
-is printed.
+What the machine lacks (root and the memory controller, python3.11 for the environment of `cargo xtask test`) is left out, and \
+that is printed.
 
 Examples:
   cargo xtask soak --minutes 10
@@ -109,7 +110,7 @@ impl Soak {
         step("building the helper programs");
         run_command(&mut cargo(["build", "--package", "krunner-tests", "--bin", "victim", "--bin", "scripted"]))?;
         let (victim, scripted) = (helper("victim")?, helper("scripted")?);
-        let python = left_out("code in a Jupyter kernel", host::jupyter_python());
+        let python = left_out("code in a Jupyter kernel", venv::ensure_without_root()?);
         let cgroups = left_out("OOM kills", Cgroup::scratch()).map(|scratch| {
             let limited = scratch.limited("limited", LIMIT_MIB);
             (limited, scratch)
