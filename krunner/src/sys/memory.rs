@@ -125,7 +125,9 @@ fn keep_pages(blocks: Vec<Vec<u8>>) {
 fn touched(bytes: usize) -> Vec<u8> {
     let mut memory = vec![0_u8; bytes];
     memory.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 1);
-    memory.iter_mut().last().into_iter().for_each(|byte| *byte = 1);
+    if let Some(last) = memory.last_mut() {
+        *last = 1;
+    }
     std::hint::black_box(memory)
 }
 

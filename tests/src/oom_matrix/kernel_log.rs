@@ -89,9 +89,8 @@ impl KernelLog {
         for record in self.records().texts {
             let text = record.split_once(';').map_or("", |(_, text)| text).lines().next().unwrap_or_default();
             if text.contains(REQUEST) {
-                circumstances.clear();
-            }
-            if text.contains(REQUEST) || text.contains("+0x") {
+                circumstances = vec![text.to_owned()];
+            } else if text.contains("+0x") {
                 circumstances.push(text.trim().to_owned());
             }
             if parse(&record).is_some_and(|logged| logged.pid == pid) {
@@ -131,6 +130,7 @@ struct Records {
     is_incomplete: bool,
 }
 
+/// `... Killed process PID (COMM) total-vm:1kB, anon-rss:2kB, file-rss:3kB, shmem-rss:4kB, ...`
 fn parse(record: &str) -> Option<Logged> {
     let (_, rest) = record.split_once("Killed process ")?;
     let (pid, rest) = rest.split_once(" (")?;

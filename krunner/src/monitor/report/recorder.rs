@@ -69,7 +69,7 @@ const CHANGE_PART: u64 = 256;
 const MIN_GAP_NS: u64 = 240_000_000;
 
 /// Growth by more than this part of the limit is recorded at once: the next sample may never come.
-const BURST_PART: u64 = 16;
+pub(crate) const BURST_PART: u64 = 16;
 
 /// A page of the file that was written this recently is still in memory.
 const RESIDENT_NS: u64 = 2 * HEARTBEAT_NS;

@@ -20,6 +20,7 @@ use super::MonitorTask;
 use crate::monitor::attribution::engine::ProcessSizes;
 use crate::monitor::explain::Trend;
 use crate::monitor::model::{MemorySample, ProcessMemory, clock};
+use crate::monitor::report::recorder::BURST_PART;
 use crate::monitor::sources::cgroup::charge::{ChargedMemory, MemoryStat};
 
 /// Sample interval while memory grows fast, and read interval where a burst must not be missed.
@@ -186,7 +187,7 @@ impl MonitorTask {
         let Some(at) = self.memory.nearest.filter(|_| self.memory.is_guarded) else { return false };
         let charged = self.charge.charged_at(at.level, at.limit_bytes);
         let grown_bytes = charged.map_or(0, |charged| charged.usage_bytes.saturating_sub(self.memory.sampled_bytes));
-        at.limit_bytes.is_some_and(|limit| grown_bytes > limit / CHANGED_SHARE)
+        at.limit_bytes.is_some_and(|limit| grown_bytes > limit / BURST_PART)
     }
 
     /// Whether the next OOM kill may end this process as well, and soon: then only the flight recorder can say why.
