@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use krunner_tests::cgroup::Cgroup;
 use krunner_tests::zmtp::{Peer, dial, greeting, ready};
 use krunner_tests::{LaunchMethod, Raw, Runner, Setup, binary, host, proc, require, wait};
 use nix::sys::signal::Signal;
@@ -191,6 +192,20 @@ fn peers_that_use_up_the_descriptors_do_not_keep_the_agent_out() {
     });
     assert_eq!(Raw::connect(&runner).exec("echo in").stdout(), "in\n", "{}", runner.stderr());
     drop(idle);
+    stop(&mut runner);
+}
+
+/// Kills in cgroups below its own are counted with two descriptors each (v1), as long as there are enough.
+#[test]
+fn cgroups_below_leave_descriptors_to_the_session() {
+    require!(host::root());
+    require!(host::util_linux());
+    let scratch = require!(Cgroup::scratch());
+    let _below: Vec<_> = (0..80).map(|number| scratch.limited(&number.to_string(), 64)).collect();
+    let launch = LaunchMethod::direct().cgroup(&scratch).then(["prlimit", "--nofile=128:128"]);
+    let mut runner = app().prefix_first(&launch).start();
+    let run = Raw::connect(&runner).exec("echo hi | cat");
+    assert_eq!((run.stdout().as_str(), run.codes()), ("hi\n", vec![("finished", 0)]), "{}", runner.stderr());
     stop(&mut runner);
 }
 

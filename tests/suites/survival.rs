@@ -8,10 +8,12 @@ use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 use std::{env, fs};
 
+use krunner_tests::cgroup::Cgroup;
 use krunner_tests::oom_matrix::KernelLog;
-use krunner_tests::{host, wait};
+use krunner_tests::{LaunchMethod, Monitor, host, require, wait};
+use tempfile::TempDir;
 
-use crate::limited_session::{Limited, LimitedSession, Plan, Tracer};
+use crate::limited_session::{Limited, LimitedSession, NO_BPF, Plan, Tracer};
 use crate::oom::VICTIM;
 
 /// How long the runner may take to answer while memory is short.
@@ -206,6 +208,37 @@ fn survive(scenario: Scenario, tracer: Tracer) -> Result<(), String> {
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
     Ok(())
+}
+
+/// The first read of such a file allocates a buffer in the kernel. If it came right after an OOM kill at the runner's own limit,
+/// it would be charged for it and could be killed as well.
+#[test]
+fn files_that_stay_open_are_read_when_they_are_opened() {
+    require!(host::program("strace").and_then(|_| host::util_linux()));
+    let scratch = require!(Cgroup::scratch());
+    let limited = scratch.limited("limited", 64);
+    let folder = TempDir::new().expect("a temporary folder");
+    let traces = folder.path().join("thread");
+    let calls = "trace=?open,openat,read,pread64,close";
+    let strace = ["strace", "-D", "-ff", "-qq", "-o", traces.to_str().expect("UTF-8"), "-e", calls];
+    let mut monitor = Monitor::start(&LaunchMethod::direct().cgroup(&limited).then(NO_BPF).then(strace));
+    assert_eq!(monitor.watching()["tracer"], "snapshot", "{}", monitor.watching());
+    assert_eq!(monitor.end().code(), Some(0), "{}", monitor.stderr());
+
+    let traces = fs::read_dir(&folder).expect("a file for each thread").flatten();
+    let traces: Vec<_> = traces.map(|file| fs::read_to_string(file.path()).expect("a trace")).collect();
+    let calls = traces.iter().flat_map(|trace| trace.lines().zip(trace.lines().skip(1)));
+    let opened: Vec<_> = calls.filter_map(|(call, next)| Some((opened_counter(call)?, call, next))).collect();
+    let is_read =
+        |next: &str, file: u32| ["pread64", "read"].iter().any(|call| next.starts_with(&format!("{call}({file},")));
+    let unread: Vec<_> = opened.iter().filter(|(file, _, next)| !is_read(next, *file)).collect();
+    assert!(opened.len() > 10 && unread.is_empty(), "{unread:#?} of {}", opened.len());
+}
+
+/// The descriptor, if this call opens a file of a memory cgroup or `/proc/meminfo`.
+fn opened_counter(call: &str) -> Option<u32> {
+    let is_counter = call.contains("/memory.") || call.contains("\"/proc/meminfo\"");
+    call.rsplit_once(" = ")?.1.parse().ok().filter(|_| call.starts_with("open") && is_counter)
 }
 
 macro_rules! scenarios {

@@ -14,8 +14,9 @@
 //! Documentation/admin-guide/sysctl/vm.rst). The rest remains valid, see `format`. Nothing is synced, because that waits for the
 //! disk.
 //!
-//! **Near the limit.** The file's pages are charged at the start. The kernel may have reclaimed one since, and reading it again is
-//! a charge. So a write to a page that was not written recently waits for free memory, at most 60 ms.
+//! **Near the limit.** The file's pages are charged at the start. Before an OOM kill the kernel reclaims what it can, also a page
+//! that was written a moment ago, and reading it again is a charge. So a write waits for free memory, at most 60 ms; not where a
+//! kill ends this process in any case (`memory.oom.group`): what is not written before is lost.
 //!
 //! Recording never blocks: records that do not fit in the queue are dropped.
 
@@ -70,11 +71,6 @@ const MIN_GAP_NS: u64 = 240_000_000;
 
 /// Growth by more than this part of the limit is recorded at once: the next sample may never come.
 pub(crate) const BURST_PART: u64 = 16;
-
-/// A page of the file that was written this recently is still in memory.
-const RESIDENT_NS: u64 = 2 * HEARTBEAT_NS;
-
-const PAGE_BYTES: u64 = 4096;
 
 /// A handle that queues records. The recorder stops with its last clone.
 #[derive(Debug, Clone)]
@@ -182,7 +178,6 @@ fn run(
     };
     problems.extend(problem);
     let _ = started.send(RecorderStart { path: Some(path), ended, problems });
-    let mut pages = RecentPages::new();
     let mut encoder = Encoder::new(format::Layout::STANDARD, header.nonce);
     for message in messages {
         let (at_boot_ns, unix_ns, mut record) = match message {
@@ -193,33 +188,13 @@ fn run(
             }
         };
         let Some((offset, bytes)) = encoder.encode(&mut record, at_boot_ns, unix_ns) else { continue };
-        if let Some(charge) = charge.filter(|charge| !pages.written(offset, boot_ns()) && charge.is_short()) {
+        if let Some(charge) = charge.filter(|charge| charge.is_short() && !charge.kills_groups()) {
             charge.block_until_room();
         }
         if let Err(error) = file.write_all_at(bytes, offset) {
             tracing::warn!("flight recorder stopped: cannot write its file: {error}");
             return;
         }
-    }
-}
-
-/// The last written page of each ring.
-#[derive(Debug)]
-struct RecentPages([(u64, u64); 2]);
-
-impl RecentPages {
-    fn new() -> Self {
-        Self([(u64::MAX, 0); 2])
-    }
-
-    /// Notes a write at this offset. Returns whether its page was written recently.
-    fn written(&mut self, offset: u64, now_ns: u64) -> bool {
-        let page = offset / PAGE_BYTES;
-        let known = self.0.iter().position(|(known, _)| *known == page);
-        let is_recent = known.is_some_and(|index| now_ns.saturating_sub(self.0[index].1) < RESIDENT_NS);
-        let older = usize::from(self.0[1].1 < self.0[0].1);
-        self.0[known.unwrap_or(older)] = (page, now_ns);
-        is_recent
     }
 }
 

@@ -1,6 +1,7 @@
 //! The recorder with a file, and which samples it records.
 
 use super::*;
+use crate::monitor::sources::cgroup::{Cgroup, CgroupRoot};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -72,10 +73,35 @@ fn burst_is_recorded_at_once() {
     assert!(!is_worth(1 << 20, None), "nothing kills");
 }
 
+/// The kernel may have reclaimed any of its pages by then.
 #[test]
-fn page_is_resident_only_for_a_while() {
-    let mut pages = RecentPages::new();
-    assert!(!pages.written(65 * 1024, 1));
-    assert!(pages.written(66 * 1024, 2) && !pages.written(1024, 3) && pages.written(67 * 1024, 4));
-    assert!(!pages.written(67 * 1024, 4 + RESIDENT_NS), "an hour later");
+fn record_at_the_limit_waits_for_memory_unless_a_kill_ends_all() {
+    let cgroup = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| {
+        let path = cgroup.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("proc/self/cgroup", "0::/own\n");
+    write("proc/self/mountinfo", "33 31 0:29 / /m rw - cgroup2 cgroup2 rw\n");
+    write("m/own/memory.current", "67108000\n");
+    write("m/own/memory.max", "67108864\n");
+    let waits = ["0\n", "1\n"].map(|group| {
+        write("m/own/memory.oom.group", group);
+        let found = Cgroup::find(&CgroupRoot::below(cgroup.path())).unwrap();
+        let charge = Arc::new(OwnCharge::open(Some(&found)));
+        let folder = tempfile::tempdir().unwrap();
+        let place = RecordingPath::of_session(folder.path().to_owned());
+        let (recorder, start) = Recorder::start(place, Some(charge)).unwrap();
+        start.blocking_recv().unwrap().path.unwrap();
+        let since = std::time::Instant::now();
+        // To the same page, one right after the other.
+        for count in 0..8 {
+            recorder.record(Record::OomKills { count });
+        }
+        flush(&recorder);
+        since.elapsed()
+    });
+    let patience = Duration::from_millis(8 * 60);
+    assert!(waits[0] >= patience && waits[1] < patience, "{waits:?}");
 }

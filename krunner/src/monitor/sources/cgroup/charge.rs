@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::files::{available_bytes, max_levels, number_in, value};
+use super::files::{available_bytes, max_levels, number_in, open, value};
 use super::{Cgroup, MemcgFiles, NO_LIMIT_BYTES, OOM_GROUP};
 pub(in crate::monitor) use memory::{ChargedMemory, MemoryStat};
 use throttle::ThrottleFiles;
@@ -93,11 +93,7 @@ impl OwnCharge {
     pub(in crate::monitor) fn open(cgroup: Option<&Cgroup>) -> Self {
         let meminfo = cgroup.map_or_else(|| PathBuf::from("/proc/meminfo"), |cgroup| cgroup.root.proc("meminfo"));
         let levels = cgroup.map_or_else(Vec::new, ChargeLevel::all);
-        let charge = Self { levels, hidden_limit_bytes: AtomicU64::new(u64::MAX), meminfo: File::open(meminfo).ok() };
-        // The first read allocates kernel buffers that later ones reuse.
-        let _ = (charge.is_stuck(), charge.is_at_limit(), charge.is_machine_short(), charge.kills_groups());
-        let _ = charge.throttle();
-        charge.read_all_stat();
+        let charge = Self { levels, hidden_limit_bytes: AtomicU64::new(u64::MAX), meminfo: open(&meminfo) };
         charge.read_hidden_limit();
         charge
     }
@@ -198,7 +194,7 @@ impl ChargeLevel {
     fn all(cgroup: &Cgroup) -> Vec<Self> {
         let files = MemcgFiles::of(cgroup.version);
         let open = |dir: &PathBuf| {
-            let open = |name: &str| File::open(dir.join(name)).ok();
+            let open = |name: &str| open(&dir.join(name));
             let level = Self {
                 usage: open(files.usage)?,
                 limit: open(files.limit)?,

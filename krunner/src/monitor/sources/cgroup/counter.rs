@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::files::{available_bytes, folders, inode, text, value};
+use super::files::{available_bytes, folders, inode, max_counted_cgroups, open, text, value};
 use super::limits::LimitCounters;
 use super::swap::SwapInUse;
 use super::usage::UsageSource;
@@ -35,9 +35,6 @@ use crate::monitor::explain::{CgroupView, Count, FailedCharges, GroupKill, Kills
 use crate::monitor::model::cgroup::CgroupFacts;
 use crate::monitor::model::{LimitKind, clock};
 use crate::monitor::sources::schedule::TickMode;
-
-/// Maximum number of cgroups to read. A container has few; on a whole v1 node only the first ones are read.
-const MAX_CGROUPS: usize = 256;
 
 /// How long after its group the next member may be counted.
 const MEMBERS_PATIENCE: Duration = Duration::from_secs(1);
@@ -114,8 +111,7 @@ impl KillCounter {
             is_summed,
             levels: Vec::new(),
             vmstat: None,
-            meminfo: File::open(cgroup.as_ref().map_or_else(|| "/proc/meminfo".into(), |it| it.root.proc("meminfo")))
-                .ok(),
+            meminfo: open(&cgroup.as_ref().map_or_else(|| "/proc/meminfo".into(), |it| it.root.proc("meminfo"))),
             limits: LimitCounters::open(cgroup.as_ref()),
             refreshed: None,
             since_boot_ns: clock::boot_ns(),
@@ -130,8 +126,7 @@ impl KillCounter {
         };
         if let Some(cgroup) = &counter.cgroup {
             if cgroup.is_root_of_v2() {
-                counter.vmstat =
-                    File::open(cgroup.root.proc("vmstat")).ok().map(|file| MonotonicCount::new(file, true));
+                counter.vmstat = open(&cgroup.root.proc("vmstat")).map(|file| MonotonicCount::new(file, true));
             }
             let own = CounterLevel::open(&cgroup.charged_dir(), cgroup.version);
             counter.levels.extend(own.inspect(|level| level.arm(counter.alarm.as_ref())));
@@ -272,6 +267,7 @@ impl KillCounter {
         // The path may have been reused.
         self.levels.retain(|level| inode(&level.dir) == level.id);
         let known = self.levels.len();
+        let max_levels = max_counted_cgroups();
         let mut index = 0;
         while index < self.levels.len() {
             let level = &mut self.levels[index];
@@ -279,7 +275,7 @@ impl KillCounter {
             let below = if self.is_summed { folders(&level.dir) } else { Vec::new() };
             for (dir, id) in below {
                 let is_known = self.levels.iter().any(|level| level.id == id);
-                if !is_known && self.levels.len() < MAX_CGROUPS {
+                if !is_known && self.levels.len() < max_levels {
                     let level =
                         CounterLevel::open(&dir, cgroup.version).inspect(|level| level.arm(self.alarm.as_ref()));
                     self.levels.extend(level.map(|level| if is_first { level } else { level.counted_from_0() }));
@@ -298,7 +294,7 @@ impl KillCounter {
 impl CounterLevel {
     fn open(dir: &Path, version: u8) -> Option<Self> {
         let files = MemcgFiles::of(version);
-        let open = |name: &str| File::open(dir.join(name)).ok();
+        let open = |name: &str| open(&dir.join(name));
         let level = Self {
             dir: dir.to_owned(),
             id: inode(dir),

@@ -14,13 +14,37 @@ const MAX_LEVELS: usize = 8;
 const FEW_LEVELS: usize = 2;
 const FEW_DESCRIPTORS: u64 = 256;
 
+/// Maximum number of cgroups to count kills in. A container has few; on a whole v1 node only the first ones are read.
+const MAX_CGROUPS: usize = 256;
+
+/// What a session of few connections and steps needs.
+const SESSION_DESCRIPTORS: u64 = 100;
+
 /// Buffer for a decimal number.
 const NUMBER_BYTES: usize = 32;
 
 /// How many levels of the hierarchy to hold open, innermost first.
 pub(super) fn max_levels() -> usize {
-    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-    if descriptors < FEW_DESCRIPTORS { FEW_LEVELS } else { MAX_LEVELS }
+    if descriptors() < FEW_DESCRIPTORS { FEW_LEVELS } else { MAX_LEVELS }
+}
+
+/// How many cgroups to count kills in, two descriptors each: half of what the rest of a session does not need, at most [`MAX_CGROUPS`].
+pub(super) fn max_counted_cgroups() -> usize {
+    let spare = descriptors().saturating_sub(SESSION_DESCRIPTORS);
+    usize::try_from(spare / 4).map_or(MAX_CGROUPS, |cgroups| cgroups.min(MAX_CGROUPS))
+}
+
+/// How many descriptors this process may have.
+fn descriptors() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
+}
+
+/// Opens a file that is read often, and reads it once: the first read allocates a buffer in the kernel that is charged to us and that
+/// later reads use again (`seq_read_iter` in `fs/seq_file.c`). Right after an OOM kill it could cause the next one. `None` if it cannot
+/// be read.
+pub(super) fn open(path: &Path) -> Option<File> {
+    let file = File::open(path).ok()?;
+    file.read_at(&mut [0], 0).ok().map(|_| file)
 }
 
 pub(super) fn text<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use krunner_common::CHARGE_BATCH_PAGES;
 
 use super::charge::{MACHINE_RESERVE_BYTES, RESERVE_BYTES};
-use super::files::{available_bytes, max_levels, meminfo_bytes, number_in, text, value};
+use super::files::{available_bytes, max_levels, meminfo_bytes, number_in, open, text, value};
 use super::usage::UsageFiles;
 use super::{Cgroup, MemcgFiles, NO_LIMIT_BYTES};
 use crate::monitor::explain::{CgroupView, FailedCharges, LimitHit, LimitScope, MachineMemory, MemoryUsage};
@@ -90,7 +90,7 @@ impl LimitCounters {
     #[must_use]
     pub(in crate::monitor) fn open(cgroup: Option<&Cgroup>) -> Self {
         let meminfo = cgroup.map_or_else(|| PathBuf::from("/proc/meminfo"), |cgroup| cgroup.root.proc("meminfo"));
-        let meminfo = File::open(meminfo).ok();
+        let meminfo = open(&meminfo);
         let total_bytes = meminfo.as_ref().and_then(|meminfo| meminfo_bytes(meminfo, "MemTotal:"));
         let levels = cgroup.map_or_else(Vec::new, |cgroup| {
             let dirs = cgroup.visible().into_iter().take(max_levels());
@@ -155,7 +155,7 @@ impl LimitLevel {
     fn open(cgroup: &Cgroup, dir: &Path) -> Option<Self> {
         let files = MemcgFiles::of(cgroup.version);
         let failures = if cgroup.version == 1 { "memory.failcnt" } else { "memory.events.local" };
-        let open = |name: &str| File::open(dir.join(name)).ok();
+        let open = |name: &str| open(&dir.join(name));
         Some(Self {
             view: CgroupView { scope: cgroup.scope_of(dir), path: cgroup.path_of(dir) },
             version: cgroup.version,
@@ -208,7 +208,7 @@ impl LimitLevel {
 
 impl SwapLimit {
     fn open(dir: &Path) -> Option<Self> {
-        let open = |name: &str| File::open(dir.join(name)).ok();
+        let open = |name: &str| open(&dir.join(name));
         Some(Self { limit: open("memory.memsw.limit_in_bytes")?, most: open("memory.memsw.max_usage_in_bytes")? })
     }
 

@@ -14,7 +14,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use super::files::{number_in, text};
+use super::files::{number_in, open, text};
 use super::{Cgroup, MemcgFiles};
 
 /// Where to read the swap in use from.
@@ -29,15 +29,15 @@ pub(super) enum SwapInUse {
 impl SwapInUse {
     pub(super) fn open(cgroup: Option<&Cgroup>) -> Self {
         let source = match cgroup {
-            None => File::open("/proc/meminfo").ok().map(Self::Machine),
-            Some(cgroup) if cgroup.is_root_of_v2() => File::open(cgroup.root.proc("meminfo")).ok().map(Self::Machine),
+            None => open(Path::new("/proc/meminfo")).map(Self::Machine),
+            Some(cgroup) if cgroup.is_root_of_v2() => open(&cgroup.root.proc("meminfo")).map(Self::Machine),
             Some(cgroup) => Self::of_cgroup(&cgroup.charged_dir(), cgroup.version),
         };
         source.unwrap_or(Self::Unknown)
     }
 
     fn of_cgroup(dir: &Path, version: u8) -> Option<Self> {
-        let open = |name: &str| File::open(dir.join(name)).ok();
+        let open = |name: &str| open(&dir.join(name));
         if version == 2 {
             return open("memory.swap.current").map(Self::Cgroup);
         }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::MemcgFiles;
-use super::files::{inode, number_in, text};
+use super::files::{inode, number_in, open, text};
 use crate::monitor::explain::{MemoryUsage, UsageText};
 
 /// Buffer for `memory.stat`, which has about 2 KiB in v1 and 3 KiB in v2 on Linux 7.3.
@@ -59,7 +59,7 @@ impl UsageFiles {
     /// Opens the files in this directory; `None` if the memory controller has none there.
     #[must_use]
     pub(in crate::monitor) fn open(dir: &Path, version: u8) -> Option<Self> {
-        let open = |name: &str| File::open(dir.join(name)).ok();
+        let open = |name: &str| open(&dir.join(name));
         let of_v1 = |name: &str| if version == 1 { open(name) } else { None };
         let files = Self {
             version,
@@ -71,7 +71,6 @@ impl UsageFiles {
             // Written to, so that its pages are allocated.
             buffer: Mutex::new(vec![b' '; STAT_BYTES].into()),
         };
-        // The first read allocates kernel buffers that later ones reuse.
         files.read().map(|_| files)
     }
 

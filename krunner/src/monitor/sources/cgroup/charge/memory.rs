@@ -93,13 +93,6 @@ impl OwnCharge {
     pub(in crate::monitor) fn stat_at(&self, level: usize) -> Option<MemoryStat> {
         self.levels.get(level)?.stat()
     }
-
-    /// Reads all files once: the first read allocates kernel buffers that later ones reuse.
-    pub(super) fn read_all_stat(&self) {
-        for level in &self.levels {
-            let _ = level.stat();
-        }
-    }
 }
 
 impl ChargeLevel {

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{ChargeLevel, EVENTS_BYTES, OwnCharge};
 use crate::monitor::explain::ThrottleReading;
 use crate::monitor::model::clock;
-use crate::monitor::sources::cgroup::files::{number_in, value};
+use crate::monitor::sources::cgroup::files::{number_in, open, value};
 
 /// Buffer for a pressure file: two lines of five numbers.
 const PRESSURE_BYTES: usize = 256;
@@ -23,7 +23,7 @@ pub(super) struct ThrottleFiles {
 impl ThrottleFiles {
     /// `None` in cgroup v1, which has no `memory.high`.
     pub(super) fn open(dir: &Path) -> Option<Self> {
-        let open = |name: &str| File::open(dir.join(name)).ok();
+        let open = |name: &str| open(&dir.join(name));
         Some(Self { high: open("memory.high")?, pressure: open("memory.pressure") })
     }
 
