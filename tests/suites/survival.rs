@@ -165,7 +165,7 @@ fn run_once(scenario: Scenario, session: &mut LimitedSession, limit_mib: u64) ->
 /// How the runner ended, if it did, what it logged, and what the kernel logged about its kill.
 fn end_of(session: &mut LimitedSession, log: Option<KernelLog>) -> String {
     let status = if session.is_alive() { "it runs".to_owned() } else { session.runner.wait_exit().to_string() };
-    let circumstances = log.and_then(|mut log| log.circumstances_of(session.runner.pid())).unwrap_or_default();
+    let circumstances = log.and_then(|mut log| log.circumstances_of(session.pid)).unwrap_or_default();
     format!("the runner: {status}; its log: {}; the kernel's log: {circumstances}", session.runner.stderr())
 }
 
