@@ -111,6 +111,19 @@ fn runner_with_file_capabilities_drops_them_once_attached() {
     assert!(proc::oom_score_adj(runner.pid()) < own_oom_score_adj(&mut raw));
 }
 
+/// Before Linux 6.4 only `/proc/self/auxv` has what prctl(2) gives since, and it is root's where a file has capabilities.
+#[test]
+fn runner_with_file_capabilities_needs_no_auxv_of_proc() {
+    let capable = require!(capable());
+    let setup = app();
+    let root = setup.root();
+    let open = format!("chmod a+rx {root}/..; chown -R {NOBODY} {root}; exec \"$@\"", root = root.display());
+    let launch = LaunchMethod::direct().then(["sh", "-c", &open, "sh"]).then([VICTIM, "no-auxv"]).user(NOBODY);
+    let runner = setup.program(&capable.program).prefix_first(&launch).start();
+    let run = Raw::connect(&runner).exec("echo hi");
+    assert_eq!((run.stdout().as_str(), run.codes()), ("hi\n", vec![("finished", 0)]), "{}", runner.stderr());
+}
+
 #[test]
 fn runner_with_file_capabilities_names_a_program_that_is_missing() {
     let capable = require!(capable());

@@ -39,6 +39,7 @@ victim bare empty|wiped MIB             allocates without a command line
 victim grow MIB:SECONDS...              grows to each size in the given time, one after the other
 victim file-then-eat PATH FILE_MIB MIB | memfd-then-eat SHARED_MIB MIB | pipes-then-eat PIPES_MIB MIB
 victim no-bpf PROGRAM ARGUMENTS...      runs a program for which bpf(2) fails
+victim no-auxv PROGRAM ARGUMENTS...     runs a program for which prctl(PR_GET_AUXV) fails
 victim no-capability NUMBER PROGRAM ARGUMENTS...";
 
 fn main() -> ExitCode {
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         Some("memfd-then-eat") => fill::memfd_then_eat(args),
         Some("pipes-then-eat") => fill::pipes_then_eat(args),
         Some("no-bpf") => scenarios::no_bpf(args),
+        Some("no-auxv") => scenarios::no_auxv(args),
         Some("no-capability") => scenarios::no_capability(number(args, 0), &args[1..]),
         _ => return usage(),
     }

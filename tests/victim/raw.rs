@@ -37,18 +37,50 @@ pub(crate) fn end_thread() -> ! {
 
 /// Lets bpf(2) fail with EPERM from now on, in this process and all that come of it.
 pub(crate) fn forbid_bpf() {
-    let statement =
-        |code: u32, k: u32| libc::sock_filter { code: u16::try_from(code).expect("a code"), jt: 0, jf: 0, k };
-    let number = u32::try_from(libc::SYS_bpf).expect("a small number");
-    let mut filter = [
-        // The number of the call is the first member of struct seccomp_data (seccomp(2)).
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
-        libc::sock_filter { jf: 1, ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number) },
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: u16::try_from(filter.len()).expect("four"), filter: filter.as_mut_ptr() };
-    // SAFETY: both structs live until the call returns, `len` is the number of statements; the kernel copies them.
+    filter_calls(&[unless_equal(NUMBER, libc::SYS_bpf), refuse(libc::EPERM)].concat());
+}
+
+/// Lets `prctl(PR_GET_AUXV)` fail as before Linux 6.4, in this process and all that come of it.
+pub(crate) fn forbid_auxv() {
+    let tests = [unless_equal(NUMBER, libc::SYS_prctl), unless_equal(FIRST_ARGUMENT, PR_GET_AUXV)];
+    filter_calls(&[&tests.concat()[..], &refuse(libc::EINVAL)].concat());
+}
+
+/// `linux/prctl.h`
+const PR_GET_AUXV: libc::c_long = 0x4155_5856;
+
+/// Offsets of members of `struct seccomp_data` (seccomp(2)); of the argument, its lower half.
+const NUMBER: u32 = 0;
+const FIRST_ARGUMENT: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
+
+fn statement(code: u32, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: u16::try_from(code).expect("a code"), jt: 0, jf: 0, k }
+}
+
+/// Allows the call unless this member is equal.
+fn unless_equal(member: u32, value: libc::c_long) -> Vec<libc::sock_filter> {
+    let value = u32::try_from(value).expect("a small number");
+    vec![
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, member),
+        libc::sock_filter { jt: 1, ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value) },
+        allow(),
+    ]
+}
+
+fn allow() -> libc::sock_filter {
+    statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW)
+}
+
+fn refuse(error: libc::c_int) -> Vec<libc::sock_filter> {
+    let error = u32::try_from(error).expect("an error's number");
+    vec![statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | error)]
+}
+
+fn filter_calls(filter: &[libc::sock_filter]) {
+    let mut filter = filter.to_vec();
+    let len = u16::try_from(filter.len()).expect("a short filter");
+    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
+    // SAFETY: both live until the call returns, `len` is the number of statements; the kernel copies them.
     let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
     assert_eq!(done, 0, "seccomp: {}", std::io::Error::last_os_error());
 }

@@ -248,6 +248,12 @@ pub(crate) fn no_bpf(args: &[OsString]) {
     become_program(args);
 }
 
+/// Executes a program for which `prctl(PR_GET_AUXV)` fails.
+pub(crate) fn no_auxv(args: &[OsString]) {
+    raw::forbid_auxv();
+    become_program(args);
+}
+
 /// Executes a program that cannot acquire this capability.
 pub(crate) fn no_capability(capability: usize, args: &[OsString]) {
     raw::drop_capability(capability as u64);
