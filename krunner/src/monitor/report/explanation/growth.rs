@@ -41,11 +41,14 @@ impl Growth {
         let (Some(first), Some(last)) = (self.samples.first(), self.samples.last()) else { return String::new() };
         let columns = f64::from(COLUMNS);
         let shown_s = self.duration_s.map_or(CALM_S, |seconds| seconds * columns / (columns - COLUMNS_BEFORE));
-        let seen_ns = last.at_boot_ns - first.at_boot_ns;
+        // Of a journal, in any order.
+        let seen_ns = last.at_boot_ns.saturating_sub(first.at_boot_ns);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a minute at most")]
         let shown_ns = seen_ns.min((shown_s * NS_PER_S) as u64);
         let begin_ns = last.at_boot_ns - shown_ns;
-        let at_ns = |column: u32| begin_ns + shown_ns * u64::from(column) / u64::from(COLUMNS - 1);
+        let after_ns = |column: u32| u128::from(shown_ns) * u128::from(column) / u128::from(COLUMNS - 1);
+        let at_ns =
+            |column: u32| u64::try_from(after_ns(column)).map_or(last.at_boot_ns, |after_ns| begin_ns + after_ns);
         (0..COLUMNS).map(|column| bar(usage_at(&self.samples, at_ns(column)), full_bytes)).collect()
     }
 }

@@ -26,7 +26,8 @@ pub(crate) fn stat(line: &[u8]) {
     if parsed.is_none() || !line.is_ascii() || !has_pid {
         return;
     }
-    let is_one_line = str::from_utf8(line).is_ok_and(|text| !text.trim_end_matches('\n').contains(['\n', '\t', '\r']));
+    // The kernel puts blanks between the fields, and the crate takes any white space.
+    let is_one_line = str::from_utf8(line).is_ok_and(|text| !text.trim_end_matches('\n').contains(char::is_control));
     let Ok(theirs) = procfs::process::Stat::from_read(Cursor::new(line)) else { return };
     let (Some((comm, ours)), true) = (parsed, is_one_line) else { return };
     assert_eq!(str::from_utf8(comm), Ok(theirs.comm.as_str()));
