@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::command::{command, outcome, output, write};
 use crate::images::SESSION;
+use crate::older;
 
 /// The path of krunner in every image.
 pub(crate) const KRUNNER: &str = "/opt/kernel/krunner";
@@ -110,7 +111,8 @@ impl Engine {
             (Self::Cri, Launch::Pod { recipe, name }) => start_pod(&[recipe, "--name", name]),
             (Self::Cri, Launch::GroupRecipe(recipe)) => start_pod(&[recipe, "--group", "--home", HOME]),
             (Self::Docker, Launch::Recipe(recipe)) => {
-                output(&mut command(&["sh", recipe]))?;
+                let text = fs::read_to_string(recipe).map_err(|error| format!("{recipe}: {error}"))?;
+                output(&mut command(&["sh", "-c", &older::accepted_recipe(&text)]))?;
                 self.started(name)
             }
             (Self::Docker, Launch::Agent(request)) => {
@@ -123,8 +125,9 @@ impl Engine {
         }
     }
 
-    fn start_session(self, name: &str, mib: u64, flags: &[&str], words: &[&str]) -> Result<Container, String> {
+    fn start_session(self, name: &str, mib: u64, flags: &[&'static str], words: &[&str]) -> Result<Container, String> {
         let bytes = (mib << 20).to_string();
+        let flags = &older::accepted(self, flags)[..];
         match self {
             Self::Ctr => {
                 let image = format!("docker.io/{SESSION}");
@@ -284,6 +287,20 @@ impl Container {
             }
             engine => engine.run(&["logs", &self.id]),
         }
+    }
+
+    /// The end of what its first process printed, for an error message.
+    pub(crate) fn end_of_log(&self) -> String {
+        const LINES: usize = 12;
+        let log = match self.engine {
+            Engine::Docker | Engine::Podman | Engine::Rootless => {
+                let printed = outcome(&mut command(&[self.engine.client(), &["logs", &self.id]].concat()));
+                printed.map_or_else(|error| error, |(_, stdout, stderr)| stdout + &stderr)
+            }
+            _ => "not read".to_owned(),
+        };
+        let lines: Vec<&str> = log.lines().collect();
+        format!("the end of its log: {}", lines[lines.len().saturating_sub(LINES)..].join(" | "))
     }
 
     /// Waits until its first process is gone.

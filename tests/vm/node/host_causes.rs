@@ -13,9 +13,9 @@ use serde_json::Value;
 use crate::command::{command, output, write};
 use crate::engine::{Container, Engine, KRUNNER, Launch};
 use crate::images::SESSION;
-use crate::measured;
 use crate::session::Session;
 use crate::trial::{CAPABILITIES, NAME};
+use crate::{measured, older};
 
 /// MiB; more than any other process of the machine has.
 const HELD_MIB: u64 = 320;
@@ -63,6 +63,11 @@ impl HostCause {
     /// What selects it.
     pub(crate) fn name(self) -> String {
         format!("{} {}", Engine::Docker.name(), self.container())
+    }
+
+    /// Why this machine has no such killer; `None` if it has.
+    pub(crate) fn impossible_because(self) -> Option<&'static str> {
+        matches!(self, Self::Earlyoom).then(older::refuses_to_ignore).flatten()
     }
 
     pub(crate) fn run(self) -> ContainerOutcome {

@@ -43,11 +43,11 @@ done
 tar -C debian -c . | docker import --change 'ENV PATH=/sbin:/bin:/usr/bin' - debian:trixie-slim
 ";
 
-const KRUNNER: &str = "docker build --quiet --file Dockerfile --tag krunner:0.1.0 dist";
+const KRUNNER: &str = "DOCKER_BUILDKIT=1 docker build --quiet --file Dockerfile --tag krunner:0.1.0 dist";
 
 const BUILT: &str = "
 mkdir -p empty
-docker build --quiet --tag example/image-with-krunner:1.0 --file - empty << END
+DOCKER_BUILDKIT=1 docker build --quiet --tag example/image-with-krunner:1.0 --file - empty << END
 FROM localhost/base:1
 COPY --from=krunner:0.1.0 /opt/kernel/krunner /opt/kernel/krunner
 END

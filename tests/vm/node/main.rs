@@ -19,6 +19,7 @@ mod home;
 mod host_causes;
 mod images;
 mod monitor;
+mod older;
 mod oomd;
 mod outside;
 mod served;
@@ -81,18 +82,23 @@ fn run() -> Result<(), String> {
     let (rootless, others): (Vec<Trial>, Vec<Trial>) =
         wanted(TRIALS).into_iter().partition(|trial| trial.engine == Engine::Rootless);
     for trial in others {
-        try_container(&mut node, || trial.run())?;
+        if is_possible(&trial.name(), trial.impossible_because()) {
+            try_container(&mut node, || trial.run())?;
+        }
     }
     if is_wanted(&format!("{} {}", Engine::Cri.name(), group::CONTAINER)) {
         try_container(&mut node, group::run)?;
     }
     for cause in HostCause::ALL.into_iter().filter(|cause| is_wanted(&cause.name())) {
-        try_container(&mut node, || cause.run())?;
+        if is_possible(&cause.name(), cause.impossible_because()) {
+            try_container(&mut node, || cause.run())?;
+        }
     }
     if is_wanted(&format!("{} {}", Engine::Docker.name(), oomd::CONTAINER)) {
         try_container(&mut node, oomd::run)?;
     }
-    if is_wanted(&format!("{} {}", Engine::Docker.name(), outside::CONTAINER)) {
+    let outside = format!("{} {}", Engine::Docker.name(), outside::CONTAINER);
+    if is_wanted(&outside) && is_possible(&outside, older::refuses_bpf_to_a_user()) {
         try_container(&mut node, outside::run)?;
     }
     let swapping = wanted(SWAPPING);
@@ -126,6 +132,14 @@ fn run() -> Result<(), String> {
         report(trial.run());
     }
     Ok(())
+}
+
+/// Says so if this machine cannot try it.
+fn is_possible(name: &str, reason: Option<&'static str>) -> bool {
+    if let Some(reason) = reason {
+        emit(&NodeEvent::Printed { title: name.to_owned(), text: format!("not tried: {reason}") });
+    }
+    reason.is_none()
 }
 
 fn try_container(node: &mut Monitor, trial: impl FnOnce() -> ContainerOutcome) -> Result<(), String> {

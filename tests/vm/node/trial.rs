@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::command::write;
 use crate::engine::{AGENT_MIB, Container, Engine, KRUNNER, Launch};
-use crate::measured;
 use crate::session::{PATIENCE, Session};
+use crate::{measured, older};
 
 /// The name of every session's container.
 pub(crate) const NAME: &str = "session";
@@ -152,6 +152,14 @@ impl Trial {
         format!("{} {}", self.engine.name(), self.container)
     }
 
+    /// Why this machine's engine cannot make such a container; `None` if it can.
+    pub(crate) fn impossible_because(&self) -> Option<&'static str> {
+        match self.launch {
+            Launch::Agent(request) => older::refuses_request(request),
+            _ => None,
+        }
+    }
+
     /// The file that it carries out.
     #[cfg(test)]
     pub(crate) fn recipe(&self) -> Option<&'static str> {
@@ -203,7 +211,10 @@ impl Trial {
     pub(crate) fn run(&self) -> ContainerOutcome {
         measured(self.engine, self.container, |outcome| {
             let promise = self.promise()?;
-            self.engine.with(NAME, self.launch, |container| self.score(container, promise, outcome))
+            self.engine.with(NAME, self.launch, |container| {
+                let scored = self.score(container, promise, outcome);
+                scored.map_err(|problem| format!("{problem}; {}", container.end_of_log()))
+            })
         })
     }
 

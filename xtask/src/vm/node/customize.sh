@@ -1,12 +1,11 @@
 #!/bin/sh
-# Makes a node of a fresh Debian root file system. mmdebstrap runs it with the folder; packages come from the same mirror.
+# Makes a node of a fresh Debian root file system: customize.sh CRI-PACKAGE ROOT. The kernel's package comes from the same mirror.
 set -eu
-root=$1
+cri=$1 root=$2
 
 # The kernel's package is unpacked, not installed: it would pull in initramfs-tools and GRUB.
 kernel=$(chroot "$root" apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*-cloud-amd64\)$/\1/p')
-chroot "$root" sh -c "cd /tmp && apt-get -qq download $kernel golang-github-kubernetes-cri-api-dev &&
-    dpkg -x linux-image-*.deb kernel && dpkg -x golang-*.deb cri"
+chroot "$root" sh -c "cd /tmp && apt-get -qq download $kernel && dpkg -x linux-image-*.deb kernel"
 modules=$root/tmp/kernel/usr/lib/modules
 [ -d "$modules" ] || modules=$root/tmp/kernel/lib/modules
 cp -a "$modules" "$root/usr/lib/"
@@ -14,6 +13,7 @@ cp "$root"/tmp/kernel/boot/vmlinuz-* "$root/boot/vmlinuz"
 chroot "$root" depmod "${kernel#linux-image-}"
 
 # The messages of the container runtime interface, for Python. Go's annotations are not protobuf's.
+dpkg -x "$cri" "$root/tmp/cri"
 mkdir "$root/opt/cri"
 proto=$(find "$root/tmp/cri" -path '*/v1/api.proto')
 grep -v gogo "$proto" | sed 's/\[(gogoproto[^]]*)[^]]*\]//' > "$root/opt/cri/api.proto"

@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
-use crate::host::apt::{KEYRING, mirror};
+use crate::host::apt::{Apt, KEYRING, mirror};
+use crate::musl::Arch;
 use crate::workspace::{on_path, run, step};
 
 /// What both suites have.
@@ -18,6 +19,9 @@ const PACKAGES: &str = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-syste
 
 /// What only trixie has, or packages apart.
 const SINCE_TRIXIE: &str = ",docker-cli,docker-buildx,netavark,aardvark-dns,passt";
+
+/// The container runtime interface's messages, of a suite that has them; every node gets the same.
+const CRI_API: (&str, &str) = ("trixie", "golang-github-kubernetes-cri-api-dev");
 
 const CUSTOMIZE: &str = include_str!("customize.sh");
 
@@ -95,6 +99,8 @@ fn bootstrap(suite: &str, scratch: &Path, root: &Path) -> Result<()> {
     let line = |suite: &str| format!("deb {signed}{mirror} {suite} main\n");
     fs::write(&sources, line(suite) + &line(&format!("{suite}-updates")))?;
     fs::write(&customize, CUSTOMIZE)?;
+    let apt = Apt::updated(&[CRI_API.0], Arch::native()?)?;
+    let cri = apt.download(CRI_API.1)?;
     let mut command = Command::new("timeout");
     command.args(["--kill-after=10", DEADLINE, "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"]);
     command.args(["--format=directory", &format!("--include={}", packages(suite))]);
@@ -102,6 +108,6 @@ fn bootstrap(suite: &str, scratch: &Path, root: &Path) -> Result<()> {
     for folder in ["man", "doc", "locale"] {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{folder}/*"));
     }
-    command.arg(format!("--customize-hook=sh '{}' \"$1\"", customize.display()));
+    command.arg(format!("--customize-hook=sh '{}' '{}' \"$1\"", customize.display(), cri.display()));
     run(command.arg(suite).arg(root).arg(&sources))
 }
