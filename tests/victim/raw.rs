@@ -46,7 +46,7 @@ pub(crate) fn forbid_auxv() {
     filter_calls(&[&tests.concat()[..], &refuse(libc::EINVAL)].concat());
 }
 
-/// `linux/prctl.h`
+/// Since Linux 6.4 (`linux/prctl.h`).
 const PR_GET_AUXV: libc::c_long = 0x4155_5856;
 
 /// Offsets of members of `struct seccomp_data` (seccomp(2)); of the argument, its lower half.
