@@ -17,9 +17,10 @@ mod survivor;
 mod throttle_check;
 mod watched_cgroup;
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::Write as _;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
 
@@ -36,6 +37,9 @@ const OOM_MATRIX: &str = "oom-matrix";
 
 /// The second serial port of the machine; the first of an arm64 machine has another name.
 const LINE: &str = if cfg!(target_arch = "aarch64") { "/dev/ttyS0" } else { "/dev/ttyS1" };
+
+/// Who is not root.
+const USER: u32 = 1000;
 
 const MOUNTS: &[(&str, &str)] =
     &[("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp"), ("cgroup2", "/sys/fs/cgroup")];
@@ -104,7 +108,8 @@ fn oom_matrix(only: Vec<String>) -> ExitCode {
     }
     // First: the children of these checks would inherit the oom_score_adj that is set below.
     if wants(MachineCheck::Selftest) {
-        emit_check("selftest", selftest());
+        emit_check("selftest", selftest(&mut Command::new("krunner")));
+        emit_check("selftest of a user who may not read krunner", selftest_of_a_user());
     }
     if wants(MachineCheck::Survival) {
         emit_check("sessions in a killed cgroup", survivor::check());
@@ -137,9 +142,21 @@ fn oom_matrix(only: Vec<String>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// The same with less of `/proc/self`, as where krunner's file has capabilities (`would_dump`, fs/exec.c). Before Linux 6.4 nothing else
+/// shows the auxiliary vector.
+fn selftest_of_a_user() -> Result<(), String> {
+    const UNREADABLE: &str = "/tmp/krunner";
+    let copied = fs::copy("/bin/krunner", UNREADABLE)
+        .and_then(|_| fs::set_permissions(UNREADABLE, Permissions::from_mode(0o711)))
+        .and_then(|()| fs::set_permissions("/tmp", Permissions::from_mode(0o1777)));
+    copied.map_err(|error| format!("{UNREADABLE}: {error}"))?;
+    let result = selftest(Command::new(UNREADABLE).uid(USER).gid(USER));
+    fs::remove_file(UNREADABLE).map_err(|error| format!("{UNREADABLE}: {error}")).and(result)
+}
+
 /// A job and a service with the embedded defaults.
-fn selftest() -> Result<(), String> {
-    let output = Command::new("krunner").arg("selftest").output().map_err(|error| error.to_string())?;
+fn selftest(krunner: &mut Command) -> Result<(), String> {
+    let output = krunner.arg("selftest").output().map_err(|error| error.to_string())?;
     if output.status.success() {
         return Ok(());
     }
