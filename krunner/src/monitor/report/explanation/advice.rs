@@ -8,10 +8,12 @@ use crate::monitor::model::units::grouped;
 /// Each line begins with a newline.
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Of a journal, it may be anyone's.
+        let reason = self.reason.escape_debug();
         match self.at_least_bytes {
             // Rounded up, because less would not have been enough.
-            Some(bytes) => write!(f, "\nneeded: at least {}m ({})", grouped(bytes.div_ceil(1 << 20)), self.reason)?,
-            None => write!(f, "\nneeded: unknown ({})", self.reason)?,
+            Some(bytes) => write!(f, "\nneeded: at least {}m ({reason})", grouped(bytes.div_ceil(1 << 20)))?,
+            None => write!(f, "\nneeded: unknown ({reason})")?,
         }
         if !self.remedies.is_empty() {
             let remedies: Vec<&str> = self.remedies.iter().map(|remedy| in_words(*remedy)).collect();

@@ -26,15 +26,15 @@ pub(crate) fn stat(line: &[u8]) {
     if parsed.is_none() || !line.is_ascii() || !has_pid {
         return;
     }
-    // The kernel puts blanks between the fields, and the crate takes any white space.
-    let is_one_line = str::from_utf8(line).is_ok_and(|text| !text.trim_end_matches('\n').contains(char::is_control));
+    // What the kernel writes behind the name; the crate takes any white space for a blank, and `+1` for a number.
+    let behind_name = line.trim_ascii_end().rsplit(|byte| *byte == b')').next().unwrap_or_default();
+    let is_of_kernel = behind_name.iter().all(|byte| byte.is_ascii_alphanumeric() || b" -".contains(byte));
     let Ok(theirs) = procfs::process::Stat::from_read(Cursor::new(line)) else { return };
-    let (Some((comm, ours)), true) = (parsed, is_one_line) else { return };
+    let (Some((comm, ours)), true) = (parsed, is_of_kernel) else { return };
     assert_eq!(str::from_utf8(comm), Ok(theirs.comm.as_str()));
     assert_eq!((i64::from(ours.parent_pid), ours.threads), (theirs.ppid.into(), theirs.num_threads.cast_unsigned()));
     assert_eq!((ours.start_ticks, ours.vm_bytes, ours.rss_pages), (theirs.starttime, theirs.vsize, theirs.rss));
     // A state is a letter (`task_state_array`, fs/proc/array.c). Of a word, the crate takes the first one.
-    let behind_name = line.rsplit(|byte| *byte == b')').next().unwrap_or_default();
     if behind_name.get(2).is_some_and(u8::is_ascii_whitespace) {
         assert_eq!(ours.has_ended, matches!(theirs.state, 'Z' | 'X'));
     }
