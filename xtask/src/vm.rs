@@ -171,7 +171,7 @@ pub(crate) fn prepare(set: KernelSet) -> Result<()> {
 
 /// Fetches and builds what [`test_engines`] needs.
 pub(crate) fn prepare_engines() -> Result<()> {
-    node::prepare(node::SUITES[0])
+    node::prepare()
 }
 
 /// An initramfs for each processor.
@@ -217,7 +217,7 @@ pub(crate) fn test(set: KernelSet) -> Result<Vec<Check>> {
 
 /// Tries the containers of real engines as part of `cargo xtask test --all --engines`.
 pub(crate) fn test_engines() -> Result<Vec<Check>> {
-    node::test(node::SUITES[0])
+    node::test()
 }
 
 /// The same checks, skipped for this reason.

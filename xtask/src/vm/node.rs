@@ -27,8 +27,12 @@ use crate::workspace::step;
 use files::Programs;
 use rootfs::Rootfs;
 
-/// Debian's suites that can be a node.
+/// Debian's suites that can be a node, the current one first.
 pub(super) const SUITES: [&str; 2] = ["trixie", "bookworm"];
+
+/// Where engines and kernel before the current Debian's differ: users with two capabilities, and a Docker that does not know them.
+const ON_OLDER: [&str; 3] =
+    ["docker root, two capabilities", "CRI session-capabilities.yaml", "podman user, two capabilities"];
 
 /// The deadline for booting. Takes 12 s on an idle machine.
 const BOOT: Duration = Duration::from_mins(3);
@@ -67,16 +71,23 @@ pub(super) fn run(suite: &str, only: &[String]) -> Result<bool> {
     Ok(node.failures().is_empty())
 }
 
-/// Tries them as part of `cargo xtask test`. Containers that fail are tried once more, in a machine of their own; all of them if the
-/// machine fails.
-pub(super) fn test(suite: &str) -> Result<Vec<Check>> {
-    let mut node = boot_one(suite, &[])?;
+/// Tries them as part of `cargo xtask test`: all on the current Debian, and [`ON_OLDER`] on the one before.
+pub(super) fn test() -> Result<Vec<Check>> {
+    let [current, older] = SUITES;
+    let mut checks = test_suite(current, &[])?;
+    checks.extend(test_suite(older, &ON_OLDER.map(str::to_owned))?);
+    Ok(checks)
+}
+
+/// Containers that fail are tried once more, in a machine of their own; all of them if the machine fails.
+fn test_suite(suite: &str, only: &[String]) -> Result<Vec<Check>> {
+    let mut node = boot_one(suite, only)?;
     print!("\n{}", table(suite, &node));
     let failed = node.failed();
     let is_whole = node.fault.is_some();
     if is_whole || !failed.is_empty() {
         Retry::new(format!("node::{suite}"), &node.failures().join("; "), 1, 2).record();
-        let again = boot_one(suite, if is_whole { &[] } else { &failed })?;
+        let again = boot_one(suite, if is_whole { only } else { &failed })?;
         print!("\n{}", table(suite, &again));
         if is_whole {
             node = again;
@@ -93,9 +104,11 @@ pub(super) fn test(suite: &str) -> Result<Vec<Check>> {
 }
 
 /// Makes and builds what [`test`] needs.
-pub(super) fn prepare(suite: &str) -> Result<()> {
+pub(super) fn prepare() -> Result<()> {
     let folder = folder()?;
-    rootfs::ensure(suite, &folder)?;
+    for suite in SUITES {
+        rootfs::ensure(suite, &folder)?;
+    }
     Programs::build().map(drop)
 }
 
