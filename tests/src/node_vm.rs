@@ -25,6 +25,13 @@ pub enum NodeEvent {
         /// The output, several lines.
         text: String,
     },
+    /// This machine's engine cannot make the container.
+    NotTried {
+        /// The engine and the container.
+        name: String,
+        /// What it lacks.
+        reason: String,
+    },
     /// A container was tried.
     Outcome {
         /// The kills in it and the reports.

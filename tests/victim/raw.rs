@@ -35,12 +35,12 @@ pub(crate) fn end_thread() -> ! {
     unreachable!("the thread has exited");
 }
 
-/// Lets bpf(2) fail with EPERM from now on, in this process and all that come of it.
+/// Lets bpf(2) fail with EPERM from now on, in this process and its descendants.
 pub(crate) fn forbid_bpf() {
     filter_calls(&[unless_equal(NUMBER, libc::SYS_bpf), refuse(libc::EPERM)].concat());
 }
 
-/// Lets `prctl(PR_GET_AUXV)` fail as before Linux 6.4, in this process and all that come of it.
+/// Lets `prctl(PR_GET_AUXV)` fail as before Linux 6.4, in this process and its descendants.
 pub(crate) fn forbid_auxv() {
     let tests = [unless_equal(NUMBER, libc::SYS_prctl), unless_equal(FIRST_ARGUMENT, PR_GET_AUXV)];
     filter_calls(&[&tests.concat()[..], &refuse(libc::EINVAL)].concat());

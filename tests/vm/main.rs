@@ -38,7 +38,7 @@ const OOM_MATRIX: &str = "oom-matrix";
 /// The second serial port of the machine; the first of an arm64 machine has another name.
 const LINE: &str = if cfg!(target_arch = "aarch64") { "/dev/ttyS0" } else { "/dev/ttyS1" };
 
-/// Who is not root.
+/// A user who is not root.
 const USER: u32 = 1000;
 
 const MOUNTS: &[(&str, &str)] =
@@ -142,8 +142,8 @@ fn oom_matrix(only: Vec<String>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The same with less of `/proc/self`, as where krunner's file has capabilities (`would_dump`, fs/exec.c). Before Linux 6.4 nothing else
-/// shows the auxiliary vector.
+/// `krunner selftest` of a user who may not read krunner's file, so that `/proc/self/auxv` is root's, as with file capabilities
+/// (`would_dump`, fs/exec.c). Before Linux 6.4 there is no `PR_GET_AUXV`.
 fn selftest_of_a_user() -> Result<(), String> {
     const UNREADABLE: &str = "/tmp/krunner";
     let copied = fs::copy("/bin/krunner", UNREADABLE)

@@ -137,7 +137,7 @@ fn run() -> Result<(), String> {
 /// Says so if this machine cannot try it.
 fn is_possible(name: &str, reason: Option<&'static str>) -> bool {
     if let Some(reason) = reason {
-        emit(&NodeEvent::Printed { title: name.to_owned(), text: format!("not tried: {reason}") });
+        emit(&NodeEvent::NotTried { name: name.to_owned(), reason: reason.to_owned() });
     }
     reason.is_none()
 }

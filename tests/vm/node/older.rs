@@ -19,12 +19,13 @@ const NO_PROFILE: [&str; 2] = ["--security-opt", "seccomp=unconfined"];
 /// Whether Docker knows `CAP_BPF`.
 static DOCKER_KNOWS_BPF: LazyLock<bool> = LazyLock::new(|| {
     let version = output(&mut command(&["docker", "version", "--format", "{{.Server.Version}}"])).unwrap_or_default();
-    version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 23)
+    // One that does not answer is not taken for an older one.
+    version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_none_or(|major| major >= 23)
 });
 
 /// Whether podman's seccomp profile allows bpf(2) with `CAP_BPF`.
 static PODMAN_ALLOWS_BPF: LazyLock<bool> =
-    LazyLock::new(|| fs::read_to_string(PROFILE).is_ok_and(|profile| profile.contains("CAP_BPF")));
+    LazyLock::new(|| fs::read_to_string(PROFILE).map_or(true, |profile| profile.contains("CAP_BPF")));
 
 /// The options of a container that this machine's engine accepts.
 pub(crate) fn accepted(engine: Engine, flags: &[&'static str]) -> Vec<&'static str> {
@@ -50,7 +51,7 @@ pub(crate) fn accepted_recipe(text: &str) -> String {
     text.replace("--cap-add BPF --cap-add PERFMON", "--cap-add SYS_ADMIN").replace("--user 1000:1000", "--user 0:0")
 }
 
-/// Why what the agent asks Docker for is not possible here; `None` if it is.
+/// Why this Docker cannot do what the agent asks for; `None` if it can.
 pub(crate) fn refuses_request(request: &str) -> Option<&'static str> {
     let asks_for_bpf = fs::read_to_string(request).is_ok_and(|text| text.contains("\"BPF\""));
     refuses_bpf_to_a_user().filter(|_| asks_for_bpf)
@@ -64,6 +65,6 @@ pub(crate) fn refuses_bpf_to_a_user() -> Option<&'static str> {
 /// Why earlyoom cannot be kept from killing other programs; `None` if it can.
 pub(crate) fn refuses_to_ignore() -> Option<&'static str> {
     let help = outcome(&mut command(&["earlyoom", "--help"]));
-    let can_ignore = help.is_ok_and(|(_, stdout, stderr)| (stdout + &stderr).contains("--ignore REGEX"));
+    let can_ignore = help.map_or(true, |(_, stdout, stderr)| (stdout + &stderr).contains("--ignore REGEX"));
     (!can_ignore).then_some("this earlyoom has no --ignore")
 }

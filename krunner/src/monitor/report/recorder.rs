@@ -7,7 +7,7 @@
 //!
 //! **Why pwrite and not mmap.** The file is in the user's folder. If it is truncated while mapped, or its file server goes away,
 //! the next write raises SIGBUS in the runner (mmap(2)). Bytes written by pwrite(2) are in the page cache and outlive the process
-//! just as well. The cost is one system call per record, four per second, and more while memory
+//! just as well. The cost is one write per record and two reads for each of our cgroups, four times per second, and more while memory
 //! grows by 1/16 of the limit from one sample to the next.
 //!
 //! **A power failure** loses what the kernel had not written to disk: up to 30 s (`dirty_expire_centisecs`,
@@ -15,8 +15,9 @@
 //! disk.
 //!
 //! **Near the limit.** The file's pages are charged at the start. Before an OOM kill the kernel reclaims what it can, also a page
-//! that was written a moment ago, and reading it again is a charge. So a write waits for free memory, at most 60 ms; not where a
-//! kill ends this process in any case (`memory.oom.group`): what is not written before is lost.
+//! that was written a moment ago, and reading it again is a charge. So at the limit a write waits as a scan does ([`Hold`]). A goodbye
+//! never does, and nothing does where the next kill ends this process in any case (`memory.oom.group`): what is not written before
+//! is lost.
 //!
 //! Recording never blocks: records that do not fit in the queue are dropped.
 
@@ -52,7 +53,7 @@ use self::recording_path::OpenedRecording;
 use crate::error::chain;
 use crate::monitor::model::MemorySample;
 use crate::monitor::model::clock::boot_ns;
-use crate::monitor::sources::cgroup::charge::OwnCharge;
+use crate::monitor::sources::cgroup::charge::{Hold, OwnCharge};
 
 /// Records that may wait for a slow disk: a few seconds' worth.
 const QUEUED_RECORDS: usize = 64;
@@ -110,7 +111,7 @@ impl Recorder {
     ) -> io::Result<(Self, oneshot::Receiver<RecorderStart>)> {
         let (queue, messages) = sync_channel(QUEUED_RECORDS);
         let (started, start) = oneshot::channel();
-        let run = move || run(&path, charge.as_deref(), started, &messages);
+        let run = move || run(&path, charge.as_ref(), started, &messages);
         thread::Builder::new().name("recorder".into()).stack_size(STACK_BYTES).spawn(run)?;
         Ok((Self { queue, last_sample: Arc::default() }, start))
     }
@@ -162,7 +163,7 @@ fn is_worth_recording(sample: &MemorySample, last: Option<(u64, u64)>) -> bool {
 /// The thread's main loop.
 fn run(
     recording: &RecordingPath,
-    charge: Option<&OwnCharge>,
+    charge: Option<&Arc<OwnCharge>>,
     started: oneshot::Sender<RecorderStart>,
     messages: &Receiver<RecorderCommand>,
 ) {
@@ -178,6 +179,7 @@ fn run(
     };
     problems.extend(problem);
     let _ = started.send(RecorderStart { path: Some(path), ended, problems });
+    let mut hold = charge.map_or_else(Hold::default, |charge| Hold::new(Arc::default(), Arc::clone(charge)));
     let mut encoder = Encoder::new(format::Layout::STANDARD, header.nonce);
     for message in messages {
         let (at_boot_ns, unix_ns, mut record) = match message {
@@ -187,9 +189,10 @@ fn run(
                 continue;
             }
         };
+        let is_last = matches!(record, Record::Stopping { .. } | Record::Goodbye { .. });
         let Some((offset, bytes)) = encoder.encode(&mut record, at_boot_ns, unix_ns) else { continue };
-        if let Some(charge) = charge.filter(|charge| charge.is_short() && !charge.kills_groups()) {
-            charge.block_until_room();
+        if !is_last && charge.is_some_and(|charge| !charge.next_kill_is_ours()) {
+            hold.wait();
         }
         if let Err(error) = file.write_all_at(bytes, offset) {
             tracing::warn!("flight recorder stopped: cannot write its file: {error}");

@@ -1,5 +1,7 @@
 //! The recorder with a file, and which samples it records.
 
+use std::time::Instant;
+
 use super::*;
 use crate::monitor::sources::cgroup::{Cgroup, CgroupRoot};
 
@@ -73,35 +75,72 @@ fn burst_is_recorded_at_once() {
     assert!(!is_worth(1 << 20, None), "nothing kills");
 }
 
-/// The kernel may have reclaimed any of its pages by then.
-#[test]
-fn record_at_the_limit_waits_for_memory_unless_a_kill_ends_all() {
-    let cgroup = tempfile::tempdir().unwrap();
-    let write = |file: &str, text: &str| {
-        let path = cgroup.path().join(file);
+/// A cgroup at its limit, whose OOM kills end all members or one.
+struct Full(tempfile::TempDir);
+
+impl Full {
+    fn new(kills_group: bool) -> Self {
+        let full = Self(tempfile::tempdir().unwrap());
+        full.write("proc/self/cgroup", "0::/own\n");
+        full.write("proc/self/mountinfo", "33 31 0:29 / /m rw - cgroup2 cgroup2 rw\n");
+        full.write("m/own/memory.current", "67108000\n");
+        full.write("m/own/memory.max", "67108864\n");
+        full.write("m/own/memory.oom.group", if kills_group { "1\n" } else { "0\n" });
+        full.count(0);
+        full
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        let path = self.0.path().join(file);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
-    };
-    write("proc/self/cgroup", "0::/own\n");
-    write("proc/self/mountinfo", "33 31 0:29 / /m rw - cgroup2 cgroup2 rw\n");
-    write("m/own/memory.current", "67108000\n");
-    write("m/own/memory.max", "67108864\n");
-    let waits = ["0\n", "1\n"].map(|group| {
-        write("m/own/memory.oom.group", group);
-        let found = Cgroup::find(&CgroupRoot::below(cgroup.path())).unwrap();
-        let charge = Arc::new(OwnCharge::open(Some(&found)));
-        let folder = tempfile::tempdir().unwrap();
-        let place = RecordingPath::of_session(folder.path().to_owned());
+    }
+
+    fn count(&self, kills: u64) {
+        self.write("m/own/memory.events", &format!("oom_kill {kills}\n"));
+    }
+
+    fn recorder(&self) -> Recorder {
+        let cgroup = Cgroup::find(&CgroupRoot::below(self.0.path())).unwrap();
+        let charge = Arc::new(OwnCharge::open(Some(&cgroup)));
+        let place = RecordingPath::of_session(self.0.path().to_owned());
         let (recorder, start) = Recorder::start(place, Some(charge)).unwrap();
         start.blocking_recv().unwrap().path.unwrap();
-        let since = std::time::Instant::now();
-        // To the same page, one right after the other.
-        for count in 0..8 {
+        recorder
+    }
+
+    /// How long the first record after each of this many kills takes, all together.
+    fn wait(&self, kills: u64) -> Duration {
+        let recorder = self.recorder();
+        let since = Instant::now();
+        for count in 1..=kills {
+            self.count(count);
             recorder.record(Record::OomKills { count });
+            flush(&recorder);
         }
-        flush(&recorder);
         since.elapsed()
-    });
+    }
+}
+
+/// The kernel has reclaimed the recording's pages by then.
+#[test]
+fn record_after_a_kill_waits_for_memory_unless_a_kill_ends_all() {
+    let waits = [false, true].map(|kills_group| Full::new(kills_group).wait(8));
+    // 60 ms each.
     let patience = Duration::from_millis(8 * 60);
     assert!(waits[0] >= patience && waits[1] < patience, "{waits:?}");
+}
+
+/// As with a page cache that fills it.
+#[test]
+fn records_at_the_limit_hardly_wait_and_a_goodbye_never() {
+    let recorder = Full::new(false).recorder();
+    let since = Instant::now();
+    for count in 0..50 {
+        recorder.record(Record::OomKills { count });
+    }
+    recorder.record(Record::Goodbye { reason: "SIGTERM".into() });
+    flush(&recorder);
+    // 20 ms, once in 500 ms.
+    assert!(since.elapsed() < Duration::from_millis(500), "{:?}", since.elapsed());
 }

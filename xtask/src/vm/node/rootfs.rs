@@ -55,7 +55,7 @@ fn packages(suite: &str) -> String {
 }
 
 fn key(suite: &str) -> String {
-    let digest = Sha256::digest(format!("{}\n{CUSTOMIZE}{SIZE}", packages(suite)));
+    let digest = Sha256::digest(format!("{}\n{CUSTOMIZE}{SIZE}{CRI_API:?}", packages(suite)));
     let mut first = [0; 8];
     first[2..].copy_from_slice(&digest[..6]);
     format!("{:012x}", u64::from_be_bytes(first))

@@ -8,7 +8,7 @@ use crate::monitor::model::units::grouped;
 /// Each line begins with a newline.
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Of a journal, it may be anyone's.
+        // It may come from a journal that another user wrote.
         let reason = self.reason.escape_debug();
         match self.at_least_bytes {
             // Rounded up, because less would not have been enough.

@@ -41,9 +41,9 @@ impl Growth {
         let (Some(first), Some(last)) = (self.samples.first(), self.samples.last()) else { return String::new() };
         let columns = f64::from(COLUMNS);
         let shown_s = self.duration_s.map_or(CALM_S, |seconds| seconds * columns / (columns - COLUMNS_BEFORE));
-        // Of a journal, in any order.
+        // Samples from a journal may be in any order.
         let seen_ns = last.at_boot_ns.saturating_sub(first.at_boot_ns);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a minute at most")]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
         let shown_ns = seen_ns.min((shown_s * NS_PER_S) as u64);
         let begin_ns = last.at_boot_ns - shown_ns;
         let after_ns = |column: u32| u128::from(shown_ns) * u128::from(column) / u128::from(COLUMNS - 1);

@@ -125,7 +125,21 @@ impl OwnCharge {
 
     /// Whether an OOM kill here may kill all members (`memory.oom.group`).
     pub(in crate::monitor) fn kills_groups(&self) -> bool {
-        self.levels.iter().filter_map(|level| number_in(level.oom_group.as_ref()?)).any(|set| set == 1)
+        self.levels.iter().any(ChargeLevel::kills_group)
+    }
+
+    /// Whether the next OOM kill here, at the innermost limit that is reached, ends all members. What is set above it does not matter
+    /// (`mem_cgroup_get_oom_group`, mm/memcontrol.c).
+    pub(in crate::monitor) fn next_kill_is_ours(&self) -> bool {
+        for (index, level) in self.levels.iter().enumerate() {
+            if level.kills_group() {
+                return true;
+            }
+            if self.is_level_at_limit(index) {
+                return false;
+            }
+        }
+        false
     }
 
     /// How long to hold after an OOM kill; `None` if there is headroom.
@@ -145,10 +159,12 @@ impl OwnCharge {
 
     /// Whether one of our cgroups is at its limit. Takes 2 us per level.
     fn is_at_limit(&self) -> bool {
-        self.levels.iter().enumerate().any(|(index, level)| {
-            let Some(limit_bytes) = self.limit_bytes(index) else { return false };
-            number_in(&level.usage).is_some_and(|usage| limit_bytes.saturating_sub(usage) < RESERVE_BYTES)
-        })
+        (0..self.levels.len()).any(|level| self.is_level_at_limit(level))
+    }
+
+    fn is_level_at_limit(&self, level: usize) -> bool {
+        let Some(limit_bytes) = self.limit_bytes(level) else { return false };
+        number_in(&self.levels[level].usage).is_some_and(|usage| limit_bytes.saturating_sub(usage) < RESERVE_BYTES)
     }
 
     /// Whether the machine is short of memory. Takes about 20 us.
@@ -206,6 +222,10 @@ impl ChargeLevel {
             number_in(&level.usage).map(|_| level)
         };
         cgroup.visible().iter().take(max_levels()).filter_map(open).collect()
+    }
+
+    fn kills_group(&self) -> bool {
+        self.oom_group.as_ref().and_then(number_in) == Some(1)
     }
 
     fn is_stuck(&self) -> bool {

@@ -60,6 +60,8 @@ pub(in crate::monitor) struct KillCounter {
     vmstat: Option<MonotonicCount>,
     meminfo: Option<File>,
     refreshed: Option<Instant>,
+    /// Whether it was logged that some cgroups are not counted.
+    has_left_out: bool,
     /// When the last reading began: what is counted next happened later.
     since_boot_ns: u64,
     /// When the last reading ended.
@@ -114,6 +116,7 @@ impl KillCounter {
             meminfo: open(&cgroup.as_ref().map_or_else(|| "/proc/meminfo".into(), |it| it.root.proc("meminfo"))),
             limits: LimitCounters::open(cgroup.as_ref()),
             refreshed: None,
+            has_left_out: false,
             since_boot_ns: clock::boot_ns(),
             read_boot_ns: clock::boot_ns(),
             unclaimed: Vec::new(),
@@ -267,7 +270,8 @@ impl KillCounter {
         // The path may have been reused.
         self.levels.retain(|level| inode(&level.dir) == level.id);
         let known = self.levels.len();
-        let max_levels = max_counted_cgroups();
+        let max_cgroups = max_counted_cgroups();
+        let mut left_out = 0;
         let mut index = 0;
         while index < self.levels.len() {
             let level = &mut self.levels[index];
@@ -275,13 +279,20 @@ impl KillCounter {
             let below = if self.is_summed { folders(&level.dir) } else { Vec::new() };
             for (dir, id) in below {
                 let is_known = self.levels.iter().any(|level| level.id == id);
-                if !is_known && self.levels.len() < max_levels {
+                if !is_known && self.levels.len() >= max_cgroups {
+                    left_out += 1;
+                } else if !is_known {
                     let level =
                         CounterLevel::open(&dir, cgroup.version).inspect(|level| level.arm(self.alarm.as_ref()));
                     self.levels.extend(level.map(|level| if is_first { level } else { level.counted_from_0() }));
                 }
             }
             index += 1;
+        }
+        if left_out > 0 && !std::mem::replace(&mut self.has_left_out, true) {
+            tracing::warn!(
+                "OOM kills are counted in {max_cgroups} cgroups, and not in {left_out} more, for lack of descriptors (RLIMIT_NOFILE)"
+            );
         }
         if let Some(before) = before.filter(|_| self.levels.len() > known) {
             // Their kills may be as old as they are.

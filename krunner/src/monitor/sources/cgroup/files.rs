@@ -17,7 +17,7 @@ const FEW_DESCRIPTORS: u64 = 256;
 /// Maximum number of cgroups to count kills in. A container has few; on a whole v1 node only the first ones are read.
 const MAX_CGROUPS: usize = 256;
 
-/// What a session of few connections and steps needs.
+/// What an idle session has open, as for the places of a port (`transport::listener`).
 const SESSION_DESCRIPTORS: u64 = 100;
 
 /// Buffer for a decimal number.
@@ -28,9 +28,14 @@ pub(super) fn max_levels() -> usize {
     if descriptors() < FEW_DESCRIPTORS { FEW_LEVELS } else { MAX_LEVELS }
 }
 
-/// How many cgroups to count kills in, two descriptors each: half of what the rest of a session does not need, at most [`MAX_CGROUPS`].
+/// How many cgroups to count kills in.
 pub(super) fn max_counted_cgroups() -> usize {
-    let spare = descriptors().saturating_sub(SESSION_DESCRIPTORS);
+    counted_cgroups(descriptors())
+}
+
+/// Two descriptors each: half of what an idle session leaves, at most [`MAX_CGROUPS`].
+fn counted_cgroups(descriptors: u64) -> usize {
+    let spare = descriptors.saturating_sub(SESSION_DESCRIPTORS);
     usize::try_from(spare / 4).map_or(MAX_CGROUPS, |cgroups| cgroups.min(MAX_CGROUPS))
 }
 
@@ -99,4 +104,14 @@ pub(super) fn folders(dir: &Path) -> Vec<(PathBuf, u64)> {
 
 pub(super) fn inode(dir: &Path) -> u64 {
     fs::metadata(dir).map_or(0, |metadata| metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counted_cgroups_leave_descriptors_to_the_session() {
+        assert_eq!([100, 128, 256, 1024, 1 << 20, u64::MAX].map(counted_cgroups), [0, 7, 39, 231, 256, 256]);
+    }
 }

@@ -1,6 +1,6 @@
 //! Memory usage of a cgroup, read from files that stay open.
 //!
-//! The files are read once when opened, into a buffer that is kept: right after an OOM kill at our own limit, a first
+//! The files are read once when opened, and later into a buffer that is kept: right after an OOM kill at our own limit, a first
 //! read or a newly touched page may cause the next kill, see `charge`. In cgroup v2, reading `memory.stat` makes the
 //! kernel sum per-CPU counters (`mem_cgroup_flush_stats`, mm/memcontrol.c), which takes about 100 us: it is used at OOM
 //! kills, not for polling.
@@ -61,7 +61,7 @@ impl UsageFiles {
     pub(in crate::monitor) fn open(dir: &Path, version: u8) -> Option<Self> {
         let open = |name: &str| open(&dir.join(name));
         let of_v1 = |name: &str| if version == 1 { open(name) } else { None };
-        let files = Self {
+        Some(Self {
             version,
             id: inode(dir),
             stat: open("memory.stat")?,
@@ -70,8 +70,7 @@ impl UsageFiles {
             tcp: of_v1("memory.kmem.tcp.usage_in_bytes"),
             // Written to, so that its pages are allocated.
             buffer: Mutex::new(vec![b' '; STAT_BYTES].into()),
-        };
-        files.read().map(|_| files)
+        })
     }
 
     /// The kernel's id of this cgroup.
