@@ -202,10 +202,10 @@ fn cgroups_below_leave_descriptors_to_the_session() {
     require!(host::root());
     require!(host::util_linux());
     let scratch = require!(Cgroup::scratch());
-    let _below: Vec<_> = (0..80).map(|number| scratch.limited(&number.to_string(), 64)).collect();
     require!(
         matches!(scratch.version(), Version::One).then_some(()).ok_or("cgroup v2 counts those below with its own")
     );
+    let _below: Vec<_> = (0..80).map(|number| scratch.limited(&number.to_string(), 64)).collect();
     let launch = LaunchMethod::direct().cgroup(&scratch).then(["prlimit", "--nofile=128:128"]).then(NO_BPF);
     let mut runner = app().prefix_first(&launch).start();
     let run = Raw::connect(&runner).exec("echo hi | cat");

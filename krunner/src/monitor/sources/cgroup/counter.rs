@@ -291,7 +291,7 @@ impl KillCounter {
         }
         if left_out > 0 && !std::mem::replace(&mut self.has_left_out, true) {
             tracing::warn!(
-                "OOM kills are counted in {max_cgroups} cgroups, and not in {left_out} more, for lack of descriptors (RLIMIT_NOFILE)"
+                "OOM kills are counted in {max_cgroups} cgroups, and not in {left_out} more (fewer than 256 where RLIMIT_NOFILE is low)"
             );
         }
         if let Some(before) = before.filter(|_| self.levels.len() > known) {
