@@ -383,11 +383,9 @@ impl SamplerThread {
         if has_kills {
             self.charge.block_until_room();
         }
-        let partial_scan = self.scanner.partial_scan();
-        if let Some(partial_scan) = self.seen(partial_scan)
-            && !(partial_scan.processes.is_empty() && partial_scan.absent.is_empty())
-        {
-            self.send(SamplerEvent::PartialScan(partial_scan))?;
+        // In stand-by, scan and tick share a wake-up, and the scan has just read everything.
+        if mode == TickMode::Infer || has_kills || self.last_scan.elapsed() >= SHORTEST_PAUSE {
+            self.scan_partially()?;
         }
         let cost = clock::thread_cpu().saturating_sub(cpu_before);
         if is_running_out
@@ -400,6 +398,16 @@ impl SamplerThread {
             fallback.plan(mode, cost, self.next_scan);
         }
         Ok(())
+    }
+
+    fn scan_partially(&mut self) -> Result<(), ReceiverClosed> {
+        let partial_scan = self.scanner.partial_scan();
+        match self.seen(partial_scan) {
+            Some(scan) if !(scan.processes.is_empty() && scan.absent.is_empty()) => {
+                self.send(SamplerEvent::PartialScan(scan))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A thread that allocates now blocks until memory is available, and may hold the allocator's lock meanwhile.

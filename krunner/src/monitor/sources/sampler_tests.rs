@@ -94,6 +94,28 @@ async fn while_watchful_newcomers_are_seen_and_how_they_end() {
     child.wait().unwrap();
 }
 
+#[tokio::test]
+async fn in_stand_by_nothing_is_read_again_right_after_a_scan() {
+    let (sampler, mut samples) = start(SHORTEST_PAUSE * 2, 8);
+    sampler.stand_by(true);
+    sampler.enable_fallback(Arc::new(Mutex::new(KillCounter::start(None))));
+    // The last process that was started is read by every partial scan.
+    let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let mut scanned_ns = Vec::new();
+    while scanned_ns.len() < 10 {
+        match tokio::time::timeout(DEADLINE, samples.recv()).await.expect("in time").unwrap() {
+            SamplerEvent::Snapshot(snapshot) => scanned_ns.push(snapshot.at_boot_ns),
+            SamplerEvent::PartialScan(scan) => {
+                let since_ns = scan.at_boot_ns - scanned_ns.last().expect("a scan came first");
+                assert!(u128::from(since_ns) >= SHORTEST_PAUSE.as_nanos(), "{since_ns} ns after a scan");
+            }
+            SamplerEvent::Counted => {}
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn missing_root_is_an_error_at_start() {
     let (sender, _snapshots) = mpsc::channel(1);
