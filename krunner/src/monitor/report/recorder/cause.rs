@@ -127,8 +127,16 @@ impl<'a> Evidence<'a> {
     }
 
     fn recorded_end(&self) -> Option<Finding> {
-        let Record::Goodbye { reason } = &self.recording.events.last()?.record else { return None };
+        let reason = self.last_words(|record| match record {
+            Record::Goodbye { reason } => Some(reason),
+            _ => None,
+        })?;
         Some(Finding::new(EndCause::Stopped, Certainty::Certain, reason.clone()))
+    }
+
+    /// The reason in a record about the end. The monitor, which ends last, may have recorded a count after it.
+    fn last_words(&self, reason: impl Fn(&Record) -> Option<&String>) -> Option<&String> {
+        self.recording.events.iter().rev().find_map(|event| reason(&event.record))
     }
 
     /// The kernel counts an OOM kill for the victim's cgroup, whichever limit was reached (`__oom_kill_process`,
@@ -140,7 +148,10 @@ impl<'a> Evidence<'a> {
     }
 
     fn was_stopping(&self) -> Option<Finding> {
-        let Record::Stopping { reason } = &self.recording.events.last()?.record else { return None };
+        let reason = self.last_words(|record| match record {
+            Record::Stopping { reason } => Some(reason),
+            _ => None,
+        })?;
         let reason = format!("it was shutting down ({reason}) and was killed before it finished");
         Some(Finding::new(EndCause::KilledWhileStopping, Certainty::Likely, reason))
     }

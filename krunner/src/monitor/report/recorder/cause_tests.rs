@@ -57,6 +57,13 @@ fn goodbye_overrides_memory_evidence() {
 }
 
 #[test]
+fn count_that_the_monitor_recorded_after_the_end_began_changes_nothing() {
+    let end = [Record::Goodbye { reason: "SIGTERM".into() }, Record::Stopping { reason: "SIGTERM".into() }];
+    let causes = end.map(|end| found(&recording(&[10], vec![end, Record::OomKills { count: 3 }]), &counted(3)).0);
+    assert_eq!(causes, [EndCause::Stopped, EndCause::KilledWhileStopping]);
+}
+
+#[test]
 fn locked_recording_is_running() {
     let locked = CurrentState { is_locked: true, ..now() };
     assert_eq!(found(&recording(&[99], vec![]), &locked), (EndCause::Running, Certainty::Certain));
