@@ -1,6 +1,7 @@
 //! The few facts that suites read from `/proc`.
 
 use std::fs;
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -171,6 +172,17 @@ pub fn listens(pid: u32, port: u16) -> bool {
 pub fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("a pid fits in i32"));
     let _ = kill(pid, signal);
+}
+
+/// Sends SIGKILL from a process of this name, a copy of the shell. A stand-in for a user-space OOM killer, which would kill others on
+/// this machine; the real one runs in virtual machines (`tests/vm/node`).
+#[track_caller]
+pub fn kill_as(name: &str, pid: u32) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let program = folder.path().join(name);
+    std::fs::copy("/bin/sh", &program).expect("a copy");
+    let status = Command::new(&program).args(["-c", &format!("kill -9 {pid}; exit $?")]).status().expect("it runs");
+    assert!(status.success(), "{status}");
 }
 
 /// What the OOM killer adds to a process's size, in thousandths of the memory there is.

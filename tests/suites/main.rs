@@ -40,6 +40,7 @@ mod limited_session;
 mod model;
 mod no_threads;
 mod node;
+mod node_daemons;
 mod node_events;
 mod node_kills;
 mod node_peers;

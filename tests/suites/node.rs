@@ -32,7 +32,7 @@ fn with_node(spec: Spec, node: &Node) -> Spec {
 }
 
 /// A node and a session in a plain container that uses it.
-fn node_and_session(spec: impl FnOnce() -> Spec) -> Result<(Contained, Node), String> {
+pub(crate) fn node_and_session(spec: impl FnOnce() -> Spec) -> Result<(Contained, Node), String> {
     host::program("runc")?;
     let node = Node::start()?;
     let session = Contained::start(&with_node(spec(), &node))?;

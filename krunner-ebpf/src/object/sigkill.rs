@@ -1,5 +1,5 @@
 //! `signal_generate`: records every SIGKILL to one of our processes, with the victim's memory usage, which is no longer
-//! available when it exits.
+//! available when it exits. For `krunner node`, which traces all tenants, only those of the kernel and of user-space OOM killers.
 //!
 //! Fires for every signal on the machine; the first check discards nearly all of them.
 
@@ -42,7 +42,7 @@ fn sigkill(ctx: RawTracePointContext) -> Option<()> {
     // would be checked with all the rest.
     let limit = kept(&mut entry, if from_kernel { Limit::tightest(task) } else { Limit::NONE });
     let (sender_tgid, sender_comm) = task::name(task::current());
-    let sender_daemon = if from_kernel || sender_tgid != 0 { 0 } else { daemon_of(task::current()) };
+    let sender_daemon = if from_kernel || is_named(sender_tgid) { 0 } else { daemon_of(task::current()) };
     let from = if from_kernel { source::KERNEL } else { source::USER };
     let comm = task::leader(task).map(task::comm).unwrap_or_default();
     // Written in place: the stack has no space for a copy.
@@ -106,9 +106,22 @@ fn daemon_of(task: Address) -> u32 {
 }
 
 /// Whether a SIGKILL from user space is recorded. One without an effect is not: anyone can send thousands a second to a zombie of
-/// theirs, or to the init process of their PID namespace, and would fill a ring buffer that others need. `krunner node` reports
-/// OOM kills only.
+/// theirs, or to the init process of their PID namespace, and would fill a ring buffer that others need. For the same reason
+/// `krunner node` records only those of the host's user-space OOM killers: a container may name its programs like them.
 #[inline(always)]
 fn is_of_interest(outcome: u8) -> bool {
-    cfg!(not(feature = "namespaces")) && outcome != outcome::IGNORED && outcome != outcome::ALREADY_PENDING
+    outcome != outcome::IGNORED
+        && outcome != outcome::ALREADY_PENDING
+        && (cfg!(not(feature = "namespaces")) || is_daemon_of_host(task::current()))
+}
+
+#[inline(always)]
+fn is_daemon_of_host(task: Address) -> bool {
+    task::is_in_initial_namespace(task) && daemon_of(task) != 0
+}
+
+/// Whether the sender is named in a report: it is one of ours. To `krunner node` all processes are.
+#[inline(always)]
+fn is_named(sender_tgid: u32) -> bool {
+    cfg!(not(feature = "namespaces")) && sender_tgid != 0
 }

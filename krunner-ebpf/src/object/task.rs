@@ -118,6 +118,12 @@ pub(super) fn oom_score_adj(task: Address) -> i16 {
     task.pointer(offset!(task_signal)).and_then(|signal| signal.i16(offset!(signal_oom_score_adj))).unwrap_or(0)
 }
 
+/// Whether a task is in no other PID namespace than the initial one.
+#[inline(always)]
+pub(super) fn is_in_initial_namespace(task: Address) -> bool {
+    task.pointer(offset!(task_thread_pid)).and_then(|pid| pid.u32(offset!(pid_level))) == Some(0)
+}
+
 /// The ids of a task's process below the initial PID namespace, if all namespaces are traced.
 #[inline(always)]
 pub(super) fn namespaces(task: Address) -> NamespaceIds {

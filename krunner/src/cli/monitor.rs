@@ -172,7 +172,7 @@ fn in_json(event: &MonitorEvent) -> anyhow::Result<Option<Value>> {
             named("oom_kills_unattributed", &Unattributed { count: *kills, reason: reason.as_deref() })?
         }
         MonitorEvent::Oom(KillEvent::OomWithoutKill) => json!({ "event": "oom_without_kill" }),
-        MonitorEvent::Oom(KillEvent::AttributionPending { .. })
+        MonitorEvent::Oom(KillEvent::AttributionPending { .. } | KillEvent::ByDaemon(_))
         | MonitorEvent::Flushed(_)
         | MonitorEvent::Unconfirmed => {
             return Ok(None);
@@ -206,7 +206,7 @@ fn in_words(event: &MonitorEvent) -> Option<String> {
         MonitorEvent::Oom(KillEvent::OomWithoutKill) => {
             "out of memory, but OOM kills are disabled here (oom_kill_disable)".to_owned()
         }
-        MonitorEvent::Oom(KillEvent::AttributionPending { .. })
+        MonitorEvent::Oom(KillEvent::AttributionPending { .. } | KillEvent::ByDaemon(_))
         | MonitorEvent::Flushed(_)
         | MonitorEvent::Unconfirmed => {
             return None;

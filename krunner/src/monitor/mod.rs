@@ -31,7 +31,7 @@ mod task;
 
 pub(crate) use attribution::correlate::Confidence;
 pub(crate) use attribution::correlate::Victim as TracedVictim;
-pub(crate) use attribution::kill_event::KillEvent;
+pub(crate) use attribution::kill_event::{DaemonKill, KillEvent};
 pub(crate) use attribution::memory_throttled::MemoryThrottled;
 pub(crate) use attribution::memory_warning::MemoryWarning;
 pub(crate) use attribution::oom_report::{KillEvidence, OomReport, ProcessInfo};

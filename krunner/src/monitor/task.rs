@@ -21,6 +21,7 @@ mod counted;
 mod delivered;
 mod hold;
 mod memory;
+mod queries;
 mod recorded;
 mod traced;
 
@@ -52,6 +53,8 @@ use crate::error::chain;
 use crate::sys;
 use delivered::{NodeSource, next_from_node};
 use memory::{DENSE_TICK, MemoryWatch};
+pub(super) use queries::FLUSH_DEADLINE;
+use queries::PendingQuery;
 use recorded::RecorderState;
 use traced::TracerState;
 
@@ -70,9 +73,6 @@ const IDLE_TICK: Duration = Duration::from_millis(250);
 
 /// Tick interval where the machine's tracer delivers kills, and memory usage hardly changes.
 const QUIET_TICK: Duration = Duration::from_secs(2);
-
-/// How long a query waits for OOM kills that cannot be reported yet. A victim of several GiB takes a second to exit.
-pub(super) const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
 pub(super) struct MonitorTask {
     engine: MonitorEngine,
@@ -108,14 +108,6 @@ pub(super) struct MonitorTask {
     is_stuck: bool,
     /// Number of dropped history records last logged.
     dropped_records: u64,
-}
-
-/// A query that waits until all OOM kills up to now have been reported.
-struct PendingQuery {
-    query: MonitorQuery,
-    /// The counter has not been read yet, because the sampler had locked it.
-    needs_count: bool,
-    until_ns: u64,
 }
 
 /// An input of the task.
@@ -293,25 +285,6 @@ impl MonitorTask {
         true
     }
 
-    /// Removes and returns the queries that can be answered now.
-    fn answerable(&mut self) -> Vec<MonitorQuery> {
-        if self.queries.is_empty() {
-            return Vec::new();
-        }
-        let now_ns = clock::boot_ns();
-        if self.queries.iter().any(|query| query.needs_count) && self.count_now() {
-            self.queries.iter_mut().for_each(|query| query.needs_count = false);
-        }
-        if self.queries.iter().any(|query| query.until_ns <= now_ns) {
-            self.engine.report_now(now_ns);
-        }
-        let is_flushed = !self.engine.has_unreported(now_ns)
-            && !self.traced.as_ref().is_some_and(TracerState::is_comparison_pending);
-        let is_answerable =
-            |pending: &mut PendingQuery| pending.until_ns <= now_ns || is_flushed && !pending.needs_count;
-        self.queries.extract_if(.., is_answerable).map(|pending| pending.query).collect()
-    }
-
     async fn handle_request(&mut self, request: MonitorRequest) {
         let now_ns = clock::boot_ns();
         match request {
@@ -332,13 +305,6 @@ impl MonitorTask {
             MonitorRequest::ExitedUnread { pid, end } => self.engine.child_exited_unseen(pid, end, now_ns),
             MonitorRequest::RecordTo(recorder) => self.recorded = Some(RecorderState::new(recorder)),
         }
-    }
-
-    /// Reads everything recorded so far and queues the query until it has been reported.
-    fn ask(&mut self, query: MonitorQuery) {
-        self.read_all();
-        let until_ns = clock::boot_ns().saturating_add(nanoseconds(FLUSH_DEADLINE));
-        self.queries.push(PendingQuery { query, needs_count: self.counter.is_some(), until_ns });
     }
 
     /// Processes all records in the ring buffers.

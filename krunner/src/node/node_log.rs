@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::names::{Owner, accountable};
-use crate::monitor::{Journal, OomReport, RateLimiter};
+use crate::monitor::{DaemonKill, Journal, OomReport, RateLimiter};
 use crate::writer::Writer;
 
 /// Containers with a budget of their own. Beyond that, the one whose last kill is the oldest starts anew.
@@ -36,6 +36,36 @@ impl NodeLog {
 
     /// Logs a kill, or counts it if its container has used up its budget. Returns whether it was logged.
     pub(super) fn kill(&mut self, report: &OomReport, owner: &Owner, now_ns: u64) -> bool {
+        let is_admitted = self.is_within_budget(report, owner, now_ns);
+        if is_admitted && let Ok(line) = serde_json::to_value(report) {
+            self.write_kill(line, owner);
+        }
+        is_admitted
+    }
+
+    /// Logs a kill by a user-space OOM killer. The budget is that of OOM kills.
+    pub(super) fn daemon_kill(&mut self, kill: &DaemonKill, owner: &Owner, now_ns: u64) {
+        let report = &kill.report;
+        if self.is_within_budget(report, owner, now_ns)
+            && let Ok(all) = serde_json::to_value(report)
+        {
+            let mut line = json!({ "event": "user_space_oom_kill", "daemon": kill.daemon });
+            for field in ["time", "victim", "ancestors", "cgroup"] {
+                line[field] = all[field].clone();
+            }
+            self.write_kill(line, owner);
+        }
+    }
+
+    fn write_kill(&self, mut line: Value, owner: &Owner) {
+        if !self.shows_command_lines {
+            without_command_lines(&mut line);
+        }
+        line["owner"] = json!(owner);
+        self.write(&line);
+    }
+
+    fn is_within_budget(&mut self, report: &OomReport, owner: &Owner, now_ns: u64) -> bool {
         let path = report.cgroup.as_ref().map_or("", |cgroup| cgroup.path.as_str());
         let container = accountable(path);
         if self.budgets.len() >= MAX_BUDGETS && !self.budgets.contains_key(container) {
@@ -45,15 +75,7 @@ impl NodeLog {
         let budget =
             budget.or_insert_with(|| Budget { limiter: RateLimiter::new(), owner: owner.clone(), last_kill_ns: 0 });
         budget.last_kill_ns = now_ns;
-        let is_admitted = budget.limiter.admit(now_ns, &report.victim.process.name);
-        if is_admitted && let Ok(mut line) = serde_json::to_value(report) {
-            if !self.shows_command_lines {
-                without_command_lines(&mut line);
-            }
-            line["owner"] = json!(owner);
-            self.write(&line);
-        }
-        is_admitted
+        budget.limiter.admit(now_ns, &report.victim.process.name)
     }
 
     /// Logs the kills that were only counted, if that is due.

@@ -222,6 +222,18 @@ impl Peers {
         delivered
     }
 
+    /// Queues a kill by a user-space OOM killer for all peers that may see it and have room. One that is left out is not missed: no
+    /// counter of the peer counts it.
+    pub(super) fn deliver_of_daemon(&mut self, daemon: &str, kill: &HostKill<'_>) {
+        for peer in self.by_id.values_mut().filter(|peer| peer.receives) {
+            let Some(view) = peer.scope.view(kill) else { continue };
+            let message = FromNode::DaemonKill { daemon: daemon.to_owned(), kill: Box::new(view) };
+            if !peer.queue(&self.queued_bytes, &message, 0) {
+                tracing::debug!("a kill by {daemon} was not delivered to PID {}: it does not read", peer.pid);
+            }
+        }
+    }
+
     /// Tells all peers that the tracer dropped records.
     pub(super) fn records_lost(&mut self, records: u64) {
         for peer in self.by_id.values_mut().filter(|peer| peer.receives) {

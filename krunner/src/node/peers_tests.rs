@@ -168,3 +168,24 @@ async fn what_a_lost_connection_did_not_take_is_told_to_the_next() {
     let hello = Reader::new(stream).read(|messages| !messages.is_empty()).await;
     assert_eq!(missed(&hello), 2000 - sent + unsent_kills);
 }
+
+#[tokio::test]
+async fn kill_by_a_user_space_oom_killer_goes_to_its_container_only_and_is_never_missed() {
+    let mut peers = Peers::default();
+    let (_id, mut stream, mut events) = connected(&mut peers);
+    greet(&mut peers, &mut stream, &mut events).await;
+    let report = report();
+    let (inside, outside) = (evidence(&[(40, 7)]), evidence(&[(41, 7)]));
+    for _ in 0..2 * QUEUED_FRAMES {
+        peers.deliver_of_daemon("nohang", &HostKill::new(&report, &outside, &find));
+        peers.deliver_of_daemon("earlyoom", &HostKill::new(&report, &inside, &find));
+    }
+    let mut reader = Reader::new(stream);
+    let first = reader.read(|messages| messages.len() > 1).await;
+    let [_, FromNode::DaemonKill { daemon, kill }, ..] = &first[..] else { panic!("{first:?}") };
+    assert_eq!((daemon.as_str(), kill.victims[0].process.pid), ("earlyoom", 7));
+    peers.alive();
+    let rest = reader.read(|messages| matches!(messages.last(), Some(FromNode::Alive))).await;
+    assert!(!rest.iter().any(|message| matches!(message, FromNode::DaemonKill { daemon, .. } if daemon != "earlyoom")));
+    assert_eq!(missed(&rest), 0, "no counter of the peer has them");
+}

@@ -24,7 +24,7 @@ use super::socket::{NodeListener, NodeSocketError};
 use crate::error::chain;
 use crate::monitor::node::{ALIVE_INTERVAL, FromNode, NodeStatus, VERSION, encode};
 use crate::monitor::{
-    Journal, JournalPath, KillEvent, Monitor, MonitorEvent, MonitorSetup, OomReport, TracerKind, boot_ns,
+    DaemonKill, Journal, JournalPath, KillEvent, Monitor, MonitorEvent, MonitorSetup, OomReport, TracerKind, boot_ns,
 };
 use crate::sys;
 use crate::tasks::TaskGroup;
@@ -275,6 +275,7 @@ impl NodeServer {
     fn event(&mut self, event: MonitorEvent) -> Result<(), ServeError> {
         match event {
             MonitorEvent::Oom(KillEvent::Report(report)) => self.kill(&report),
+            MonitorEvent::Oom(KillEvent::ByDaemon(kill)) => self.daemon_kill(&kill),
             MonitorEvent::Oom(KillEvent::RecordsLost { records }) => {
                 self.metrics.lost_records.inc_by(records);
                 self.unreported_losses += records;
@@ -310,6 +311,15 @@ impl NodeServer {
         if !self.log.kill(&as_the_victim_sees_it(report), &owner, boot_ns()) {
             self.metrics.suppressed.inc_by(victims);
         }
+    }
+
+    /// Not counted as an OOM kill, and no Event: the kernel killed nothing.
+    fn daemon_kill(&mut self, kill: &DaemonKill) {
+        let Some(evidence) = &kill.report.evidence else { return };
+        self.peers.deliver_of_daemon(kill.daemon, &HostKill::new(&kill.report, evidence, &find));
+        let cgroup = kill.report.cgroup.as_ref();
+        let owner = cgroup.map(|cgroup| self.names.owner(&cgroup.path)).unwrap_or_default();
+        self.log.daemon_kill(kill, &owner, boot_ns());
     }
 
     /// Whether it is time for another warning: peers connect again and again.

@@ -197,6 +197,8 @@ impl OomReporter {
     fn notice(&mut self, notice: &KillEvent, is_attached: bool) {
         let text = match notice {
             KillEvent::Report(report) => return self.report(report, is_attached),
+            // Of an engine that traces for others.
+            KillEvent::ByDaemon(_) => return,
             KillEvent::Warning(warning) => return self.warn(warning, is_attached),
             KillEvent::Throttled(throttled) => return self.report_throttled(throttled, is_attached),
             KillEvent::Suppressed(suppressed) => {

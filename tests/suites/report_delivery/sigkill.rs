@@ -1,8 +1,5 @@
 //! A SIGKILL that was not the OOM killer's is explained, in the step that it ended, and not called a lack of memory.
 
-use std::fs;
-use std::process::Command;
-
 use krunner_tests::{Transcript, proc, require, wait};
 use nix::sys::signal::Signal;
 
@@ -86,17 +83,10 @@ fn from_outside_snapshot() {
     require!(from_outside(Tracer::Snapshot));
 }
 
-/// A stand-in for earlyoom, which would kill on this machine: a shell of its name. The real one is tried in a virtual machine
-/// (`tests/vm/node`).
 fn by_an_oom_daemon() -> Result<(), String> {
     let mut session = session(Tracer::Bpf, |plan| plan)?;
     session.send("exec", "exec sleep 600");
-    let pid = sleeper(&session);
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let daemon = folder.path().join(DAEMON);
-    fs::copy("/bin/sh", &daemon).expect("a copy");
-    let status = Command::new(&daemon).args(["-c", &format!("kill -9 {pid}; exit $?")]).status().expect("it runs");
-    assert!(status.success(), "{status}");
+    proc::kill_as(DAEMON, sleeper(&session));
     let run = session.read_until(|message| message.kind == "finished").expect("the runner lives");
     assert_explained(Tracer::Bpf, &run, -9, &[SIGKILL_FROM, DAEMON, OOM_DAEMON]);
     Ok(())

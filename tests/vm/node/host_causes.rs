@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::command::{command, output, write};
 use crate::engine::{Container, Engine, KRUNNER, Launch};
 use crate::images::SESSION;
+use crate::served::NODE_SOCKET;
 use crate::session::Session;
 use crate::trial::{CAPABILITIES, NAME};
 use crate::{measured, older};
@@ -47,17 +48,25 @@ pub(crate) enum HostCause {
     Sibling,
     /// earlyoom sends SIGKILL before the kernel would.
     Earlyoom,
+    /// The same to a plain container, which a node serves.
+    EarlyoomBesideNode,
 }
 
 impl HostCause {
-    pub(crate) const ALL: [Self; 3] = [Self::Sysrq, Self::Sibling, Self::Earlyoom];
+    /// Those that need no node.
+    pub(crate) const ALONE: [Self; 3] = [Self::Sysrq, Self::Sibling, Self::Earlyoom];
 
     fn container(self) -> &'static str {
         match self {
             Self::Sysrq => "sysrq-f",
             Self::Sibling => "a sibling fills the pod",
             Self::Earlyoom => "earlyoom",
+            Self::EarlyoomBesideNode => "earlyoom, plain, the node in a unit",
         }
+    }
+
+    fn is_earlyoom(self) -> bool {
+        matches!(self, Self::Earlyoom | Self::EarlyoomBesideNode)
     }
 
     /// What selects it.
@@ -67,7 +76,7 @@ impl HostCause {
 
     /// Why this machine has no such killer; `None` if it has.
     pub(crate) fn impossible_because(self) -> Option<&'static str> {
-        matches!(self, Self::Earlyoom).then(older::refuses_to_ignore).flatten()
+        self.is_earlyoom().then(older::refuses_to_ignore).flatten()
     }
 
     pub(crate) fn run(self) -> ContainerOutcome {
@@ -76,9 +85,13 @@ impl HostCause {
 
     fn measure(self, outcome: &mut ContainerOutcome) -> Result<(), String> {
         const IN_POD: &[&str] = &["--cap-add", "BPF", "--cap-add", "PERFMON", "--cgroup-parent", POD];
-        let flags = if matches!(self, Self::Sibling) { IN_POD } else { CAPABILITIES };
+        let (flags, tracer) = match self {
+            Self::Sibling => (IN_POD, "bpf"),
+            Self::EarlyoomBesideNode => (NODE_SOCKET, "node"),
+            Self::Sysrq | Self::Earlyoom => (CAPABILITIES, "bpf"),
+        };
         let launch = Launch::Session { memory_mib: LIMIT_MIB, flags, command: &[KRUNNER, "app"] };
-        "bpf".clone_into(&mut outcome.tracer);
+        tracer.clone_into(&mut outcome.tracer);
         Engine::Docker.with(NAME, launch, |container| self.measure_in(container, outcome))
     }
 
@@ -92,7 +105,9 @@ impl HostCause {
         let is_right = match self {
             Self::Sysrq => outcome.kills == 1 && is_of_limit(&reports, "machine"),
             Self::Sibling => outcome.kills == 1 && is_of_limit(&reports, "above"),
-            Self::Earlyoom => outcome.kills == 0 && reports.is_empty() && output.contains(OF_EARLYOOM),
+            Self::Earlyoom | Self::EarlyoomBesideNode => {
+                outcome.kills == 0 && reports.is_empty() && output.contains(OF_EARLYOOM)
+            }
         };
         outcome.correct = u64::from(is_right) * outcome.reported;
         if is_right { Ok(()) } else { Err(format!("the step printed {output:?}; reports {reports:?}")) }
@@ -122,7 +137,7 @@ impl HostCause {
                 output(&mut command(&["systemctl", "set-property", "--runtime", POD, &limit]))?;
                 output(&mut command(SIBLING))?;
             }
-            Self::Earlyoom => {
+            Self::Earlyoom | Self::EarlyoomBesideNode => {
                 let victim = self.until_held()?;
                 let _killer = Ended(earlyoom()?);
                 let is_gone = || (!proc::is_alive(victim)).then_some(());

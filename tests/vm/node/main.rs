@@ -89,7 +89,7 @@ fn run() -> Result<(), String> {
     if is_wanted(&format!("{} {}", Engine::Cri.name(), group::CONTAINER)) {
         try_container(&mut node, group::run)?;
     }
-    for cause in HostCause::ALL.into_iter().filter(|cause| is_wanted(&cause.name())) {
+    for cause in HostCause::ALONE.into_iter().filter(|cause| is_wanted(&cause.name())) {
         if is_possible(&cause.name(), cause.impossible_because()) {
             try_container(&mut node, || cause.run())?;
         }

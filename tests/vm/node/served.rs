@@ -7,12 +7,13 @@ use krunner_tests::http;
 use krunner_tests::node_vm::NodeEvent;
 
 use crate::engine::{Engine, KRUNNER};
+use crate::host_causes::HostCause;
 use crate::monitor::{self, Monitor, Program};
 use crate::trial::{Trial, agent, pod, recipe, served};
-use crate::{emit, failed, report};
+use crate::{emit, failed, is_possible, report};
 
 /// The folder of the node's socket, as the recipes mount it.
-const SOCKET: &[&str] = &["--volume", "/run/krunner:/run/krunner:ro"];
+pub(crate) const NODE_SOCKET: &[&str] = &["--volume", "/run/krunner:/run/krunner:ro"];
 
 /// The port of the metrics in the recipes.
 const METRICS: u16 = 9464;
@@ -25,6 +26,8 @@ pub(crate) struct Node {
     recipe: &'static str,
     /// Each with the owner of its kills in the node's log.
     sessions: &'static [(Trial, Owner)],
+    /// What else happens to plain containers meanwhile.
+    causes: &'static [HostCause],
     /// Pods that its metrics must name; `None` if it serves no metrics.
     pods: Option<&'static [&'static str]>,
 }
@@ -56,9 +59,10 @@ pub(crate) const NODES: &[Node] = &[
             ),
             // The recipe mounts the files of Docker, and not those of the kubelet and of podman.
             (recipe(Engine::Cri, "session-with-node.yaml, the node in Docker", POD), named("containerd", None)),
-            (served(Engine::Podman, "plain, with a node", SOCKET), named("podman", None)),
-            (served(Engine::Rootless, "plain, with a node", SOCKET), named("podman", None)),
+            (served(Engine::Podman, "plain, with a node", NODE_SOCKET), named("podman", None)),
+            (served(Engine::Rootless, "plain, with a node", NODE_SOCKET), named("podman", None)),
         ],
+        causes: &[],
         pods: Some(&[]),
     },
     Node {
@@ -68,15 +72,17 @@ pub(crate) const NODES: &[Node] = &[
             (recipe(Engine::Cri, "session-with-node.yaml", POD), of_pod("session")),
             (pod("session-with-node.yaml, a second pod", POD, "another"), of_pod("another")),
         ],
+        causes: &[],
         pods: Some(&["session", "another"]),
     },
     Node {
         engine: Engine::Systemd,
         recipe: "systemd/krunner-node.service",
         sessions: &[
-            (served(Engine::Docker, "plain, the node in a unit", SOCKET), named("docker", Some("session"))),
-            (served(Engine::Podman, "plain, the node in a unit", SOCKET), named("podman", Some("session"))),
+            (served(Engine::Docker, "plain, the node in a unit", NODE_SOCKET), named("docker", Some("session"))),
+            (served(Engine::Podman, "plain, the node in a unit", NODE_SOCKET), named("podman", Some("session"))),
         ],
+        causes: &[HostCause::EarlyoomBesideNode],
         pods: None,
     },
 ];
@@ -92,6 +98,7 @@ impl Node {
     pub(crate) fn is_wanted(&self, is_wanted: impl Fn(&str) -> bool) -> bool {
         is_wanted(&monitor::name(self.engine, self.recipe))
             || self.sessions.iter().any(|(trial, _)| is_wanted(&trial.name()))
+            || self.causes.iter().any(|cause| is_wanted(&cause.name()))
     }
 
     /// Carries out the recipe and tries the sessions.
@@ -110,6 +117,10 @@ impl Node {
                 *expected.entry(*owner).or_default() += outcome.kills;
             }
             report(outcome);
+            node.take_note()?;
+        }
+        for cause in self.causes.iter().filter(|cause| is_possible(&cause.name(), cause.impossible_because())) {
+            report(cause.run());
             node.take_note()?;
         }
         let problems = [Self::compare_owners(&mut node, &expected), self.show(&node)];

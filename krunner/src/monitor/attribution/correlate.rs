@@ -30,7 +30,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::monitor::model::detection::TracerKind;
-use crate::monitor::model::event::{Actor, Kill, KillSender, KillSource, Mark, Trace, TraceEvent};
+use crate::monitor::model::event::{Actor, Kill, KillSource, Mark, Trace, TraceEvent};
 use crate::monitor::model::process::ProcessKey;
 
 const MS: u64 = 1_000_000;
@@ -96,22 +96,24 @@ pub(crate) struct Victim {
 pub(crate) enum Attribution {
     /// The OOM killer killed it.
     Oom(Box<Victim>),
-    /// Another process killed it: exit code 137, but not out of memory.
-    KilledByProcess {
-        /// The process that was killed.
-        process: ProcessKey,
-        /// The process's comm.
-        name: String,
-        /// The process that sent the signal.
-        by: KillSender,
-    },
+    /// Another process killed it: exit code 137, but not by the kernel's OOM killer.
+    KilledByProcess(Box<KilledByProcess>),
+}
+
+/// A process that another process killed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KilledByProcess {
+    /// The SIGKILL that ended it.
+    pub kill: Kill,
+    /// When the process exited, in nanoseconds since boot.
+    pub exited_at_boot_ns: u64,
 }
 
 impl Attribution {
     fn into_victim(self) -> Option<Victim> {
         match self {
             Self::Oom(victim) => Some(*victim),
-            Self::KilledByProcess { .. } => None,
+            Self::KilledByProcess(_) => None,
         }
     }
 }
@@ -409,7 +411,7 @@ impl Correlator {
             self.closed.pop_front();
         }
         self.closed.push_back(process);
-        Some(pending.into_attribution(process))
+        pending.into_attribution()
     }
 }
 
@@ -456,12 +458,13 @@ impl PendingKill {
         now_ns.saturating_sub(self.opened_ns) > patience_ns
     }
 
-    fn into_attribution(self, process: ProcessKey) -> Attribution {
+    /// `None` if there was no SIGKILL.
+    fn into_attribution(self) -> Option<Attribution> {
         let co_victim_of = self.first_victim();
-        match self.kill {
+        Some(match self.kill {
             None => {
-                let (name, by) = self.user_kill.map(Kill::into_name_and_sender).unwrap_or_default();
-                Attribution::KilledByProcess { process, name, by }
+                let killed = KilledByProcess { kill: self.user_kill?, exited_at_boot_ns: self.exit_ns? };
+                Attribution::KilledByProcess(Box::new(killed))
             }
             Some((killed_at_boot_ns, kill)) => Attribution::Oom(Box::new(Victim {
                 tracer: TracerKind::Bpf,
@@ -473,7 +476,7 @@ impl PendingKill {
                 killed_at_boot_ns,
                 exited_at_boot_ns: self.exit_ns,
             })),
-        }
+        })
     }
 }
 

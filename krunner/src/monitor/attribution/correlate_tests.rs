@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::monitor::model::event::{MemoryAtKill, ProcessExit};
+use crate::monitor::model::event::{KillSender, MemoryAtKill, ProcessExit};
 use Confidence::{CoVictim, Confirmed};
 use KillSource::{Kernel, User};
 
@@ -67,7 +67,7 @@ fn attributions(mut events: Vec<TraceEvent>) -> Vec<Attribution> {
 fn victims(attributions: &[Attribution]) -> Vec<(u32, Confidence)> {
     let victim = |attribution: &Attribution| match attribution {
         Attribution::Oom(victim) => Some((victim.kill.victim.pid, victim.confidence)),
-        Attribution::KilledByProcess { .. } => None,
+        Attribution::KilledByProcess(_) => None,
     };
     attributions.iter().filter_map(victim).collect()
 }
@@ -170,7 +170,7 @@ fn member_killed_by_its_init_belongs_to_the_group() {
         attributions(vec![first, mark(1, 7, SENDER), zap, mark(40, 8, SENDER), exit(50, 8), exit(60, 7)]);
     let with = attributions.iter().map(|attribution| match attribution {
         Attribution::Oom(victim) => (victim.kill.victim.pid, victim.co_victim_of.map(|first| first.pid)),
-        Attribution::KilledByProcess { .. } => panic!("{attribution:?}"),
+        Attribution::KilledByProcess(_) => panic!("{attribution:?}"),
     });
     assert_eq!(with.collect::<Vec<_>>(), [(8, Some(7)), (7, None)]);
 }
@@ -188,7 +188,7 @@ fn member_killed_with_its_parent_belongs_to_the_group() {
     let closed = |events: Vec<TraceEvent>| {
         let attributions = attributions(events).into_iter().map(|attribution| match attribution {
             Attribution::Oom(victim) => (victim.kill.victim.pid, Some(victim.confidence)),
-            Attribution::KilledByProcess { process, .. } => (process.pid, None),
+            Attribution::KilledByProcess(killed) => (killed.kill.victim.pid, None),
         });
         attributions.collect::<Vec<_>>()
     };
@@ -219,14 +219,9 @@ fn consecutive_kills_by_one_sender_are_separate() {
 #[test]
 fn sigkill_from_a_process_is_not_an_oom_kill() {
     let attributions = attributions(vec![kill(0, 7, User, 33), exit(1, 7)]);
-    assert_eq!(
-        attributions,
-        [Attribution::KilledByProcess {
-            process: process(7),
-            name: "victim".into(),
-            by: KillSender::Visible(actor(33))
-        }]
-    );
+    let [Attribution::KilledByProcess(killed)] = &attributions[..] else { panic!("{attributions:?}") };
+    assert_eq!((killed.kill.victim, killed.exited_at_boot_ns), (process(7), 1));
+    assert_eq!(killed.kill.clone().into_name_and_sender(), ("victim".into(), KillSender::Visible(actor(33))));
 }
 
 #[test]

@@ -26,7 +26,7 @@ mod memory;
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
-use super::correlate::{Attribution, Correlator, Victim};
+use super::correlate::{Attribution, Correlator, KilledByProcess, Victim};
 use super::history::History;
 use super::infer::{Attributed, Inference, UnattributedKills};
 use super::kill_event::KillEvent;
@@ -164,7 +164,7 @@ impl MonitorEngine {
         let mut scan = false;
         match &event.what {
             Trace::Lost { records, .. } => self.records_lost(*records),
-            Trace::Kill(kill) if is_of_interest(kill) => {
+            Trace::Kill(kill) if is_of_interest(kill) || self.is_others_daemon_kill(kill) => {
                 if let Some(facts) = facts {
                     self.keep_facts(kill.victim, facts);
                 }
@@ -323,10 +323,7 @@ impl MonitorEngine {
     fn attributed(&mut self, attribution: Attribution, now_ns: u64) {
         let victim = match attribution {
             Attribution::Oom(victim) => victim,
-            Attribution::KilledByProcess { process, name, by } => {
-                let victim = Actor { pid: process.pid, name };
-                return self.recent.add(process, now_ns, SigkillCause::Sent { victim, by });
-            }
+            Attribution::KilledByProcess(killed) => return self.killed_by_process(*killed, now_ns),
         };
         if !self.is_first_report(victim.kill.victim) {
             return;
@@ -362,6 +359,11 @@ impl MonitorEngine {
     }
 
     fn report(&mut self, victim: &Victim) {
+        let report = self.report_of(victim);
+        self.events.push(KillEvent::Report(Box::new(report)));
+    }
+
+    fn report_of(&mut self, victim: &Victim) -> OomReport {
         let members = self.take_members(victim.kill.victim);
         let keys: Vec<ProcessKey> = members.iter().map(|member| member.kill.victim).collect();
         let facts = self.facts.take(victim.kill.victim).unwrap_or_default();
@@ -378,8 +380,7 @@ impl MonitorEngine {
             lost_records: self.lost_records,
             largest,
         };
-        let report = OomReport::of_victim(victim, &members, &self.history, context).with_evidence(evidence);
-        self.events.push(KillEvent::Report(Box::new(report)));
+        OomReport::of_victim(victim, &members, &self.history, context).with_evidence(evidence)
     }
 
     /// Reports the processes that can be inferred as victims by now.
@@ -441,6 +442,16 @@ impl MonitorEngine {
         let (process, kill) = (victim.kill.victim, &victim.kill);
         let rss_bytes = victim_rss(&kill.memory, self.history.find(process).as_ref());
         self.remember_oom(process, &kill.name, rss_bytes, at_ns);
+    }
+
+    fn killed_by_process(&mut self, killed: KilledByProcess, now_ns: u64) {
+        if self.is_others_daemon_kill(&killed.kill) {
+            return self.report_daemon_kill(killed);
+        }
+        let process = killed.kill.victim;
+        let (name, by) = killed.kill.into_name_and_sender();
+        let victim = Actor { pid: process.pid, name };
+        self.recent.add(process, now_ns, SigkillCause::Sent { victim, by });
     }
 
     fn remember_oom(&mut self, process: ProcessKey, name: &str, rss_bytes: Option<u64>, now_ns: u64) {

@@ -1,7 +1,10 @@
 //! What a report says beside the victim's name is true at the moment of the kill.
 
+use super::super::delivered::{DeliveredProcess, DeliveredVictim};
 use super::*;
-use crate::monitor::model::event::{Exec, Fork};
+use crate::monitor::attribution::sigkill::SigkillCause;
+use crate::monitor::model::detection::TracerKind;
+use crate::monitor::model::event::{Exec, Fork, KillSource};
 
 /// The reports so far.
 fn reports(engine: &mut MonitorEngine) -> Vec<OomReport> {
@@ -222,4 +225,80 @@ fn process_killed_with_its_init_gets_that_cause() {
     assert!(cause(&engine).contains("the OOM killer killed PID 7 (init)"), "and after it: {}", cause(&engine));
     engine.tick(at + SECOND);
     assert_eq!(told_with_members(&mut engine), [(7, vec![])], "8 is no victim");
+}
+
+/// The SIGKILL of earlyoom, as `krunner node` records it.
+fn daemon_kill(at: u64, pid: u32) -> [TraceEvent; 2] {
+    let [mut kill, _, exit] = oom_kill(at, pid);
+    let Trace::Kill(killed) = &mut kill.what else { panic!("{kill:?}") };
+    (killed.source, killed.daemon) = (KillSource::User, Some("earlyoom"));
+    killed.sender = Some(Actor { pid: 33, name: "earlyoom".to_owned() });
+    [kill, exit]
+}
+
+#[test]
+fn kill_by_a_user_space_oom_killer_is_passed_on_to_the_victims_runner() {
+    let mut engine = engine();
+    engine.trace_for_others();
+    let [kill, exit] = daemon_kill(SECOND, 7);
+    let _ = engine.trace(&kill, Some(facts(1)), SECOND);
+    feed(&mut engine, &[exit], SECOND + MS);
+    let events = engine.take_events();
+    let [KillEvent::ByDaemon(kill)] = &events[..] else { panic!("{events:?}") };
+    let evidence = kill.report.evidence.as_ref().expect("evidence");
+    assert_eq!((kill.daemon, kill.report.victim.process.pid), ("earlyoom", 7));
+    assert_eq!(
+        (evidence.victims.len(), kill.report.cgroup.as_ref().map(|cgroup| cgroup.path.as_str())),
+        (1, Some("/a"))
+    );
+}
+
+#[test]
+fn delivered_kill_by_a_user_space_oom_killer_is_a_reason_and_no_report() {
+    for (daemon, expected) in [(Some("earlyoom"), KillSender::OomDaemon("earlyoom")), (None, KillSender::Outside)] {
+        let mut engine = engine();
+        engine.snapshot(&snapshot(SECOND, &[1], Duration::from_millis(1)), SECOND);
+        let whose = SigkillOf::Below { pid: 1 };
+        assert_eq!(engine.known_sigkill_cause(whose, 2 * SECOND), None);
+        engine.delivered_of_daemon(delivered(2 * SECOND, 7, 1), daemon, 2 * SECOND);
+        let victim = Actor { pid: 7, name: "hog".to_owned() };
+        let cause = SigkillCause::Sent { victim, by: expected };
+        assert_eq!(engine.known_sigkill_cause(whose, 2 * SECOND), Some(&cause), "though no scan saw the process");
+        assert_eq!(engine.take_events(), []);
+    }
+}
+
+/// Its shell ended before the node could look for it.
+#[test]
+fn victim_of_a_user_space_oom_killer_without_a_known_parent_may_be_of_any_step() {
+    for (daemon, is_known) in [(Some("earlyoom"), true), (None, false)] {
+        let mut engine = engine();
+        let mut kill = delivered(SECOND, 7, 1);
+        kill.processes[0].parent_pid = None;
+        engine.delivered_of_daemon(kill, daemon, SECOND);
+        let known = |now_ns| engine.known_sigkill_cause(SigkillOf::Below { pid: 5 }, now_ns).is_some();
+        assert_eq!([known(SECOND), known(5 * SECOND)], [is_known, false]);
+    }
+}
+
+/// A kill of a child of that parent, as the node delivers it.
+fn delivered(at_ns: u64, pid: u32, parent_pid: u32) -> DeliveredKill {
+    let kill = Kill::example(key(pid));
+    let exec = Exec { process: key(pid), name: "hog".to_owned(), cmdline: Vec::new(), cmdline_is_cut: false };
+    let victim = Victim {
+        tracer: TracerKind::Node,
+        kill,
+        confidence: Confidence::Confirmed,
+        co_victim_of: None,
+        is_group_kill: false,
+        trigger: None,
+        killed_at_boot_ns: at_ns,
+        exited_at_boot_ns: None,
+    };
+    DeliveredKill {
+        victims: vec![DeliveredVictim { victim, is_uncounted: false }],
+        left_out: 0,
+        processes: vec![DeliveredProcess { exec, parent_pid: Some(parent_pid), is_gone: true }],
+        facts: MemoryFacts::default(),
+    }
 }

@@ -10,6 +10,9 @@ use super::rate_limit::Suppressed;
 pub(crate) enum KillEvent {
     /// The OOM killer killed a process.
     Report(Box<OomReport>),
+    /// A user-space OOM killer of the machine killed a process. Only of an engine that traces for others: a runner remembers it as
+    /// the reason for an exit.
+    ByDaemon(Box<DaemonKill>),
     /// OOM kills beyond the rate limit, counted by name.
     Suppressed(Suppressed),
     /// The tracer dropped records; an OOM kill may have been missed.
@@ -35,4 +38,13 @@ pub(crate) enum KillEvent {
         /// The reason, where `/proc` hides processes; a sentence fragment.
         reason: Option<String>,
     },
+}
+
+/// A SIGKILL from a user-space OOM killer.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DaemonKill {
+    /// Name of the user-space OOM killer.
+    pub daemon: &'static str,
+    /// The kill, with its evidence. What it says about limits and triggers is empty: the kernel did not choose the victim.
+    pub report: OomReport,
 }

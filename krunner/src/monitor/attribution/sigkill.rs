@@ -58,6 +58,13 @@ pub(crate) enum SigkillCause {
     Unknown,
 }
 
+impl SigkillCause {
+    /// Whether a user-space OOM killer sent it.
+    pub(in crate::monitor) fn is_of_daemon(&self) -> bool {
+        matches!(self, Self::Sent { by: KillSender::OomDaemon(_), .. })
+    }
+}
+
 impl fmt::Display for SigkillCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -87,7 +87,7 @@ pub(crate) struct Kill {
     pub source: KillSource,
     /// The sending process. For an OOM kill, the process whose allocation failed.
     pub sender: Option<Actor>,
-    /// The user-space OOM killer that sent it, if that is not visible in krunner's PID namespace.
+    /// The user-space OOM killer that sent it, if that is not visible in krunner's PID namespace, or if krunner traces for others.
     #[serde(skip)]
     pub daemon: Option<&'static str>,
     /// The victim's memory when the signal was sent.
@@ -190,9 +190,8 @@ pub(crate) struct ChildExit {
 impl Kill {
     /// The victim's comm, and who sent it.
     pub(crate) fn into_name_and_sender(self) -> (String, KillSender) {
-        let invisible = || self.daemon.map_or(KillSender::Outside, KillSender::OomDaemon);
-        let sender = self.sender.map_or_else(invisible, KillSender::Visible);
-        (self.name, sender)
+        let named = || self.sender.map_or(KillSender::Outside, KillSender::Visible);
+        (self.name, self.daemon.map_or_else(named, KillSender::OomDaemon))
     }
 }
 

@@ -5,6 +5,8 @@
 
 use std::path::Path;
 
+use krunner_common::OomDaemon;
+
 use super::MonitorTask;
 use crate::error::chain;
 use crate::monitor::attribution::correlate::{Confidence, Victim};
@@ -45,6 +47,10 @@ impl NodeSource {
     pub(super) fn is_connected(&self) -> bool {
         self.is_connected
     }
+
+    fn times(&self) -> NodeTimes {
+        NodeTimes { offset_ns: self.boottime_offset_ns }
+    }
 }
 
 /// Waits for the node; forever if it is not used.
@@ -64,6 +70,7 @@ impl MonitorTask {
                 self.node_missed(missed);
             }
             NodeEvent::Kill(kill) => self.delivered(&kill),
+            NodeEvent::DaemonKill { daemon, kill } => self.delivered_of_daemon(&daemon, &kill),
             NodeEvent::Missed(kills) => self.node_missed(kills),
             // With a counter no kill is missing: those that are not delivered are inferred.
             NodeEvent::RecordsLost(_) if self.engine.is_counted() => self.engine.node_lost_kills(clock::boot_ns()),
@@ -113,10 +120,16 @@ impl MonitorTask {
         }
     }
 
+    fn delivered_of_daemon(&mut self, daemon: &str, kill: &NodeKill) {
+        let Some(node) = &self.node else { return };
+        let known = OomDaemon::ALL.iter().map(OomDaemon::name).find(|name| *name == daemon);
+        self.engine.delivered_of_daemon(node.times().kill(kill, MemoryFacts::default()), known, clock::boot_ns());
+    }
+
     fn delivered(&mut self, kill: &NodeKill) {
         let Some(node) = &self.node else { return };
         let now_ns = clock::boot_ns();
-        let times = NodeTimes { offset_ns: node.boottime_offset_ns };
+        let times = node.times();
         if self.held_until_ns.is_none()
             && let Some(patience) = self.charge.patience()
         {

@@ -109,11 +109,12 @@ impl TracerState {
 }
 
 impl MonitorTask {
-    /// Reads the memory facts of an OOM kill before the cgroup is removed.
+    /// Reads the memory facts of an OOM kill, also of one by a user-space OOM killer, before the cgroup is removed.
     pub(super) fn facts(&mut self, event: &TraceEvent) -> Option<MemoryFacts> {
         let Trace::Kill(kill) = &event.what else { return None };
         let may_open = self.held_until_ns.is_none();
-        self.traced.as_mut().filter(|_| is_of_interest(kill)).map(|traced| traced.facts(kill, may_open))
+        let is_wanted = is_of_interest(kill) || kill.daemon.is_some();
+        self.traced.as_mut().filter(|_| is_wanted).map(|traced| traced.facts(kill, may_open))
     }
 
     /// The victim of an OOM kill and whether the kernel kills the whole cgroup (`memory.oom.group`), if that can be read.

@@ -77,21 +77,30 @@ impl MonitorEngine {
     #[must_use]
     pub(in crate::monitor) fn sigkill_cause(&self, whose: SigkillOf, is_traced: bool, now_ns: u64) -> SigkillCause {
         let recently_ns = now_ns.saturating_sub(RECENT_NS);
-        let (pid, found) = match whose {
-            SigkillOf::Process { pid, since_boot_ns } => {
-                (pid, self.recent.find(since_boot_ns, |process| process.pid == pid))
-            }
-            SigkillOf::Below { pid } => {
-                let is_below = |process| self.history.chain(process, u64::MAX).iter().any(|known| known.key.pid == pid);
-                (pid, self.recent.find(recently_ns, is_below))
-            }
-        };
-        match (found, is_traced, self.is_counted) {
+        let (SigkillOf::Process { pid, .. } | SigkillOf::Below { pid }) = whose;
+        match (self.known_sigkill_cause(whose, now_ns), is_traced, self.is_counted) {
             (Some(cause), ..) => cause.clone(),
             (None, true, _) if self.correlator.is_killed_by_kernel(pid) => self.kernel_sigkill_cause(pid, recently_ns),
             (None, true, _) | (None, false, false) => SigkillCause::Unknown,
             (None, false, true) if self.counted_ns.is_some_and(|at_ns| at_ns >= recently_ns) => SigkillCause::MaybeOom,
             (None, false, true) => SigkillCause::NotOom,
+        }
+    }
+
+    /// The cause that was observed or delivered.
+    #[must_use]
+    pub(in crate::monitor) fn known_sigkill_cause(&self, whose: SigkillOf, now_ns: u64) -> Option<&SigkillCause> {
+        match whose {
+            SigkillOf::Process { pid, since_boot_ns } => self.recent.find(since_boot_ns, |process| process.pid == pid),
+            SigkillOf::Below { pid } => {
+                let recently_ns = now_ns.saturating_sub(RECENT_NS);
+                let chain = |process| self.history.chain(process, u64::MAX);
+                let is_below = |process| chain(process).iter().any(|known| known.key.pid == pid);
+                let of_unknown_parent = || self.recent.find(recently_ns, |process| chain(process).is_empty());
+                // The parent of what a user-space OOM killer killed may be gone when the machine's node looks for it.
+                let of_daemon = || of_unknown_parent().filter(|cause| cause.is_of_daemon());
+                self.recent.find(recently_ns, is_below).or_else(of_daemon)
+            }
         }
     }
 

@@ -87,6 +87,6 @@ pub(super) fn group_patience_ns(victim: &Victim) -> u64 {
 fn first_victim(attribution: &Attribution) -> Option<ProcessKey> {
     match attribution {
         Attribution::Oom(victim) => victim.co_victim_of,
-        Attribution::KilledByProcess { .. } => None,
+        Attribution::KilledByProcess(_) => None,
     }
 }

@@ -2,9 +2,9 @@
 //! the kernel's counter shows them before or after, or the node came too late and they were inferred.
 
 use super::{DeferredReport, KillEvent, MonitorEngine};
-use crate::monitor::attribution::correlate::{Attribution, Victim};
+use crate::monitor::attribution::correlate::{Attribution, KilledByProcess, Victim};
 use crate::monitor::explain::MemoryFacts;
-use crate::monitor::model::event::{Exec, Fork, ProcessExit, Trace, TraceEvent};
+use crate::monitor::model::event::{Exec, Fork, Kill, ProcessExit, Trace, TraceEvent};
 use crate::monitor::model::process::ProcessKey;
 
 /// All members of a kill arrive with it.
@@ -76,6 +76,20 @@ impl MonitorEngine {
         let scan = self.prepare_delivered(first.0, first.1, now_ns);
         self.attribute_delivered(first.0, victims, now_ns);
         scan
+    }
+
+    /// Handles a delivered kill by a user-space OOM killer. It is not reported, but the reason for an exit. `daemon` is `None` for one
+    /// that this release does not know.
+    pub(in crate::monitor) fn delivered_of_daemon(
+        &mut self,
+        kill: DeliveredKill,
+        daemon: Option<&'static str>,
+        now_ns: u64,
+    ) {
+        let Some(DeliveredVictim { victim, .. }) = kill.victims.into_iter().next() else { return };
+        self.merge_delivered(&kill.processes, victim.killed_at_boot_ns);
+        let killed = Kill { sender: None, daemon, ..victim.kill };
+        self.killed_by_process(KilledByProcess { kill: killed, exited_at_boot_ns: victim.killed_at_boot_ns }, now_ns);
     }
 
     /// Handles a kill that the counter counted before the own tracer took over, and that the tracer reports as well. It is not

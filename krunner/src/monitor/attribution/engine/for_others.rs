@@ -1,9 +1,12 @@
 //! What an engine does differently that traces for the runners of a machine (`krunner node`).
 
 use super::MonitorEngine;
-use crate::monitor::attribution::correlate::{Attribution, Victim};
+use crate::monitor::attribution::correlate::{Attribution, Confidence, KilledByProcess, Victim};
+use crate::monitor::attribution::kill_event::{DaemonKill, KillEvent};
 use crate::monitor::attribution::oom_report::KillEvidence;
 use crate::monitor::explain::MemoryFacts;
+use crate::monitor::model::detection::TracerKind;
+use crate::monitor::model::event::Kill;
 
 /// How long the report of a kill to another container waits for the victim's exit: a large victim takes a second or more to
 /// release its memory, and the runner that waits for the report infers the victim meanwhile.
@@ -26,6 +29,28 @@ impl MonitorEngine {
     /// Whether a victim waits that briefly.
     pub(super) fn is_busy_for_others(&self, now_ns: u64) -> bool {
         self.traces_for_others && self.correlator.has_pending_victim(now_ns)
+    }
+
+    /// Whether this is a kill by a user-space OOM killer, for the runners of a machine.
+    pub(super) fn is_others_daemon_kill(&self, kill: &Kill) -> bool {
+        self.traces_for_others && kill.daemon.is_some() && !kill.already_pending
+    }
+
+    pub(super) fn report_daemon_kill(&mut self, killed: KilledByProcess) {
+        let KilledByProcess { kill, exited_at_boot_ns } = killed;
+        let Some(daemon) = kill.daemon else { return };
+        let victim = Victim {
+            tracer: TracerKind::Bpf,
+            confidence: Confidence::Confirmed,
+            co_victim_of: None,
+            is_group_kill: false,
+            trigger: None,
+            killed_at_boot_ns: exited_at_boot_ns,
+            exited_at_boot_ns: Some(exited_at_boot_ns),
+            kill,
+        };
+        let report = self.report_of(&victim);
+        self.events.push(KillEvent::ByDaemon(Box::new(DaemonKill { daemon, report })));
     }
 
     /// What a report is made of, with the cgroup of each victim.

@@ -88,6 +88,13 @@ pub(crate) enum NodeEvent {
     },
     /// An OOM kill of this container.
     Kill(Box<NodeKill>),
+    /// A kill in this container by a user-space OOM killer of the host.
+    DaemonKill {
+        /// Name of its process.
+        daemon: String,
+        /// The kill, without limit and trigger.
+        kill: Box<NodeKill>,
+    },
     /// Kills that the node could not deliver.
     Missed(u64),
     /// Records that the node's tracer dropped; kills may be missing.
@@ -252,6 +259,7 @@ fn greeted(message: FromNode) -> Result<Option<NodeEvent>, NodeError> {
 fn event(message: FromNode) -> Option<NodeEvent> {
     match message {
         FromNode::Kill(kill) => Some(NodeEvent::Kill(kill)),
+        FromNode::DaemonKill { daemon, kill } => Some(NodeEvent::DaemonKill { daemon, kill }),
         FromNode::Missed { kills } => Some(NodeEvent::Missed(kills)),
         FromNode::RecordsLost { records } => Some(NodeEvent::RecordsLost(records)),
         // The end of the connection follows a refusal.

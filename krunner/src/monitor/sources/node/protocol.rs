@@ -5,6 +5,7 @@
 //!    │ ── Hello {protocol, wants} ──▶   │  who asks is read from the kernel, never from the message
 //!    │ ◀─ Hello {protocol, missed} ──   │  or Refused {reason}, and the connection ends
 //!    │ ◀─ Kill, Kill, ... ───────────   │  OOM kills within the scope of this peer, as they are attributed
+//!    │ ◀─ DaemonKill ────────────────   │  a SIGKILL from a user-space OOM killer of the host
 //!    │ ◀─ Missed {kills} ────────────   │  the peer read too slowly
 //!    │ ◀─ RecordsLost {records} ─────   │  the tracer dropped records
 //!    │ ◀─ Alive ─────────────────────   │  every [`ALIVE_INTERVAL`]
@@ -96,6 +97,13 @@ pub(crate) enum FromNode {
     },
     /// An OOM kill.
     Kill(Box<NodeKill>),
+    /// A user-space OOM killer of the host killed a process. No kernel counter of the peer counts it.
+    DaemonKill {
+        /// Name of its process.
+        daemon: String,
+        /// The kill, without limit and trigger.
+        kill: Box<NodeKill>,
+    },
     /// Kills were left out, because the peer did not read.
     Missed {
         /// The number of kills.
