@@ -101,6 +101,8 @@ pub(super) struct MonitorTask {
     is_count_due: bool,
     /// Read the counter at each tick until then.
     count_until_ns: u64,
+    /// Something was allocated that may stay.
+    is_reserve_used: bool,
     /// Deadline for the victim's memory to be freed.
     held_until_ns: Option<u64>,
     memory: MemoryWatch,
@@ -151,6 +153,7 @@ impl MonitorTask {
             queries: Vec::new(),
             is_count_due: false,
             count_until_ns: 0,
+            is_reserve_used: true,
             held_until_ns: None,
             memory: MemoryWatch::default(),
             is_stuck: false,
@@ -255,6 +258,7 @@ impl MonitorTask {
                 self.check_stuck();
                 self.sample_memory();
                 self.record_kills();
+                self.renew_reserve();
                 self.engine.tick(clock::boot_ns());
             }
         }
@@ -263,7 +267,9 @@ impl MonitorTask {
     /// Emits pending events and answers queries; `false` if the receiver is closed.
     async fn emit(&mut self) -> bool {
         let answered = self.answerable();
-        for notice in self.engine.take_events() {
+        let notices = self.engine.take_events();
+        self.is_reserve_used |= !answered.is_empty() || !notices.is_empty();
+        for notice in notices {
             if self.events.send(MonitorEvent::Oom(notice)).await.is_err() {
                 return false;
             }

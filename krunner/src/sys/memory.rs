@@ -108,6 +108,12 @@ pub(crate) fn reserve_heap() {
     }
 }
 
+/// Pre-faults the reserve of glibc again, of which allocations that stay have taken a part. Musl's has blocks of its own that keep it.
+pub(crate) fn renew_heap_reserve() {
+    #[cfg(target_env = "gnu")]
+    drop(touched(HEAP_RESERVE_BYTES));
+}
+
 /// Frees blocks but for the first one in each page, which keeps the page.
 #[cfg(not(target_env = "gnu"))]
 fn keep_pages(blocks: Vec<Vec<u8>>) {

@@ -6,6 +6,7 @@ use super::{MonitorTask, nanoseconds};
 use crate::monitor::attribution::engine::is_of_interest;
 use crate::monitor::model::clock;
 use crate::monitor::model::event::{Trace, TraceEvent};
+use crate::sys::memory;
 
 impl MonitorTask {
     /// Starts a hold at the first sign of an OOM kill at our own limit.
@@ -38,6 +39,14 @@ impl MonitorTask {
         let traced = &mut self.traced;
         let look = self.engine.resume(|cgroup_id| traced.as_mut()?.cgroup_facts(cgroup_id), now_ns);
         self.scan_if(look);
+    }
+
+    /// Restores the reserve of heap memory when there is room: the session's start, each step and each report take a part of it.
+    pub(super) fn renew_reserve(&mut self) {
+        if self.is_reserve_used && self.held_until_ns.is_none() && !self.charge.is_short() {
+            self.is_reserve_used = false;
+            memory::renew_heap_reserve();
+        }
     }
 
     /// Reports the condition once, until it is over.
