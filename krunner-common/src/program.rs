@@ -32,6 +32,9 @@ pub const EXEC: Program = Program { name: "process_exec", tracepoint: "sched_pro
 /// removed before user space looks them up have no name in reports.
 pub const CGROUP_MKDIR: Program = Program { name: "cgroup_mkdir", tracepoint: "cgroup_mkdir" };
 
+/// Records the SIGKILLs of the host's user-space OOM killers. Only in the object of `krunner node`, which can do without it.
+pub const DAEMON_SIGKILL: Program = Program { name: "daemon_sigkill", tracepoint: "signal_generate" };
+
 /// The required programs, in attach order: [`SIGKILL`] is attached before [`MARK_VICTIM`], so that every mark has its
 /// SIGKILL record.
 pub const ALL: [Program; 5] = [EXIT, SIGKILL, MARK_VICTIM, FORK, EXEC];

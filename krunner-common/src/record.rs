@@ -210,8 +210,8 @@ layout! {
         pub limit_usage_pages: u64,
         /// One of [`limit_kind`].
         pub limit_kind: u32,
-        /// Which [`OomDaemon`](crate::OomDaemon) the sender is, if it is not visible from our namespace; 0 for none. For
-        /// `krunner node`: if it is one of the host's.
+        /// Which [`OomDaemon`](crate::OomDaemon) the sender is, if it is not visible from our namespace; 0 for none. To
+        /// `krunner node` all senders are visible; it is set if this one runs on the host.
         pub sender_daemon: u32,
         /// The victim's command name.
         pub comm: [u8; COMM_BYTES],

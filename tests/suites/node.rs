@@ -220,7 +220,7 @@ fn kill_in_another_container_of_the_same_cgroup_has_no_victim_here() {
     assert_eq!((&peers[0]["sent"], &peers[0]["missed"]), (&json!(0), &json!(0)), "{peers}");
 }
 
-/// One tenant must not fill the ring buffer of all. The node does not record what a process sends at all.
+/// One tenant must not fill the ring buffer of all. The node records nothing that a process of a container sends.
 #[test]
 fn signals_of_a_tenant_take_no_room() {
     let (mut session, node) = require!(node_and_session(plain));

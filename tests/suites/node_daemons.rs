@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use krunner_tests::container::Spec;
 use krunner_tests::node::Node;
 use krunner_tests::{Transcript, proc, require, wait};
 use serde_json::Value;
@@ -62,12 +63,11 @@ fn step_that_the_machines_oom_daemon_kills_says_so() {
     }
 }
 
-/// Anyone may give a program this name. In a container it says nothing about the machine, and takes no room in the ring buffer.
-#[test]
-fn program_of_that_name_in_the_container_is_not_taken_for_the_machines() {
-    let (mut session, node) = require!(node_and_session(plain));
-    let step = "cp /bin/sh earlyoom; sleep 600 & ./earlyoom -c \"kill -9 $!\"; wait $!";
-    session.raw.op("exec", step);
+/// Anyone may give a program this name. In a container, and for a victim in the sender's own cgroup, it says nothing about the
+/// machine, and takes no room in the ring buffer.
+fn is_not_taken_for_the_machines(spec: fn() -> Spec) {
+    let (mut session, node) = require!(node_and_session(spec));
+    session.raw.op("exec", "cp /bin/sh earlyoom; sleep 600 & ./earlyoom -c \"kill -9 $!\"; wait $!");
     let run = session.raw.read_runs(1);
     let text = run.stderr();
     assert_eq!(run.codes(), [("finished", 137)], "{text}");
@@ -76,4 +76,14 @@ fn program_of_that_name_in_the_container_is_not_taken_for_the_machines() {
     session.kill(&format!("eat {TOO_MUCH}"), 1);
     wait::until_true("the report", || !session.reports().is_empty());
     assert_eq!(logged(&node, &session), [] as [Value; 0]);
+}
+
+#[test]
+fn program_of_that_name_in_a_container_is_not_taken_for_the_machines() {
+    is_not_taken_for_the_machines(plain);
+}
+
+#[test]
+fn program_of_that_name_in_the_hosts_pid_namespace_is_not_taken_for_the_machines() {
+    is_not_taken_for_the_machines(|| plain().host_pids());
 }

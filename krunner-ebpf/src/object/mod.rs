@@ -17,6 +17,8 @@ mod base;
 mod cgroup;
 mod cgroup_filter;
 mod cgroup_mkdir;
+#[cfg(feature = "namespaces")]
+mod daemon_sigkill;
 mod direct;
 mod globals;
 mod limit;

@@ -1,5 +1,6 @@
 //! `signal_generate`: records every SIGKILL to one of our processes, with the victim's memory usage, which is no longer
-//! available when it exits. For `krunner node`, which traces all tenants, only those of the kernel and of user-space OOM killers.
+//! available when it exits. For `krunner node`, which traces all tenants, only those that the kernel sends (`daemon_sigkill` has
+//! the others that it wants).
 //!
 //! Fires for every signal on the machine; the first check discards nearly all of them.
 
@@ -16,11 +17,11 @@ use super::limit::Limit;
 use super::ring::{self, Wake};
 use super::{cgroup, mark_victim, task};
 
-const SIGKILL: i32 = 9;
+pub(super) const SIGKILL: i32 = 9;
 
 /// `SEND_SIG_PRIV`, passed instead of a pointer to a siginfo if the kernel is the sender
 /// (include/linux/sched/signal.h).
-const SEND_SIG_PRIV: u64 = 1;
+pub(super) const SEND_SIG_PRIV: u64 = 1;
 
 #[raw_tracepoint(tracepoint = "signal_generate")]
 fn sigkill(ctx: RawTracePointContext) -> Option<()> {
@@ -42,7 +43,7 @@ fn sigkill(ctx: RawTracePointContext) -> Option<()> {
     // would be checked with all the rest.
     let limit = kept(&mut entry, if from_kernel { Limit::tightest(task) } else { Limit::NONE });
     let (sender_tgid, sender_comm) = task::name(task::current());
-    let sender_daemon = if from_kernel || is_named(sender_tgid) { 0 } else { daemon_of(task::current()) };
+    let sender_daemon = if from_kernel || sender_tgid != 0 { 0 } else { daemon_of(task::current()) };
     let from = if from_kernel { source::KERNEL } else { source::USER };
     let comm = task::leader(task).map(task::comm).unwrap_or_default();
     // Written in place: the stack has no space for a copy.
@@ -93,7 +94,7 @@ fn kept(entry: &mut MaybeUninit<Kill>, limit: Limit) -> Limit {
 
 /// The code of the user-space OOM killer that a task belongs to; 0 if it belongs to none. No other name leaves the kernel.
 #[inline(always)]
-fn daemon_of(task: Address) -> u32 {
+pub(super) fn daemon_of(task: Address) -> u32 {
     let comm = task::leader(task).and_then(task::comm_words).unwrap_or_default();
     let [first, second, third, fourth] = OomDaemon::ALL;
     match () {
@@ -106,22 +107,13 @@ fn daemon_of(task: Address) -> u32 {
 }
 
 /// Whether a SIGKILL from user space is recorded. One without an effect is not: anyone can send thousands a second to a zombie of
-/// theirs, or to the init process of their PID namespace, and would fill a ring buffer that others need. For the same reason
-/// `krunner node` records only those of the host's user-space OOM killers: a container may name its programs like them.
+/// theirs, or to the init process of their PID namespace, and would fill a ring buffer that others need.
 #[inline(always)]
 fn is_of_interest(outcome: u8) -> bool {
-    outcome != outcome::IGNORED
-        && outcome != outcome::ALREADY_PENDING
-        && (cfg!(not(feature = "namespaces")) || is_daemon_of_host(task::current()))
+    cfg!(not(feature = "namespaces")) && has_effect(outcome)
 }
 
 #[inline(always)]
-fn is_daemon_of_host(task: Address) -> bool {
-    task::is_in_initial_namespace(task) && daemon_of(task) != 0
-}
-
-/// Whether the sender is named in a report: it is one of ours. To `krunner node` all processes are.
-#[inline(always)]
-fn is_named(sender_tgid: u32) -> bool {
-    cfg!(not(feature = "namespaces")) && sender_tgid != 0
+pub(super) fn has_effect(outcome: u8) -> bool {
+    outcome != outcome::IGNORED && outcome != outcome::ALREADY_PENDING
 }

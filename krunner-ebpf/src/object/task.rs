@@ -119,6 +119,7 @@ pub(super) fn oom_score_adj(task: Address) -> i16 {
 }
 
 /// Whether a task is in no other PID namespace than the initial one.
+#[cfg(feature = "namespaces")]
 #[inline(always)]
 pub(super) fn is_in_initial_namespace(task: Address) -> bool {
     task.pointer(offset!(task_thread_pid)).and_then(|pid| pid.u32(offset!(pid_level))) == Some(0)

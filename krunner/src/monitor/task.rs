@@ -101,7 +101,7 @@ pub(super) struct MonitorTask {
     is_count_due: bool,
     /// Read the counter at each tick until then.
     count_until_ns: u64,
-    /// Something was allocated that may stay.
+    /// The heap's reserve may have become smaller.
     is_reserve_used: bool,
     /// Deadline for the victim's memory to be freed.
     held_until_ns: Option<u64>,
@@ -181,7 +181,7 @@ impl MonitorTask {
         let [mut busy, mut dense, mut idle, mut quiet] = [BUSY_TICK, DENSE_TICK, IDLE_TICK, QUIET_TICK].map(ticks);
         loop {
             let is_busy = self.is_busy();
-            let is_dense = self.memory.is_dense();
+            let is_dense = self.memory.is_dense() || !self.queries.is_empty();
             let is_quiet = self.is_quiet();
             let event = tokio::select! {
                 batch = next_batch(self.ring.as_deref_mut()) => batch.map_or_else(MonitorInput::TracerEnded, MonitorInput::Batch),
@@ -213,7 +213,7 @@ impl MonitorTask {
         self.held_until_ns.is_some()
             || self.is_count_due
             || clock::boot_ns() < self.count_until_ns
-            || !self.queries.is_empty()
+            || self.queries.iter().any(|query| query.is_urgent(clock::boot_ns()))
             || self.engine.is_busy(clock::boot_ns())
     }
 
@@ -293,6 +293,7 @@ impl MonitorTask {
 
     async fn handle_request(&mut self, request: MonitorRequest) {
         let now_ns = clock::boot_ns();
+        self.is_reserve_used = true;
         match request {
             MonitorRequest::AgentReportedKill => {
                 let is_delivered = self.node.as_ref().is_some_and(NodeSource::is_connected);
@@ -370,6 +371,7 @@ impl MonitorTask {
         });
         self.take_over_from_counter();
         self.set_fallback(!traced);
+        self.is_reserve_used = true;
         // Processes started while the programs were being loaded are in no record.
         self.scan_if(traced);
         if let Some(socket) = self.node_socket.take_if(|_| !traced) {

@@ -25,6 +25,8 @@ pub(super) struct NodeLog {
 
 struct Budget {
     limiter: RateLimiter,
+    /// For the kills of user-space OOM killers.
+    daemon_limiter: RateLimiter,
     owner: Owner,
     last_kill_ns: u64,
 }
@@ -36,17 +38,18 @@ impl NodeLog {
 
     /// Logs a kill, or counts it if its container has used up its budget. Returns whether it was logged.
     pub(super) fn kill(&mut self, report: &OomReport, owner: &Owner, now_ns: u64) -> bool {
-        let is_admitted = self.is_within_budget(report, owner, now_ns);
+        let is_admitted = self.budget(report, owner, now_ns).limiter.admit(now_ns, &report.victim.process.name);
         if is_admitted && let Ok(line) = serde_json::to_value(report) {
             self.write_kill(line, owner);
         }
         is_admitted
     }
 
-    /// Logs a kill by a user-space OOM killer. The budget is that of OOM kills.
+    /// Logs a kill by a user-space OOM killer. The budget is another one: such a killer may end all processes of a container.
     pub(super) fn daemon_kill(&mut self, kill: &DaemonKill, owner: &Owner, now_ns: u64) {
         let report = &kill.report;
-        if self.is_within_budget(report, owner, now_ns)
+        let budget = self.budget(report, owner, now_ns);
+        if budget.daemon_limiter.admit(now_ns, &report.victim.process.name)
             && let Ok(all) = serde_json::to_value(report)
         {
             let mut line = json!({ "event": "user_space_oom_kill", "daemon": kill.daemon });
@@ -65,23 +68,22 @@ impl NodeLog {
         self.write(&line);
     }
 
-    fn is_within_budget(&mut self, report: &OomReport, owner: &Owner, now_ns: u64) -> bool {
+    fn budget(&mut self, report: &OomReport, owner: &Owner, now_ns: u64) -> &mut Budget {
         let path = report.cgroup.as_ref().map_or("", |cgroup| cgroup.path.as_str());
         let container = accountable(path);
         if self.budgets.len() >= MAX_BUDGETS && !self.budgets.contains_key(container) {
             self.remove_oldest();
         }
         let budget = self.budgets.entry(container.to_owned());
-        let budget =
-            budget.or_insert_with(|| Budget { limiter: RateLimiter::new(), owner: owner.clone(), last_kill_ns: 0 });
+        let budget = budget.or_insert_with(|| Budget::of(owner.clone()));
         budget.last_kill_ns = now_ns;
-        budget.limiter.admit(now_ns, &report.victim.process.name)
+        budget
     }
 
     /// Logs the kills that were only counted, if that is due.
     pub(super) fn summaries(&mut self, now_ns: u64) {
         let due: Vec<Value> =
-            self.budgets.iter_mut().filter_map(|(container, budget)| budget.summary(container, now_ns)).collect();
+            self.budgets.iter_mut().flat_map(|(container, budget)| budget.summaries(container, now_ns)).collect();
         for line in &due {
             self.write(line);
         }
@@ -94,7 +96,7 @@ impl NodeLog {
         else {
             return;
         };
-        if let Some(line) = budget.summary(&container, u64::MAX) {
+        for line in budget.summaries(&container, u64::MAX) {
             self.write(&line);
         }
     }
@@ -112,13 +114,26 @@ impl NodeLog {
 }
 
 impl Budget {
-    /// The line about the kills that were only counted, if that is due.
-    fn summary(&mut self, container: &str, now_ns: u64) -> Option<Value> {
-        let suppressed = self.limiter.summary(now_ns)?;
-        let mut line = serde_json::to_value(suppressed).ok()?;
-        line["cgroup"] = json!(container);
-        line["owner"] = json!(self.owner);
-        Some(line)
+    fn of(owner: Owner) -> Self {
+        Self { limiter: RateLimiter::new(), daemon_limiter: RateLimiter::new(), owner, last_kill_ns: 0 }
+    }
+
+    /// The lines about the kills that were only counted, as far as they are due.
+    fn summaries(&mut self, container: &str, now_ns: u64) -> Vec<Value> {
+        let of_kernel = self.limiter.summary(now_ns).and_then(|suppressed| serde_json::to_value(suppressed).ok());
+        let of_daemons = self.daemon_limiter.summary(now_ns).and_then(|suppressed| {
+            let mut line = serde_json::to_value(suppressed).ok()?;
+            line["event"] = json!("user_space_oom_kills_suppressed");
+            Some(line)
+        });
+        let lines = of_kernel.into_iter().chain(of_daemons);
+        lines
+            .map(|mut line| {
+                line["cgroup"] = json!(container);
+                line["owner"] = json!(self.owner);
+                line
+            })
+            .collect()
     }
 }
 
@@ -165,6 +180,22 @@ mod tests {
         assert!((1..MAX_BUDGETS).contains(&logged), "{logged}");
         assert_eq!((loops(&mut log), log.budgets.len()), (0, 1));
         assert!(kill(&mut log, &path_of(2), 1));
+    }
+
+    #[test]
+    fn kills_of_a_user_space_oom_killer_have_a_budget_of_their_own() {
+        let mut log = log();
+        let owner = Owner::of_path(&path_of(1));
+        let mut report = report();
+        report.cgroup.as_mut().unwrap().path = path_of(1);
+        let daemon_kill = DaemonKill { daemon: "systemd-oomd", report };
+        (0..1000).for_each(|_| log.daemon_kill(&daemon_kill, &owner, 1));
+        assert!(kill(&mut log, &path_of(1), 1));
+        let budget = log.budgets.values_mut().next().unwrap();
+        let lines = budget.summaries("", u64::MAX);
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0]["event"], "user_space_oom_kills_suppressed");
+        assert!(lines[0]["count"].as_u64() > Some(500) && budget.summaries("", u64::MAX).is_empty(), "{lines:?}");
     }
 
     #[test]

@@ -106,6 +106,15 @@ struct ServedPeer {
     namespace: File,
 }
 
+/// Whose part of the queues a message needs room in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum QueueShare {
+    /// The peer's only: the message is short, and there are few of its kind.
+    Peer,
+    /// Its container's, too: a program there may cause any number of them.
+    Container,
+}
+
 /// What the server does after a greeting.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Greeted {
@@ -180,7 +189,7 @@ impl Peers {
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let hello = FromNode::Hello { protocol: VERSION, version, missed };
-        peer.queue(&self.queued_bytes, &hello, 0);
+        peer.queue(&self.queued_bytes, &hello);
         peer.receives = wants == Wants::Kills;
         if wants == Wants::Status { Greeted::SendStatus } else { Greeted::Accepted }
     }
@@ -193,7 +202,7 @@ impl Peers {
     /// Sends a message, after which the connection closes.
     pub(super) fn send_last(&mut self, id: u64, message: &FromNode) {
         if let Some(peer) = self.by_id.get_mut(&id) {
-            peer.queue(&self.queued_bytes, message, 0);
+            peer.queue(&self.queued_bytes, message);
         }
         // The connection ends once the queue's other end is dropped and empty.
         self.by_id.remove(&id);
@@ -207,11 +216,12 @@ impl Peers {
             let kills = view.victims.len() as u64;
             let bytes = encode(&FromNode::Kill(Box::new(view)));
             // Without room for the kill, no message says that it was missed: such messages would fill the queue as well.
-            let has_room = peer.has_room(&self.queued_bytes, bytes.len(), kills);
+            let has_room = peer.has_room(&self.queued_bytes, bytes.len(), QueueShare::Container);
             if has_room {
                 peer.tell_missed(&self.queued_bytes);
             }
-            if has_room && peer.untold == 0 && peer.queue_bytes(&self.queued_bytes, bytes, kills) {
+            if has_room && peer.untold == 0 && peer.queue_bytes(&self.queued_bytes, bytes, QueueShare::Container, kills)
+            {
                 peer.sent += kills;
                 delivered += 1;
             } else {
@@ -227,8 +237,8 @@ impl Peers {
     pub(super) fn deliver_of_daemon(&mut self, daemon: &str, kill: &HostKill<'_>) {
         for peer in self.by_id.values_mut().filter(|peer| peer.receives) {
             let Some(view) = peer.scope.view(kill) else { continue };
-            let message = FromNode::DaemonKill { daemon: daemon.to_owned(), kill: Box::new(view) };
-            if !peer.queue(&self.queued_bytes, &message, 0) {
+            let bytes = encode(&FromNode::DaemonKill { daemon: daemon.to_owned(), kill: Box::new(view) });
+            if !peer.queue_bytes(&self.queued_bytes, bytes, QueueShare::Container, 0) {
                 tracing::debug!("a kill by {daemon} was not delivered to PID {}: it does not read", peer.pid);
             }
         }
@@ -237,7 +247,7 @@ impl Peers {
     /// Tells all peers that the tracer dropped records.
     pub(super) fn records_lost(&mut self, records: u64) {
         for peer in self.by_id.values_mut().filter(|peer| peer.receives) {
-            peer.queue(&self.queued_bytes, &FromNode::RecordsLost { records }, 0);
+            peer.queue(&self.queued_bytes, &FromNode::RecordsLost { records });
         }
     }
 
@@ -245,7 +255,7 @@ impl Peers {
     pub(super) fn alive(&mut self) {
         for peer in self.by_id.values_mut().filter(|peer| peer.receives) {
             peer.tell_missed(&self.queued_bytes);
-            peer.queue(&self.queued_bytes, &FromNode::Alive, 0);
+            peer.queue(&self.queued_bytes, &FromNode::Alive);
         }
     }
 
@@ -283,28 +293,28 @@ impl Peers {
 impl ServedPeer {
     fn tell_missed(&mut self, all_queued: &AtomicUsize) {
         let missed = FromNode::Missed { kills: self.untold };
-        if self.untold > 0 && self.queue(all_queued, &missed, 0) {
+        if self.untold > 0 && self.queue(all_queued, &missed) {
             self.untold = 0;
         }
     }
 
-    /// Queues a message; `false` if there is no room.
-    fn queue(&mut self, all_queued: &AtomicUsize, message: &FromNode, kills: u64) -> bool {
-        self.queue_bytes(all_queued, encode(message), kills)
+    /// Queues a message that is no kill; `false` if there is no room.
+    fn queue(&mut self, all_queued: &AtomicUsize, message: &FromNode) -> bool {
+        self.queue_bytes(all_queued, encode(message), QueueShare::Peer, 0)
     }
 
-    /// Whether there is room for a message of this length. Messages without kills are short and few, and do not need room in the queue
-    /// of all peers.
-    fn has_room(&self, all_queued: &AtomicUsize, length: usize, kills: u64) -> bool {
+    /// Whether there is room for a message of this length.
+    fn has_room(&self, all_queued: &AtomicUsize, length: usize, share: QueueShare) -> bool {
         let free = ALL_QUEUED_BYTES.saturating_sub(all_queued.load(Ordering::Relaxed));
         self.frames.capacity() > 0
             && self.queued_bytes.load(Ordering::Relaxed) + length <= QUEUED_BYTES
-            && (kills == 0 || self.container_bytes.load(Ordering::Relaxed) + length <= free / CONTAINER_PART)
+            && (share == QueueShare::Peer
+                || self.container_bytes.load(Ordering::Relaxed) + length <= free / CONTAINER_PART)
     }
 
-    fn queue_bytes(&mut self, all_queued: &AtomicUsize, bytes: Vec<u8>, kills: u64) -> bool {
+    fn queue_bytes(&mut self, all_queued: &AtomicUsize, bytes: Vec<u8>, share: QueueShare, kills: u64) -> bool {
         let length = bytes.len();
-        let has_room = self.has_room(all_queued, length, kills);
+        let has_room = self.has_room(all_queued, length, share);
         let Some(room) = self.frames.try_reserve().ok().filter(|_| has_room) else { return false };
         for queued in [&self.queued_bytes, &self.container_bytes, all_queued] {
             queued.fetch_add(length, Ordering::Relaxed);

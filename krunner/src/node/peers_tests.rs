@@ -122,6 +122,8 @@ async fn container_with_many_connections_does_not_fill_the_queue_of_all() {
     let container = |number: u32| format!("/docker/{number:064x}");
     let storm = |peers: &mut Peers, namespaces: &[(u32, u32)]| {
         let (report, evidence) = (report(), evidence(namespaces));
+        (0..QUEUED_FRAMES / 2)
+            .for_each(|_| peers.deliver_of_daemon("earlyoom", &HostKill::new(&report, &evidence, &find)));
         (0..QUEUED_FRAMES).map(|_| peers.deliver(&HostKill::new(&report, &evidence, &find))).sum::<u64>()
     };
     let all = |peers: &Peers| peers.queued_bytes.load(Ordering::Relaxed);

@@ -21,7 +21,7 @@ use crate::error::{FatalError, chain};
 use crate::exit::Exit;
 use crate::process::{Console, Launcher};
 use crate::runtime::{Engine, Runtime};
-use crate::sys::memory::trim_heap;
+use crate::sys::memory;
 use crate::tasks::TaskGroup;
 use crate::transport::{Inbound, ReplySender};
 use crate::user_input::{InputWanted, UserInput};
@@ -331,7 +331,9 @@ impl Session {
             }
         }
         if self.steps.freed_memory() {
-            trim_heap();
+            memory::trim_heap();
+            // Trimming released the reserve, too.
+            memory::renew_heap_reserve();
         }
     }
 

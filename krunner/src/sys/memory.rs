@@ -108,7 +108,7 @@ pub(crate) fn reserve_heap() {
     }
 }
 
-/// Pre-faults the reserve of glibc again, of which allocations that stay have taken a part. Musl's has blocks of its own that keep it.
+/// Pre-faults glibc's reserve again: long-lived allocations use it up. On musl, blocks that are never freed keep it.
 pub(crate) fn renew_heap_reserve() {
     #[cfg(target_env = "gnu")]
     drop(touched(HEAP_RESERVE_BYTES));

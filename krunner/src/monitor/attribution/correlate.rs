@@ -105,6 +105,8 @@ pub(crate) enum Attribution {
 pub(crate) struct KilledByProcess {
     /// The SIGKILL that ended it.
     pub kill: Kill,
+    /// When SIGKILL was sent, in nanoseconds since boot.
+    pub killed_at_boot_ns: u64,
     /// When the process exited, in nanoseconds since boot.
     pub exited_at_boot_ns: u64,
 }
@@ -129,7 +131,7 @@ struct PendingKill {
     is_group_kill: Option<bool>,
     /// A SIGKILL from the kernel that arrived while another one was pending.
     late_kill: Option<(u64, Kill)>,
-    user_kill: Option<Kill>,
+    user_kill: Option<(u64, Kill)>,
     exit_ns: Option<u64>,
 }
 
@@ -306,7 +308,7 @@ impl Correlator {
         let group = self.group_of(kill, at_ns);
         let pending = self.pending(kill.victim, at_ns)?;
         match kill.source {
-            KillSource::User => pending.user_kill = Some(kill.clone()),
+            KillSource::User => pending.user_kill = Some((at_ns, kill.clone())),
             // The first SIGKILL counts. Another may follow when the init process of the PID namespace dies of the same kill
             // (`zap_pid_ns_processes`); the process has no memory left by then.
             KillSource::Kernel if pending.kill.is_none() => {
@@ -458,13 +460,13 @@ impl PendingKill {
         now_ns.saturating_sub(self.opened_ns) > patience_ns
     }
 
-    /// `None` if there was no SIGKILL.
+    /// `None` if the SIGKILL or the exit is missing.
     fn into_attribution(self) -> Option<Attribution> {
         let co_victim_of = self.first_victim();
         Some(match self.kill {
             None => {
-                let killed = KilledByProcess { kill: self.user_kill?, exited_at_boot_ns: self.exit_ns? };
-                Attribution::KilledByProcess(Box::new(killed))
+                let ((killed_at_boot_ns, kill), exited_at_boot_ns) = self.user_kill.zip(self.exit_ns)?;
+                Attribution::KilledByProcess(Box::new(KilledByProcess { kill, killed_at_boot_ns, exited_at_boot_ns }))
             }
             Some((killed_at_boot_ns, kill)) => Attribution::Oom(Box::new(Victim {
                 tracer: TracerKind::Bpf,

@@ -156,7 +156,7 @@ impl MonitorEngine {
         self.why_unattributed = Some(reason);
     }
 
-    /// Handles a tracer event. `facts` are the memory facts read for a [`KillSource::Kernel`] kill. Returns whether to scan
+    /// Handles a tracer event. `facts` are the memory facts read for a kill that may be reported. Returns whether to scan
     /// `/proc` now.
     #[must_use]
     pub(in crate::monitor) fn trace(&mut self, event: &TraceEvent, facts: Option<MemoryFacts>, now_ns: u64) -> bool {
@@ -164,7 +164,7 @@ impl MonitorEngine {
         let mut scan = false;
         match &event.what {
             Trace::Lost { records, .. } => self.records_lost(*records),
-            Trace::Kill(kill) if is_of_interest(kill) || self.is_others_daemon_kill(kill) => {
+            Trace::Kill(kill) if is_of_interest(kill) || self.is_daemon_kill_for_others(kill) => {
                 if let Some(facts) = facts {
                     self.keep_facts(kill.victim, facts);
                 }
@@ -445,7 +445,7 @@ impl MonitorEngine {
     }
 
     fn killed_by_process(&mut self, killed: KilledByProcess, now_ns: u64) {
-        if self.is_others_daemon_kill(&killed.kill) {
+        if self.is_daemon_kill_for_others(&killed.kill) {
             return self.report_daemon_kill(killed);
         }
         let process = killed.kill.victim;

@@ -276,6 +276,7 @@ fn victim_of_a_user_space_oom_killer_without_a_known_parent_may_be_of_any_step()
         let mut kill = delivered(SECOND, 7, 1);
         kill.processes[0].parent_pid = None;
         engine.delivered_of_daemon(kill, daemon, SECOND);
+        engine.snapshot(&snapshot(SECOND, &[5], Duration::from_millis(1)), SECOND);
         let known = |now_ns| engine.known_sigkill_cause(SigkillOf::Below { pid: 5 }, now_ns).is_some();
         assert_eq!([known(SECOND), known(5 * SECOND)], [is_known, false]);
     }

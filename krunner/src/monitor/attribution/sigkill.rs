@@ -133,10 +133,10 @@ impl RecentKills {
     pub(in crate::monitor) fn find(
         &self,
         since_boot_ns: u64,
-        is_it: impl Fn(ProcessKey) -> bool,
+        is_it: impl Fn(ProcessKey, &SigkillCause) -> bool,
     ) -> Option<&SigkillCause> {
         let mut recent = self.0.iter().rev().filter(|killed| killed.at_boot_ns >= since_boot_ns);
-        recent.find(|killed| is_it(killed.process)).map(|killed| &killed.cause)
+        recent.find(|killed| is_it(killed.process, &killed.cause)).map(|killed| &killed.cause)
     }
 }
 
@@ -159,7 +159,7 @@ mod tests {
         recent.add(key(7), 100, sent(7));
         recent.add(key(7), 200, SigkillCause::Kernel);
         recent.add(key(8), 300, sent(8));
-        let find = |pid, since| recent.find(since, |process| process.pid == pid);
+        let find = |pid, since| recent.find(since, |process, _| process.pid == pid);
         assert_eq!(find(7, 0), Some(&SigkillCause::Kernel));
         assert_eq!(find(7, 201), None, "too old");
         assert_eq!(find(9, 0), None);

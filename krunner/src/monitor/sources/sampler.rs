@@ -213,6 +213,8 @@ struct SamplerThread {
     last_scan: Instant,
     last_cost: Duration,
     is_scan_asked: bool,
+    /// A scan read every process, and no tick followed yet.
+    was_scanned: bool,
 }
 
 /// State of fallback mode.
@@ -255,6 +257,7 @@ impl SamplerThread {
             last_scan: now,
             last_cost: Duration::ZERO,
             is_scan_asked: false,
+            was_scanned: false,
         }
     }
 
@@ -354,6 +357,7 @@ impl SamplerThread {
         self.last_cost = Duration::ZERO;
         if let Some(snapshot) = self.seen(scan) {
             self.last_cost = snapshot.cost.cpu;
+            self.was_scanned = !self.scanner.has_many_processes();
             self.send(SamplerEvent::Snapshot(snapshot))?;
         }
         self.last_scan = Instant::now();
@@ -383,8 +387,9 @@ impl SamplerThread {
         if has_kills {
             self.charge.block_until_room();
         }
-        // In stand-by, scan and tick share a wake-up, and the scan has just read everything.
-        if mode == TickMode::Infer || has_kills || self.last_scan.elapsed() >= SHORTEST_PAUSE {
+        // In stand-by, scan and tick share a wake-up.
+        let was_scanned = std::mem::take(&mut self.was_scanned) && self.last_scan.elapsed() < SHORTEST_PAUSE;
+        if mode == TickMode::Infer || has_kills || is_running_out || !was_scanned {
             self.scan_partially()?;
         }
         let cost = clock::thread_cpu().saturating_sub(cpu_before);

@@ -101,6 +101,7 @@ impl MonitorTask {
     async fn node_changed(&mut self, is_connected: bool) {
         let Some(node) = &mut self.node else { return };
         node.is_connected = is_connected;
+        self.is_reserve_used = true;
         let why_not_bpf = node.why_not_bpf.clone();
         self.engine.node_delivers(is_connected, clock::boot_ns());
         if let Some(sampler) = &self.sampler {

@@ -41,7 +41,7 @@ impl MonitorTask {
         self.scan_if(look);
     }
 
-    /// Restores the reserve of heap memory when there is room: the session's start, each step and each report take a part of it.
+    /// Renews the heap's reserve if it was used and memory is available: the session's start, each step and each report use a part.
     pub(super) fn renew_reserve(&mut self) {
         if self.is_reserve_used && self.held_until_ns.is_none() && !self.charge.is_short() {
             self.is_reserve_used = false;

@@ -25,6 +25,12 @@ pub(super) struct PendingQuery {
 }
 
 impl PendingQuery {
+    /// Whether to look often. What the node delivers wakes the task up.
+    pub(super) fn is_urgent(&self, now_ns: u64) -> bool {
+        let is_explain = matches!(self.query, MonitorQuery::Explain { .. });
+        !is_explain || self.needs_count || now_ns >= self.awaits_node_until_ns
+    }
+
     /// Whether the machine's node may still deliver the cause of a SIGKILL.
     fn awaits_node(&self, engine: &MonitorEngine, now_ns: u64) -> bool {
         let MonitorQuery::Explain { whose, .. } = &self.query else { return false };

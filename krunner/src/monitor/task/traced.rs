@@ -113,7 +113,7 @@ impl MonitorTask {
     pub(super) fn facts(&mut self, event: &TraceEvent) -> Option<MemoryFacts> {
         let Trace::Kill(kill) = &event.what else { return None };
         let may_open = self.held_until_ns.is_none();
-        let is_wanted = is_of_interest(kill) || kill.daemon.is_some();
+        let is_wanted = is_of_interest(kill) || self.engine.is_daemon_kill_for_others(kill);
         self.traced.as_mut().filter(|_| is_wanted).map(|traced| traced.facts(kill, may_open))
     }
 

@@ -91,14 +91,20 @@ impl MonitorEngine {
     #[must_use]
     pub(in crate::monitor) fn known_sigkill_cause(&self, whose: SigkillOf, now_ns: u64) -> Option<&SigkillCause> {
         match whose {
-            SigkillOf::Process { pid, since_boot_ns } => self.recent.find(since_boot_ns, |process| process.pid == pid),
+            SigkillOf::Process { pid, since_boot_ns } => {
+                self.recent.find(since_boot_ns, |process, _| process.pid == pid)
+            }
             SigkillOf::Below { pid } => {
                 let recently_ns = now_ns.saturating_sub(RECENT_NS);
                 let chain = |process| self.history.chain(process, u64::MAX);
-                let is_below = |process| chain(process).iter().any(|known| known.key.pid == pid);
-                let of_unknown_parent = || self.recent.find(recently_ns, |process| chain(process).is_empty());
+                let is_below = |process, _: &SigkillCause| chain(process).iter().any(|known| known.key.pid == pid);
                 // The parent of what a user-space OOM killer killed may be gone when the machine's node looks for it.
-                let of_daemon = || of_unknown_parent().filter(|cause| cause.is_of_daemon());
+                let step = self.history.holder_of(pid, now_ns);
+                let may_be_below = |process: ProcessKey, cause: &SigkillCause| {
+                    let is_younger = step.is_none_or(|step| step.start_ticks <= process.start_ticks);
+                    cause.is_of_daemon() && is_younger && chain(process).is_empty()
+                };
+                let of_daemon = || self.recent.find(recently_ns, may_be_below);
                 self.recent.find(recently_ns, is_below).or_else(of_daemon)
             }
         }
@@ -107,7 +113,7 @@ impl MonitorEngine {
     /// Why the kernel killed a process that is not an OOM victim.
     fn kernel_sigkill_cause(&self, pid: u32, since_boot_ns: u64) -> SigkillCause {
         let is_oom = |init: u32| {
-            matches!(self.recent.find(since_boot_ns, |process| process.pid == init), Some(SigkillCause::Oom { .. }))
+            matches!(self.recent.find(since_boot_ns, |process, _| process.pid == init), Some(SigkillCause::Oom { .. }))
                 || self.correlator.is_marked(init)
         };
         self.correlator

@@ -78,7 +78,7 @@ impl MonitorEngine {
         scan
     }
 
-    /// Handles a delivered kill by a user-space OOM killer. It is not reported, but the reason for an exit. `daemon` is `None` for one
+    /// Handles a delivered kill by a user-space OOM killer. It is not reported; it explains an exit. `daemon` is `None` for one
     /// that this release does not know.
     pub(in crate::monitor) fn delivered_of_daemon(
         &mut self,
@@ -88,8 +88,12 @@ impl MonitorEngine {
     ) {
         let Some(DeliveredVictim { victim, .. }) = kill.victims.into_iter().next() else { return };
         self.merge_delivered(&kill.processes, victim.killed_at_boot_ns);
-        let killed = Kill { sender: None, daemon, ..victim.kill };
-        self.killed_by_process(KilledByProcess { kill: killed, exited_at_boot_ns: victim.killed_at_boot_ns }, now_ns);
+        // Nor is it inferred as the victim of an OOM kill that is counted at the same time.
+        let _ = self.is_first_report(victim.kill.victim);
+        let kill = Kill { sender: None, daemon, ..victim.kill };
+        let at_ns = victim.killed_at_boot_ns;
+        let exited_at_boot_ns = victim.exited_at_boot_ns.unwrap_or(at_ns);
+        self.killed_by_process(KilledByProcess { kill, killed_at_boot_ns: at_ns, exited_at_boot_ns }, now_ns);
     }
 
     /// Handles a kill that the counter counted before the own tracer took over, and that the tracer reports as well. It is not

@@ -32,20 +32,24 @@ impl MonitorEngine {
     }
 
     /// Whether this is a kill by a user-space OOM killer, for the runners of a machine.
-    pub(super) fn is_others_daemon_kill(&self, kill: &Kill) -> bool {
+    #[must_use]
+    pub(in crate::monitor) fn is_daemon_kill_for_others(&self, kill: &Kill) -> bool {
         self.traces_for_others && kill.daemon.is_some() && !kill.already_pending
     }
 
     pub(super) fn report_daemon_kill(&mut self, killed: KilledByProcess) {
-        let KilledByProcess { kill, exited_at_boot_ns } = killed;
+        let KilledByProcess { kill, killed_at_boot_ns, exited_at_boot_ns } = killed;
         let Some(daemon) = kill.daemon else { return };
+        // No limit was reached.
+        let cgroup = self.facts.take(kill.victim).and_then(|facts| facts.cgroup);
+        self.keep_facts(kill.victim, MemoryFacts { cgroup, ..MemoryFacts::default() });
         let victim = Victim {
             tracer: TracerKind::Bpf,
             confidence: Confidence::Confirmed,
             co_victim_of: None,
             is_group_kill: false,
             trigger: None,
-            killed_at_boot_ns: exited_at_boot_ns,
+            killed_at_boot_ns,
             exited_at_boot_ns: Some(exited_at_boot_ns),
             kill,
         };

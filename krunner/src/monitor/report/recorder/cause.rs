@@ -127,16 +127,14 @@ impl<'a> Evidence<'a> {
     }
 
     fn recorded_end(&self) -> Option<Finding> {
-        let reason = self.last_words(|record| match record {
-            Record::Goodbye { reason } => Some(reason),
-            _ => None,
-        })?;
+        let Record::Goodbye { reason } = self.last_event()? else { return None };
         Some(Finding::new(EndCause::Stopped, Certainty::Certain, reason.clone()))
     }
 
-    /// The reason in a record about the end. The monitor, which ends last, may have recorded a count after it.
-    fn last_words(&self, reason: impl Fn(&Record) -> Option<&String>) -> Option<&String> {
-        self.recording.events.iter().rev().find_map(|event| reason(&event.record))
+    /// The last event but for counts, which the monitor may record until the process exits.
+    fn last_event(&self) -> Option<&Record> {
+        let events = self.recording.events.iter().map(|event| &event.record);
+        events.rev().find(|record| !matches!(record, Record::OomKills { .. }))
     }
 
     /// The kernel counts an OOM kill for the victim's cgroup, whichever limit was reached (`__oom_kill_process`,
@@ -148,10 +146,7 @@ impl<'a> Evidence<'a> {
     }
 
     fn was_stopping(&self) -> Option<Finding> {
-        let reason = self.last_words(|record| match record {
-            Record::Stopping { reason } => Some(reason),
-            _ => None,
-        })?;
+        let Record::Stopping { reason } = self.last_event()? else { return None };
         let reason = format!("it was shutting down ({reason}) and was killed before it finished");
         Some(Finding::new(EndCause::KilledWhileStopping, Certainty::Likely, reason))
     }

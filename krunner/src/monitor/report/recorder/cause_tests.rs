@@ -61,6 +61,9 @@ fn count_that_the_monitor_recorded_after_the_end_began_changes_nothing() {
     let end = [Record::Goodbye { reason: "SIGTERM".into() }, Record::Stopping { reason: "SIGTERM".into() }];
     let causes = end.map(|end| found(&recording(&[10], vec![end, Record::OomKills { count: 3 }]), &counted(3)).0);
     assert_eq!(causes, [EndCause::Stopped, EndCause::KilledWhileStopping]);
+    let kill = Record::Kill { text: "a step's".into(), processes: 1 };
+    let killed_then = recording(&[99], vec![Record::Stopping { reason: "SIGTERM".into() }, kill]);
+    assert_eq!(found(&killed_then, &now()).0, EndCause::KilledAtLimit, "a kill says more");
 }
 
 #[test]

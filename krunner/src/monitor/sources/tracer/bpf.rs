@@ -223,6 +223,17 @@ fn load_with(target: &Target, facts: &KernelFacts, object: &Aligned<[u8]>) -> Re
         Ok(link) => links.push(link),
         Err(error) => tracing::debug!("{}: reports will not name short-lived cgroups", chain(&error)),
     }
+    if target.records_namespaces {
+        match link(&mut ebpf, &program::DAEMON_SIGKILL) {
+            Ok(link) => links.push(link),
+            Err(error) => {
+                tracing::warn!(
+                    "{}: SIGKILLs of user-space OOM killers (earlyoom, systemd-oomd) are not explained",
+                    chain(&error)
+                );
+            }
+        }
+    }
     Ok(Attached { kills, processes, lost, log, links })
 }
 
