@@ -178,8 +178,9 @@ fn run(
         return;
     };
     problems.extend(problem);
-    let _ = started.send(RecorderStart { path: Some(path), ended, problems });
+    // Before anyone knows of the start: kills from then on are waited for.
     let mut hold = charge.map_or_else(Hold::default, |charge| Hold::new(Arc::default(), Arc::clone(charge)));
+    let _ = started.send(RecorderStart { path: Some(path), ended, problems });
     let mut encoder = Encoder::new(format::Layout::STANDARD, header.nonce);
     for message in messages {
         let (at_boot_ns, unix_ns, mut record) = match message {
