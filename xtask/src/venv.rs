@@ -67,6 +67,9 @@ for requirement in sys.argv[1:]:
         sys.exit(f'{name} is {found}, not {wanted}')
 ";
 
+/// Compiles what a Jupyter kernel imports. The user of a container may not write here, and would compile it at each start.
+const KERNEL: &str = "import ipykernel.kernelapp";
+
 const STAMP: &str = ".made-from";
 
 const NO_INTERPRETER: &str = "no python3.11 with venv on this machine";
@@ -137,6 +140,7 @@ fn fill(folder: &Path, interpreter: &str) -> Result<PathBuf> {
         pip::install(&inside, options.chain([target.as_os_str()]).chain(requirements.iter().map(OsStr::new)))?;
     }
     check(&inside).with_context(|| format!("{} was made, and does not work", folder.display()))?;
+    run(Command::new(&inside).args(["-c", KERNEL]))?;
     fs::write(folder.join(STAMP), stamp())?;
     Ok(inside)
 }

@@ -132,6 +132,8 @@ pub(super) const NODE: Help = Help {
         "Kubernetes Events have names of programs, never command lines. The first OOM kill in a container is announced at once, further \
          ones together after 1, 2, 4, 8 and then every 10 minutes. The service account needs the permission `create` for `events` of the group \
          `events.k8s.io`.",
+        "A SIGKILL that a user-space OOM killer of the host (earlyoom, nohang, oomd, systemd-oomd) sends to another cgroup is a line \
+         `user_space_oom_kill`. It is no OOM kill in metrics and Events; in the container it explains the exit.",
         "Under systemd the node reports readiness and serves the watchdog (sd_notify(3)).",
     ],
     exits: &[(Exit::Ok, "stopped by SIGINT or SIGTERM"), (Exit::Failure, "eBPF or the socket cannot be used"), USAGE],
