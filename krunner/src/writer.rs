@@ -31,6 +31,9 @@ use tokio::time::timeout;
 /// Chunks queued for a slow file: at most 1 MiB, at 64 KiB each.
 const QUEUED_CHUNKS: usize = 16;
 
+/// Lines of a log that wait: one for each of a thousand containers. A line has 2 to 8 KiB.
+const QUEUED_LINES: usize = 1024;
+
 /// A log driver that is busy, restarts or rotates its files accepts bytes again within seconds. After this time the
 /// user's program should not wait any longer for what is only a copy.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -147,12 +150,24 @@ impl Writer {
     /// # Errors
     /// If the descriptor cannot be duplicated or the thread cannot be started.
     pub(crate) fn to_standard(stream: impl AsFd, name: &'static str) -> io::Result<Self> {
+        Self::to_stream(stream, name, QUEUED_CHUNKS)
+    }
+
+    /// The same for a log whose lines do not wait ([`Self::try_write`]): a burst of them has room.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) fn to_log(stream: impl AsFd, name: &'static str) -> io::Result<Self> {
+        Self::to_stream(stream, name, QUEUED_LINES)
+    }
+
+    fn to_stream(stream: impl AsFd, name: &'static str, queued: usize) -> io::Result<Self> {
         let file = File::from(stream.as_fd().try_clone_to_owned()?);
         let metadata = file.metadata()?;
         if metadata.file_type().is_char_device() && metadata.rdev() == DEV_NULL {
             return Ok(Self::discard());
         }
-        Self::to_file(file, name.to_owned())
+        Self::patient(file, name.to_owned(), queued, PATIENCE, &IS_HURRIED)
     }
 
     /// A writer to `file`; `name` is used in log messages.
@@ -160,16 +175,17 @@ impl Writer {
     /// # Errors
     /// If the thread cannot be started.
     pub(crate) fn to_file(file: impl Into<OwnedFd>, name: String) -> io::Result<Self> {
-        Self::patient(file, name, PATIENCE, &IS_HURRIED)
+        Self::patient(file, name, QUEUED_CHUNKS, PATIENCE, &IS_HURRIED)
     }
 
     fn patient(
         file: impl Into<OwnedFd>,
         name: String,
+        queued: usize,
         patience: Duration,
         is_hurried: &'static AtomicBool,
     ) -> io::Result<Self> {
-        let (jobs, queue) = mpsc::channel(QUEUED_CHUNKS);
+        let (jobs, queue) = mpsc::channel(queued);
         let (progress, name) = (Arc::new(WriterProgress::new(patience, is_hurried)), Arc::<str>::from(name));
         let thread =
             Thread { file: File::from(file.into()), name: Arc::clone(&name), queue, progress: Arc::clone(&progress) };
@@ -322,10 +338,21 @@ mod tests {
         assert!(!writer.flush(Duration::from_millis(50)).await);
     }
 
+    /// As many containers as a machine has lose a process at the same moment, while nobody reads.
+    #[test]
+    fn burst_of_log_lines_has_room() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let log = Writer::to_log(writer, "pipe").unwrap();
+        let line = Bytes::from(vec![b'x'; 4096]);
+        assert!((0..QUEUED_LINES).all(|_| log.try_write(line.clone())));
+        assert!(!(0..QUEUED_LINES).all(|_| log.try_write(line.clone())), "bounded");
+    }
+
     #[tokio::test]
     async fn a_file_that_takes_nothing_is_given_up_and_the_gap_is_told_there() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let writer = Writer::patient(writer, "pipe".into(), Duration::from_millis(200), &IS_HURRIED).unwrap();
+        let writer =
+            Writer::patient(writer, "pipe".into(), QUEUED_CHUNKS, Duration::from_millis(200), &IS_HURRIED).unwrap();
         let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
         let write_all = async {
             for _ in 0..1000 {
@@ -360,7 +387,7 @@ mod tests {
     async fn during_a_shutdown_a_blocked_file_is_given_up_soon() {
         static IS_STOPPING: AtomicBool = AtomicBool::new(false);
         let (_reader, writer) = io::pipe().unwrap();
-        let writer = Writer::patient(writer, "pipe".into(), 10 * DEADLINE, &IS_STOPPING).unwrap();
+        let writer = Writer::patient(writer, "pipe".into(), QUEUED_CHUNKS, 10 * DEADLINE, &IS_STOPPING).unwrap();
         let write_all = async {
             for _ in 0..100 {
                 writer.write(Bytes::from(vec![b'x'; 64 * 1024])).await;
@@ -375,7 +402,8 @@ mod tests {
     #[tokio::test]
     async fn a_slow_file_is_not_given_up() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let writer = Writer::patient(writer, "pipe".into(), Duration::from_secs(2), &IS_HURRIED).unwrap();
+        let writer =
+            Writer::patient(writer, "pipe".into(), QUEUED_CHUNKS, Duration::from_secs(2), &IS_HURRIED).unwrap();
         let read = thread::spawn(move || {
             let mut buffer = vec![0; 64 * 1024];
             let mut length = 0;

@@ -55,7 +55,7 @@ fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
         shows_command_lines: args.command_lines,
     };
     let stderr = Writer::to_standard(io::stderr(), "stderr").context("cannot use stderr")?;
-    let stdout = Writer::to_standard(io::stdout(), "stdout").context("cannot use stdout")?;
+    let stdout = Writer::to_log(io::stdout(), "stdout").context("cannot use stdout")?;
     logging::init(LOG_PREFIX, false, stderr.clone(), None);
     sys::memory::reserve_heap();
     in_runtime(async move {

@@ -20,9 +20,9 @@ use crate::monitor::sources::cgroup::charge::OwnCharge;
 use crate::tasks::{TaskGroup, blocking};
 use crate::user_folder::UserFolder;
 
-/// Lines that may wait for the disk. A burst of kills is rate-limited long before. Further lines are dropped and the loss is
-/// logged.
-const QUEUED_LINES: usize = 256;
+/// Lines that may wait for the disk: one for each of the containers that `krunner node` serves. A session's burst of kills is
+/// rate-limited long before. Further lines are dropped and the loss is logged.
+const QUEUED_LINES: usize = 1024;
 
 /// A journal of this size is renamed before the next line. It has several thousand reports.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
