@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::figures::{Figure, Results, median};
-use super::oom::{Cgroup, Sender, memory_mib, processor_seconds, wait_for};
+use super::oom::{Cgroup, Monitor, Sender, memory_mib, processor_seconds, wait_for};
 use super::sandbox::{Implementation, Ports, Programs, child_of, make_home};
 use crate::workspace::step;
 
@@ -117,8 +117,8 @@ impl Drop for Node {
     }
 }
 
-/// A runner as in a plain container. Dropping it kills it. The fields are dropped in this order.
-struct PlainRunner {
+/// A runner as in a container. Dropping it kills it. The fields are dropped in this order.
+struct SessionRunner {
     child: Child,
     folder: TempDir,
     ports: Ports,
@@ -127,8 +127,9 @@ struct PlainRunner {
     container: Cgroup,
 }
 
-impl PlainRunner {
-    fn start(programs: &Programs, number: usize, socket: &Path) -> Result<Self> {
+impl SessionRunner {
+    /// In a plain container with the node's socket, or in one with the capabilities for eBPF.
+    fn start(programs: &Programs, number: usize, socket: Option<&Path>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("krunner-bench-").tempdir()?;
         let ports = make_home(folder.path())?;
         // The record of kills is only kept where there is a place for it at the start.
@@ -138,13 +139,15 @@ impl PlainRunner {
         let mut command = Command::new("sh");
         command.args(["-c", r#"echo $$ > "$0"; exec "$@""#]).arg(cgroup.entrance());
         command.args(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-        command.args(["setpriv", "--bounding-set", "-sys_admin,-bpf,-perfmon"]);
+        if socket.is_some() {
+            command.args(["setpriv", "--bounding-set", "-sys_admin,-bpf,-perfmon"]);
+        }
         command.arg(&programs.krunner).arg("--root").arg(folder.path()).args(["c", "/usr/bin/gcc"]);
         command.current_dir(folder.path().join("home/work"));
         command.env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("LANG", "C.UTF-8");
         command.env("HOME", folder.path().join("home/work"));
-        command.env("KRUNNER_NODE_SOCKET", socket);
+        command.env("KRUNNER_NODE_SOCKET", socket.unwrap_or(Path::new("")));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Self { child: command.spawn()?, folder, ports, _cgroup: cgroup, container })
     }
@@ -153,13 +156,24 @@ impl PlainRunner {
         wait_for("a runner to listen", || TcpStream::connect(("127.0.0.1", self.ports.replin)).is_ok())
     }
 
+    fn pid(&self) -> Result<i32> {
+        child_of(self.child.id().cast_signed()).context("the runner is gone")
+    }
+
     fn processor_seconds(&self) -> Result<f64> {
-        let runner = child_of(self.child.id().cast_signed()).context("the runner is gone")?;
-        processor_seconds(nix::unistd::Pid::from_raw(runner))
+        processor_seconds(nix::unistd::Pid::from_raw(self.pid()?))
+    }
+
+    fn wait_until_it_traces(&self) -> Result<()> {
+        let descriptors = PathBuf::from(format!("/proc/{}/fd", self.pid()?));
+        let is_ring =
+            |entry: fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().contains("bpf-map"));
+        let traces = || fs::read_dir(&descriptors).is_ok_and(|all| all.flatten().any(is_ring));
+        wait_for("a runner to trace", traces)
     }
 }
 
-impl PlainRunner {
+impl SessionRunner {
     fn kill(&mut self) {
         // Takes the namespace with it.
         let _ = self.child.kill();
@@ -167,7 +181,7 @@ impl PlainRunner {
     }
 }
 
-impl Drop for PlainRunner {
+impl Drop for SessionRunner {
     fn drop(&mut self) {
         self.kill();
     }
@@ -175,7 +189,7 @@ impl Drop for PlainRunner {
 
 /// The plain containers of a machine, all connected to its node.
 struct Machine {
-    runners: Vec<PlainRunner>,
+    runners: Vec<SessionRunner>,
     node: Node,
 }
 
@@ -199,7 +213,7 @@ impl Machine {
         let node = Node::start(programs)?;
         let mut runners = Vec::new();
         for number in 0..containers {
-            runners.push(PlainRunner::start(programs, number, &node.socket())?);
+            runners.push(SessionRunner::start(programs, number, Some(&node.socket()))?);
         }
         for runner in &runners {
             runner.wait_until_it_listens()?;
@@ -245,7 +259,7 @@ fn p99(sorted: &[f64]) -> f64 {
 /// The milliseconds from the exit to the report of each of [`KILLS`] kills, one after another, in a runner that reported this many
 /// before; sorted.
 #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
-fn latencies(programs: &Programs, runner: &PlainRunner, earlier: usize) -> Result<Vec<f64>> {
+fn latencies(programs: &Programs, runner: &SessionRunner, earlier: usize) -> Result<Vec<f64>> {
     let cgroup = runner.container.below_for_victims()?;
     let logs = runner.folder.path().join("home/work/.logs");
     let line = format!("i=0; while [ $i -lt {KILLS} ]; do {}; sleep 0.12; i=$((i+1)); done", cgroup.victim());
@@ -336,16 +350,46 @@ fn loads(programs: &Programs, results: &mut Results) -> Result<()> {
             fastest(with) * 1e3
         ));
     }
+    compare(programs, results)?;
     if let Some([runners, node]) = idle {
         results.note(format!("idle: {CONTAINERS} runners use {runners:.1} % of a processor, the node {node:.1} %"));
     }
     Ok(())
 }
 
+/// For comparison: the loads beside one monitor, and beside as many runners that trace each for itself.
+fn compare(programs: &Programs, results: &mut Results) -> Result<()> {
+    let mut note = |what: &str, without: &Loads, with: &Loads| -> Result<()> {
+        let slower = |with: &[f64], without: &[f64]| -> Result<f64> {
+            let (with, without) = median(with).zip(median(without)).context("no runs")?;
+            Ok((with / without - 1.0) * 100.0)
+        };
+        let (forks, make) = (slower(&with.forks, &without.forks)?, slower(&with.make, &without.make)?);
+        results.note(format!("beside {what}: forks {forks:+.1} %, make {make:+.1} %"));
+        Ok(())
+    };
+    let [mut without, mut with] = [Loads::new()?, Loads::new()?];
+    without.run(RUNS)?;
+    let monitor = Monitor::start(&programs.krunner)?;
+    with.run(RUNS)?;
+    drop(monitor);
+    note("one monitor", &without, &with)?;
+    let [mut without, mut with] = [Loads::new()?, Loads::new()?];
+    without.run(RUNS)?;
+    let runners =
+        (0..CONTAINERS).map(|number| SessionRunner::start(programs, number, None)).collect::<Result<Vec<_>>>()?;
+    for runner in &runners {
+        runner.wait_until_it_listens()?;
+        runner.wait_until_it_traces()?;
+    }
+    with.run(RUNS)?;
+    note(&format!("{CONTAINERS} runners with eBPF"), &without, &with)
+}
+
 /// What all runners together use of a processor, and the node.
 fn idle_percent(machine: &Machine) -> Result<[f64; 2]> {
     let used = || -> Result<[f64; 2]> {
-        let runners = machine.runners.iter().map(PlainRunner::processor_seconds).sum::<Result<f64>>()?;
+        let runners = machine.runners.iter().map(SessionRunner::processor_seconds).sum::<Result<f64>>()?;
         Ok([runners, processor_seconds(machine.node.pid())?])
     };
     // Not the start itself.

@@ -78,13 +78,13 @@ pub(super) fn run(programs: &Programs, results: &mut Results) -> Result<()> {
 }
 
 /// A running `krunner monitor`, which is only the tracer.
-struct Monitor {
+pub(super) struct Monitor {
     child: Child,
     attached_ms: f64,
 }
 
 impl Monitor {
-    fn start(krunner: &Path) -> Result<Self> {
+    pub(super) fn start(krunner: &Path) -> Result<Self> {
         let began = Instant::now();
         let mut child = Command::new(krunner).args(["monitor", "--json"]).stdout(Stdio::piped()).spawn()?;
         let mut first = String::new();
