@@ -15,6 +15,7 @@ use super::connection::{self, ConnectionChange, ConnectionEvent};
 use super::identity::{HostIdentity, IdentityError, PeerIdentity, identity_at, identity_of};
 use super::metrics::{self, Metrics};
 use super::name_files::NameFiles;
+use super::names::Owner;
 use super::node_log::NodeLog;
 use super::notify;
 use super::peers::{Greeted, Peers, Refusal};
@@ -303,7 +304,7 @@ impl NodeServer {
         let kill = HostKill::new(report, evidence, &find);
         self.peers.deliver(&kill);
         let victims = kill.victims();
-        let owner = report.cgroup.as_ref().map(|cgroup| self.names.owner(&cgroup.path)).unwrap_or_default();
+        let owner = self.owner(report);
         self.metrics.kill(report, &owner, victims);
         if let Some(events) = &mut self.pod_events {
             events.kill(&kill, &owner);
@@ -317,9 +318,12 @@ impl NodeServer {
     fn daemon_kill(&mut self, kill: &DaemonKill) {
         let Some(evidence) = &kill.report.evidence else { return };
         self.peers.deliver_of_daemon(kill.daemon, &HostKill::new(&kill.report, evidence, &find));
-        let cgroup = kill.report.cgroup.as_ref();
-        let owner = cgroup.map(|cgroup| self.names.owner(&cgroup.path)).unwrap_or_default();
+        let owner = self.owner(&kill.report);
         self.log.daemon_kill(kill, &owner, boot_ns());
+    }
+
+    fn owner(&mut self, report: &OomReport) -> Owner {
+        report.cgroup.as_ref().map(|cgroup| self.names.owner(&cgroup.path)).unwrap_or_default()
     }
 
     /// Whether it is time for another warning: peers connect again and again.

@@ -340,8 +340,8 @@ fn loads(programs: &Programs, results: &mut Results) -> Result<()> {
         (Figure::NodeForks, "3,000 forks", &with.forks, &without.forks),
         (Figure::NodeMake, "make -j2 of 60 files", &with.make, &without.make),
     ] {
-        let (Some(with_mid), Some(without_mid)) = (median(with), median(without)) else { bail!("no runs") };
-        results.add(figure, Implementation::Krunner, (with_mid / without_mid - 1.0) * 100.0);
+        let (with_mid, without_mid) = median(with).zip(median(without)).context("no runs")?;
+        results.add(figure, Implementation::Krunner, slower_percent(with_mid, without_mid));
         results.note(format!(
             "{name}: median {:.0} ms with none, {:.0} ms beside {CONTAINERS} runners and the node; fastest {:.0} and {:.0} ms",
             without_mid * 1e3,
@@ -357,12 +357,15 @@ fn loads(programs: &Programs, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
+fn slower_percent(with: f64, without: f64) -> f64 {
+    (with / without - 1.0) * 100.0
+}
+
 /// For comparison: the loads beside one monitor, and beside as many runners that trace each for itself.
 fn compare(programs: &Programs, results: &mut Results) -> Result<()> {
     let mut note = |what: &str, without: &Loads, with: &Loads| -> Result<()> {
-        let slower = |with: &[f64], without: &[f64]| -> Result<f64> {
-            let (with, without) = median(with).zip(median(without)).context("no runs")?;
-            Ok((with / without - 1.0) * 100.0)
+        let slower = |with: &[f64], without: &[f64]| {
+            median(with).zip(median(without)).map(|(with, without)| slower_percent(with, without)).context("no runs")
         };
         let (forks, make) = (slower(&with.forks, &without.forks)?, slower(&with.make, &without.make)?);
         results.note(format!("beside {what}: forks {forks:+.1} %, make {make:+.1} %"));

@@ -241,12 +241,15 @@ fn kill_by_a_user_space_oom_killer_is_passed_on_to_the_victims_runner() {
     let mut engine = engine();
     engine.trace_for_others();
     let [kill, exit] = daemon_kill(SECOND, 7);
-    let _ = engine.trace(&kill, Some(facts(1)), SECOND);
+    // What a kill without a limit of its own gets.
+    let limit = Some(LimitHit::traced(None, |_| panic!("no cgroup"), None, false));
+    let _ = engine.trace(&kill, Some(MemoryFacts { limit, ..facts(1) }), SECOND);
     feed(&mut engine, &[exit], SECOND + MS);
     let events = engine.take_events();
     let [KillEvent::ByDaemon(kill)] = &events[..] else { panic!("{events:?}") };
     let evidence = kill.report.evidence.as_ref().expect("evidence");
     assert_eq!((kill.daemon, kill.report.victim.process.pid), ("earlyoom", 7));
+    assert_eq!((&evidence.facts.limit, evidence.victims[0].killed_at_boot_ns), (&None, SECOND), "no limit was reached");
     assert_eq!(
         (evidence.victims.len(), kill.report.cgroup.as_ref().map(|cgroup| cgroup.path.as_str())),
         (1, Some("/a"))
