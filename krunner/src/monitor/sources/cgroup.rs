@@ -17,6 +17,7 @@ mod files;
 pub(in crate::monitor) mod fuzzing;
 pub(in crate::monitor) mod limits;
 pub(in crate::monitor) mod members;
+mod monotonic_count;
 pub(in crate::monitor) mod names;
 mod swap;
 mod uncounted;

@@ -21,23 +21,21 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::files::{available_bytes, folders, inode, max_counted_cgroups, open, text, value};
+use super::files::{available_bytes, folders, inode, max_counted_cgroups, open, text};
 use super::limits::LimitCounters;
+use super::monotonic_count::MonotonicCount;
 use super::swap::SwapInUse;
 use super::usage::UsageSource;
 use super::{Cgroup, MemcgFiles, V2, number};
-use crate::monitor::explain::{CgroupView, Count, FailedCharges, GroupKill, Kills, LimitScope};
+use crate::monitor::explain::{CgroupView, Count, FailedCharges, Kills, LimitScope};
 use crate::monitor::model::cgroup::CgroupFacts;
 use crate::monitor::model::{LimitKind, clock};
 use crate::monitor::sources::schedule::TickMode;
-
-/// How long after its group the next member may be counted.
-const MEMBERS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Buffer size: enough for `memory.events`, `memory.oom_control` and the first half of `vmstat`.
 const TEXT_BYTES: usize = 8 * 1024;
@@ -90,19 +88,6 @@ struct CounterLevel {
     room_bytes: Option<u64>,
     /// Memory charged to the same limit by other cgroups.
     beside_bytes: u64,
-}
-
-/// A monotonic counter of OOM kills.
-#[derive(Debug)]
-struct MonotonicCount {
-    file: File,
-    last: Option<u64>,
-    /// v2, which can kill all members of a cgroup at once.
-    may_be_group: bool,
-    /// `oom_group_kill`, since Linux 5.17: the number of group kills.
-    last_groups: Option<u64>,
-    /// A group was counted after its first member, and no other member yet.
-    group_begun: Option<Instant>,
 }
 
 impl KillCounter {
@@ -241,7 +226,7 @@ impl KillCounter {
     fn grown(&mut self) -> Vec<Kills> {
         let mut kills = Vec::new();
         let buffer = &mut self.buffer;
-        if let Some((number, group)) = self.vmstat.as_mut().and_then(|total| total.grown(buffer)) {
+        if let Some((number, group)) = self.vmstat.as_mut().and_then(|total| total.increase(buffer)) {
             let cgroup = self.cgroup.as_ref().map(Cgroup::facts);
             kills.push(Kills::new(number, group, cgroup));
         }
@@ -249,7 +234,7 @@ impl KillCounter {
         for level in &mut self.levels {
             let of_level = (level.limit_bytes, level.usage_bytes(buffer).map(|bytes| bytes + level.beside_bytes));
             let above = *own.get_or_insert(of_level);
-            if let Some((number, group)) = level.events.as_mut().and_then(|total| total.grown(buffer)) {
+            if let Some((number, group)) = level.events.as_mut().and_then(|total| total.increase(buffer)) {
                 let smallest = if of_level.0.is_some_and(|limit| above.0.is_none_or(|above| limit < above)) {
                     of_level
                 } else {
@@ -330,7 +315,7 @@ impl CounterLevel {
 
     fn counted_from_0(mut self) -> Self {
         if let Some(events) = &mut self.events {
-            events.last = Some(0);
+            events.start_from_0();
         }
         self
     }
@@ -350,7 +335,7 @@ impl CounterLevel {
 
     /// Whether the counter is readable: container engines mask some files with an empty one.
     fn is_counted(&self) -> bool {
-        self.events.as_ref().is_some_and(|total| total.last.is_some())
+        self.events.as_ref().is_some_and(|total| total.last().is_some())
     }
 
     fn headroom_bytes(&self, buffer: &mut [u8]) -> Option<u64> {
@@ -376,39 +361,8 @@ impl CounterLevel {
             version: cgroup.version,
             limit_bytes: limit_bytes.filter(|bytes| *bytes < super::NO_LIMIT_BYTES),
             usage_bytes,
-            oom_kill_count: self.events.as_ref().and_then(|total| total.last),
+            oom_kill_count: self.events.as_ref().and_then(MonotonicCount::last),
         }
-    }
-}
-
-impl MonotonicCount {
-    fn new(file: File, may_be_group: bool) -> Self {
-        Self { file, last: None, may_be_group, last_groups: None, group_begun: None }
-    }
-
-    /// The increase since the last call, and whether it includes a group kill; `None` without one, and at the first call.
-    fn grown(&mut self, buffer: &mut [u8]) -> Option<(u64, GroupKill)> {
-        let text = text(&self.file, buffer).ok()?;
-        let (kills, groups) = (value(text, "oom_kill")?, value(text, "oom_group_kill"));
-        let groups_before = std::mem::replace(&mut self.last_groups, groups).unwrap_or(0);
-        let before = self.last.replace(kills)?;
-        let grown = kills.saturating_sub(before);
-        let is_begun = groups.is_some_and(|groups| groups > groups_before);
-        if grown == 0 {
-            if is_begun {
-                self.group_begun = Some(Instant::now());
-            }
-            return None;
-        }
-        let was_begun = self.group_begun.take().is_some_and(|at| at.elapsed() < MEMBERS_PATIENCE);
-        let group = match grown {
-            _ if !self.may_be_group => GroupKill::No,
-            2.. if groups.is_none() => GroupKill::Possible,
-            1 if is_begun => GroupKill::Begun,
-            _ if is_begun || was_begun => GroupKill::Members,
-            _ => GroupKill::No,
-        };
-        Some((grown, group))
     }
 }
 

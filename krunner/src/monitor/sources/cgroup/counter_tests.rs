@@ -4,6 +4,7 @@ use tempfile::TempDir;
 
 use super::super::CgroupRoot;
 use super::*;
+use crate::monitor::explain::GroupKill;
 
 /// A hierarchy of which the whole is ours.
 struct Tree {
