@@ -43,7 +43,7 @@ impl Scanner {
         if likely.absent.iter().any(was_large) || likely.processes.iter().any(was_killed) {
             Ok(PartialScan { is_listed: true, ..likely })
         } else {
-            self.list_and_read()
+            Ok(with_earlier(self.list_and_read()?, likely.processes))
         }
     }
 
@@ -151,6 +151,15 @@ impl Scanner {
         // Oldest first, so that each one's parent is known.
         partial_scan.processes.extend(ancestors.into_iter().rev());
     }
+}
+
+/// Adds the processes that only an earlier scan has: it may have had new processes, whose ancestors are reported once.
+fn with_earlier(mut scan: PartialScan, earlier: Vec<ProcessSample>) -> PartialScan {
+    let is_in_scan =
+        |key: ProcessKey| scan.processes.iter().any(|observed| observed.key == key) || scan.absent.contains(&key);
+    let others: Vec<ProcessSample> = earlier.into_iter().filter(|observed| !is_in_scan(observed.key)).collect();
+    scan.processes.splice(0..0, others);
+    scan
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ pub(super) const GROWN_BYTES: u64 = 1 << 20;
 /// The tracked processes, and the last known pid.
 #[derive(Debug, Default)]
 pub(super) struct TrackedProcesses {
+    /// 0 if unknown.
     last_pid: u32,
     keys: Vec<ProcessKey>,
     /// Position in the last listing of reading in turns.
@@ -53,8 +54,8 @@ impl Scanner {
     /// Enables or disables partial scans.
     pub(in crate::monitor) fn set_tracking(&mut self, is_enabled: bool) {
         if is_enabled != self.tracked.is_some() {
-            let last_pid = self.last_pid().unwrap_or(0);
-            self.tracked = is_enabled.then(|| TrackedProcesses { last_pid, ..TrackedProcesses::default() });
+            // Processes that were started since the last scan are found by listing `/proc`.
+            self.tracked = is_enabled.then(TrackedProcesses::default);
         }
     }
 
@@ -131,9 +132,7 @@ impl Scanner {
         let before = tracked.last_pid;
         tracked.last_pid = last.unwrap_or(0);
         match last {
-            Some(last) if last >= before && last - before <= TRIED => {
-                Ok((before..=last).filter(|pid| *pid > 0).collect())
-            }
+            Some(last) if before > 0 && last >= before && last - before <= TRIED => Ok((before..=last).collect()),
             _ => self.unknown(),
         }
     }

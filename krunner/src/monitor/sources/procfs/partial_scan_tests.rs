@@ -52,6 +52,21 @@ fn new_processes_are_read_and_reported_absent_after_exit() {
 }
 
 #[test]
+fn processes_started_between_the_first_scan_and_tracking_are_read() {
+    let tree = tree(40);
+    tree.process(40, 1, SHELL, b"old\0");
+    let mut scanner = tree.scanner();
+    scan(&mut scanner);
+    (41..=43).for_each(|pid| tree.process(pid, 1, SHELL, b"new\0"));
+    gave_out(&tree, 43);
+    scanner.set_tracking(true);
+    assert_eq!(seen(&mut scanner), (vec![41, 42, 43], vec![]));
+    gave_out(&tree, 44);
+    tree.process(44, 1, SHELL, b"newer\0");
+    assert_eq!(seen(&mut scanner), (vec![41, 42, 43, 44], vec![]));
+}
+
+#[test]
 fn a_pid_in_other_hands_is_another_process() {
     let tree = tree(40);
     let mut scanner = attentive(&tree);
