@@ -297,10 +297,8 @@ fn summary_of(run: &Run) -> String {
 impl KernelRun {
     /// The requirements that this kernel missed.
     fn shortfalls(&self) -> Vec<String> {
-        let is_native = self.kernel.arch.is_native();
-        let required = if is_native { Requirements::EMULATED } else { Requirements::OTHER_PROCESSOR };
         let of = |mode: &MonitorMode| {
-            let short = oom_matrix::shortfalls(*mode, &self.run.outcomes, required).into_iter();
+            let short = oom_matrix::shortfalls(*mode, &self.run.outcomes, Requirements::EMULATED).into_iter();
             short.map(|text| format!("{mode}: {text}")).collect::<Vec<_>>()
         };
         let fault = self.run.fault.iter().chain(&self.run.problems).cloned();

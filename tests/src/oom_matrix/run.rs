@@ -101,19 +101,15 @@ pub const FALLBACK_PERCENT: u32 = 95;
 /// What the reports of a machine must reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Requirements {
-    /// The part of the counted kills that must be reported without BPF.
-    fallback_percent: u32,
     /// The maximum delay from a kill to its report.
     worst_ms: f64,
 }
 
 impl Requirements {
     /// A machine with processors of its own.
-    pub const REAL: Self = Self { fallback_percent: FALLBACK_PERCENT, worst_ms: 500.0 };
+    pub const REAL: Self = Self { worst_ms: 500.0 };
     /// An emulated processor, a tenth as fast as those that the monitor's schedule is designed for.
-    pub const EMULATED: Self = Self { fallback_percent: FALLBACK_PERCENT, worst_ms: f64::INFINITY };
-    /// An emulated processor of another kind than this machine's, which is slower still.
-    pub const OTHER_PROCESSOR: Self = Self { fallback_percent: 90, worst_ms: f64::INFINITY };
+    pub const EMULATED: Self = Self { worst_ms: f64::INFINITY };
 }
 
 /// Describes each requirement that this mode failed to meet.
@@ -122,7 +118,7 @@ impl Requirements {
 /// correct. The percentages are taken over all rounds, so a single miss is not listed.
 pub fn shortfalls(mode: MonitorMode, outcomes: &[Outcome], required: Requirements) -> Vec<String> {
     const PRECISION_PERCENT: f64 = 95.0;
-    let reported_percent = f64::from(if mode == MonitorMode::Fallback { required.fallback_percent } else { 100 });
+    let reported_percent = f64::from(if mode == MonitorMode::Fallback { FALLBACK_PERCENT } else { 100 });
     let mut shortfalls = Vec::new();
     for outcome in outcomes.iter().filter(|outcome| outcome.mode == mode) {
         match &outcome.result {
