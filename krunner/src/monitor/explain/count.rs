@@ -31,7 +31,7 @@ pub(in crate::monitor) struct Kills {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::monitor) enum GroupKill {
     No,
-    /// Several kills where the kernel does not count groups.
+    /// Several kills, or one soon after others, where the kernel does not count groups.
     Possible,
     /// A group was counted, and no member yet.
     Begun,

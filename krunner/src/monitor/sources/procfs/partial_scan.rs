@@ -30,8 +30,7 @@ pub(super) const GROWN_BYTES: u64 = 1 << 20;
 /// The tracked processes, and the last known pid.
 #[derive(Debug, Default)]
 pub(super) struct TrackedProcesses {
-    /// 0 if unknown.
-    last_pid: u32,
+    last_pid: Option<u32>,
     keys: Vec<ProcessKey>,
     /// Position in the last listing of reading in turns.
     pub(super) swept: usize,
@@ -129,10 +128,8 @@ impl Scanner {
     pub(super) fn newcomers(&mut self) -> io::Result<Vec<u32>> {
         let last = self.last_pid();
         let Some(tracked) = &mut self.tracked else { return Ok(Vec::new()) };
-        let before = tracked.last_pid;
-        tracked.last_pid = last.unwrap_or(0);
-        match last {
-            Some(last) if before > 0 && last >= before && last - before <= TRIED => Ok((before..=last).collect()),
+        match (std::mem::replace(&mut tracked.last_pid, last), last) {
+            (Some(before), Some(last)) if last >= before && last - before <= TRIED => Ok((before..=last).collect()),
             _ => self.unknown(),
         }
     }
